@@ -1,0 +1,1 @@
+"""Align language models with a population, not with an average annotator."""

@@ -1,0 +1,1 @@
+"""Floor 1: the mathematics of choosing. Tensors in, tensors out; no files, no language models."""

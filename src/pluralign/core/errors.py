@@ -1,0 +1,62 @@
+"""Errors that name the place and the mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PluralignError(ValueError):
+    """Bad input or usage: one line that says where, what was found, and what was expected.
+
+    The command line prints the message alone and leaves with exit code 2.
+    """
+
+
+class RowError(PluralignError):
+    """One row of an outside file cannot be used.
+
+    Readers raise it; whoever reads the file adds the place with `at`.
+
+    Args:
+        column: the column or key at fault, or `None` where the whole row is.
+        message: what was found and what was expected.
+
+    Example:
+        >>> str(RowError("ranks", "found 0, expected whole numbers from 1 (best)").at("votes.jsonl", 7))
+        "votes.jsonl, row 7, column 'ranks': found 0, expected whole numbers from 1 (best)"
+    """
+
+    def __init__(self, column: str | None, message: str) -> None:
+        super().__init__(message if column is None else f"column '{column}': {message}")
+        self.column = column
+        self.message = message
+
+    def at(self, file: object, row: int) -> PluralignError:
+        """The same complaint with its file and its row (counted from 1)."""
+        column = "" if self.column is None else f", column '{self.column}'"
+        return PluralignError(f"{file}, row {row}{column}: {self.message}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint that names the closest known word, or nothing when none is close.
+
+    Example:
+        >>> nearest("learnig_rate", ["learning_rate", "seed"])
+        " (did you mean 'learning_rate'?)"
+        >>> nearest("zzz", ["learning_rate"])
+        ''
+    """
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean '{match[0]}'?)" if match else ""
+
+
+def one_line(text: object, limit: int = 80) -> str:
+    """A value of the data as it may stand in a one-line message: no line breaks, cut at `limit` characters.
+
+    Example:
+        >>> one_line("first\\nsecond")
+        "'first\\\\nsecond'"
+    """
+    shown = repr(text)
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"

@@ -1,0 +1,108 @@
+"""Files that are either whole or absent."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from pluralign.core.errors import PluralignError
+
+_DISK = {
+    errno.ENOSPC: "no space left on the device: free some or choose another place",
+    errno.EDQUOT: "the disk quota is used up: free some or choose another place",
+    errno.EFBIG: "the file grew past the size limit of this system or session: raise it or choose another place",
+    errno.EACCES: "permission denied: choose a folder you may write to",
+    errno.EPERM: "not permitted: choose a folder you may write to",
+    errno.EROFS: "the file system is read-only: choose another place",
+    errno.ENOTDIR: "a part of the path is a file, not a folder: choose another place",
+    errno.EISDIR: "is a folder, and a file was expected: give a file name",
+    errno.ENOENT: "no such file or folder: check the path",
+    errno.ENAMETOOLONG: "the name is too long for this file system: choose a shorter one",
+}
+
+
+@contextlib.contextmanager
+def disk_errors(path: object) -> Iterator[None]:
+    """Turn what the disk refuses into one clear error that names `path`; faults of other kinds pass."""
+    try:
+        yield
+    except OSError as fault:
+        if fault.errno in _DISK:
+            raise PluralignError(f"{path}: {_DISK[fault.errno]}") from fault
+        raise
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+    """Write a file under a temporary name in the same folder and rename it when it is whole.
+
+    A fault or an interrupt leaves no part of the file and keeps what stood there before; a killed process
+    leaves the temporary file, which the next write of the same name replaces. Parent folders are made.
+
+    Args:
+        path: the file to be.
+        mode: `"wb"` or `"w"` (text is UTF-8).
+
+    Raises:
+        PluralignError: the disk refuses (full, read-only, not a folder ...), named with the mend.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with atomic_write(folder / "a.txt", "w") as out:
+        ...     _ = out.write("whole")
+        >>> (folder / "a.txt").read_text()
+        'whole'
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    with disk_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a folder", str(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(partial, mode, encoding=None if "b" in mode else "utf-8") as out:
+                yield out
+                out.flush()
+                os.fsync(out.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Fill a folder under a temporary name beside its place; its files move in when all are written.
+
+    Files of the same names in `path` are replaced, others stay. A fault leaves `path` as it was.
+    """
+    path = Path(path)
+    partial = path / ".partial"
+    with disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        try:
+            yield partial
+            for item in sorted(partial.iterdir()):
+                target = path / item.name
+                if target.is_dir():
+                    shutil.rmtree(target)
+                os.replace(item, target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_json(path: str | os.PathLike[str], value: object) -> None:
+    """Write JSON atomically; NaN and infinities are refused, since other tools could not read them."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    with atomic_write(path, "w") as out:
+        out.write(text + "\n")

@@ -1,0 +1,7 @@
+"""Floor 2: what people said. The canonical table, label scales, readers, writers, splits, populations."""
+
+from pluralign.judgments.reading import read
+from pluralign.judgments.scales import BUILT_IN_SCALES, LabelScale
+from pluralign.judgments.table import Judgments
+
+__all__ = ["BUILT_IN_SCALES", "Judgments", "LabelScale", "read"]

@@ -1,0 +1,218 @@
+"""The canonical table: one row is one annotator's verdict on one prompt's responses."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pluralign.core.errors import PluralignError
+from pluralign.core.files import atomic_write
+from pluralign.core.fingerprint import fingerprint
+from pluralign.judgments.scales import LabelScale
+
+Form = Literal["text", "messages"]
+
+COLUMNS = (
+    "id", "prompt", "responses", "ranks", "labels", "annotator", "source", "group", "weight", "time"
+)  # fmt: skip
+"""The columns of the table, in order."""
+
+_METADATA_KEY = b"pluralign"
+_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+
+def schema(form: Form, scale: LabelScale | None = None) -> pa.Schema:
+    """The Arrow schema of a table whose prompts are texts or chat messages; the scale goes to its metadata.
+
+    Example:
+        >>> schema("text").field("responses").type
+        ListType(list<item: string>)
+    """
+    text = pa.string() if form == "text" else _MESSAGES
+    meta = {"version": 1, "label_scale": None if scale is None else scale.as_dict()}
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("prompt", text),
+            ("responses", pa.list_(text)),
+            ("ranks", pa.list_(pa.int32())),
+            ("labels", pa.list_(pa.string())),
+            ("annotator", pa.string()),
+            ("source", pa.string()),
+            ("group", pa.string()),
+            ("weight", pa.float64()),
+            ("time", pa.timestamp("us", tz="UTC")),
+        ],
+        metadata={_METADATA_KEY: json.dumps(meta).encode()},
+    )
+
+
+def scale_of(stored: pa.Schema) -> LabelScale | None:
+    """The label scale in a schema's metadata, or `None`."""
+    metadata = stored.metadata or {}
+    if _METADATA_KEY not in metadata:
+        return None
+    found = json.loads(metadata[_METADATA_KEY]).get("label_scale")
+    return None if found is None else LabelScale.from_dict(found)
+
+
+def ranks_from_scores(scores: Sequence[float | None]) -> list[int | None]:
+    """Ranks with ties from scores, higher is better; `None` stays not ranked.
+
+    A rank is one more than the number of responses that are strictly better, so [9, 9, 4] gives [1, 1, 3].
+
+    Example:
+        >>> ranks_from_scores([0.5, 2.0, None, 0.5])
+        [2, 1, None, 2]
+    """
+    known = [score for score in scores if score is not None]
+    return [None if score is None else 1 + sum(other > score for other in known) for score in scores]
+
+
+@dataclass(frozen=True)
+class Judgments:
+    """A validated table of judgments. Rows never change; selections share the same memory.
+
+    Args:
+        table: the Arrow table, in `schema`; `read` and `Judgments.from_rows` make it.
+
+    Example:
+        >>> judgments = Judgments.from_rows([{"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, 2]}])
+        >>> len(judgments), judgments.form, judgments.row(0)["responses"]
+        (1, 'text', ['Yes', 'No'])
+    """
+
+    table: pa.Table
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Mapping[str, Any]], label_scale: LabelScale | None = None) -> Judgments:
+        """Validate rows held in memory; the first bad one raises with its number.
+
+        Raises:
+            PluralignError: a row is not a judgment, or there is none.
+        """
+        from pluralign.judgments.validation import RowChecker, checked_batches
+
+        checker = RowChecker(label_scale)
+        batches = list(checked_batches(enumerate(rows, start=1), checker, place="rows"))
+        if not batches:
+            raise PluralignError("rows: no judgment among them")
+        return cls(pa.Table.from_batches(batches))
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    @property
+    def form(self) -> Form:
+        """`"text"` or `"messages"`: how prompts and responses are written."""
+        return "text" if self.table.schema.field("prompt").type == pa.string() else "messages"
+
+    @cached_property
+    def label_scale(self) -> LabelScale | None:
+        """The scale of the `labels` column, or `None` when the table has no labels."""
+        return scale_of(self.table.schema)
+
+    def column(self, name: str) -> list[Any]:
+        """One column as Python values."""
+        return self.table.column(name).to_pylist()
+
+    def row(self, index: int) -> dict[str, Any]:
+        """One row as Python values."""
+        return self.table.slice(index, 1).to_pylist()[0]
+
+    def rows(self, batch_size: int = 1024) -> Iterator[dict[str, Any]]:
+        """All rows as Python values, read batch by batch."""
+        for batch in self.table.to_batches(max_chunksize=batch_size):
+            yield from batch.to_pylist()
+
+    def select(self, rows: np.ndarray | Sequence[int]) -> Judgments:
+        """The judgments at these positions, in this order."""
+        return Judgments(self.table.take(pa.array(np.asarray(rows, dtype=np.int64))))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A name of the content: the ids (made from content unless the source gave them) and all columns."""
+        texts = (json.dumps(row, default=str, ensure_ascii=False).encode() for row in self.rows())
+        scale = None if self.label_scale is None else self.label_scale.as_dict()
+        return fingerprint(scale, *texts)
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the table to Parquet (`.parquet`) or JSON Lines (`.jsonl`, `.jsonl.gz`), atomically.
+
+        Raises:
+            PluralignError: the file's ending is none of these, or the disk refuses.
+        """
+        with table_writer(path, self.table.schema) as write:
+            for batch in self.table.to_batches(max_chunksize=8192):
+                write(batch)
+
+
+class table_writer:
+    """A context that writes record batches of the canonical schema to one file, whole or not at all.
+
+    Args:
+        path: the file; its ending picks the form: `.parquet`, `.jsonl` or `.jsonl.gz`. JSON Lines has no
+            place for metadata, so a label scale goes to `FILE.scale.yaml` beside it, where `read` finds it.
+        schema: the Arrow schema of the batches.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], schema: pa.Schema) -> None:
+        self.path, self.schema = Path(path), schema
+        name = self.path.name.lower()
+        if name.endswith(".parquet"):
+            self.kind = "parquet"
+        elif name.endswith((".jsonl", ".jsonl.gz")):
+            self.kind = "jsonl"
+        else:
+            raise PluralignError(f"{path}: the name must end in .parquet, .jsonl or .jsonl.gz")
+
+    def __enter__(self) -> Any:
+        self._file = atomic_write(self.path)
+        out = self._file.__enter__()
+        if self.kind == "parquet":
+            self._sink: Any = pq.ParquetWriter(out, self.schema, compression="zstd")
+            return self._sink.write_batch
+        if self.path.suffix == ".gz":
+            import gzip
+
+            # The header's time and name would make equal tables unequal files.
+            self._sink = gzip.GzipFile(filename="", fileobj=out, mode="wb", mtime=0)
+        else:
+            self._sink = out
+        return self._write_lines
+
+    def _write_lines(self, batch: pa.RecordBatch) -> None:
+        for row in batch.to_pylist():
+            if row["time"] is not None:
+                row["time"] = row["time"].isoformat()
+            self._sink.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+
+    def __exit__(self, *fault: Any) -> None:
+        if fault[0] is None:
+            try:
+                if self.kind == "parquet" or self.path.suffix == ".gz":
+                    self._sink.close()
+            except BaseException as closing:
+                self._file.__exit__(type(closing), closing, closing.__traceback__)
+                raise
+        self._file.__exit__(*fault)
+        scale = scale_of(self.schema)
+        if fault[0] is None and self.kind == "jsonl" and scale is not None:
+            import yaml
+
+            with atomic_write(sidecar(self.path), "w") as out:
+                yaml.safe_dump(scale.as_dict(), out, allow_unicode=True, sort_keys=False)
+
+
+def sidecar(path: Path) -> Path:
+    """Where a JSON Lines file keeps its label scale."""
+    return path.with_name(path.name + ".scale.yaml")

@@ -1,0 +1,267 @@
+"""What a row of the canonical table must be, and the one clear complaint when it is not."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from pluralign.core.errors import PluralignError, RowError, nearest, one_line
+from pluralign.core.fingerprint import fingerprint
+from pluralign.judgments.scales import LabelScale
+from pluralign.judgments.table import COLUMNS, Form, schema
+
+Reject = Callable[[int, object, RowError], None]
+"""What is done with a bad row: called with its number (from 1), the row as found, and the complaint."""
+
+
+class RowChecker:
+    """Checks rows one after the other and remembers what must agree across them.
+
+    What it remembers: the form of the prompts (one per file), the ids (unique), and how often a content
+    without an id has come (so that equal rows get different ids, the same ones at every reading).
+
+    Args:
+        scale: the label scale of the file, or `None` when it has no labels.
+
+    Example:
+        >>> row = RowChecker().check({"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, 2]})
+        >>> row["weight"], row["annotator"], len(row["id"])
+        (1.0, None, 24)
+    """
+
+    def __init__(self, scale: LabelScale | None = None) -> None:
+        self.scale = scale
+        self.form: Form | None = None
+        self._ids: set[str] = set()
+        self._times_seen: dict[str, int] = {}
+
+    def check(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The row in canonical form.
+
+        Raises:
+            RowError: names the column, what was found and what was expected.
+        """
+        for name in row:
+            if name not in COLUMNS:
+                raise RowError(
+                    None,
+                    f"unknown column '{name}'{nearest(str(name), COLUMNS)}: the table has {', '.join(COLUMNS)}; "
+                    "remove the column, or describe the file with --format mapping",
+                )
+        form, prompt = _prompt(row.get("prompt"))
+        responses = _responses(row.get("responses"), form)
+        if form is None:
+            form = "messages" if isinstance(responses[0], list) else "text"
+            prompt = [] if form == "messages" else ""
+        if self.form is not None and form != self.form:
+            raise RowError("prompt", f"found {form} where the rows before have {self.form}: use one form per file")
+        ranks = _ranks(row.get("ranks"), len(responses))
+        labels = _labels(row.get("labels"), len(responses), self.scale)
+        if ranks is None and labels is None:
+            raise RowError("ranks", "found no rank and no label: a judgment needs at least one of them")
+        checked: dict[str, Any] = {
+            "prompt": prompt,
+            "responses": responses,
+            "ranks": ranks,
+            "labels": labels,
+            "annotator": _name(row.get("annotator"), "annotator"),
+            "source": _name(row.get("source"), "source"),
+            "group": _name(row.get("group"), "group"),
+            "weight": _weight(row.get("weight")),
+            "time": _time(row.get("time")),
+        }
+        checked["id"] = self._identify(_name(row.get("id"), "id"), checked)
+        self.form = form
+        return checked
+
+    def _identify(self, given: str | None, checked: dict[str, Any]) -> str:
+        if given is None:
+            content = fingerprint({**checked, "time": str(checked["time"])})[:24]
+            times = self._times_seen[content] = self._times_seen.get(content, 0) + 1
+            given = content if times == 1 else f"{content}-{times}"
+        if given in self._ids:
+            raise RowError("id", f"{one_line(given)} was already used by a row before: ids must be unique")
+        self._ids.add(given)
+        return given
+
+
+def checked_batches(
+    rows: Iterable[tuple[int, Mapping[str, Any]]],
+    checker: RowChecker,
+    place: str,
+    reject: Reject | None = None,
+    batch_size: int = 4096,
+) -> Iterator[pa.RecordBatch]:
+    """Validate numbered rows and hand them on as record batches of the canonical schema.
+
+    Args:
+        rows: pairs of row number and row.
+        checker: keeps what must agree across rows; also across files when shared.
+        place: the name of the file for complaints.
+        reject: what to do with a bad row; `None` raises.
+        batch_size: rows in a batch.
+
+    Raises:
+        PluralignError: the first bad row, when `reject` is `None`.
+    """
+    held: list[dict[str, Any]] = []
+    for number, row in rows:
+        try:
+            held.append(checker.check(row))
+        except RowError as complaint:
+            if reject is None:
+                raise complaint.at(place, number) from complaint
+            reject(number, row, complaint)
+        if len(held) == batch_size:
+            yield _batch(held, checker)
+            held = []
+    if held:
+        yield _batch(held, checker)
+
+
+def _batch(rows: list[dict[str, Any]], checker: RowChecker) -> pa.RecordBatch:
+    if checker.form is None:
+        raise PluralignError("no row was checked")
+    return pa.RecordBatch.from_pylist(rows, schema=schema(checker.form, checker.scale))
+
+
+def _text(value: object, column: str) -> str:
+    if not isinstance(value, str):
+        raise RowError(column, f"found {one_line(value)}, expected text")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise RowError(column, f"{one_line(value)} is not valid UTF-8 text") from None
+    return value
+
+
+def _messages(value: list[Any], column: str) -> list[dict[str, str]]:
+    messages = []
+    for message in value:
+        if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
+            raise RowError(
+                column, f"found {one_line(message)}, expected messages with exactly the keys role and content"
+            )
+        messages.append({key: _text(message[key], column) for key in ("role", "content")})
+    return messages
+
+
+def _prompt(value: object) -> tuple[Form | None, Any]:
+    if value is None:
+        return None, None
+    if isinstance(value, list):
+        return "messages", _messages(value, "prompt")
+    return "text", _text(value, "prompt")
+
+
+def _responses(value: object, form: Form | None) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise RowError("responses", f"found {one_line(value)}, expected a list of one or more responses")
+    if form is None:
+        form = "messages" if isinstance(value[0], list) else "text"
+    responses: list[Any] = []
+    for response in value:
+        if form == "messages":
+            if not isinstance(response, list):
+                raise RowError(
+                    "responses", f"found {one_line(response)}, expected a list of messages like the prompt's"
+                )
+            messages = _messages(response, "responses")
+            empty = not any(message["content"].strip() for message in messages)
+            responses.append(messages)
+        else:
+            if isinstance(response, list):
+                raise RowError("responses", "found messages where the prompt is text: use one form per file")
+            empty = not _text(response, "responses").strip()
+            responses.append(response)
+        if empty:
+            raise RowError("responses", f"response {len(responses)} is empty: every response needs some text")
+    for index, response in enumerate(responses):
+        if response in responses[:index]:
+            first = responses.index(response) + 1
+            raise RowError("responses", f"response {index + 1} repeats response {first}: keep one of them")
+    return responses
+
+
+def _ranks(value: object, responses: int) -> list[int | None] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise RowError("ranks", f"found {one_line(value)}, expected a list with one rank per response")
+    if len(value) != responses:
+        raise RowError(
+            "ranks", f"found {len(value)} ranks for {responses} responses: give one per response or null"
+        )
+    ranks: list[int | None] = []
+    for rank in value:
+        if isinstance(rank, float) and rank.is_integer():
+            rank = int(rank)
+        if rank is not None and (not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank < 2**31):
+            raise RowError("ranks", f"found {one_line(rank)}, expected whole numbers from 1 (best), or null")
+        ranks.append(rank)
+    given = [rank for rank in ranks if rank is not None]
+    if not given:
+        return None
+    if min(given) != 1:
+        raise RowError("ranks", f"the best rank is {min(given)}, expected 1")
+    return ranks
+
+
+def _labels(value: object, responses: int, scale: LabelScale | None) -> list[str | None] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise RowError("labels", f"found {one_line(value)}, expected a list with one label per response")
+    if len(value) != responses:
+        raise RowError(
+            "labels", f"found {len(value)} labels for {responses} responses: give one per response or null"
+        )
+    if all(label is None for label in value):
+        return None
+    if scale is None:
+        raise RowError("labels", "the file has labels but no label scale: name one with --label-scale")
+    labels = [None if label is None else scale.find(label) for label in value]
+    for given, label in zip(value, labels, strict=True):
+        if given is not None and label is None:
+            known = ", ".join(scale.labels)
+            raise RowError(
+                "labels",
+                f"{one_line(given)} is not on the scale '{scale.name}' ({known}){nearest(str(given), scale.labels)}",
+            )
+    return labels
+
+
+def _name(value: object, column: str) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return _text(value, column) or None
+
+
+def _weight(value: object) -> float:
+    if value is None:
+        return 1.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise RowError("weight", f"found {one_line(value)}, expected a finite number, 0 or more")
+    return float(value)
+
+
+def _time(value: object) -> datetime.datetime | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        try:
+            value = datetime.datetime.fromisoformat(value)
+        except ValueError:
+            raise RowError("time", f"found {one_line(value)}, expected a time like 2024-05-31T12:00:00Z") from None
+    if not isinstance(value, datetime.datetime):
+        raise RowError("time", f"found {one_line(value)}, expected a time like 2024-05-31T12:00:00Z")
+    if value.tzinfo is None:
+        value = value.replace(tzinfo=datetime.UTC)
+    return value.astimezone(datetime.UTC)
