@@ -1,1 +1,75 @@
-"""Align language models with a population, not with an average annotator."""
+"""Align language models with a population, not with an average annotator.
+
+Names load when they are first used, so that `import pluralign` is quick and needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pluralign.core.errors import PluralignError
+    from pluralign.judgments import BUILT_IN_SCALES, Judgments, LabelScale, read
+    from pluralign.scoring.features import text_features
+    from pluralign.scoring.items import items_of
+    from pluralign.scoring.reward_models import RewardModel, build_reward_model, load_reward_model
+    from pluralign.training.configs import BradleyTerryConfig, PlackettLuceConfig, SFTConfig
+    from pluralign.training.reward_trainer import BradleyTerryTrainer, PlackettLuceTrainer
+    from pluralign.training.sft import SFTTrainer
+    from pluralign.workflows.evaluate import evaluate, score
+    from pluralign.workflows.train import train
+
+_HOMES = {
+    "BUILT_IN_SCALES": "pluralign.judgments",
+    "BradleyTerryConfig": "pluralign.training.configs",
+    "BradleyTerryTrainer": "pluralign.training.reward_trainer",
+    "Judgments": "pluralign.judgments",
+    "LabelScale": "pluralign.judgments",
+    "PlackettLuceConfig": "pluralign.training.configs",
+    "PlackettLuceTrainer": "pluralign.training.reward_trainer",
+    "PluralignError": "pluralign.core.errors",
+    "RewardModel": "pluralign.scoring.reward_models",
+    "SFTConfig": "pluralign.training.configs",
+    "SFTTrainer": "pluralign.training.sft",
+    "build_reward_model": "pluralign.scoring.reward_models",
+    "evaluate": "pluralign.workflows.evaluate",
+    "items_of": "pluralign.scoring.items",
+    "load_reward_model": "pluralign.scoring.reward_models",
+    "read": "pluralign.judgments",
+    "score": "pluralign.workflows.evaluate",
+    "text_features": "pluralign.scoring.features",
+    "train": "pluralign.workflows.train",
+}
+
+__all__ = [
+    "BUILT_IN_SCALES",
+    "BradleyTerryConfig",
+    "BradleyTerryTrainer",
+    "Judgments",
+    "LabelScale",
+    "PlackettLuceConfig",
+    "PlackettLuceTrainer",
+    "PluralignError",
+    "RewardModel",
+    "SFTConfig",
+    "SFTTrainer",
+    "build_reward_model",
+    "evaluate",
+    "items_of",
+    "load_reward_model",
+    "read",
+    "score",
+    "text_features",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pluralign' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

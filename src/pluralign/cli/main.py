@@ -39,3 +39,7 @@ def main() -> None:
     except PluralignError as complaint:
         print(f"pluralign: {' '.join(str(complaint).split())}", file=sys.stderr)
         sys.exit(2)
+
+
+# The commands register themselves; each imports what it needs when it runs.
+from pluralign.cli import models  # noqa: E402, F401

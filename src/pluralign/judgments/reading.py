@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pluralign.core.errors import PluralignError, one_line
 from pluralign.core.files import disk_errors
 from pluralign.core.progress import track
-from pluralign.judgments.rows import kind_of, read_rows
+from pluralign.judgments.rows import expected_rows, kind_of, read_rows
 from pluralign.judgments.scales import LabelScale, label_scale
 from pluralign.judgments.table import Judgments, scale_of, schema, sidecar
 from pluralign.judgments.validation import RowChecker, checked_batches
@@ -50,13 +50,13 @@ def read(
     paths = [Path(files)] if isinstance(files, str | os.PathLike) else [Path(file) for file in files]
     if not paths:
         raise PluralignError("no file was given to read")
-    scale = _common_scale(paths, label_scale)
+    scale = common_scale(paths, label_scale)
     checker = RowChecker(scale)
     held: list[pa.RecordBatch] = []
     size = 0
     spill: _Spill | None = None
     for path in paths:
-        rows = track(read_rows(path), f"Reading {path.name}", total=_rows_if_known(path))
+        rows = track(read_rows(path), f"Reading {path.name}", total=expected_rows(path))
         for batch in checked_batches(rows, checker, str(path)):
             held.append(batch)
             size += batch.nbytes
@@ -84,7 +84,12 @@ def own_scale(path: Path) -> LabelScale | None:
     return label_scale(beside) if beside.exists() else None
 
 
-def _common_scale(paths: Sequence[Path], given: Any) -> LabelScale | None:
+def common_scale(paths: Sequence[Path], given: Any = None) -> LabelScale | None:
+    """The label scale of canonical files that are read together: the given one, or the one they all carry.
+
+    Raises:
+        PluralignError: two files carry different scales.
+    """
     if given is not None:
         return label_scale(given)
     scales = {path: own_scale(path) for path in paths}
@@ -97,15 +102,6 @@ def _common_scale(paths: Sequence[Path], given: Any) -> LabelScale | None:
                 "read files of one scale together"
             )
     return next(iter(named.values()), None)
-
-
-def _rows_if_known(path: Path) -> int | None:
-    if kind_of(path) != ".parquet":
-        return None
-    try:
-        return pq.read_metadata(path).num_rows
-    except (pa.ArrowException, OSError):  # the reader itself says what is wrong, with the place
-        return None
 
 
 class _Spill:

@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import json
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,7 +69,7 @@ def read_rows(path: Path, reject: Reject | None = None) -> Iterator[tuple[int, d
                 else:
                     reject(number, found, complaint)
                     count += 1
-        except (EOFError, gzip.BadGzipFile, zlib.error) as fault:
+        except _DAMAGE as fault:
             raise PluralignError(
                 f"{path}: the gzip file is damaged or cut off after row {count}: fetch it again"
             ) from fault
@@ -79,21 +80,48 @@ def read_rows(path: Path, reject: Reject | None = None) -> Iterator[tuple[int, d
 
 
 _Found = Iterator[tuple[int, Any, RowError | None]]
+_DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
 def columns_of(path: Path) -> list[str] | None:
     """The column names that the file declares ahead of its rows, or `None` where each row names its own."""
     kind = kind_of(path)
     with disk_errors(path):
-        if kind == ".parquet":
+        if kind == ".parquet" and path.stat().st_size > 0:
             try:
                 return list(pq.read_schema(path).names)
             except pa.ArrowException as fault:
                 raise PluralignError(f"{path}: not a readable Parquet file: {one_line(str(fault))}") from fault
+        if path.stat().st_size == 0:
+            raise PluralignError(f"{path}: the file is empty")
         if kind in (".csv", ".tsv", ".dat"):
-            with _opened(path) as data:
-                return next(_csv_reader(data, kind), [])
+            try:
+                with _opened(path) as data:
+                    return next(_csv_reader(data, kind), [])
+            except _DAMAGE as fault:
+                raise PluralignError(f"{path}: the gzip file is damaged or cut off: fetch it again") from fault
+            except csv.Error as fault:
+                raise PluralignError(f"{path}, line 1: malformed: {fault}") from fault
     return None
+
+
+def expected_rows(path: Path) -> int | None:
+    """About how many rows a file has, for a progress bar; `None` where nobody looks on or it cannot be told.
+
+    Lines are counted, which is quick beside reading them; a CSV field that spans lines makes the count too high.
+    """
+    if not sys.stderr.isatty():
+        return None
+    try:
+        kind = kind_of(path)
+        if kind == ".parquet":
+            return pq.read_metadata(path).num_rows
+        if kind == ".json":
+            return None
+        with _opened(path) as data:
+            return sum(block.count(b"\n") for block in iter(lambda: data.read(2**20), b""))
+    except (pa.ArrowException, OSError, PluralignError, *_DAMAGE):
+        return None  # the reader itself says what is wrong, with the place
 
 
 @contextlib.contextmanager
@@ -115,10 +143,6 @@ def _parquet(path: Path) -> _Found:
                 yield number, row, None
 
 
-def _not_json(constant: str) -> None:
-    raise ValueError(f"{constant} is not a number of JSON")
-
-
 def _json_lines(path: Path) -> _Found:
     with _opened(path) as lines:
         for number, line in enumerate(lines, start=1):
@@ -133,7 +157,7 @@ def _json_lines(path: Path) -> _Found:
                     RowError(None, f"byte {fault.start + 1} is not UTF-8: save the file as UTF-8"),
                 )
                 continue
-            except ValueError as fault:
+            except (ValueError, RecursionError) as fault:
                 yield number, line.decode(), RowError(None, f"malformed JSON: {fault}")
                 continue
             if isinstance(row, dict):
@@ -149,7 +173,7 @@ def _json_array(path: Path) -> _Found:
             value = json.loads(data.read().decode("utf-8-sig"))
         except UnicodeDecodeError as fault:
             raise PluralignError(f"{path}: byte {fault.start + 1} is not UTF-8: save the file as UTF-8") from fault
-        except ValueError as fault:
+        except (ValueError, RecursionError) as fault:
             raise PluralignError(f"{path}: malformed JSON: {fault}") from fault
     if not isinstance(value, list):
         raise PluralignError(f"{path}: expected a JSON array of objects (or JSON Lines in a .jsonl file)")

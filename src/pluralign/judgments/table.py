@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -192,9 +193,8 @@ class table_writer:
 
     def _write_lines(self, batch: pa.RecordBatch) -> None:
         for row in batch.to_pylist():
-            if row["time"] is not None:
-                row["time"] = row["time"].isoformat()
-            self._sink.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            line = json.dumps(row, ensure_ascii=False, default=datetime.datetime.isoformat)
+            self._sink.write(line.encode() + b"\n")
 
     def __exit__(self, *fault: Any) -> None:
         if fault[0] is None:

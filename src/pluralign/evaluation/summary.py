@@ -1,0 +1,63 @@
+"""All that can be said of rewards against verdicts, in one flat dict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from numpy.typing import ArrayLike
+
+from pluralign.evaluation.bootstrap import bootstrap_intervals
+from pluralign.evaluation.pairs import pairs_of
+from pluralign.evaluation.rank_correlation import crowd_spearman, kendall_tau
+from pluralign.evaluation.rewards import reward_metrics
+from pluralign.evaluation.slices import sliced_metrics
+
+
+def evaluate_rewards(
+    rewards: ArrayLike,
+    ranks: ArrayLike,
+    offsets: ArrayLike,
+    prompt: ArrayLike,
+    weight: ArrayLike,
+    *,
+    response: ArrayLike | None = None,
+    slices: Mapping[str, Sequence[str | None]] | None = None,
+    replicates: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Metrics of `reward_metrics`, rank correlations, intervals over prompts, and slices.
+
+    Args:
+        rewards, ranks, offsets, prompt, weight: as in `pluralign.evaluation.pairs.pairs_of`.
+        response: id of the unique response at each place, int `(total,)`; without it there is no `spearman`.
+        slices: as in `pluralign.evaluation.slices.sliced_metrics`.
+        replicates: bootstrap draws; 0 leaves the intervals out.
+        level: coverage the intervals aim at.
+        seed: of the bootstrap.
+
+    Returns:
+        flat keys to finite Python numbers: those of `reward_metrics`; `kendall_tau` and `spearman`;
+        `accuracy_low`, `accuracy_high` and the same for `log_loss` and `ece`; and per slice
+        `accuracy/source=NAME` and so on. What is undefined is left out.
+
+    Raises:
+        PluralignError: an argument does not fit; the message names it.
+
+    Example:
+        >>> metrics = evaluate_rewards([2.0, 1.0, 0.0], [1, 2, 3], [0, 3], [0], [1.0], response=[0, 1, 2])
+        >>> metrics["accuracy"], metrics["kendall_tau"], metrics["spearman"], "accuracy_low" in metrics
+        (1.0, 1.0, 1.0, False)
+    """
+    pairs = pairs_of(rewards, ranks, offsets, prompt, weight)
+    metrics = reward_metrics(pairs)
+    tau = kendall_tau(rewards, ranks, offsets, weight)
+    if tau is not None:
+        metrics["kendall_tau"] = tau
+    if response is not None:
+        rho = crowd_spearman(rewards, ranks, offsets, prompt, weight, response)
+        if rho is not None:
+            metrics["spearman"] = rho
+    if replicates:
+        metrics |= bootstrap_intervals(pairs, replicates, level, seed)
+    return metrics | sliced_metrics(pairs, slices or {})

@@ -1,0 +1,92 @@
+"""Transcripts in the manner of HH-RLHF: whole conversations that share their beginning."""
+
+from __future__ import annotations
+
+import math
+import os.path
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pluralign.core.errors import RowError, one_line
+from pluralign.judgments.formats.convert import Rows, Tally, carried, check_known, convert_rows, without
+from pluralign.judgments.table import ranks_from_scores
+from pluralign.judgments.validation import Reject
+
+MARKERS = ("\n\nAssistant:", "## Assistant:")
+"""What opens an answer: as in HH-RLHF, and as in the DSP edition of WebGPT."""
+
+
+def read_hh_rlhf(
+    path: Path, reject: Reject | None = None, tally: Tally | None = None, drop_columns: Collection[str] = ()
+) -> Rows:
+    """Format `hh-rlhf`: `{chosen, rejected}` transcripts, or `{text: [...], score: [...]}` as in DSP.
+
+    The prompt is what the transcripts share through their last common `Assistant:`; the responses are the
+    rest, to the letter: prompt and response joined give the transcript back.
+
+    Args:
+        path: JSON Lines, JSON or Parquet.
+        reject: what to do with a bad row; `None` raises.
+        tally: where rows are counted.
+        drop_columns: columns to leave out on purpose.
+    """
+    return convert_rows(path, lambda row: [transcripts(without(row, drop_columns, tally))], reject, tally)
+
+
+def transcripts(row: Mapping[str, Any]) -> dict[str, Any]:
+    """One row of transcripts as a row of the canonical table.
+
+    Raises:
+        RowError: no turn of the assistant is shared, an answer is empty, or two are the same.
+
+    Example:
+        >>> made = transcripts({"chosen": "\\n\\nHuman: Tea?\\n\\nAssistant: Yes.",
+        ...                     "rejected": "\\n\\nHuman: Tea?\\n\\nAssistant: No."})
+        >>> made["prompt"], made["responses"]
+        ('\\n\\nHuman: Tea?\\n\\nAssistant:', [' Yes.', ' No.'])
+    """
+    ranks: list[int | None]
+    if "text" in row or "score" in row:
+        check_known(row, ("text", "score"))
+        texts, names = _list(row, "text"), None
+        ranks = ranks_from_scores([_score(score) for score in _list(row, "score")])
+        if len(ranks) != len(texts):
+            raise RowError("score", f"found {len(ranks)} scores for {len(texts)} texts: give one per text")
+    else:
+        check_known(row, ("chosen", "rejected"))
+        texts, names = [row.get("chosen"), row.get("rejected")], ("chosen", "rejected")
+        ranks = [1, 2]
+    columns = names or ("text",) * len(texts)
+    for column, text in zip(columns, texts, strict=True):
+        if not isinstance(text, str):
+            raise RowError(column, f"found {one_line(text)}, expected a transcript")
+    if len(set(texts)) < len(texts):
+        raise RowError(columns[-1], "the same transcript stands twice in the row: there is nothing to compare")
+    cut = _shared(texts)
+    if cut is None:
+        raise RowError(columns[0], "the transcripts share no turn that opens with 'Assistant:'")
+    for column, text in zip(columns, texts, strict=True):
+        if not text[cut:].strip():
+            raise RowError(column, "the answer after the shared conversation is empty: every answer needs some text")
+    return {"prompt": texts[0][:cut], "responses": [text[cut:] for text in texts], "ranks": ranks, **carried(row)}
+
+
+def _shared(texts: Sequence[str]) -> int | None:
+    """Where the last answer begins whose opening all transcripts share."""
+    prefix = os.path.commonprefix(list(texts))
+    ends = [found + len(marker) for marker in MARKERS if (found := prefix.rfind(marker)) >= 0]
+    return max(ends, default=None)
+
+
+def _list(row: Mapping[str, Any], column: str) -> list[Any]:
+    value = row.get(column)
+    if not isinstance(value, list) or not value:
+        raise RowError(column, f"found {one_line(value)}, expected a list with one entry per answer")
+    return value
+
+
+def _score(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise RowError("score", f"found {one_line(value)}, expected a finite number (higher is better)")
+    return value

@@ -1,0 +1,154 @@
+"""Frozen features of texts: TF-IDF with truncated SVD, or the states of any encoder or causal model; cached."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import safetensors.numpy
+import torch
+from transformers import AutoConfig, AutoModel
+
+from pluralign.core.errors import PluralignError
+from pluralign.core.files import atomic_write
+from pluralign.core.fingerprint import fingerprint, fingerprint_folder
+from pluralign.core.progress import track
+from pluralign.scoring.items import Items
+from pluralign.scoring.reward_models import (
+    DEFAULT_MAX_LENGTH,
+    MAX_TOKENS_PER_BATCH,
+    is_encoder,
+    load_parts,
+    pad_rows,
+    pool,
+    set_pad_token,
+)
+from pluralign.scoring.tokens import TokenLimits, batches_by_length, model_context, tokenize
+
+Reads = Literal["response", "prompt+response"]
+
+
+def cache_folder() -> Path:
+    """Where features are kept: `$PLURALIGN_CACHE`, else `pluralign` in the user's cache folder."""
+    given = os.environ.get("PLURALIGN_CACHE")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pluralign"
+
+
+def text_features(
+    items: Items,
+    method: str | os.PathLike[str] = "tfidf",
+    *,
+    dimensions: int = 128,
+    reads: Reads = "response",
+    seed: int = 0,
+    cache: str | os.PathLike[str] | None = None,
+) -> np.ndarray:
+    """Features of every unique response, without training anything on the judgments.
+
+    `tfidf`: sublinear TF-IDF over words and word pairs, reduced by truncated SVD (latent semantic analysis).
+    A model: the mean state of an encoder, the last state of a causal model. The result is kept in a cache,
+    named by the texts, the method and the model's files, and read from there the next time.
+
+    Args:
+        items: the texts.
+        method: `"tfidf"`, or a folder or hub id of an encoder or causal model.
+        dimensions: of the truncated SVD (fewer when there are fewer texts); a model has its own.
+        reads: whether the response alone is read, or with its prompt. Messages are read as their contents.
+        seed: of the truncated SVD.
+        cache: the folder of the cache; `None` is `cache_folder()`.
+
+    Returns:
+        `(responses, dimensions)`, float32, finite.
+
+    Raises:
+        PluralignError: no such model, or nothing in the texts to count.
+
+    Example:
+        >>> from pluralign.judgments import Judgments
+        >>> from pluralign.scoring.items import items_of
+        >>> rows = [{"prompt": "Tea?", "responses": ["Yes, with milk", "No, thank you"], "ranks": [1, 2]}]
+        >>> text_features(items_of(Judgments.from_rows(rows)), dimensions=8).shape
+        (2, 2)
+    """
+    name = str(method)
+    model_name = fingerprint_folder(name) if name != "tfidf" and Path(name).is_dir() else name
+    key = fingerprint("features-1", items.fingerprint(), model_name, dimensions, reads, seed)
+    file = Path(cache or cache_folder()) / "features" / f"{key}.safetensors"
+    if file.exists():
+        return safetensors.numpy.load_file(file)["features"]
+    found = _tfidf(items, dimensions, reads, seed) if name == "tfidf" else _states(items, name, reads)
+    with atomic_write(file) as out:
+        out.write(safetensors.numpy.save({"features": found}))
+    return found
+
+
+def plain_text(text: Any) -> str:
+    """A text as it is; messages as their contents, one after the other.
+
+    Example:
+        >>> plain_text([{"role": "user", "content": "Tea?"}, {"role": "assistant", "content": "Yes"}])
+        'Tea?\\nYes'
+    """
+    return text if isinstance(text, str) else "\n".join(message["content"] for message in text)
+
+
+def _texts(items: Items, reads: Reads) -> list[str]:
+    if reads == "response":
+        return [plain_text(response) for response in items.responses]
+    return [
+        f"{plain_text(items.prompts[item])}\n{plain_text(response)}"
+        for response, item in zip(items.responses, items.item, strict=True)
+    ]
+
+
+def _tfidf(items: Items, dimensions: int, reads: Reads, seed: int) -> np.ndarray:
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=r"(?u)\w+")
+    try:
+        counts = vectorizer.fit_transform(_texts(items, reads))
+    except ValueError as fault:
+        raise PluralignError(f"the texts hold no word to count ({fault}): use a model's features") from fault
+    most = min(counts.shape)
+    if most <= dimensions:
+        # As many directions as texts or words: the SVD would only turn the axes.
+        left, values, _ = np.linalg.svd(counts.toarray(), full_matrices=False)
+        return np.ascontiguousarray((left * values)[:, :dimensions], dtype=np.float32)
+    reduced = TruncatedSVD(dimensions, random_state=seed).fit_transform(counts)
+    return np.ascontiguousarray(reduced, dtype=np.float32)
+
+
+def _states(items: Items, source: str, reads: Reads) -> np.ndarray:
+    config, tokenizer = load_parts(source, {"revision": "main", "trust_remote_code": False})
+    encoder = is_encoder(config)
+    model = AutoModel.from_pretrained(source, dtype=torch.float32).eval()
+    set_pad_token(model, tokenizer)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    limit = min(model_context(AutoConfig.from_pretrained(source), tokenizer), DEFAULT_MAX_LENGTH)
+    prompts = items.prompts if reads == "prompt+response" else [""]
+    alone = Items(
+        prompts=[plain_text(prompt) for prompt in prompts],
+        responses=[plain_text(response) for response in items.responses],
+        item=items.item if reads == "prompt+response" else np.zeros_like(items.item),
+        response=items.response,
+        ranks=items.ranks,
+        offsets=items.offsets,
+        row=items.row,
+        weight=items.weight,
+        left_out=items.left_out,
+    )
+    tokens = tokenize(alone, tokenizer, TokenLimits(limit, limit), encoder)
+    states = np.zeros((len(items.responses), config.hidden_size), dtype=np.float32)
+    with torch.no_grad():
+        for batch in track(list(batches_by_length(tokens.lengths(), MAX_TOKENS_PER_BATCH)), "Features"):
+            rows = pad_rows([tokens.sequence(index) for index in batch], tokenizer.pad_token_id)
+            inputs = {key: value.to(model.device) for key, value in rows.items()}
+            hidden = model(**inputs).last_hidden_state
+            pooled = pool(hidden, inputs["attention_mask"], "mean" if encoder else "last")
+            states[batch] = pooled.float().cpu().numpy()
+    return states

@@ -1,0 +1,156 @@
+"""Items: each prompt once, each of its responses once, and all judgments on them as index arrays."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pluralign.core.errors import PluralignError
+from pluralign.core.fingerprint import fingerprint
+from pluralign.judgments.table import Judgments, ranks_from_scores
+
+
+@dataclass(frozen=True)
+class Items:
+    """Judgments over unique texts, so that a text is scored once however many people judged it.
+
+    Args:
+        prompts: one text or list of messages per item.
+        responses: the unique responses, item by item.
+        item: `(responses,)` the item of each response.
+        response: `(shown,)` index into `responses`; the judgments laid end to end.
+        ranks: `(shown,)` 1 best, equal = tie, 0 = shown but not ranked.
+        offsets: `(judgments + 1,)` judgment j shows `response[offsets[j]:offsets[j + 1]]`.
+        row: `(judgments,)` the row of each judgment in the table it came from.
+        weight: `(judgments,)` reliability.
+        left_out: how many rows rank nothing (a single response, or no rank and no label).
+
+    Example:
+        >>> rows = [{"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, 2]}] * 3
+        >>> items = items_of(Judgments.from_rows(rows))
+        >>> len(items.prompts), items.responses, items.judgments, items.response.tolist()
+        (1, ['Yes', 'No'], 3, [0, 1, 0, 1, 0, 1])
+    """
+
+    prompts: list[Any]
+    responses: list[Any]
+    item: np.ndarray
+    response: np.ndarray
+    ranks: np.ndarray
+    offsets: np.ndarray
+    row: np.ndarray
+    weight: np.ndarray
+    left_out: int
+
+    @property
+    def judgments(self) -> int:
+        """How many judgments there are."""
+        return len(self.row)
+
+    @property
+    def prompt(self) -> np.ndarray:
+        """`(judgments,)` the item of each judgment."""
+        return self.item[self.response[self.offsets[:-1]]]
+
+    def shown(self, judgment: int) -> slice:
+        """Where a judgment lies in `response` and `ranks`."""
+        return slice(self.offsets[judgment], self.offsets[judgment + 1])
+
+    def fingerprint(self) -> str:
+        """A name of the texts (not of the judgments), for caches of what depends on the texts alone."""
+        return fingerprint(self.prompts, self.responses, self.item.tolist())
+
+
+def items_of(judgments: Judgments, keep_all: bool = False) -> Items:
+    """Group judgments by prompt and give every unique response one place.
+
+    A row without ranks is ranked by its labels' rewards; equal rewards tie.
+
+    Args:
+        judgments: the table.
+        keep_all: keep rows that rank nothing too (their texts are to be scored); otherwise they are left out
+            and counted.
+
+    Raises:
+        PluralignError: nothing is left.
+    """
+    prompts: list[Any] = []
+    texts: list[Any] = []
+    item: list[int] = []
+    response: list[int] = []
+    ranks: list[int] = []
+    offsets, row_of, weight = [0], [], []
+    item_of: dict[str, int] = {}
+    response_of: dict[tuple[int, str], int] = {}
+    left_out = 0
+    for index, row in enumerate(judgments.rows()):
+        given = row["ranks"] or _ranks_from_labels(row["labels"], judgments)
+        if not keep_all and (len(row["responses"]) < 2 or not any(given)):
+            left_out += 1
+            continue
+        key = _key(row["prompt"])
+        if key not in item_of:
+            item_of[key] = len(prompts)
+            prompts.append(row["prompt"])
+        for text, rank in zip(row["responses"], given, strict=True):
+            place = (item_of[key], _key(text))
+            if place not in response_of:
+                response_of[place] = len(texts)
+                texts.append(text)
+                item.append(item_of[key])
+            response.append(response_of[place])
+            ranks.append(rank or 0)
+        offsets.append(len(response))
+        row_of.append(index)
+        weight.append(row["weight"])
+    if not row_of:
+        raise PluralignError(
+            f"no judgment is left: {left_out} row(s) rank nothing (a single response, or neither ranks nor "
+            "labels); comparisons need two responses or more in a row"
+        )
+    return _by_item(prompts, texts, item, response, ranks, offsets, row_of, weight, left_out)
+
+
+def _by_item(
+    prompts: list[Any],
+    texts: list[Any],
+    item: list[int],
+    response: list[int],
+    ranks: list[int],
+    offsets: list[int],
+    row: list[int],
+    weight: list[float],
+    left_out: int,
+) -> Items:
+    """Number the responses item by item, in the order in which they came inside an item."""
+    order = np.argsort(np.array(item), kind="stable")
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    return Items(
+        prompts=prompts,
+        responses=[texts[index] for index in order],
+        item=np.array(item, dtype=np.int64)[order],
+        response=place[np.array(response, dtype=np.int64)],
+        ranks=np.array(ranks, dtype=np.int64),
+        offsets=np.array(offsets, dtype=np.int64),
+        row=np.array(row, dtype=np.int64),
+        weight=np.array(weight, dtype=np.float64),
+        left_out=left_out,
+    )
+
+
+def _ranks_from_labels(labels: list[str | None] | None, judgments: Judgments) -> list[int | None]:
+    if labels is None:
+        return []
+    scale = judgments.label_scale
+    if scale is None:
+        raise PluralignError("the table has labels but no label scale: read it with label_scale=...")
+    return ranks_from_scores([None if label is None else scale.reward(label) for label in labels])
+
+
+def _key(text: Any) -> str:
+    # A text and a list of messages never share a form within a table, so the keys cannot meet.
+    return text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,213 @@
+"""Texts to token ids: the prompt once, each response after it, cut to what the model can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from pluralign.core.errors import PluralignError
+from pluralign.core.progress import track
+from pluralign.scoring.items import Items
+
+CHUNK = 512
+
+
+@dataclass(frozen=True)
+class TokenLimits:
+    """How many tokens a prompt with one response may have, and the response alone.
+
+    Args:
+        max_length: tokens of prompt and response together.
+        max_response_length: tokens of the response; `None` is three quarters of `max_length`.
+    """
+
+    max_length: int
+    max_response_length: int | None = None
+
+    @property
+    def response(self) -> int:
+        """The longest response."""
+        longest = self.max_response_length
+        return max(1, self.max_length * 3 // 4) if longest is None else min(longest, self.max_length)
+
+
+@dataclass(frozen=True)
+class TokenizedItems:
+    """Token ids of items. A response is read as `prompt_ids[item] + response_ids[response]`.
+
+    Args:
+        prompt_ids: per item, already cut.
+        response_ids: per response, already cut, with its end token.
+        item: `(responses,)` the item of each response.
+        cut_prompts: how many prompts lost tokens, on the left.
+        cut_responses: how many responses lost tokens, on the right.
+    """
+
+    prompt_ids: list[list[int]]
+    response_ids: list[list[int]]
+    item: np.ndarray
+    cut_prompts: int
+    cut_responses: int
+
+    def sequence(self, response: int) -> list[int]:
+        """Prompt and response as one row of ids."""
+        return self.prompt_ids[self.item[response]] + self.response_ids[response]
+
+    def lengths(self) -> np.ndarray:
+        """`(responses,)` tokens in each sequence."""
+        prompts = np.array([len(ids) for ids in self.prompt_ids])
+        return prompts[self.item] + np.array([len(ids) for ids in self.response_ids])
+
+
+def model_context(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The longest sequence that a model can read, from its config and its tokenizer."""
+    limits = [int(min(tokenizer.model_max_length, 10**9))]
+    text_config = config.get_text_config()
+    positions = getattr(text_config, "max_position_embeddings", None)
+    if positions:
+        # RoBERTa and its kin start counting positions after the padding id.
+        offset = text_config.pad_token_id + 1 if text_config.model_type in _OFFSET_POSITIONS else 0
+        limits.append(positions - offset)
+    return min(limits)
+
+
+_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text", "xlm-roberta-xl")
+
+
+def tokenize(
+    items: Items, tokenizer: PreTrainedTokenizerBase, limits: TokenLimits, encoder: bool
+) -> TokenizedItems:
+    """Token ids of every prompt and response.
+
+    Causal models read `[bos] prompt response [eos]`; encoders `[cls] prompt [sep] response [sep]`. Prompt and
+    response are tokenized together, as they are read, and parted where the prompt ends; where tokens merge over
+    that boundary they are tokenized apart, so that all responses share their prompt's tokens. Messages go
+    through the tokenizer's chat template.
+
+    A response over its limit is cut on the right; then the prompt of an item is cut on the left to what its
+    longest response leaves, special tokens kept. Both are counted.
+
+    Raises:
+        PluralignError: messages without a chat template, or a template that does not end the prompt where the
+            response begins.
+    """
+    render = _Renderer(tokenizer, encoder, chat=isinstance(items.responses[0], list))
+    prompts = [render.prompt(prompt) for prompt in items.prompts]
+    prompt_ids = _ids(tokenizer, prompts)
+    response_ids: list[list[int]] = []
+    for start in track(range(0, len(items.responses), CHUNK), "Tokenizing"):
+        chunk = slice(start, start + CHUNK)
+        pairs = list(zip(items.responses[chunk], items.item[chunk], strict=True))
+        tails = [render.response(items.prompts[item], prompts[item], text) for text, item in pairs]
+        if encoder:
+            response_ids.extend(_ids(tokenizer, tails))
+            continue
+        joint = _ids(tokenizer, [prompts[item] + tail for tail, (_, item) in zip(tails, pairs, strict=True)])
+        apart = _ids(tokenizer, tails)
+        for together, alone, (_, item) in zip(joint, apart, pairs, strict=True):
+            ahead = prompt_ids[item]
+            response_ids.append(together[len(ahead) :] if together[: len(ahead)] == ahead else alone)
+    return _cut(items.item, prompt_ids, response_ids, render, limits)
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    if not texts:
+        return []
+    # `verbose=False`: longer than the model's context is not an error yet, cutting comes after.
+    return list(tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def _cut(
+    item: np.ndarray,
+    prompt_ids: list[list[int]],
+    response_ids: list[list[int]],
+    render: _Renderer,
+    limits: TokenLimits,
+) -> TokenizedItems:
+    cut_responses = 0
+    longest = np.zeros(len(prompt_ids), dtype=np.int64)
+    for index, ids in enumerate(response_ids):
+        room = limits.response - len(render.after)
+        if len(ids) > room:
+            cut_responses += 1
+            ids = ids[:room]
+        if render.after and ids[-1:] != render.after:
+            ids = ids + render.after
+        response_ids[index] = ids
+        longest[item[index]] = max(longest[item[index]], len(ids))
+    cut_prompts = 0
+    for index, ids in enumerate(prompt_ids):
+        between = render.between if ids else []
+        room = limits.max_length - int(longest[index]) - len(render.before) - len(between)
+        if len(ids) > room:
+            cut_prompts += 1
+            ids = ids[len(ids) - max(room, 0) :]
+        prompt_ids[index] = render.before + ids + between
+    return TokenizedItems(prompt_ids, response_ids, item, cut_prompts, cut_responses)
+
+
+class _Renderer:
+    """How prompts and responses are written for one tokenizer, and which special tokens go around them."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, encoder: bool, chat: bool) -> None:
+        self.tokenizer = tokenizer
+        self.before: list[int] = []
+        self.between: list[int] = []
+        self.after: list[int] = []
+        if chat and tokenizer.chat_template is None:
+            raise PluralignError(
+                "the data holds chat messages but the tokenizer has no chat template: give one with "
+                "chat_template_path, or import the data as text"
+            )
+        if encoder:
+            self.before = [] if tokenizer.cls_token_id is None else [tokenizer.cls_token_id]
+            self.between = self.after = [] if tokenizer.sep_token_id is None else [tokenizer.sep_token_id]
+        elif not chat:  # a chat template writes the special tokens itself
+            starts_with = tokenizer("", verbose=False)["input_ids"][:1]
+            self.before = list(starts_with) if starts_with == [tokenizer.bos_token_id] else []
+            self.after = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+
+    def _template(self, messages: list[dict[str, str]], generation: bool) -> str:
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation))
+
+    def prompt(self, prompt: Any) -> str:
+        if isinstance(prompt, str):
+            return prompt
+        return self._template(prompt, True) if prompt else ""
+
+    def response(self, prompt: Any, rendered_prompt: str, response: Any) -> str:
+        if isinstance(response, str):
+            return response
+        whole = self._template(prompt + response, False)
+        if not whole.startswith(rendered_prompt):
+            raise PluralignError(
+                "the chat template writes a prompt differently when a response follows, so the response's tokens "
+                f"cannot be told apart: expected {rendered_prompt[-60:]!r} before the response; give another "
+                "template with chat_template_path"
+            )
+        return whole[len(rendered_prompt) :]
+
+
+def batches_by_length(lengths: np.ndarray, max_tokens: int) -> Iterator[np.ndarray]:
+    """Positions in batches of like length, longest first, whose padded size stays under `max_tokens`.
+
+    A single sequence longer than `max_tokens` makes a batch of its own.
+
+    Example:
+        >>> [batch.tolist() for batch in batches_by_length(np.array([5, 1, 4, 2]), 8)]
+        [[0], [2, 3], [1]]
+    """
+    order = np.argsort(-lengths, kind="stable")
+    cuts, start = [0], 0
+    for index in range(len(order)):
+        if (index + 1 - start) * lengths[order[start]] > max_tokens and index > start:
+            cuts.append(index)
+            start = index
+    for low, high in pairwise([*cuts, len(order)]):
+        if high > low:
+            yield order[low:high]

@@ -1,0 +1,80 @@
+"""A small causal language model and its tokenizer from nothing but texts: for demos, tests and benchmarks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+END, PAD = "<|end|>", "<|pad|>"
+
+
+def make_tokenizer(texts: Iterable[str], vocab_size: int = 2048) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer learnt from texts; it can write any text, and pads with its own token.
+
+    Example:
+        >>> tokenizer = make_tokenizer(["a cat sat", "a dog sat"], vocab_size=300)
+        >>> tokenizer.decode(tokenizer("a bird 🐦")["input_ids"])
+        'a bird 🐦'
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, clean_up_tokenization_spaces=False
+    )
+
+
+def make_causal_model(
+    texts: Iterable[str],
+    folder: str | os.PathLike[str],
+    *,
+    vocab_size: int = 2048,
+    hidden_size: int = 128,
+    layers: int = 4,
+    heads: int = 4,
+    context: int = 512,
+    seed: int = 0,
+) -> None:
+    """Write an untrained Llama-type model, with a tokenizer learnt from `texts`, as a model folder.
+
+    Args:
+        texts: what the tokenizer learns from.
+        folder: where the model goes; train it with the objective `sft`.
+        vocab_size: most tokens.
+        hidden_size: width; the feed-forward part is four times as wide.
+        layers: depth.
+        heads: attention heads.
+        context: longest sequence.
+        seed: of the weights.
+    """
+    tokenizer = make_tokenizer(texts, vocab_size)
+    tokenizer.model_max_length = context
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        intermediate_size=4 * hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=context,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,64 @@
+"""Supervised fine-tuning on the responses of a table of judgments, by TRL's `SFTTrainer`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import datasets
+import trl
+
+from pluralign.core.errors import PluralignError
+from pluralign.judgments.table import Judgments
+from pluralign.training.checkpoints import CompletionMarker
+
+
+def completions(judgments: Judgments, responses: str = "best") -> datasets.Dataset:
+    """Rows `prompt` and `completion` for `SFTTrainer` (`text` where no row has a prompt), each text once.
+
+    Args:
+        judgments: the table.
+        responses: `best` keeps the responses ranked first (ties included; where there are only labels, those
+            with the best label), `all` keeps every response.
+
+    Raises:
+        PluralignError: nothing is left.
+
+    Example:
+        >>> rows = [{"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, 2]}]
+        >>> completions(Judgments.from_rows(rows))[0]
+        {'prompt': 'Tea?', 'completion': 'Yes'}
+    """
+    seen: set[str] = set()
+    rows: list[dict[str, Any]] = []
+    for row in judgments.rows():
+        for response in row["responses"] if responses == "all" else _best(row, judgments):
+            key = json.dumps([row["prompt"], response], ensure_ascii=False)
+            if key not in seen:
+                seen.add(key)
+                rows.append({"prompt": row["prompt"], "completion": response})
+    if not rows:
+        raise PluralignError("no response is left to train on: none is ranked or labelled; try responses: all")
+    if not any(row["prompt"] for row in rows):
+        name = "text" if judgments.form == "text" else "messages"
+        rows = [{name: row["completion"]} for row in rows]
+    return datasets.Dataset.from_list(rows)
+
+
+def _best(row: dict[str, Any], judgments: Judgments) -> list[Any]:
+    if row["ranks"] is not None:
+        return [text for text, rank in zip(row["responses"], row["ranks"], strict=True) if rank == 1]
+    scale = judgments.label_scale
+    if scale is None:
+        raise PluralignError("the table has labels but no label scale: read it with label_scale=...")
+    best = max(scale.rewards)
+    pairs = zip(row["responses"], row["labels"], strict=True)
+    return [text for text, label in pairs if label is not None and scale.reward(label) == best]
+
+
+class SFTTrainer(trl.SFTTrainer):
+    """TRL's `SFTTrainer`, whose checkpoints are marked when they are whole."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.add_callback(CompletionMarker())

@@ -1,0 +1,49 @@
+"""The README.md of a run: what it is, how to use it, how well it does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_USE = {
+    "reward": """```python
+import pluralign
+
+reward_model = pluralign.load_reward_model("{folder}")
+reward_model.score("a prompt", ["one response", "another"])
+```""",
+    "policy": """```python
+from transformers import pipeline
+
+pipeline("text-generation", "{folder}")("a prompt")
+```""",
+}
+
+
+def run_card(objective: str, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    """A model card for the hub: front matter, use, data, results."""
+    kind = "policy" if objective == "sft" else "reward"
+    base = str(config["model_name_or_path"])
+    tags = ["pluralign", objective, "reward-model" if kind == "reward" else "language-model"]
+    lines = ["---", "library_name: transformers", "tags:"]
+    lines += [f"- {tag}" for tag in tags]
+    lines += ["---", "", f"# {config['output_dir']}", ""]
+    lines += [f"Trained by pluralign from `{base}` with the objective `{objective}` on:", ""]
+    lines += [f"- `{file}`" for file in config["train_files"]]
+    lines += ["", "## Use", "", _USE[kind].format(folder=config["output_dir"]), "", "## Results", ""]
+    lines += metrics_table(metrics)
+    lines += ["", "`config.yaml` holds every setting, `environment.json` the versions and the data's fingerprints."]
+    return "\n".join(lines) + "\n"
+
+
+def metrics_table(metrics: Mapping[str, Any]) -> list[str]:
+    """Metrics as a Markdown table, intervals beside their values."""
+    lines = ["| metric | value |", "|---|---|"]
+    for key, value in metrics.items():
+        if key.endswith(("_low", "_high")):
+            continue
+        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+        if f"{key}_low" in metrics and f"{key}_high" in metrics:
+            shown += f" ({metrics[f'{key}_low']:.4g} to {metrics[f'{key}_high']:.4g})"
+        lines.append(f"| {key.replace('|', '/')} | {shown} |")
+    return lines

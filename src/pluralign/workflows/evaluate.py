@@ -1,0 +1,162 @@
+"""`evaluate` and `score`: a reward model on a table of judgments."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pluralign.core.files import atomic_write, disk_errors, write_json
+from pluralign.core.runs import file_fingerprints, finish_run, read_metrics, run_state, start_run
+from pluralign.evaluation.calibration import reliability_table
+from pluralign.evaluation.pairs import Pairs, pairs_of
+from pluralign.evaluation.slices import annotator_table
+from pluralign.evaluation.summary import evaluate_rewards
+from pluralign.judgments.reading import read
+from pluralign.judgments.table import Judgments
+from pluralign.scoring.items import Items, items_of
+from pluralign.scoring.reward_models import load_reward_model
+from pluralign.workflows.cards import metrics_table
+
+
+def reward_metrics(judgments: Judgments, items: Items, rewards: np.ndarray, seed: int = 0) -> dict[str, Any]:
+    """Counts, overall metrics with intervals, and slices by source and group, flat as in `metrics.json`."""
+    slices = {name: _of_judgments(judgments, items, name) for name in ("source", "group")}
+    annotators = {name for name in _of_judgments(judgments, items, "annotator") if name is not None}
+    counts = {
+        "judgments": items.judgments,
+        "annotators": len(annotators),
+        "prompts": len(items.prompts),
+        "unique_responses": len(items.responses),
+        "left_out": items.left_out,
+    }
+    return counts | evaluate_rewards(
+        rewards[items.response],
+        items.ranks,
+        items.offsets,
+        items.prompt,
+        items.weight,
+        response=items.response,
+        slices={name: values for name, values in slices.items() if any(values)},
+        seed=seed,
+    )
+
+
+def pairs_under(items: Items, rewards: np.ndarray) -> Pairs:
+    """The strict pairs of judgments under rewards of the unique responses."""
+    return pairs_of(rewards[items.response], items.ranks, items.offsets, items.prompt, items.weight)
+
+
+def evaluate(
+    model: str | os.PathLike[str],
+    files: str | os.PathLike[str] | list[str],
+    out: str | os.PathLike[str],
+    *,
+    label_scale: str | None = None,
+    seed: int = 0,
+    revision: str = "main",
+    trust_remote_code: bool = False,
+) -> dict[str, Any]:
+    """Evaluate a reward model on judgments and write a run folder.
+
+    Args:
+        model: a run, a model folder, or a hub id.
+        files: canonical files.
+        out: the folder: `metrics.json`, `reliability.json`, `annotators.parquet`, `README.md`.
+        label_scale: for files whose labels come without one.
+        seed: of the bootstrap.
+        revision: branch, tag or commit on the hub.
+        trust_remote_code: run code that comes with the model.
+
+    Returns:
+        The metrics, as in `metrics.json`.
+
+    Raises:
+        PluralignError: a file or the model cannot be used, or `out` holds another evaluation.
+    """
+    folder = Path(out)
+    paths = [str(file) for file in files] if isinstance(files, list) else [str(files)]
+    config = {"command": "evaluate", "model": str(model), "files": paths, "seed": seed, "revision": revision}
+    config |= {} if label_scale is None else {"label_scale": label_scale}
+    inputs = file_fingerprints([*paths, *_weights(model)])
+    state = run_state(folder, config, inputs)
+    if state == "finished":
+        return read_metrics(folder)
+    judgments = read(paths, label_scale)
+    items = items_of(judgments)
+    reward_model = load_reward_model(model, revision=revision, trust_remote_code=trust_remote_code)
+    rewards = reward_model.score_items(items)
+    pairs = pairs_under(items, rewards)
+    metrics = reward_metrics(judgments, items, rewards, seed)
+    start_run(folder, config, inputs)
+    write_json(folder / "reliability.json", reliability_table(pairs))
+    table = annotator_table(pairs, _of_judgments(judgments, items, "annotator"))
+    _write_parquet(pa.table(table), folder / "annotators.parquet")
+    card = [f"# Evaluation of {model}", "", "on " + ", ".join(f"`{path}`" for path in paths), ""]
+    finish_run(folder, metrics, "\n".join([*card, *metrics_table(metrics)]) + "\n")
+    return metrics
+
+
+def score(
+    model: str | os.PathLike[str],
+    files: str | os.PathLike[str] | list[str],
+    out: str | os.PathLike[str],
+    *,
+    label_scale: str | None = None,
+    revision: str = "main",
+    trust_remote_code: bool = False,
+) -> int:
+    """Score every unique response and write `prompt`, `response`, `reward` to a Parquet file.
+
+    Args:
+        model: a run, a model folder, or a hub id.
+        files: canonical files.
+        out: the Parquet file.
+        label_scale: for files whose labels come without one.
+        revision: branch, tag or commit on the hub.
+        trust_remote_code: run code that comes with the model.
+
+    Returns:
+        How many responses were scored.
+
+    Raises:
+        PluralignError: a file or the model cannot be used.
+    """
+    judgments = read(files, label_scale)
+    items = items_of(judgments, keep_all=True)
+    reward_model = load_reward_model(model, revision=revision, trust_remote_code=trust_remote_code)
+    rewards = reward_model.score_items(items)
+    texts = judgments.table.schema.field("prompt").type
+    table = pa.table(
+        {
+            "prompt": pa.array([items.prompts[index] for index in items.item], type=texts),
+            "response": pa.array(items.responses, type=texts),
+            "reward": rewards,
+        }
+    )
+    _write_parquet(table, Path(out))
+    return len(items.responses)
+
+
+def _of_judgments(judgments: Judgments, items: Items, column: str) -> list[str | None]:
+    """A column's values for the judgments that rank something."""
+    values = judgments.column(column)
+    return [values[row] for row in items.row]
+
+
+def _weights(model: str | os.PathLike[str]) -> list[Path]:
+    """The files of a local model, so that a changed model is not taken for the one evaluated before."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return []
+    with disk_errors(folder):
+        return sorted(folder.glob("*.safetensors"))
+
+
+def _write_parquet(table: pa.Table, path: Path) -> None:
+    with atomic_write(path) as out:
+        pq.write_table(table, out, compression="zstd")

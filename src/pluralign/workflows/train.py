@@ -1,0 +1,252 @@
+"""`train`: one YAML file to a trained model in a run folder, resumed by itself where it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import transformers
+import trl
+from accelerate import PartialState
+from transformers.utils import logging
+from trl import ModelConfig, get_peft_config, get_quantization_config
+
+from pluralign.core.errors import PluralignError
+from pluralign.core.files import atomic_folder, disk_errors
+from pluralign.core.runs import file_fingerprints, finish_run, read_metrics, run_state, start_run
+from pluralign.judgments.reading import read
+from pluralign.judgments.table import Judgments
+from pluralign.scoring.reward_models import build_reward_model, load_parts, read_chat_template
+from pluralign.training.checkpoints import newest_checkpoint
+from pluralign.training.configs import BradleyTerryConfig, PlackettLuceConfig, SFTConfig
+from pluralign.training.reward_trainer import BradleyTerryTrainer, PlackettLuceTrainer, RewardTrainer
+from pluralign.training.sft import SFTTrainer, completions
+from pluralign.workflows.cards import run_card
+from pluralign.workflows.evaluate import reward_metrics
+from pluralign.workflows.settings import Given, check_known, check_value, fields_of, plain, read_flags, read_yaml
+
+logger = logging.get_logger(__name__)
+
+OBJECTIVES: dict[str, tuple[type[transformers.TrainingArguments], type[Any]]] = {
+    "bradley-terry": (BradleyTerryConfig, BradleyTerryTrainer),
+    "plackett-luce": (PlackettLuceConfig, PlackettLuceTrainer),
+    "sft": (SFTConfig, SFTTrainer),
+}
+"""Objective to its config and trainer."""
+
+OWN_KEYS: dict[str, Any] = {
+    "objective": str,
+    "train_files": list[str],
+    "eval_files": list[str] | None,
+    "label_scale": str | None,
+    "output_dir": str,
+    "model_name_or_path": str,
+}
+
+_OURS_TO_SET = {"do_train", "do_eval", "do_predict", "remove_unused_columns", "resume_from_checkpoint"}
+_NOT_FOR_REWARDS = {"lora_task_type"}
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A checked config, ready to run."""
+
+    objective: str
+    train_files: list[str]
+    eval_files: list[str]
+    label_scale: str | None
+    folder: Path
+    model: ModelConfig
+    args: transformers.TrainingArguments
+    resolved: dict[str, Any]
+
+
+def train(config: str | os.PathLike[str], flags: Sequence[str] = ()) -> dict[str, Any]:
+    """Train what a YAML file says, overridden by flags like `["--learning_rate", "1e-5"]`.
+
+    A run that was killed is taken up from its newest whole checkpoint and ends as an undisturbed one would; a
+    finished run is left alone.
+
+    Args:
+        config: the YAML file (docs: training).
+        flags: any of its keys.
+
+    Returns:
+        The run's metrics, as in its `metrics.json`.
+
+    Raises:
+        PluralignError: a key or value is wrong (with its line), a file is missing or damaged, or the folder
+            holds a run of another config.
+    """
+    return run(check(read_yaml(Path(config)), read_flags(flags), str(config)))
+
+
+def check(given: Mapping[str, Given], flags: Mapping[str, Given], place: str = "config") -> TrainingRun:
+    """Check every key and value by type and choice; nothing is loaded."""
+    given = {**given, **flags}
+    for key in ("objective", "model_name_or_path", "train_files", "output_dir"):
+        if key not in given:
+            raise PluralignError(f"{place}: the key '{key}' is missing")
+    objective = check_value(given["objective"], str, choices=tuple(OBJECTIVES))
+    kind = OBJECTIVES[objective][0]
+    own, model_fields, fields = dict(OWN_KEYS), fields_of(ModelConfig), fields_of(kind)
+    hidden = _OURS_TO_SET if objective == "sft" else _OURS_TO_SET | _NOT_FOR_REWARDS
+    check_known(given, [key for key in {**own, **model_fields, **fields} if key not in hidden])
+    values = {key: check_value(given[key], hint) for key, hint in own.items() if key in given}
+    model_values, arg_values = {}, {}
+    for key, found in given.items():
+        # A field of both (trust_remote_code in TRL's configs) goes to both.
+        for known, checked in ((model_fields, model_values), (fields, arg_values)):
+            if key in known and key not in own:
+                hint, field = known[key]
+                checked[key] = check_value(found, hint, field.metadata.get("choices"))
+    model_values["model_name_or_path"] = values["model_name_or_path"]
+    arg_values["output_dir"] = values["output_dir"]
+    for key in ("train_files", "eval_files"):
+        for file in values.get(key) or []:
+            if not Path(file).is_file():
+                raise given[key].complain(f"no such file: {file}")
+    if arg_values.get("eval_strategy", "no") != "no" and not values.get("eval_files"):
+        raise given["eval_strategy"].complain("evaluating during training needs eval_files")
+    try:
+        model, args = ModelConfig(**model_values), kind(**arg_values)
+    except (ValueError, ImportError, KeyError) as fault:
+        raise PluralignError(f"{place}: {' '.join(str(fault).split())}") from fault
+    resolved = {**values, **_resolved(kind, arg_values), **_resolved(ModelConfig, model_values)}
+    return TrainingRun(
+        objective,
+        values["train_files"],
+        values.get("eval_files") or [],
+        values.get("label_scale"),
+        Path(values["output_dir"]),
+        model,
+        args,
+        {key: value for key, value in resolved.items() if value is not None},
+    )
+
+
+def _resolved(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Every field of a config as given or by default, as plain values."""
+    found = {}
+    for name, (_, field) in fields_of(kind).items():
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        found[name] = plain(values.get(name, default))
+    return found
+
+
+def run(job: TrainingRun) -> dict[str, Any]:
+    """Run a checked config: read, train or take up again, save, evaluate."""
+    state = PartialState()
+    inputs = file_fingerprints([*job.train_files, *job.eval_files])
+    found = run_state(job.folder, job.resolved, inputs)
+    if found == "finished":
+        logger.warning(f"{job.folder}: this run is finished already; nothing to do")
+        return read_metrics(job.folder)
+    state.wait_for_everyone()
+    if state.is_main_process and found == "new":
+        start_run(job.folder, job.resolved, inputs)
+    judgments = read(job.train_files, job.label_scale)
+    evaluated = read(job.eval_files, job.label_scale) if job.eval_files else None
+    transformers.set_seed(job.args.seed)
+    checkpoint = newest_checkpoint(job.folder, remove_halves=state.is_main_process)
+    state.wait_for_everyone()
+    if checkpoint is not None:
+        logger.warning(f"{job.folder}: resuming from {checkpoint.name}")
+    make = _sft if job.objective == "sft" else _reward
+    trainer = make(job, judgments, evaluated)
+    with disk_errors(job.folder):
+        result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    metrics = {key: value for key, value in result.metrics.items() if key in ("train_loss", "train_runtime")}
+    metrics["steps"] = result.global_step
+    metrics |= _counts(judgments)
+    metrics |= _evaluation(trainer, evaluated)
+    if state.is_main_process:
+        with atomic_folder(job.folder) as folder:
+            trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
+            trainer.processing_class.save_pretrained(folder)
+            if isinstance(trainer, RewardTrainer):
+                trainer.model.config.save_pretrained(folder)
+        metrics = {key: value for key, value in metrics.items() if _storable(value)}
+        finish_run(job.folder, metrics, run_card(job.objective, job.resolved, metrics))
+    state.wait_for_everyone()
+    if job.args.push_to_hub:
+        trainer.push_to_hub()
+    return metrics
+
+
+def _storable(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _model_kwargs(job: TrainingRun) -> dict[str, Any]:
+    kwargs: dict[str, Any] = {"dtype": job.model.dtype}
+    if job.model.attn_implementation is not None:
+        kwargs["attn_implementation"] = job.model.attn_implementation
+    quantization = get_quantization_config(job.model)
+    if quantization is not None:
+        kwargs |= {"quantization_config": quantization, "device_map": {"": PartialState().process_index}}
+    return kwargs
+
+
+def _reward(job: TrainingRun, judgments: Judgments, evaluated: Judgments | None) -> RewardTrainer:
+    args: Any = job.args
+    reward_model = build_reward_model(
+        job.model.model_name_or_path,
+        max_length=args.max_length,
+        max_response_length=args.max_response_length,
+        chat_template_path=args.chat_template_path,
+        revision=job.model.model_revision,
+        trust_remote_code=args.trust_remote_code,
+        **_model_kwargs(job),
+        **(args.model_init_kwargs or {}),
+    )
+    trainer: RewardTrainer = OBJECTIVES[job.objective][1](
+        model=reward_model.model,
+        args=args,
+        train_dataset=judgments,
+        eval_dataset=evaluated,
+        processing_class=reward_model.tokenizer,
+        peft_config=get_peft_config(job.model),
+    )
+    return trainer
+
+
+def _sft(job: TrainingRun, judgments: Judgments, evaluated: Judgments | None) -> trl.SFTTrainer:
+    args: Any = job.args
+    hub = {"revision": job.model.model_revision, "trust_remote_code": args.trust_remote_code}
+    _, tokenizer = load_parts(job.model.model_name_or_path, hub)
+    if args.chat_template_path is not None:
+        tokenizer.chat_template = read_chat_template(args.chat_template_path, hub)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        job.model.model_name_or_path, **hub, **_model_kwargs(job), **(args.model_init_kwargs or {})
+    )
+    args.model_init_kwargs = None
+    return SFTTrainer(
+        model=model,
+        args=args,
+        train_dataset=completions(judgments, args.responses),
+        eval_dataset=None if evaluated is None else completions(evaluated, args.responses),
+        processing_class=tokenizer,
+        peft_config=get_peft_config(job.model),
+    )
+
+
+def _counts(judgments: Judgments) -> dict[str, int]:
+    annotators = {name for name in judgments.column("annotator") if name is not None}
+    return {"train_judgments": len(judgments), "train_annotators": len(annotators)}
+
+
+def _evaluation(trainer: transformers.Trainer, evaluated: Judgments | None) -> dict[str, Any]:
+    if evaluated is None:
+        return {}
+    if isinstance(trainer, RewardTrainer):
+        items, rewards = trainer.score(evaluated)
+        return reward_metrics(evaluated, items, rewards) | {"eval_loss": trainer.mean_loss(items, rewards)}
+    return {key: value for key, value in trainer.evaluate().items() if key == "eval_loss"}
