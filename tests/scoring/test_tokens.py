@@ -1,0 +1,100 @@
+"""Tokens: prompt and response join to the plain sequence, cuts are exact and counted."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from pluralign.core.errors import PluralignError
+from pluralign.judgments import Judgments
+from pluralign.scoring.items import items_of
+from pluralign.scoring.tokens import TokenLimits, batches_by_length, tokenize
+
+
+def items(prompt, *responses):
+    row = {"prompt": prompt, "responses": list(responses), "ranks": list(range(1, len(responses) + 1))}
+    return items_of(Judgments.from_rows([row]))
+
+
+@pytest.fixture(scope="module")
+def causal(tiny_model):
+    return AutoTokenizer.from_pretrained(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_encoder):
+    return AutoTokenizer.from_pretrained(tiny_encoder)
+
+
+def test_causal_sequences_are_the_joint_text_and_its_end(causal):
+    found = tokenize(items("Say something:\n", "good cat", "bad dog"), causal, TokenLimits(96), encoder=False)
+    for index, response in enumerate(("good cat", "bad dog")):
+        expected = causal("Say something:\n" + response)["input_ids"] + [causal.eos_token_id]
+        assert found.sequence(index) == expected
+    assert (found.cut_prompts, found.cut_responses) == (0, 0)
+
+
+def test_tokens_that_merge_over_the_boundary_keep_one_prompt(causal):
+    """`go` + `od` would be one token; the prompt's tokens must not depend on the response."""
+    found = tokenize(items("go", "od", "at"), causal, TokenLimits(96), encoder=False)
+    assert found.prompt_ids == [causal("go")["input_ids"]]
+    assert causal.decode(found.sequence(0)[:-1]) == "good"
+
+
+def test_encoder_sequences_are_pairs(encoder):
+    found = tokenize(items("tea", "good cat", "sun"), encoder, TokenLimits(96), encoder=True)
+    tokens = encoder.convert_ids_to_tokens(found.sequence(1))
+    assert tokens == ["[CLS]", "tea", "[SEP]", "sun", "[SEP]"]
+    bare = tokenize(items("", "good cat", "sun"), encoder, TokenLimits(96), encoder=True)
+    assert encoder.convert_ids_to_tokens(bare.sequence(1)) == ["[CLS]", "sun", "[SEP]"]
+
+
+@pytest.mark.parametrize("kind", ["causal", "encoder"])
+def test_long_prompts_are_cut_on_the_left_alike_for_all_responses(kind, request):
+    tokenizer = request.getfixturevalue(kind)
+    prompt = " ".join(["rain"] * 50 + ["tea"] * 4)
+    limits = TokenLimits(24)
+    found = tokenize(items(prompt, "good " * 9, "bad"), tokenizer, limits, encoder=kind == "encoder")
+    whole = tokenize(items(prompt, "good " * 9, "bad"), tokenizer, TokenLimits(500), encoder=kind == "encoder")
+    assert found.cut_prompts == 1
+    assert found.lengths().max() == 24
+    special = 1 if kind == "encoder" else 0  # [CLS] stays in front
+    kept = found.prompt_ids[0][special:]
+    assert kept == whole.prompt_ids[0][-len(kept) :]
+    assert found.prompt_ids[0][:special] == whole.prompt_ids[0][:special]
+
+
+def test_long_responses_are_cut_on_the_right_and_keep_their_end(causal):
+    found = tokenize(items("Tea?", "good " * 50, "bad"), causal, TokenLimits(20, 8), encoder=False)
+    assert found.cut_responses == 1
+    assert len(found.response_ids[0]) == 8
+    assert found.response_ids[0][-1] == causal.eos_token_id
+    assert found.response_ids[0][:-1] == causal("Tea?" + "good " * 50)["input_ids"][len(causal("Tea?")["input_ids"]) :][:7]
+
+
+def test_chat_messages_go_through_the_template(causal):
+    tokenizer = AutoTokenizer.from_pretrained(causal.name_or_path)
+    messages = [{"role": "user", "content": "Tea?"}]
+    answers = [[{"role": "assistant", "content": text}] for text in ("Yes", "No")]
+    with pytest.raises(PluralignError, match="no chat template"):
+        tokenize(items(messages, *answers), tokenizer, TokenLimits(96), encoder=False)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    found = tokenize(items(messages, *answers), tokenizer, TokenLimits(96), encoder=False)
+    assert tokenizer.decode(found.prompt_ids[0]) == "<user>Tea?<|end|><assistant>"
+    assert tokenizer.decode(found.response_ids[1]) == "No<|end|>"
+    tokenizer.chat_template = "{{ messages | length }} turns {{ messages[0].content }}"
+    with pytest.raises(PluralignError, match="differently when a response follows"):
+        tokenize(items(messages, *answers), tokenizer, TokenLimits(96), encoder=False)
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(10, 120))
+def test_batches_hold_each_sequence_once_and_stay_under_the_budget(lengths, budget):
+    lengths = np.array(lengths)
+    batches = list(batches_by_length(lengths, budget))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * lengths[batch].max() <= budget
