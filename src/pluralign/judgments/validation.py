@@ -231,7 +231,8 @@ def _labels(value: object, responses: int, scale: LabelScale | None) -> list[str
             known = ", ".join(scale.labels)
             raise RowError(
                 "labels",
-                f"{one_line(given)} is not on the scale '{scale.name}' ({known}){nearest(str(given), scale.labels)}",
+                f"{one_line(given)} is not on the scale '{scale.name}' ({known})"
+                f"{nearest(str(given), scale.labels)}",
             )
     return labels
 

@@ -32,9 +32,7 @@ class Tally:
     left_out: Counter[str] = field(default_factory=Counter)
 
 
-def convert_rows(
-    path: Path, convert: Convert, reject: Reject | None = None, tally: Tally | None = None
-) -> Rows:
+def convert_rows(path: Path, convert: Convert, reject: Reject | None = None, tally: Tally | None = None) -> Rows:
     """Stream a file through `convert`, with a progress bar.
 
     Args:

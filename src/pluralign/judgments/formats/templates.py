@@ -1,0 +1,130 @@
+"""Templates: text with `{column}` fields, into nested values and into joined tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pluralign.core.errors import RowError, nearest, one_line
+from pluralign.judgments.formats.yaml_lines import Value
+
+Tables = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""Joined tables: name to key to row."""
+
+_FIELD = re.compile(r"\{([^{}]+)\}")
+_JOIN = re.compile(r"(\w+)\[(.+)\]\.(.+)")
+
+
+@dataclass(frozen=True)
+class Field:
+    """What stands between braces: a column, or a column that leads to a row of another table.
+
+    Args:
+        column: of the file, dots leading into nested values.
+        table: the joined table, or `None`.
+        wanted: the column of the joined table.
+    """
+
+    column: str
+    table: str | None = None
+    wanted: str = ""
+
+    def value(self, row: Mapping[str, Any], tables: Tables) -> Any:
+        """What the field stands for in a row.
+
+        Raises:
+            RowError: the row has no such column, or the joined table no such row.
+        """
+        found = _reach(row, self.column, self.column)
+        if self.table is None:
+            return found
+        joined = tables[self.table].get(str(found))
+        if joined is None:
+            raise RowError(self.column, f"{one_line(found)} is not in the table '{self.table}'")
+        return _reach(joined, self.wanted, f"{self.table}.{self.wanted}")
+
+
+@dataclass(frozen=True)
+class Template:
+    """Text with fields. One field and nothing else keeps the type of its value; else the parts make text.
+
+    Example:
+        >>> template = Template.of(Value("{who} says {what.0}", "map.yaml, line 1", "prompt"), [])
+        >>> template.render({"who": "Ann", "what": ["yes", "no"]}, {})
+        'Ann says yes'
+    """
+
+    parts: tuple[str | Field, ...]
+    source: Value
+
+    @classmethod
+    def of(cls, value: Value, tables: Sequence[str]) -> Template:
+        """Read a template; numbers stand for their digits.
+
+        Raises:
+            PluralignError: it is no text, or names an unknown table.
+        """
+        if isinstance(value.content, bool) or not isinstance(value.content, str | int | float):
+            raise value.complain(f"found {one_line(value.plain())}, expected text like '{{column}}'")
+        parts: list[str | Field] = []
+        # re.split with one group alternates literal text and field names.
+        for index, part in enumerate(_FIELD.split(str(value.content))):
+            if index % 2:
+                join = _JOIN.fullmatch(part)
+                if join and join[1] not in tables:
+                    known = ", ".join(tables) or "none"
+                    raise value.complain(f"unknown table '{join[1]}' (known: {known}){nearest(join[1], tables)}")
+                parts.append(Field(join[2], join[1], join[3]) if join else Field(part))
+            elif part:
+                parts.append(part)
+        return cls(tuple(parts), value)
+
+    def render(self, row: Mapping[str, Any], tables: Tables) -> Any:
+        """The template's value for a row.
+
+        Raises:
+            RowError: a field has no value to stand for.
+        """
+        if len(self.parts) == 1 and isinstance(self.parts[0], Field):
+            return self.parts[0].value(row, tables)
+        shown = []
+        for part in self.parts:
+            value = part.value(row, tables) if isinstance(part, Field) else part
+            shown.append("" if value is None else str(value))
+        return "".join(shown)
+
+    def check_columns(self, columns: Sequence[str], tables: Mapping[str, Sequence[str]]) -> None:
+        """Complain about a field that a file's header, or a joined table, does not have.
+
+        Raises:
+            PluralignError: names the line and key of the mapping, the column, and the nearest one.
+        """
+        for part in self.parts:
+            if not isinstance(part, Field):
+                continue
+            if not _has(columns, part.column):
+                raise self.source.complain(f"unknown column '{part.column}'{nearest(part.column, columns)}")
+            if part.table is not None and not _has(tables[part.table], part.wanted):
+                hint = nearest(part.wanted, tables[part.table])
+                raise self.source.complain(f"the table '{part.table}' has no column '{part.wanted}'{hint}")
+
+
+def _has(columns: Sequence[str], name: str) -> bool:
+    return name in columns or name.split(".")[0] in columns
+
+
+def _reach(value: Any, path: str, column: str) -> Any:
+    """Follow a dotted path into nested mappings and lists; a name that holds dots itself comes first."""
+    if isinstance(value, Mapping) and path in value:
+        return value[path]
+    first, _, rest = path.partition(".")
+    if isinstance(value, Mapping) and first in value:
+        found = value[first]
+    elif isinstance(value, list) and first.isdigit() and int(first) < len(value):
+        found = value[int(first)]
+    else:
+        known = list(value) if isinstance(value, Mapping) else []
+        raise RowError(column, f"there is no '{first}' in the row{nearest(first, map(str, known))}")
+    return _reach(found, rest, column) if rest else found
