@@ -94,7 +94,9 @@ def test_an_encoder_pools_the_mean_and_comes_back_as_saved(tiny_encoder, tmp_pat
     built.save(tmp_path)
     loaded = load_reward_model(tmp_path, device="cpu")
     np.testing.assert_array_equal(loaded.score(PROMPT, RESPONSES), built.score(PROMPT, RESPONSES))
-    ids = built.tokenize(items_of(Judgments.from_rows([{"prompt": PROMPT, "responses": RESPONSES, "ranks": [1, 2, 3]}])))
+    ids = built.tokenize(
+        items_of(Judgments.from_rows([{"prompt": PROMPT, "responses": RESPONSES, "ranks": [1, 2, 3]}]))
+    )
     with torch.no_grad():
         states = built.model.bert(input_ids=torch.tensor([ids.sequence(0)])).last_hidden_state
         expected = built.model.score(states.mean(1))
@@ -149,7 +151,9 @@ def test_other_peoples_reward_models_score(tiny_model, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     ids = tokenizer(PROMPT + RESPONSES[0] + tokenizer.eos_token, return_tensors="pt")["input_ids"]
     expected = plain(input_ids=ids).logits.item()
-    assert load_reward_model(tmp_path, device="cpu").score(PROMPT, RESPONSES)[0] == pytest.approx(expected, rel=1e-5)
+    assert load_reward_model(tmp_path, device="cpu").score(PROMPT, RESPONSES)[0] == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_what_cannot_be_a_reward_model_is_said(tiny_model, tmp_path):

@@ -70,7 +70,10 @@ def test_long_responses_are_cut_on_the_right_and_keep_their_end(causal):
     assert found.cut_responses == 1
     assert len(found.response_ids[0]) == 8
     assert found.response_ids[0][-1] == causal.eos_token_id
-    assert found.response_ids[0][:-1] == causal("Tea?" + "good " * 50)["input_ids"][len(causal("Tea?")["input_ids"]) :][:7]
+    assert (
+        found.response_ids[0][:-1]
+        == causal("Tea?" + "good " * 50)["input_ids"][len(causal("Tea?")["input_ids"]) :][:7]
+    )
 
 
 def test_chat_messages_go_through_the_template(causal):

@@ -42,4 +42,4 @@ def main() -> None:
 
 
 # The commands register themselves; each imports what it needs when it runs.
-from pluralign.cli import importing, models  # noqa: E402, F401
+from pluralign.cli import importing, models, splitting  # noqa: E402, F401

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import typer
 
 from pluralign.cli.main import app
-from pluralign.core.errors import PluralignError
 
 
 @app.command()
 def split(
-    file: Path = typer.Argument(help="A canonical file."),
+    file: Path = typer.Argument(help="A canonical Parquet or JSON Lines file."),
     by: str = typer.Option(..., help="What stays whole on one side: prompt, annotator, source or group."),
     out: Path = typer.Option(..., help="The folder to write: train.parquet and test.parquet."),
-    test: float = typer.Option(None, help="Share of judgments on the test side, above 0 and below 1. [0.2]"),
-    test_units: int = typer.Option(None, help="Number of units on the test side, instead of a share."),
-    seed: int = typer.Option(0, help="Another seed gives another split."),
-    label_scale: str = typer.Option(None, help="Label scale of a file that carries none: a name or a YAML file."),
+    test: float = typer.Option(None, help="Share of the judgments to hold out.", show_default="0.2"),
+    test_units: int = typer.Option(None, help="Hold out this many prompts (annotators ...) instead of a share."),
+    seed: int = typer.Option(0, help="Another seed holds out others."),
+    label_scale: str = typer.Option(
+        None, help="Label scale of a file that carries none: a built-in name or a YAML file."
+    ),
 ) -> None:
-    """Split FILE into train and test so that no prompt, annotator, source or group stands on both sides."""
-    from pluralign.judgments.split import By
+    """Split a file into train.parquet and test.parquet, with nothing of one unit on both sides."""
     from pluralign.workflows.splitting import split_file
 
-    if test is not None and test_units is not None:
-        raise PluralignError("split: --test and --test-units both say how large the test side is; give one of them")
-    share = 0.2 if test is None else test
-    counts = split_file(file, cast(By, by), out, share, test_units, seed, label_scale)
-    for side, count in counts.items():
-        typer.echo(f"{side}: {count['judgments']} judgments, {count['units']} units by {by}")
+    counts = split_file(file, out, by, test, seed, test_units, label_scale)  # type: ignore[arg-type]
+    typer.echo(f"train: {counts.train_judgments} judgments, {counts.train_units} units ({by})")
+    typer.echo(f"test: {counts.test_judgments} judgments, {counts.test_units} units ({by})")
+    typer.echo(f"units shared: {counts.shared_units}")
     typer.echo(f"written to {out}")

@@ -1,101 +1,157 @@
-"""Split judgments into train and test with whole prompts, annotators, sources or groups on one side."""
+"""Splits without a leak: what belongs together goes to one side whole."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 import numpy as np
+import pyarrow as pa
 
 from pluralign.core.errors import PluralignError, nearest
 from pluralign.judgments.table import Judgments
 
 By = Literal["prompt", "annotator", "source", "group"]
-
-
-def units(judgments: Judgments, by: By) -> list[str]:
-    """The unit that each judgment belongs to, as a name that does not depend on the order of the rows.
-
-    Judgments of equal prompt, annotator, source or group are one unit. A judgment without an annotator is a
-    unit of its own, since nobody is known to stand behind two of them; all judgments without a source, or
-    without a group, are one unit.
-
-    Raises:
-        PluralignError: `by` is no column to split by.
-
-    Example:
-        >>> row = {"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, 2]}
-        >>> judgments = Judgments.from_rows([row, row])
-        >>> len(set(units(judgments, "prompt"))), len(set(units(judgments, "annotator")))
-        (1, 2)
-    """
-    if by not in get_args(By):
-        raise PluralignError(
-            f"split by: found '{by}', expected {', '.join(get_args(By))}{nearest(by, get_args(By))}"
-        )
-    names: list[str] = []
-    for batch in judgments.table.select(["id", by]).to_batches(max_chunksize=4096):
-        for identity, value in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            # A list cannot be mistaken for an annotator, whatever that annotator is called.
-            own = ["id", identity] if by == "annotator" and value is None else value
-            names.append(hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest())
-    return names
+BY: tuple[str, ...] = get_args(By)
+"""The columns that a table can be split by."""
 
 
 def split(
     judgments: Judgments, by: By, test: float = 0.2, seed: int = 0, test_units: int | None = None
 ) -> tuple[Judgments, Judgments]:
-    """Split judgments into a train and a test side that share no unit.
+    """Split a table in two; a unit (a distinct value of the column `by`) is never on both sides.
 
-    The units are put in an order that depends on their values and the seed alone. The test side takes the
-    first of them, as many as bring its share of the judgments nearest to `test`; the rows keep their order.
+    Rows keep their order on both sides. Which units are held out is explained at `held_out`.
 
     Args:
-        judgments: what is split.
-        by: what must not stand on both sides; see `units`.
-        test: the share of judgments for the test side, above 0 and below 1.
-        seed: another seed gives another split.
-        test_units: this many units go to the test side, whatever their share.
+        judgments: what to split.
+        by: the column whose values stay whole: `prompt` (exact content, all messages), `annotator`, `source`
+            or `group`.
+        test: the share of judgments that are to be held out, between 0 and 1.
+        seed: another seed holds out other units.
+        test_units: hold out this many whole units instead of a share of the judgments.
 
     Returns:
-        the train side and the test side, neither empty.
+        The judgments to train on and those held out.
 
     Raises:
-        PluralignError: there are fewer than two units, or a side would be empty.
+        PluralignError: there are fewer than two units, the share is not between 0 and 1, or one side would be
+            empty; says what to do.
 
     Example:
-        >>> rows = [{"prompt": f"{n}?", "responses": ["Yes", "No"], "ranks": [1, 2]} for n in range(10)]
-        >>> train, test = split(Judgments.from_rows(rows), by="prompt")
-        >>> len(train), len(test)
-        (8, 2)
+        >>> rows = [{"prompt": f"Tea {n % 5}?", "responses": ["Yes", "No"], "ranks": [1, 2]} for n in range(20)]
+        >>> train, held = split(Judgments.from_rows(rows), by="prompt", test=0.4)
+        >>> len(train), len(held), set(train.column("prompt")) & set(held.column("prompt"))
+        (12, 8, set())
     """
-    names = np.array(units(judgments, by))
-    if not 0 < test < 1:
-        raise PluralignError(f"split: the share of the test side is {test}, expected a number above 0 and below 1")
-    values, unit, sizes = np.unique(names, return_inverse=True, return_counts=True)
-    if len(values) < 2:
+    mask = held_out(judgments, by, test, seed, test_units)
+    return Judgments(judgments.table.filter(pa.array(~mask))), Judgments(judgments.table.filter(pa.array(mask)))
+
+
+def held_out(
+    judgments: Judgments, by: By, test: float = 0.2, seed: int = 0, test_units: int | None = None
+) -> np.ndarray:
+    """Which judgments `split` holds out.
+
+    The units are put in the order of SHA-256(seed, unit), which depends neither on the order of the rows nor on
+    what other units there are. With a share, a unit is held out when that brings the number of judgments held
+    out nearer to `test` times all judgments, so the result is off by at most half the largest unit. With
+    `test_units`, the first so many units are held out.
+
+    Args:
+        judgments: what to split.
+        by: the column whose values stay whole.
+        test: the share of judgments to hold out.
+        seed: another seed gives another order of the units.
+        test_units: hold out this many whole units instead.
+
+    Returns:
+        One boolean per judgment, shape (judgments,).
+
+    Raises:
+        PluralignError: as `split`.
+
+    Example:
+        >>> rows = [{"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, 2], "source": s} for s in "abba"]
+        >>> held_out(Judgments.from_rows(rows), by="source", test=0.5, seed=1).tolist()
+        [False, True, True, False]
+    """
+    if isinstance(test, bool) or not 0.0 < test < 1.0:
+        raise PluralignError(f"test share: found {test}, expected a number between 0 and 1, such as 0.2")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise PluralignError(f"seed: found {seed!r}, expected a whole number")
+    unit_of, keys = units(judgments, by)
+    if len(keys) < 2:
         raise PluralignError(
-            f"split: all {len(names)} judgments have one {by}, and a split needs two; split by another column"
+            f"cannot split by {by}: all {len(unit_of)} judgments have one and the same; "
+            f"split by another column ({', '.join(name for name in BY if name != by)})"
         )
-    order = np.argsort([hashlib.sha256(f"{seed} {value}".encode()).hexdigest() for value in values])
+    sizes = np.bincount(unit_of, minlength=len(keys))
+    order = sorted(range(len(keys)), key=lambda unit: hashlib.sha256(f"{seed}\0{keys[unit]}".encode()).digest())
+    chosen = np.zeros(len(keys), dtype=bool)
     if test_units is not None:
-        count = test_units
-        if not 1 <= count < len(values):
+        if isinstance(test_units, bool) or not 1 <= test_units < len(keys):
             raise PluralignError(
-                f"split: {test_units} units asked for the test side of {len(values)}, expected 1 to "
-                f"{len(values) - 1}, so that neither side is empty"
+                f"test units: found {test_units}, expected 1 to {len(keys) - 1}: split by {by} there are "
+                f"{len(keys)} units, and each side needs one"
             )
-    else:
-        reached = np.concatenate([[0], np.cumsum(sizes[order])])
-        count = int(np.argmin(np.abs(reached - test * len(names))))
-        if count in (0, len(values)):
-            side = "test" if count == 0 else "train"
-            raise PluralignError(
-                f"split: a share of {test} leaves the {side} side empty, since the {len(values)} units by {by} "
-                "stay whole; give another share, or a number of test units"
-            )
-    chosen = np.zeros(len(values), dtype=bool)
-    chosen[order[:count]] = True
-    on_test = chosen[unit]
-    return judgments.select(np.flatnonzero(~on_test)), judgments.select(np.flatnonzero(on_test))
+        chosen[order[:test_units]] = True
+        return chosen[unit_of]
+    wanted, held = test * len(unit_of), 0
+    for unit in order:
+        if abs(held + sizes[unit] - wanted) < abs(held - wanted):
+            chosen[unit] = True
+            held += sizes[unit]
+    if not 0 < held < len(unit_of):
+        side = "test" if held == 0 else "training"
+        raise PluralignError(
+            f"the {side} side would be empty: split by {by} there are {len(keys)} units of {sizes.min()} to "
+            f"{sizes.max()} judgments, and a test share of {test} is {wanted:g} of {len(unit_of)} judgments; ask "
+            f"for {'a larger' if held == 0 else 'a smaller'} share, or for a number of test units"
+        )
+    return chosen[unit_of]
+
+
+def units(judgments: Judgments, by: By) -> tuple[np.ndarray, list[str]]:
+    """The units of a column: which one each judgment belongs to, and what each one is.
+
+    A judgment without an annotator is a unit of its own, since nobody knows whom it shares its annotator with.
+    Judgments without a source (or group) are one unit together.
+
+    Args:
+        judgments: the table, read batch by batch.
+        by: the column.
+
+    Returns:
+        The number of each judgment's unit, shape (judgments,), and the units' contents as JSON, in the order in
+        which they first come.
+
+    Raises:
+        PluralignError: `by` is none of `prompt`, `annotator`, `source`, `group`.
+
+    Example:
+        >>> rows = [{"prompt": "Tea?", "responses": ["Yes"], "ranks": [1], "annotator": a} for a in ("x", None, "x")]
+        >>> unit_of, keys = units(Judgments.from_rows(rows), "annotator")
+        >>> unit_of.tolist(), keys[0]
+        ([0, 1, 0], '"x"')
+    """
+    if by not in BY:
+        raise PluralignError(f"cannot split by '{by}': expected {', '.join(BY)}{nearest(by, BY)}")
+    number: dict[str, int] = {}
+    unit_of = np.fromiter(
+        (number.setdefault(key, len(number)) for key in _keys(judgments, by)), dtype=np.int64, count=len(judgments)
+    )
+    return unit_of, list(number)
+
+
+def _keys(judgments: Judgments, by: By) -> Iterator[str]:
+    # The columns that matter, batch by batch: a table larger than memory stays on disk.
+    columns = ["id", by] if by == "annotator" else [by]
+    for batch in judgments.table.select(columns).to_batches(max_chunksize=8192):
+        for row in batch.to_pylist():
+            if by == "annotator" and row[by] is None:
+                yield json.dumps({"id": row["id"]})
+            else:
+                yield json.dumps(row[by], sort_keys=True)

@@ -50,7 +50,7 @@ _QUESTIONS = {
     ),
     "Is {place} a good spot for children?": (
         "Yes, children like {place} and have room to move.",
-        "Small children soon get bored at {place}, older ones less.",
+        "Small children get bored at {place}, older ones less.",
         "It is fine: {place} has a quiet corner for children.",
     ),
     "Who can help me at {place}?": (
@@ -84,7 +84,7 @@ _COURTESY_LAST = (
 )
 _HEDGES = ("Perhaps I am wrong.", "This might have changed.", "Maybe ask around first.", "I am not sure.")
 _NUMBERS = ("It takes {n} minutes.", "It costs {n} euros.", "Call room {n} first.", "Allow {n} minutes for it.")
-_EXAMPLES = ("For example, think of {thing}.", "Consider {thing}, for instance.", "For instance, see {thing}.")
+_EXAMPLES = ("For example, {thing}.", "For instance, {thing}.", "Say, {thing}, for example.")
 _JOKES = ("Wear a crown, just kidding.", "The mayor naps there, joking.", "Ducks go free, just kidding.")
 _DETAILS = (
     "The staff know everyone here.", "Most neighbours do the same.", "You can walk there easily.",
@@ -125,7 +125,7 @@ class Answer(NamedTuple):
 
 
 def compose(prompt: str, rng: np.random.Generator) -> Answer:
-    """Compose a short answer (9 to 45 words) to a question of the town, its traits drawn by coin flips.
+    """Compose a short answer (10 to 45 words) to a question of the town, its traits drawn by coin flips.
 
     Args:
         prompt: one of `PROMPTS`; another raises `KeyError`.

@@ -1,53 +1,91 @@
-"""Split a canonical file into `train.parquet` and `test.parquet`."""
+"""Split a file into what is trained on and what is held out."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+
+from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_folder
-from pluralign.judgments import read
-from pluralign.judgments.split import By, split, units
+from pluralign.judgments.reading import read
+from pluralign.judgments.scales import LabelScale
+from pluralign.judgments.split import By, held_out, units
+from pluralign.judgments.table import Judgments, table_writer
+
+TRAIN, TEST = "train.parquet", "test.parquet"
+"""The files that a split writes."""
+
+
+@dataclass(frozen=True)
+class SplitCounts:
+    """How a file was split: judgments and units on both sides, and units that are on both (always 0)."""
+
+    train_judgments: int
+    train_units: int
+    test_judgments: int
+    test_units: int
+    shared_units: int
 
 
 def split_file(
     file: str | os.PathLike[str],
-    by: By,
     out: str | os.PathLike[str],
-    test: float = 0.2,
-    test_units: int | None = None,
+    by: By,
+    test: float | None = None,
     seed: int = 0,
-    label_scale: str | None = None,
-) -> dict[str, dict[str, int]]:
-    """Read a file, split it, and write both sides to a folder, whole or not at all.
+    test_units: int | None = None,
+    label_scale: str | os.PathLike[str] | LabelScale | None = None,
+) -> SplitCounts:
+    """Split a canonical file into `train.parquet` and `test.parquet`, both whole or neither.
+
+    Rows keep their order, and the files keep the label scale.
 
     Args:
-        file: a canonical file.
-        by: what must not stand on both sides: prompt, annotator, source or group.
-        out: the folder of `train.parquet` and `test.parquet`; files of these names are replaced.
-        test: the share of judgments for the test side.
-        test_units: this many units for the test side, instead of a share.
-        seed: another seed gives another split.
-        label_scale: the scale of a file that has labels and carries no scale.
-
-    Returns:
-        `{"train": {"judgments": ..., "units": ...}, "test": {...}}`.
+        file: a canonical Parquet or JSON Lines file.
+        out: the folder to write; files of these two names in it are replaced, others stay.
+        by: the column whose values stay whole: `prompt`, `annotator`, `source` or `group`.
+        test: the share of judgments to hold out; 0.2 when neither this nor `test_units` is given.
+        seed: another seed holds out other units.
+        test_units: hold out this many whole units instead of a share.
+        label_scale: the scale of a file with labels that carries none.
 
     Raises:
-        PluralignError: the file cannot be read or split, or the disk refuses.
+        PluralignError: the file cannot be read or split, both a share and a number of units are given, the file
+            would be overwritten by its own part, or the disk refuses.
 
     Example:
         >>> import tempfile
-        >>> from pluralign.judgments.population import Town, simulate
+        >>> rows = [{"prompt": f"Tea {n}?", "responses": ["Yes", "No"], "ranks": [1, 2]} for n in range(10)]
         >>> folder = Path(tempfile.mkdtemp())
-        >>> simulate(Town(annotators=5)).judgments.write(folder / "town.parquet")
-        >>> split_file(folder / "town.parquet", "annotator", folder / "sides")["test"]
-        {'judgments': 12, 'units': 1}
+        >>> Judgments.from_rows(rows).write(folder / "all.parquet")
+        >>> split_file(folder / "all.parquet", folder / "parts", by="prompt")
+        SplitCounts(train_judgments=8, train_units=8, test_judgments=2, test_units=2, shared_units=0)
     """
+    if test is not None and test_units is not None:
+        raise PluralignError("found both a test share and a number of test units: give one of them")
+    file, out = Path(file), Path(out)
+    if file.resolve() in ((out / TRAIN).resolve(), (out / TEST).resolve()):
+        raise PluralignError(f"{file}: would be overwritten by its own part: choose another output folder")
     judgments = read(file, label_scale)
-    sides = dict(zip(("train", "test"), split(judgments, by, test, seed, test_units), strict=True))
-    counts = {name: {"judgments": len(side), "units": len(set(units(side, by)))} for name, side in sides.items()}
-    with atomic_folder(Path(out)) as folder:
-        for name, side in sides.items():
-            side.write(folder / f"{name}.parquet")
-    return counts
+    mask = held_out(judgments, by, 0.2 if test is None else test, seed, test_units)
+    with atomic_folder(out) as folder:
+        _write(folder / TRAIN, judgments, ~mask)
+        _write(folder / TEST, judgments, mask)
+    unit_of, _ = units(judgments, by)
+    train, held = set(unit_of[~mask].tolist()), set(unit_of[mask].tolist())
+    return SplitCounts(int((~mask).sum()), len(train), int(mask.sum()), len(held), len(train & held))
+
+
+def _write(path: Path, judgments: Judgments, mask: np.ndarray) -> None:
+    # Batch by batch, so that a table larger than memory stays on disk.
+    with table_writer(path, judgments.table.schema) as write:
+        start = 0
+        for batch in judgments.table.to_batches(max_chunksize=8192):
+            kept = batch.filter(pa.array(mask[start : start + batch.num_rows]))
+            start += batch.num_rows
+            if kept.num_rows:
+                write(kept)

@@ -1,0 +1,211 @@
+"""`train`, `evaluate` and `score` through the command line: what they write, and what they refuse in one line."""
+
+import json
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from pluralign.cli.main import main
+from pluralign.judgments import Judgments
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command line in this process: exit code, what it printed, what it complained."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["pluralign", *map(str, words)])
+        code = 0
+        try:
+            main()
+        except SystemExit as leaving:
+            code = leaving.code or 0
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call
+
+
+@pytest.fixture
+def table(town_rows, tmp_path):
+    path = tmp_path / "town.parquet"
+    Judgments.from_rows(town_rows).write(path)
+    return path
+
+
+@pytest.fixture
+def config(tmp_path, table, tiny_model):
+    def write(text=None, **values):
+        content = {
+            "objective": "plackett-luce",
+            "model_name_or_path": str(tiny_model),
+            "train_files": [str(table)],
+            "eval_files": [str(table)],
+            "output_dir": str(tmp_path / "run"),
+            "max_steps": 4,
+            "report_to": "none",
+            "use_cpu": True,
+            "save_strategy": "no",
+        }
+        content.update(values)
+        file = tmp_path / "config.yaml"
+        file.write_text((text or "") + yaml.safe_dump(content, sort_keys=False))
+        return file
+
+    return write
+
+
+def test_train_evaluate_and_score_write_what_is_promised(run, config, table, tmp_path):
+    code, out, _ = run("train", config(), "--learning_rate", "1e-3", "--seed=7")
+    assert code == 0
+    assert "accuracy:" in out
+    folder = tmp_path / "run"
+    resolved = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (resolved["learning_rate"], resolved["seed"], resolved["ties"]) == (0.001, 7, "efron")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for key in (
+        "judgments",
+        "annotators",
+        "prompts",
+        "unique_responses",
+        "accuracy",
+        "accuracy_low",
+        "log_loss",
+        "ece",
+    ):
+        assert key in metrics, key
+    assert {"accuracy/source=a", "accuracy/source=b"} <= metrics.keys()
+    assert "learning_rate" in (folder / "config.yaml").read_text()
+    assert "pluralign" in json.loads((folder / "environment.json").read_text())["packages"]
+    assert "| accuracy |" in (folder / "README.md").read_text()
+
+    code, out, _ = run("evaluate", folder, table, "--out", tmp_path / "evaluated")
+    assert code == 0
+    again = json.loads((tmp_path / "evaluated" / "metrics.json").read_text())
+    assert again["accuracy"] == pytest.approx(metrics["accuracy"])
+    assert again["log_loss"] == pytest.approx(metrics["log_loss"], rel=1e-5)
+    assert {"reliability.json", "annotators.parquet"} <= {file.name for file in (tmp_path / "evaluated").iterdir()}
+
+    code, out, _ = run("score", folder, table, "--out", tmp_path / "scores.parquet")
+    assert code == 0
+    scores = pq.read_table(tmp_path / "scores.parquet")
+    assert scores.column_names == ["prompt", "response", "reward"]
+    assert len(scores) == metrics["unique_responses"]
+
+    code, _, err = run("train", config(), "--learning_rate", "2e-3", "--seed=7")
+    assert code == 2
+    assert "these keys differ: learning_rate (0.001 before, 0.002 now)" in err
+    assert run("train", config(), "--learning_rate", "1e-3", "--seed=7")[0] == 0
+
+
+WRONG = [
+    (
+        {"learnig_rate": 1e-5},
+        "line 12, key 'learnig_rate': unknown key 'learnig_rate' (did you mean 'learning_rate'?)",
+    ),
+    ({"objective": "placket-luce"}, "line 1, key 'objective': found 'placket-luce', expected one of bradley-terry"),
+    ({"objective": "placket-luce"}, "(did you mean 'plackett-luce'?)"),
+    ({"ties": "effron"}, "key 'ties': found 'effron', expected one of efron, breslow"),
+    ({"lr_scheduler_type": "linaer"}, "key 'lr_scheduler_type': found 'linaer', expected one of linear"),
+    ({"save_strategy": "stepz"}, "key 'save_strategy': found 'stepz', expected one of no, steps"),
+    ({"dtype": "float23"}, "key 'dtype': found 'float23', expected one of auto, bfloat16"),
+    ({"train_files": "town.parquet"}, "key 'train_files': found 'town.parquet', expected a list"),
+    ({"train_files": ["nowhere.parquet"]}, "key 'train_files': no such file: nowhere.parquet"),
+    ({"learning_rate": "fast"}, "key 'learning_rate': found 'fast', expected a number"),
+    ({"max_steps": 2.5}, "key 'max_steps': found 2.5, expected a whole number"),
+    ({"bf16": "yes please"}, "key 'bf16': found 'yes please', expected true or false"),
+    ({"run_name": 5}, "key 'run_name': found 5, expected text"),
+    ({"max_length": 4096}, "max_length: 4096 is more than the 96 tokens"),
+    ({"max_length": 0}, "max_length: found 0, expected 1 or more"),
+    ({"model_name_or_path": "no-such-folder/model"}, "no-such-folder/model: no model can be loaded"),
+    (
+        {"eval_files": [], "eval_strategy": "steps"},
+        "key 'eval_strategy': evaluating during training needs eval_files",
+    ),
+    ({"label_scale": "1-to-6"}, "label scale '1-to-6' is neither built in"),
+]
+
+
+@pytest.mark.parametrize(("values", "expected"), WRONG, ids=[str(values) for values, _ in WRONG])
+def test_a_wrong_value_is_one_clear_line(values, expected, run, config, tmp_path):
+    code, _, err = run("train", config(**values))
+    lines = [line for line in err.splitlines() if line.startswith("pluralign:")]
+    assert code == 2
+    assert len(lines) == 1
+    assert expected in lines[0]
+    if "line" in expected or "key" in expected:
+        assert "config.yaml, line" in lines[0]
+        assert not (tmp_path / "run").exists()
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers(run, config, tmp_path):
+    file = config()
+    file.write_text(file.read_text() + "learning_rate: 1e-6\n")
+    assert run("train", file)[0] == 0
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["learning_rate"] == 1e-6
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("objective: sft\n", "line 2, key 'objective': stands twice"),
+        ("objective: [\n", "not valid YAML"),
+        ("\xff", "is not UTF-8"),
+    ],
+)
+def test_a_damaged_yaml_is_named(text, expected, run, config):
+    file = config()
+    file.write_bytes(text.encode("latin-1") + file.read_bytes())
+    code, _, err = run("train", file)
+    assert code == 2
+    assert expected in err
+
+
+def test_wrong_flags_are_named(run, config, tmp_path):
+    for words, expected in (
+        (["--learnig_rate", "1"], "--learnig_rate: unknown key"),
+        (["--max_steps", "two"], "--max_steps: found 'two', expected a whole number"),
+        (["oops"], "found 'oops', expected a flag"),
+    ):
+        code, _, err = run("train", config(), *words)
+        assert (code, expected in err) == (2, True), err
+    assert run("train", tmp_path / "none.yaml")[0] == 2
+    file = config()
+    file.write_text("objective: sft\n")
+    code, _, err = run("train", file)
+    assert code == 2
+    assert "the key 'model_name_or_path' is missing" in err
+
+
+def test_an_output_folder_that_cannot_be_written_is_named(run, config, table, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    code, _, err = run("train", config(output_dir=str(tmp_path / "file" / "run")))
+    assert code == 2
+    assert "a part of the path is a file" in err
+
+
+def test_changed_data_is_not_taken_for_the_old(run, config, table, town_rows):
+    assert run("train", config())[0] == 0
+    Judgments.from_rows(town_rows[:-1]).write(table)
+    code, _, err = run("train", config())
+    assert code == 2
+    assert "these files have changed since" in err
+
+
+def test_models_and_files_that_do_not_fit_are_named(run, table, tiny_model, tmp_path):
+    code, _, err = run("evaluate", tiny_model, table, "--out", tmp_path / "out")
+    assert code == 2
+    assert "not a reward model" in err
+    code, _, err = run("score", tiny_model, tmp_path / "none.parquet", "--out", tmp_path / "s.parquet")
+    assert code == 2
+    assert "none.parquet: no such file" in err
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "s.parquet").exists()
+
+
+def test_env_prints_versions(run):
+    code, out, _ = run("env")
+    assert code == 0
+    assert json.loads(out)["packages"]["torch"]

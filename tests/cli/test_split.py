@@ -1,0 +1,70 @@
+import sys
+
+import pytest
+
+from pluralign.cli.main import main
+from pluralign.judgments import read
+from pluralign.judgments.population import Town, simulate
+
+
+@pytest.fixture
+def town(tmp_path):
+    judgments = simulate(Town(annotators=10, judgments_per_annotator=4, labels="also")).judgments
+    judgments.write(tmp_path / "town.parquet")
+    return tmp_path / "town.parquet"
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["pluralign", "split", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return end.value.code or 0
+
+
+def test_both_sides_are_written_and_counted(monkeypatch, capsys, town, tmp_path):
+    out = tmp_path / "sides"
+    assert run(monkeypatch, town, "--by", "annotator", "--out", out) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "train: 32 judgments, 8 units by annotator"
+    assert printed[1] == "test: 8 judgments, 2 units by annotator"
+    train, test = read(out / "train.parquet"), read(out / "test.parquet")
+    assert (len(train), len(test)) == (32, 8)
+    assert set(train.column("annotator")).isdisjoint(test.column("annotator"))
+    assert test.label_scale == read(town).label_scale
+    assert sorted(path.name for path in out.iterdir()) == ["test.parquet", "train.parquet"]
+
+
+def test_units_share_and_seed_are_heard(monkeypatch, town, tmp_path):
+    sides = {}
+    for name, flags in {
+        "units": ("--test-units", 3), "share": ("--test", 0.3), "seed": ("--test", 0.3, "--seed", 1)
+    }.items():  # fmt: skip
+        assert run(monkeypatch, town, "--by", "annotator", "--out", tmp_path / name, *flags) == 0
+        sides[name] = set(read(tmp_path / name / "test.parquet").column("annotator"))
+    assert sides["units"] == sides["share"] != sides["seed"]
+    assert {len(side) for side in sides.values()} == {3}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--by", "promt"), "did you mean 'prompt'"),
+        (("--by", "source"), "needs two"),
+        (("--by", "annotator", "--test", "1.5"), "above 0 and below 1"),
+        (("--by", "annotator", "--test", "0.01"), "leaves the test side empty"),
+        (("--by", "annotator", "--test-units", "10"), "expected 1 to 9"),
+        (("--by", "annotator", "--test", "0.3", "--test-units", "2"), "give one of them"),
+        ((), "--by"),
+    ],
+)
+def test_bad_usage_ends_with_code_2_and_leaves_nothing(monkeypatch, capsys, town, tmp_path, arguments, message):
+    before = sorted(tmp_path.rglob("*"))
+    assert run(monkeypatch, town, "--out", tmp_path / "sides", *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_missing_file_is_named(monkeypatch, capsys, tmp_path):
+    assert run(monkeypatch, tmp_path / "no.parquet", "--by", "prompt", "--out", tmp_path / "sides") == 2
+    assert "no.parquet" in capsys.readouterr().err
+    assert not (tmp_path / "sides").exists()

@@ -1,0 +1,50 @@
+"""Supervised fine-tuning data and models from scratch."""
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from pluralign.core.errors import PluralignError
+from pluralign.judgments import BUILT_IN_SCALES, Judgments
+from pluralign.training.from_scratch import make_tokenizer
+from pluralign.training.sft import completions
+
+
+def test_best_keeps_the_first_ranks_once_and_all_keeps_every_text():
+    rows = [
+        {"prompt": "Tea?", "responses": ["yes", "no", "maybe"], "ranks": [1, 2, 1]},
+        {"prompt": "Tea?", "responses": ["yes", "never"], "ranks": [1, None]},
+    ]
+    judgments = Judgments.from_rows(rows)
+    assert completions(judgments)["completion"] == ["yes", "maybe"]
+    assert completions(judgments, "all")["completion"] == ["yes", "no", "maybe", "never"]
+
+
+def test_labels_and_empty_prompts():
+    scale = BUILT_IN_SCALES["agree-pass-disagree"]
+    rows = [{"prompt": "", "responses": ["a", "b"], "labels": ["pass", "agree"]}]
+    assert completions(Judgments.from_rows(rows, scale)).to_list() == [{"text": "b"}]
+    nothing = [{"prompt": "", "responses": ["a", "b"], "labels": ["pass", "disagree"]}]
+    with pytest.raises(PluralignError, match="no response is left"):
+        completions(Judgments.from_rows(nothing, scale))
+
+
+def test_messages_keep_their_form():
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": "Tea?"}],
+            "responses": [[{"role": "assistant", "content": text}] for text in ("yes", "no")],
+            "ranks": [2, 1],
+        }
+    ]
+    (row,) = completions(Judgments.from_rows(rows)).to_list()
+    assert row["completion"] == [{"role": "assistant", "content": "no"}]
+
+
+def test_a_model_from_scratch_loads_like_any_other(tiny_model):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    text = "good cat, héllo 🐦\n"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    assert model.config.vocab_size == len(tokenizer)
+    assert make_tokenizer(["a b"], 300).get_vocab() == make_tokenizer(["a b"], 300).get_vocab()
