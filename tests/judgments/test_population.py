@@ -8,7 +8,16 @@ from scipy.stats import chisquare
 
 from pluralign.core.errors import PluralignError
 from pluralign.judgments.population import (
-    DEFAULT_TYPES, PROMPTS, TRAITS, Town, TypeSpec, compose, label_thresholds, simulate, traits, utilities,
+    DEFAULT_TYPES,
+    PROMPTS,
+    TRAITS,
+    Town,
+    TypeSpec,
+    compose,
+    label_thresholds,
+    simulate,
+    traits,
+    utilities,
 )  # fmt: skip
 
 ONE = (TypeSpec("one", 1.0, (0.5, 1.0, -0.7, 0.4, -0.5, 0.8)),)
@@ -204,7 +213,7 @@ def test_values_out_of_range_are_named(field, value):
 
 
 def test_types_are_checked():
-    with pytest.raises(PluralignError, match="type 'a', weights: .* 6 finite numbers"):
+    with pytest.raises(PluralignError, match=r"type 'a', weights: .* 6 finite numbers"):
         TypeSpec("a", 1, (1.0,))
     with pytest.raises(PluralignError, match="type 'a', drift"):
         TypeSpec("a", 1, (1.0,) * 6, (float("inf"),) * 6)

@@ -77,7 +77,7 @@ def test_killed_and_started_again_it_ends_as_if_undisturbed(objective, table, ti
         "import threading, time\n"
         "def watch():\n"
         "    import sys\n"
-        "    while 'transformers.trainer' not in sys.modules or not hasattr(sys.modules['transformers.trainer'], 'Trainer'):\n"
+        "    while not hasattr(sys.modules.get('transformers.trainer'), 'Trainer'):\n"
         "        time.sleep(0.02)\n"
         "    trainer = sys.modules['transformers.trainer'].Trainer\n"
         "    step = trainer.training_step\n"

@@ -32,13 +32,13 @@ EXACT_TIES_UP_TO = 3
 
 
 def log_likelihood(utilities: Tensor, ranks: Tensor, *, ties: Ties = "efron", top: int | None = None) -> Tensor:
-    r"""Log-probability of each ranking, in nats.
+    """Log-probability of each ranking, in nats.
 
-    Place t of a ranking adds \(-\log \sum_s a_{ts} e^{u_s - u_t}\), where \(a_{ts}\) is 1 for the responses not
+    Place t of a ranking adds `-log(sum over s of a_ts exp(u_s - u_t))`, where `a_ts` is 1 for the responses not
     yet ranked, 0 for those ranked before, and inside a block of m tied responses depends on `ties`:
 
-    - `efron` (default): \(1 - l/m\) at the l-th place of the block, l = 0 ... m-1 (Efron 1977). The tied
-      responses share what is left of the block, whatever their order.
+    - `efron` (default): `1 - l/m` at the l-th place of the block, l = 0 ... m-1 (Efron 1977). The tied responses
+      share what is left of the block, whatever their order.
     - `breslow`: 1, so the whole block stays in each of its denominators (Breslow 1974).
     - `average`: mean log-likelihood over the orders of the block; exact, blocks of at most 3.
     - `marginal`: log of the mean probability over the orders; exact, blocks of at most 3. A tied pair then
@@ -61,7 +61,7 @@ def log_likelihood(utilities: Tensor, ranks: Tensor, *, ties: Ties = "efron", to
     Raises:
         ValueError: shapes or dtypes do not fit, `ties` is unknown, or a block is too long for an exact option.
 
-    Example:
+    Examples:
         >>> u = torch.tensor([[2.0, 0.0, -1.0]])
         >>> log_likelihood(u, torch.tensor([[1, 2, 3]])).exp()
         tensor([0.6169])
@@ -79,10 +79,10 @@ def log_likelihood(utilities: Tensor, ranks: Tensor, *, ties: Ties = "efron", to
 
 
 def pair_log_likelihood(utilities: Tensor, ranks: Tensor, *, ties: Ties = "efron") -> Tensor:
-    r"""Mean Bradley-Terry log-probability over the pairs that each ranking holds, in nats.
+    """Mean Bradley-Terry log-probability over the pairs that each ranking holds, in nats.
 
     The pairs of a ranking are all pairs of shown responses of which at least one is ranked. A strict pair adds
-    \(\log \sigma(u_w - u_l)\); a tied pair what `log_likelihood` gives for it under `ties`.
+    `log sigmoid(u_w - u_l)`; a tied pair what `log_likelihood` gives for it under `ties`.
 
     Args:
         utilities: `(..., judgments, responses)`.
@@ -95,7 +95,7 @@ def pair_log_likelihood(utilities: Tensor, ranks: Tensor, *, ties: Ties = "efron
     Raises:
         ValueError: as `log_likelihood`.
 
-    Example:
+    Examples:
         >>> u = torch.tensor([[1.0, 0.0, 0.0]])
         >>> pair_log_likelihood(u, torch.tensor([[1, 0, 0]])) == logsigmoid(torch.tensor(1.0))
         tensor([True])
@@ -128,7 +128,7 @@ def pair_margins(utilities: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: as `log_likelihood`.
 
-    Example:
+    Examples:
         >>> margins, strict = pair_margins(torch.tensor([[1.0, 3.0, 0.0]]), torch.tensor([[2, 1, 0]]))
         >>> margins[strict].tolist()
         [2.0, 1.0, 3.0]
@@ -148,9 +148,9 @@ def first_loss(ranks: Tensor, *, top: int | None = None) -> Tensor:
     Returns:
         `(judgments,)`, float64. It is what an untrained model must score: ln 2 for pairs, ln n! for rankings.
 
-    Example:
-        >>> first_loss(torch.tensor([[1, 2], [2, 1]])).tolist() == [torch.log(torch.tensor(2.0).double()).item()] * 2
-        True
+    Examples:
+        >>> first_loss(torch.tensor([[1, 2, 3], [1, 0, 0]])).exp().tolist()
+        [6.0..., 3.0...]
     """
     return -log_likelihood(torch.zeros(ranks.shape, dtype=torch.float64, device=ranks.device), ranks, top=top)
 
@@ -177,7 +177,7 @@ def _places(ranks: Tensor) -> Tensor:
 
 
 def _pairs(ranks: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """All pairs of columns: first, second (pairs,); compared, and -1, 0, 1 for first better, tied, second better."""
+    """All pairs of columns: first, second; compared; and -1, 0, 1 for first better, tied, second better."""
     first, second = torch.triu_indices(ranks.shape[-1], ranks.shape[-1], 1, device=ranks.device)
     pairs = torch.stack((ranks[:, first], ranks[:, second]), -1)  # (judgments, pairs, 2)
     compared = (pairs > NOT_SHOWN).all(-1) & (pairs > NOT_RANKED).any(-1)

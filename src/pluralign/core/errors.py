@@ -22,7 +22,7 @@ class RowError(PluralignError):
         column: the column or key at fault, or `None` where the whole row is.
         message: what was found and what was expected.
 
-    Example:
+    Examples:
         >>> str(RowError("ranks", "found 0, expected whole numbers from 1 (best)").at("votes.jsonl", 7))
         "votes.jsonl, row 7, column 'ranks': found 0, expected whole numbers from 1 (best)"
     """
@@ -41,7 +41,7 @@ class RowError(PluralignError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint that names the closest known word, or nothing when none is close.
 
-    Example:
+    Examples:
         >>> nearest("learnig_rate", ["learning_rate", "seed"])
         " (did you mean 'learning_rate'?)"
         >>> nearest("zzz", ["learning_rate"])
@@ -54,7 +54,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def one_line(text: object, limit: int = 80) -> str:
     """A value of the data as it may stand in a one-line message: no line breaks, cut at `limit` characters.
 
-    Example:
+    Examples:
         >>> one_line("first\\nsecond")
         "'first\\\\nsecond'"
     """

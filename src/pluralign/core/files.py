@@ -52,7 +52,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
     Raises:
         PluralignError: the disk refuses (full, read-only, not a folder ...), named with the mend.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> with atomic_write(folder / "a.txt", "w") as out:

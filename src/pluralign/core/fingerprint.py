@@ -12,7 +12,7 @@ from pathlib import Path
 def fingerprint(*parts: object) -> str:
     """A 32-digit hexadecimal name of plain values (numbers, strings, lists, dicts, bytes, None).
 
-    Example:
+    Examples:
         >>> fingerprint("a", [1, 2]) == fingerprint("a", [1, 2])
         True
         >>> fingerprint("ab", "c") == fingerprint("a", "bc")

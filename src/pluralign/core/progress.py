@@ -14,7 +14,7 @@ def track(items: Iterable[Item], description: str, total: int | None = None) -> 
 
     Nothing is drawn when the error stream is not a terminal.
 
-    Example:
+    Examples:
         >>> list(track([1, 2], "counting"))
         [1, 2]
     """

@@ -32,7 +32,7 @@ def resampled_sums(sums: Floats, replicates: int, seed: int, cells: int = BLOCK_
     Returns:
         `(replicates, statistics)`.
 
-    Example:
+    Examples:
         Every replicate draws three clusters.
 
         >>> resampled_sums(np.ones((3, 1)), replicates=4, seed=0).ravel().tolist()
@@ -77,7 +77,7 @@ def bootstrap_intervals(
     Raises:
         PluralignError: `replicates` under 1, `level` not between 0 and 1, or `bins` odd or under 2.
 
-    Example:
+    Examples:
         Four prompts that agree leave nothing to vary.
 
         >>> from pluralign.evaluation.pairs import pairs_of

@@ -21,7 +21,7 @@ def top_label(pairs: Pairs) -> tuple[Floats, Floats, Floats, Ints]:
     Returns:
         confidence in [0.5, 1], correct (0.0 or 1.0), weight, and index into `pairs`, each `(kept,)`.
 
-    Example:
+    Examples:
         >>> from pluralign.evaluation.pairs import pairs_of
         >>> pairs = pairs_of([0.0, 1.0, 2.0, 2.0], [1, 2, 1, 2], [0, 2, 4], [0, 1], [1.0, 1.0])
         >>> confidence, correct, weight, kept = top_label(pairs)
@@ -46,7 +46,7 @@ def equal_width_edges(bins: int = 10) -> Floats:
     Raises:
         PluralignError: `bins` is odd or under 2.
 
-    Example:
+    Examples:
         >>> equal_width_edges(10).round(2).tolist()
         [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
     """
@@ -58,7 +58,7 @@ def equal_width_edges(bins: int = 10) -> Floats:
 def bin_of(confidence: Floats, edges: Floats) -> Ints:
     """The bin of each confidence: `edges[b] <= confidence < edges[b + 1]`, the last bin closed above.
 
-    Example:
+    Examples:
         >>> bin_of(np.array([0.5, 0.6, 0.99, 1.0]), np.array([0.5, 0.6, 1.0])).tolist()
         [0, 1, 1, 1]
     """
@@ -76,7 +76,7 @@ def bin_sums(index: Ints, bins: int, *values: Floats) -> Floats:
     Returns:
         `(len(values), bins)`.
 
-    Example:
+    Examples:
         >>> bin_sums(np.array([0, 2, 2]), 3, np.array([1.0, 2.0, 3.0])).tolist()
         [[1.0, 0.0, 5.0]]
     """
@@ -94,7 +94,7 @@ def calibration_error(pairs: Pairs, bins: int = 10) -> float | None:
 
     Source: arXiv 2312.07401 (ten equal bins, both orders).
 
-    Example:
+    Examples:
         One pair, sure by sigmoid(2) = 0.881 and right: the gap is 0.119.
 
         >>> from pluralign.evaluation.pairs import pairs_of
@@ -126,7 +126,7 @@ def reliability_table(pairs: Pairs, bins: int = 10) -> list[dict[str, float]]:
     Raises:
         PluralignError: `bins` is odd or under 2.
 
-    Example:
+    Examples:
         >>> from pluralign.evaluation.pairs import pairs_of
         >>> pairs = pairs_of([2.0, 0.0, 0.0, 2.0], [1, 2, 1, 2], [0, 2, 4], [0, 1], [1.0, 1.0])
         >>> [row] = reliability_table(pairs)

@@ -67,7 +67,7 @@ def pairs_of(
         PluralignError: a shape does not fit, a rank is negative or not whole, a weight is negative or
             not finite, or a reward is not a finite number.
 
-    Example:
+    Examples:
         One ranking a > b > c (c not ranked) and one tie.
 
         >>> pairs = pairs_of([2.0, 0.5, 1.0, 3.0, 3.5], [1, 2, 0, 1, 1], [0, 3, 5], [7, 8], [1.0, 1.0])
@@ -111,7 +111,7 @@ def pairs_of(
 def rank_keys(ranks: Ints) -> Ints:
     """Ranks as sortable keys, smaller is better, with "not ranked" (0) behind every rank.
 
-    Example:
+    Examples:
         >>> (rank_keys(np.array([2, 0, 1])) == UNRANKED).tolist()
         [False, True, False]
     """
@@ -125,7 +125,7 @@ def judgment_blocks(offsets: Ints, cells: int = BLOCK_CELLS) -> Iterator[tuple[I
         `(block,)` judgment indices and `(block, length)` places in the flat arrays. Judgments of fewer
         than two responses hold no pair and are passed over.
 
-    Example:
+    Examples:
         >>> [(b.tolist(), p.tolist()) for b, p in judgment_blocks(np.array([0, 2, 5, 7]))]
         [([0, 2], [[0, 1], [5, 6]]), ([1], [[2, 3, 4]])]
     """
@@ -149,7 +149,7 @@ def checked_rankings(
     Raises:
         PluralignError: as `pairs_of` says.
 
-    Example:
+    Examples:
         >>> checked_rankings([1.0, float("nan")], [1, 2], [0, 2], [0], [1.0])
         Traceback (most recent call last):
         ...
@@ -183,7 +183,7 @@ def whole_numbers(name: str, values: ArrayLike) -> Ints:
     Raises:
         PluralignError: another dimension, or numbers that are not of an integer type.
 
-    Example:
+    Examples:
         >>> whole_numbers("ranks", [1.5])
         Traceback (most recent call last):
         ...

@@ -37,7 +37,7 @@ def kendall_tau(rewards: ArrayLike, ranks: ArrayLike, offsets: ArrayLike, weight
     Raises:
         PluralignError: as in `pairs_of`.
 
-    Example:
+    Examples:
         >>> round(kendall_tau([3.0, 1.0, 2.0], [1, 2, 3], [0, 3], [1.0]), 3)
         0.333
     """
@@ -84,7 +84,7 @@ def crowd_spearman(
     Raises:
         PluralignError: as in `pairs_of`, or one response of a prompt has two rewards.
 
-    Example:
+    Examples:
         Two people agree on the worst answer and disagree on the best; the rewards follow the first.
 
         >>> ranks, response = [1, 2, 3, 2, 1, 3], [0, 1, 2, 0, 1, 2]
@@ -139,7 +139,7 @@ def spearman_within(group: Ints, left: Floats, right: Floats) -> Floats:
     Returns:
         `(qualifying groups,)`, in the order of the group numbers.
 
-    Example:
+    Examples:
         >>> group = np.array([4, 4, 4, 9, 9, 9])
         >>> spearman_within(group, np.arange(6.0), np.array([1.0, 3.0, 2.0, 5.0, 5.0, 5.0])).tolist()
         [0.5]
@@ -166,7 +166,7 @@ def standing(group: Ints, value: Floats | Ints) -> tuple[Ints, Ints, Ints]:
     Returns:
         how many of the group are smaller, how many are equal (itself included), how many there are.
 
-    Example:
+    Examples:
         >>> [a.tolist() for a in standing(np.array([0, 0, 0, 1]), np.array([5, 2, 5, 1]))]
         [[1, 0, 1, 0], [2, 1, 2, 1], [3, 3, 3, 1]]
     """

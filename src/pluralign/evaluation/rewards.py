@@ -24,7 +24,7 @@ def reward_metrics(pairs: Pairs, bins: int = 10) -> dict[str, float]:
     Raises:
         PluralignError: `bins` is odd or under 2.
 
-    Example:
+    Examples:
         >>> from pluralign.evaluation.pairs import pairs_of
         >>> pairs = pairs_of([1.0, 0.0, 2.0, 2.0], [1, 2, 1, 2], [0, 2, 4], [0, 1], [1.0, 1.0])
         >>> {name: round(value, 3) for name, value in reward_metrics(pairs).items()}

@@ -28,7 +28,7 @@ def sliced_metrics(pairs: Pairs, slices: Mapping[str, Sequence[str | None]], bin
         PluralignError: a column is not as long as there are judgments, or holds something that is neither
             text nor None.
 
-    Example:
+    Examples:
         >>> from pluralign.evaluation.pairs import pairs_of
         >>> pairs = pairs_of([1.0, 0.0, 2.0, 3.0], [1, 2, 1, 2], [0, 2, 4], [0, 1], [1.0, 1.0])
         >>> metrics = sliced_metrics(pairs, {"source": ["chat", None]})
@@ -66,7 +66,7 @@ def annotator_table(
     Raises:
         PluralignError: as `sliced_metrics` says.
 
-    Example:
+    Examples:
         >>> from pluralign.evaluation.pairs import pairs_of
         >>> pairs = pairs_of([1.0, 0.0, 2.0, 3.0], [1, 2, 1, 1], [0, 2, 4], [0, 1], [1.0, 1.0])
         >>> table = annotator_table(pairs, ["ann", "bob"])
@@ -98,7 +98,7 @@ def coded(column: str, values: Sequence[str | None], judgments: int) -> tuple[li
     Raises:
         PluralignError: a wrong length, or a value that is neither text nor None.
 
-    Example:
+    Examples:
         >>> names, code = coded("source", ["b", None, "a"], 3)
         >>> names, code.tolist()
         (['a', 'b'], [1, -1, 0])

@@ -29,7 +29,11 @@ def evaluate_rewards(
     """Metrics of `reward_metrics`, rank correlations, intervals over prompts, and slices.
 
     Args:
-        rewards, ranks, offsets, prompt, weight: as in `pluralign.evaluation.pairs.pairs_of`.
+        rewards: of each shown response, float `(total,)`, the judgments end to end.
+        ranks: 1 best, equal = tie, 0 = shown but not ranked, int `(total,)`.
+        offsets: where each judgment begins and the last one ends, int `(judgments + 1,)`.
+        prompt: the cluster of each judgment, int `(judgments,)`.
+        weight: of each judgment, `(judgments,)`.
         response: id of the unique response at each place, int `(total,)`; without it there is no `spearman`.
         slices: as in `pluralign.evaluation.slices.sliced_metrics`.
         replicates: bootstrap draws; 0 leaves the intervals out.
@@ -44,7 +48,7 @@ def evaluate_rewards(
     Raises:
         PluralignError: an argument does not fit; the message names it.
 
-    Example:
+    Examples:
         >>> metrics = evaluate_rewards([2.0, 1.0, 0.0], [1, 2, 3], [0, 3], [0], [1.0], response=[0, 1, 2])
         >>> metrics["accuracy"], metrics["kendall_tau"], metrics["spearman"], "accuracy_low" in metrics
         (1.0, 1.0, 1.0, False)

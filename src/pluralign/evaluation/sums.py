@@ -31,7 +31,7 @@ def pair_sums(pairs: Pairs, group: Ints, groups: int, bins: int = 10) -> Floats:
     Returns:
         `(groups, 4 + bins / 2)`.
 
-    Example:
+    Examples:
         >>> from pluralign.evaluation.pairs import pairs_of
         >>> pairs = pairs_of([2.0, 0.0], [1, 2], [0, 2], [0], [1.0])
         >>> pair_sums(pairs, np.array([0]), 1).round(3).tolist()
@@ -66,7 +66,7 @@ def metrics_of_sums(sums: Floats) -> dict[str, Floats]:
     Returns:
         arrays `(groups,)`; nan marks a row whose denominator is 0, for the caller to leave out.
 
-    Example:
+    Examples:
         >>> sums = np.array([[2.0, 1.0, 1.5, 2.0, 0.1, -0.3], [0.0] * 6])
         >>> {name: values.tolist() for name, values in metrics_of_sums(sums).items()}
         {'accuracy': [0.5, nan], 'log_loss': [0.75, nan], 'ece': [0.2, nan]}

@@ -45,7 +45,7 @@ def preference_rows(judgments: Judgments, lost: Counter[str] | None = None) -> I
         lost: counts what the rows cannot carry: ties, pairs of unranked responses, labels, weights, and the
             columns about who, where and when.
 
-    Example:
+    Examples:
         >>> rows = [{"prompt": "Tea?", "responses": ["Yes", "Later", "No"], "ranks": [1, 2, 2]}]
         >>> lost = Counter()
         >>> [(row["chosen"], row["rejected"]) for row in preference_rows(Judgments.from_rows(rows), lost)]

@@ -61,7 +61,7 @@ def utilities(town: Town, text: str, time: float = 0.0) -> np.ndarray:
     Returns:
         float64, `(types,)`, in the order of `town.types`.
 
-    Example:
+    Examples:
         >>> utilities(Town(), "It takes 5 minutes.").round(2).tolist()
         [1.2, -0.38, 2.1]
     """
@@ -85,7 +85,7 @@ def label_thresholds(town: Town) -> np.ndarray:
 def simulate(town: Town) -> Simulation:
     """Let the people of a town judge.
 
-    Example:
+    Examples:
         >>> simulation = simulate(Town(annotators=4, judgments_per_annotator=2))
         >>> len(simulation.judgments), simulation.types["h001"] == simulation.judgments.row(0)["group"]
         (8, True)

@@ -23,7 +23,7 @@ def pseudonymizer(key: bytes) -> Callable[[str], str]:
     Raises:
         PluralignError: the key is too short to keep names from being guessed.
 
-    Example:
+    Examples:
         >>> name = pseudonymizer(b"sixteen bytes or more")
         >>> name("ann") == name("ann"), name("ann") == name("bob"), len(name("ann"))
         (True, False, 21)

@@ -40,7 +40,7 @@ def read(
         PluralignError: a file is missing, empty or damaged, a row is not a judgment, or the files do not fit
             together; names the file, the row and the column.
 
-    Example:
+    Examples:
         >>> import json, pathlib, tempfile
         >>> file = pathlib.Path(tempfile.mkdtemp()) / "votes.jsonl"
         >>> _ = file.write_text(json.dumps({"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [2, 1]}))

@@ -27,7 +27,7 @@ ENDINGS = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".dat")
 def kind_of(path: Path) -> str:
     """The ending that says how a file is written, without `.gz`.
 
-    Example:
+    Examples:
         >>> kind_of(Path("votes.csv.gz"))
         '.csv'
     """

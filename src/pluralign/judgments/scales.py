@@ -28,7 +28,7 @@ class LabelScale:
     Raises:
         PluralignError: fewer than two labels, a repeated label, or rewards that do not fit.
 
-    Example:
+    Examples:
         >>> scale = LabelScale("mood", ("good", "bad"), (1.0, -1.0))
         >>> scale.reward("bad")
         -1.0
@@ -54,7 +54,7 @@ class LabelScale:
     def find(self, value: object) -> str | None:
         """The label that `value` stands for (numbers and booleans stand for their digits), or `None`.
 
-        Example:
+        Examples:
             >>> BUILT_IN_SCALES["1-to-5"].find(3.0), BUILT_IN_SCALES["binary"].find(True)
             ('3', '1')
         """
@@ -128,7 +128,7 @@ def label_scale(given: str | os.PathLike[str] | Mapping[str, Any] | LabelScale) 
     Raises:
         PluralignError: no such name or file, or the file does not hold a scale.
 
-    Example:
+    Examples:
         >>> label_scale("binary").labels
         ('0', '1')
     """

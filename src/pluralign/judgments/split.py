@@ -40,7 +40,7 @@ def split(
         PluralignError: there are fewer than two units, the share is not between 0 and 1, or one side would be
             empty; says what to do.
 
-    Example:
+    Examples:
         >>> rows = [{"prompt": f"Tea {n % 5}?", "responses": ["Yes", "No"], "ranks": [1, 2]} for n in range(20)]
         >>> train, held = split(Judgments.from_rows(rows), by="prompt", test=0.4)
         >>> len(train), len(held), set(train.column("prompt")) & set(held.column("prompt"))
@@ -73,7 +73,7 @@ def held_out(
     Raises:
         PluralignError: as `split`.
 
-    Example:
+    Examples:
         >>> rows = [{"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, 2], "source": s} for s in "abba"]
         >>> held_out(Judgments.from_rows(rows), by="source", test=0.5, seed=1).tolist()
         [False, True, True, False]
@@ -131,8 +131,9 @@ def units(judgments: Judgments, by: By) -> tuple[np.ndarray, list[str]]:
     Raises:
         PluralignError: `by` is none of `prompt`, `annotator`, `source`, `group`.
 
-    Example:
-        >>> rows = [{"prompt": "Tea?", "responses": ["Yes"], "ranks": [1], "annotator": a} for a in ("x", None, "x")]
+    Examples:
+        >>> row = {"prompt": "Tea?", "responses": ["Yes"], "ranks": [1]}
+        >>> rows = [{**row, "annotator": name} for name in ("x", None, "x")]
         >>> unit_of, keys = units(Judgments.from_rows(rows), "annotator")
         >>> unit_of.tolist(), keys[0]
         ([0, 1, 0], '"x"')

@@ -34,7 +34,7 @@ _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]
 def schema(form: Form, scale: LabelScale | None = None) -> pa.Schema:
     """The Arrow schema of a table whose prompts are texts or chat messages; the scale goes to its metadata.
 
-    Example:
+    Examples:
         >>> schema("text").field("responses").type
         ListType(list<item: string>)
     """
@@ -71,7 +71,7 @@ def ranks_from_scores(scores: Sequence[float | None]) -> list[int | None]:
 
     A rank is one more than the number of responses that are strictly better, so [9, 9, 4] gives [1, 1, 3].
 
-    Example:
+    Examples:
         >>> ranks_from_scores([0.5, 2.0, None, 0.5])
         [2, 1, None, 2]
     """
@@ -86,7 +86,7 @@ class Judgments:
     Args:
         table: the Arrow table, in `schema`; `read` and `Judgments.from_rows` make it.
 
-    Example:
+    Examples:
         >>> judgments = Judgments.from_rows([{"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, 2]}])
         >>> len(judgments), judgments.form, judgments.row(0)["responses"]
         (1, 'text', ['Yes', 'No'])

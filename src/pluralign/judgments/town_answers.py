@@ -109,7 +109,7 @@ def traits(text: str) -> np.ndarray:
     Returns:
         float64, `(len(TRAITS),)`.
 
-    Example:
+    Examples:
         >>> traits("Thank you for asking. It takes 5 minutes.").tolist()
         [0.8, 1.0, 1.0, 0.0, 0.0, 0.0]
     """
@@ -131,7 +131,7 @@ def compose(prompt: str, rng: np.random.Generator) -> Answer:
         prompt: one of `PROMPTS`; another raises `KeyError`.
         rng: the source of chance; each answer takes the same number of draws from it.
 
-    Example:
+    Examples:
         >>> answer = compose(PROMPTS[0], np.random.default_rng(0))
         >>> bool((answer.traits == traits(answer.text)).all())
         True

@@ -27,7 +27,7 @@ class RowChecker:
     Args:
         scale: the label scale of the file, or `None` when it has no labels.
 
-    Example:
+    Examples:
         >>> row = RowChecker().check({"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, 2]})
         >>> row["weight"], row["annotator"], len(row["id"])
         (1.0, None, 24)

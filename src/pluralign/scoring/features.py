@@ -67,7 +67,7 @@ def text_features(
     Raises:
         PluralignError: no such model, or nothing in the texts to count.
 
-    Example:
+    Examples:
         >>> from pluralign.judgments import Judgments
         >>> from pluralign.scoring.items import items_of
         >>> rows = [{"prompt": "Tea?", "responses": ["Yes, with milk", "No, thank you"], "ranks": [1, 2]}]
@@ -89,7 +89,7 @@ def text_features(
 def plain_text(text: Any) -> str:
     """A text as it is; messages as their contents, one after the other.
 
-    Example:
+    Examples:
         >>> plain_text([{"role": "user", "content": "Tea?"}, {"role": "assistant", "content": "Yes"}])
         'Tea?\\nYes'
     """

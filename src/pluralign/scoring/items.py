@@ -28,7 +28,7 @@ class Items:
         weight: `(judgments,)` reliability.
         left_out: how many rows rank nothing (a single response, or no rank and no label).
 
-    Example:
+    Examples:
         >>> rows = [{"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, 2]}] * 3
         >>> items = items_of(Judgments.from_rows(rows))
         >>> len(items.prompts), items.responses, items.judgments, items.response.tolist()

@@ -45,7 +45,7 @@ def pool(states: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
         attention_mask: 1 where a token is, 0 where padding is, on either side.
         pooling: `"last"` takes the state of the last token, `"mean"` the mean over tokens.
 
-    Example:
+    Examples:
         >>> states = torch.tensor([[[1.0], [3.0], [9.0]]])
         >>> mask = torch.tensor([[1, 1, 0]])
         >>> pool(states, mask, "last").item(), pool(states, mask, "mean").item()
@@ -135,7 +135,7 @@ class RewardModel:
         tokenizer: pads on the right.
         limits: the token limits it was trained under.
 
-    Example:
+    Examples:
         >>> reward_model = load_reward_model("runs/my-reward")  # doctest: +SKIP
         >>> reward_model.score("Tea?", ["Yes, please.", "No."])  # doctest: +SKIP
         array([ 0.8, -0.3])

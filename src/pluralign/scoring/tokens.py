@@ -198,7 +198,7 @@ def batches_by_length(lengths: np.ndarray, max_tokens: int) -> Iterator[np.ndarr
 
     A single sequence longer than `max_tokens` makes a batch of its own.
 
-    Example:
+    Examples:
         >>> [batch.tolist() for batch in batches_by_length(np.array([5, 1, 4, 2]), 8)]
         [[0], [2, 3], [1]]
     """

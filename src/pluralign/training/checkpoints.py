@@ -37,7 +37,7 @@ def newest_checkpoint(run: Path, remove_halves: bool = True) -> Path | None:
         run: the run's folder.
         remove_halves: whether this process removes them (one of several does).
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> run = Path(tempfile.mkdtemp())
         >>> (run / "checkpoint-5").mkdir()

@@ -15,7 +15,7 @@ END, PAD = "<|end|>", "<|pad|>"
 def make_tokenizer(texts: Iterable[str], vocab_size: int = 2048) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer learnt from texts; it can write any text, and pads with its own token.
 
-    Example:
+    Examples:
         >>> tokenizer = make_tokenizer(["a cat sat", "a dog sat"], vocab_size=300)
         >>> tokenizer.decode(tokenizer("a bird 🐦")["input_ids"])
         'a bird 🐦'

@@ -195,7 +195,7 @@ class RewardTrainer(Trainer):
         )
         named = {f"{metric_key_prefix}_{key}": float(value) for key, value in metrics.items()}
         self.log(named)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, named)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, named)
         return named
 
     def score(self, dataset: Judgments | Iterable[Mapping[str, Any]]) -> tuple[Items, np.ndarray]:

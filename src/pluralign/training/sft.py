@@ -24,7 +24,7 @@ def completions(judgments: Judgments, responses: str = "best") -> datasets.Datas
     Raises:
         PluralignError: nothing is left.
 
-    Example:
+    Examples:
         >>> rows = [{"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, 2]}]
         >>> completions(Judgments.from_rows(rows))[0]
         {'prompt': 'Tea?', 'completion': 'Yes'}

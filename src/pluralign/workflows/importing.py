@@ -93,7 +93,7 @@ def import_files(
     Raises:
         PluralignError: bad input, with file, row and column; nothing is left behind.
 
-    Example:
+    Examples:
         >>> import json, tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> row = {"prompt": "Tea?", "chosen": "Yes", "rejected": "No"}

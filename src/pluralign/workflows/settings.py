@@ -69,7 +69,7 @@ def read_flags(arguments: Sequence[str]) -> dict[str, Given]:
     Raises:
         PluralignError: something stands where a flag was expected.
 
-    Example:
+    Examples:
         >>> {key: given.value for key, given in read_flags(["--seed", "1", "--bf16"]).items()}
         {'seed': '1', 'bf16': 'true'}
     """
@@ -107,7 +107,7 @@ def check_value(given: Given, hint: Any, choices: Sequence[Any] | None = None) -
     Raises:
         PluralignError: names the place, what was found, and what was expected.
 
-    Example:
+    Examples:
         >>> check_value(Given("1e-6", "config.yaml, line 3, key 'learning_rate'"), float)
         1e-06
     """

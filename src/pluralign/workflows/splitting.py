@@ -57,7 +57,7 @@ def split_file(
         PluralignError: the file cannot be read or split, both a share and a number of units are given, the file
             would be overwritten by its own part, or the disk refuses.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> rows = [{"prompt": f"Tea {n}?", "responses": ["Yes", "No"], "ranks": [1, 2]} for n in range(10)]
         >>> folder = Path(tempfile.mkdtemp())

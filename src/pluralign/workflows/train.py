@@ -98,7 +98,8 @@ def check(given: Mapping[str, Given], flags: Mapping[str, Given], place: str = "
     hidden = _OURS_TO_SET if objective == "sft" else _OURS_TO_SET | _NOT_FOR_REWARDS
     check_known(given, [key for key in {**own, **model_fields, **fields} if key not in hidden])
     values = {key: check_value(given[key], hint) for key, hint in own.items() if key in given}
-    model_values, arg_values = {}, {}
+    model_values: dict[str, Any] = {}
+    arg_values: dict[str, Any] = {}
     for key, found in given.items():
         # A field of both (trust_remote_code in TRL's configs) goes to both.
         for known, checked in ((model_fields, model_values), (fields, arg_values)):

@@ -18,7 +18,7 @@ Rows = Iterator[tuple[int, dict[str, Any]]]
 """Judgments with the numbers of the source rows that they came from."""
 
 Convert = Callable[[dict[str, Any]], Iterable[dict[str, Any] | RowError]]
-"""One source row to its judgments. A `RowError` that is raised refuses the row, one in the result only its judgment."""
+"""One source row to its judgments. A `RowError` raised refuses the row, one among them its judgment only."""
 
 CARRIED = ("id", "annotator", "source", "group", "weight", "time")
 """Columns of the canonical table that any preference row may have as well."""
@@ -72,7 +72,7 @@ def convert_rows(path: Path, convert: Convert, reject: Reject | None = None, tal
 def without(row: Mapping[str, Any], drop_columns: Collection[str], tally: Tally | None) -> dict[str, Any]:
     """The row without the columns that the user chose to drop; how often each was there is counted.
 
-    Example:
+    Examples:
         >>> without({"chosen": "a", "margin": 2}, ["margin"], None)
         {'chosen': 'a'}
     """

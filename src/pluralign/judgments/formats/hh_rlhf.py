@@ -40,7 +40,7 @@ def transcripts(row: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         RowError: no turn of the assistant is shared, an answer is empty, or two are the same.
 
-    Example:
+    Examples:
         >>> made = transcripts({"chosen": "\\n\\nHuman: Tea?\\n\\nAssistant: Yes.",
         ...                     "rejected": "\\n\\nHuman: Tea?\\n\\nAssistant: No."})
         >>> made["prompt"], made["responses"]

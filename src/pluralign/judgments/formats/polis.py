@@ -135,8 +135,8 @@ def _check_counts(row: Mapping[str, str], cast: Mapping[str, str], dropped: bool
         if not dropped and row.get(column, "").strip() not in ("", str(counted)):
             raise RowError(
                 column,
-                f"found {one_line(row[column])}, but the row has {counted} votes that mean {label} (1 agree, 0 pass, "
-                "-1 disagree): check the sign of the votes, or say --drop-columns n-agree,n-disagree",
+                f"found {one_line(row[column])}, but the row has {counted} votes that mean {label} (1 agree, 0 "
+                "pass, -1 disagree): check the sign of the votes, or say --drop-columns n-agree,n-disagree",
             )
 
 

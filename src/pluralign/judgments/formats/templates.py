@@ -50,7 +50,7 @@ class Field:
 class Template:
     """Text with fields. One field and nothing else keeps the type of its value; else the parts make text.
 
-    Example:
+    Examples:
         >>> template = Template.of(Value("{who} says {what.0}", "map.yaml, line 1", "prompt"), [])
         >>> template.render({"who": "Ann", "what": ["yes", "no"]}, {})
         'Ann says yes'

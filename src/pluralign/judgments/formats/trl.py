@@ -39,7 +39,7 @@ def from_trl(rows: Iterable[Mapping[str, Any]], drop_columns: Collection[str] = 
     Raises:
         PluralignError: the first row that is no preference, with its number; or there is none.
 
-    Example:
+    Examples:
         >>> judgments = from_trl([{"prompt": "Tea?", "chosen": "Yes", "rejected": "No"}])
         >>> judgments.row(0)["responses"], judgments.row(0)["ranks"]
         (['Yes', 'No'], [1, 2])
@@ -66,7 +66,7 @@ def preference(row: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         RowError: a column is missing, unknown, or of the wrong kind.
 
-    Example:
+    Examples:
         >>> made = preference({"chosen": "The sky is blue.", "rejected": "The sky is black."})
         >>> made["prompt"], made["responses"]
         ('The sky is', [' blue.', ' black.'])
@@ -97,7 +97,7 @@ def _shared_messages(chosen: list[Any], rejected: list[Any]) -> int:
 
 
 def _shared_text(chosen: str, rejected: str) -> int:
-    """Where the shared beginning ends, never inside a word; a space before the cut goes to the responses, as in TRL."""
+    """Where the shared beginning ends, never inside a word; a space before it goes to the responses, as in TRL."""
     cut = len(os.path.commonprefix([chosen, rejected]))
     while cut > 0 and (_inside_word(chosen, cut) or _inside_word(rejected, cut)):
         cut -= 1

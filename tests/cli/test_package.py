@@ -1,0 +1,85 @@
+"""The package as others get it: a wheel that installs and runs, quick to answer."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    out = tmp_path_factory.mktemp("dist")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(out),
+        str(ROOT),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    (found,) = out.glob("*.whl")
+    return found
+
+
+def test_the_built_wheel_installs_and_runs(wheel, tmp_path):
+    site = tmp_path / "site"
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--no-index",
+            "--target",
+            str(site),
+            str(wheel),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    # -I and an own path: the wheel's package is found, not the one in the source tree.
+    code = f"import sys; sys.path.insert(0, {str(site)!r}); import pluralign; print(pluralign.__file__); "
+    code += "sys.argv = ['pluralign', '--version']; from pluralign.cli.main import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    where, version = done.stdout.split("\n")[:2]
+    assert Path(where).is_relative_to(site)
+    assert version.startswith("pluralign 0.")
+    assert (site / "bin" / "pluralign").exists()
+
+
+def test_the_wheel_holds_types_licence_and_no_tests(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "pluralign/py.typed" in names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert not [name for name in names if name.startswith(("tests", "bench", "docs"))]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["import", "--help"], ["split", "--help"], ["train", "--help"]])
+def test_quick_commands_load_no_heavy_library(words):
+    code = f"import sys; sys.argv = ['pluralign', *{words!r}]\n"
+    code += "from pluralign.cli.main import main\ntry: main()\nexcept SystemExit as e: assert not e.code, e.code\n"
+    code += "heavy = {'torch', 'transformers', 'datasets', 'trl'} & set(sys.modules)\nassert not heavy, heavy"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_public_names_are_there_and_unknown_ones_are_named():
+    import pluralign
+
+    for name in pluralign.__all__:
+        assert getattr(pluralign, name) is not None
+        assert name in dir(pluralign)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = pluralign.nothing
