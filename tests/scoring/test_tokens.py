@@ -76,6 +76,17 @@ def test_long_responses_are_cut_on_the_right_and_keep_their_end(causal):
     )
 
 
+@pytest.mark.parametrize("kind", ["causal", "encoder"])
+@pytest.mark.parametrize("prompt", ["", "rain " * 50])
+@pytest.mark.parametrize("longest", [6, 20, 24])
+def test_nothing_is_longer_than_the_limit(kind, prompt, longest, request):
+    tokenizer = request.getfixturevalue(kind)
+    found = tokenize(items(prompt, "good " * 50, "bad"), tokenizer, TokenLimits(24, longest), kind == "encoder")
+    assert found.lengths().max() <= 24
+    assert max(len(ids) for ids in found.response_ids) <= longest
+    assert found.cut_responses == 1
+
+
 def test_chat_messages_go_through_the_template(causal):
     tokenizer = AutoTokenizer.from_pretrained(causal.name_or_path)
     messages = [{"role": "user", "content": "Tea?"}]

@@ -131,8 +131,10 @@ def _cut(
 ) -> TokenizedItems:
     cut_responses = 0
     longest = np.zeros(len(prompt_ids), dtype=np.int64)
+    # The special tokens around a prompt stay even when a response leaves it no other room.
+    whole = limits.max_length - len(render.before) - len(render.between)
+    room = max(1, min(limits.response, whole) - len(render.after))
     for index, ids in enumerate(response_ids):
-        room = limits.response - len(render.after)
         if len(ids) > room:
             cut_responses += 1
             ids = ids[:room]
@@ -143,10 +145,10 @@ def _cut(
     cut_prompts = 0
     for index, ids in enumerate(prompt_ids):
         between = render.between if ids else []
-        room = limits.max_length - int(longest[index]) - len(render.before) - len(between)
-        if len(ids) > room:
+        left = max(0, limits.max_length - int(longest[index]) - len(render.before) - len(between))
+        if len(ids) > left:
             cut_prompts += 1
-            ids = ids[len(ids) - max(room, 0) :]
+            ids = ids[len(ids) - left :]
         prompt_ids[index] = render.before + ids + between
     return TokenizedItems(prompt_ids, response_ids, item, cut_prompts, cut_responses)
 
