@@ -25,8 +25,9 @@ def test_both_sides_are_written_and_counted(monkeypatch, capsys, town, tmp_path)
     out = tmp_path / "sides"
     assert run(monkeypatch, town, "--by", "annotator", "--out", out) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0] == "train: 32 judgments, 8 units by annotator"
-    assert printed[1] == "test: 8 judgments, 2 units by annotator"
+    assert printed[:3] == [
+        "train: 32 judgments, 8 units (annotator)", "test: 8 judgments, 2 units (annotator)", "units shared: 0"
+    ]  # fmt: skip
     train, test = read(out / "train.parquet"), read(out / "test.parquet")
     assert (len(train), len(test)) == (32, 8)
     assert set(train.column("annotator")).isdisjoint(test.column("annotator"))
@@ -49,9 +50,9 @@ def test_units_share_and_seed_are_heard(monkeypatch, town, tmp_path):
     ("arguments", "message"),
     [
         (("--by", "promt"), "did you mean 'prompt'"),
-        (("--by", "source"), "needs two"),
-        (("--by", "annotator", "--test", "1.5"), "above 0 and below 1"),
-        (("--by", "annotator", "--test", "0.01"), "leaves the test side empty"),
+        (("--by", "source"), "split by another column"),
+        (("--by", "annotator", "--test", "1.5"), "expected a number between 0 and 1"),
+        (("--by", "annotator", "--test", "0.01"), "the test side would be empty"),
         (("--by", "annotator", "--test-units", "10"), "expected 1 to 9"),
         (("--by", "annotator", "--test", "0.3", "--test-units", "2"), "give one of them"),
         ((), "--by"),
@@ -68,3 +69,12 @@ def test_a_missing_file_is_named(monkeypatch, capsys, tmp_path):
     assert run(monkeypatch, tmp_path / "no.parquet", "--by", "prompt", "--out", tmp_path / "sides") == 2
     assert "no.parquet" in capsys.readouterr().err
     assert not (tmp_path / "sides").exists()
+
+
+def test_a_file_is_not_overwritten_by_its_own_part(monkeypatch, capsys, town):
+    file = town.rename(town.with_name("train.parquet"))
+    before = file.read_bytes()
+    assert run(monkeypatch, file, "--by", "annotator", "--out", file.parent) == 2
+    assert "overwritten by its own part" in capsys.readouterr().err
+    assert file.read_bytes() == before
+    assert [path.name for path in file.parent.iterdir()] == ["train.parquet"]

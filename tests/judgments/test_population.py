@@ -18,7 +18,7 @@ from pluralign.judgments.population import (
     simulate,
     traits,
     utilities,
-)  # fmt: skip
+)
 
 ONE = (TypeSpec("one", 1.0, (0.5, 1.0, -0.7, 0.4, -0.5, 0.8)),)
 
@@ -165,17 +165,18 @@ def test_labels_rise_with_utility_and_are_equally_frequent(scale):
     judgments = simulation.judgments
     found = judgments.label_scale
     assert judgments.column("ranks") == [None] * len(judgments)
-    pairs = np.array([
-        (utility, found.reward(label))
-        for row in judgments.rows()
-        for utility, label in zip(
-            row_utilities(town, row, simulation.type_index[row["annotator"]]), row["labels"], strict=True
-        )
-    ])  # fmt: skip
-    by_fifth = [part[:, 1].mean() for part in np.array_split(pairs[np.argsort(pairs[:, 0])], 5)]
-    assert by_fifth == sorted(by_fifth)
+    pairs = collections.defaultdict(list)
+    for row in judgments.rows():
+        kind = simulation.type_index[row["annotator"]]
+        rewards = [found.reward(label) for label in row["labels"]]
+        pairs[kind] += zip(row_utilities(town, row, kind), rewards, strict=True)
+    # Within a type only: each type has thresholds of its own, so labels of two types are on two scales.
+    for kind in range(3):
+        by_utility = np.array(sorted(pairs[kind]))
+        by_fifth = [part[:, 1].mean() for part in np.array_split(by_utility, 5)]
+        assert by_fifth == sorted(by_fifth)
     counts = collections.Counter(label for labels in judgments.column("labels") for label in labels)
-    share = np.array([counts[label] for label in found.labels]) / len(pairs)
+    share = np.array([counts[label] for label in found.labels]) / counts.total()
     np.testing.assert_allclose(share, 1 / len(found.labels), atol=0.04)  # thresholds and judgments are samples
     assert label_thresholds(town).shape == (3, len(found.labels) - 1)
 

@@ -21,6 +21,7 @@ _DISK = {
     errno.EPERM: "not permitted: choose a folder you may write to",
     errno.EROFS: "the file system is read-only: choose another place",
     errno.ENOTDIR: "a part of the path is a file, not a folder: choose another place",
+    errno.EEXIST: "a part of the path is a file, not a folder: choose another place",
     errno.EISDIR: "is a folder, and a file was expected: give a file name",
     errno.ENOENT: "no such file or folder: check the path",
     errno.ENAMETOOLONG: "the name is too long for this file system: choose a shorter one",

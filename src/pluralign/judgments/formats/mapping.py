@@ -89,7 +89,10 @@ def read_mapping_file(path: Path) -> MappingFile:
     if "label_scale" in keys:
         given = keys["label_scale"].plain()
         beside = path.parent / str(given)
-        scale = label_scale(beside if isinstance(given, str) and beside.is_file() else given)
+        try:
+            scale = label_scale(beside if isinstance(given, str) and beside.is_file() else given)
+        except PluralignError as complaint:
+            raise keys["label_scale"].complain(str(complaint)) from complaint
     return MappingFile(path, votes, found, tables, scale)
 
 

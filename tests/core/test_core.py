@@ -1,0 +1,68 @@
+"""Files are whole or absent; runs know what they are."""
+
+import json
+import math
+
+import pytest
+
+from pluralign.core.errors import PluralignError
+from pluralign.core.files import atomic_folder, atomic_write, write_json
+from pluralign.core.fingerprint import fingerprint, fingerprint_folder
+from pluralign.core.runs import file_fingerprints, finish_run, read_metrics, run_state, start_run
+
+
+def test_a_fault_leaves_what_stood_there(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("before")
+    with pytest.raises(RuntimeError, match="oops"), atomic_write(file, "w") as out:
+        out.write("half")
+        raise RuntimeError("oops")
+    assert file.read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+    with pytest.raises(RuntimeError, match="oops"), atomic_folder(tmp_path / "run") as folder:
+        (folder / "half").touch()
+        raise RuntimeError("oops")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_folder_gets_its_files_and_keeps_others(tmp_path):
+    (tmp_path / "old").write_text("old")
+    (tmp_path / "new").write_text("before")
+    with atomic_folder(tmp_path) as folder:
+        (folder / "new").write_text("after")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"old": "old", "new": "after"}
+
+
+def test_metrics_hold_no_nan(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "m.json", {"accuracy": math.nan})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_new_started_finished_or_refused(tmp_path):
+    (tmp_path / "data").write_text("1")
+    run, config, inputs = tmp_path / "run", {"seed": 1, "rate": 0.5}, file_fingerprints([tmp_path / "data"])
+    assert run_state(run, config, inputs) == "new"
+    start_run(run, config, inputs)
+    assert run_state(run, config, inputs) == "started"
+    finish_run(run, {"accuracy": 0.5}, "# card")
+    assert run_state(run, config, inputs) == "finished"
+    assert read_metrics(run) == {"accuracy": 0.5}
+    assert json.loads((run / "environment.json").read_text())["inputs"] == inputs
+    with pytest.raises(
+        PluralignError, match=r"these keys differ: rate \(0.5 before, 0.6 now\), seed \(1 before, None"
+    ):
+        run_state(run, {"rate": 0.6}, inputs)
+    (tmp_path / "data").write_text("2")
+    with pytest.raises(PluralignError, match="have changed since"):
+        run_state(run, config, file_fingerprints([tmp_path / "data"]))
+
+
+def test_fingerprints_follow_content(tmp_path):
+    (tmp_path / "a").write_text("x")
+    first = fingerprint_folder(tmp_path)
+    assert fingerprint_folder(tmp_path) == first
+    (tmp_path / "a").write_text("y")
+    assert fingerprint_folder(tmp_path) != first
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    assert fingerprint(1, "2") != fingerprint("1", 2)
