@@ -83,23 +83,31 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Fill a folder under a temporary name beside its place; its files move in when all are written.
 
-    Files of the same names in `path` are replaced, others stay. A fault leaves `path` as it was.
+    Files of the same names in `path` are replaced, others stay. A fault leaves `path` as it was. Old files go
+    before the first new one comes, so that a killed process leaves files missing, never old beside new.
     """
     path = Path(path)
     partial = path / ".partial"
     with disk_errors(path):
+        made = not path.exists()
         path.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         try:
             yield partial
-            for item in sorted(partial.iterdir()):
+            items = sorted(partial.iterdir())
+            for item in items:
                 target = path / item.name
                 if target.is_dir():
                     shutil.rmtree(target)
-                os.replace(item, target)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+                else:
+                    target.unlink(missing_ok=True)
+            for item in items:
+                os.replace(item, path / item.name)
+        except BaseException:
+            shutil.rmtree(path if made else partial, ignore_errors=True)
+            raise
+        partial.rmdir()
 
 
 def write_json(path: str | os.PathLike[str], value: object) -> None:

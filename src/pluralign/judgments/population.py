@@ -106,10 +106,11 @@ def simulate(town: Town) -> Simulation:
     rows = []
     for person, name in enumerate(names):
         kind = index[person]
+        moments = np.sort(times.random(town.judgments_per_annotator))
         for turn in range(town.judgments_per_annotator):
             shared = sets.random() < town.overlap
             prompt, answers = common[turn] if shared else _choice_set(sets, town.responses, seen)
-            time = times.random()
+            time = moments[turn]
             gumbel = choices.gumbel(size=town.responses)
             utility = np.array([answer.traits for answer in answers]) @ (weights[kind] + time * drift[kind])
             scores = gumbel if careless[person] else utility + town.noise * gumbel

@@ -135,10 +135,10 @@ class RewardModel:
         tokenizer: pads on the right.
         limits: the token limits it was trained under.
 
-    Examples:
-        >>> reward_model = load_reward_model("runs/my-reward")  # doctest: +SKIP
-        >>> reward_model.score("Tea?", ["Yes, please.", "No."])  # doctest: +SKIP
-        array([ 0.8, -0.3])
+    Load one and score with it:
+
+        reward_model = pluralign.load_reward_model("runs/my-reward")
+        reward_model.score("Tea?", ["Yes, please.", "No."])
     """
 
     model: PreTrainedModel
