@@ -43,7 +43,7 @@ def real_data() -> list[str]:
         f"one epoch over at most {options['judgments']} judgments, learning rate {options['learning_rate']}, "
         f"{options['max_length']} tokens. Accuracy with 95 % intervals over prompts.",
         "",
-        "| data | judgments | length | TF-IDF, linear | MiniLM frozen, linear | MiniLM tuned | log-loss, tuned | ECE, tuned |",
+        "| data | judgments | length | TF-IDF | MiniLM frozen | MiniLM tuned | log-loss, tuned | ECE, tuned |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, entry in found["sets"].items():
@@ -66,8 +66,8 @@ def real_data() -> list[str]:
 def small_language_model() -> list[str]:
     found = stored("small_language_model")
     return [
-        f"{found['parameters'] / 1e6:.2f} million parameters, {found['steps']} steps, {found['seconds']:.0f} s: held-out "
-        f"loss {found['eval_loss']:.3f} nats a token (a uniform guess: {found['uniform_loss']:.3f}).",
+        f"{found['parameters'] / 1e6:.2f} million parameters, {found['steps']} steps, {found['seconds']:.0f} s: "
+        f"held-out loss {found['eval_loss']:.3f} nats a token (a uniform guess: {found['uniform_loss']:.3f}).",
     ]
 
 

@@ -1,31 +1,12 @@
 """`train`, `evaluate` and `score` through the command line: what they write, and what they refuse in one line."""
 
 import json
-import sys
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pluralign.cli.main import main
 from pluralign.judgments import Judgments
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command line in this process: exit code, what it printed, what it complained."""
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["pluralign", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as leaving:
-            code = leaving.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return call
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import BUILT_IN_SCALES, Judgments, LabelScale, read, reading
 from pluralign.judgments.scales import label_scale
-from pluralign.judgments.table import ranks_from_scores
+from pluralign.judgments.schema import ranks_from_scores
 
 
 @pytest.fixture

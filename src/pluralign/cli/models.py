@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from pluralign.cli.main import app
+from pluralign.cli.app import app
 
 _HUB_REVISION = typer.Option("main", help="Branch, tag or commit of a model on the hub.")
 _REMOTE_CODE = typer.Option(False, help="Run code that comes with the model. Only for code you have read.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from pluralign.cli.main import app
+from pluralign.cli.app import app
 
 
 @app.command()

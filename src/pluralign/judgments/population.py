@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from pluralign.judgments.scales import LabelScale, label_scale
-from pluralign.judgments.table import Judgments, ranks_from_scores
+from pluralign.judgments.schema import ranks_from_scores
+from pluralign.judgments.table import Judgments
 from pluralign.judgments.town import DEFAULT_TYPES, Town, TypeSpec
 from pluralign.judgments.town_answers import PROMPTS, TRAITS, Answer, compose, traits
 

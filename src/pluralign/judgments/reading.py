@@ -16,7 +16,8 @@ from pluralign.core.files import disk_errors
 from pluralign.core.progress import track
 from pluralign.judgments.rows import expected_rows, kind_of, read_rows
 from pluralign.judgments.scales import LabelScale, label_scale
-from pluralign.judgments.table import Judgments, scale_of, schema, sidecar
+from pluralign.judgments.schema import scale_of, schema
+from pluralign.judgments.table import Judgments, sidecar
 from pluralign.judgments.validation import RowChecker, checked_batches
 
 IN_MEMORY_BYTES = 256 * 2**20

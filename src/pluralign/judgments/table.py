@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,64 +19,8 @@ from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write
 from pluralign.core.fingerprint import fingerprint
 from pluralign.judgments.scales import LabelScale
-
-Form = Literal["text", "messages"]
-
-COLUMNS = (
-    "id", "prompt", "responses", "ranks", "labels", "annotator", "source", "group", "weight", "time"
-)  # fmt: skip
-"""The columns of the table, in order."""
-
-_METADATA_KEY = b"pluralign"
-_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-
-
-def schema(form: Form, scale: LabelScale | None = None) -> pa.Schema:
-    """The Arrow schema of a table whose prompts are texts or chat messages; the scale goes to its metadata.
-
-    Examples:
-        >>> schema("text").field("responses").type
-        ListType(list<item: string>)
-    """
-    text = pa.string() if form == "text" else _MESSAGES
-    meta = {"version": 1, "label_scale": None if scale is None else scale.as_dict()}
-    return pa.schema(
-        [
-            ("id", pa.string()),
-            ("prompt", text),
-            ("responses", pa.list_(text)),
-            ("ranks", pa.list_(pa.int32())),
-            ("labels", pa.list_(pa.string())),
-            ("annotator", pa.string()),
-            ("source", pa.string()),
-            ("group", pa.string()),
-            ("weight", pa.float64()),
-            ("time", pa.timestamp("us", tz="UTC")),
-        ],
-        metadata={_METADATA_KEY: json.dumps(meta).encode()},
-    )
-
-
-def scale_of(stored: pa.Schema) -> LabelScale | None:
-    """The label scale in a schema's metadata, or `None`."""
-    metadata = stored.metadata or {}
-    if _METADATA_KEY not in metadata:
-        return None
-    found = json.loads(metadata[_METADATA_KEY]).get("label_scale")
-    return None if found is None else LabelScale.from_dict(found)
-
-
-def ranks_from_scores(scores: Sequence[float | None]) -> list[int | None]:
-    """Ranks with ties from scores, higher is better; `None` stays not ranked.
-
-    A rank is one more than the number of responses that are strictly better, so [9, 9, 4] gives [1, 1, 3].
-
-    Examples:
-        >>> ranks_from_scores([0.5, 2.0, None, 0.5])
-        [2, 1, None, 2]
-    """
-    known = [score for score in scores if score is not None]
-    return [None if score is None else 1 + sum(other > score for other in known) for score in scores]
+from pluralign.judgments.schema import Form, scale_of
+from pluralign.judgments.validation import RowChecker, checked_batches
 
 
 @dataclass(frozen=True)
@@ -101,8 +45,6 @@ class Judgments:
         Raises:
             PluralignError: a row is not a judgment, or there is none.
         """
-        from pluralign.judgments.validation import RowChecker, checked_batches
-
         checker = RowChecker(label_scale)
         batches = list(checked_batches(enumerate(rows, start=1), checker, place="rows"))
         if not batches:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pluralign.core.errors import PluralignError, RowError, nearest, one_line
 from pluralign.core.fingerprint import fingerprint
 from pluralign.judgments.scales import LabelScale
-from pluralign.judgments.table import COLUMNS, Form, schema
+from pluralign.judgments.schema import COLUMNS, Form, schema
 
 Reject = Callable[[int, object, RowError], None]
 """What is done with a bad row: called with its number (from 1), the row as found, and the complaint."""

@@ -10,7 +10,8 @@ import numpy as np
 
 from pluralign.core.errors import PluralignError
 from pluralign.core.fingerprint import fingerprint
-from pluralign.judgments.table import Judgments, ranks_from_scores
+from pluralign.judgments.schema import ranks_from_scores
+from pluralign.judgments.table import Judgments
 
 
 @dataclass(frozen=True)

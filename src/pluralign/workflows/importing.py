@@ -23,7 +23,8 @@ from pluralign.judgments.formats.trl import read_trl
 from pluralign.judgments.pseudonyms import pseudonym_key, pseudonymizer
 from pluralign.judgments.reading import own_scale, read
 from pluralign.judgments.scales import LabelScale, label_scale
-from pluralign.judgments.table import schema, table_writer
+from pluralign.judgments.schema import schema
+from pluralign.judgments.table import table_writer
 from pluralign.judgments.validation import Reject, RowChecker, checked_batches
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, Union
 import yaml
 
 from pluralign.core.errors import PluralignError, nearest, one_line
-from pluralign.core.files import disk_errors
+from pluralign.core.yaml_lines import read_yaml_lines
 
 
 @dataclass(frozen=True)
@@ -38,29 +38,12 @@ def read_yaml(path: Path) -> dict[str, Given]:
     Raises:
         PluralignError: the file is missing, not valid YAML, not a mapping, or has a key twice.
     """
-    with disk_errors(path):
-        text = path.read_bytes()
-    try:
-        loader = yaml.SafeLoader(text.decode("utf-8-sig"))
-        node = loader.get_single_node()
-    except UnicodeDecodeError as fault:
-        raise PluralignError(f"{path}: byte {fault.start + 1} is not UTF-8: save the file as UTF-8") from fault
-    except yaml.YAMLError as fault:
-        raise PluralignError(f"{path}: not valid YAML: {' '.join(str(fault).split())}") from fault
-    if not isinstance(node, yaml.MappingNode):
-        raise PluralignError(f"{path}: expected keys and values, like 'objective: plackett-luce'")
-    found: dict[str, Given] = {}
-    for key_node, value_node in node.value:
-        place = f"{path}, line {key_node.start_mark.line + 1}"
-        key = str(key_node.value)
-        if key in found:
-            raise PluralignError(f"{place}, key '{key}': stands twice in the file")
-        try:
-            value = loader.construct_object(value_node, deep=True)
-        except yaml.YAMLError as fault:
-            raise PluralignError(f"{place}, key '{key}': {' '.join(str(fault).split())}") from fault
-        found[key] = Given(value, f"{place}, key '{key}'")
-    return found
+    root = read_yaml_lines(path)
+    if not isinstance(root.content, dict):
+        raise root.complain("expected keys and values, like 'objective: plackett-luce'")
+    return {
+        str(key): Given(value.plain(), f"{value.place}, key '{value.key}'") for key, value in root.content.items()
+    }
 
 
 def read_flags(arguments: Sequence[str]) -> dict[str, Given]:
@@ -163,9 +146,6 @@ def _any_of(value: Any, kinds: Sequence[Any], flag: bool) -> Any:
 def _choice(value: Any, choices: Sequence[Any]) -> Any:
     if value in choices:
         return value
-    # YAML reads a bare no, off, yes as a truth value; HF's own choices include "no".
-    if value is False and "no" in choices:
-        return "no"
     names = [str(choice) for choice in choices]
     raise _Mismatch(f"one of {', '.join(names)}{nearest(str(value), names)}")
 

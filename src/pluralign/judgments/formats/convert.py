@@ -11,7 +11,7 @@ from typing import Any
 from pluralign.core.errors import RowError, nearest
 from pluralign.core.progress import track
 from pluralign.judgments.rows import expected_rows, read_rows
-from pluralign.judgments.table import COLUMNS
+from pluralign.judgments.schema import COLUMNS
 from pluralign.judgments.validation import Reject
 
 Rows = Iterator[tuple[int, dict[str, Any]]]

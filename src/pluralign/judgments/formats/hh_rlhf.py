@@ -10,7 +10,7 @@ from typing import Any
 
 from pluralign.core.errors import RowError, one_line
 from pluralign.judgments.formats.convert import Rows, Tally, carried, check_known, convert_rows, without
-from pluralign.judgments.table import ranks_from_scores
+from pluralign.judgments.schema import ranks_from_scores
 from pluralign.judgments.validation import Reject
 
 MARKERS = ("\n\nAssistant:", "## Assistant:")

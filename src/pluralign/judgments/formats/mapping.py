@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from pluralign.core.errors import PluralignError, RowError, nearest, one_line
+from pluralign.core.yaml_lines import Value, read_yaml_lines
 from pluralign.judgments.formats.convert import Rows, Tally, convert_rows
 from pluralign.judgments.formats.templates import Tables, Template
-from pluralign.judgments.formats.yaml_lines import Value, read_yaml_lines
 from pluralign.judgments.rows import columns_of, read_rows
 from pluralign.judgments.scales import LabelScale, label_scale
-from pluralign.judgments.table import ranks_from_scores
+from pluralign.judgments.schema import ranks_from_scores
 from pluralign.judgments.validation import Reject
 
 PLAIN = ("id", "annotator", "source", "group", "time")

@@ -11,7 +11,7 @@ from pluralign.core.errors import PluralignError, RowError, nearest, one_line
 from pluralign.core.files import disk_errors
 from pluralign.judgments.formats.convert import Rows, Tally, convert_rows, without
 from pluralign.judgments.rows import columns_of, read_rows
-from pluralign.judgments.table import ranks_from_scores
+from pluralign.judgments.schema import ranks_from_scores
 from pluralign.judgments.validation import Reject
 
 SHAPES = ("votes", "people")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pluralign.core.errors import RowError, nearest, one_line
-from pluralign.judgments.formats.yaml_lines import Value
+from pluralign.core.yaml_lines import Value
 
 Tables = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """Joined tables: name to key to row."""
