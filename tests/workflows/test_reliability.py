@@ -149,6 +149,26 @@ def test_two_processes_give_the_losses_of_one(table, tiny_model, tmp_path):
         np.testing.assert_allclose(weights_of(tmp_path / "both")[name], tensor, rtol=1e-3, atol=2e-5, err_msg=name)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [100_000, 250_000])
+def test_a_full_disk_is_one_clear_line_and_the_run_goes_on_later(limit, table, tiny_model, tmp_path):
+    """A limit on the file size stands in for the full disk; it strikes in the weights or in the optimiser."""
+    file = config(tmp_path / "run.yaml", table, tiny_model, "plackett-luce", max_steps=8)
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
+        f"sys.argv = ['pluralign', 'train', {str(file)!r}]; from pluralign.cli.main import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("pluralign:")]
+    assert len(said) == 1
+    assert "choose another place" in said[0]
+    assert "checkpoint-5: was not finished" in finish(start(file))
+    assert (tmp_path / "run" / "metrics.json").exists()
+
+
 def test_only_whole_checkpoints_count(tmp_path):
     for step, whole in ((5, True), (10, True), (15, False)):
         (tmp_path / f"checkpoint-{step}").mkdir()

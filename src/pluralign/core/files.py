@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,10 +34,22 @@ def disk_errors(path: object) -> Iterator[None]:
     """Turn what the disk refuses into one clear error that names `path`; faults of other kinds pass."""
     try:
         yield
-    except OSError as fault:
-        if fault.errno in _DISK:
-            raise PluralignError(f"{path}: {_DISK[fault.errno]}") from fault
+    except Exception as fault:
+        code = _disk_code(fault)
+        if code in _DISK:
+            raise PluralignError(f"{path}: {_DISK[code]}") from fault
         raise
+
+
+def _disk_code(fault: Exception) -> int | None:
+    """The system's error number, also where a writer of weights hides it in its text."""
+    if isinstance(fault, OSError):
+        return fault.errno
+    if found := re.search(r"\(os error (\d+)\)", str(fault)):  # safetensors
+        return int(found[1])
+    if "inline_container.cc" in str(fault):  # torch.save, which only knows that bytes are missing
+        return errno.ENOSPC
+    return None
 
 
 @contextlib.contextmanager
