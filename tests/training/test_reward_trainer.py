@@ -191,6 +191,19 @@ def test_an_adapter_trains_saves_and_loads(folder, judgments, tmp_path, request)
     np.testing.assert_allclose(loaded.score_items(items_of(judgments)), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_model_by_its_name_trains_saves_and_loads(judgments, tiny_model, tmp_path):
+    args = PlackettLuceConfig(
+        str(tmp_path / "run"), max_steps=2, max_length=64, use_cpu=True, report_to="none", save_strategy="no"
+    )
+    trainer = PlackettLuceTrainer(tiny_model, args, judgments)
+    trainer.train()
+    trainer.save_model()
+    items, rewards = trainer.score(judgments)
+    loaded = load_reward_model(tmp_path / "run", device="cpu")
+    assert loaded.limits.max_length == 64
+    np.testing.assert_allclose(loaded.score_items(items), rewards, rtol=1e-5)
+
+
 def test_long_prompts_are_cut_and_said(town_rows, tiny_model, tmp_path, caplog):
     import transformers
 
