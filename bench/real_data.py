@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 
 import linear
 import numpy as np
@@ -10,9 +11,11 @@ import transformers
 from common import OUT, Clock, encoder, interval, load, standardized, store
 
 from pluralign.core.errors import PluralignError
+from pluralign.evaluation.bootstrap import bootstrap_intervals
+from pluralign.evaluation.pairs import pairs_of
 from pluralign.judgments.split import split
 from pluralign.scoring.features import text_features
-from pluralign.scoring.items import items_of
+from pluralign.scoring.items import Items, items_of
 from pluralign.scoring.reward_models import build_reward_model
 from pluralign.training.configs import PlackettLuceConfig
 from pluralign.training.reward_trainer import PlackettLuceTrainer
@@ -39,7 +42,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=NAMES)
     options = parser.parse_args()
-    table = {}
+    before = OUT / "real_data.json"
+    partly = set(options.only) != set(NAMES) and before.exists()
+    table = json.loads(before.read_text())["sets"] if partly else {}
     for name in options.only:
         judgments, said = load(name)
         entry: dict[str, object] = {"said": said}
@@ -64,7 +69,10 @@ def main() -> None:
                 features = text_features(both, method, dimensions=64, cache=OUT / "cache").astype(np.float64)
             in_train = np.isin(both.row, _rows(judgments, train))
             w = linear.fit(standardized(features), both, np.flatnonzero(in_train), 0.1)
-            entry[label] = linear.evaluate(both, np.flatnonzero(~in_train), standardized(features) @ w)
+            rewards = standardized(features) @ w
+            entry[label] = linear.evaluate(both, np.flatnonzero(~in_train), rewards)
+            if by == "annotator":
+                entry[label] |= over_people(held, _of(both, rewards, held))  # type: ignore[operator]
             print(f"{name:<14}{label:<16}{interval(entry[label], 'accuracy')}", flush=True)  # type: ignore[arg-type]
         transformers.set_seed(options.seed)
         clock = Clock()
@@ -88,12 +96,27 @@ def main() -> None:
         )
         trainer.train()
         entry["seconds"] = clock()
-        entry["MiniLM tuned"] = reward_metrics(test, held, trainer.reward_model.score_items(held))
+        rewards = trainer.reward_model.score_items(held)
+        entry["MiniLM tuned"] = reward_metrics(test, held, rewards)
+        if by == "annotator":
+            entry["MiniLM tuned"] |= over_people(held, rewards)  # type: ignore[operator]
         print(
             f"{name:<14}{'MiniLM tuned':<16}{interval(entry['MiniLM tuned'], 'accuracy')} {entry['seconds']} s",
             flush=True,
         )  # type: ignore[arg-type]
         store("real_data", {"options": vars(options), "sets": table})
+
+
+def over_people(items: Items, rewards: np.ndarray) -> dict[str, float]:
+    """Intervals where there is one prompt: every row is a person, and people are drawn anew."""
+    people = np.arange(items.judgments)
+    return bootstrap_intervals(pairs_of(rewards[items.response], items.ranks, items.offsets, people, items.weight))
+
+
+def _of(items: Items, rewards: np.ndarray, part: Items) -> np.ndarray:
+    """The rewards of a part's responses, from those of the whole; there is one prompt."""
+    place = {text: index for index, text in enumerate(items.responses)}
+    return rewards[[place[text] for text in part.responses]]
 
 
 def _rows(judgments: object, part: object) -> np.ndarray:

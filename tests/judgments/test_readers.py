@@ -165,7 +165,7 @@ votes:
             "q": "Milk",
             "answers": ["a", "b"],
             "taste": [None, None],
-            "smell": [1, None],
+            "smell": [2, 1],
             "who": {"name": 7},
             "w": "0.5",
         },
@@ -174,7 +174,7 @@ votes:
     assert [(row["prompt"], row["source"], row["ranks"]) for row in found] == [
         ("Tea!", "taste", [2, 1]),
         ("Tea!", "smell", [1, 1]),
-        ("Milk!", "smell", [1, None]),
+        ("Milk!", "smell", [1, 2]),
     ]
     assert (found[0]["annotator"], found[1]["weight"], found[2]["weight"]) == ("ann", 2.0, 0.5)
     assert list(tally.left_out.values()) == [1]

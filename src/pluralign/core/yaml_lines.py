@@ -62,6 +62,8 @@ def read_yaml_lines(path: Path) -> Value:
         raise PluralignError(f"{path}: byte {fault.start + 1} is not UTF-8: save the file as UTF-8") from fault
     except yaml.YAMLError as fault:
         raise PluralignError(f"{path}: not valid YAML: {' '.join(str(fault).split())}") from fault
+    except RecursionError as fault:
+        raise PluralignError(f"{path}: not usable YAML: nested too deeply, or an alias inside itself") from fault
 
 
 def _value(node: yaml.Node, loader: _Loader, path: Path, key: str) -> Value:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -70,18 +72,21 @@ def preference_rows(judgments: Judgments, lost: Counter[str] | None = None) -> I
 
 
 def write_trl(judgments: Judgments, out: str | os.PathLike[str]) -> Exported:
-    """Write preference rows to Parquet or JSON Lines, atomically.
+    """Write preference rows to Parquet or JSON Lines, streaming and atomically.
 
     Raises:
         PluralignError: there is no strict pair, or the disk refuses.
     """
     text = judgments.table.schema.field("prompt").type
     lost: Counter[str] = Counter()
-    rows = list(preference_rows(judgments, lost))
-    if not rows:
-        raise PluralignError("no preference row is left: no ranking holds a strict pair")
+    rows, count = preference_rows(judgments, lost), 0
     columns = pa.schema([(name, text) for name in ("prompt", "chosen", "rejected")])
-    with table_writer(out, columns) as write:
-        for start in range(0, len(rows), 8192):
-            write(pa.RecordBatch.from_pylist(rows[start : start + 8192], schema=columns))
-    return Exported(Path(out), len(rows), lost)
+    with contextlib.ExitStack() as stack:
+        write: Callable[[pa.RecordBatch], None] | None = None
+        while batch := list(islice(rows, 4096)):
+            write = write or stack.enter_context(table_writer(out, columns))
+            write(pa.RecordBatch.from_pylist(batch, schema=columns))
+            count += len(batch)
+        if not count:
+            raise PluralignError("no preference row is left: no ranking holds a strict pair")
+    return Exported(Path(out), count, lost)

@@ -120,7 +120,7 @@ class table_writer:
 
     def __enter__(self) -> Any:
         self._file = atomic_write(self.path)
-        out = self._file.__enter__()
+        self._out = out = self._file.__enter__()
         if self.kind == "parquet":
             self._sink: Any = pq.ParquetWriter(out, self.schema, compression="zstd")
             return self._sink.write_batch
@@ -143,16 +143,23 @@ class table_writer:
             try:
                 if self.kind == "parquet" or self.path.suffix == ".gz":
                     self._sink.close()
+                if self.kind == "jsonl":
+                    self._out.flush()  # a full disk shows here, before anything else is touched
+                    self._write_scale()
             except BaseException as closing:
                 self._file.__exit__(type(closing), closing, closing.__traceback__)
                 raise
         self._file.__exit__(*fault)
-        scale = scale_of(self.schema)
-        if fault[0] is None and self.kind == "jsonl" and scale is not None:
-            import yaml
 
-            with atomic_write(sidecar(self.path), "w") as out:
-                yaml.safe_dump(scale.as_dict(), out, allow_unicode=True, sort_keys=False)
+    def _write_scale(self) -> None:
+        scale = scale_of(self.schema)
+        if scale is None:
+            sidecar(self.path).unlink(missing_ok=True)  # of the table that this one replaces
+            return
+        import yaml
+
+        with atomic_write(sidecar(self.path), "w") as out:
+            yaml.safe_dump(scale.as_dict(), out, allow_unicode=True, sort_keys=False)
 
 
 def sidecar(path: Path) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from transformers.utils import logging
 
 from pluralign.core.files import atomic_write, disk_errors, write_json
 from pluralign.core.runs import file_fingerprints, finish_run, read_metrics, run_state, start_run
@@ -21,6 +22,8 @@ from pluralign.judgments.table import Judgments
 from pluralign.scoring.items import Items, items_of
 from pluralign.scoring.reward_models import load_reward_model
 from pluralign.workflows.cards import metrics_table
+
+logger = logging.get_logger(__name__)
 
 
 def reward_metrics(judgments: Judgments, items: Items, rewards: np.ndarray, seed: int = 0) -> dict[str, Any]:
@@ -85,6 +88,7 @@ def evaluate(
     inputs = file_fingerprints([*paths, *_weights(model)])
     state = run_state(folder, config, inputs)
     if state == "finished":
+        logger.warning(f"{folder}: this evaluation is finished already; nothing to do")
         return read_metrics(folder)
     judgments = read(paths, label_scale)
     items = items_of(judgments)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pluralign.core.errors import PluralignError, RowError, nearest, one_line
-from pluralign.core.files import atomic_write
+from pluralign.core.files import atomic_write, disk_errors
 from pluralign.judgments.export import Exported, write_trl
 from pluralign.judgments.formats import FORMATS
 from pluralign.judgments.formats.convert import Rows, Tally, read_table
@@ -21,7 +22,7 @@ from pluralign.judgments.formats.mapping import mapping_of, read_mapping
 from pluralign.judgments.formats.polis import SCALE, read_polis
 from pluralign.judgments.formats.trl import read_trl
 from pluralign.judgments.pseudonyms import pseudonym_key, pseudonymizer
-from pluralign.judgments.reading import own_scale, read
+from pluralign.judgments.reading import common_scale, read
 from pluralign.judgments.scales import LabelScale, label_scale
 from pluralign.judgments.schema import schema
 from pluralign.judgments.table import table_writer
@@ -62,7 +63,7 @@ def import_files(
     *,
     format: str = "table",
     mapping: str | None = None,
-    shape: str = "votes",
+    shape: str | None = None,
     comments: str | None = None,
     prompt: str | None = None,
     label_scale: str | os.PathLike[str] | LabelScale | None = None,
@@ -80,12 +81,12 @@ def import_files(
         out: `.parquet`, `.jsonl` or `.jsonl.gz`.
         format: one of `FORMATS`.
         mapping: the YAML file of the format `mapping`.
-        shape: of the format `polis`: `votes` or `people`.
+        shape: of the format `polis`: `votes` (default) or `people`.
         comments: of the format `polis`: the file of statements.
         prompt: of the format `polis`: the topic.
-        label_scale: the scale of labels: a built-in name, a YAML file, or a `LabelScale`.
+        label_scale: of the formats `table` and `mapping`: a built-in name, a YAML file, or a `LabelScale`.
         source: fills the column `source` where the format gives none.
-        drop_columns: columns to leave out on purpose.
+        drop_columns: columns to leave out on purpose; a mapping takes only what it names.
         on_error: `stop` at the first bad row, or `skip` bad rows and write them to `rejects`.
         rejects: JSON Lines with `file`, `row`, `column`, `error` and `found` for each bad row.
         anonymize: replace annotators by keyed pseudonyms.
@@ -111,6 +112,10 @@ def import_files(
         raise PluralignError("no file was given to import")
     if target.resolve() in [path.resolve() for path in paths]:
         raise PluralignError(f"{target}: is the file that is read: choose another --out")
+    if rejects is not None and Path(rejects).resolve() in [path.resolve() for path in (*paths, target)]:
+        raise PluralignError(f"--rejects: {rejects} is a file that is read or written: choose another")
+    if key_file is not None and not anonymize:
+        raise PluralignError("--key-file belongs to --anonymize: say both or neither")
     options = {"mapping": mapping, "shape": shape, "comments": comments, "prompt": prompt}
     reader, scale = _reader(format, paths, options, drop_columns, label_scale)
     rename = pseudonymizer(pseudonym_key(key_file)) if anonymize else None
@@ -120,7 +125,7 @@ def import_files(
         refused = None if done.rejects is None else stack.enter_context(atomic_write(done.rejects, "w"))
         write: Callable[[Any], None] | None = None
         for path in paths:
-            reject = None if refused is None else _rejecter(path, refused, done)
+            reject = None if refused is None else _rejecter(path, refused, done.rejects, done)
             rows = _filled(reader(path, reject, done.tally), source, rename)
             for batch in checked_batches(rows, checker, str(path), reject):
                 if write is None:
@@ -153,44 +158,76 @@ def _reader(
         raise PluralignError(
             f"--format: found '{format}', expected one of {', '.join(FORMATS)}{nearest(format, FORMATS)}"
         )
-    foreign = {"mapping": "mapping", "comments": "polis", "prompt": "polis"}
-    for option, owner in foreign.items():
-        if options[option] is not None and format != owner:
-            raise PluralignError(f"--{option} belongs to --format {owner}, found --format {format}")
+    _check_options({**options, "label-scale": given_scale, "drop-columns": drop_columns or None}, format)
     scale = None if given_scale is None else label_scale(given_scale)
     if format == "mapping":
         mapping = mapping_of(options["mapping"])
         return lambda path, reject, tally: read_mapping(path, mapping, reject, tally), scale or mapping.scale
     if format == "polis":
+        if len(paths) > 1:
+            raise PluralignError(
+                "--format polis: takes one conversation at a time: each numbers its participants from 0"
+            )
+        shape = "votes" if options["shape"] is None else options["shape"]
         comments = None if options["comments"] is None else Path(options["comments"])
 
         def polis(path: Path, reject: Reject | None, tally: Tally) -> Rows:
-            return read_polis(path, reject, tally, options["shape"], comments, options["prompt"], drop_columns)
+            return read_polis(path, reject, tally, shape, comments, options["prompt"], drop_columns)
 
-        return polis, label_scale(SCALE) if options["shape"] == "votes" else None
-    if format == "table" and scale is None:
-        scale = next((found for path in paths if (found := own_scale(path)) is not None), None)
+        return polis, label_scale(SCALE) if shape == "votes" else None
+    if format == "table":
+        scale = common_scale(paths, scale)
     plain = {"table": read_table, "trl": read_trl, "hh-rlhf": read_hh_rlhf}[format]
     return lambda path, reject, tally: plain(path, reject, tally, drop_columns), scale
 
 
+OWNERS = {
+    "mapping": ("mapping",),
+    "shape": ("polis",),
+    "comments": ("polis",),
+    "prompt": ("polis",),
+    "label-scale": ("table", "mapping"),
+    "drop-columns": ("table", "trl", "hh-rlhf", "polis"),
+}
+"""Options that only some formats know; elsewhere they would be ignored."""
+
+
+def _check_options(options: Mapping[str, Any], format: str) -> None:
+    for option, value in options.items():
+        if value is not None and format not in OWNERS[option]:
+            owners = " and ".join(OWNERS[option])
+            raise PluralignError(f"--{option} belongs to --format {owners}, found --format {format}")
+
+
 def _filled(rows: Rows, source: str | None, rename: Callable[[str], str] | None) -> Rows:
     for number, row in rows:
-        if source is not None and row.get("source") is None:
+        if source is not None and row.get("source") in (None, ""):
             row = {**row, "source": source}
-        if rename is not None and row.get("annotator") is not None:
-            row = {**row, "annotator": rename(str(row["annotator"]))}
+        annotator = row.get("annotator")
+        # Anything but a name or a number is left to the check of the row; no name stays no name.
+        if rename is not None and annotator != "" and type(annotator) in (str, int):
+            row = {**row, "annotator": rename(str(annotator))}
         yield number, row
 
 
-def _rejecter(path: Path, out: Any, done: Imported) -> Reject:
+def _rejecter(path: Path, out: Any, place: Path | None, done: Imported) -> Reject:
     def reject(number: int, found: object, complaint: RowError) -> None:
         done.rejected[complaint.column or "the whole row"] += 1
         line = {"file": str(path), "row": number, "column": complaint.column, "error": complaint.message}
-        text = json.dumps({**line, "found": found}, ensure_ascii=True, default=str)
-        out.write(text + "\n")
+        text = json.dumps({**line, "found": _plain(found)}, ensure_ascii=True, default=str, allow_nan=False)
+        with disk_errors(place):
+            out.write(text + "\n")
 
     return reject
+
+
+def _plain(value: Any) -> Any:
+    """The value with NaN and infinities as words: other readers of JSON refuse them as numbers."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _reasons(done: Imported) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -168,12 +169,12 @@ def run(job: TrainingRun) -> dict[str, Any]:
     metrics["steps"] = result.global_step
     metrics |= _counts(judgments)
     metrics |= _evaluation(trainer, evaluated)
+    # Every process takes part, since sharded weights are gathered; one writes.
+    here = contextlib.nullcontext(job.folder / ".partial")
+    with atomic_folder(job.folder) if state.is_main_process else here as folder:
+        trainer.save_model(str(folder), _internal_call=True)
+        (folder / "training_args.bin").unlink(missing_ok=True)
     if state.is_main_process:
-        with atomic_folder(job.folder) as folder:
-            trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
-            trainer.processing_class.save_pretrained(folder)
-            if isinstance(trainer, RewardTrainer):
-                trainer.model.config.save_pretrained(folder)
         metrics = {key: value for key, value in metrics.items() if _storable(value)}
         finish_run(job.folder, metrics, run_card(job.objective, job.resolved, metrics))
     state.wait_for_everyone()

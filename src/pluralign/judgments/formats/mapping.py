@@ -12,7 +12,7 @@ from typing import Any
 from pluralign.core.errors import PluralignError, RowError, nearest, one_line
 from pluralign.core.yaml_lines import Value, read_yaml_lines
 from pluralign.judgments.formats.convert import Rows, Tally, convert_rows
-from pluralign.judgments.formats.templates import Tables, Template
+from pluralign.judgments.formats.templates import Tables, Template, word
 from pluralign.judgments.rows import columns_of, read_rows
 from pluralign.judgments.scales import LabelScale, label_scale
 from pluralign.judgments.schema import ranks_from_scores
@@ -114,7 +114,9 @@ def read_mapping(
     tables = {name: _joined(path, mapping, name) for name in mapping.tables}
     columns = columns_of(path)
     if columns is not None:
-        headers = {name: list(next(iter(table.values()), {})) for name, table in tables.items()}
+        headers = {
+            name: list({key: None for row in table.values() for key in row}) for name, table in tables.items()
+        }
         for template in mapping.templates:
             template.check_columns(columns, headers)
 
@@ -160,11 +162,11 @@ def _joined(path: Path, mapping: MappingFile, name: str) -> dict[str, Mapping[st
     for number, row in read_rows(found):
         if key.content not in row:
             raise key.complain(f"{found} has no column '{key.content}'{nearest(key.content, row)}")
-        if str(row[key.content]) in table:
+        if word(row[key.content]) in table:
             raise RowError(key.content, f"{one_line(row[key.content])} stands twice, so a join cannot tell").at(
                 found, number
             )
-        table[str(row[key.content])] = row
+        table[word(row[key.content])] = row
     return table
 
 
@@ -211,8 +213,13 @@ def _values(
     return found
 
 
-def _plain_keys(value: Value) -> dict[str, Any]:
-    return {str(key): inner for key, inner in _keys(value, None, value.key).items()}
+def _plain_keys(value: Value) -> dict[str, Value]:
+    found: dict[str, Value] = {}
+    for key, inner in _keys(value, None, value.key).items():
+        if word(key) in found:
+            raise inner.complain(f"'{word(key)}' stands twice, once as a word and once as a number or truth value")
+        found[word(key)] = inner
+    return found
 
 
 def _blank(value: Any) -> bool:
@@ -229,6 +236,12 @@ def _number(value: Any, column: str) -> float:
     return number
 
 
+def _name(value: Any, column: str) -> str | None:
+    if isinstance(value, list | Mapping) or (isinstance(value, float) and not math.isfinite(value)):
+        raise RowError(column, f"found {one_line(value)}, expected a name or a number")
+    return None if _blank(value) else value if isinstance(value, str) else word(value)
+
+
 def _judgment(vote: _Vote, row: Mapping[str, Any], tables: Tables) -> dict[str, Any] | None:
     responses = _values(vote.responses, row, tables, "responses")
     verdict = vote.verdict(row, tables, len(responses))
@@ -237,8 +250,10 @@ def _judgment(vote: _Vote, row: Mapping[str, Any], tables: Tables) -> dict[str, 
     made: dict[str, Any] = {"responses": responses, **verdict}
     for key, template in vote.templates.items():
         value = template.render(row, tables)
-        if key in PLAIN:
-            value = None if _blank(value) else value if isinstance(value, str) or key == "time" else str(value)
+        if key == "time":
+            value = None if _blank(value) else value
+        elif key in PLAIN:
+            value = _name(value, key)
         elif key == "weight":
             value = None if _blank(value) else _number(value, "weight")
         made[key] = value
@@ -259,8 +274,15 @@ def _scores(values: Sequence[Template] | Template) -> Verdict:
         found = _values(values, row, tables, "scores")
         if len(found) != responses:
             raise RowError("scores", f"found {len(found)} scores for {responses} responses: give one per response")
-        scores = [None if _blank(value) else _number(value, "scores") for value in found]
-        return {"ranks": ranks_from_scores(scores)} if any(score is not None for score in scores) else None
+        blank = [_blank(value) for value in found]
+        if all(blank):
+            return None
+        if any(blank):
+            # Not `null`: that would say "shown, and worse than the others", which a missing score does not.
+            raise RowError(
+                "scores", f"response {blank.index(True) + 1} has no score: give one per response, or none"
+            )
+        return {"ranks": ranks_from_scores([_number(value, "scores") for value in found])}
 
     return verdict
 
@@ -269,7 +291,7 @@ def _labels(values: Sequence[Template] | Template, names: Mapping[str, Value]) -
     def verdict(row: Mapping[str, Any], tables: Tables, responses: int) -> dict[str, Any] | None:
         found = _values(values, row, tables, "labels")
         labels = [None if _blank(value) else value for value in found]
-        labels = [names[str(label)].content if str(label) in names else label for label in labels]
+        labels = [names[word(label)].content if word(label) in names else label for label in labels]
         return {"labels": labels} if any(label is not None for label in labels) else None
 
     return verdict
@@ -285,7 +307,7 @@ def _choice(chosen: Template, choices: Value) -> Verdict:
         value = chosen.render(row, tables)
         if _blank(value):
             return None
-        text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+        text = word(value)
         if text not in ranks:
             known = ", ".join(ranks)
             raise RowError("choice", f"found {one_line(value)}, expected one of {known}{nearest(text, ranks)}")
@@ -300,9 +322,11 @@ def _pairwise(described: Value, template: Callable[[Value], Template]) -> Verdic
         if needed not in keys:
             raise described.complain(f"the key '{needed}' is missing")
     values = _one_or_list(keys["values"], template)
-    points = {str(keys["first"].plain()): (1.0, 0.0), str(keys["second"].plain()): (0.0, 1.0)}
-    if "tie" in keys:
-        points[str(keys["tie"].plain())] = (0.5, 0.5)
+    meanings = {"first": (1.0, 0.0), "second": (0.0, 1.0), "tie": (0.5, 0.5)}
+    given = {key: word(keys[key].plain()) for key in meanings if key in keys}
+    if len(set(given.values())) < len(given):
+        raise described.complain("'first', 'second' and 'tie' must differ")
+    points = {given[key]: meanings[key] for key in given}
 
     def verdict(row: Mapping[str, Any], tables: Tables, responses: int) -> dict[str, Any] | None:
         found = _values(values, row, tables, "pairwise")
@@ -313,13 +337,13 @@ def _pairwise(described: Value, template: Callable[[Value], Template]) -> Verdic
             )
         wins = [0.0] * responses
         for (first, second), value in zip(pairs, found, strict=True):
-            if str(value) not in points:
+            if word(value) not in points:
                 raise RowError("pairwise", f"found {one_line(value)}, expected one of {', '.join(points)}")
-            wins[first] += points[str(value)][0]
-            wins[second] += points[str(value)][1]
+            wins[first] += points[word(value)][0]
+            wins[second] += points[word(value)][1]
         # Ties need not be transitive (1 ~ 2, 2 ~ 3, 1 > 3): then the wins decide, and only strict votes bind.
         for (first, second), value in zip(pairs, found, strict=True):
-            lead = points[str(value)][0] - points[str(value)][1]
+            lead = points[word(value)][0] - points[word(value)][1]
             if lead * (wins[first] - wins[second]) <= 0 and lead != 0:
                 raise RowError(
                     "pairwise",

@@ -56,7 +56,7 @@ def read_polis(
     """
     if shape not in SHAPES:
         raise PluralignError(f"--shape: found '{shape}', expected votes or people{nearest(shape, SHAPES)}")
-    for name in ("participant", *ABOUT_PEOPLE[1:2]):
+    for name in ABOUT_PEOPLE[:2]:
         columns = columns_of(path) or []
         if name not in columns:
             raise PluralignError(f"{path}: has no column '{name}': expected a Polis participants-votes file")
@@ -128,11 +128,11 @@ def _cast(row: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def _check_counts(row: Mapping[str, str], cast: Mapping[str, str], dropped: bool) -> None:
+def _check_counts(row: Mapping[str, str], cast: Mapping[str, str]) -> None:
     """Some exports have 1 for disagree: the counts of the same file tell."""
     for column, label in (("n-agree", "agree"), ("n-disagree", "disagree")):
         counted = sum(vote == label for vote in cast.values())
-        if not dropped and row.get(column, "").strip() not in ("", str(counted)):
+        if row.get(column, "").strip() not in ("", str(counted)):
             raise RowError(
                 column,
                 f"found {one_line(row[column])}, but the row has {counted} votes that mean {label} (1 agree, 0 "
@@ -159,7 +159,7 @@ def _shared_columns(row: Mapping[str, str], conversation: Conversation) -> dict[
 
 def _votes(row: dict[str, str], conversation: Conversation, tally: Tally) -> Iterator[dict[str, Any] | RowError]:
     cast = _cast(row)
-    _check_counts(row, cast, dropped=False)
+    _check_counts(row, cast)
     if not cast:
         tally.left_out["people without a vote"] += 1
     for column, label in cast.items():
@@ -175,7 +175,7 @@ def _votes(row: dict[str, str], conversation: Conversation, tally: Tally) -> Ite
 
 def _person(row: dict[str, str], conversation: Conversation, tally: Tally) -> Iterator[dict[str, Any]]:
     cast = _cast(row)
-    _check_counts(row, cast, dropped=False)
+    _check_counts(row, cast)
     if len(cast) < 2:
         reason = "people without a vote" if not cast else "people with a single vote, which ranks nothing"
         tally.left_out[reason] += 1

@@ -13,8 +13,20 @@ from pluralign.core.yaml_lines import Value
 Tables = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """Joined tables: name to key to row."""
 
-_FIELD = re.compile(r"\{([^{}]+)\}")
+_FIELD = re.compile(r"\{\{|\}\}|\{([^{}]+)\}")
 _JOIN = re.compile(r"(\w+)\[(.+)\]\.(.+)")
+
+
+def word(value: Any) -> str:
+    """A value as it is compared with others: `1`, `1.0` and ` 1 ` are the same word, and so are truth values.
+
+    Examples:
+        >>> word(1.0), word(" 1 "), word(True)
+        ('1', '1', 'true')
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
 @dataclass(frozen=True)
@@ -40,7 +52,7 @@ class Field:
         found = _reach(row, self.column, self.column)
         if self.table is None:
             return found
-        joined = tables[self.table].get(str(found))
+        joined = tables[self.table].get(word(found))
         if joined is None:
             raise RowError(self.column, f"{one_line(found)} is not in the table '{self.table}'")
         return _reach(joined, self.wanted, f"{self.table}.{self.wanted}")
@@ -49,6 +61,8 @@ class Field:
 @dataclass(frozen=True)
 class Template:
     """Text with fields. One field and nothing else keeps the type of its value; else the parts make text.
+
+    Two braces stand for one that is text: `{{a}}` is the text `{a}`.
 
     Examples:
         >>> template = Template.of(Value("{who} says {what.0}", "map.yaml, line 1", "prompt"), [])
@@ -64,34 +78,37 @@ class Template:
         """Read a template; numbers stand for their digits.
 
         Raises:
-            PluralignError: it is no text, or names an unknown table.
+            PluralignError: it is no text, a brace stands alone, or it names an unknown table.
         """
         if isinstance(value.content, bool) or not isinstance(value.content, str | int | float):
             raise value.complain(f"found {one_line(value.plain())}, expected text like '{{column}}'")
         parts: list[str | Field] = []
-        # re.split with one group alternates literal text and field names.
-        for index, part in enumerate(_FIELD.split(str(value.content))):
-            if index % 2:
-                join = _JOIN.fullmatch(part)
-                if join and join[1] not in tables:
-                    known = ", ".join(tables) or "none"
-                    raise value.complain(f"unknown table '{join[1]}' (known: {known}){nearest(join[1], tables)}")
-                parts.append(Field(join[2], join[1], join[3]) if join else Field(part))
-            elif part:
-                parts.append(part)
+        text, end = str(value.content), 0
+        for found in [*_FIELD.finditer(text), None]:
+            between = text[end : found.start() if found else None]
+            if "{" in between or "}" in between:
+                raise value.complain(
+                    f"a brace stands alone in {one_line(text)}: write {{column}}, or {{{{ for a brace"
+                )
+            parts += [between] if between else []
+            if found is not None:
+                parts.append(_field(found[1], value, tables) if found[1] else found[0][0])
+                end = found.end()
         return cls(tuple(parts), value)
 
     def render(self, row: Mapping[str, Any], tables: Tables) -> Any:
         """The template's value for a row.
 
         Raises:
-            RowError: a field has no value to stand for.
+            RowError: a field has no value to stand for, or a list where text is made.
         """
         if len(self.parts) == 1 and isinstance(self.parts[0], Field):
             return self.parts[0].value(row, tables)
         shown = []
         for part in self.parts:
             value = part.value(row, tables) if isinstance(part, Field) else part
+            if isinstance(part, Field) and isinstance(value, list | Mapping):
+                raise RowError(part.column, f"found {one_line(value)}, expected text or a number to put into text")
             shown.append("" if value is None else str(value))
         return "".join(shown)
 
@@ -109,6 +126,16 @@ class Template:
             if part.table is not None and not _has(tables[part.table], part.wanted):
                 hint = nearest(part.wanted, tables[part.table])
                 raise self.source.complain(f"the table '{part.table}' has no column '{part.wanted}'{hint}")
+
+
+def _field(name: str, value: Value, tables: Sequence[str]) -> Field:
+    join = _JOIN.fullmatch(name)
+    if join is None:
+        return Field(name)
+    if join[1] not in tables:
+        known = ", ".join(tables) or "none"
+        raise value.complain(f"unknown table '{join[1]}' (known: {known}){nearest(join[1], tables)}")
+    return Field(join[2], join[1], join[3])
 
 
 def _has(columns: Sequence[str], name: str) -> bool:
