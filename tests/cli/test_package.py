@@ -75,6 +75,17 @@ def test_quick_commands_load_no_heavy_library(words):
     assert done.returncode == 0, done.stderr
 
 
+def test_an_import_loads_no_heavy_library(tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"prompt": "Tea?", "chosen": "yes", "rejected": "no"}\n')
+    words = ["import", str(tmp_path / "in.jsonl"), "--format", "trl", "--out", str(tmp_path / "out.parquet")]
+    code = f"import sys; sys.argv = ['pluralign', *{words!r}]\n"
+    code += "from pluralign.cli.main import main\ntry: main()\nexcept SystemExit as e: assert not e.code, e.code\n"
+    code += "heavy = {'torch', 'transformers', 'datasets', 'trl'} & set(sys.modules)\nassert not heavy, heavy"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.parquet").exists()
+
+
 def test_public_names_are_there_and_unknown_ones_are_named():
     import pluralign
 
