@@ -75,7 +75,7 @@ class RewardTrainer(Trainer):
             raise PluralignError("several GPUs in one process are not supported: start with `accelerate launch`")
         self.reward_model = _prepared(model, args, processing_class, peft_config)
         self.train_items, self.train_tokens = self._tokenized(train_dataset, "training")
-        self._eval_of: dict[int, tuple[Items, TokenizedItems]] = {}
+        self._eval_of: dict[int, tuple[Any, Items, TokenizedItems]] = {}  # by identity; the data set kept alive
         super().__init__(
             model=self.reward_model.model,
             args=args,
@@ -181,8 +181,8 @@ class RewardTrainer(Trainer):
         """Loss and the metrics of `evaluate_rewards` on judgments; keys are `eval_loss`, `eval_accuracy` ..."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if id(dataset) not in self._eval_of:
-            self._eval_of[id(dataset)] = self._tokenized(dataset, "evaluation")
-        items, tokens = self._eval_of[id(dataset)]
+            self._eval_of[id(dataset)] = (dataset, *self._tokenized(dataset, "evaluation"))
+        _, items, tokens = self._eval_of[id(dataset)]
         rewards = self._rewards(tokens)
         metrics = {"loss": self.mean_loss(items, rewards)} | evaluate_rewards(
             rewards[items.response],
