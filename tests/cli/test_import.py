@@ -110,7 +110,7 @@ def test_polis_votes_that_cannot_be_read_are_named(run, tmp_path):
     assert run("import", file, *out, "--drop-columns", "2", "--shape", "people")[0] == 0
     (row,) = read(tmp_path / "o.parquet").rows()
     assert (row["prompt"], row["responses"], row["ranks"]) == ("The town", ["More trees", "Fewer cars"], [2, 1])
-    assert (row["annotator"], row["group"], row["source"]) == ("8", "1", "town")
+    assert (row["annotator"], row["group"], row["source"]) == ("town/8", "town/1", "town")
     (tmp_path / "town.comments.csv").write_text("comment-id,comment-body\n0,Same\n1,Same\n2,Other\n")
     refused(run, "row 2, column '1': has the same text as statement 0", "import", file, *out, "--shape", "people")
     (tmp_path / "town.summary.csv").unlink()
@@ -119,7 +119,10 @@ def test_polis_votes_that_cannot_be_read_are_named(run, tmp_path):
 
 def test_participants_of_two_conversations_are_not_merged(run, tmp_path):
     files = [polis(tmp_path, name, HEADER + "7,0,1,0,1,,\n") for name in ("town", "village")]
-    refused(run, "one conversation", "import", *files, "--format", "polis", "--out", tmp_path / "o.parquet")
+    assert run("import", *files, "--format", "polis", "--out", tmp_path / "o.parquet")[0] == 0
+    table = read(tmp_path / "o.parquet")
+    assert table.column("annotator") == ["town/7", "village/7"]
+    assert table.column("group") == ["town/0", "village/0"]
 
 
 def test_an_option_of_another_format_is_not_ignored(run, tmp_path):

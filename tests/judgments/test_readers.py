@@ -131,7 +131,7 @@ def test_polis_in_both_shapes_counts_what_the_file_holds(shared_data, tmp_path):
     done = import_files([votes], tmp_path / "people.parquet", format="polis", shape="people")
     assert done.judgments + sum(done.tally.left_out.values()) == len(people)
     for row in read(tmp_path / "people.parquet").rows():
-        cast = people[row["annotator"]]
+        cast = people[row["annotator"].removeprefix("brexit-consensus/")]
         order = {"1": 1, "0": 2, "-1": 3}
         wanted = [order[value] for value in cast.values()]
         assert len(row["ranks"]) == len(cast)

@@ -164,12 +164,10 @@ def _reader(
         mapping = mapping_of(options["mapping"])
         return lambda path, reject, tally: read_mapping(path, mapping, reject, tally), scale or mapping.scale
     if format == "polis":
-        if len(paths) > 1:
-            raise PluralignError(
-                "--format polis: takes one conversation at a time: each numbers its participants from 0"
-            )
         shape = "votes" if options["shape"] is None else options["shape"]
         comments = None if options["comments"] is None else Path(options["comments"])
+        if comments is not None and len(paths) > 1:
+            raise PluralignError("--comments: names the statements of one conversation: import several apart")
 
         def polis(path: Path, reject: Reject | None, tally: Tally) -> Rows:
             return read_polis(path, reject, tally, shape, comments, options["prompt"], drop_columns)

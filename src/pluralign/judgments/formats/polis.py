@@ -151,8 +151,9 @@ def _statement(column: str, conversation: Conversation) -> str:
 def _shared_columns(row: Mapping[str, str], conversation: Conversation) -> dict[str, Any]:
     return {
         "prompt": conversation.prompt,
-        "annotator": row["participant"],
-        "group": row["group-id"],
+        # Every conversation numbers its people and groups from 0: alone, the numbers would merge strangers.
+        "annotator": f"{conversation.name}/{row['participant']}",
+        "group": f"{conversation.name}/{row['group-id']}" if row["group-id"].strip() else None,
         "source": conversation.name,
     }
 
