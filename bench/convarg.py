@@ -65,7 +65,7 @@ def spearman_with_gold(items: Items, rewards: np.ndarray) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--votes", type=int, default=2048, help="votes that the fine-tuned models train on")
+    parser.add_argument("--votes", type=int, default=4096, help="votes that the fine-tuned models train on")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=1e-4)

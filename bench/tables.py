@@ -26,12 +26,12 @@ def convarg() -> list[str]:
         f"tuned models see {options['votes']} votes in batches of {options['batch']}, one epoch, learning rate "
         f"{options['learning_rate']}, {options['max_length']} tokens. Intervals: 95 %, bootstrap over topics.",
         "",
-        "| reward | accuracy | log-loss (nats) | ECE | Spearman with gold | seconds |",
-        "|---|---|---|---|---|---|",
+        "| reward | accuracy | log-loss (nats) | ECE | Spearman with gold |",
+        "|---|---|---|---|---|",
     ]
     for name, row in found["rows"].items():
         cells = [interval(row, key) for key in ("accuracy", "log_loss", "ece")]
-        lines.append(f"| {name} | {' | '.join(cells)} | {row['gold_spearman']:.3f} | {row['seconds']:.0f} |")
+        lines.append(f"| {name} | {' | '.join(cells)} | {row['gold_spearman']:.3f} |")
     return lines
 
 
@@ -66,7 +66,7 @@ def real_data() -> list[str]:
 def small_language_model() -> list[str]:
     found = stored("small_language_model")
     return [
-        f"{found['parameters'] / 1e6:.2f} million parameters, {found['steps']} steps, {found['seconds']:.0f} s: "
+        f"{found['parameters'] / 1e6:.2f} million parameters, {found['steps']} steps: "
         f"held-out loss {found['eval_loss']:.3f} nats a token (a uniform guess: {found['uniform_loss']:.3f}).",
     ]
 
