@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from pluralign.scoring.features import text_features
     from pluralign.scoring.items import items_of
     from pluralign.scoring.reward_models import RewardModel, build_reward_model, load_reward_model
-    from pluralign.training.configs import BradleyTerryConfig, PlackettLuceConfig, SFTConfig
+    from pluralign.training.configs import BradleyTerryConfig, DPOConfig, PlackettLuceConfig, SFTConfig
+    from pluralign.training.dpo import DPOTrainer
     from pluralign.training.reward_trainer import BradleyTerryTrainer, PlackettLuceTrainer
     from pluralign.training.sft import SFTTrainer
     from pluralign.workflows.evaluate import evaluate, score
@@ -24,6 +25,8 @@ _HOMES = {
     "BUILT_IN_SCALES": "pluralign.judgments",
     "BradleyTerryConfig": "pluralign.training.configs",
     "BradleyTerryTrainer": "pluralign.training.reward_trainer",
+    "DPOConfig": "pluralign.training.configs",
+    "DPOTrainer": "pluralign.training.dpo",
     "Judgments": "pluralign.judgments",
     "LabelScale": "pluralign.judgments",
     "PlackettLuceConfig": "pluralign.training.configs",
@@ -46,6 +49,8 @@ __all__ = [
     "BUILT_IN_SCALES",
     "BradleyTerryConfig",
     "BradleyTerryTrainer",
+    "DPOConfig",
+    "DPOTrainer",
     "Judgments",
     "LabelScale",
     "PlackettLuceConfig",

@@ -7,7 +7,7 @@ from pluralign.core.errors import PluralignError
 from pluralign.judgments import Judgments
 from pluralign.scoring.features import text_features
 from pluralign.scoring.items import items_of
-from pluralign.scoring.reward_models import build_reward_model, pad_rows
+from pluralign.scoring.reward_models import build_reward_model
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_encoder_features_are_mean_states(items, tiny_encoder, tmp_path):
 
     tokenizer, model = AutoTokenizer.from_pretrained(tiny_encoder), AutoModel.from_pretrained(tiny_encoder).eval()
     ids = tokenizer(items.responses[3], add_special_tokens=False)["input_ids"]
-    row = pad_rows([[tokenizer.cls_token_id, *ids, tokenizer.sep_token_id]], 0)
+    row = {"input_ids": torch.tensor([[tokenizer.cls_token_id, *ids, tokenizer.sep_token_id]])}
     with torch.no_grad():
         expected = model(**row).last_hidden_state.mean(1)[0].numpy()
     np.testing.assert_allclose(

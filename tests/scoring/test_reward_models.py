@@ -21,7 +21,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import Judgments
 from pluralign.scoring.items import items_of
-from pluralign.scoring.reward_models import build_reward_model, is_encoder, load_reward_model, pool
+from pluralign.scoring.loading import is_encoder
+from pluralign.scoring.reward_models import build_reward_model, load_reward_model, pool
 
 PROMPT, RESPONSES = "Say something about tea:", ["good cat", "bad dog in the rain and the sun", "milk"]
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}

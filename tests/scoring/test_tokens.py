@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import Judgments
 from pluralign.scoring.items import items_of
-from pluralign.scoring.tokens import TokenLimits, batches_by_length, tokenize
+from pluralign.scoring.tokens import TokenLimits, tokenize
 
 
 def items(prompt, *responses):
@@ -103,12 +103,3 @@ def test_chat_messages_go_through_the_template(causal):
     tokenizer.chat_template = "{{ messages | length }} turns {{ messages[0].content }}"
     with pytest.raises(PluralignError, match="differently when a response follows"):
         tokenize(items(messages, *answers), tokenizer, TokenLimits(96), encoder=False)
-
-
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(10, 120))
-def test_batches_hold_each_sequence_once_and_stay_under_the_budget(lengths, budget):
-    lengths = np.array(lengths)
-    batches = list(batches_by_length(lengths, budget))
-    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
-    for batch in batches:
-        assert len(batch) == 1 or len(batch) * lengths[batch].max() <= budget

@@ -78,16 +78,22 @@ def log_likelihood(utilities: Tensor, ranks: Tensor, *, ties: Ties = "efron", to
     return _over_orders(utilities, place, ties)
 
 
-def pair_log_likelihood(utilities: Tensor, ranks: Tensor, *, ties: Ties = "efron") -> Tensor:
+def pair_log_likelihood(
+    utilities: Tensor, ranks: Tensor, *, ties: Ties = "efron", opposite: Tensor | float = 0.0
+) -> Tensor:
     """Mean Bradley-Terry log-probability over the pairs that each ranking holds, in nats.
 
     The pairs of a ranking are all pairs of shown responses of which at least one is ranked. A strict pair adds
-    `log sigmoid(u_w - u_l)`; a tied pair what `log_likelihood` gives for it under `ties`.
+    `log sigmoid(u_w - u_l)`; a tied pair what `log_likelihood` gives for it under `ties`. With a share e of
+    opposite votes a strict pair adds `(1 - e) log sigmoid(u_w - u_l) + e log sigmoid(u_l - u_w)`, the label
+    smoothing of conservative DPO.
 
     Args:
         utilities: `(..., judgments, responses)`.
         ranks: `(judgments, responses)`, as in `log_likelihood`.
         ties: what a tied pair means.
+        opposite: e, one number for all or `(judgments, pairs)` in the order of
+            `torch.triu_indices(responses, responses, 1)`; from 0 to 1.
 
     Returns:
         `(..., judgments)`; 0 for a judgment without a pair. For two responses it equals `log_likelihood`.
@@ -110,32 +116,48 @@ def pair_log_likelihood(utilities: Tensor, ranks: Tensor, *, ties: Ties = "efron
         tied = (ahead + behind) / 2
     else:
         tied = ahead + behind + (math.log(2) if ties == "efron" else 0.0)
+    if isinstance(opposite, Tensor) or opposite:
+        ahead, behind = ahead + opposite * (behind - ahead), behind + opposite * (ahead - behind)
     each = torch.where(ordered < 0, ahead, torch.where(ordered > 0, behind, tied))
     total = torch.where(shown, each, torch.zeros_like(each)).sum(-1)
     return total / shown.sum(-1).clamp(min=1).to(total.dtype)
 
 
-def pair_margins(utilities: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
-    """Utility of the better minus the worse response, for every strict pair that a ranking holds.
+def pair_sides(values: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Values of the better and of the worse response, for every strict pair that a ranking holds.
 
     Args:
-        utilities: `(..., judgments, responses)`.
+        values: `(..., judgments, responses)`: utilities, log-probabilities ...
         ranks: `(judgments, responses)`, as in `log_likelihood`.
 
     Returns:
-        margins `(..., judgments, pairs)` and a mask `(judgments, pairs)` that is true where a strict pair stands.
+        better and worse `(..., judgments, pairs)`, and a mask `(judgments, pairs)` that is true where a strict
+        pair stands.
 
     Raises:
         ValueError: as `log_likelihood`.
+
+    Examples:
+        >>> better, worse, strict = pair_sides(torch.tensor([[1.0, 3.0, 0.0]]), torch.tensor([[2, 1, 0]]))
+        >>> better[strict].tolist(), worse[strict].tolist()
+        ([3.0, 1.0, 3.0], [1.0, 0.0, 0.0])
+    """
+    _check(values, ranks, "efron", None)
+    first, second, shown, ordered = _pairs(ranks)
+    one, two = values[..., first], values[..., second]
+    return torch.where(ordered <= 0, one, two), torch.where(ordered <= 0, two, one), shown & (ordered != 0)
+
+
+def pair_margins(utilities: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
+    """Utility of the better minus the worse response, for every strict pair: as `pair_sides`.
 
     Examples:
         >>> margins, strict = pair_margins(torch.tensor([[1.0, 3.0, 0.0]]), torch.tensor([[2, 1, 0]]))
         >>> margins[strict].tolist()
         [2.0, 1.0, 3.0]
     """
-    _check(utilities, ranks, "efron", None)
-    first, second, shown, ordered = _pairs(ranks)
-    return -ordered * (utilities[..., first] - utilities[..., second]), shown & (ordered != 0)
+    better, worse, strict = pair_sides(utilities, ranks)
+    return better - worse, strict
 
 
 def first_loss(ranks: Tensor, *, top: int | None = None) -> Tensor:

@@ -128,3 +128,11 @@ def write_json(path: str | os.PathLike[str], value: object) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_write(path, "w") as out:
         out.write(text + "\n")
+
+
+def cache_folder() -> Path:
+    """Where what is costly to compute is kept: `$PLURALIGN_CACHE`, else `pluralign` in the user's cache folder."""
+    given = os.environ.get("PLURALIGN_CACHE")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pluralign"

@@ -12,30 +12,17 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import atomic_write
+from pluralign.core.files import atomic_write, cache_folder
 from pluralign.core.fingerprint import fingerprint, fingerprint_folder
 from pluralign.core.progress import track
+from pluralign.scoring.forward import MAX_TOKENS_PER_BATCH, seen_by
 from pluralign.scoring.items import Items
-from pluralign.scoring.reward_models import (
-    DEFAULT_MAX_LENGTH,
-    MAX_TOKENS_PER_BATCH,
-    is_encoder,
-    load_parts,
-    pad_rows,
-    pool,
-    set_pad_token,
-)
-from pluralign.scoring.tokens import TokenLimits, batches_by_length, model_context, tokenize
+from pluralign.scoring.loading import DEFAULT_MAX_LENGTH, is_encoder, load_parts, on_device, set_pad_token
+from pluralign.scoring.reward_models import pool
+from pluralign.scoring.tokens import TokenLimits, model_context, tokenize
+from pluralign.scoring.trees import Layout, blocks_of, lay_out
 
 Reads = Literal["response", "prompt+response"]
-
-
-def cache_folder() -> Path:
-    """Where features are kept: `$PLURALIGN_CACHE`, else `pluralign` in the user's cache folder."""
-    given = os.environ.get("PLURALIGN_CACHE")
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pluralign"
 
 
 def text_features(
@@ -126,9 +113,9 @@ def _tfidf(items: Items, dimensions: int, reads: Reads, seed: int) -> np.ndarray
 def _states(items: Items, source: str, reads: Reads) -> np.ndarray:
     config, tokenizer = load_parts(source, {"revision": "main", "trust_remote_code": False})
     encoder = is_encoder(config)
-    model = AutoModel.from_pretrained(source, dtype=torch.float32).eval()
+    model = AutoModel.from_pretrained(source, dtype=torch.float32)
     set_pad_token(model, tokenizer)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model = on_device(model, None)
     limit = min(model_context(AutoConfig.from_pretrained(source), tokenizer), DEFAULT_MAX_LENGTH)
     prompts = items.prompts if reads == "prompt+response" else [""]
     alone = Items(
@@ -144,11 +131,12 @@ def _states(items: Items, source: str, reads: Reads) -> np.ndarray:
     )
     tokens = tokenize(alone, tokenizer, TokenLimits(limit, limit), encoder)
     states = np.zeros((len(items.responses), config.hidden_size), dtype=np.float32)
+    layout = Layout("pooled", tokenizer.pad_token_id)
     with torch.no_grad():
-        for batch in track(list(batches_by_length(tokens.lengths(), MAX_TOKENS_PER_BATCH)), "Features"):
-            rows = pad_rows([tokens.sequence(index) for index in batch], tokenizer.pad_token_id)
-            inputs = {key: value.to(model.device) for key, value in rows.items()}
-            hidden = model(**inputs).last_hidden_state
+        for rows in track(blocks_of(tokens, np.arange(len(states)), layout, MAX_TOKENS_PER_BATCH), "Features"):
+            block = {name: value.to(model.device) for name, value in lay_out(tokens, rows, layout).items()}
+            inputs = seen_by(block, layout)
+            hidden = model(input_ids=block["input_ids"], **inputs).last_hidden_state
             pooled = pool(hidden, inputs["attention_mask"], "mean" if encoder else "last")
-            states[batch] = pooled.float().cpu().numpy()
+            states[block["response"].cpu().numpy()] = pooled.float().cpu().numpy()
     return states

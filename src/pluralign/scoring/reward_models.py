@@ -13,28 +13,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-    MODEL_MAPPING,
-)
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, MODEL_MAPPING
 
 from pluralign.core.errors import PluralignError
-from pluralign.core.progress import track
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.items import Items, items_of
-from pluralign.scoring.tokens import TokenizedItems, TokenLimits, batches_by_length, model_context, tokenize
+from pluralign.scoring.loading import (
+    SETTINGS,
+    is_encoder,
+    limits_of,
+    load_parts,
+    on_device,
+    read_chat_template,
+    set_pad_token,
+)
+from pluralign.scoring.probe import plain_model
+from pluralign.scoring.text_models import TextModel
+from pluralign.scoring.tokens import TokenLimits, model_context
+from pluralign.scoring.trees import Reads
 
-SETTINGS = "pluralign"
-"""The key of the model's config under which pooling and token limits stand."""
-
-DEFAULT_MAX_LENGTH = 1024
-MAX_TOKENS_PER_BATCH = 16384
+LONGEST_OF_OTHERS = 8192
+"""Token limit of reward models that others trained and that store none."""
 
 
 def pool(states: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
@@ -63,11 +67,21 @@ class _Pooled:
     """Mixed into a transformer with a `score` layer: its output is the score of the pooled state."""
 
     def forward(
-        self: Any, input_ids: Tensor, attention_mask: Tensor, labels: None = None, **inputs: Any
+        self: Any,
+        input_ids: Tensor,
+        attention_mask: Any,
+        last: Tensor | None = None,
+        labels: None = None,
+        **inputs: Any,
     ) -> SequenceClassifierOutput:
+        """One score per row; with `last` `(responses,)`, one per place in the flattened `(rows * tokens)`."""
         backbone = getattr(self, self.base_model_prefix)
         states = backbone(input_ids=input_ids, attention_mask=attention_mask, **inputs).last_hidden_state
-        return SequenceClassifierOutput(logits=self.score(pool(states, attention_mask, _pooling(self.config))))
+        if last is None:
+            pooled = pool(states, attention_mask, getattr(self.config, SETTINGS)["pooling"])
+        else:
+            pooled = states.flatten(0, 1)[last]
+        return SequenceClassifierOutput(logits=self.score(pooled))
 
 
 class _EncoderHead(_Pooled):
@@ -82,25 +96,11 @@ class _EncoderHead(_Pooled):
         self.post_init()
 
 
-def is_encoder(config: Any) -> bool:
-    """Whether a model reads text in both directions (BERT and its kin)."""
-    kind = config.model_type
-    if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        return not getattr(config, "is_decoder", False)
-    if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        return False
-    raise PluralignError(f"models of type '{kind}' are neither causal nor masked language models: choose another")
-
-
 def write_settings(config: Any, limits: TokenLimits) -> None:
     """Store pooling and token limits in a model's config."""
     pooling = "mean" if is_encoder(config) else "last"
     stored = {"pooling": pooling, "max_length": limits.max_length, "max_response_length": limits.response}
     setattr(config, SETTINGS, stored)
-
-
-def _pooling(config: Any) -> str:
-    return str(getattr(config, SETTINGS)["pooling"])
 
 
 def reward_model_class(config: Any, new_head: bool = False) -> type[PreTrainedModel]:
@@ -127,7 +127,7 @@ def reward_model_class(config: Any, new_head: bool = False) -> type[PreTrainedMo
 
 
 @dataclass(frozen=True)
-class RewardModel:
+class RewardModel(TextModel):
     """A reward model with its tokenizer, ready to score.
 
     Args:
@@ -141,58 +141,30 @@ class RewardModel:
         reward_model.score("Tea?", ["Yes, please.", "No."])
     """
 
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    limits: TokenLimits
+    @property
+    def reads(self) -> Reads:
+        """`last`: the state of a response's last token; `pooled` where the model pools by itself."""
+        ours = isinstance(plain_model(self.model), _Pooled)
+        ours = ours and getattr(self.model.config, SETTINGS)["pooling"] == "last"
+        return "last" if ours else "pooled"
 
-    def tokenize(self, items: Items) -> TokenizedItems:
-        """Token ids as this model reads them."""
-        return tokenize(items, self.tokenizer, self.limits, is_encoder(self.model.config))
-
-    def score_items(self, items: Items, max_tokens: int = MAX_TOKENS_PER_BATCH) -> np.ndarray:
-        """Reward of every unique response: `(responses,)`, float64."""
-        return score_tokens(self.model, self.tokenize(items), self.tokenizer.pad_token_id, max_tokens)
+    def score_items(self, items: Items, **options: Any) -> np.ndarray:
+        """Reward of every unique response: `(responses,)`, float64; options as in `TextModel.values`."""
+        return self.values(self.tokenize(items), **options)
 
     def score(self, prompt: Any, responses: Sequence[Any]) -> np.ndarray:
         """Rewards of responses to one prompt: `(responses,)`, float64."""
         row = {"prompt": prompt, "responses": list(responses), "ranks": [1] * len(responses)}
         return self.score_items(items_of(Judgments.from_rows([row]), keep_all=True))
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write weights (safetensors), config and tokenizer."""
-        self.model.save_pretrained(folder)
-        if not isinstance(self.model, PreTrainedModel):  # an adapter: keep pooling and limits beside it
-            self.model.config.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
 
-
-def score_tokens(
-    model: nn.Module, tokens: TokenizedItems, pad_token_id: int, max_tokens: int = MAX_TOKENS_PER_BATCH
-) -> np.ndarray:
-    """Rewards of tokenized responses, each scored once, in batches of like length: `(responses,)`, float64."""
-    rewards = np.zeros(len(tokens.response_ids))
-    device = next(model.parameters()).device
-    training = model.training
-    model.eval()
-    batches = list(batches_by_length(tokens.lengths(), max_tokens))
-    with torch.no_grad():
-        for batch in track(batches, "Scoring"):
-            inputs = pad_rows([tokens.sequence(index) for index in batch], pad_token_id)
-            logits = model(**{name: tensor.to(device) for name, tensor in inputs.items()}).logits
-            rewards[batch] = logits[:, 0].double().cpu().numpy()
-    model.train(training)
-    return rewards
-
-
-def pad_rows(rows: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, Tensor]:
-    """Rows of ids as `input_ids` and `attention_mask`, padded on the right: `(rows, longest)` each."""
-    width = max(len(row) for row in rows)
-    ids = torch.full((len(rows), width), pad_token_id)
-    mask = torch.zeros((len(rows), width), dtype=torch.long)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = torch.as_tensor(row)
-        mask[index, : len(row)] = 1
-    return {"input_ids": ids, "attention_mask": mask}
+def as_reward_model(model: Any) -> Any:
+    """A causal sequence classifier of `transformers` as ours: it pools what it is told to, and may read trees."""
+    plain = plain_model(model)
+    if not isinstance(plain, _Pooled) and not is_encoder(plain.config):
+        body = {"__module__": __name__}
+        plain.__class__ = type(type(plain).__name__, (_Pooled, type(plain)), body)
+    return model
 
 
 def build_reward_model(
@@ -221,14 +193,9 @@ def build_reward_model(
     """
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     config, tokenizer = load_parts(model_name_or_path, hub)
-    context = model_context(config, tokenizer)
-    if max_length is not None and max_length > context:
-        raise PluralignError(
-            f"max_length: {max_length} is more than the {context} tokens {model_name_or_path} can read: lower it"
-        )
+    limits = limits_of(config, tokenizer, max_length, max_response_length)
     if chat_template_path is not None:
         tokenizer.chat_template = read_chat_template(chat_template_path, hub)
-    limits = TokenLimits(max_length or min(context, DEFAULT_MAX_LENGTH), max_response_length)
     config.num_labels = 1
     write_settings(config, limits)
     kwargs = {"dtype": torch.float32, **model_kwargs}
@@ -270,8 +237,6 @@ def load_reward_model(
             "sequence classifier with num_labels = 1"
         )
     if adapter.exists():
-        import peft
-
         base = peft.PeftConfig.from_pretrained(str(model_name_or_path)).base_model_name_or_path
         headless = reward_model_class(config).from_pretrained(base, config=config, **kwargs)
         if headless.get_input_embeddings().num_embeddings < config.vocab_size:
@@ -280,63 +245,14 @@ def load_reward_model(
     elif stored is not None:
         model = reward_model_class(config).from_pretrained(model_name_or_path, config=config, **hub, **kwargs)
     else:
-        from transformers import AutoModelForSequenceClassification
-
         model = AutoModelForSequenceClassification.from_pretrained(model_name_or_path, **hub, **kwargs)
     set_pad_token(model, tokenizer)
-    limits = (
-        TokenLimits(stored["max_length"], stored["max_response_length"])
-        if stored
-        else TokenLimits(min(model_context(config, tokenizer), 8192))
-    )
-    model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return RewardModel(model, tokenizer, limits)
+    if stored is None:
+        longest = min(model_context(config, tokenizer), LONGEST_OF_OTHERS)
+        write_settings(model.config, TokenLimits(longest))
+        model = as_reward_model(model)
+    return RewardModel(on_device(model, device), tokenizer, limits_of(model.config, tokenizer))
 
 
 def _is_classifier(config: Any) -> bool:
     return any("ForSequenceClassification" in name for name in config.architectures or [])
-
-
-def load_parts(source: str | os.PathLike[str], hub: dict[str, Any]) -> tuple[Any, PreTrainedTokenizerBase]:
-    """Config and tokenizer of a model, from a folder or the hub; the tokenizer pads on the right.
-
-    Raises:
-        PluralignError: there is no such model.
-    """
-    try:
-        config = AutoConfig.from_pretrained(source, **hub)
-        tokenizer = AutoTokenizer.from_pretrained(source, **hub)
-    except (OSError, ValueError) as fault:
-        kind = "folder" if Path(source).exists() else "folder or hub id"
-        raise PluralignError(f"{source}: no model can be loaded from this {kind}: {fault}") from fault
-    tokenizer.padding_side = "right"
-    return config, tokenizer
-
-
-def read_chat_template(source: str, hub: dict[str, Any]) -> str:
-    """A chat template from a Jinja file, or from the tokenizer of a folder or hub id.
-
-    Raises:
-        PluralignError: there is none.
-    """
-    path = Path(source)
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    template = load_parts(source, hub)[1].chat_template
-    if not isinstance(template, str):
-        raise PluralignError(f"chat_template_path: {source} has no chat template")
-    return template
-
-
-def set_pad_token(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give model and tokenizer a padding token that is not the end token.
-
-    `AutoModelForSequenceClassification` finds the last token as the last one that is not padding, so padding
-    must not be the token that ends a response.
-    """
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
-    embeddings = model.get_input_embeddings()
-    if len(tokenizer) > embeddings.num_embeddings:
-        model.resize_token_embeddings(len(tokenizer))
-    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from pluralign.core.errors import PluralignError
+from pluralign.core.fingerprint import fingerprint
 from pluralign.core.progress import track
 from pluralign.scoring.items import Items
 
@@ -57,6 +57,10 @@ class TokenizedItems:
     def sequence(self, response: int) -> list[int]:
         """Prompt and response as one row of ids."""
         return self.prompt_ids[self.item[response]] + self.response_ids[response]
+
+    def fingerprint(self) -> str:
+        """A name of the token ids."""
+        return fingerprint(self.prompt_ids, self.response_ids, self.item.tolist())
 
     def lengths(self) -> np.ndarray:
         """`(responses,)` tokens in each sequence."""
@@ -193,23 +197,3 @@ class _Renderer:
                 "template with chat_template_path"
             )
         return whole[len(rendered_prompt) :]
-
-
-def batches_by_length(lengths: np.ndarray, max_tokens: int) -> Iterator[np.ndarray]:
-    """Positions in batches of like length, longest first, whose padded size stays under `max_tokens`.
-
-    A single sequence longer than `max_tokens` makes a batch of its own.
-
-    Examples:
-        >>> [batch.tolist() for batch in batches_by_length(np.array([5, 1, 4, 2]), 8)]
-        [[0], [2, 3], [1]]
-    """
-    order = np.argsort(-lengths, kind="stable")
-    cuts, start = [0], 0
-    for index in range(len(order)):
-        if (index + 1 - start) * lengths[order[start]] > max_tokens and index > start:
-            cuts.append(index)
-            start = index
-    for low, high in pairwise([*cuts, len(order)]):
-        if high > low:
-            yield order[low:high]

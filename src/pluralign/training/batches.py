@@ -1,23 +1,23 @@
-"""Judgments in batches: each unique response of a batch is one row, the judgments point at rows."""
+"""Judgments in batches: each unique response of a batch is read once, the judgments point at its value."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 from pluralign.choice.plackett_luce import NOT_SHOWN
 from pluralign.scoring.items import Items
-from pluralign.scoring.reward_models import pad_rows
 from pluralign.scoring.tokens import TokenizedItems
+from pluralign.scoring.trees import Layout, blocks_of, lay_out
 
 
 class JudgmentIndices(Dataset[int]):
-    """The numbers of the judgments: what a sampler shuffles and a batch holds."""
+    """The numbers of the judgments: what a sampler orders and a batch holds."""
 
     def __init__(self, judgments: int) -> None:
         self.judgments = judgments
@@ -27,6 +27,68 @@ class JudgmentIndices(Dataset[int]):
 
     def __getitem__(self, index: int) -> int:
         return index
+
+
+class JudgmentSampler(Sampler[int]):
+    """A random order in which judgments that share responses come in groups.
+
+    Within an item, responses get random places and judgments are sorted by the Z-order (Morton 1966) of the
+    places they show: neighbours then share responses at every scale, identical sets first of all, so that g
+    judgments in a row on an item judged all against all show about sqrt(g) responses. The order is cut into
+    groups from a random start, and the groups of all items are shuffled. Every judgment comes once in an epoch.
+
+    Args:
+        items: the judgments.
+        group: the most judgments in a group; 1 is a plain shuffle.
+        seed: of the order; every epoch has its own.
+    """
+
+    def __init__(self, items: Items, group: int, seed: int) -> None:
+        self.items = items
+        self.group = group
+        self.seed = seed
+        self.epoch = 0
+        order = np.argsort(items.prompt, kind="stable")
+        self._of_item = np.split(order, np.flatnonzero(np.diff(items.prompt[order])) + 1)
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch whose order comes next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.items.judgments
+
+    def __iter__(self) -> Iterator[int]:
+        draw = np.random.default_rng((self.seed, self.epoch))
+        groups: list[np.ndarray] = []
+        for members in self._of_item:
+            if len(members) == 1 or self.group == 1:
+                groups.extend(members[:, None])
+                continue
+            members = self._sorted(draw.permutation(members), draw)
+            start = int(draw.integers(self.group))
+            cuts = np.split(members, range(start, len(members), self.group))
+            groups.extend(cut for cut in cuts if len(cut))
+        for index in draw.permutation(len(groups)):
+            yield from groups[index].tolist()
+
+    def _sorted(self, members: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+        """The judgments of one item by the Z-order of random places of the responses they show."""
+        shown = [self.items.response[self.items.shown(one)] for one in members]
+        first = min(int(responses.min()) for responses in shown)
+        places = draw.permutation(1 + max(int(responses.max()) for responses in shown) - first)
+        bits = len(places).bit_length()
+        keys = [_z_order(np.sort(places[responses - first]).tolist(), bits) for responses in shown]
+        return members[sorted(range(len(members)), key=keys.__getitem__)]
+
+
+def _z_order(places: list[int], bits: int) -> tuple[int, int]:
+    """How many places there are, and their bits interleaved from the highest down."""
+    key = 0
+    for bit in range(bits - 1, -1, -1):
+        for place in places:
+            key = key << 1 | place >> bit & 1
+    return len(places), key
 
 
 def judgment_arrays(items: Items, batch: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -42,28 +104,41 @@ def judgment_arrays(items: Items, batch: Sequence[int]) -> tuple[np.ndarray, np.
 
 
 @dataclass(frozen=True)
-class FlatCollator:
-    """Lays a batch of judgments out flat: one padded row per unique response in it.
+class JudgmentCollator:
+    """Lays the unique responses of a batch of judgments out in blocks, and says where each judgment finds them.
 
     Args:
         items: the judgments.
         tokens: their texts' ids.
-        pad_token_id: fills the rows.
+        layout: how rows are made.
+        sources: `(judgments,)` number of each judgment's source.
+        opposite: responses and ranks of a batch, `(judgments, responses)` each, to the share of votes against
+            each pair, `(judgments, pairs)`; none takes verdicts as they are.
     """
 
     items: Items
     tokens: TokenizedItems
-    pad_token_id: int
+    layout: Layout
+    sources: np.ndarray
+    opposite: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
 
-    def __call__(self, batch: list[int]) -> dict[str, Tensor]:
-        """`input_ids`, `attention_mask` (rows, tokens); `index`, `ranks` (judgments, responses); `weight`."""
+    def __call__(self, batch: list[int]) -> dict[str, Any]:
+        """`blocks`; `response` (responses,) in the order of the blocks; and by judgment `index`, `ranks`
+        (judgments, responses), `weight`, `source` (judgments,) and `opposite` (judgments, pairs)."""
         responses, ranks = judgment_arrays(self.items, batch)
         unique = np.unique(responses[ranks != NOT_SHOWN])
-        index = np.searchsorted(unique, np.where(ranks != NOT_SHOWN, responses, unique[0]))
-        rows = pad_rows([self.tokens.sequence(response) for response in unique], self.pad_token_id)
-        return {
-            **rows,
-            "index": torch.from_numpy(index),
+        blocks = [lay_out(self.tokens, rows, self.layout) for rows in blocks_of(self.tokens, unique, self.layout)]
+        order = torch.cat([block["response"] for block in blocks])
+        place = np.zeros(int(unique[-1]) + 1, dtype=np.int64)
+        place[order.numpy()] = np.arange(len(order))
+        found: dict[str, Any] = {
+            "blocks": blocks,
+            "response": order,
+            "index": torch.from_numpy(place[np.where(ranks != NOT_SHOWN, responses, unique[0])]),
             "ranks": torch.from_numpy(ranks),
             "weight": torch.from_numpy(self.items.weight[batch]).float(),
+            "source": torch.from_numpy(self.sources[batch]),
         }
+        if self.opposite is not None:
+            found["opposite"] = torch.from_numpy(self.opposite(responses, ranks)).float()
+        return found

@@ -8,10 +8,12 @@ from typing import Any, Literal
 import trl
 from transformers import TrainingArguments
 
+Ties = Literal["efron", "breslow", "average", "marginal"]
+
 
 @dataclass
-class RewardConfig(TrainingArguments):
-    """What all reward models share; field names are those of TRL's `RewardConfig` where it has them.
+class JudgmentConfig(TrainingArguments):
+    """What all training on judgments shares; field names are those of TRL where it has them.
 
     Args:
         max_length: Tokens of prompt and response together. Prompts that are too long are cut on the left.
@@ -19,23 +21,30 @@ class RewardConfig(TrainingArguments):
         max_response_length: Tokens of a response; longer ones are cut on the right. Default: three quarters of
             `max_length`.
         ties: What equal ranks mean (docs: choice models): efron, breslow, average or marginal.
-        center_rewards_coefficient: Adds this times the mean squared reward, which centres rewards at zero.
+        layout: How texts are laid out (docs: prompt trees): `auto` reads prompt trees where the model can,
+            `tree` insists, `flat` reads one response to a row. What is learned does not depend on it.
+        max_tokens_per_row: The longest prompt tree; items with more are split.
+        judgments_per_group: The most judgments on one prompt that stand together in a batch and share its texts;
+            1 is a plain shuffle. Default: a quarter of the judgments of an optimiser step.
         disable_dropout: Switch the model's dropout off.
         chat_template_path: A Jinja file, or a folder or hub id whose tokenizer has the chat template.
         model_init_kwargs: For `from_pretrained`, when the trainer is given a model's name.
         trust_remote_code: Run code that comes with the model. Only for code you have read.
     """
 
-    learning_rate: float = field(default=2e-5, metadata={"help": "The initial learning rate of AdamW."})
     logging_steps: float = field(default=10, metadata={"help": "Log every so many steps (a share if under 1)."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Kept off: judgments have no columns."})
     max_length: int | None = field(default=None, metadata={"help": "Tokens of prompt and response together."})
     max_response_length: int | None = field(default=None, metadata={"help": "Tokens of a response."})
-    ties: Literal["efron", "breslow", "average", "marginal"] = field(
-        default="efron", metadata={"help": "What equal ranks mean."}
+    ties: Ties = field(default="efron", metadata={"help": "What equal ranks mean."})
+    layout: Literal["auto", "tree", "flat"] = field(default="auto", metadata={"help": "How texts are laid out."})
+    max_tokens_per_row: int = field(default=4096, metadata={"help": "The longest prompt tree."})
+    judgments_per_group: int | None = field(
+        default=None, metadata={"help": "The most judgments on one prompt that stand together in a batch."}
     )
-    center_rewards_coefficient: float | None = field(
-        default=None, metadata={"help": "Adds this times the mean squared reward."}
+    ddp_broadcast_buffers: bool | None = field(
+        default=False,  # processes call the model as often as their own texts need, so no call may wait for another
+        metadata={"help": "Kept off: processes call the model when they need to."},
     )
     disable_dropout: bool = field(default=True, metadata={"help": "Switch the model's dropout off."})
     chat_template_path: str | None = field(default=None, metadata={"help": "Where the chat template comes from."})
@@ -44,10 +53,29 @@ class RewardConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("max_length", "max_response_length"):
+        if self.train_sampling_strategy not in ("random", "sequential"):
+            raise ValueError(
+                f"train_sampling_strategy: found {self.train_sampling_strategy}, expected random or sequential; "
+                "texts of like length are put together inside every batch"
+            )
+        for name in ("max_length", "max_response_length", "max_tokens_per_row", "judgments_per_group"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}: found {value}, expected 1 or more")
+
+
+@dataclass
+class RewardConfig(JudgmentConfig):
+    """What all reward models share.
+
+    Args:
+        center_rewards_coefficient: Adds this times the mean squared reward, which centres rewards at zero.
+    """
+
+    learning_rate: float = field(default=2e-5, metadata={"help": "The initial learning rate of AdamW."})
+    center_rewards_coefficient: float | None = field(
+        default=None, metadata={"help": "Adds this times the mean squared reward."}
+    )
 
 
 @dataclass
@@ -64,6 +92,47 @@ class PlackettLuceConfig(RewardConfig):
     """
 
     top: int | None = field(default=None, metadata={"help": "Only the first so many places count."})
+
+
+@dataclass
+class DPOConfig(JudgmentConfig):
+    """Direct preference optimisation from pairs and rankings.
+
+    Args:
+        beta: Inverse temperature of the implicit reward beta * (log pi(y|x) - log pi_ref(y|x)).
+        loss_type: `plackett-luce` takes a ranking as a whole, `sigmoid` as the mean over its pairs; for pairs
+            they are the same.
+        top: Only the first so many places of a ranking count (1 is best of n). Default: all.
+        label_smoothing: The chance that a verdict is the other way round: one number under 0.5, or `votes`, the
+            share of the training votes that say so. With `loss_type: sigmoid`.
+        precompute_ref_log_probs: Compute the reference's log-probabilities once, before training, and keep them
+            on disk; otherwise in every step, with the adapter off or a frozen copy of the model.
+    """
+
+    learning_rate: float = field(default=1e-6, metadata={"help": "The initial learning rate of AdamW."})
+    beta: float = field(default=0.1, metadata={"help": "Inverse temperature of the implicit reward."})
+    loss_type: Literal["plackett-luce", "sigmoid"] = field(
+        default="plackett-luce", metadata={"help": "A ranking as a whole, or as the mean over its pairs."}
+    )
+    top: int | None = field(default=None, metadata={"help": "Only the first so many places count."})
+    label_smoothing: float | Literal["votes"] = field(
+        default=0.0, metadata={"help": "The chance that a verdict is the other way round, or `votes`."}
+    )
+    precompute_ref_log_probs: bool = field(
+        default=True, metadata={"help": "Compute the reference's log-probabilities once and keep them on disk."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        smoothing = self.label_smoothing
+        if smoothing != "votes" and not 0 <= smoothing < 0.5:
+            raise ValueError(f"label_smoothing: found {smoothing}, expected a number from 0 to under 0.5, or votes")
+        if smoothing and self.loss_type != "sigmoid":
+            raise ValueError("label_smoothing: smooths verdicts on pairs, so it needs loss_type: sigmoid")
+        if self.top is not None and self.loss_type == "sigmoid":
+            raise ValueError("top: counts places of a ranking, so it needs loss_type: plackett-luce")
+        if self.beta <= 0:
+            raise ValueError(f"beta: found {self.beta}, expected a positive number")
 
 
 @dataclass

@@ -22,7 +22,7 @@ pipeline("text-generation", "{folder}")("a prompt")
 
 def run_card(objective: str, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     """A model card for the hub: front matter, use, data, results."""
-    kind = "policy" if objective == "sft" else "reward"
+    kind = "policy" if objective in ("sft", "dpo") else "reward"
     base = str(config["model_name_or_path"])
     tags = ["pluralign", objective, "reward-model" if kind == "reward" else "language-model"]
     lines = ["---", "library_name: transformers", "tags:"]

@@ -22,10 +22,14 @@ from pluralign.core.files import atomic_folder, disk_errors
 from pluralign.core.runs import file_fingerprints, finish_run, read_metrics, run_state, start_run
 from pluralign.judgments.reading import read
 from pluralign.judgments.table import Judgments
-from pluralign.scoring.reward_models import build_reward_model, load_parts, read_chat_template
+from pluralign.scoring.causal_models import load_causal_model
+from pluralign.scoring.loading import load_parts, read_chat_template
+from pluralign.scoring.reward_models import build_reward_model
 from pluralign.training.checkpoints import newest_checkpoint
-from pluralign.training.configs import BradleyTerryConfig, PlackettLuceConfig, SFTConfig
-from pluralign.training.reward_trainer import BradleyTerryTrainer, PlackettLuceTrainer, RewardTrainer
+from pluralign.training.configs import BradleyTerryConfig, DPOConfig, PlackettLuceConfig, SFTConfig
+from pluralign.training.dpo import DPOTrainer
+from pluralign.training.judgment_trainer import JudgmentTrainer
+from pluralign.training.reward_trainer import BradleyTerryTrainer, PlackettLuceTrainer
 from pluralign.training.sft import SFTTrainer, completions
 from pluralign.workflows.cards import run_card
 from pluralign.workflows.evaluate import reward_metrics
@@ -36,6 +40,7 @@ logger = logging.get_logger(__name__)
 OBJECTIVES: dict[str, tuple[type[transformers.TrainingArguments], type[Any]]] = {
     "bradley-terry": (BradleyTerryConfig, BradleyTerryTrainer),
     "plackett-luce": (PlackettLuceConfig, PlackettLuceTrainer),
+    "dpo": (DPOConfig, DPOTrainer),
     "sft": (SFTConfig, SFTTrainer),
 }
 """Objective to its config and trainer."""
@@ -50,7 +55,7 @@ OWN_KEYS: dict[str, Any] = {
 }
 
 _OURS_TO_SET = {"do_train", "do_eval", "do_predict", "remove_unused_columns", "resume_from_checkpoint"}
-_NOT_FOR_REWARDS = {"lora_task_type"}
+_NOT_ON_JUDGMENTS = {"lora_task_type"}
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ def check(given: Mapping[str, Given], flags: Mapping[str, Given], place: str = "
     objective = check_value(given["objective"], str, choices=tuple(OBJECTIVES))
     kind = OBJECTIVES[objective][0]
     own, model_fields, fields = dict(OWN_KEYS), fields_of(ModelConfig), fields_of(kind)
-    hidden = _OURS_TO_SET if objective == "sft" else _OURS_TO_SET | _NOT_FOR_REWARDS
+    hidden = _OURS_TO_SET if objective == "sft" else _OURS_TO_SET | _NOT_ON_JUDGMENTS
     check_known(given, [key for key in {**own, **model_fields, **fields} if key not in hidden])
     values = {key: check_value(given[key], hint) for key, hint in own.items() if key in given}
     model_values: dict[str, Any] = {}
@@ -161,7 +166,7 @@ def run(job: TrainingRun) -> dict[str, Any]:
     state.wait_for_everyone()
     if checkpoint is not None:
         logger.warning(f"{job.folder}: resuming from {checkpoint.name}")
-    make = _sft if job.objective == "sft" else _reward
+    make = _sft if job.objective == "sft" else _on_judgments
     trainer = make(job, judgments, evaluated)
     with disk_errors(job.folder):
         result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -197,9 +202,10 @@ def _model_kwargs(job: TrainingRun) -> dict[str, Any]:
     return kwargs
 
 
-def _reward(job: TrainingRun, judgments: Judgments, evaluated: Judgments | None) -> RewardTrainer:
+def _on_judgments(job: TrainingRun, judgments: Judgments, evaluated: Judgments | None) -> JudgmentTrainer:
     args: Any = job.args
-    reward_model = build_reward_model(
+    load = load_causal_model if job.objective == "dpo" else build_reward_model
+    loaded: Any = load(
         job.model.model_name_or_path,
         max_length=args.max_length,
         max_response_length=args.max_response_length,
@@ -209,12 +215,12 @@ def _reward(job: TrainingRun, judgments: Judgments, evaluated: Judgments | None)
         **_model_kwargs(job),
         **(args.model_init_kwargs or {}),
     )
-    trainer: RewardTrainer = OBJECTIVES[job.objective][1](
-        model=reward_model.model,
+    trainer: JudgmentTrainer = OBJECTIVES[job.objective][1](
+        model=loaded.model,
         args=args,
         train_dataset=judgments,
         eval_dataset=evaluated,
-        processing_class=reward_model.tokenizer,
+        processing_class=loaded.tokenizer,
         peft_config=get_peft_config(job.model),
     )
     return trainer
@@ -248,7 +254,7 @@ def _counts(judgments: Judgments) -> dict[str, int]:
 def _evaluation(trainer: transformers.Trainer, evaluated: Judgments | None) -> dict[str, Any]:
     if evaluated is None:
         return {}
-    if isinstance(trainer, RewardTrainer):
-        items, rewards = trainer.score(evaluated)
-        return reward_metrics(evaluated, items, rewards) | {"eval_loss": trainer.mean_loss(items, rewards)}
+    if isinstance(trainer, JudgmentTrainer):
+        items, utilities = trainer.score(evaluated)
+        return reward_metrics(evaluated, items, utilities) | {"eval_loss": trainer.mean_loss(items, utilities)}
     return {key: value for key, value in trainer.evaluate().items() if key == "eval_loss"}

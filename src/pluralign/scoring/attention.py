@@ -1,0 +1,42 @@
+"""What a branch sees: the prompt and itself. As a mask for SDPA and eager attention, or for FlexAttention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def sees(branch: Tensor) -> Tensor:
+    """Which earlier token each token sees: `(rows, tokens)` branches to `(rows, 1, tokens, tokens)`, bool.
+
+    Token i sees token j if j does not come after i and j is in the prompt (branch 0) or in i's own branch.
+    Padding (-1) sees itself, so that no row of the mask is empty.
+
+    Examples:
+        >>> sees(torch.tensor([[0, 1, 2]]))[0, 0].int()
+        tensor([[1, 0, 0],
+                [1, 1, 0],
+                [1, 0, 1]], dtype=torch.int32)
+    """
+    earlier = torch.ones(branch.shape[1], branch.shape[1], dtype=torch.bool, device=branch.device).tril()
+    own = branch.unsqueeze(1) == branch.unsqueeze(2)
+    return (earlier & (own | (branch == 0).unsqueeze(1))).unsqueeze(1)
+
+
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask as numbers to add to attention scores: 0 where it is true, the lowest number elsewhere."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+
+
+def block_mask(branch: Tensor) -> Any:
+    """The same as a `BlockMask` for FlexAttention, which skips the blocks that nobody sees."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        own = branch[row, key] == branch[row, query]
+        return (query >= key) & (own | (branch[row, key] == 0))
+
+    rows, width = branch.shape
+    return create_block_mask(visible, rows, None, width, width, device=str(branch.device))

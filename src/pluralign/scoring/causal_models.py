@@ -1,0 +1,160 @@
+"""Causal language models that give the log-probabilities of responses, from states and not from all logits."""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+from transformers.modeling_outputs import CausalLMOutput
+from transformers.utils import logging
+
+from pluralign.core.errors import PluralignError
+from pluralign.scoring.heads import token_log_probs
+from pluralign.scoring.items import Items
+from pluralign.scoring.loading import (
+    SETTINGS,
+    is_encoder,
+    limits_of,
+    load_parts,
+    read_chat_template,
+    set_pad_token,
+)
+from pluralign.scoring.probe import plain_model
+from pluralign.scoring.text_models import TextModel
+from pluralign.scoring.trees import Reads
+
+logger = logging.get_logger(__name__)
+
+
+class _WithLogProbs:
+    """Mixed into a causal model: given `sources` and `targets`, its output is their log-probabilities."""
+
+
+def with_log_probs(model: Any) -> Any:
+    """Let a causal model compute the log-probabilities of chosen tokens; all else stays as it was.
+
+    `model(..., sources=(predicted,), targets=(predicted,))` gives in `logits` the `(predicted,)`
+    log-probabilities of the targets under the states at the sources (places in the flattened `(rows * tokens)`),
+    and computes logits at those places only; with `full_logits=True` the model makes its own logits everywhere.
+
+    Args:
+        model: a causal model, or an adapter on one; changed in place.
+    """
+    plain = plain_model(model)
+    if isinstance(plain, _WithLogProbs):
+        return model
+    kind = type(plain)
+
+    @functools.wraps(kind.forward)
+    def forward(
+        self: Any,
+        *args: Any,
+        sources: Tensor | None = None,
+        targets: Tensor | None = None,
+        full_logits: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        if sources is None or targets is None:
+            return kind.forward(self, *args, **kwargs)
+        kwargs |= {"use_cache": False}
+        kwargs.pop("labels", None)
+        if full_logits:
+            logits = kind.forward(self, *args, **kwargs).logits.flatten(0, 1)
+            found = token_log_probs(lambda chosen: chosen, logits[sources], targets, logits.shape[-1])
+        else:
+            states = self.base_model(*args, **kwargs).last_hidden_state.flatten(0, 1)
+            head = self.get_output_embeddings()
+            found = token_log_probs(head, states[sources], targets, self.config.get_text_config().vocab_size)
+        return CausalLMOutput(logits=found)
+
+    body = {"__module__": __name__, "forward": forward}
+    plain.__class__ = type(kind.__name__, (_WithLogProbs, kind), body)
+    return model
+
+
+@dataclass(frozen=True)
+class CausalModel(TextModel):
+    """A causal language model with its tokenizer and token limits; the value of a response is log pi(y|x).
+
+    log pi(y|x) is the sum of the log-probabilities of the response's tokens, its end token included, in nats.
+    """
+
+    @property
+    def reads(self) -> Reads:
+        """The states that predict the response's tokens."""
+        return "tokens"
+
+    def log_probs(self, items: Items, **options: Any) -> np.ndarray:
+        """log pi(y|x) of every unique response: `(responses,)`, float64; options as in `TextModel.values`."""
+        return self.values(self.tokenize(items), **options)
+
+
+def causal_model(
+    model: Any, tokenizer: Any, max_length: int | None = None, max_response_length: int | None = None
+) -> CausalModel:
+    """A model in memory (or an adapter on one) with its tokenizer, ready to give log-probabilities.
+
+    Raises:
+        PluralignError: it is not a causal language model, or cannot hold `max_length` tokens.
+    """
+    config = model.config
+    if is_encoder(config) or plain_model(model).get_output_embeddings() is None:
+        raise PluralignError("model: expected a causal language model, found one without a language-model head")
+    tokenizer.padding_side = "right"
+    set_pad_token(model, tokenizer)
+    limits = limits_of(config, tokenizer, max_length, max_response_length)
+    stored = {"max_length": limits.max_length, "max_response_length": limits.response}
+    setattr(config, SETTINGS, {**(getattr(config, SETTINGS, None) or {}), **stored})
+    return CausalModel(with_log_probs(model), tokenizer, limits)
+
+
+def load_causal_model(
+    model_name_or_path: str | os.PathLike[str],
+    *,
+    max_length: int | None = None,
+    max_response_length: int | None = None,
+    chat_template_path: str | None = None,
+    revision: str = "main",
+    trust_remote_code: bool = False,
+    **model_kwargs: Any,
+) -> CausalModel:
+    """Load a causal language model from a folder or the hub; an adapter's folder gives the adapter on its base.
+
+    Args:
+        model_name_or_path: a folder or a hub id.
+        max_length: tokens of prompt and response; `None` is what the model was tuned with, else its context, at
+            most 1024.
+        max_response_length: tokens of a response; `None` is three quarters of `max_length`.
+        chat_template_path: a Jinja file, or a folder or hub id whose tokenizer has the template.
+        revision: branch, tag or commit on the hub.
+        trust_remote_code: run code that comes with the model. Only for code you have read.
+        model_kwargs: passed to `from_pretrained` (dtype, attn_implementation, quantization_config ...).
+
+    Raises:
+        PluralignError: no such model, or not a causal one, or it cannot hold `max_length` tokens.
+    """
+    hub = {"revision": revision, "trust_remote_code": trust_remote_code}
+    config, tokenizer = load_parts(model_name_or_path, hub)
+    if chat_template_path is not None:
+        tokenizer.chat_template = read_chat_template(chat_template_path, hub)
+    if is_encoder(config):
+        raise PluralignError(f"{model_name_or_path}: reads text in both directions; a policy is a causal model")
+    kwargs = {"dtype": torch.float32, **model_kwargs}
+    adapter = Path(model_name_or_path) / "adapter_config.json"
+    if adapter.exists():
+        base = peft.PeftConfig.from_pretrained(str(model_name_or_path)).base_model_name_or_path
+        plain = AutoModelForCausalLM.from_pretrained(base, config=config, **kwargs)
+        if plain.get_input_embeddings().num_embeddings < len(tokenizer):
+            plain.resize_token_embeddings(len(tokenizer))
+        model: Any = peft.PeftModel.from_pretrained(plain, str(model_name_or_path))
+    else:
+        model = AutoModelForCausalLM.from_pretrained(model_name_or_path, **hub, **kwargs)
+    return causal_model(model, tokenizer, max_length, max_response_length)

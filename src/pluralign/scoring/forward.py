@@ -1,0 +1,85 @@
+"""One number per response from one pass of a model over blocks of rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pluralign.core.progress import track
+from pluralign.scoring.attention import additive, block_mask, sees
+from pluralign.scoring.tokens import TokenizedItems
+from pluralign.scoring.trees import Layout, blocks_of, lay_out
+
+MAX_TOKENS_PER_BATCH = 16384
+
+
+def seen_by(block: dict[str, Tensor], layout: Layout) -> dict[str, Any]:
+    """The attention mask and position ids of a block, as the model's attention wants them."""
+    branch = block["branch"]
+    if not layout.tree:
+        return {"attention_mask": (branch >= 0).long()}
+    if layout.mask == "blocks":
+        return {"attention_mask": block_mask(branch), "position_ids": block["position_ids"]}
+    mask = sees(branch)
+    if layout.mask == "additive":
+        mask = additive(mask, torch.float32)
+    return {"attention_mask": mask, "position_ids": block["position_ids"]}
+
+
+def block_token_log_probs(model: nn.Module, block: dict[str, Tensor], layout: Layout) -> Tensor:
+    """`(predicted,)` log-probability of each predicted token of a block, in nats."""
+    output = model(
+        input_ids=block["input_ids"],
+        **seen_by(block, layout),
+        sources=block["sources"],
+        targets=block["targets"],
+        full_logits=layout.full_logits,
+    )
+    return output.logits
+
+
+def block_values(model: nn.Module, block: dict[str, Tensor], layout: Layout) -> Tensor:
+    """`(responses,)` one value per response of a block: its log-probability, or its reward."""
+    if layout.reads == "tokens":
+        log_probs = block_token_log_probs(model, block, layout)
+        sums = torch.zeros(len(block["response"]), dtype=log_probs.dtype, device=log_probs.device)
+        return sums.index_add(0, block["owner"], log_probs)
+    inputs = {"input_ids": block["input_ids"], **seen_by(block, layout)}
+    if layout.reads == "last":
+        inputs["last"] = block["last"]
+    return model(**inputs).logits[:, 0].float()
+
+
+def score_tokens(
+    model: nn.Module,
+    tokens: TokenizedItems,
+    layout: Layout,
+    responses: np.ndarray | None = None,
+    max_tokens: int = MAX_TOKENS_PER_BATCH,
+) -> np.ndarray:
+    """Values of responses, each computed once, without gradient.
+
+    Args:
+        model: a reward model or a causal model of `pluralign.scoring`.
+        tokens: the texts.
+        layout: how they are laid out.
+        responses: which ones, sorted; `None` is all.
+        max_tokens: padded tokens in one batch (a single row may be longer).
+
+    Returns:
+        `(all responses,)`, float64; 0 for those not asked for.
+    """
+    values = np.zeros(len(tokens.response_ids))
+    chosen = np.arange(len(values)) if responses is None else responses
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        for rows in track(blocks_of(tokens, chosen, layout, max_tokens), "Scoring"):
+            block = {name: value.to(device) for name, value in lay_out(tokens, rows, layout).items()}
+            values[block["response"].cpu().numpy()] = block_values(model, block, layout).double().cpu().numpy()
+    model.train(training)
+    return values

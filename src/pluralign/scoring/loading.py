@@ -1,0 +1,105 @@
+"""Configs, tokenizers and token limits of models, from a folder, the hub or memory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+
+from pluralign.core.errors import PluralignError
+from pluralign.scoring.tokens import TokenLimits, model_context
+
+SETTINGS = "pluralign"
+"""The key of a model's config under which its token limits (and how it pools) stand."""
+
+DEFAULT_MAX_LENGTH = 1024
+
+
+def load_parts(source: str | os.PathLike[str], hub: dict[str, Any]) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Config and tokenizer of a model, from a folder or the hub; the tokenizer pads on the right.
+
+    Raises:
+        PluralignError: there is no such model.
+    """
+    try:
+        config = AutoConfig.from_pretrained(source, **hub)
+        tokenizer = AutoTokenizer.from_pretrained(source, **hub)
+    except (OSError, ValueError) as fault:
+        kind = "folder" if Path(source).exists() else "folder or hub id"
+        raise PluralignError(f"{source}: no model can be loaded from this {kind}: {fault}") from fault
+    tokenizer.padding_side = "right"
+    return config, tokenizer
+
+
+def read_chat_template(source: str, hub: dict[str, Any]) -> str:
+    """A chat template from a Jinja file, or from the tokenizer of a folder or hub id.
+
+    Raises:
+        PluralignError: there is none.
+    """
+    path = Path(source)
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    template = load_parts(source, hub)[1].chat_template
+    if not isinstance(template, str):
+        raise PluralignError(f"chat_template_path: {source} has no chat template")
+    return template
+
+
+def set_pad_token(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give model and tokenizer a padding token that is not the end token.
+
+    `AutoModelForSequenceClassification` finds the last token as the last one that is not padding, so padding
+    must not be the token that ends a response.
+    """
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    embeddings = model.get_input_embeddings()
+    if len(tokenizer) > embeddings.num_embeddings:
+        model.resize_token_embeddings(len(tokenizer))
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+
+
+def is_encoder(config: Any) -> bool:
+    """Whether a model reads text in both directions (BERT and its kin)."""
+    kind = config.model_type
+    if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return not getattr(config, "is_decoder", False)
+    if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return False
+    raise PluralignError(f"models of type '{kind}' are neither causal nor masked language models: choose another")
+
+
+def limits_of(
+    config: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None = None,
+    max_response_length: int | None = None,
+) -> TokenLimits:
+    """The token limits asked for; else those stored in the config; else the context, at most 1024 tokens.
+
+    Raises:
+        PluralignError: the model cannot hold `max_length` tokens.
+    """
+    stored = getattr(config, SETTINGS, None) or {}
+    context = model_context(config, tokenizer)
+    longest = max_length or stored.get("max_length") or min(context, DEFAULT_MAX_LENGTH)
+    if longest > context:
+        raise PluralignError(
+            f"max_length: {longest} is more than the {context} tokens the model can read: lower it"
+        )
+    if max_response_length is None and max_length is None:
+        max_response_length = stored.get("max_response_length")
+    return TokenLimits(longest, max_response_length)
+
+
+def on_device(model: Any, device: str | torch.device | None) -> Any:
+    """A model ready to be used, on a device; `None` takes a GPU when there is one."""
+    return model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -1,0 +1,172 @@
+"""Which layout a loaded model computes rightly: tried on some of the texts before it is used on all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import peft
+import torch
+from torch import Tensor, nn
+from transformers.utils import logging
+
+from pluralign.core.errors import PluralignError, one_line
+from pluralign.scoring.forward import block_token_log_probs, block_values
+from pluralign.scoring.tokens import TokenizedItems
+from pluralign.scoring.trees import BLOCK_TOKENS, Layout, Mask, Reads, lay_out, plan_rows
+
+logger = logging.get_logger(__name__)
+
+LayoutName = Literal["auto", "tree", "flat"]
+
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
+"""Largest root mean square of the differences, in nats a token, or in the rewards' own root mean square."""
+HALF_TOLERANCE = 0.1
+
+
+def plain_model(model: Any) -> Any:
+    """The model inside an adapter."""
+    return model.get_base_model() if isinstance(model, peft.PeftModel) else model
+
+
+def choose_layout(
+    model: Any,
+    tokens: TokenizedItems,
+    reads: Reads,
+    pad_token_id: int,
+    name: LayoutName = "auto",
+    max_tokens_per_row: int = 4096,
+) -> Layout:
+    """The layout to read some texts in: trees where the model computes with them what it computes without.
+
+    The model reads a few items (the longest among them) as trees and flat. Models whose attention slides, that
+    carry a state from token to token, or that take a mask and do something else with it differ, and stay flat
+    with the reason logged. On a GPU, FlexAttention is tried first where the architecture supports it.
+
+    Args:
+        model: a reward model or causal model of `pluralign.scoring`, or an adapter on one.
+        tokens: the texts that will be read.
+        reads: what is read off the model (`Layout.reads`).
+        pad_token_id: fills rows up.
+        name: `auto`; `flat` for one response to a row; `tree` to insist.
+        max_tokens_per_row: the longest tree.
+
+    Raises:
+        PluralignError: `tree`, and the model does not compute with trees what it computes without.
+    """
+    device = next(model.parameters()).device.type
+    flat = Layout(
+        reads,
+        pad_token_id,
+        max_tokens_per_row=max_tokens_per_row,
+        block_tokens=BLOCK_TOKENS.get(device, BLOCK_TOKENS["cuda"]),
+    )
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            if reads == "tokens":
+                flat = replace(flat, full_logits=not _linear_head(model, tokens, flat))
+            return flat if name == "flat" else _tree_or(flat, model, tokens, name, device)
+    finally:
+        model.train(training)
+
+
+def _tree_or(flat: Layout, model: Any, tokens: TokenizedItems, name: str, device: str) -> Layout:
+    reason = "it pools by itself or reads text in both directions"
+    if flat.reads != "pooled":
+        plain = plain_model(model)
+        tree = replace(flat, tree=True, attention_tokens=_attention_tokens(plain))
+        for attempt in _attempts(plain, tree, device):
+            reason = _difference(model, tokens, flat, attempt)
+            if not reason:
+                return attempt
+            if attempt.mask == "blocks":
+                logger.info(f"FlexAttention is not used: {reason}")
+    if name == "tree":
+        raise PluralignError(f"layout: this model cannot read prompt trees: {reason}; use auto or flat")
+    logger.warning(f"layout: flat, one response to a row, because this model cannot read prompt trees: {reason}")
+    return flat
+
+
+def _attempts(plain: Any, tree: Layout, device: str) -> Iterator[Layout]:
+    """Ways of attention to try; the model is left on the last one that was asked for."""
+    used = plain.config._attn_implementation
+    if device == "cuda" and plain._supports_flex_attn:
+        plain.set_attn_implementation("flex_attention")
+        yield replace(tree, mask="blocks", attention_tokens=float("inf"))
+        plain.set_attn_implementation(used)
+    mask: Mask = "additive" if used == "eager" else "bool"
+    yield replace(tree, mask=mask)
+
+
+def _attention_tokens(plain: Any) -> float:
+    """Row length at which attention over the whole row costs as much as all linear layers of the backbone.
+
+    A token costs 2 floating-point operations per weight, and 4 T d per layer in attention over T tokens.
+    """
+    backbone, config = plain.base_model, plain.config.get_text_config()
+    embeddings = sum(module.weight.numel() for module in backbone.modules() if isinstance(module, nn.Embedding))
+    weights = sum(weight.numel() for weight in backbone.parameters()) - embeddings
+    return max(1.0, weights / (2 * config.num_hidden_layers * config.hidden_size))
+
+
+def _tolerance(model: nn.Module) -> float:
+    weight = next(model.parameters())
+    if torch.is_autocast_enabled(weight.device.type):
+        return HALF_TOLERANCE
+    return TOLERANCE.get(weight.dtype, HALF_TOLERANCE)
+
+
+def _probe_items(tokens: TokenizedItems) -> list[np.ndarray]:
+    """The responses of a few items with several: the longest sequence's, the largest, the median, the smallest."""
+    counts = np.bincount(tokens.item, minlength=len(tokens.prompt_ids))
+    several = np.flatnonzero(counts > 1)
+    if not len(several):
+        return []
+    sizes = np.bincount(tokens.item, [len(ids) for ids in tokens.response_ids], len(tokens.prompt_ids))
+    longest = tokens.item[np.argmax(np.where(counts[tokens.item] > 1, tokens.lengths(), -1))]
+    ranked = several[np.argsort(sizes[several], kind="stable")]
+    chosen = dict.fromkeys(int(item) for item in (longest, ranked[-1], ranked[len(ranked) // 2], ranked[0]))
+    return [np.flatnonzero(tokens.item == item) for item in chosen]
+
+
+def _read(model: Any, tokens: TokenizedItems, rows: list[list[int]], layout: Layout) -> Tensor:
+    """Values of the responses of one row each way: per token, or per response; in the order of the responses."""
+    device = next(model.parameters()).device
+    block = {name: value.to(device) for name, value in lay_out(tokens, rows, layout).items()}
+    if layout.reads == "tokens":
+        values, owner = block_token_log_probs(model, block, layout), block["response"][block["owner"]]
+    else:
+        values, owner = block_values(model, block, layout), block["response"]
+    return values[torch.sort(owner, stable=True).indices].double()
+
+
+def _difference(model: Any, tokens: TokenizedItems, flat: Layout, tree: Layout) -> str:
+    """Why trees are not right, or nothing if they are."""
+    tolerance = _tolerance(model)
+    for responses in _probe_items(tokens):
+        # The row that holds most, so that branches far from their prompt are among those compared.
+        row = max(plan_rows(tokens, responses, tree), key=len)
+        row = row if len(row) > 1 else responses[:2].tolist()
+        try:
+            as_tree = _read(model, tokens, [row], tree)
+        except Exception as fault:
+            return f"a mask by branch is refused ({type(fault).__name__}: {one_line(str(fault))})"
+        alone = torch.cat([_read(model, tokens, [[response]], flat) for response in sorted(row)])
+        gap = (as_tree - alone).square().mean().sqrt().item()
+        unit = 1.0 if flat.reads == "tokens" else max(alone.square().mean().sqrt().item(), 1e-12)
+        if not gap <= tolerance * unit:
+            return f"values differ by {gap / unit:.2g} (root mean square), more than {tolerance:g}"
+    return ""
+
+
+def _linear_head(model: Any, tokens: TokenizedItems, flat: Layout) -> bool:
+    """Whether the output embeddings alone make the logits (no soft cap, no scale after them)."""
+    if plain_model(model).get_output_embeddings() is None:
+        return False
+    shortest = [[int(np.argmin(tokens.lengths()))]]
+    ours, whole = (_read(model, tokens, shortest, replace(flat, full_logits=full)) for full in (False, True))
+    return bool((ours - whole).square().mean().sqrt() <= _tolerance(model))

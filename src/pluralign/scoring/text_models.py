@@ -1,0 +1,68 @@
+"""What reward models and policies share: a model, its tokenizer and limits, and one number per response."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from pluralign.scoring.forward import MAX_TOKENS_PER_BATCH, score_tokens
+from pluralign.scoring.items import Items
+from pluralign.scoring.loading import is_encoder
+from pluralign.scoring.probe import LayoutName, choose_layout
+from pluralign.scoring.tokens import TokenizedItems, TokenLimits, tokenize
+from pluralign.scoring.trees import MAX_TOKENS_PER_ROW, Layout, Reads
+
+
+@dataclass(frozen=True)
+class TextModel:
+    """A model that gives every response one value.
+
+    Args:
+        model: the transformer, or an adapter on it.
+        tokenizer: pads on the right.
+        limits: how many tokens prompts and responses may have.
+    """
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    limits: TokenLimits
+
+    @property
+    def reads(self) -> Reads:
+        """What is read off the model."""
+        raise NotImplementedError
+
+    def tokenize(self, items: Items) -> TokenizedItems:
+        """Token ids as this model reads them."""
+        return tokenize(items, self.tokenizer, self.limits, is_encoder(self.model.config))
+
+    def layout(
+        self, tokens: TokenizedItems, name: LayoutName = "auto", max_tokens_per_row: int = MAX_TOKENS_PER_ROW
+    ) -> Layout:
+        """How some texts are laid out for this model, as `choose_layout` finds."""
+        pad = int(self.tokenizer.pad_token_id)
+        return choose_layout(self.model, tokens, self.reads, pad, name, max_tokens_per_row)
+
+    def values(
+        self, tokens: TokenizedItems, layout: LayoutName | Layout = "auto", max_tokens: int = MAX_TOKENS_PER_BATCH
+    ) -> np.ndarray:
+        """Value of every unique response, each computed once: `(responses,)`, float64.
+
+        Args:
+            tokens: the texts, tokenized by this model.
+            layout: `auto`, `tree`, `flat`, or one that was chosen before.
+            max_tokens: padded tokens in one batch (a single row may be longer).
+        """
+        chosen = layout if isinstance(layout, Layout) else self.layout(tokens, layout)
+        return score_tokens(self.model, tokens, chosen, max_tokens=max_tokens)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write weights (safetensors), config and tokenizer."""
+        self.model.save_pretrained(folder)
+        if not isinstance(self.model, PreTrainedModel):  # an adapter: keep the settings beside it
+            self.model.config.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)

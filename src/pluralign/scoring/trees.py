@@ -1,0 +1,229 @@
+"""Prompt trees: a row holds a prompt once and its responses as branches, so that cost follows unique tokens.
+
+Position ids restart at the prompt's end in every branch, and a branch sees the prompt and itself, so that each
+response is read as if it stood alone after its prompt. The flat layout is the same with one branch to a row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pluralign.scoring.tokens import TokenizedItems
+
+Reads = Literal["tokens", "last", "pooled"]
+Mask = Literal["bool", "additive", "blocks"]
+
+MAX_TOKENS_PER_ROW = 4096
+BLOCK_TOKENS = {"cpu": 48.0, "cuda": 1024.0}
+"""What one more call of the model costs, in tokens, by the type of device."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How responses are laid out in rows and blocks (batches of rows of like length) for one model.
+
+    Args:
+        reads: what is read off the model: `tokens` the states that predict the response's tokens, `last` the
+            state of its last token, `pooled` whatever the model pools by itself (one response to a row).
+        pad_token_id: fills rows up.
+        tree: whether a row may hold several responses.
+        max_tokens_per_row: the longest tree; a single response may be longer.
+        attention_tokens: length of a row at which attention costs as much as all else; infinite where attention
+            skips what a branch does not see.
+        block_tokens: what one more call of the model costs, in tokens.
+        mask: how attention is told what a branch sees: `bool` (SDPA), `additive` (eager), `blocks` (FlexAttention).
+        full_logits: whether the model computes its own logits at every position, for heads that are more than
+            one linear layer.
+    """
+
+    reads: Reads
+    pad_token_id: int
+    tree: bool = False
+    max_tokens_per_row: int = MAX_TOKENS_PER_ROW
+    attention_tokens: float = math.inf
+    block_tokens: float = 48.0
+    mask: Mask = "bool"
+    full_logits: bool = False
+
+    def row_lengths(self, tokens: TokenizedItems, rows: Sequence[Sequence[int]]) -> np.ndarray:
+        """`(rows,)` tokens in each row."""
+        unread = self.reads == "tokens"  # nothing is predicted after the last token
+        return np.array(
+            [
+                len(tokens.prompt_ids[tokens.item[row[0]]])
+                + sum(len(tokens.response_ids[response]) - unread for response in row)
+                for row in rows
+            ]
+        )
+
+
+def plan_rows(tokens: TokenizedItems, responses: np.ndarray, layout: Layout) -> list[list[int]]:
+    """Which responses share a row: those of one item, as many as pay.
+
+    With a prompt of P tokens and attention that costs as much as all else at a row length of A, the cost per
+    response token of a tree is least when its responses have `sqrt(P (A + P))` tokens together; the number of
+    rows of an item is one of the two whole numbers around that, the cheaper one, and its responses are dealt out
+    in the order of their length, so that a row's branches are alike.
+
+    Args:
+        tokens: the texts.
+        responses: `(chosen,)` the responses to lay out, sorted.
+        layout: the model's layout.
+
+    Returns:
+        One list of responses per row.
+
+    Examples:
+        >>> tokens = TokenizedItems([[1, 2, 3], [4]], [[5, 6], [7, 8], [9]], np.array([0, 0, 1]), 0, 0)
+        >>> plan_rows(tokens, np.arange(3), Layout("last", 0, tree=True))
+        [[0, 1], [2]]
+        >>> plan_rows(tokens, np.arange(3), Layout("last", 0))
+        [[0], [1], [2]]
+    """
+    if not layout.tree:
+        return [[int(response)] for response in responses]
+    cuts = np.flatnonzero(np.diff(tokens.item[responses])) + 1
+    rows: list[list[int]] = []
+    for members in np.split(responses, cuts):
+        if len(members) == 1:
+            rows.append([int(members[0])])
+            continue
+        prompt = len(tokens.prompt_ids[tokens.item[members[0]]])
+        lengths = np.array([len(tokens.response_ids[response]) for response in members])
+        rows.extend(_deal(members, lengths, prompt, layout))
+    return rows
+
+
+def _deal(members: np.ndarray, lengths: np.ndarray, prompt: int, layout: Layout) -> list[list[int]]:
+    order = np.argsort(-lengths, kind="stable")
+    total, attention = int(lengths.sum()), layout.attention_tokens
+    count = 1
+    if math.isfinite(attention):
+        best = total / max(1.0, math.sqrt(prompt * (attention + prompt)))
+
+        def cost(rows: int) -> float:
+            length = prompt + total / rows
+            return rows * length * (1 + length / attention)
+
+        candidates = {min(len(members), max(1, round_(best))) for round_ in (math.floor, math.ceil)}
+        count = min(sorted(candidates), key=cost)
+    target = max(total / count, 1)
+    rows: list[list[int]] = []
+    held = 0.0
+    for index in order:
+        length = int(lengths[index])
+        over = prompt + held + length > layout.max_tokens_per_row
+        if not rows or over or held + length / 2 > target:
+            rows.append([])
+            held = 0.0
+        rows[-1].append(int(members[index]))
+        held += length
+    return rows
+
+
+def plan_blocks(lengths: np.ndarray, block_tokens: float, max_tokens: float = math.inf) -> list[np.ndarray]:
+    """Cut rows, sorted by length, into blocks so that padding and the number of calls cost least together.
+
+    Exact by dynamic programming: a block of rows costs `block_tokens + rows * longest`.
+
+    Args:
+        lengths: `(rows,)` tokens.
+        block_tokens: what one more block costs; infinite makes one block.
+        max_tokens: the largest padded block (a single row may be larger).
+
+    Returns:
+        Positions of the rows of each block, longest first.
+
+    Examples:
+        >>> [block.tolist() for block in plan_blocks(np.array([4, 100, 5, 99]), 16.0)]
+        [[1, 3], [2, 0]]
+        >>> len(plan_blocks(np.array([4, 100, 5, 99]), math.inf))
+        1
+    """
+    order = np.argsort(-lengths, kind="stable")
+    if math.isinf(block_tokens) and math.isinf(max_tokens):
+        return [order]
+    longest = lengths[order]
+    least = np.zeros(len(order) + 1)
+    start_of = np.zeros(len(order) + 1, dtype=np.int64)
+    for end in range(1, len(order) + 1):
+        # A block that ends here has rows at least as long as its last one, so only so many fit.
+        fits = max_tokens / max(int(longest[end - 1]), 1)
+        first = 0 if math.isinf(fits) else max(0, end - max(1, int(fits)))
+        starts = np.arange(first, end)
+        padded = (end - starts) * longest[first:end]
+        costs = least[first:end] + block_tokens + padded
+        costs[(padded > max_tokens) & (starts < end - 1)] = math.inf
+        start_of[end] = first + int(np.argmin(costs))
+        least[end] = costs[start_of[end] - first]
+    cuts = [len(order)]
+    while cuts[-1]:
+        cuts.append(int(start_of[cuts[-1]]))
+    return [order[low:high] for low, high in pairwise(reversed(cuts))]
+
+
+def lay_out(tokens: TokenizedItems, rows: Sequence[Sequence[int]], layout: Layout) -> dict[str, Tensor]:
+    """A block of rows as tensors, padded on the right.
+
+    Returns:
+        `input_ids`, `branch` (0 prompt, 1 ... branches, -1 padding), `position_ids`, each `(rows, tokens)`;
+        `response` `(responses,)`, the responses row by row; and where to read, as places in the flattened
+        `(rows * tokens)`: `last` `(responses,)`, or `sources` `(predicted,)` with their `targets` (token ids) and
+        `owner` (place in `response`). The first token of a response is predicted by the last one of its prompt;
+        where the prompt has no token it is predicted by nothing, and left out.
+    """
+    width = max(1, int(layout.row_lengths(tokens, rows).max()))
+    ids = np.full((len(rows), width), layout.pad_token_id, dtype=np.int64)
+    branch = np.full((len(rows), width), -1, dtype=np.int64)
+    position = np.zeros((len(rows), width), dtype=np.int64)
+    last: list[int] = []
+    sources: list[np.ndarray] = []
+    targets: list[list[int]] = []
+    for number, row in enumerate(rows):
+        prompt = tokens.prompt_ids[tokens.item[row[0]]]
+        start = len(prompt)
+        ids[number, :start], branch[number, :start], position[number, :start] = prompt, 0, np.arange(start)
+        at = start
+        for twig, response in enumerate(row, start=1):
+            text = tokens.response_ids[response]
+            read = text[:-1] if layout.reads == "tokens" else text
+            end = at + len(read)
+            ids[number, at:end], branch[number, at:end] = read, twig
+            position[number, at:end] = start + np.arange(end - at)
+            before = [start - 1] if start else []
+            predicted = text[1 - len(before) :]
+            sources.append(number * width + np.array([*before, *range(at, end)], dtype=np.int64)[: len(predicted)])
+            targets.append(predicted)
+            last.append(number * width + max(end - 1, 0))
+            at = end
+    block = {
+        "input_ids": torch.from_numpy(ids),
+        "branch": torch.from_numpy(branch),
+        "position_ids": torch.from_numpy(position),
+        "response": torch.tensor([response for row in rows for response in row]),
+    }
+    if layout.reads == "tokens":
+        counts = torch.tensor([len(text) for text in targets])
+        block["sources"] = torch.from_numpy(np.concatenate(sources))
+        block["targets"] = torch.tensor([token for text in targets for token in text], dtype=torch.long)
+        block["owner"] = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    else:
+        block["last"] = torch.tensor(last)
+    return block
+
+
+def blocks_of(
+    tokens: TokenizedItems, responses: np.ndarray, layout: Layout, max_tokens: float = math.inf
+) -> list[list[list[int]]]:
+    """The blocks, each a list of rows, that some responses (sorted) are read in."""
+    rows = plan_rows(tokens, responses, layout)
+    planned = plan_blocks(layout.row_lengths(tokens, rows), layout.block_tokens, max_tokens)
+    return [[rows[index] for index in block] for block in planned]

@@ -1,0 +1,79 @@
+"""How a crowd's votes on two responses are shared out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pluralign.scoring.items import Items
+
+
+@dataclass(frozen=True)
+class PairVotes:
+    """Votes on pairs of responses, counted over all judgments with their weights; a tie is half a vote each way.
+
+    Args:
+        pairs: `(pairs,)` sorted keys, `lower response * responses + higher response`.
+        shares: `(pairs,)` share of the votes for the lower-numbered response.
+        responses: how many responses there are.
+    """
+
+    pairs: np.ndarray
+    shares: np.ndarray
+    responses: int
+
+    @classmethod
+    def of(cls, items: Items) -> PairVotes:
+        """Count the votes of every judgment on every pair that it compares."""
+        keys, votes, weights = [], [], []
+        for judgment in range(items.judgments):
+            shown = items.shown(judgment)
+            key, vote, compared = _pairs(
+                items.response[shown][None], items.ranks[shown][None], len(items.responses)
+            )
+            keys.append(key[compared])
+            votes.append(vote[compared])
+            weights.append(np.full(int(compared.sum()), items.weight[judgment]))
+        pairs, place = np.unique(np.concatenate(keys), return_inverse=True)
+        weight = np.concatenate(weights)
+        total = np.bincount(place, weight)
+        shares = np.bincount(place, weight * np.concatenate(votes)) / np.where(total > 0, total, 1)
+        return cls(pairs, np.where(total > 0, shares, 0.5), len(items.responses))
+
+    def opposite(self, responses: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+        """Share of the votes against each pair as a judgment has it.
+
+        Args:
+            responses: `(judgments, shown)` responses.
+            ranks: `(judgments, shown)`, as in `pluralign.choice.plackett_luce`.
+
+        Returns:
+            `(judgments, pairs)` in the order of `torch.triu_indices`; 0 where a pair is not compared.
+
+        Examples:
+            >>> from pluralign.judgments import Judgments
+            >>> from pluralign.scoring.items import items_of
+            >>> row = {"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, 2]}
+            >>> rows = [row, row, {**row, "ranks": [2, 1]}]
+            >>> votes = PairVotes.of(items_of(Judgments.from_rows(rows)))
+            >>> votes.opposite(np.array([[0, 1], [0, 1]]), np.array([[1, 2], [2, 1]])).round(2).tolist()
+            [[0.33], [0.67]]
+        """
+        keys, votes, compared = _pairs(responses, ranks, self.responses)
+        share = self.shares[np.searchsorted(self.pairs, np.where(compared, keys, self.pairs[0]))]
+        return np.where(compared, np.where(votes > 0.5, 1 - share, share), 0.0)
+
+
+def _pairs(responses: np.ndarray, ranks: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Key of every pair of columns, the vote for its lower-numbered response, and whether it is compared."""
+    first, second = np.triu_indices(responses.shape[1], 1)
+    one, two = responses[:, first], responses[:, second]
+    rank_one, rank_two = ranks[:, first], ranks[:, second]
+    compared = (rank_one >= 0) & (rank_two >= 0) & ((rank_one > 0) | (rank_two > 0))
+    last = np.iinfo(np.int64).max
+    rank_one, rank_two = np.where(rank_one > 0, rank_one, last), np.where(rank_two > 0, rank_two, last)
+    for_one = np.where(rank_one < rank_two, 1.0, np.where(rank_one > rank_two, 0.0, 0.5))
+    low = one < two
+    keys = np.where(low, one, two) * count + np.where(low, two, one)
+    return keys, np.where(low, for_one, 1 - for_one), compared

@@ -1,0 +1,190 @@
+"""Direct preference optimisation from pairs and rankings (Rafailov et al. 2023).
+
+The implicit reward of a response is u(x, y) = beta (log pi(y|x) - log pi_ref(y|x)); the loss of a judgment is
+minus its log-probability under u: Plackett-Luce for a ranking, log-sigmoid for a pair.
+
+How it differs from TRL's `DPOTrainer`: rankings of any length, with ties, partial and weighted; each unique
+response of a batch is read once, its prompt once for all of its responses; logits are made at response positions
+only; the reference's log-probabilities are computed once for the data and kept on disk; prompts that are too
+long are cut on the left. Mean logits, entropy and token accuracy are not logged: they need other passes.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import peft
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from pluralign.choice.plackett_luce import log_likelihood, pair_log_likelihood, pair_sides
+from pluralign.core.errors import PluralignError
+from pluralign.scoring.causal_models import CausalModel, causal_model, load_causal_model
+from pluralign.scoring.forward import block_values
+from pluralign.scoring.loading import SETTINGS
+from pluralign.scoring.reference import fingerprint_weights, log_probs_file, read_log_probs, write_log_probs
+from pluralign.scoring.tokens import TokenizedItems
+from pluralign.scoring.votes import PairVotes
+from pluralign.training.configs import DPOConfig
+from pluralign.training.judgment_trainer import Dataset, JudgmentTrainer, adapted
+
+logger = logging.get_logger(__name__)
+
+
+class DPOTrainer(JudgmentTrainer):
+    """Tunes a policy on judgments by direct preference optimisation.
+
+    Args:
+        model: a folder or hub id, a causal language model, or a PEFT model.
+        args: the config.
+        train_dataset: `Judgments`, or preference rows in TRL's format (a `datasets.Dataset`, a list of dicts).
+        eval_dataset: the same, for evaluation.
+        processing_class: the tokenizer; needed when `model` is not a name.
+        peft_config: train an adapter instead of the whole model; the reference is the model without it.
+        ref_model: the reference, if it is not the model as it is given.
+        trainer_arguments: passed on to `transformers.Trainer` (callbacks, optimizers ...).
+
+    Raises:
+        PluralignError: the model is no causal language model, or no judgment ranks anything.
+
+    Train on judgments:
+
+        args = pluralign.DPOConfig(output_dir="runs/policy", per_device_train_batch_size=8)
+        pluralign.DPOTrainer("my-model", args, pluralign.read("train.parquet")).train()
+    """
+
+    args: DPOConfig
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | PreTrainedModel | peft.PeftModel,
+        args: DPOConfig,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        peft_config: peft.PeftConfig | None = None,
+        ref_model: PreTrainedModel | peft.PeftModel | None = None,
+        **trainer_arguments: Any,
+    ) -> None:
+        given = _given(model, args, processing_class)
+        if isinstance(given.model, peft.PeftModel) and peft_config is not None:
+            raise PluralignError("peft_config: the model has an adapter already; merge it first, or train it on")
+        getattr(given.model.config, SETTINGS).update(objective="dpo", beta=args.beta)
+        self._ref_model = None if ref_model is None else causal_model(ref_model, given.tokenizer).model
+        self._adapter_off = peft_config is not None and ref_model is None
+        if not args.precompute_ref_log_probs and self._ref_model is None and not self._adapter_off:
+            self._ref_model = copy.deepcopy(given.model)
+        self._ref_name = fingerprint_weights(given.model if self._ref_model is None else self._ref_model)
+        self._ref_log_probs: dict[str, np.ndarray] = {}
+        self.policy = CausalModel(
+            adapted(given.model, args, peft_config, "CAUSAL_LM"), given.tokenizer, given.limits
+        )
+        super().__init__(self.policy, args, train_dataset, eval_dataset, **trainer_arguments)
+        if self._ref_model is not None:
+            self._ref_model.eval().requires_grad_(False).to(self.args.device)
+        if args.precompute_ref_log_probs:
+            found = torch.from_numpy(self._reference(self.train_tokens)).float()
+            self._train_reference = found.to(self.args.device)
+            if eval_dataset is not None:
+                self._reference(self._evaluated(eval_dataset).tokens)
+        self._untouched = False
+
+    _untouched = True
+
+    def judgment_log_likelihood(self, utilities: Tensor, ranks: Tensor, opposite: Tensor | float = 0.0) -> Tensor:
+        """Log-probability of the ranking, or the mean over its pairs."""
+        if self.args.loss_type == "sigmoid":
+            return pair_log_likelihood(utilities, ranks, ties=self.args.ties, opposite=opposite)
+        return log_likelihood(utilities, ranks, ties=self.args.ties, top=self.args.top)
+
+    def _opposite(self) -> Any:
+        smoothing = self.args.label_smoothing
+        if smoothing == "votes":
+            return PairVotes.of(self.train_items).opposite
+        return (lambda responses, ranks: np.full((len(ranks), 1), smoothing)) if smoothing else None
+
+    def _utilities(self, values: Tensor, inputs: dict[str, Any]) -> Tensor:
+        if self.args.precompute_ref_log_probs:
+            reference = self._train_reference[inputs["response"]]
+        else:
+            model, context = self._frozen()
+            with torch.no_grad(), context:
+                reference = torch.cat([block_values(model, block, self.layout) for block in inputs["blocks"]])
+        return self.args.beta * (values - reference)
+
+    def _eval_utilities(self, values: np.ndarray, tokens: TokenizedItems) -> np.ndarray:
+        return self.args.beta * (values - self._reference(tokens))
+
+    def _frozen(self) -> tuple[Any, AbstractContextManager[Any]]:
+        """The reference, and the context in which it is one."""
+        if self._ref_model is not None:
+            return self._ref_model, nullcontext()
+        if self._adapter_off:
+            return self.policy.model, self.policy.model.disable_adapter()
+        if self._untouched:
+            return self.policy.model, nullcontext()
+        raise PluralignError(
+            "these judgments came after training had begun, when the reference was gone: give them as "
+            "eval_dataset, or give ref_model, or set precompute_ref_log_probs: false"
+        )
+
+    def _reference(self, tokens: TokenizedItems) -> np.ndarray:
+        """log pi_ref(y|x) of all responses of some texts: from memory, from disk, or computed and kept."""
+        name = tokens.fingerprint()
+        if name not in self._ref_log_probs:
+            precision = f"{next(self.policy.model.parameters()).dtype} {self.accelerator.mixed_precision}"
+            file = log_probs_file(self._ref_name, tokens, precision)
+            there = torch.tensor(float(file.exists()), device=self.accelerator.device)
+            if self.accelerator.reduce(there, "sum") == self.accelerator.num_processes:
+                logger.info(f"log-probabilities of the reference read from {file}")
+                self._ref_log_probs[name] = read_log_probs(file)
+            else:
+                model, context = self._frozen()
+                with context:
+                    self._ref_log_probs[name] = self._values(tokens, model)
+                if self.accelerator.is_main_process:
+                    write_log_probs(file, self._ref_log_probs[name])
+        return self._ref_log_probs[name]
+
+    def _note(self, utilities: Tensor, values: Tensor, inputs: dict[str, Any]) -> None:
+        super()._note(utilities, values, inputs)
+        sides = []
+        for numbers in (utilities, values):
+            better, worse, strict = pair_sides(numbers, inputs["ranks"])
+            mean = strict / strict.sum(-1, keepdim=True).clamp(min=1)
+            sides += [inputs["weight"] @ (better * mean).sum(-1), inputs["weight"] @ (worse * mean).sum(-1)]
+        self._add("sides", torch.stack(sides))
+
+    def _logged(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        weight, agree, margin = sums["pairs"].tolist()
+        names = ("rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected")
+        logs = {"rewards/accuracies": agree, "rewards/margins": margin} | dict(
+            zip(names, sums["sides"].tolist(), strict=True)
+        )
+        return {name: value / weight for name, value in logs.items()} if weight > 0 else {}
+
+
+def _given(
+    model: str | os.PathLike[str] | PreTrainedModel | peft.PeftModel,
+    args: DPOConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> CausalModel:
+    """The policy that was named or given, with its tokenizer and limits."""
+    if isinstance(model, str | os.PathLike):
+        return load_causal_model(
+            model,
+            max_length=args.max_length,
+            max_response_length=args.max_response_length,
+            chat_template_path=args.chat_template_path,
+            trust_remote_code=args.trust_remote_code,
+            **(args.model_init_kwargs or {}),
+        )
+    if tokenizer is None:
+        raise PluralignError("processing_class: a model in memory needs its tokenizer")
+    return causal_model(model, tokenizer, args.max_length, args.max_response_length)
