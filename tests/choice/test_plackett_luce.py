@@ -204,3 +204,19 @@ def test_bad_arguments_are_named():
         log_likelihood(u.long(), ranks)
     with pytest.raises(ValueError, match="top: found 0"):
         log_likelihood(u, ranks, top=0)
+
+
+def test_opposite_votes_smooth_every_strict_pair_by_their_share():
+    """(1 - e) log sigmoid(margin) + e log sigmoid(-margin); one number, or one for each pair; ties untouched."""
+    utilities = torch.tensor([[0.3, -1.0, 2.0]], dtype=torch.float64, requires_grad=True)
+    ranks = torch.tensor([[1, 2, 2]])
+    shares = torch.tensor([[0.1, 0.4, 0.9]], dtype=torch.float64)
+    found = pair_log_likelihood(utilities, ranks, opposite=shares)
+    first, second = utilities[0, 0] - utilities[0, 1], utilities[0, 0] - utilities[0, 2]
+    tied = log_likelihood(utilities[:, 1:], torch.tensor([[1, 1]]))
+    expected = 0.9 * logsigmoid(first) + 0.1 * logsigmoid(-first)
+    expected = (expected + 0.6 * logsigmoid(second) + 0.4 * logsigmoid(-second) + tied) / 3
+    torch.testing.assert_close(found, expected)
+    same = pair_log_likelihood(utilities, ranks, opposite=0.25)
+    torch.testing.assert_close(same, pair_log_likelihood(utilities, ranks, opposite=torch.full((1, 3), 0.25)))
+    assert torch.equal(pair_log_likelihood(utilities, ranks, opposite=0.0), pair_log_likelihood(utilities, ranks))

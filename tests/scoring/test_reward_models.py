@@ -4,20 +4,9 @@ import numpy as np
 import peft
 import pytest
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    GPT2Config,
-    GPTNeoXConfig,
-    LlamaConfig,
-    OPTConfig,
-    Qwen2Config,
-    Qwen3Config,
-    T5Config,
-)
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, T5Config
 
+from architectures import write_model
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import Judgments
 from pluralign.scoring.items import items_of
@@ -25,45 +14,12 @@ from pluralign.scoring.loading import is_encoder
 from pluralign.scoring.reward_models import build_reward_model, load_reward_model, pool
 
 PROMPT, RESPONSES = "Say something about tea:", ["good cat", "bad dog in the rain and the sun", "milk"]
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-LLAMA_LIKE = {**SMALL, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 96}
-
-
-def architecture(name, tokenizer):
-    ends = {
-        "vocab_size": len(tokenizer),
-        "eos_token_id": tokenizer.eos_token_id,
-        "bos_token_id": None,
-        "pad_token_id": None,
-    }
-    return {
-        "llama": lambda: LlamaConfig(**LLAMA_LIKE, **ends),
-        "qwen2": lambda: Qwen2Config(**LLAMA_LIKE, **ends),
-        "qwen3": lambda: Qwen3Config(**LLAMA_LIKE, **ends),
-        "gpt2": lambda: GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=96, **ends),
-        "neox": lambda: GPTNeoXConfig(**SMALL, max_position_embeddings=96, **ends),
-        "opt": lambda: OPTConfig(
-            hidden_size=32,
-            word_embed_proj_dim=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            ffn_dim=64,
-            max_position_embeddings=96,
-            vocab_size=len(tokenizer),
-        ),
-    }[name]()
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "gpt2", "neox", "opt"])
 @pytest.mark.parametrize("pad", ["own", "none", "end"])
 def test_plain_sequence_classifiers_give_the_same_rewards(name, pad, tiny_model, tmp_path):
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    if pad != "own":
-        tokenizer.pad_token = None if pad == "none" else tokenizer.eos_token
-    config = architecture(name, tokenizer)
-    torch.manual_seed(0)
-    MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config).save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
+    write_model(name, tiny_model, tmp_path / "base", pad)
     reward_model = build_reward_model(tmp_path / "base")
     reward_model.save(tmp_path / "saved")
     ours = load_reward_model(tmp_path / "saved", device="cpu")
@@ -129,7 +85,7 @@ def test_token_limits_are_stored_with_the_model(tiny_model, tmp_path):
     assert (loaded.limits.max_length, loaded.limits.response) == (16, 6)
     long = "rain " * 60
     rewards = loaded.score(PROMPT, [long, long + "sun"])
-    assert rewards[0] == rewards[1], "both are cut to the same six tokens"
+    assert rewards[0] == pytest.approx(rewards[1], rel=1e-6), "both are cut to the same six tokens"
 
 
 def test_an_adapter_folder_loads(tiny_model, tmp_path):

@@ -1,9 +1,6 @@
 """Tokens: prompt and response join to the plain sequence, cuts are exact and counted."""
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from pluralign.core.errors import PluralignError

@@ -25,7 +25,6 @@ from pluralign.scoring.loading import (
     limits_of,
     load_parts,
     read_chat_template,
-    set_pad_token,
 )
 from pluralign.scoring.probe import plain_model
 from pluralign.scoring.text_models import TextModel
@@ -109,7 +108,9 @@ def causal_model(
     if is_encoder(config) or plain_model(model).get_output_embeddings() is None:
         raise PluralignError("model: expected a causal language model, found one without a language-model head")
     tokenizer.padding_side = "right"
-    set_pad_token(model, tokenizer)
+    if tokenizer.pad_token_id is None:
+        # Padding is told by its place, so the end token serves; a token more would change every probability.
+        tokenizer.pad_token = tokenizer.eos_token
     limits = limits_of(config, tokenizer, max_length, max_response_length)
     stored = {"max_length": limits.max_length, "max_response_length": limits.response}
     setattr(config, SETTINGS, {**(getattr(config, SETTINGS, None) or {}), **stored})
@@ -152,8 +153,6 @@ def load_causal_model(
     if adapter.exists():
         base = peft.PeftConfig.from_pretrained(str(model_name_or_path)).base_model_name_or_path
         plain = AutoModelForCausalLM.from_pretrained(base, config=config, **kwargs)
-        if plain.get_input_embeddings().num_embeddings < len(tokenizer):
-            plain.resize_token_embeddings(len(tokenizer))
         model: Any = peft.PeftModel.from_pretrained(plain, str(model_name_or_path))
     else:
         model = AutoModelForCausalLM.from_pretrained(model_name_or_path, **hub, **kwargs)

@@ -44,7 +44,7 @@ class TextModel:
         self, tokens: TokenizedItems, name: LayoutName = "auto", max_tokens_per_row: int = MAX_TOKENS_PER_ROW
     ) -> Layout:
         """How some texts are laid out for this model, as `choose_layout` finds."""
-        pad = int(self.tokenizer.pad_token_id)
+        pad = self.tokenizer.pad_token_id or 0  # padding is told by its place, any token will do
         return choose_layout(self.model, tokens, self.reads, pad, name, max_tokens_per_row)
 
     def values(
