@@ -2,11 +2,13 @@
 
 import os
 import random
+import tempfile
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["PLURALIGN_CACHE"] = tempfile.mkdtemp(prefix="pluralign-tests-")  # never the user's own
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pluralign.core.errors import PluralignError
     from pluralign.judgments import BUILT_IN_SCALES, Judgments, LabelScale, read
+    from pluralign.policies.policy import Policy, Sample, load_policy
     from pluralign.scoring.features import text_features
     from pluralign.scoring.items import items_of
     from pluralign.scoring.reward_models import RewardModel, build_reward_model, load_reward_model
@@ -32,12 +33,15 @@ _HOMES = {
     "PlackettLuceConfig": "pluralign.training.configs",
     "PlackettLuceTrainer": "pluralign.training.reward_trainer",
     "PluralignError": "pluralign.core.errors",
+    "Policy": "pluralign.policies.policy",
     "RewardModel": "pluralign.scoring.reward_models",
+    "Sample": "pluralign.policies.policy",
     "SFTConfig": "pluralign.training.configs",
     "SFTTrainer": "pluralign.training.sft",
     "build_reward_model": "pluralign.scoring.reward_models",
     "evaluate": "pluralign.workflows.evaluate",
     "items_of": "pluralign.scoring.items",
+    "load_policy": "pluralign.policies.policy",
     "load_reward_model": "pluralign.scoring.reward_models",
     "read": "pluralign.judgments",
     "score": "pluralign.workflows.evaluate",
@@ -56,12 +60,15 @@ __all__ = [
     "PlackettLuceConfig",
     "PlackettLuceTrainer",
     "PluralignError",
+    "Policy",
     "RewardModel",
     "SFTConfig",
     "SFTTrainer",
+    "Sample",
     "build_reward_model",
     "evaluate",
     "items_of",
+    "load_policy",
     "load_reward_model",
     "read",
     "score",

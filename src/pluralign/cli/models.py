@@ -30,15 +30,20 @@ def train(
 
 @app.command()
 def evaluate(
-    model: str = typer.Argument(help="A run, a model folder, or a hub id."),
+    model: str = typer.Argument(help="A run, a model folder, or a hub id: a reward model or a policy."),
     file: list[Path] = typer.Argument(help="Canonical files."),
     out: Path = typer.Option(..., help="The folder to write."),
     label_scale: str = _SCALE,
-    seed: int = typer.Option(0, help="Of the bootstrap."),
+    seed: int = typer.Option(0, help="Of the bootstrap and of the answers."),
+    reference: str = typer.Option(None, help="Policies: the reference; else the one its run names."),
+    beta: float = typer.Option(None, help="Policies: inverse temperature; else the one it was tuned with."),
+    reward: str = typer.Option(None, help="Policies: a reward model that judges their answers to the prompts."),
+    samples: int = typer.Option(1, help="With --reward: answers to each prompt."),
+    max_new_tokens: int = typer.Option(128, help="With --reward: the longest answer."),
     revision: str = _HUB_REVISION,
     trust_remote_code: bool = _REMOTE_CODE,
 ) -> None:
-    """Evaluate a reward model on judgments: accuracy, log-loss, calibration, per source and group."""
+    """Evaluate a reward model or a policy: accuracy, log-loss, calibration, per source and group; win rate."""
     from pluralign.workflows.cards import metrics_table
     from pluralign.workflows.evaluate import evaluate as run
 
@@ -48,6 +53,11 @@ def evaluate(
         out,
         label_scale=label_scale,
         seed=seed,
+        reference=reference,
+        beta=beta,
+        reward=reward,
+        samples=samples,
+        max_new_tokens=max_new_tokens,
         revision=revision,
         trust_remote_code=trust_remote_code,
     )

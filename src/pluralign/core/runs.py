@@ -28,6 +28,9 @@ PACKAGES = (
     "scipy", "scikit-learn", "pyarrow",
 )  # fmt: skip
 
+CONFIG = "config.yaml"
+"""The file of a run that holds its settings as resolved."""
+
 
 def environment() -> dict[str, Any]:
     """Versions of Python, the system and the libraries that results depend on."""
@@ -66,9 +69,9 @@ def run_state(folder: Path, config: Mapping[str, Any], inputs: Mapping[str, str]
         PluralignError: the folder holds a run of another config or of other data; names what differs.
     """
     with disk_errors(folder):
-        if not (folder / "config.yaml").exists():
+        if not (folder / CONFIG).exists():
             return "new"
-        before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) or {}
+        before = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")) or {}
     differing = sorted(key for key in {*before, *config} if before.get(key) != config.get(key))
     if differing:
         shown = ", ".join(f"{key} ({before.get(key)!r} before, {config.get(key)!r} now)" for key in differing)
@@ -91,7 +94,7 @@ def run_state(folder: Path, config: Mapping[str, Any], inputs: Mapping[str, str]
 def start_run(folder: Path, config: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
     """Write what was asked and with what."""
     write_json(folder / "environment.json", {**environment(), "inputs": dict(inputs)})
-    with atomic_write(folder / "config.yaml", "w") as out:
+    with atomic_write(folder / CONFIG, "w") as out:
         yaml.safe_dump(dict(config), out, allow_unicode=True, sort_keys=False)
 
 

@@ -16,7 +16,7 @@ from pluralign.core.files import atomic_write, cache_folder
 from pluralign.core.fingerprint import fingerprint, fingerprint_folder
 from pluralign.core.progress import track
 from pluralign.scoring.forward import MAX_TOKENS_PER_BATCH, seen_by
-from pluralign.scoring.items import Items
+from pluralign.scoring.items import Items, items_of_texts
 from pluralign.scoring.loading import DEFAULT_MAX_LENGTH, is_encoder, load_parts, on_device, set_pad_token
 from pluralign.scoring.reward_models import pool
 from pluralign.scoring.tokens import TokenLimits, model_context, tokenize
@@ -117,18 +117,14 @@ def _states(items: Items, source: str, reads: Reads) -> np.ndarray:
     set_pad_token(model, tokenizer)
     model = on_device(model, None)
     limit = min(model_context(AutoConfig.from_pretrained(source), tokenizer), DEFAULT_MAX_LENGTH)
-    prompts = items.prompts if reads == "prompt+response" else [""]
-    alone = Items(
-        prompts=[plain_text(prompt) for prompt in prompts],
-        responses=[plain_text(response) for response in items.responses],
-        item=items.item if reads == "prompt+response" else np.zeros_like(items.item),
-        response=items.response,
-        ranks=items.ranks,
-        offsets=items.offsets,
-        row=items.row,
-        weight=items.weight,
-        left_out=items.left_out,
-    )
+    texts = [plain_text(response) for response in items.responses]
+    if reads == "prompt+response":
+        counts = np.bincount(items.item, minlength=len(items.prompts))
+        grouped = [part.tolist() for part in np.split(np.arange(len(texts)), np.cumsum(counts)[:-1])]
+        prompts = [plain_text(prompt) for prompt in items.prompts]
+        alone = items_of_texts(prompts, [[texts[index] for index in part] for part in grouped])
+    else:
+        alone = items_of_texts([""], [texts])
     tokens = tokenize(alone, tokenizer, TokenLimits(limit, limit), encoder)
     states = np.zeros((len(items.responses), config.hidden_size), dtype=np.float32)
     layout = Layout("pooled", tokenizer.pad_token_id)

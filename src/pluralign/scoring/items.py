@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +114,32 @@ def items_of(judgments: Judgments, keep_all: bool = False) -> Items:
             "labels); comparisons need two responses or more in a row"
         )
     return _by_item(prompts, texts, item, response, ranks, offsets, row_of, weight, left_out)
+
+
+def items_of_texts(prompts: Sequence[Any], responses: Sequence[Sequence[Any]]) -> Items:
+    """Texts without judgments, to be scored: every response is kept, equal ones too.
+
+    Args:
+        prompts: texts or lists of messages.
+        responses: the responses to each prompt.
+
+    Examples:
+        >>> items_of_texts(["Tea?", "Rain?"], [["Yes", "Yes"], ["No"]]).item.tolist()
+        [0, 0, 1]
+    """
+    item = np.repeat(np.arange(len(prompts)), [len(texts) for texts in responses])
+    none = np.zeros(0, dtype=np.int64)
+    return Items(
+        prompts=list(prompts),
+        responses=[text for texts in responses for text in texts],
+        item=item,
+        response=none,
+        ranks=none,
+        offsets=np.zeros(1, dtype=np.int64),
+        row=none,
+        weight=np.zeros(0),
+        left_out=0,
+    )
 
 
 def _by_item(

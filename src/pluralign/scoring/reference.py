@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 
 from pluralign.core.files import atomic_write, cache_folder
 from pluralign.core.fingerprint import fingerprint
+from pluralign.scoring.causal_models import CausalModel
 from pluralign.scoring.loading import SETTINGS
 from pluralign.scoring.tokens import TokenizedItems
 
@@ -45,12 +47,31 @@ def log_probs_file(
     return Path(cache or cache_folder()) / "reference-log-probs" / f"{key}.safetensors"
 
 
-def read_log_probs(file: Path) -> np.ndarray:
-    """What `write_log_probs` wrote: `(responses,)`, float64, in nats."""
-    return safetensors.numpy.load_file(file)["log_probs"]
+def kept_log_probs(
+    file: Path,
+    compute: Callable[[], np.ndarray],
+    everywhere: Callable[[bool], bool] = bool,
+    writes: bool = True,
+) -> np.ndarray:
+    """Log-probabilities `(responses,)`, float64, in nats: read from a file, or computed and written there.
+
+    Args:
+        file: of `log_probs_file`.
+        compute: makes them; all processes take part.
+        everywhere: tells from "is it here?" whether every process has the file.
+        writes: whether this process writes the file.
+    """
+    if everywhere(file.exists()):
+        return safetensors.numpy.load_file(file)["log_probs"]
+    found = np.ascontiguousarray(compute(), dtype=np.float64)
+    if writes:
+        with atomic_write(file) as out:
+            out.write(safetensors.numpy.save({"log_probs": found}))
+    return found
 
 
-def write_log_probs(file: Path, log_probs: np.ndarray) -> None:
-    """Keep log-probabilities `(responses,)`."""
-    with atomic_write(file) as out:
-        out.write(safetensors.numpy.save({"log_probs": np.ascontiguousarray(log_probs, dtype=np.float64)}))
+def reference_log_probs(reference: CausalModel, tokens: TokenizedItems) -> np.ndarray:
+    """log pi_ref(y|x) of texts tokenized for the policy: `(responses,)`, float64, kept in the cache."""
+    precision = f"{next(reference.model.parameters()).dtype} no"
+    file = log_probs_file(fingerprint_weights(reference.model), tokens, precision)
+    return kept_log_probs(file, lambda: reference.values(tokens))

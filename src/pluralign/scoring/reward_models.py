@@ -21,8 +21,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, MODEL_MAPPING
 
 from pluralign.core.errors import PluralignError
-from pluralign.judgments.table import Judgments
-from pluralign.scoring.items import Items, items_of
+from pluralign.scoring.items import Items, items_of_texts
 from pluralign.scoring.loading import (
     SETTINGS,
     is_encoder,
@@ -154,8 +153,7 @@ class RewardModel(TextModel):
 
     def score(self, prompt: Any, responses: Sequence[Any]) -> np.ndarray:
         """Rewards of responses to one prompt: `(responses,)`, float64."""
-        row = {"prompt": prompt, "responses": list(responses), "ranks": [1] * len(responses)}
-        return self.score_items(items_of(Judgments.from_rows([row]), keep_all=True))
+        return self.score_items(items_of_texts([prompt], [responses]))
 
 
 def as_reward_model(model: Any) -> Any:
@@ -231,7 +229,7 @@ def load_reward_model(
     kwargs = {"dtype": torch.float32, **model_kwargs}
     stored = getattr(config, SETTINGS, None)
     adapter = Path(model_name_or_path) / "adapter_config.json"
-    if config.num_labels != 1 or (stored is None and not _is_classifier(config)):
+    if not is_reward_model(config):
         raise PluralignError(
             f"{model_name_or_path}: not a reward model (it has no head with one output): train one, or give a "
             "sequence classifier with num_labels = 1"
@@ -252,6 +250,12 @@ def load_reward_model(
         write_settings(model.config, TokenLimits(longest))
         model = as_reward_model(model)
     return RewardModel(on_device(model, device), tokenizer, limits_of(model.config, tokenizer))
+
+
+def is_reward_model(config: Any) -> bool:
+    """Whether a model of this config gives one reward per text."""
+    pools = "pooling" in (getattr(config, SETTINGS, None) or {})
+    return config.num_labels == 1 and (pools or _is_classifier(config))
 
 
 def _is_classifier(config: Any) -> bool:

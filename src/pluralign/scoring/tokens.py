@@ -157,6 +157,20 @@ def _cut(
     return TokenizedItems(prompt_ids, response_ids, item, cut_prompts, cut_responses)
 
 
+def prompt_tokens(prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase, room: int) -> list[list[int]]:
+    """Token ids of prompts that a causal model is to answer, cut on the left to `room` tokens, start token kept.
+
+    Raises:
+        PluralignError: messages without a chat template.
+    """
+    if not prompts:
+        return []
+    render = _Renderer(tokenizer, encoder=False, chat=isinstance(prompts[0], list))
+    ids = _ids(tokenizer, [render.prompt(prompt) for prompt in prompts])
+    left = max(0, room - len(render.before))
+    return [render.before + tokens[max(0, len(tokens) - left) :] for tokens in ids]
+
+
 class _Renderer:
     """How prompts and responses are written for one tokenizer, and which special tokens go around them."""
 

@@ -21,20 +21,17 @@ import peft
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from pluralign.choice.plackett_luce import log_likelihood, pair_log_likelihood, pair_sides
 from pluralign.core.errors import PluralignError
 from pluralign.scoring.causal_models import CausalModel, causal_model, load_causal_model
 from pluralign.scoring.forward import block_values
 from pluralign.scoring.loading import SETTINGS
-from pluralign.scoring.reference import fingerprint_weights, log_probs_file, read_log_probs, write_log_probs
+from pluralign.scoring.reference import fingerprint_weights, kept_log_probs, log_probs_file
 from pluralign.scoring.tokens import TokenizedItems
 from pluralign.scoring.votes import PairVotes
 from pluralign.training.configs import DPOConfig
 from pluralign.training.judgment_trainer import Dataset, JudgmentTrainer, adapted
-
-logger = logging.get_logger(__name__)
 
 
 class DPOTrainer(JudgmentTrainer):
@@ -140,17 +137,20 @@ class DPOTrainer(JudgmentTrainer):
         if name not in self._ref_log_probs:
             precision = f"{next(self.policy.model.parameters()).dtype} {self.accelerator.mixed_precision}"
             file = log_probs_file(self._ref_name, tokens, precision)
-            there = torch.tensor(float(file.exists()), device=self.accelerator.device)
-            if self.accelerator.reduce(there, "sum") == self.accelerator.num_processes:
-                logger.info(f"log-probabilities of the reference read from {file}")
-                self._ref_log_probs[name] = read_log_probs(file)
-            else:
-                model, context = self._frozen()
-                with context:
-                    self._ref_log_probs[name] = self._values(tokens, model)
-                if self.accelerator.is_main_process:
-                    write_log_probs(file, self._ref_log_probs[name])
+            self._ref_log_probs[name] = kept_log_probs(
+                file, lambda: self._compute_reference(tokens), self._all, self.accelerator.is_main_process
+            )
         return self._ref_log_probs[name]
+
+    def _compute_reference(self, tokens: TokenizedItems) -> np.ndarray:
+        model, context = self._frozen()
+        with context:
+            return self._values(tokens, model)
+
+    def _all(self, true: bool) -> bool:
+        """Whether something is true in every process."""
+        counted = self.accelerator.reduce(torch.tensor(float(true), device=self.accelerator.device), "sum")
+        return bool(counted == self.accelerator.num_processes)
 
     def _note(self, utilities: Tensor, values: Tensor, inputs: dict[str, Any]) -> None:
         super()._note(utilities, values, inputs)

@@ -17,12 +17,20 @@ from transformers import pipeline
 
 pipeline("text-generation", "{folder}")("a prompt")
 ```""",
+    "tuned": """```python
+import pluralign
+
+policy = pluralign.load_policy("{folder}")
+policy.sample(["a prompt"], n=2)
+```
+
+It also loads by `transformers` (or `peft`, if it is an adapter) alone.""",
 }
 
 
 def run_card(objective: str, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     """A model card for the hub: front matter, use, data, results."""
-    kind = "policy" if objective in ("sft", "dpo") else "reward"
+    kind = {"sft": "policy", "dpo": "tuned"}.get(objective, "reward")
     base = str(config["model_name_or_path"])
     tags = ["pluralign", objective, "reward-model" if kind == "reward" else "language-model"]
     lines = ["---", "library_name: transformers", "tags:"]

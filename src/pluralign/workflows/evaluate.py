@@ -1,7 +1,8 @@
-"""`evaluate` and `score`: a reward model on a table of judgments."""
+"""`evaluate` and `score`: a reward model or a policy on a table of judgments."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers.utils import logging
 
+from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write, disk_errors, write_json
 from pluralign.core.runs import file_fingerprints, finish_run, read_metrics, run_state, start_run
 from pluralign.evaluation.calibration import reliability_table
@@ -20,8 +22,10 @@ from pluralign.evaluation.summary import evaluate_rewards
 from pluralign.judgments.reading import read
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.items import Items, items_of
-from pluralign.scoring.reward_models import load_reward_model
+from pluralign.scoring.loading import load_parts
+from pluralign.scoring.reward_models import is_reward_model, load_reward_model
 from pluralign.workflows.cards import metrics_table
+from pluralign.workflows.policies import against_reference
 
 logger = logging.get_logger(__name__)
 
@@ -61,17 +65,31 @@ def evaluate(
     *,
     label_scale: str | None = None,
     seed: int = 0,
+    reference: str | None = None,
+    beta: float | None = None,
+    reward: str | None = None,
+    samples: int = 1,
+    max_new_tokens: int = 128,
     revision: str = "main",
     trust_remote_code: bool = False,
 ) -> dict[str, Any]:
-    """Evaluate a reward model on judgments and write a run folder.
+    """Evaluate a reward model or a policy on judgments and write a run folder.
+
+    A policy is judged by its implicit reward beta * (log pi(y|x) - log pi_ref(y|x)), and, where a reward model is
+    given, by how often its answers beat the reference's.
 
     Args:
         model: a run, a model folder, or a hub id.
         files: canonical files.
-        out: the folder: `metrics.json`, `reliability.json`, `annotators.parquet`, `README.md`.
+        out: the folder: `metrics.json`, `reliability.json`, `annotators.parquet`, `README.md`, and `answers.jsonl`
+            where answers were drawn.
         label_scale: for files whose labels come without one.
-        seed: of the bootstrap.
+        seed: of the bootstrap and of the answers.
+        reference: of a policy, a folder or hub id; `None` is the model that its run started from.
+        beta: of a policy; `None` is the one it was tuned with, else 0.1.
+        reward: the reward model that judges a policy's answers to the prompts, a folder or hub id.
+        samples: answers to each prompt from policy and reference each.
+        max_new_tokens: the longest answer.
         revision: branch, tag or commit on the hub.
         trust_remote_code: run code that comes with the model.
 
@@ -84,22 +102,39 @@ def evaluate(
     folder = Path(out)
     paths = [str(file) for file in files] if isinstance(files, list) else [str(files)]
     config = {"command": "evaluate", "model": str(model), "files": paths, "seed": seed, "revision": revision}
-    config |= {} if label_scale is None else {"label_scale": label_scale}
-    inputs = file_fingerprints([*paths, *_weights(model)])
+    options = {"label_scale": label_scale, "reference": reference, "beta": beta, "reward": reward}
+    config |= {name: value for name, value in options.items() if value is not None}
+    config |= {} if reward is None else {"samples": samples, "max_new_tokens": max_new_tokens}
+    models = [name for name in (model, reference, reward) if name is not None]
+    inputs = file_fingerprints([*paths, *(file for name in models for file in _weights(name))])
     state = run_state(folder, config, inputs)
     if state == "finished":
         logger.warning(f"{folder}: this evaluation is finished already; nothing to do")
         return read_metrics(folder)
+    hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    is_reward = is_reward_model(load_parts(model, hub)[0])
+    if is_reward and not reference is beta is reward is None:
+        raise PluralignError(f"{model}: is a reward model; --reference, --beta and --reward are for policies")
     judgments = read(paths, label_scale)
     items = items_of(judgments)
-    reward_model = load_reward_model(model, revision=revision, trust_remote_code=trust_remote_code)
-    rewards = reward_model.score_items(items)
-    pairs = pairs_under(items, rewards)
-    metrics = reward_metrics(judgments, items, rewards, seed)
+    compared: dict[str, float] = {}
+    answers: list[dict[str, Any]] = []
+    if is_reward:
+        utilities = load_reward_model(model, **hub).score_items(items)
+    else:
+        judged = None if reward is None else load_reward_model(reward)
+        utilities, compared, answers = against_reference(
+            model, items, reference, beta, judged, samples, max_new_tokens, seed, **hub
+        )
+    pairs = pairs_under(items, utilities)
+    metrics = reward_metrics(judgments, items, utilities, seed) | compared
     start_run(folder, config, inputs)
     write_json(folder / "reliability.json", reliability_table(pairs))
     table = annotator_table(pairs, _of_judgments(judgments, items, "annotator"))
     _write_parquet(pa.table(table), folder / "annotators.parquet")
+    if answers:
+        with atomic_write(folder / "answers.jsonl", "w") as file:
+            file.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
     card = [f"# Evaluation of {model}", "", "on " + ", ".join(f"`{path}`" for path in paths), ""]
     finish_run(folder, metrics, "\n".join([*card, *metrics_table(metrics)]) + "\n")
     return metrics

@@ -1,0 +1,214 @@
+"""A policy: a causal model, its adapters if it has any, answers drawn from it and their log-probabilities."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import torch
+from transformers import GenerationConfig
+
+from pluralign.core.errors import PluralignError
+from pluralign.core.progress import track
+from pluralign.scoring.causal_models import CausalModel, causal_model, load_causal_model
+from pluralign.scoring.loading import on_device
+from pluralign.scoring.tokens import TokenizedItems, prompt_tokens
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An answer drawn from a policy.
+
+    Args:
+        response: the answer in the form of its prompt: text, or one message of the assistant.
+        token_ids: as they were drawn, the end token included where it was drawn.
+        log_prob: log pi(y|x) of those tokens in nats, at temperature 1 and untruncated however they were drawn.
+        finished: whether the policy ended the answer itself.
+    """
+
+    response: Any
+    token_ids: list[int]
+    log_prob: float
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Policy(CausalModel):
+    """A causal language model that answers prompts.
+
+    Draw two answers and see how likely they were:
+
+        policy = pluralign.load_policy("runs/my-policy")
+        for sample in policy.sample(["Tea?"], n=2, max_new_tokens=32)[0]:
+            print(sample.log_prob, sample.response)
+    """
+
+    def sample(
+        self,
+        prompts: Sequence[Any],
+        *,
+        n: int = 1,
+        max_new_tokens: int = 256,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        batch: int = 32,
+    ) -> list[list[Sample]]:
+        """Draw answers, and compute their log-probabilities under the policy in one pass over prompt trees.
+
+        Args:
+            prompts: texts, or lists of messages; cut on the left to leave room for the answer.
+            n: answers to each prompt.
+            max_new_tokens: the longest answer.
+            temperature: above 0; 1 draws from the policy itself.
+            top_p: keep the likeliest tokens that make up this probability; 1 truncates nothing.
+            seed: the same seed gives the same answers on the same machine.
+            batch: answers drawn at once.
+
+        Returns:
+            `n` samples for each prompt.
+
+        Raises:
+            PluralignError: `max_new_tokens` leaves no room for a prompt.
+        """
+        room = self.limits.max_length - max_new_tokens
+        if room < 1:
+            raise PluralignError(
+                f"max_new_tokens: {max_new_tokens} leaves no room for a prompt in {self.limits.max_length} tokens"
+            )
+        ids = prompt_tokens(prompts, self.tokenizer, room)
+        # What the model's own generation config may hold (penalties, truncation) would change the policy.
+        config = GenerationConfig(
+            do_sample=True,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=0,
+            repetition_penalty=1.0,
+            max_new_tokens=max_new_tokens,
+            num_return_sequences=n,
+            eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=self.tokenizer.pad_token_id or 0,
+        )
+        drawn: list[list[int]] = [[] for _ in range(n * len(prompts))]
+        order = np.argsort([-len(prompt) for prompt in ids], kind="stable")
+        size = max(1, batch // n)
+        device = next(self.model.parameters()).device
+        self.model.eval()
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            for start in track(range(0, len(order), size), "Sampling"):
+                members = order[start : start + size]
+                answers = self._generate([ids[index] for index in members], config)
+                for place, answer in enumerate(answers):
+                    drawn[members[place // n] * n + place % n] = answer
+        item = np.repeat(np.arange(len(prompts)), n)
+        forms = [isinstance(prompt, str) for prompt in prompts for _ in range(n)]
+        log_probs = self.values(TokenizedItems(ids, drawn, item, 0, 0)) if drawn else np.zeros(0)
+        texts = self.tokenizer.batch_decode(drawn, skip_special_tokens=True)
+        samples = [
+            Sample(
+                text if is_text else [{"role": "assistant", "content": text}],
+                answer,
+                float(log_prob),
+                answer[-1:] == [self.tokenizer.eos_token_id],
+            )
+            for text, answer, log_prob, is_text in zip(texts, drawn, log_probs, forms, strict=True)
+        ]
+        return [samples[start : start + n] for start in range(0, len(samples), n)]
+
+    def _generate(self, prompts: Sequence[list[int]], config: GenerationConfig) -> list[list[int]]:
+        """The drawn tokens of each answer, up to and with its end token."""
+        width = max(1, max(len(prompt) for prompt in prompts))
+        rows = torch.full((len(prompts), width), int(config.pad_token_id))
+        mask = torch.zeros((len(prompts), width), dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            # An empty prompt without a start token has nothing to condition on but the end of another text.
+            tokens = prompt or [self.tokenizer.eos_token_id or 0]
+            rows[row, width - len(tokens) :] = torch.tensor(tokens)
+            mask[row, width - len(tokens) :] = 1
+        device = next(self.model.parameters()).device
+        with torch.no_grad():
+            found = self.model.generate(
+                input_ids=rows.to(device), attention_mask=mask.to(device), generation_config=config
+            )
+        answers = found[:, width:].tolist()
+        end = self.tokenizer.eos_token_id
+        return [answer[: answer.index(end) + 1] if end in answer else answer for answer in answers]
+
+    def using(self, adapter: str | None) -> AbstractContextManager[Any]:
+        """The policy with one of its adapters, or with none, as long as the context lasts.
+
+        Raises:
+            PluralignError: it has no such adapter.
+        """
+        names = list(self.model.peft_config) if isinstance(self.model, peft.PeftModel) else []
+        if adapter is not None and adapter not in names:
+            raise PluralignError(f"no adapter '{adapter}'; there are: {', '.join(names) or 'none'}")
+        if adapter is None:
+            return self.model.disable_adapter() if names else _unchanged()
+        return self._switched(adapter)
+
+    @contextmanager
+    def _switched(self, adapter: str) -> Iterator[None]:
+        before = self.model.active_adapter
+        self.model.set_adapter(adapter)
+        try:
+            yield
+        finally:
+            self.model.set_adapter(before)
+
+
+@contextmanager
+def _unchanged() -> Iterator[None]:
+    yield
+
+
+def load_policy(
+    model_name_or_path: str | os.PathLike[str],
+    *,
+    adapters: Mapping[str, str | os.PathLike[str]] | None = None,
+    max_length: int | None = None,
+    revision: str = "main",
+    trust_remote_code: bool = False,
+    device: str | torch.device | None = None,
+    **model_kwargs: Any,
+) -> Policy:
+    """Load a policy: any causal language model, an adapter's folder, or a base with several named adapters.
+
+    Args:
+        model_name_or_path: a folder or a hub id; the base, where `adapters` are given.
+        adapters: names and folders of PEFT adapters on the base; `Policy.using` chooses one. The first is on.
+        max_length: tokens of prompt and answer; `None` is what the model was tuned with, else its context, at
+            most 1024.
+        revision: branch, tag or commit on the hub.
+        trust_remote_code: run code that comes with the model. Only for code you have read.
+        device: where to put it; `None` takes a GPU when there is one.
+        model_kwargs: passed to `from_pretrained`.
+
+    Raises:
+        PluralignError: there is no such model or adapter, or it is not a causal language model.
+    """
+    loaded = load_causal_model(
+        model_name_or_path,
+        max_length=max_length,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        **model_kwargs,
+    )
+    model = loaded.model
+    for name, folder in (adapters or {}).items():
+        if not (Path(folder) / "adapter_config.json").exists():
+            raise PluralignError(f"{folder}: no adapter there (adapter_config.json is missing)")
+        if isinstance(model, peft.PeftModel):
+            model.load_adapter(str(folder), adapter_name=name)
+        else:
+            model = peft.PeftModel.from_pretrained(model, str(folder), adapter_name=name)
+    limits = loaded.limits
+    ready = causal_model(on_device(model, device), loaded.tokenizer, limits.max_length, limits.max_response_length)
+    return Policy(ready.model, ready.tokenizer, ready.limits)
