@@ -178,7 +178,7 @@ def test_changed_data_is_not_taken_for_the_old(run, config, table, town_rows):
 def test_models_and_files_that_do_not_fit_are_named(run, table, tiny_model, tmp_path):
     code, _, err = run("evaluate", tiny_model, table, "--out", tmp_path / "out")
     assert code == 2
-    assert "not a reward model" in err
+    assert "give the reference with --reference" in err
     code, _, err = run("score", tiny_model, tmp_path / "none.parquet", "--out", tmp_path / "s.parquet")
     assert code == 2
     assert "none.parquet: no such file" in err
@@ -190,3 +190,64 @@ def test_env_prints_versions(run):
     code, out, _ = run("env")
     assert code == 0
     assert json.loads(out)["packages"]["torch"]
+
+
+def test_a_policy_is_tuned_and_evaluated_against_what_it_was_tuned_from(run, config, table, tmp_path, tiny_model):
+    code, out, _ = run("train", config(objective="dpo", max_steps=20), "--learning_rate", "3e-3", "--beta", "0.2")
+    assert code == 0
+    assert "accuracy:" in out
+    trained = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert {"accuracy/source=a", "accuracy/source=b", "log_loss", "ece", "eval_loss"} <= trained.keys()
+    assert "pluralign.load_policy" in (tmp_path / "run" / "README.md").read_text()
+    code, _, _ = run("evaluate", tmp_path / "run", table, "--out", tmp_path / "plain")
+    assert code == 0
+    metrics = json.loads((tmp_path / "plain" / "metrics.json").read_text())
+    for key in ("accuracy", "log_loss", "ece", "accuracy/source=a"):
+        assert metrics[key] == pytest.approx(trained[key], abs=1e-4), key
+    assert "win_rate" not in metrics
+
+    code, _, _ = run("train", config(output_dir=str(tmp_path / "reward"), max_steps=20), "--learning_rate", "3e-3")
+    assert code == 0
+    code, out, _ = run(
+        "evaluate", tmp_path / "run", table, "--out", tmp_path / "judged", "--reward", tmp_path / "reward",
+        "--samples", 2, "--max_new_tokens".replace("_", "-"), 8, "--beta", 1.0, "--reference", tiny_model,
+    )  # fmt: skip
+    assert code == 0
+    judged = json.loads((tmp_path / "judged" / "metrics.json").read_text())
+    assert judged["mean_margin"] == pytest.approx(5 * metrics["mean_margin"], rel=1e-3), "beta 1 instead of 0.2"
+    assert judged["win_rate_low"] <= judged["win_rate"] <= judged["win_rate_high"]
+    answers = [json.loads(line) for line in (tmp_path / "judged" / "answers.jsonl").read_text().splitlines()]
+    assert len(answers) == 2 * 2 * judged["prompts"]
+    for name in ("policy", "reference"):
+        rewards = [answer["reward"] for answer in answers if answer["by"] == name]
+        assert judged[f"mean_reward/{name}"] == pytest.approx(sum(rewards) / len(rewards))
+
+
+def test_evaluation_of_policies_refuses_what_it_cannot_do(run, config, table, tmp_path, tiny_model):
+    code, _, err = run("evaluate", tiny_model, table, "--out", tmp_path / "out")
+    assert code == 2
+    assert "does not say what it was tuned from: give the reference with --reference" in err
+    assert run("train", config())[0] == 0
+    code, _, err = run("evaluate", tmp_path / "run", table, "--out", tmp_path / "out", "--beta", 0.1)
+    assert code == 2
+    assert "is a reward model; --reference, --beta and --reward are for policies" in err
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"layout": "trees"},
+            "line 12, key 'layout': found 'trees', expected one of auto, tree, flat (did you mean 'tree'?)",
+        ),
+        ({"label_smoothing": "vote"}, "key 'label_smoothing': found 'vote', expected"),
+        ({"label_smoothing": 0.1}, "needs loss_type: sigmoid"),
+        ({"max_tokens_per_row": 0}, "max_tokens_per_row: found 0, expected 1 or more"),
+        ({"lora_task_type": "CAUSAL_LM"}, "unknown key 'lora_task_type'"),
+        ({"train_sampling_strategy": "group_by_length"}, "expected random or sequential"),
+    ],
+)
+def test_keys_of_dpo_are_checked(values, message, run, config):
+    code, _, err = run("train", config(objective="dpo", **values))
+    assert code == 2
+    assert message in err

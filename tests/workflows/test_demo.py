@@ -8,15 +8,20 @@ from pluralign.workflows.demo import demo
 
 
 @pytest.mark.slow
-def test_the_demo_says_whom_the_average_reward_serves(tmp_path):
+def test_the_demo_says_whom_one_reward_and_one_policy_serve(tmp_path):
     text = demo(tmp_path, seed=1, annotators=20, judgments_per_annotator=6)
-    metrics = json.loads((tmp_path / "reward" / "metrics.json").read_text())
+    metrics = {name: json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("reward", "policy")}
     for kind in ("brief", "warm", "thorough"):
         line = next(line for line in text.splitlines() if line.startswith(kind))
-        assert f"{metrics[f'accuracy/group={kind}']:.3f}" in line
-        ceiling = float(line.split()[-1])
-        assert 0.6 < ceiling <= 1.0
-    assert (tmp_path / "language-model" / "model.safetensors").exists()
+        _, share, reward, policy, ceiling, wins, *interval = line.split()
+        for found, name in ((reward, "reward"), (policy, "policy")):
+            assert found == f"{metrics[name][f'accuracy/group={kind}']:.3f}"
+        assert 0.6 < float(ceiling) <= 1.0
+        low, high = (float(part.strip("[],")) for part in interval)
+        assert low <= float(wins) <= high
+        assert share in ("50%", "30%", "20%")
+    for name in ("language-model", "policy"):
+        assert (tmp_path / name / "model.safetensors").exists()
     assert demo(tmp_path, seed=1, annotators=20, judgments_per_annotator=6) == text, (
         "a second call takes up what is done"
     )

@@ -59,15 +59,21 @@ def finish(process: subprocess.Popen) -> str:
 
 
 def weights_of(run: Path) -> dict:
-    return safetensors.numpy.load_file(run / "model.safetensors")
+    (file,) = run.glob("*model.safetensors")
+    return safetensors.numpy.load_file(file)
+
+
+LORA = {"use_peft": True, "lora_target_modules": ["all-linear"], "lora_r": 4}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["plackett-luce", "sft"])
+@pytest.mark.parametrize("objective", ["plackett-luce", "dpo", "sft"])
 def test_killed_and_started_again_it_ends_as_if_undisturbed(objective, table, tiny_model, tmp_path):
-    extra = (
-        {"max_length": 64} if objective == "sft" else {"gradient_accumulation_steps": 2, "disable_dropout": False}
-    )
+    extra = {
+        "plackett-luce": {"gradient_accumulation_steps": 2, "disable_dropout": False},
+        "dpo": {"gradient_accumulation_steps": 2, **LORA},
+        "sft": {"max_length": 64},
+    }[objective]
     calm = config(tmp_path / "calm.yaml", table, tiny_model, objective, **extra)
     finish(start(calm))
     # Slow every step a little so that the kill falls in the middle.
@@ -119,23 +125,18 @@ def test_killed_and_started_again_it_ends_as_if_undisturbed(objective, table, ti
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_losses_of_one(table, tiny_model, tmp_path):
-    alone = config(tmp_path / "alone.yaml", table, tiny_model, "plackett-luce", save_strategy="no")
-    finish(start(alone))
-    both = config(
-        tmp_path / "both.yaml",
-        table,
-        tiny_model,
-        "plackett-luce",
-        save_strategy="no",
-        per_device_train_batch_size=4,
-    )
+@pytest.mark.parametrize("objective", ["plackett-luce", "dpo"])
+def test_two_processes_give_the_losses_of_one(objective, table, tiny_model, tmp_path):
+    values = {"save_strategy": "no"} | ({"learning_rate": 1e-4} if objective == "dpo" else {})
+    alone = config(tmp_path / "alone.yaml", table, tiny_model, objective, **values)
+    finish(start(alone, PLURALIGN_CACHE=str(tmp_path / "cache-alone")))
+    both = config(tmp_path / "both.yaml", table, tiny_model, objective, **values, per_device_train_batch_size=4)
     # What `accelerate launch` starts several processes with.
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     command = [sys.executable, *launcher, "-m", "pluralign", "train", str(both)]
     done = subprocess.run(
         command,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PLURALIGN_CACHE": str(tmp_path / "cache-both")},
         capture_output=True,
         text=True,
         timeout=240,

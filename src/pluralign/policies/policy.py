@@ -82,6 +82,8 @@ class Policy(CausalModel):
             raise PluralignError(
                 f"max_new_tokens: {max_new_tokens} leaves no room for a prompt in {self.limits.max_length} tokens"
             )
+        if not prompts:
+            return []
         ids = prompt_tokens(prompts, self.tokenizer, room)
         # What the model's own generation config may hold (penalties, truncation) would change the policy.
         config = GenerationConfig(
@@ -109,7 +111,7 @@ class Policy(CausalModel):
                     drawn[members[place // n] * n + place % n] = answer
         item = np.repeat(np.arange(len(prompts)), n)
         forms = [isinstance(prompt, str) for prompt in prompts for _ in range(n)]
-        log_probs = self.values(TokenizedItems(ids, drawn, item, 0, 0)) if drawn else np.zeros(0)
+        log_probs = self.values(TokenizedItems(ids, drawn, item, 0, 0))
         texts = self.tokenizer.batch_decode(drawn, skip_special_tokens=True)
         samples = [
             Sample(

@@ -143,17 +143,19 @@ def load_causal_model(
         PluralignError: no such model, or not a causal one, or it cannot hold `max_length` tokens.
     """
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
-    config, tokenizer = load_parts(model_name_or_path, hub)
+    folder = Path(model_name_or_path)
+    base: str | os.PathLike[str] = model_name_or_path
+    if (folder / "adapter_config.json").exists():
+        base = str(peft.PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
+    # An adapter of ours keeps config and tokenizer beside it, others may leave both with the base.
+    source = model_name_or_path if (folder / "config.json").exists() else base
+    config, tokenizer = load_parts(source, hub)
     if chat_template_path is not None:
         tokenizer.chat_template = read_chat_template(chat_template_path, hub)
     if is_encoder(config):
         raise PluralignError(f"{model_name_or_path}: reads text in both directions; a policy is a causal model")
     kwargs = {"dtype": torch.float32, **model_kwargs}
-    adapter = Path(model_name_or_path) / "adapter_config.json"
-    if adapter.exists():
-        base = peft.PeftConfig.from_pretrained(str(model_name_or_path)).base_model_name_or_path
-        plain = AutoModelForCausalLM.from_pretrained(base, config=config, **kwargs)
-        model: Any = peft.PeftModel.from_pretrained(plain, str(model_name_or_path))
-    else:
-        model = AutoModelForCausalLM.from_pretrained(model_name_or_path, **hub, **kwargs)
+    model: Any = AutoModelForCausalLM.from_pretrained(base, config=config, **hub, **kwargs)
+    if base != model_name_or_path:
+        model = peft.PeftModel.from_pretrained(model, str(folder))
     return causal_model(model, tokenizer, max_length, max_response_length)

@@ -1,15 +1,42 @@
-"""Log-probabilities of given tokens, without keeping logits of all tokens at once."""
+"""Log-probabilities of given tokens, with one buffer of logits and never all of a large batch's at once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-LOGITS_AT_ONCE = 2**26
-"""Up to so many logits are kept for the backward pass; beyond, they are computed twice, a chunk at a time."""
+LOGITS_AT_ONCE = 2**25
+"""Logits that are made in one piece: larger pieces fall out of the caches."""
+
+LOGITS_KEPT = 2**27
+"""Up to so many logits are kept for the backward pass; beyond, each piece is made again there."""
+
+
+class _ChosenLogProb(torch.autograd.Function):
+    """log softmax(logits)[target]; the backward pass writes its gradient over the logits.
+
+    d log p_target / d logits = onehot(target) - softmax(logits). Autograd's own way holds logits, log-softmax and
+    two gradients of that size.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        total = torch.logsumexp(logits, -1)
+        ctx.save_for_backward(logits, total, targets)
+        return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        logits, total, targets = ctx.saved_tensors
+        gradient = logits.sub_(total.unsqueeze(-1)).exp_().mul_(-upstream.unsqueeze(-1))
+        gradient.scatter_add_(-1, targets.unsqueeze(-1), upstream.unsqueeze(-1))
+        return gradient, None
 
 
 def token_log_probs(
@@ -18,39 +45,38 @@ def token_log_probs(
     targets: Tensor,
     vocabulary: int,
     at_once: int = LOGITS_AT_ONCE,
+    kept: int = LOGITS_KEPT,
 ) -> Tensor:
     """log softmax(head(state))[target] for every state, in nats.
 
-    One pass where the logits are few. Otherwise chunks whose logits are made again in the backward pass: a third
-    more work for the head, and memory of one chunk instead of all.
-
     Args:
-        head: states to logits.
+        head: states to new logits (they are written over).
         states: `(tokens, d)`.
         targets: `(tokens,)` token ids.
         vocabulary: how many logits a state has.
-        at_once: the most logits to hold.
+        at_once: the most logits to make in one piece.
+        kept: the most logits to keep for the backward pass; with more, the head is computed a second time there
+            and holds one piece at a time.
 
     Returns:
         `(tokens,)`, float32 (float64 for float64 states).
 
     Examples:
-        >>> head, states = torch.nn.Linear(3, 7), torch.randn(4, 3)
-        >>> whole = token_log_probs(head, states, torch.tensor([0, 1, 2, 3]), 7)
-        >>> torch.allclose(whole, token_log_probs(head, states, torch.tensor([0, 1, 2, 3]), 7, at_once=14))
+        >>> head, states, targets = torch.nn.Linear(3, 7), torch.randn(4, 3), torch.tensor([0, 1, 2, 3])
+        >>> whole = torch.log_softmax(head(states), -1)[torch.arange(4), targets]
+        >>> torch.allclose(token_log_probs(head, states, targets, 7, at_once=14), whole, atol=1e-6)
         True
     """
 
     def chosen(states: Tensor, targets: Tensor) -> Tensor:
         logits = head(states)
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        return torch.log_softmax(logits, -1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+        found: Tensor = _ChosenLogProb.apply(logits, targets)
+        return found
 
     size = max(1, at_once // vocabulary)
-    if len(states) <= size:
-        return chosen(states, targets)
-    parts = zip(states.split(size), targets.split(size), strict=True)
-    if not torch.is_grad_enabled():
+    parts = list(zip(states.split(size), targets.split(size), strict=True))
+    if len(states) * vocabulary <= kept or not torch.is_grad_enabled():
         return torch.cat([chosen(part, aim) for part, aim in parts])
     return torch.cat(
         [checkpoint(chosen, part, aim, use_reentrant=False, preserve_rng_state=False) for part, aim in parts]
