@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import safetensors.numpy
 import torch
 
@@ -25,6 +26,9 @@ _NOT_CONTENT = ("_name_or_path", "transformers_version", "architectures", "dtype
 def fingerprint_weights(model: Any) -> str:
     """A name of a model's config and weights as they are in memory, adapters that are on included."""
     config = {key: value for key, value in model.config.to_dict().items() if key not in _NOT_CONTENT}
+    if isinstance(model, peft.PeftModel):
+        config |= {"adapters": {name: adapter.to_dict() for name, adapter in model.peft_config.items()}}
+        config |= {"active": model.active_adapters}
     digest = hashlib.sha256(fingerprint(type(model).__name__, json.loads(json.dumps(config, default=str))).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}".encode())

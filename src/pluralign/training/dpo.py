@@ -31,7 +31,7 @@ from pluralign.scoring.reference import fingerprint_weights, kept_log_probs, log
 from pluralign.scoring.tokens import TokenizedItems
 from pluralign.scoring.votes import PairVotes
 from pluralign.training.configs import DPOConfig
-from pluralign.training.judgment_trainer import Dataset, JudgmentTrainer, adapted
+from pluralign.training.judgment_trainer import Dataset, JudgmentTrainer, adapted, load_options
 
 
 class DPOTrainer(JudgmentTrainer):
@@ -69,6 +69,7 @@ class DPOTrainer(JudgmentTrainer):
         ref_model: PreTrainedModel | peft.PeftModel | None = None,
         **trainer_arguments: Any,
     ) -> None:
+        self._untouched = True
         given = _given(model, args, processing_class)
         if isinstance(given.model, peft.PeftModel) and peft_config is not None:
             raise PluralignError("peft_config: the model has an adapter already; merge it first, or train it on")
@@ -92,8 +93,6 @@ class DPOTrainer(JudgmentTrainer):
                 self._reference(self._evaluated(eval_dataset).tokens)
         self._untouched = False
 
-    _untouched = True
-
     def judgment_log_likelihood(self, utilities: Tensor, ranks: Tensor, opposite: Tensor | float = 0.0) -> Tensor:
         """Log-probability of the ranking, or the mean over its pairs."""
         if self.args.loss_type == "sigmoid":
@@ -111,8 +110,11 @@ class DPOTrainer(JudgmentTrainer):
             reference = self._train_reference[inputs["response"]]
         else:
             model, context = self._frozen()
+            training = model.training
             with torch.no_grad(), context:
+                model.eval()
                 reference = torch.cat([block_values(model, block, self.layout) for block in inputs["blocks"]])
+                model.train(training)
         return self.args.beta * (values - reference)
 
     def _eval_utilities(self, values: np.ndarray, tokens: TokenizedItems) -> np.ndarray:
@@ -177,14 +179,7 @@ def _given(
 ) -> CausalModel:
     """The policy that was named or given, with its tokenizer and limits."""
     if isinstance(model, str | os.PathLike):
-        return load_causal_model(
-            model,
-            max_length=args.max_length,
-            max_response_length=args.max_response_length,
-            chat_template_path=args.chat_template_path,
-            trust_remote_code=args.trust_remote_code,
-            **(args.model_init_kwargs or {}),
-        )
+        return load_causal_model(model, **load_options(args))
     if tokenizer is None:
         raise PluralignError("processing_class: a model in memory needs its tokenizer")
     return causal_model(model, tokenizer, args.max_length, args.max_response_length)

@@ -301,6 +301,17 @@ def as_judgments(dataset: Dataset) -> Judgments:
     return dataset if isinstance(dataset, Judgments) else from_trl(dataset)
 
 
+def load_options(args: JudgmentConfig) -> dict[str, Any]:
+    """What a config says about loading its model."""
+    return {
+        "max_length": args.max_length,
+        "max_response_length": args.max_response_length,
+        "chat_template_path": args.chat_template_path,
+        "trust_remote_code": args.trust_remote_code,
+        **(args.model_init_kwargs or {}),
+    }
+
+
 def adapted(model: Any, args: JudgmentConfig, peft_config: peft.PeftConfig | None, task: str) -> Any:
     """Dropout off and adapter on, as the config says."""
     if args.disable_dropout:

@@ -20,7 +20,7 @@ from pluralign.core.errors import PluralignError
 from pluralign.scoring.loading import SETTINGS, is_encoder, limits_of, set_pad_token
 from pluralign.scoring.reward_models import RewardModel, as_reward_model, build_reward_model, write_settings
 from pluralign.training.configs import BradleyTerryConfig, PlackettLuceConfig, RewardConfig
-from pluralign.training.judgment_trainer import Dataset, JudgmentTrainer, adapted
+from pluralign.training.judgment_trainer import Dataset, JudgmentTrainer, adapted, load_options
 
 
 class RewardTrainer(JudgmentTrainer):
@@ -100,14 +100,7 @@ def _given(
 ) -> RewardModel:
     """The reward model that was named or given, with its tokenizer and limits."""
     if isinstance(model, str | os.PathLike):
-        return build_reward_model(
-            model,
-            max_length=args.max_length,
-            max_response_length=args.max_response_length,
-            chat_template_path=args.chat_template_path,
-            trust_remote_code=args.trust_remote_code,
-            **(args.model_init_kwargs or {}),
-        )
+        return build_reward_model(model, **load_options(args))
     if tokenizer is None:
         raise PluralignError("processing_class: a model in memory needs its tokenizer")
     config = model.config

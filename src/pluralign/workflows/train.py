@@ -28,7 +28,7 @@ from pluralign.scoring.reward_models import build_reward_model
 from pluralign.training.checkpoints import newest_checkpoint
 from pluralign.training.configs import BradleyTerryConfig, DPOConfig, PlackettLuceConfig, SFTConfig
 from pluralign.training.dpo import DPOTrainer
-from pluralign.training.judgment_trainer import JudgmentTrainer
+from pluralign.training.judgment_trainer import JudgmentTrainer, load_options
 from pluralign.training.reward_trainer import BradleyTerryTrainer, PlackettLuceTrainer
 from pluralign.training.sft import SFTTrainer, completions
 from pluralign.workflows.cards import run_card
@@ -207,13 +207,9 @@ def _on_judgments(job: TrainingRun, judgments: Judgments, evaluated: Judgments |
     load = load_causal_model if job.objective == "dpo" else build_reward_model
     loaded: Any = load(
         job.model.model_name_or_path,
-        max_length=args.max_length,
-        max_response_length=args.max_response_length,
-        chat_template_path=args.chat_template_path,
         revision=job.model.model_revision,
-        trust_remote_code=args.trust_remote_code,
         **_model_kwargs(job),
-        **(args.model_init_kwargs or {}),
+        **load_options(args),
     )
     trainer: JudgmentTrainer = OBJECTIVES[job.objective][1](
         model=loaded.model,
