@@ -7,7 +7,16 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NAMES = ("convarg", "real_data", "small_language_model")
+NAMES = {
+    "convarg": [],
+    "real_data": [],
+    "small_language_model": [],
+    "speed": [],
+    "speed_curves": ["--curves"],
+    "dpo": [],
+    "crowd": [],
+}
+"""Name to its options; `speed_curves` is `speed.py` with another one."""
 
 
 def main() -> None:
@@ -15,7 +24,8 @@ def main() -> None:
         if name not in NAMES:
             raise SystemExit(f"no benchmark '{name}': choose from {', '.join(NAMES)}")
         print(f"== {name}", flush=True)
-        subprocess.run([sys.executable, f"{name}.py"], cwd=HERE, check=True)
+        file = "speed.py" if name == "speed_curves" else f"{name}.py"
+        subprocess.run([sys.executable, file, *NAMES[name]], cwd=HERE, check=True)
     subprocess.run([sys.executable, "tables.py"], cwd=HERE, check=True)
 
 

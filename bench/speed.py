@@ -48,8 +48,10 @@ TASKS = {
     "ragged": Task("pairs, prompt 16 + 128, ragged", 16, 128, ragged=True, judgments=16),
     "crowd": Task("10 judgments on the same 4 responses, 192 + 48", 192, 48, responses=4, crowd=10, judgments=20,
                   accumulation=4),
-    "small-head": Task("rankings of 4, 192 + 48, vocabulary of 8,192", 192, 48, ranking=4, responses=4, judgments=6,
-                       accumulation=4, vocabulary=8192),
+    "rankings-small": Task("rankings of 4, 192 + 48, vocabulary of 8,192", 192, 48, ranking=4, responses=4,
+                           judgments=6, accumulation=4, vocabulary=8192),
+    "crowd-small": Task("10 judgments on the same 4, 192 + 48, vocabulary of 8,192", 192, 48, responses=4, crowd=10,
+                        judgments=20, accumulation=4, vocabulary=8192),
 }  # fmt: skip
 TREES, FLAT, SAME_ROWS, TRL = "ours, trees", "ours, flat, each text once", "ours, flat, TRL's rows", "TRL"
 
@@ -133,9 +135,9 @@ def measure(task: Task, objective: str, method: str, steps: int, warm: int, mode
 def _common(task: Task, steps: int, batch: int) -> dict[str, Any]:
     return {
         "output_dir": tempfile.mkdtemp(), "per_device_train_batch_size": batch, "max_steps": steps,
-        "gradient_accumulation_steps": task.accumulation, "learning_rate": 1e-5, "report_to": "none", "save_strategy": "no", "logging_steps": 1000,
-        "disable_tqdm": True, "max_length": None, "train_sampling_strategy": "sequential",
-        "bf16": False, "gradient_checkpointing": False,
+        "gradient_accumulation_steps": task.accumulation, "learning_rate": 1e-5, "report_to": "none",
+        "save_strategy": "no", "logging_steps": 1000, "disable_tqdm": True, "max_length": None,
+        "train_sampling_strategy": "sequential", "bf16": False, "gradient_checkpointing": False,
     }  # fmt: skip
 
 
@@ -192,7 +194,7 @@ def table(options: argparse.Namespace) -> None:
     """Every task with every method, `repeats` times in turn."""
     found = []
     for task in TASKS.values():
-        shares = task.ranking > 2 or task.crowd > 1
+        shares = task.responses > 2
         for objective in ("dpo",) if shares else ("dpo", "reward"):
             methods = [TREES, FLAT, SAME_ROWS, TRL] if shares else [TREES, FLAT, TRL]
             runs: dict[str, list[dict[str, float]]] = {method: [] for method in methods}

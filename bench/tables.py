@@ -71,9 +71,85 @@ def small_language_model() -> list[str]:
     ]
 
 
+def speed() -> list[str]:
+    found = stored("speed")
+    options = found["options"]
+    lines = [
+        f"Llama of {options['layers']} layers, width {options['hidden']}, vocabulary of 32,000 unless said; float32. "
+        f"Each cell: mean over {options['repeats']} turns. Ratio: the method's seconds by those of trees.",
+        "",
+        "| work | objective | method | seconds a step | ratio | peak GiB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        means = {method: _mean(runs, "seconds") for method, runs in row["runs"].items()}
+        trees = means["ours, trees"]
+        for method, runs in row["runs"].items():
+            lines.append(
+                f"| {row['task']} | {row['objective']} | {method} | {means[method]:.2f} | {means[method] / trees:.2f} | "
+                f"{max(run['peak'] for run in runs):.1f} |"
+            )
+    return lines
+
+
+def _mean(runs: list[dict[str, float]], key: str) -> float:
+    return sum(run[key] for run in runs) / len(runs)
+
+
+def speed_curves() -> list[str]:
+    lines = [
+        "| what grows | value | trees, seconds a step | ours, flat, TRL's rows | TRL |",
+        "|---|---|---|---|---|",
+    ]
+    for name, points in stored("speed_curves").items():
+        for point in points:
+            trees = point["ours, trees"]
+            ratios = " | ".join(f"{point[method] / trees:.2f}x" for method in ("ours, flat, TRL's rows", "TRL"))
+            lines.append(f"| {name} | {point['value']} | {trees:.2f} | {ratios} |")
+    return lines
+
+
+def dpo() -> list[str]:
+    found = stored("dpo")
+    options = found["options"]
+    lines = [
+        f"beta {options['beta']}, learning rate {options['learning_rate']}, {options['batch']} judgments in a step, seed "
+        f"{options['seed']}; HH one epoch of pairs of at most {options['max_length']} tokens, QA-feedback three epochs at "
+        "512. Held-out prompts; 95 % intervals over prompts.",
+        "",
+        "| policy | trained on | steps | first loss | last loss | accuracy | log-loss | ECE | seconds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in found["rows"].items():
+        cells = " | ".join(interval(row, key) for key in ("accuracy", "log_loss", "ece"))
+        lines.append(
+            f"| {name} | {row['train']} | {row['steps']} | {row['first_loss']:.6f} | {row['last_loss']:.3f} | {cells} | "
+            f"{row['seconds']:.0f} |"
+        )
+    return lines
+
+
+def crowd() -> list[str]:
+    found = stored("crowd")
+    options = found["options"]
+    lines = [
+        f"{found['votes']} votes on {found['arguments']} arguments of {options['topics']} topics; held out: 8 topics, "
+        f"{found['pairs']} pairs with a majority. {options['max_length']} tokens, learning rate "
+        f"{options['learning_rate']} (twice that where a step holds four times the votes), seed {options['seed']}. "
+        "Intervals: 95 %, bootstrap over topics.",
+        "",
+        "| training | votes in a step | epochs | seconds | accuracy | log-loss | ECE |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in found["rows"].items():
+        cells = " | ".join(interval(row, key) for key in ("accuracy", "log_loss", "ece"))
+        lines.append(f"| {name} | {row['batch']} | {row['epochs']} | {row['seconds']:.0f} | {cells} |")
+    return lines
+
+
 def main() -> None:
     text = README.read_text()
-    for make in (convarg, real_data, small_language_model):
+    for make in (convarg, real_data, small_language_model, speed, speed_curves, dpo, crowd):
         name = make.__name__
         if not (OUT / f"{name}.json").exists():
             continue

@@ -18,23 +18,25 @@ LOGITS_KEPT = 2**27
 
 
 class _ChosenLogProb(torch.autograd.Function):
-    """log softmax(logits)[target]; the backward pass writes its gradient over the logits.
+    """log softmax(logits)[target], in the buffer of the logits: one exponential, no other tensor of that size.
 
     d log p_target / d logits = onehot(target) - softmax(logits). Autograd's own way holds logits, log-softmax and
-    two gradients of that size.
+    two gradients.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
-        total = torch.logsumexp(logits, -1)
+        logits.sub_(logits.amax(-1, keepdim=True))
+        chosen = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+        total = logits.exp_().sum(-1)
         ctx.save_for_backward(logits, total, targets)
-        return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - total
+        return chosen - total.log()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
-        logits, total, targets = ctx.saved_tensors
-        gradient = logits.sub_(total.unsqueeze(-1)).exp_().mul_(-upstream.unsqueeze(-1))
+        exponentials, total, targets = ctx.saved_tensors
+        gradient = exponentials.mul_((-upstream / total).unsqueeze(-1))
         gradient.scatter_add_(-1, targets.unsqueeze(-1), upstream.unsqueeze(-1))
         return gradient, None
 

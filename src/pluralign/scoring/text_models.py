@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ class TextModel:
     model: Any
     tokenizer: PreTrainedTokenizerBase
     limits: TokenLimits
+    _proven: dict[tuple[str, int], tuple[int, Layout]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def reads(self) -> Reads:
@@ -43,9 +44,19 @@ class TextModel:
     def layout(
         self, tokens: TokenizedItems, name: LayoutName = "auto", max_tokens_per_row: int = MAX_TOKENS_PER_ROW
     ) -> Layout:
-        """How some texts are laid out for this model, as `choose_layout` finds."""
-        pad = self.tokenizer.pad_token_id or 0  # padding is told by its place, any token will do
-        return choose_layout(self.model, tokens, self.reads, pad, name, max_tokens_per_row)
+        """How some texts are laid out for this model, as `choose_layout` finds.
+
+        What was found is used again for texts that are no longer: a window that held the longer ones holds these.
+        """
+        prompts = np.array([len(ids) for ids in tokens.prompt_ids])
+        responses = np.bincount(tokens.item, [len(ids) for ids in tokens.response_ids], len(prompts))
+        longest = int((prompts + responses).max())
+        before, layout = self._proven.get((name, max_tokens_per_row), (0, None))
+        if layout is None or (layout.tree and longest > before):
+            pad = self.tokenizer.pad_token_id or 0  # padding is told by its place, any token will do
+            layout = choose_layout(self.model, tokens, self.reads, pad, name, max_tokens_per_row)
+            self._proven[name, max_tokens_per_row] = (longest, layout)
+        return layout
 
     def values(
         self, tokens: TokenizedItems, layout: LayoutName | Layout = "auto", max_tokens: int = MAX_TOKENS_PER_BATCH
