@@ -6,6 +6,7 @@ From the small causal model; whole topics are held out; reference log-probabilit
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 import transformers
 import trl
-from common import Clock, interval, load, store
+from common import OUT, Clock, interval, load, store
 from convarg import HELD_OUT_TOPICS, majority
 from small_language_model import MODEL
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
@@ -22,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 import pluralign
 from pluralign.judgments import Judgments
 from pluralign.judgments.split import split
-from pluralign.scoring.causal_models import CausalModel, causal_model, load_causal_model
+from pluralign.scoring.causal_models import CausalModel, load_causal_model
 from pluralign.scoring.items import items_of
 from pluralign.scoring.loading import limits_of
 from pluralign.scoring.reward_models import RewardModel, as_reward_model, build_reward_model, write_settings
@@ -47,11 +48,12 @@ def broken(rows: Any) -> Judgments:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--topics", type=int, default=4, help="training topics")
+    parser.add_argument("--topics", type=int, default=2, help="training topics")
     parser.add_argument("--batch", type=int, default=32, help="votes in a step")
     parser.add_argument("--max-length", type=int, default=160)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--beta", type=float, default=0.1)
+    parser.add_argument("--objectives", nargs="+", default=["reward", "dpo"], choices=["reward", "dpo"])
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     judgments, _ = load("convarg")
@@ -60,6 +62,10 @@ def main() -> None:
     items, seen = items_of(held_out), items_of(votes)
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     rows: dict[str, dict[str, Any]] = {}
+    before = OUT / "crowd.json"
+    if before.exists():  # what an earlier run found for the other objective
+        kept = json.loads(before.read_text())["rows"]
+        rows |= {name: row for name, row in kept.items() if name.split(":")[0] not in options.objectives}
 
     def common(batch: int, epochs: float, rate: float) -> dict[str, Any]:
         return {
@@ -69,10 +75,14 @@ def main() -> None:
             "warmup_steps": 10, "max_length": options.max_length,
         }  # fmt: skip
 
-    def evaluated(objective: str, model: Any) -> dict[str, Any]:
+    def evaluated(objective: str, trainer: Any) -> dict[str, Any]:
+        model = trainer.model
         if objective == "dpo":
             reference = load_causal_model(MODEL, max_length=options.max_length)
-            policy = CausalModel(causal_model(model, tokenizer).model, tokenizer, reference.limits)
+            if isinstance(trainer, trl.DPOTrainer):  # TRL replaces the forward of its model
+                trainer.save_model(OUT / "crowd-trl")
+                model = load_causal_model(OUT / "crowd-trl").model
+            policy = CausalModel(model, tokenizer, reference.limits)
             tokens = reference.tokenize(items)
             values = options.beta * (policy.values(tokens) - reference.values(tokens))
         else:
@@ -85,7 +95,7 @@ def main() -> None:
         clock = Clock()
         trainer.train()
         seconds = clock()
-        found = evaluated(objective, trainer.model)
+        found = evaluated(objective, trainer)
         rows[f"{objective}: {name}"] = {**found, "seconds": seconds, "batch": batch, "epochs": epochs,
                                         "steps": trainer.state.global_step}  # fmt: skip
         print(f"{objective:<7} {name:<34} accuracy {interval(found, 'accuracy')}  log-loss "
@@ -105,7 +115,7 @@ def main() -> None:
         args = pluralign.BradleyTerryConfig(**values)
         return pluralign.BradleyTerryTrainer(built.model, args, votes, processing_class=built.tokenizer)
 
-    for objective in ("reward", "dpo"):
+    for objective in options.objectives:
         transformers.set_seed(options.seed)
         cut = []
         for row in votes.rows():
@@ -118,8 +128,17 @@ def main() -> None:
             cut.append((prompt, *ids))
         values = common(options.batch, 1, options.learning_rate)
         if objective == "dpo":
-            names = ("prompt_ids", "chosen_ids", "rejected_ids")
-            dataset = datasets.Dataset.from_list([dict(zip(names, row, strict=True)) for row in cut])
+            # TRL's DPOTrainer takes texts; what is longer than max_length it cuts on the right too.
+            names = ("prompt", "chosen", "rejected")
+            texts = [
+                (
+                    row["prompt"],
+                    row["responses"][row["ranks"].index(1)],
+                    row["responses"][1 - row["ranks"].index(1)],
+                )
+                for row in votes.rows()
+            ]
+            dataset = datasets.Dataset.from_list([dict(zip(names, row, strict=True)) for row in texts])
             theirs: Any = trl.DPOTrainer(
                 AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32),
                 args=trl.DPOConfig(beta=options.beta, precompute_ref_log_probs=True, **values),

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import pluralign
 from pluralign.judgments import Judgments, read
 from pluralign.judgments.split import split
-from pluralign.scoring.causal_models import CausalModel, causal_model, load_causal_model
+from pluralign.scoring.causal_models import CausalModel, load_causal_model
 from pluralign.scoring.items import items_of
 from pluralign.workflows.evaluate import reward_metrics
 
@@ -70,6 +70,9 @@ def main() -> None:
         trainer.train()
         seconds = clock()
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        if model is None:  # TRL replaces the forward of its model
+            trainer.save_model(OUT / "hh-trl")
+            model = load_causal_model(OUT / "hh-trl").model
         policy = CausalModel(model, tokenizer, reference.limits)
         found = policy_metrics(policy, reference, test, options.beta)
         rows[name] = {**found, "first_loss": losses[0], "last_loss": losses[-1], "steps": len(losses),
@@ -77,14 +80,15 @@ def main() -> None:
         show(name, rows[name])
         store("dpo", {"options": vars(options), "rows": rows})
 
-    reference = load_causal_model(MODEL, max_length=options.max_length)
+    reference = load_causal_model(MODEL, max_length=options.max_length, max_response_length=options.max_length)
     train = short_pairs(read(OUT / "hh-train.parquet"), tokenizer, options.max_length)
     test = short_pairs(read(OUT / "hh-test.parquet"), tokenizer, options.max_length)
     train_size = len(train)
     transformers.set_seed(options.seed)
     # The same order in both, so that both take the same steps.
     same = common | {"max_length": options.max_length, "train_sampling_strategy": "sequential"}
-    ours = pluralign.DPOTrainer(str(MODEL), pluralign.DPOConfig(output_dir=tempfile.mkdtemp(), **same), train)
+    whole = pluralign.DPOConfig(output_dir=tempfile.mkdtemp(), max_response_length=options.max_length, **same)
+    ours = pluralign.DPOTrainer(str(MODEL), whole, train)
     note("HH pairs, ours", ours, ours.policy.model, test)
     pairs = [
         {"prompt": row["prompt"], "chosen": row["responses"][row["ranks"].index(1)],
@@ -97,7 +101,7 @@ def main() -> None:
         train_dataset=datasets.Dataset.from_list(pairs),
         processing_class=AutoTokenizer.from_pretrained(MODEL),
     )
-    note("HH pairs, TRL", theirs, causal_model(theirs.model, tokenizer).model, test)
+    note("HH pairs, TRL", theirs, None, test)
 
     train, test = split(load("qa-feedback")[0], by="prompt", test=0.3, seed=options.seed)
     train_size = len(train)

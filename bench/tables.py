@@ -75,8 +75,8 @@ def speed() -> list[str]:
     found = stored("speed")
     options = found["options"]
     lines = [
-        f"Llama of {options['layers']} layers, width {options['hidden']}, vocabulary of 32,000 unless said; float32. "
-        f"Each cell: mean over {options['repeats']} turns. Ratio: the method's seconds by those of trees.",
+        f"Llama of {options['layers']} layers, width {options['hidden']}, vocabulary 32,000 unless said; float32; "
+        f"means over {options['repeats']} turns. Ratio: the method's seconds by those of trees.",
         "",
         "| work | objective | method | seconds a step | ratio | peak GiB |",
         "|---|---|---|---|---|---|",
@@ -85,10 +85,9 @@ def speed() -> list[str]:
         means = {method: _mean(runs, "seconds") for method, runs in row["runs"].items()}
         trees = means["ours, trees"]
         for method, runs in row["runs"].items():
-            lines.append(
-                f"| {row['task']} | {row['objective']} | {method} | {means[method]:.2f} | {means[method] / trees:.2f} | "
-                f"{max(run['peak'] for run in runs):.1f} |"
-            )
+            peak = max(run["peak"] for run in runs)
+            cells = f"{method} | {means[method]:.2f} | {means[method] / trees:.2f} | {peak:.1f}"
+            lines.append(f"| {row['task']} | {row['objective']} | {cells} |")
     return lines
 
 
@@ -113,19 +112,17 @@ def dpo() -> list[str]:
     found = stored("dpo")
     options = found["options"]
     lines = [
-        f"beta {options['beta']}, learning rate {options['learning_rate']}, {options['batch']} judgments in a step, seed "
-        f"{options['seed']}; HH one epoch of pairs of at most {options['max_length']} tokens, QA-feedback three epochs at "
-        "512. Held-out prompts; 95 % intervals over prompts.",
+        f"beta {options['beta']}, learning rate {options['learning_rate']}, {options['batch']} judgments a step, "
+        f"seed {options['seed']}; HH one epoch of pairs of at most {options['max_length']} tokens, QA-feedback "
+        "three epochs at 512. Held-out prompts; 95 % intervals over prompts.",
         "",
         "| policy | trained on | steps | first loss | last loss | accuracy | log-loss | ECE | seconds |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in found["rows"].items():
+        losses = f"{row['first_loss']:.6f} | {row['last_loss']:.3f}"
         cells = " | ".join(interval(row, key) for key in ("accuracy", "log_loss", "ece"))
-        lines.append(
-            f"| {name} | {row['train']} | {row['steps']} | {row['first_loss']:.6f} | {row['last_loss']:.3f} | {cells} | "
-            f"{row['seconds']:.0f} |"
-        )
+        lines.append(f"| {name} | {row['train']} | {row['steps']} | {losses} | {cells} | {row['seconds']:.0f} |")
     return lines
 
 
@@ -133,8 +130,8 @@ def crowd() -> list[str]:
     found = stored("crowd")
     options = found["options"]
     lines = [
-        f"{found['votes']} votes on {found['arguments']} arguments of {options['topics']} topics; held out: 8 topics, "
-        f"{found['pairs']} pairs with a majority. {options['max_length']} tokens, learning rate "
+        f"{found['votes']} votes on {found['arguments']} arguments, {options['topics']} topics; held out: 8 topics "
+        f"({found['pairs']} pairs with a majority). {options['max_length']} tokens, learning rate "
         f"{options['learning_rate']} (twice that where a step holds four times the votes), seed {options['seed']}. "
         "Intervals: 95 %, bootstrap over topics.",
         "",

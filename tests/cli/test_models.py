@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from pluralign.judgments import Judgments
+from pluralign.training.from_scratch import make_causal_model
 
 
 @pytest.fixture
@@ -227,6 +228,11 @@ def test_evaluation_of_policies_refuses_what_it_cannot_do(run, config, table, tm
     code, _, err = run("evaluate", tiny_model, table, "--out", tmp_path / "out")
     assert code == 2
     assert "does not say what it was tuned from: give the reference with --reference" in err
+    other = tmp_path / "other"
+    make_causal_model(["other words altogether"] * 3, other, vocab_size=270, hidden_size=32, layers=1, heads=2)
+    code, _, err = run("evaluate", tiny_model, table, "--out", tmp_path / "out", "--reference", other)
+    assert code == 2
+    assert f"{other}: has other tokens than {tiny_model}" in err
     assert run("train", config())[0] == 0
     code, _, err = run("evaluate", tmp_path / "run", table, "--out", tmp_path / "out", "--beta", 0.1)
     assert code == 2

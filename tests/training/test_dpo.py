@@ -122,7 +122,7 @@ def test_steps_are_those_of_trl(steps, pairs, tiny_model, tmp_path):
     np.testing.assert_allclose(logged(ours, "grad_norm"), logged(theirs, "grad_norm"), rtol=1e-4)
     start = weights(make(tiny_model, pairs, tmp_path))
     moved, theirs_moved = weights(ours) - start, weights(theirs) - start
-    assert (moved - theirs_moved).norm() <= 1e-4 * moved.norm()
+    assert (moved - theirs_moved).norm() <= (1e-5 if steps == 1 else 1e-4) * moved.norm()
 
 
 @pytest.mark.parametrize("lora", [False, True])
@@ -299,6 +299,11 @@ def test_tied_judgments_train_without_nan(tiny_model, tmp_path):
 
 
 def test_what_cannot_be_tuned_is_said(judgments, tiny_model, tiny_encoder, tmp_path):
+    patched = AutoModelForCausalLM.from_pretrained(tiny_model)
+    patched.forward = patched.forward
+    args, tokenizer = DPOConfig(str(tmp_path), use_cpu=True), AutoTokenizer.from_pretrained(tiny_model)
+    with pytest.raises(PluralignError, match="another library has replaced its forward"):
+        DPOTrainer(patched, args, judgments, processing_class=tokenizer)
     with pytest.raises(PluralignError, match="reads text in both directions"):
         make(tiny_encoder, judgments, tmp_path)
     trainer = make(tiny_model, judgments, tmp_path)

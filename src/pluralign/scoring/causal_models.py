@@ -46,10 +46,17 @@ def with_log_probs(model: Any) -> Any:
 
     Args:
         model: a causal model, or an adapter on one; changed in place.
+
+    Raises:
+        PluralignError: its `forward` was replaced by another library.
     """
     plain = plain_model(model)
     if isinstance(plain, _WithLogProbs):
         return model
+    if "forward" in vars(plain):
+        raise PluralignError(
+            "model: another library has replaced its forward (TRL's trainers do): save it and load it again"
+        )
     kind = type(plain)
 
     @functools.wraps(kind.forward)

@@ -19,7 +19,7 @@ MAX_TOKENS_PER_BATCH = 16384
 def seen_by(block: dict[str, Tensor], layout: Layout) -> dict[str, Any]:
     """The attention mask and position ids of a block, as the model's attention wants them."""
     branch = block["branch"]
-    if not layout.tree:
+    if "position_ids" not in block:  # one response to a row: what the model does by itself, and faster
         return {"attention_mask": (branch >= 0).long()}
     if layout.mask == "blocks":
         return {"attention_mask": block_mask(branch), "position_ids": block["position_ids"]}

@@ -174,7 +174,8 @@ def lay_out(tokens: TokenizedItems, rows: Sequence[Sequence[int]], layout: Layou
     """A block of rows as tensors, padded on the right.
 
     Returns:
-        `input_ids`, `branch` (0 prompt, 1 ... branches, -1 padding), `position_ids`, each `(rows, tokens)`;
+        `input_ids`, `branch` (0 prompt, 1 ... branches, -1 padding), each `(rows, tokens)`; `position_ids` of that
+        shape where a row has several branches;
         `response` `(responses,)`, the responses row by row; and where to read, as places in the flattened
         `(rows * tokens)`: `last` `(responses,)`, or `sources` `(predicted,)` with their `targets` (token ids) and
         `owner` (place in `response`). The first token of a response is predicted by the last one of its prompt;
@@ -207,9 +208,10 @@ def lay_out(tokens: TokenizedItems, rows: Sequence[Sequence[int]], layout: Layou
     block = {
         "input_ids": torch.from_numpy(ids),
         "branch": torch.from_numpy(branch),
-        "position_ids": torch.from_numpy(position),
         "response": torch.tensor([response for row in rows for response in row]),
     }
+    if any(len(row) > 1 for row in rows):
+        block["position_ids"] = torch.from_numpy(position)
     if layout.reads == "tokens":
         counts = torch.tensor([len(text) for text in targets])
         block["sources"] = torch.from_numpy(np.concatenate(sources))

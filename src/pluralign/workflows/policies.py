@@ -45,13 +45,15 @@ def against_reference(
     samples: int,
     max_new_tokens: int,
     seed: int,
-    **hub: Any,
+    revision: str,
+    trust_remote_code: bool,
 ) -> tuple[np.ndarray, dict[str, float], list[dict[str, Any]]]:
     """Implicit rewards `(responses,)`; win rate and means of the answers; and the answers themselves.
 
     Policy and reference are in memory one after the other. Answers are drawn only where there is a reward model.
     """
-    policy = load_policy(model, **hub)
+    policy = load_policy(model, revision=revision, trust_remote_code=trust_remote_code)
+    vocabulary = policy.tokenizer.get_vocab()
     stored = getattr(policy.model.config, SETTINGS)
     tokens = policy.tokenize(items)
     log_probs = policy.values(tokens)
@@ -59,7 +61,12 @@ def against_reference(
     drawn = [] if reward_model is None else policy.sample(items.prompts, **draw)
     limits = policy.limits.max_length
     del policy
-    frozen = load_policy(reference or reference_of(model), max_length=limits, **hub)
+    name = reference or reference_of(model)
+    frozen = load_policy(name, max_length=limits, trust_remote_code=trust_remote_code)
+    if frozen.tokenizer.get_vocab() != vocabulary:
+        raise PluralignError(
+            f"{name}: has other tokens than {model}, so it cannot be its reference: give another one"
+        )
     utilities = (stored.get("beta", DEFAULT_BETA) if beta is None else beta) * (
         log_probs - reference_log_probs(frozen, tokens)
     )
