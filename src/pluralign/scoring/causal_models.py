@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.modeling_outputs import CausalLMOutput
-from transformers.utils import logging
 
 from pluralign.core.errors import PluralignError
 from pluralign.scoring.heads import token_log_probs
@@ -29,8 +28,6 @@ from pluralign.scoring.loading import (
 from pluralign.scoring.probe import plain_model
 from pluralign.scoring.text_models import TextModel
 from pluralign.scoring.trees import Reads
-
-logger = logging.get_logger(__name__)
 
 
 class _WithLogProbs:
