@@ -211,7 +211,7 @@ def test_a_policy_is_tuned_and_evaluated_against_what_it_was_tuned_from(run, con
     assert code == 0
     code, out, _ = run(
         "evaluate", tmp_path / "run", table, "--out", tmp_path / "judged", "--reward", tmp_path / "reward",
-        "--samples", 2, "--max_new_tokens".replace("_", "-"), 8, "--beta", 1.0, "--reference", tiny_model,
+        "--samples", 2, "--max-new-tokens", 8, "--beta", 1.0, "--reference", tiny_model,
     )  # fmt: skip
     assert code == 0
     judged = json.loads((tmp_path / "judged" / "metrics.json").read_text())

@@ -15,7 +15,7 @@ from transformers.utils import logging
 from pluralign.core.errors import PluralignError, one_line
 from pluralign.scoring.forward import block_token_log_probs, block_values
 from pluralign.scoring.tokens import TokenizedItems
-from pluralign.scoring.trees import BLOCK_TOKENS, Layout, Mask, Reads, lay_out, plan_rows
+from pluralign.scoring.trees import BLOCK_TOKENS, MAX_TOKENS_PER_ROW, Layout, Mask, Reads, lay_out, plan_rows
 
 logger = logging.get_logger(__name__)
 
@@ -37,7 +37,7 @@ def choose_layout(
     reads: Reads,
     pad_token_id: int,
     name: LayoutName = "auto",
-    max_tokens_per_row: int = 4096,
+    max_tokens_per_row: int = MAX_TOKENS_PER_ROW,
 ) -> Layout:
     """The layout to read some texts in: trees where the model computes with them what it computes without.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,19 +35,16 @@ def fingerprint_weights(model: Any) -> str:
     return digest.hexdigest()[:32]
 
 
-def log_probs_file(
-    model_name: str, tokens: TokenizedItems, dtype: str, cache: str | os.PathLike[str] | None = None
-) -> Path:
+def log_probs_file(model_name: str, tokens: TokenizedItems, dtype: str) -> Path:
     """Where the log-probabilities of some texts under a model are kept.
 
     Args:
         model_name: the fingerprint of the model.
         tokens: the texts.
         dtype: in which the model computes.
-        cache: the folder of the cache; `None` is `cache_folder()`.
     """
     key = fingerprint("log-probs-1", model_name, tokens.fingerprint(), dtype)
-    return Path(cache or cache_folder()) / "reference-log-probs" / f"{key}.safetensors"
+    return cache_folder() / "reference-log-probs" / f"{key}.safetensors"
 
 
 def kept_log_probs(

@@ -113,7 +113,7 @@ def evaluate(
         return read_metrics(folder)
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     is_reward = is_reward_model(load_parts(model, hub)[0])
-    if is_reward and not reference is beta is reward is None:
+    if is_reward and any(option is not None for option in (reference, beta, reward)):
         raise PluralignError(f"{model}: is a reward model; --reference, --beta and --reward are for policies")
     judgments = read(paths, label_scale)
     items = items_of(judgments)
