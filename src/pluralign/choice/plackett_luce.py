@@ -69,10 +69,7 @@ def log_likelihood(utilities: Tensor, ranks: Tensor, *, ties: Ties = "efron", to
         tensor([True])
     """
     _check(utilities, ranks, ties, top)
-    place = _places(ranks)
-    if top is not None:
-        # Competition places: the block that begins at place q or before stays, the rest is only shown.
-        place = torch.where(place > top, torch.full_like(place, NOT_RANKED), place)
+    place = competition_places(ranks, top)
     if ties in ("efron", "breslow"):
         return (_log_places(utilities, place, ties)).sum(-1)
     return _over_orders(utilities, place, ties)
@@ -177,6 +174,26 @@ def first_loss(ranks: Tensor, *, top: int | None = None) -> Tensor:
     return -log_likelihood(torch.zeros(ranks.shape, dtype=torch.float64, device=ranks.device), ranks, top=top)
 
 
+def competition_places(ranks: Tensor, top: int | None = None) -> Tensor:
+    """Places as in a competition: 1 + the number of strictly better ranked responses.
+
+    Args:
+        ranks: `(judgments, responses)`, as in `log_likelihood`.
+        top: responses whose block begins after this place count as not ranked.
+
+    Returns:
+        `(judgments, responses)`; responses that are not ranked or not shown keep their codes.
+
+    Examples:
+        >>> competition_places(torch.tensor([[5, 2, 5, 9, -1]]), top=2).tolist()
+        [[2, 1, 2, 0, -1]]
+    """
+    ranked = ranks > 0
+    better = (ranks.unsqueeze(-1) > ranks.unsqueeze(-2)) & ranked.unsqueeze(-2)
+    place = torch.where(ranked, better.sum(-1) + 1, ranks.clamp(min=NOT_SHOWN))
+    return place if top is None else torch.where(place > top, torch.full_like(place, NOT_RANKED), place)
+
+
 def _check(utilities: Tensor, ranks: Tensor, ties: str, top: int | None) -> None:
     if ties not in get_args(Ties):
         raise ValueError(f"ties: found {ties!r}, expected one of {', '.join(get_args(Ties))}")
@@ -189,13 +206,6 @@ def _check(utilities: Tensor, ranks: Tensor, ties: str, top: int | None) -> None
         raise ValueError(f"utilities: expected a floating dtype, found {utilities.dtype}")
     if top is not None and top < 1:
         raise ValueError(f"top: found {top}, expected 1 or more")
-
-
-def _places(ranks: Tensor) -> Tensor:
-    """Competition places (1 + number of strictly better ranked responses); not ranked and not shown stay."""
-    ranked = ranks > 0
-    better = (ranks.unsqueeze(-1) > ranks.unsqueeze(-2)) & ranked.unsqueeze(-2)
-    return torch.where(ranked, better.sum(-1) + 1, ranks.clamp(min=NOT_SHOWN))
 
 
 def _pairs(ranks: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

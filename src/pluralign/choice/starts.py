@@ -1,0 +1,114 @@
+"""Where expectation maximisation starts: random coefficients, or groups of annotators who agree."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import svds
+from sklearn.cluster import KMeans
+from torch import Tensor
+
+from pluralign.choice.em import Fit, Problem, m_step
+from pluralign.choice.information import annotator_scores
+
+SPREAD = 1.5
+"""Standard deviation, in utility, of what random starts add to what all people share."""
+
+CLEAR = 0.9
+"""Responsibility of the group that a spectral start puts an annotator into."""
+
+
+def flat_fit(problem: Problem, restarts: int) -> Fit:
+    """All coefficients 0, all types equally likely."""
+    annotators, types, device = len(problem.population), problem.types, problem.population.device
+    width = 0 if problem.covariates is None else problem.covariates.shape[1]
+    double = {"dtype": torch.float64, "device": device}
+    shape = (restarts, annotators, types) if width else (restarts, types)
+    return Fit(
+        parameters=torch.zeros(restarts, problem.parameters, **double),
+        log_weights=torch.full(shape, 1 / types, **double).log(),
+        membership=torch.zeros(restarts, types - 1, width, **double),
+        gamma=torch.full((restarts, annotators, types), 1 / types, **double),
+        log_likelihood=torch.zeros(restarts, **double),
+        objective=torch.full((restarts,), -torch.inf, **double),
+    )
+
+
+def pooled(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Coefficients that fit all annotators as one type `(p,)`, and the information of a choice about each."""
+    size = problem.logit.parameters
+    device = problem.population.device
+    one = replace(
+        problem,
+        covariates=None,
+        slot=torch.arange(size, device=device).unsqueeze(0),
+        fixed=problem.fixed.new_zeros(1, size),
+        logit=replace(problem.logit, available=None),
+    )
+    fit = m_step(one, flat_fit(one, 1), steps=20)
+    weights = one.back @ one.population.unsqueeze(-1)
+    blocks = one.logit.blocks(fit.parameters)
+    return fit.parameters[0], one.logit.diagonal(blocks, weights)[0] / weights.sum().clamp(min=1)
+
+
+def random_starts(problem: Problem, restarts: int, seed: int) -> Fit:
+    """Coefficients spread around those that all people share."""
+    shared, information = pooled(problem)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(restarts, problem.types, len(shared), generator=generator, dtype=torch.float64)
+    live = information > 1e-9 * information.max()
+    scale = torch.where(live, SPREAD / (information * live.sum()).clamp(min=1e-300).sqrt(), 0.0)
+    if problem.logit.features is None:
+        scale = torch.where(live, SPREAD, 0.0)
+    return with_coefficients(problem, shared + noise.to(shared.device) * scale)
+
+
+def with_coefficients(problem: Problem, beta: Tensor) -> Fit:
+    """A start from coefficients `(R, K, p)`."""
+    slots = torch.where(problem.slot < 0, problem.parameters, problem.slot).flatten()
+    sums = beta.new_zeros(len(beta), problem.parameters + 1).index_add(1, slots, beta.flatten(1))
+    number = beta.new_zeros(problem.parameters + 1).index_add(0, slots, torch.ones_like(slots, dtype=beta.dtype))
+    return replace(flat_fit(problem, len(beta)), parameters=(sums / number.clamp(min=1))[:, :-1])
+
+
+def spectral_groups(problem: Problem, groups: int, seed: int) -> np.ndarray:
+    """Groups of annotators who deviate alike from what all share: k-means on their agreement's leading directions.
+
+    An annotator is the gradient of his log-likelihood at the pooled coefficients, each coordinate in units of its
+    standard error; inner products of such rows measure agreement.
+    """
+    shared, information = pooled(problem)
+    one = replace(
+        problem,
+        slot=torch.arange(len(shared), device=shared.device).unsqueeze(0),
+        fixed=problem.fixed.new_zeros(1, len(shared)),
+        logit=replace(problem.logit, available=None),
+    )
+    places = (problem.counts @ torch.ones_like(problem.logit.choices.log_share[:, :1])).clamp(min=1)
+    scores = annotator_scores(one, shared.view(1, 1, -1))
+    rows = (
+        (scores / (information.clamp(min=1e-9 * float(information.max()) + 1e-300) * places).sqrt()).cpu().numpy()
+    )
+    if min(rows.shape) > groups + 1:
+        left, values, _ = svds(rows, k=groups, random_state=seed)
+        rows = left * values
+    means = KMeans(groups, n_init=5, random_state=seed).fit(rows)
+    return np.asarray(means.labels_)
+
+
+def with_groups(problem: Problem, gamma: Tensor) -> Fit:
+    """A start from responsibilities `(R, annotators, K)`."""
+    return m_step(problem, replace(flat_fit(problem, len(gamma)), gamma=gamma), steps=5)
+
+
+def spectral_start(problem: Problem, seed: int) -> Fit:
+    """A start from `spectral_groups`; a noise type gets no group of its own."""
+    free = int((problem.slot >= 0).any(1).sum())
+    groups = torch.as_tensor(spectral_groups(problem, free, seed), device=problem.population.device).long()
+    gamma = torch.full(
+        (1, len(groups), problem.types), (1 - CLEAR) / max(1, problem.types - 1), dtype=torch.float64
+    )
+    gamma = gamma.to(groups.device).scatter(2, groups.view(1, -1, 1), CLEAR if problem.types > 1 else 1.0)
+    return with_groups(problem, gamma)
