@@ -98,7 +98,11 @@ def test_other_formats_name_their_places(run, tmp_path):
         ("votes.csv", ["mapping", "--mapping", "kind.yaml"], "expected ranks like [1, 2]"),
         ("votes.csv", ["mapping", "--mapping", "none.yaml"], "none.yaml: no such file"),
         ("votes.csv", ["mapping"], "needs --mapping"),
-        ("votes.csv", ["maping"], "found 'maping', expected one of table, trl, hh-rlhf, mapping, polis (did you"),
+        (
+            "votes.csv",
+            ["maping"],
+            "found 'maping', expected one of table, trl, hh-rlhf, mapping, polis, preflib, label-studio, argilla (did you",
+        ),
         ("pairs.jsonl", ["trl"], "row 1, column 'rejected': is missing"),
         ("hh.jsonl", ["hh-rlhf"], "share no turn"),
         ("none.csv", ["polis"], "none.csv: no such file"),

@@ -132,12 +132,70 @@ def test_an_option_of_another_format_is_not_ignored(run, tmp_path):
     for words in (
         ["--shape", "people"],
         ["--comments", "c.csv"],
+        ["--field", "prompt=query"],
+        ["--format", "argilla", "--prompt", "Tea?"],
+        ["--format", "preflib", "--label-scale", "binary"],
         ["--mapping", tmp_path / "map.yaml"],
         [*mapping, "--drop-columns", "prompt"],
         ["--key-file", tmp_path / "key"],
     ):
         refused(run, words[-2], "import", tmp_path / "in.jsonl", "--out", tmp_path / "o.parquet", *words)
     assert run("import", tmp_path / "in.jsonl", "--out", tmp_path / "o.parquet", *mapping)[0] == 0
+
+
+def test_orders_of_preflib_are_imported_voter_by_voter(run, tmp_path):
+    (tmp_path / "town.soi").write_text(
+        "# TITLE: Drinks\n# NUMBER ALTERNATIVES: 3\n# NUMBER VOTERS: 4\n# ALTERNATIVE NAME 1: Tea\n"
+        "# ALTERNATIVE NAME 2: Coffee\n# ALTERNATIVE NAME 3: Water\n3: 2,1\n1: 3\n"
+    )
+    words = ["import", tmp_path / "town.soi", "--format", "preflib", "--out", tmp_path / "o.parquet"]
+    code, out, err = run(*words)
+    assert code == 0, err
+    assert "3 judgments from 2 rows" in out
+    assert "left out: 1 voters who ranked a single alternative" in out
+    assert read(tmp_path / "o.parquet").column("responses") == [["Tea", "Coffee"]] * 3
+    assert run(*words, "--shape", "ballot", "--prompt", "Which?")[0] == 0
+    table = read(tmp_path / "o.parquet")
+    assert table.column("ranks") == [[2, 1, None]] * 3 + [[None, None, 1]]
+    assert set(table.column("prompt")) == {"Which?"}
+    refused(run, "--shape: found 'votes', expected ranked or ballot", *words, "--shape", "votes")
+    (tmp_path / "town.soi").write_text((tmp_path / "town.soi").read_text().replace("VOTERS: 4", "VOTERS: 5"))
+    refused(run, "town.soi, line 3: NUMBER VOTERS is 5, but the orders below give 4", *words)
+
+
+def test_comparisons_of_label_studio_are_imported_under_the_names_that_were_said(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("PLURALIGN_KEY", KEY)
+    chosen = {"type": "pairwise", "from_name": "pw", "to_name": "a,b", "value": {"selected": "right"}}
+    marks = [{"completed_by": {"id": 1, "email": "ann@x.org"}, "result": [chosen]}, {"was_cancelled": True}]
+    task = {"data": {"query": "Tea?", "answer1": "yes", "second": "no"}, "annotations": marks}
+    (tmp_path / "export.json").write_text(json.dumps([task]))
+    words = ["import", tmp_path / "export.json", "--format", "label-studio", "--out", tmp_path / "o.parquet"]
+    refused(run, "row 1, column 'data.answer2': there is no 'answer2'", *words, "--field", "prompt=query")
+    code, out, err = run(*words, "--field", "prompt=query", "--field", "right=second", "--anonymize")
+    assert code == 0, err
+    assert "left out: 1 annotations that were cancelled" in out
+    (row,) = read(tmp_path / "o.parquet").rows()
+    assert (row["prompt"], row["responses"], row["ranks"]) == ("Tea?", ["yes", "no"], [2, 1])
+    assert row["annotator"] == pseudonymizer(KEY.encode())("ann@x.org")
+    refused(run, "--field: found 'rigt=second', expected prompt=NAME", *words, "--field", "rigt=second")
+
+
+def test_rankings_and_ratings_of_argilla_are_imported(run, tmp_path):
+    given = {"better": [{"value": ["b", "a"], "user_id": "u1", "status": "submitted"}]}
+    given["rating"] = [{"value": 4, "user_id": "u1", "status": "submitted"}, {"value": 1, "status": "draft"}]
+    record = {"id": "1", "fields": {"prompt": "Tea?", "a": "yes", "b": "no"}, "responses": given}
+    (tmp_path / "records.jsonl").write_text(lines(record))
+    words = ["import", tmp_path / "records.jsonl", "--format", "argilla", "--out", tmp_path / "o.parquet"]
+    fields = ["--field", "ranking=better", "--field", "rating=rating:a"]
+    code, out, err = run(*words, *fields, "--label-scale", "1-to-5")
+    assert code == 0, err
+    assert "2 judgments from 1 rows" in out
+    assert "left out: 1 draft responses" in out
+    table = read(tmp_path / "o.parquet")
+    assert (table.column("ranks"), table.column("labels")) == ([[1, 2], None], [None, ["4"]])
+    assert table.column("source") == ["better", "rating"]
+    refused(run, "no judgment is left of 1 rows", *words, "--field", "ranking=best")
+    refused(run, "no label scale: name one with --label-scale", *words, *fields)
 
 
 @pytest.mark.parametrize(

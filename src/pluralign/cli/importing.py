@@ -13,12 +13,22 @@ from pluralign.cli.app import app
 def import_(
     source: list[Path] = typer.Argument(help="The files to import, of one format."),
     out: Path = typer.Option(..., help="The file to write: .parquet, .jsonl or .jsonl.gz."),
-    format: str = typer.Option("table", help="table, trl, hh-rlhf, mapping or polis."),
+    format: str = typer.Option(
+        "table", help="table, trl, hh-rlhf, mapping, polis, preflib, label-studio or argilla."
+    ),
     mapping: str = typer.Option(None, help="Format mapping: the YAML file that describes the columns."),
-    shape: str = typer.Option(None, help="Format polis: votes (labels, default) or people (rankings)."),
+    shape: str = typer.Option(
+        None,
+        help="Format polis: votes (labels, default) or people (rankings); preflib: ranked (default) or ballot.",
+    ),
     comments: str = typer.Option(None, help="Format polis: the file of statements."),
-    prompt: str = typer.Option(None, help="Format polis: the topic."),
-    label_scale: str = typer.Option(None, help="Formats table and mapping: a built-in label scale or a YAML file."),
+    prompt: str = typer.Option(None, help="Formats polis and preflib: the topic."),
+    field: list[str] = typer.Option(
+        [], "--field", help="Formats label-studio and argilla: KEY=NAME, a field's name; may be said several times."
+    ),
+    label_scale: str = typer.Option(
+        None, help="Formats table, mapping and argilla: a built-in label scale or a YAML file."
+    ),
     source_name: str = typer.Option(None, "--source-name", help="Fills the column `source` where there is none."),
     drop_columns: str = typer.Option("", help="Columns to leave out on purpose, separated by commas."),
     on_error: str = typer.Option("stop", help="stop at the first bad row, or skip it."),
@@ -37,6 +47,7 @@ def import_(
         shape=shape,
         comments=comments,
         prompt=prompt,
+        fields=field,
         label_scale=label_scale,
         source=source_name,
         drop_columns=[name for name in drop_columns.split(",") if name],

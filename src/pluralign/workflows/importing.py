@@ -16,10 +16,13 @@ from pluralign.core.errors import PluralignError, RowError, nearest, one_line
 from pluralign.core.files import atomic_write, disk_errors
 from pluralign.judgments.export import Exported, write_trl
 from pluralign.judgments.formats import FORMATS
+from pluralign.judgments.formats.argilla import read_argilla
 from pluralign.judgments.formats.convert import Rows, Tally, read_table
 from pluralign.judgments.formats.hh_rlhf import read_hh_rlhf
+from pluralign.judgments.formats.label_studio import read_label_studio
 from pluralign.judgments.formats.mapping import mapping_of, read_mapping
 from pluralign.judgments.formats.polis import SCALE, read_polis
+from pluralign.judgments.formats.preflib import read_preflib
 from pluralign.judgments.formats.trl import read_trl
 from pluralign.judgments.pseudonyms import pseudonym_key, pseudonymizer
 from pluralign.judgments.reading import common_scale, read
@@ -66,6 +69,7 @@ def import_files(
     shape: str | None = None,
     comments: str | None = None,
     prompt: str | None = None,
+    fields: Sequence[str] = (),
     label_scale: str | os.PathLike[str] | LabelScale | None = None,
     source: str | None = None,
     drop_columns: Sequence[str] = (),
@@ -81,10 +85,11 @@ def import_files(
         out: `.parquet`, `.jsonl` or `.jsonl.gz`.
         format: one of `FORMATS`.
         mapping: the YAML file of the format `mapping`.
-        shape: of the format `polis`: `votes` (default) or `people`.
+        shape: of `polis`: `votes` (default) or `people`; of `preflib`: `ranked` (default) or `ballot`.
         comments: of the format `polis`: the file of statements.
-        prompt: of the format `polis`: the topic.
-        label_scale: of the formats `table` and `mapping`: a built-in name, a YAML file, or a `LabelScale`.
+        prompt: of the formats `polis` and `preflib`: the topic.
+        fields: of the formats `label-studio` and `argilla`: `KEY=NAME` where a name is not the usual one.
+        label_scale: of `table`, `mapping` and `argilla`: a built-in name, a YAML file, or a `LabelScale`.
         source: fills the column `source` where the format gives none.
         drop_columns: columns to leave out on purpose; a mapping takes only what it names.
         on_error: `stop` at the first bad row, or `skip` bad rows and write them to `rejects`.
@@ -116,7 +121,7 @@ def import_files(
         raise PluralignError(f"--rejects: {rejects} is a file that is read or written: choose another")
     if key_file is not None and not anonymize:
         raise PluralignError("--key-file belongs to --anonymize: say both or neither")
-    options = {"mapping": mapping, "shape": shape, "comments": comments, "prompt": prompt}
+    options = {"mapping": mapping, "shape": shape, "comments": comments, "prompt": prompt, "field": fields or None}
     reader, scale = _reader(format, paths, options, drop_columns, label_scale)
     rename = pseudonymizer(pseudonym_key(key_file)) if anonymize else None
     done = Imported(target, 0, Tally(), rejects=None if rejects is None else Path(rejects))
@@ -173,6 +178,12 @@ def _reader(
             return read_polis(path, reject, tally, shape, comments, options["prompt"], drop_columns)
 
         return polis, label_scale(SCALE) if shape == "votes" else None
+    if format == "preflib":
+        whole = "ranked" if options["shape"] is None else options["shape"]
+        return lambda path, reject, tally: read_preflib(path, reject, tally, whole, options["prompt"]), None
+    if format in ("label-studio", "argilla"):
+        tool = {"label-studio": read_label_studio, "argilla": read_argilla}[format]
+        return lambda path, reject, tally: tool(path, reject, tally, options["field"] or ()), scale
     if format == "table":
         scale = common_scale(paths, scale)
     plain = {"table": read_table, "trl": read_trl, "hh-rlhf": read_hh_rlhf}[format]
@@ -181,10 +192,11 @@ def _reader(
 
 OWNERS = {
     "mapping": ("mapping",),
-    "shape": ("polis",),
+    "shape": ("polis", "preflib"),
     "comments": ("polis",),
-    "prompt": ("polis",),
-    "label-scale": ("table", "mapping"),
+    "prompt": ("polis", "preflib"),
+    "field": ("label-studio", "argilla"),
+    "label-scale": ("table", "mapping", "argilla"),
     "drop-columns": ("table", "trl", "hh-rlhf", "polis"),
 }
 """Options that only some formats know; elsewhere they would be ignored."""

@@ -1,0 +1,204 @@
+"""Records of Argilla 2: people rank a record's answers, or rate one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pluralign.core.errors import PluralignError, RowError, one_line
+from pluralign.judgments.formats.convert import Rows, Tally, convert_rows
+from pluralign.judgments.formats.fields import answers_to, field_value, named_fields, names_in
+from pluralign.judgments.schema import ranks_from_scores
+from pluralign.judgments.validation import Reject
+
+FIELDS = {"prompt": "prompt", "ranking": "", "rating": "", "answers": ""}
+"""What can be named."""
+
+QUESTIONS = {"ranking": None, "rating": "response"}
+"""The questions that are read when none is named: a rating with the field that is rated."""
+
+
+def read_argilla(
+    path: Path, reject: Reject | None = None, tally: Tally | None = None, fields: Sequence[str] = ()
+) -> Rows:
+    """Format `argilla`: a judgment for every submitted response to a ranking or a rating question.
+
+    Args:
+        path: records as JSON, JSON Lines or Parquet, nested or flattened.
+        reject: what to do with a bad record or response; `None` raises.
+        tally: where records are counted, and what in them is no person's finished judgment: drafts, discarded
+            responses, suggestions, responses to other questions.
+        fields: `KEY=NAME` each. `prompt` is a field of the record; `ranking` and `rating` are questions, separated
+            by commas, a rating as `QUESTION:FIELD` where the field that it rates is not `response`; `answers` is
+            `VALUE:FIELD` for every value of a ranking that is not called like the field with its text.
+
+    Raises:
+        PluralignError: a field is said wrongly, the file cannot be read, or a record is bad and `reject` is `None`.
+    """
+    names = named_fields(fields, FIELDS)
+    questions: dict[str, str | None] = dict.fromkeys(names_in(names["ranking"]))
+    for question, rated in _pairs("rating", names["rating"], "response").items():
+        if question in questions:
+            raise PluralignError(f"--field: the question '{question}' is said to be a ranking and a rating")
+        questions[question] = rated
+    answers = _pairs("answers", names["answers"], None)
+    counts = Tally() if tally is None else tally
+
+    def convert(record: dict[str, Any]) -> Iterator[dict[str, Any] | RowError]:
+        return record_judgments(record, questions or QUESTIONS, names["prompt"], answers, counts)
+
+    return convert_rows(path, convert, reject, counts)
+
+
+def record_judgments(
+    record: Mapping[str, Any],
+    questions: Mapping[str, str | None],
+    prompt: str,
+    answers: Mapping[str, str],
+    tally: Tally,
+) -> Iterator[dict[str, Any] | RowError]:
+    """The judgments of one record.
+
+    Args:
+        record: as exported.
+        questions: those to read: a rating with the field that it rates, a ranking with `None`.
+        prompt: the field with the prompt, empty for none.
+        answers: the fields of a ranking's values, where they are called differently.
+        tally: counts what gives no judgment.
+
+    Raises:
+        RowError: it is no record of an export.
+
+    Examples:
+        >>> record = {"fields": {"prompt": "Tea?", "a": "Yes", "b": "No"},
+        ...           "responses": {"ranking": [{"value": ["b", "a"], "user_id": "ann"}]}}
+        >>> made, = record_judgments(record, QUESTIONS, "prompt", {}, Tally())
+        >>> made["responses"], made["ranks"], made["annotator"], made["source"]
+        (['No', 'Yes'], [1, 2], 'ann', 'ranking')
+    """
+    flat = not isinstance(record.get("fields"), Mapping)
+    data = record if flat else record["fields"]
+    responses, suggestions = _flattened(record) if flat else _nested(record)
+    if suggestions:
+        tally.left_out["suggestions"] += suggestions
+    if not any(responses.get(question) for question in questions):
+        asked = ", ".join(questions)
+        tally.left_out[f"records without a response to {asked} (named by --field ranking=, rating=)"] += 1
+    for question, given in responses.items():
+        if question not in questions:
+            if given:
+                tally.left_out[f"responses to the question '{question}'"] += len(given)
+            continue
+        rated = questions[question]
+        for number, response in enumerate(given):
+            place = f"{question}.responses.{number}" if flat else f"responses.{question}.{number}"
+            try:
+                if not _is_submitted(response, place, tally):
+                    continue
+                if rated is None:
+                    judged = _ranking(response["value"], data, answers, f"{place}.value")
+                else:
+                    judged = _rating(response["value"], data, rated, f"{place}.value")
+                asked_of = field_value(data, prompt, "fields.", "--field prompt=NAME") if prompt else ""
+                made = {**judged, "prompt": asked_of, "responses": answers_to(asked_of, judged["responses"])}
+                yield {**made, "source": question, "annotator": _user(response)}
+            except RowError as complaint:
+                yield complaint
+
+
+def _pairs(key: str, text: str, default: str | None) -> dict[str, str]:
+    """`NAME:FIELD` pairs separated by commas; a name alone goes with the default."""
+    found: dict[str, str] = {}
+    for pair in names_in(text):
+        name, colon, field = pair.rpartition(":")
+        if not colon and default is not None:
+            name, field = pair, default
+        if not name or not field or name in found:
+            raise PluralignError(f"--field: found {key}={text}, expected NAME:FIELD,... with every name once")
+        found[name] = field
+    return found
+
+
+def _nested(record: Mapping[str, Any]) -> tuple[Mapping[str, Sequence[Any]], int]:
+    """The responses by question, and how many suggestions there are."""
+    responses = record.get("responses") or {}
+    if not isinstance(responses, Mapping):
+        raise RowError("responses", f"found {one_line(responses)}, expected responses by question")
+    for question, given in responses.items():
+        if not isinstance(given, list):
+            raise RowError(f"responses.{question}", f"found {one_line(given)}, expected a list of responses")
+    suggestions = record.get("suggestions")
+    return responses, len(suggestions) if isinstance(suggestions, Mapping | list) else 0
+
+
+def _flattened(record: Mapping[str, Any]) -> tuple[Mapping[str, Sequence[Any]], int]:
+    """The same from columns `QUESTION.responses`, `.responses.users` and `.responses.status`."""
+    columns = [name for name in record if name.endswith(".responses")]
+    if not columns:
+        raise RowError(
+            "fields", "is missing, and there is no column 'QUESTION.responses': expected records of Argilla 2"
+        )
+    responses: dict[str, Sequence[Any]] = {}
+    for column in columns:
+        values = record[column] or []
+        if not isinstance(values, list):
+            raise RowError(column, f"found {one_line(values)}, expected a list of values")
+        users, states = (record.get(f"{column}.{what}") or [None] * len(values) for what in ("users", "status"))
+        for what, part in (("users", users), ("status", states)):
+            if not isinstance(part, list) or len(part) != len(values):
+                raise RowError(f"{column}.{what}", f"found {one_line(part)}, expected one for each value")
+        responses[column.removesuffix(".responses")] = [
+            {"value": value, "user_id": user, "status": status}
+            for value, user, status in zip(values, users, states, strict=True)
+        ]
+    suggested = [name for name, value in record.items() if name.endswith(".suggestion") and value is not None]
+    return responses, len(suggested)
+
+
+def _is_submitted(response: Any, place: str, tally: Tally) -> bool:
+    """Whether a person has handed the response in; what was not is counted."""
+    if not isinstance(response, Mapping) or "value" not in response:
+        raise RowError(place, f"found {one_line(response)}, expected a response with its value")
+    status = response.get("status")
+    if status in ("draft", "discarded") or response["value"] is None:
+        reason = status if status in ("draft", "discarded") else "empty"
+        tally.left_out[f"{reason} responses"] += 1
+        return False
+    if status not in (None, "submitted"):
+        raise RowError(f"{place}.status", f"found {one_line(status)}, expected submitted, draft or discarded")
+    if status is None:
+        tally.left_out["checks of the status (the file does not say which responses are drafts)"] += 1
+    return True
+
+
+def _user(response: Mapping[str, Any]) -> Any:
+    user = response.get("user_id")
+    return None if user == "None" else user  # how the export writes somebody unknown
+
+
+def _ranking(value: Any, data: Mapping[str, Any], answers: Mapping[str, str], place: str) -> dict[str, Any]:
+    """Names from best to worst, or names with ranks (equal ones tie)."""
+    if not isinstance(value, list) or not value:
+        raise RowError(place, f"found {one_line(value)}, expected a ranking: a list of names, or of value and rank")
+    named: list[Any] = [each.get("value") if isinstance(each, Mapping) else each for each in value]
+    ranks: list[Any] = [each.get("rank") if isinstance(each, Mapping) else None for each in value]
+    if all(rank is None for rank in ranks):
+        ranks = list(range(1, len(value) + 1))
+    for name, rank in zip(named, ranks, strict=True):
+        if not isinstance(name, str) or isinstance(rank, bool) or not isinstance(rank, int):
+            raise RowError(place, f"found {one_line(value)}, expected every name with a whole number as its rank")
+        if named.count(name) > 1:
+            raise RowError(place, f"ranks {one_line(name)} twice: expected every name once")
+    responses = []
+    for name in named:
+        mend = f"--field answers={name}:FIELD,..."
+        responses.append(field_value(data, answers.get(name, name), "fields.", mend))
+    return {"responses": responses, "ranks": ranks_from_scores([-rank for rank in ranks])}
+
+
+def _rating(value: Any, data: Mapping[str, Any], rated: str, place: str) -> dict[str, Any]:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+        raise RowError(place, f"found {one_line(value)}, expected a whole number")
+    text = field_value(data, rated, "fields.", "--field rating=QUESTION:FIELD")
+    return {"responses": [text], "labels": [value]}

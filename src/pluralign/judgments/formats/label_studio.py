@@ -1,0 +1,248 @@
+"""Label Studio's exports: people compare two answers (Pairwise) or put a list in order (Ranker)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pluralign.core.errors import RowError, nearest, one_line
+from pluralign.judgments.formats.convert import Rows, Tally, convert_rows
+from pluralign.judgments.formats.fields import answers_to, field_value, named_fields, names_in
+from pluralign.judgments.formats.templates import word
+from pluralign.judgments.validation import Reject
+
+FIELDS = {
+    "prompt": "prompt",
+    "left": "answer1",
+    "right": "answer2",
+    "items": "items",
+    "text": "",
+    "buckets": "",
+    "control": "",
+}
+"""What can be named, with the names in Label Studio's own templates."""
+
+LEFTOVER = "_"  # the bucket of what was put into none
+
+_KEYS = {"pairwise": "selected", "ranker": "ranker"}  # what is read, with the key of its verdict
+
+
+def read_label_studio(
+    path: Path, reject: Reject | None = None, tally: Tally | None = None, fields: Sequence[str] = ()
+) -> Rows:
+    """Format `label-studio`: a judgment for every comparison or ranking in every annotation.
+
+    Args:
+        path: an export as JSON or JSON-MIN.
+        reject: what to do with a bad task or annotation; `None` raises.
+        tally: where tasks are counted, and what in them is no person's finished judgment: cancelled annotations,
+            drafts, predictions, results of other controls.
+        fields: `KEY=NAME` each. `prompt`, `left`, `right` and `items` are fields of the task's data; `text` is the
+            key of an item (by default `body`, else `html`, else `title`); `buckets` are a Ranker's buckets, best
+            first, separated by commas; `control` are the names of the controls to read, by default all.
+
+    Raises:
+        PluralignError: a field is said wrongly, the file cannot be read, or a task is bad and `reject` is `None`.
+    """
+    names = named_fields(fields, FIELDS)
+    counts = Tally() if tally is None else tally
+    compared: dict[str, str] = {}
+    return convert_rows(path, lambda task: task_judgments(task, names, counts, compared), reject, counts)
+
+
+def task_judgments(
+    task: Mapping[str, Any], names: Mapping[str, str], tally: Tally, compared: dict[str, str]
+) -> Iterator[dict[str, Any] | RowError]:
+    """The judgments of one task.
+
+    Args:
+        task: as exported.
+        names: of the fields, see `FIELDS`.
+        tally: counts what gives no judgment.
+        compared: what the controls read so far compare, by their type; grows.
+
+    Raises:
+        RowError: it is no task of an export.
+
+    Examples:
+        >>> task = {"data": {"prompt": "Tea?", "answer1": "Yes", "answer2": "No"}, "annotations": [
+        ...     {"completed_by": 7, "result": [
+        ...         {"type": "pairwise", "from_name": "better", "value": {"selected": "right"}}]}]}
+        >>> made, = task_judgments(task, FIELDS, Tally(), {})
+        >>> made["responses"], made["ranks"], made["annotator"], made["source"]
+        (['Yes', 'No'], [2, 1], 7, 'better')
+    """
+    data, annotations = _minimal(task) if "annotations" not in task else _whole(task)
+    if not annotations:
+        tally.left_out["tasks without an annotation"] += 1
+    for key in ("predictions", "drafts"):
+        if data is not task and isinstance(task.get(key), list) and task[key]:
+            tally.left_out[key] += len(task[key])
+    for number, annotation in enumerate(annotations):
+        place = f"annotations.{number}"
+        if not isinstance(annotation, Mapping):
+            yield RowError(place, f"found {one_line(annotation)}, expected an annotation with its result")
+        elif annotation.get("was_cancelled") or annotation.get("skipped"):
+            tally.left_out["annotations that were cancelled (skipped)"] += 1
+        else:
+            yield from _annotation(annotation, data, place, names, tally, compared)
+
+
+def _whole(task: Mapping[str, Any]) -> tuple[Mapping[str, Any], Sequence[Any]]:
+    data, annotations = task.get("data"), task["annotations"]
+    if not isinstance(data, Mapping):
+        raise RowError("data", f"found {one_line(data)}, expected the fields of the task")
+    if not isinstance(annotations, list):
+        raise RowError("annotations", f"found {one_line(annotations)}, expected a list")
+    return data, annotations
+
+
+def _minimal(task: Mapping[str, Any]) -> tuple[Mapping[str, Any], Sequence[Any]]:
+    """A row of JSON-MIN, which mixes the data, one annotation's results and its bookkeeping, as a whole task."""
+    if "annotation_id" not in task:
+        raise RowError("annotations", "is missing: expected a task as Label Studio exports it (JSON or JSON-MIN)")
+    results = [
+        {"from_name": name, "type": kind, "value": value}
+        for name, values in task.items()
+        if isinstance(values, list)
+        for value in values
+        for kind, key in _KEYS.items()
+        if isinstance(value, Mapping) and key in value
+    ]
+    who = task.get("annotator") if task.get("annotator") != "None" else None  # how it writes somebody unknown
+    about = {"completed_by": who, "created_at": task.get("created_at"), "result": results}
+    return task, [] if task["annotation_id"] is None else [about]
+
+
+def _annotation(
+    annotation: Mapping[str, Any],
+    data: Mapping[str, Any],
+    place: str,
+    names: Mapping[str, str],
+    tally: Tally,
+    compared: dict[str, str],
+) -> Iterator[dict[str, Any] | RowError]:
+    results = annotation.get("result")
+    if not isinstance(results, list):
+        yield RowError(f"{place}.result", f"found {one_line(results)}, expected a list")
+        return
+    if not results:
+        tally.left_out["annotations without a result"] += 1
+    wanted, seen = names_in(names["control"]), set()
+    for number, result in enumerate(results):
+        at = f"{place}.result.{number}"
+        try:
+            if not isinstance(result, Mapping):
+                raise RowError(at, f"found {one_line(result)}, expected a result")
+            kind, control = str(result.get("type")), str(result.get("from_name", ""))
+            if kind not in _KEYS or (wanted and control not in wanted):
+                tally.left_out[f"results of the control '{control}' ({kind})"] += 1
+                continue
+            if control in seen:
+                raise RowError(f"{at}.from_name", f"'{control}' has a result in this annotation already")
+            seen.add(control)
+            if not wanted:
+                _same_objects(result, compared, at)
+            made = _pair(result, data, at, names) if kind == "pairwise" else _ranking(result, data, at, names)
+            prompt = field_value(data, names["prompt"], "data.", "--field prompt=NAME") if names["prompt"] else ""
+            made = {**made, "prompt": prompt, "responses": answers_to(prompt, made["responses"])}
+            if not any(made["ranks"]):
+                tally.left_out["rankings of nothing"] += 1
+                continue
+            yield {**made, **_about(annotation, control)}
+        except RowError as complaint:
+            yield complaint
+
+
+def _same_objects(result: Mapping[str, Any], compared: dict[str, str], place: str) -> None:
+    """One pair of fields cannot hold what two controls show of different objects."""
+    named = result.get("to_name", result.get("from_name"))
+    objects = ",".join(map(str, named)) if isinstance(named, list) else str(named)
+    before = compared.setdefault(result["type"], objects)
+    if before != objects:
+        mend = "read the controls apart, each with its fields, by --field control=NAME"
+        raise RowError(f"{place}.to_name", f"found '{objects}' where results before have '{before}': {mend}")
+
+
+def _about(annotation: Mapping[str, Any], control: str) -> dict[str, Any]:
+    who = annotation.get("completed_by")
+    if isinstance(who, Mapping):
+        who = who.get("email") or who.get("id")
+    # An annotation's number starts from 1 on every server; only the long id is one of a kind.
+    unique = annotation.get("unique_id")
+    key = f"{unique}/{control}" if unique else None
+    return {"id": key, "annotator": who, "source": control or None, "time": annotation.get("created_at")}
+
+
+def _value(result: Mapping[str, Any], place: str, key: str) -> Any:
+    value = result.get("value")
+    if not isinstance(value, Mapping) or key not in value:
+        raise RowError(f"{place}.value", f"found {one_line(value)}, expected '{key}' in it")
+    return value[key]
+
+
+def _pair(
+    result: Mapping[str, Any], data: Mapping[str, Any], place: str, names: Mapping[str, str]
+) -> dict[str, Any]:
+    selected = _value(result, place, "selected")
+    if selected not in ("left", "right"):
+        raise RowError(f"{place}.value.selected", f"found {one_line(selected)}, expected left or right")
+    sides = [field_value(data, names[side], "data.", f"--field {side}=NAME") for side in ("left", "right")]
+    return {"responses": sides, "ranks": [1, 2] if selected == "left" else [2, 1]}
+
+
+def _ranking(
+    result: Mapping[str, Any], data: Mapping[str, Any], place: str, names: Mapping[str, str]
+) -> dict[str, Any]:
+    texts = _texts(field_value(data, names["items"], "data.", "--field items=NAME"), names)
+    ranker, place = _value(result, place, "ranker"), f"{place}.value.ranker"
+    if not isinstance(ranker, Mapping) or not all(isinstance(ids, list) for ids in ranker.values()):
+        raise RowError(place, f"found {one_line(ranker)}, expected a list of ids for every bucket")
+    buckets = _buckets(ranker, result, names, place)
+    order = [word(each) for bucket in buckets for each in ranker.get(bucket, ())]
+    everything = [word(each) for ids in ranker.values() for each in ids]
+    for each in everything:
+        if each not in texts:
+            raise RowError(place, f"ranks {one_line(each)}, which is no item's id{nearest(each, texts)}")
+        if everything.count(each) > 1:
+            raise RowError(place, f"ranks {one_line(each)} twice: expected every item once")
+    if not names["buckets"] and len(order) < len(texts):
+        raise RowError(
+            place, f"ranks {len(order)} of the {len(texts)} items: expected all, since it has no buckets"
+        )
+    places = {each: number for number, each in enumerate(order, start=1)}
+    return {"responses": list(texts.values()), "ranks": [places.get(each) for each in texts]}
+
+
+def _buckets(
+    ranker: Mapping[str, Any], result: Mapping[str, Any], names: Mapping[str, str], place: str
+) -> Sequence[str]:
+    """The buckets from best to worst; without any the Ranker has one list, under its own name."""
+    said = names_in(names["buckets"])
+    if not said and list(ranker) == [result.get("from_name")]:
+        return list(ranker)
+    unknown = [bucket for bucket in ranker if bucket not in said and bucket != LEFTOVER]
+    if unknown or not said:
+        mend = f"name all but '{LEFTOVER}', best first, with --field buckets=BEST,...,WORST"
+        raise RowError(place, f"has the buckets {', '.join(map(str, ranker))}: {mend}")
+    return said
+
+
+def _texts(items: Any, names: Mapping[str, str]) -> dict[str, Any]:
+    """The texts of the items by their ids."""
+    place = f"data.{names['items']}"
+    if not isinstance(items, list) or not items:
+        raise RowError(place, f"found {one_line(items)}, expected a list of items with id and text")
+    keys: Iterable[str] = (names["text"],) if names["text"] else ("body", "html", "title")
+    texts: dict[str, Any] = {}
+    for number, item in enumerate(items):
+        if not isinstance(item, Mapping) or item.get("id") is None:
+            raise RowError(f"{place}.{number}", f"found {one_line(item)}, expected an item with an id")
+        text = next((item[key] for key in keys if item.get(key)), None)
+        if text is None:
+            raise RowError(f"{place}.{number}", f"has none of {', '.join(keys)}: say --field text=KEY")
+        if word(item["id"]) in texts:
+            raise RowError(f"{place}.{number}.id", f"{one_line(item['id'])} stands twice among the items")
+        texts[word(item["id"])] = text
+    return texts

@@ -1,0 +1,249 @@
+"""PrefLib's files of orders: strict or tied, complete or incomplete (`.soc`, `.soi`, `.toc`, `.toi`)."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pluralign.core.errors import PluralignError, RowError, nearest, one_line
+from pluralign.core.files import disk_errors
+from pluralign.core.progress import track
+from pluralign.judgments.formats.convert import Rows, Tally
+from pluralign.judgments.schema import ranks_from_scores
+from pluralign.judgments.validation import Reject
+
+ENDINGS = ("soc", "soi", "toc", "toi")
+SHAPES = ("ranked", "ballot")
+NUMBERS = ("NUMBER ALTERNATIVES", "NUMBER VOTERS", "NUMBER UNIQUE ORDERS")
+
+_KEY = re.compile(r"#\s*([^:]*?)\s*:(.*)")
+_PLACE = re.compile(r"\s*(?:([0-9]{1,9})|\{\s*([0-9]{1,9}(?:\s*,\s*[0-9]{1,9})*)\s*\})\s*")
+
+Order = tuple[tuple[int, ...], ...]
+"""Alternatives by their numbers, best first; those of one place tie."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What stands above the orders.
+
+    Args:
+        title: of the file, empty where it has none.
+        kind: `soc`, `soi`, `toc` or `toi`.
+        names: the alternatives by number.
+        numbers: the counts that the file claims, each with the line on which it does.
+    """
+
+    title: str
+    kind: str
+    names: dict[int, str]
+    numbers: dict[str, tuple[int, int]]
+
+
+def read_preflib(
+    path: Path,
+    reject: Reject | None = None,
+    tally: Tally | None = None,
+    shape: str = "ranked",
+    prompt: str | None = None,
+) -> Rows:
+    """Format `preflib`: a judgment for every voter, since the file counts the voters of each order.
+
+    Args:
+        path: a file of orders (`.gz` may follow).
+        reject: what to do with a bad line of orders, or a count that is not the claimed one; `None` raises.
+        tally: where lines of orders are counted, and voters whose order compares nothing.
+        shape: `ranked` takes the alternatives that the voter ranked, for PrefLib's incomplete orders say nothing
+            about the others; `ballot` says that every voter saw all of them and liked the unranked ones less.
+        prompt: what the voters were asked; by default the file's title, or its name.
+
+    Raises:
+        PluralignError: the shape or the ending is unknown, the header is not one, or, without `reject`, a line.
+    """
+    if shape not in SHAPES:
+        raise PluralignError(f"--shape: found '{shape}', expected ranked or ballot{nearest(shape, SHAPES)}")
+    return _judgments(path, reject, Tally() if tally is None else tally, shape == "ballot", prompt)
+
+
+def _judgments(path: Path, reject: Reject | None, tally: Tally, whole: bool, prompt: str | None) -> Rows:
+    name = path.name[:-3] if path.name.lower().endswith(".gz") else path.name
+    lines = _lines(path)
+    header, first = _header(path, name, lines)
+    if prompt is None:
+        prompt = header.title or name.rpartition(".")[0]
+    voters, orders, complete = 0, set(), True
+    for number, line in track(_from(first, lines), f"Importing {path.name}"):
+        tally.rows += 1
+        try:
+            count, text = _counted(line, voters, header)
+            before, voters = voters, voters + count
+            order = order_of(text)
+            orders.add(order)
+            _check(order, header)
+        except RowError as complaint:
+            complete = False
+            _refuse(path, number, line, complaint, reject)
+            continue
+        placed = {alternative: place for place, tied in enumerate(order) for alternative in tied}
+        shown = sorted(header.names if whole else placed)
+        if len(shown) < 2:
+            tally.left_out["voters who ranked a single alternative (--shape ballot sets it above the rest)"] += (
+                count
+            )
+            continue
+        responses = [header.names[each] for each in shown]
+        ranks = ranks_from_scores([-placed[each] if each in placed else None for each in shown])
+        for voter in range(before + 1, voters + 1):
+            who = f"{name}/{voter}"
+            shared = {"prompt": prompt, "responses": responses, "ranks": ranks, "source": name}
+            yield number, {"id": who, "annotator": who, **shared}
+    counted = {"NUMBER VOTERS": voters, "NUMBER UNIQUE ORDERS": len(orders)}
+    for key, value in counted.items() if complete else ():
+        claimed, number = header.numbers.get(key, (value, 0))
+        if claimed != value:
+            mismatch = RowError(None, f"{key} is {claimed}, but the orders below give {value}: mend either")
+            _refuse(path, number, f"# {key}: {claimed}", mismatch, reject)
+
+
+def _counted(line: str, before: int, header: Header) -> tuple[int, str]:
+    """How many voters a line stands for, and their order."""
+    found = re.fullmatch(r"([0-9]{1,15})\s*:(.*)", line)
+    if found is None or int(found[1]) == 0:
+        raise RowError(None, f"found {one_line(line)}, expected a count and an order like '12: 1,{{2,3}},4'")
+    claimed, place = header.numbers["NUMBER VOTERS"]
+    if before + int(found[1]) > claimed:
+        total = before + int(found[1])
+        raise RowError(None, f"the counts up to here give {total}, but line {place} says NUMBER VOTERS: {claimed}")
+    return int(found[1]), found[2]
+
+
+def order_of(text: str) -> Order:
+    """An order as PrefLib writes it, commas from better to worse, braces around alternatives that tie.
+
+    Raises:
+        RowError: it is none, or an alternative stands twice.
+
+    Examples:
+        >>> order_of("1, {4, 3}, 2")
+        ((1,), (3, 4), (2,))
+    """
+    places: list[tuple[int, ...]] = []
+    end = -1
+    while end < len(text):
+        found = _PLACE.match(text, end + 1)
+        if found is None or (found.end() < len(text) and text[found.end()] != ","):
+            raise RowError(None, f"found {one_line(text.strip())}, expected numbers like '1,{{2,3}},4'")
+        places.append(tuple(sorted(int(each) for each in (found[1] or found[2]).split(","))))
+        end = found.end()
+    flat = [alternative for tied in places for alternative in tied]
+    if len(set(flat)) < len(flat):
+        twice = next(each for each in flat if flat.count(each) > 1)
+        raise RowError(None, f"alternative {twice} stands twice in the order: keep one of its places")
+    return tuple(places)
+
+
+def _check(order: Order, header: Header) -> None:
+    ranked = [alternative for tied in order for alternative in tied]
+    unknown = next((each for each in ranked if each not in header.names), None)
+    if unknown is not None:
+        raise RowError(None, f"alternative {unknown} is not among the {len(header.names)} of the header")
+    if header.kind[0] == "s" and len(ranked) > len(order):
+        raise RowError(None, f"the order has ties, and a {header.kind} file has none: name it to{header.kind[2]}")
+    if header.kind[2] == "c" and len(ranked) < len(header.names):
+        raise RowError(
+            None,
+            f"the order ranks {len(ranked)} of {len(header.names)} alternatives, and in a {header.kind} file every "
+            f"order ranks all: name it {header.kind[:2]}i",
+        )
+
+
+def _refuse(path: Path, number: int, line: str, complaint: RowError, reject: Reject | None) -> None:
+    if reject is None:
+        raise PluralignError(f"{path}, line {number}: {complaint.message}") from complaint
+    reject(number, line, complaint)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines that hold something, with their numbers."""
+    packed = path.name.lower().endswith(".gz")
+    number = 0
+    with disk_errors(path):
+        try:
+            with gzip.open(path) if packed else open(path, "rb") as data:
+                for number, line in enumerate(data, start=1):
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                    if text:
+                        yield number, text
+        except UnicodeDecodeError as fault:
+            place = f"{path}, line {number}"
+            raise PluralignError(f"{place}: byte {fault.start + 1} is not UTF-8: save it as UTF-8") from fault
+        except (EOFError, gzip.BadGzipFile, zlib.error) as fault:
+            raise PluralignError(f"{path}: the gzip file is damaged or cut off: fetch it again") from fault
+
+
+def _from(first: tuple[int, str], lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    yield first
+    yield from lines
+
+
+def _header(path: Path, name: str, lines: Iterator[tuple[int, str]]) -> tuple[Header, tuple[int, str]]:
+    """The header, and the first line of orders."""
+    ending = name.lower().rpartition(".")[2]
+    if ending not in ENDINGS:
+        raise PluralignError(f"{path}: the name must end in .soc, .soi, .toc or .toi (.gz may follow)")
+    texts: dict[str, tuple[str, int]] = {}
+    for number, line in lines:
+        if not line.startswith("#"):
+            break
+        found = _KEY.fullmatch(line)
+        if found is None:
+            raise PluralignError(f"{path}, line {number}: found {one_line(line)}, expected '# KEY: value'")
+        if found[1] in texts:
+            raise PluralignError(f"{path}, line {number}: {found[1]} stands already on line {texts[found[1]][1]}")
+        texts[found[1]] = (found[2].strip(), number)
+    else:
+        raise PluralignError(f"{path}: no order follows the header" if texts else f"{path}: the file is empty")
+    if not texts:
+        hint = "PrefLib's form of before 2022 has no header: fetch the file anew, or write the header"
+        raise PluralignError(f"{path}, line {number}: found {one_line(line)}, expected '# KEY: value' ({hint})")
+    numbers = {}
+    for key in NUMBERS:
+        if key not in texts and key != "NUMBER UNIQUE ORDERS":
+            raise PluralignError(f"{path}: the header has no line '# {key}: N'{nearest(key, texts)}")
+        text, place = texts.get(key, ("", 0))
+        if place and re.fullmatch("[0-9]{1,15}", text) is None:
+            raise PluralignError(f"{path}, line {place}: {key} is {one_line(text)}, expected a whole number")
+        if place:
+            numbers[key] = (int(text), place)
+    kind, place = texts.get("DATA TYPE", ("", 0))
+    if kind and kind.lower() != ending:
+        raise PluralignError(f"{path}, line {place}: DATA TYPE is '{kind}', but the file's name ends in .{ending}")
+    names = _names(path, texts, *numbers["NUMBER ALTERNATIVES"])
+    return Header(texts.get("TITLE", ("", 0))[0], ending, names, numbers), (number, line)
+
+
+def _names(path: Path, texts: dict[str, tuple[str, int]], claimed: int, claimed_on: int) -> dict[int, str]:
+    names: dict[int, str] = {}
+    lines_of: dict[str, int] = {}
+    for key, (name, number) in texts.items():
+        found = re.fullmatch(r"ALTERNATIVE NAME\s+([0-9]{1,9})", key)
+        if found is None:
+            continue
+        if not name:
+            raise PluralignError(f"{path}, line {number}: alternative {found[1]} has no name: give it one")
+        if name in lines_of:
+            raise PluralignError(
+                f"{path}, line {number}: {one_line(name)} already names the alternative of line {lines_of[name]}: "
+                "alternatives must differ by name"
+            )
+        lines_of[name] = number
+        names[int(found[1])] = name
+    if len(names) != claimed:
+        raise PluralignError(
+            f"{path}, line {claimed_on}: NUMBER ALTERNATIVES is {claimed}, but {len(names)} are named: mend either"
+        )
+    return names
