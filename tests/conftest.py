@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -9,6 +10,22 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["PLURALIGN_CACHE"] = tempfile.mkdtemp(prefix="pluralign-tests-")  # never the user's own
+
+NO_BROWSER = shutil.which("chromium") is None and not os.environ.get("CI")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the browser's tests out where there is no browser; under CI they stay, and fail."""
+    left_out = [item for item in items if NO_BROWSER and item.get_closest_marker("browser")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say so in one line."""
+    if NO_BROWSER:
+        terminalreporter.write_line("No chromium on the path: the pages were not tested in a browser.")
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pluralign.training.reward_trainer import BradleyTerryTrainer, PlackettLuceTrainer
     from pluralign.training.sft import SFTTrainer
     from pluralign.workflows.evaluate import evaluate, score
+    from pluralign.workflows.report import report
     from pluralign.workflows.train import train
 
 _HOMES = {
@@ -44,6 +45,7 @@ _HOMES = {
     "load_policy": "pluralign.policies.policy",
     "load_reward_model": "pluralign.scoring.reward_models",
     "read": "pluralign.judgments",
+    "report": "pluralign.workflows.report",
     "score": "pluralign.workflows.evaluate",
     "text_features": "pluralign.scoring.features",
     "train": "pluralign.workflows.train",
@@ -71,6 +73,7 @@ __all__ = [
     "load_policy",
     "load_reward_model",
     "read",
+    "report",
     "score",
     "text_features",
     "train",

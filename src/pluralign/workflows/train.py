@@ -18,8 +18,9 @@ from transformers.utils import logging
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import atomic_folder, disk_errors
+from pluralign.core.files import atomic_folder, disk_errors, write_json
 from pluralign.core.runs import file_fingerprints, finish_run, read_metrics, run_state, start_run
+from pluralign.evaluation.calibration import reliability_table
 from pluralign.judgments.reading import read
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.causal_models import load_causal_model
@@ -32,7 +33,7 @@ from pluralign.training.judgment_trainer import JudgmentTrainer, load_options
 from pluralign.training.reward_trainer import BradleyTerryTrainer, PlackettLuceTrainer
 from pluralign.training.sft import SFTTrainer, completions
 from pluralign.workflows.cards import run_card
-from pluralign.workflows.evaluate import reward_metrics
+from pluralign.workflows.evaluate import pairs_under, reward_metrics
 from pluralign.workflows.settings import Given, check_known, check_value, fields_of, plain, read_flags, read_yaml
 
 logger = logging.get_logger(__name__)
@@ -173,7 +174,8 @@ def run(job: TrainingRun) -> dict[str, Any]:
     metrics = {key: value for key, value in result.metrics.items() if key in ("train_loss", "train_runtime")}
     metrics["steps"] = result.global_step
     metrics |= _counts(judgments)
-    metrics |= _evaluation(trainer, evaluated)
+    found_metrics, reliability = _evaluation(trainer, evaluated)
+    metrics |= found_metrics
     # Every process takes part, since sharded weights are gathered; one writes.
     here = contextlib.nullcontext(job.folder / ".partial")
     with atomic_folder(job.folder) if state.is_main_process else here as folder:
@@ -181,6 +183,8 @@ def run(job: TrainingRun) -> dict[str, Any]:
         (folder / "training_args.bin").unlink(missing_ok=True)
     if state.is_main_process:
         metrics = {key: value for key, value in metrics.items() if _storable(value)}
+        if reliability:
+            write_json(job.folder / "reliability.json", reliability)
         finish_run(job.folder, metrics, run_card(job.objective, job.resolved, metrics))
     state.wait_for_everyone()
     if job.args.push_to_hub:
@@ -247,10 +251,14 @@ def _counts(judgments: Judgments) -> dict[str, int]:
     return {"train_judgments": len(judgments), "train_annotators": len(annotators)}
 
 
-def _evaluation(trainer: transformers.Trainer, evaluated: Judgments | None) -> dict[str, Any]:
+def _evaluation(
+    trainer: transformers.Trainer, evaluated: Judgments | None
+) -> tuple[dict[str, Any], list[dict[str, float]]]:
+    """Metrics on the files held out, and the bins of the reliability diagram where the model gives rewards."""
     if evaluated is None:
-        return {}
+        return {}, []
     if isinstance(trainer, JudgmentTrainer):
         items, utilities = trainer.score(evaluated)
-        return reward_metrics(evaluated, items, utilities) | {"eval_loss": trainer.mean_loss(items, utilities)}
-    return {key: value for key, value in trainer.evaluate().items() if key == "eval_loss"}
+        metrics = reward_metrics(evaluated, items, utilities) | {"eval_loss": trainer.mean_loss(items, utilities)}
+        return metrics, reliability_table(pairs_under(items, utilities))
+    return {key: value for key, value in trainer.evaluate().items() if key == "eval_loss"}, []

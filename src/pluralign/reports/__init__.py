@@ -1,0 +1,1 @@
+"""Pages to look at: figures as inline SVG, one self-contained HTML file per report."""

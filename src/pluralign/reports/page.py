@@ -1,0 +1,176 @@
+"""A page as plain data, and its HTML: one file, no script, nothing fetched.
+
+Every text here is raw; the template escapes it. Only figures are markup, and those come from
+`pluralign.reports.drawing`, which escapes what it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import jinja2
+from markupsafe import Markup
+
+from pluralign.reports.texts import clean, clip, interval, number, percent, text_of
+
+Tone = Literal["good", "careful", "bad", "plain"]
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Note:
+    """A paragraph."""
+
+    kind: ClassVar[str] = "note"
+    text: str
+
+
+@dataclass(frozen=True)
+class Remarks:
+    """A list of sentences under a title."""
+
+    kind: ClassVar[str] = "remarks"
+    title: str
+    items: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Banner:
+    """What matters most, in one colour and a few sentences."""
+
+    kind: ClassVar[str] = "banner"
+    tone: Tone
+    label: str
+    title: str
+    paragraphs: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Key figures: name, value, and a few words under it."""
+
+    kind: ClassVar[str] = "tiles"
+    items: Sequence[tuple[str, str, str]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under a head; numbers stand at the right. The first cell of a row is its name."""
+
+    kind: ClassVar[str] = "table"
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing, its legend by series, what it says in a sentence, and its numbers as a table."""
+
+    title: str
+    svg: Markup
+    reading: str = ""
+    legend: Sequence[tuple[int, str]] = ()
+    table: Table | None = None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Figures side by side, where there is room."""
+
+    kind: ClassVar[str] = "figures"
+    items: Sequence[Figure]
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """A response of the data under its prompt, with a number."""
+
+    prompt: str
+    response: str
+    value: str
+    sign: Literal["up", "down", "none"] = "none"
+
+
+@dataclass(frozen=True)
+class Card:
+    """A type of people (or another thing of several): a title in its colour, facts, excerpts, folded tables."""
+
+    title: str
+    series: int
+    share: float | None
+    facts: Sequence[str] = ()
+    excerpts: Sequence[tuple[str, Sequence[Excerpt]]] = ()
+    tables: Sequence[Table] = ()
+
+
+@dataclass(frozen=True)
+class Cards:
+    """Cards side by side, where there is room."""
+
+    kind: ClassVar[str] = "cards"
+    items: Sequence[Card]
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading within a section."""
+
+    kind: ClassVar[str] = "heading"
+    text: str
+    lead: str = ""
+
+
+Block = Note | Remarks | Banner | Tiles | Table | Figures | Cards | Heading
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page that the contents name."""
+
+    title: str
+    blocks: Sequence[Block]
+    lead: str = ""
+
+
+def render(title: str, subtitle: str, sections: Sequence[Section]) -> str:
+    """The page as HTML; the same arguments give the same bytes.
+
+    Args:
+        title: of the page.
+        subtitle: a line under it.
+        sections: its parts.
+
+    Examples:
+        >>> page = render("<b>", "", [Section("First", [Note("1 < 2")])])
+        >>> "<b>" in page, "1 &lt; 2" in page, "<script" in page
+        (False, True, False)
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pluralign.reports"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "clean": clean, "clip": clip, "interval": interval, "number": number, "percent": percent, "shown": _shown,
+        "numeric_columns": _numeric_columns,
+    }  # fmt: skip
+    return environment.get_template("page.html").render(title=title, subtitle=subtitle, sections=sections)
+
+
+def _shown(cell: Cell) -> str:
+    return number(cell) if _numeric(cell) else text_of(cell)  # type: ignore[arg-type]
+
+
+def _numeric_columns(table: Table) -> list[bool]:
+    """Which columns hold numbers alone; the first is the rows' name."""
+    return [place > 0 and all(_numeric(row[place]) for row in table.rows) for place in range(len(table.head))]
+
+
+def _numeric(cell: Cell) -> bool:
+    return cell is None or (isinstance(cell, (int, float)) and not isinstance(cell, bool))

@@ -1,0 +1,160 @@
+"""Pages as a person sees them: in chromium, at the width of a desk and of a phone, light and dark."""
+
+import shutil
+
+import pytest
+
+from pluralign.reports.audit import audit_page
+from pluralign.reports.comparison import runs_page
+from pluralign.reports.runs import Run
+from reports.conftest import HOSTILE, hostile_audit
+
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+
+FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+PHONE, DESK = 390, 1200
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    found = shutil.which("chromium")
+    assert found, "no chromium on the path, and CI is set: install it (Debian: apt-get install chromium)"
+    with sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=found, args=FLAGS)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def look(browser, tmp_path):
+    """Open a page; anything it complains of, asks the network for or pops up is a failure."""
+    contexts, complaints = [], []
+
+    def call(page, width=DESK, scheme="light"):
+        file = tmp_path / "report.html"
+        file.write_text(page, encoding="utf-8")
+        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        contexts.append(context)
+        tab = context.new_page()
+        tab.on("console", lambda message: complaints.append(f"console: {message.text}"))
+        tab.on("pageerror", lambda fault: complaints.append(f"error: {fault}"))
+        tab.on("dialog", lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        tab.on("request", lambda request: request.url != file.as_uri() and complaints.append(request.url))
+        tab.goto(file.as_uri())
+        return tab
+
+    yield call
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def run_of_all():
+    people = {"annotator": [f"w{n}" for n in range(30)], "judgments": [9] * 30, "pairs": [20] * 30,
+              "accuracy": [n / 29 for n in range(30)], "log_loss": [0.6] * 30}  # fmt: skip
+    bins = [
+        {
+            "lower": low,
+            "upper": low + 0.1,
+            "pairs": 9,
+            "share": 0.2,
+            "confidence": low + 0.05,
+            "accuracy": low,
+            "gap": -0.05,
+        }
+        for low in (0.5, 0.6, 0.7, 0.8, 0.9)
+    ]
+    metrics = {"accuracy": 0.71, "accuracy_low": 0.68, "accuracy_high": 0.74, "log_loss": 0.61, "ece": 0.05, "win_rate": 0.6,
+               "accuracy/group=a": 0.5, "accuracy/group=b": 0.8}  # fmt: skip
+    return Run(
+        "a-rather-long-name-of-a-run-with-many-settings-in-it", metrics, {"objective": "dpo"}, {}, bins, people
+    )
+
+
+@pytest.fixture(params=["audit", "hostile", "runs"])
+def page(request, audit, audit_metrics):
+    if request.param == "audit":
+        return audit_page(audit, audit_metrics)
+    if request.param == "hostile":
+        return audit_page(hostile_audit(), audit_metrics)
+    return runs_page([run_of_all(), Run("other", {"accuracy": 0.6, "ece": 0.1})])
+
+
+@pytest.mark.parametrize("width", [PHONE, DESK])
+@pytest.mark.parametrize("unfolded", [False, True])
+def test_nothing_runs_past_the_side(page, width, unfolded, look):
+    tab = look(page, width)
+    if unfolded:
+        tab.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    past = tab.evaluate(
+        "[...document.querySelectorAll('svg text')].filter(one => one.getBoundingClientRect().right > innerWidth"
+        " || one.getBoundingClientRect().left < 0).map(one => one.textContent)"
+    )
+    assert past == []
+
+
+def test_letters_are_large_enough_on_a_phone(page, look):
+    tab = look(page, PHONE)
+    sizes = tab.evaluate(
+        "[...document.querySelectorAll('svg text')].filter(one => one.getClientRects().length)"
+        ".map(one => parseFloat(getComputedStyle(one).fontSize) * one.getScreenCTM().a)"
+    )
+    assert len(sizes) > 20
+    assert min(sizes) >= 10
+    texts = tab.evaluate(
+        "[...document.querySelectorAll('body *')].filter(one => one.childNodes.length && !one.closest('svg'))"
+        ".map(one => parseFloat(getComputedStyle(one).fontSize))"
+    )
+    assert min(texts) >= 11
+
+
+def test_an_audit_shows_what_it_found(audit, audit_metrics, look):
+    tab = look(audit_page(audit, audit_metrics), PHONE)
+    for text in (
+        "Yes: the types are identified",
+        "Krippendorff's alpha",
+        "How many judgments are enough",
+        "type 3",
+    ):
+        assert tab.get_by_text(text, exact=False).first.is_visible(), text
+    assert tab.locator(".banner.good").is_visible()
+    assert tab.get_by_role("img").count() == tab.locator("svg").count() >= 12
+    assert tab.get_by_role("article").count() == 3
+    whole = tab.locator(".whole").first
+    assert not whole.is_visible()
+    tab.locator("details.long > summary").first.click()
+    assert whole.is_visible()
+
+
+def test_hostile_texts_are_shown_and_do_nothing(look):
+    tab = look(audit_page(hostile_audit(), {"types": 3}))
+    assert tab.locator("script, img, iframe, object, embed, link, form").count() == 0
+    shown = tab.locator("body").inner_text()
+    for name in ("script", "attribute", "mathematics", "template", "closing", "letters"):
+        assert HOSTILE[name] in shown, name
+    assert HOSTILE["word"] not in shown
+    assert HOSTILE["word"] in tab.locator("body").text_content()
+    assert tab.title() == "Audit"
+
+
+def test_light_and_dark_are_both_readable(audit, audit_metrics, look):
+    page = audit_page(audit, audit_metrics)
+    brightness = """selector => {
+        const [property, element] = selector
+        const colour = getComputedStyle(document.querySelector(element))[property]
+        return colour.match(/[0-9.]+/g).slice(0, 3).reduce((sum, one) => sum + Number(one), 0) / 765
+    }"""
+    for scheme, dark in (("light", False), ("dark", True)):
+        tab = look(page, DESK, scheme)
+        back = tab.evaluate(brightness, ["backgroundColor", "figure"])
+        ink = tab.evaluate(brightness, ["fill", "svg text"])
+        assert (back < 0.3) == dark
+        assert abs(back - ink) > 0.4
+        tab.emulate_media(media="print")
+        assert tab.evaluate(brightness, ["backgroundColor", "figure"]) == 1
