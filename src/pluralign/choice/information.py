@@ -35,11 +35,13 @@ class Information:
     Args:
         gradient: `(m,)` of the log-likelihood plus log prior.
         matrix: `(m, m)` minus its Hessian.
+        complete: `(m, m)` the same if the types were seen.
         outer: `(m, m)` sum_h w_h^2 s_h s_h', what robust standard errors need.
     """
 
     gradient: Tensor
     matrix: Tensor
+    complete: Tensor
     outer: Tensor
 
 
@@ -76,10 +78,10 @@ def observed_information(problem: Problem, fit: Fit) -> Information:
             complete[rows, columns] = (covariates * spread.unsqueeze(1)).T @ covariates
     gradient = population @ mean
     gradient[:free] -= problem.ridge * fit.parameters[0]
+    complete[range(free), range(free)] += problem.ridge
     matrix = complete - within
-    matrix[range(free), range(free)] += problem.ridge
     robust = mean * population.unsqueeze(1)
-    return Information(gradient, (matrix + matrix.T) / 2, robust.T @ robust)
+    return Information(gradient, (matrix + matrix.T) / 2, complete, robust.T @ robust)
 
 
 def _choice_scores(problem: Problem, beta: Tensor) -> list[Tensor]:

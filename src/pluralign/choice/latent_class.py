@@ -49,7 +49,7 @@ MOST_COVARIANCES = 2048
 """Standard errors are computed for at most so many free parameters."""
 
 
-class LatentClassPlackettLuce(BaseEstimator):  # type: ignore[misc]
+class LatentClassPlackettLuce(BaseEstimator):
     """Types of annotators from their choices and rankings.
 
     Args:
@@ -80,6 +80,8 @@ class LatentClassPlackettLuce(BaseEstimator):  # type: ignore[misc]
         trace_: log-likelihood of the best restart at every iteration.
         n_iter_: iterations of expectation maximisation.
         converged_: whether they ended before `max_iterations`.
+        n_parameters_: free coefficients, and K - 1 shares or the coefficients of the covariates.
+        fitted: the parameters as tensors.
 
     Raises:
         ValueError: a setting does not fit the panel.
@@ -94,6 +96,18 @@ class LatentClassPlackettLuce(BaseEstimator):  # type: ignore[misc]
         >>> model.mixture_weights_.round(1), len(set(model.labels_[:20])), len(set(model.labels_[20:]))
         (array([0.5, 0.5]), 1, 1)
     """
+
+    fitted: Fit
+    coefficients_: np.ndarray
+    mixture_weights_: np.ndarray
+    membership_: np.ndarray
+    responsibilities_: np.ndarray
+    log_likelihood_: float
+    bic_: float
+    n_parameters_: int
+    trace_: list[float]
+    n_iter_: int
+    converged_: bool
 
     def __init__(
         self,
@@ -135,13 +149,13 @@ class LatentClassPlackettLuce(BaseEstimator):  # type: ignore[misc]
     def fit(self, panel: Panel) -> LatentClassPlackettLuce:
         """Fit the types to a panel: restarts on part of it where it is large, the best on all of it."""
         self._check(panel)
-        problem = self._problem(panel)
+        problem = self.problem(panel)
         given = self.coefficients_init is not None or self.responsibilities_init is not None
         if given:
             fit = self._given(problem)
         else:
             draft = self._draft(panel)
-            fit = moved_to(problem, self._restarted(problem if draft is panel else self._problem(draft)))
+            fit = moved_to(problem, self._restarted(problem if draft is panel else self.problem(draft)))
         newton = self.polish and self.types > 1 and problem.parameters <= DENSE_PARAMETERS
         fit = self._followed(problem, fit, max(self.tolerance, ROUGH) if newton else self.tolerance)
         if newton:
@@ -168,10 +182,6 @@ class LatentClassPlackettLuce(BaseEstimator):  # type: ignore[misc]
         """Mean log-likelihood of a judgment, in nats."""
         return float(self.annotator_log_likelihood(panel).sum() / max(1, panel.judgments))
 
-    def bic(self) -> float:
-        """-2 log L + free parameters * log(annotators)."""
-        return -2 * self.log_likelihood_ + self.n_parameters_ * math.log(max(1, len(self.responsibilities_)))
-
     def covariance(self, panel: Panel, *, robust: bool = False) -> np.ndarray:
         """Covariance of the free coefficients and the membership, by the observed information.
 
@@ -190,8 +200,8 @@ class LatentClassPlackettLuce(BaseEstimator):  # type: ignore[misc]
                 f"standard errors take a matrix of {self.n_parameters_} parameters, at most {MOST_COVARIANCES}: "
                 "use features instead of one worth per response"
             )
-        problem = self._problem(panel)
-        found = observed_information(problem, e_step(problem, moved_to(problem, self._fit)))
+        problem = self.problem(panel)
+        found = observed_information(problem, e_step(problem, moved_to(problem, self.fitted)))
         inverse = torch.linalg.pinv(found.matrix, hermitian=True)
         return (inverse @ found.outer @ inverse if robust else inverse).cpu().numpy()
 
@@ -212,7 +222,8 @@ class LatentClassPlackettLuce(BaseEstimator):  # type: ignore[misc]
         if self.restarts < 1 or self.max_iterations < 0 or self.ridge < 0 or self.hottest < 1:
             raise ValueError("expected restarts >= 1, max_iterations >= 0, ridge >= 0 and hottest >= 1")
 
-    def _problem(self, panel: Panel) -> Problem:
+    def problem(self, panel: Panel) -> Problem:
+        """What is fitted to a panel: its different choices, their counts, and the free coefficients."""
         return problem_of(
             panel,
             types=self.types,
@@ -285,8 +296,8 @@ class LatentClassPlackettLuce(BaseEstimator):  # type: ignore[misc]
         return fit.chosen(best)
 
     def _posterior(self, panel: Panel) -> tuple[Tensor, Tensor]:
-        problem = self._problem(panel)
-        fit = moved_to(problem, self._fit)
+        problem = self.problem(panel)
+        fit = moved_to(problem, self.fitted)
         found = log_likelihoods(problem, coefficients(problem, fit.parameters))
         gamma, total = responsibilities(found, fit.log_weights)
         return gamma[0], total[0]
@@ -299,7 +310,7 @@ class LatentClassPlackettLuce(BaseEstimator):  # type: ignore[misc]
     def _keep(self, problem: Problem, fit: Fit) -> LatentClassPlackettLuce:
         if self._interchangeable(problem):
             fit = by_share(problem, fit, self.types - self.noise)
-        self._fit = fit
+        self.fitted = fit
         self.coefficients_ = coefficients(problem, fit.parameters)[0].cpu().numpy()
         weighted = fit.gamma[0] * problem.population.unsqueeze(1)
         self.mixture_weights_ = (weighted.sum(0) / problem.population.sum()).cpu().numpy()
@@ -307,5 +318,5 @@ class LatentClassPlackettLuce(BaseEstimator):  # type: ignore[misc]
         self.responsibilities_ = fit.gamma[0].cpu().numpy()
         self.log_likelihood_ = float(fit.log_likelihood[0])
         self.n_parameters_ = problem.parameters + (self.types - 1) * max(1, fit.membership.shape[2])
-        self.bic_ = self.bic()
+        self.bic_ = -2 * self.log_likelihood_ + self.n_parameters_ * math.log(len(problem.population))
         return self

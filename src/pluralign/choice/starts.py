@@ -24,15 +24,14 @@ def flat_fit(problem: Problem, restarts: int) -> Fit:
     """All coefficients 0, all types equally likely."""
     annotators, types, device = len(problem.population), problem.types, problem.population.device
     width = 0 if problem.covariates is None else problem.covariates.shape[1]
-    double = {"dtype": torch.float64, "device": device}
     shape = (restarts, annotators, types) if width else (restarts, types)
     return Fit(
-        parameters=torch.zeros(restarts, problem.parameters, **double),
-        log_weights=torch.full(shape, 1 / types, **double).log(),
-        membership=torch.zeros(restarts, types - 1, width, **double),
-        gamma=torch.full((restarts, annotators, types), 1 / types, **double),
-        log_likelihood=torch.zeros(restarts, **double),
-        objective=torch.full((restarts,), -torch.inf, **double),
+        parameters=torch.zeros(restarts, problem.parameters, dtype=torch.float64, device=device),
+        log_weights=torch.full(shape, 1 / types, dtype=torch.float64, device=device).log(),
+        membership=torch.zeros(restarts, types - 1, width, dtype=torch.float64, device=device),
+        gamma=torch.full((restarts, annotators, types), 1 / types, dtype=torch.float64, device=device),
+        log_likelihood=torch.zeros(restarts, dtype=torch.float64, device=device),
+        objective=torch.full((restarts,), -torch.inf, dtype=torch.float64, device=device),
     )
 
 
