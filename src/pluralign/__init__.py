@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pluralign.training.dpo import DPOTrainer
     from pluralign.training.reward_trainer import BradleyTerryTrainer, PlackettLuceTrainer
     from pluralign.training.sft import SFTTrainer
+    from pluralign.workflows.audit import audit
     from pluralign.workflows.evaluate import evaluate, score
     from pluralign.workflows.report import report
     from pluralign.workflows.train import train
@@ -39,6 +40,7 @@ _HOMES = {
     "Sample": "pluralign.policies.policy",
     "SFTConfig": "pluralign.training.configs",
     "SFTTrainer": "pluralign.training.sft",
+    "audit": "pluralign.workflows.audit",
     "build_reward_model": "pluralign.scoring.reward_models",
     "evaluate": "pluralign.workflows.evaluate",
     "items_of": "pluralign.scoring.items",
@@ -67,6 +69,7 @@ __all__ = [
     "SFTConfig",
     "SFTTrainer",
     "Sample",
+    "audit",
     "build_reward_model",
     "evaluate",
     "items_of",

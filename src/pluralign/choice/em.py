@@ -173,7 +173,7 @@ def joint_curvature(problem: Problem, by_type: Tensor) -> Tensor:
 def log_shares(covariates: Tensor, membership: Tensor) -> Tensor:
     """log eta of each annotator: `(annotators, q)` and `(R, K - 1, q)` to `(R, annotators, K)`."""
     scores = torch.einsum("hq,rkq->rhk", covariates, membership)
-    return torch.log_softmax(torch.cat((torch.zeros_like(scores[..., :1]), scores), -1), -1)
+    return torch.log_softmax(torch.nn.functional.pad(scores, (1, 0)), -1)
 
 
 def _membership(problem: Problem, covariates: Tensor, fit: Fit, steps: int) -> Tensor:
@@ -198,7 +198,14 @@ def _membership(problem: Problem, covariates: Tensor, fit: Fit, steps: int) -> T
 
 
 def moved_to(problem: Problem, fit: Fit) -> Fit:
-    """The same parameters for the annotators of another problem."""
+    """The same parameters for the annotators of another problem.
+
+    Raises:
+        ValueError: the parameters are of another number of covariates.
+    """
+    found, expected = 0 if problem.covariates is None else problem.covariates.shape[1], fit.membership.shape[2]
+    if found != expected:
+        raise ValueError(f"covariates: found {found}, expected the {expected} that the model was fitted with")
     if problem.covariates is None:
         return fit
     return replace(fit, log_weights=log_shares(problem.covariates, fit.membership))

@@ -68,21 +68,16 @@ def exploded(responses: Tensor, ranks: Tensor, *, ties: str = "efron", top: int 
     if top is not None and top < 1:
         raise ValueError(f"top: found {top}, expected 1 or more")
     parts = [_places(responses[block], ranks[block], ties, top) for block in _blocks(*ranks.shape)]
-    starts = range(0, len(ranks), max(1, _block_size(ranks.shape[1])))
-    judgment = torch.cat([part[0] + start for part, start in zip(parts, starts, strict=True)])
+    judgment = torch.cat([part[0] + block.start for part, block in zip(parts, _blocks(*ranks.shape), strict=True)])
     response, log_share = torch.cat([part[1] for part in parts]), torch.cat([part[2] for part in parts])
     widest = max(2, int((log_share > -torch.inf).sum(-1).max())) if len(response) else 2
     response, log_share, choice = _unique(response[:, :widest], log_share[:, :widest])
     return Choices(response, log_share, judgment, choice)
 
 
-def _block_size(shown: int) -> int:
-    return CELLS // max(1, shown) ** 2
-
-
 def _blocks(judgments: int, shown: int) -> Iterator[slice]:
-    size = max(1, _block_size(shown))
-    for start in range(0, judgments, size):
+    size = max(1, CELLS // max(1, shown) ** 2)
+    for start in range(0, max(1, judgments), size):  # of no judgment too, an empty one
         yield slice(start, min(start + size, judgments))
 
 

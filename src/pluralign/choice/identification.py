@@ -33,6 +33,9 @@ FLAT = 1e-9
 SURE = 0.99
 """Confidence at which two types must differ to count as told apart."""
 
+ENOUGH = 0.8
+"""Share of people whose type must be found in simulations for a single type to be believed."""
+
 
 @dataclass(frozen=True)
 class Design:
@@ -46,7 +49,7 @@ class Design:
         overlap: share of judgments with a pair of responses that somebody else judged too.
         features: p, or the worths that are free: responses less connected parts.
         rank: of the features' differences within choices.
-        parts: connected parts of the comparison graph, where each response has a worth; 1 with features.
+        parts: connected parts of the comparison graph, beyond one for each prompt; 1 with features.
     """
 
     annotators: int
@@ -94,8 +97,13 @@ class Identification:
     mend: str
 
 
-def design(panel: Panel) -> Design:
+def design(panel: Panel, prompt: np.ndarray | None = None) -> Design:
     """What was collected.
+
+    Args:
+        panel: the judgments.
+        prompt: `(responses,)` the prompt of each response, where judgments never cross prompts: a part for each is
+            then no fault.
 
     Examples:
         >>> found = design(Panel([[0, 1], [0, 1], [1, 2]], [[1, 2], [2, 1], [1, 1]], [0, 1, 1]))
@@ -120,23 +128,28 @@ def design(panel: Panel) -> Design:
         overlap=_overlap(panel, says),
         features=size,
         rank=rank,
-        parts=1 if panel.features is not None else int(components(panel).max(initial=-1)) + 1,
+        parts=1 if panel.features is not None else _parts(panel, prompt),
     )
+
+
+def _parts(panel: Panel, prompt: np.ndarray | None) -> int:
+    label = components(panel)
+    shown = label >= 0
+    prompts = 1 if prompt is None else len(np.unique(np.asarray(prompt)[shown]))
+    return int(label.max(initial=-1)) + 1 - (prompts - 1)
 
 
 def _overlap(panel: Panel, says: np.ndarray) -> float:
     """Share of judgments with a pair that another annotator judged."""
-    responses, ranks = panel.response_ids, panel.rank_values
-    first, second = np.triu_indices(ranks.shape[1], 1)
-    shared = np.zeros(len(ranks), dtype=bool)
+    absent = np.iinfo(np.int64).max
+    ids = np.sort(np.where(panel.rank_values > NOT_SHOWN, panel.response_ids, absent), 1)
+    first, second = np.triu_indices(ids.shape[1], 1)
+    shared = np.zeros(len(ids), dtype=bool)
     # Long lists would hold very many pairs: neighbours in a list ordered by id are enough to find a common set.
-    if ranks.shape[1] > 32:
-        first, second = np.arange(ranks.shape[1] - 1), np.arange(1, ranks.shape[1])
-    low, high = (
-        np.minimum(responses[:, first], responses[:, second]),
-        np.maximum(responses[:, first], responses[:, second]),
-    )
-    both = (ranks[:, first] > NOT_SHOWN) & (ranks[:, second] > NOT_SHOWN) & says[:, None]
+    if ids.shape[1] > 32:
+        first, second = np.arange(ids.shape[1] - 1), np.arange(1, ids.shape[1])
+    low, high = ids[:, first], ids[:, second]
+    both = (high < absent) & says[:, None]
     row = np.nonzero(both)[0]
     _, pair = np.unique(low[both] * panel.response_count + high[both], return_inverse=True)
     who = panel.annotator_ids[row]
@@ -158,11 +171,12 @@ def _rank(panel: Panel) -> tuple[int, int]:
         return free, free
     features = np.asarray(panel.features)
     shown = panel.rank_values > NOT_SHOWN
-    chosen = np.take_along_axis(panel.response_ids, shown.argmax(1)[:, None], 1)
+    responses = np.where(shown, panel.response_ids, 0)
+    chosen = np.take_along_axis(responses, shown.argmax(1)[:, None], 1)
     gram = np.zeros((features.shape[1], features.shape[1]))
     for start in range(0, len(shown), 2**14):
         rows = slice(start, start + 2**14)
-        differ = features[np.where(shown[rows], panel.response_ids[rows], chosen[rows])] - features[chosen[rows]]
+        differ = features[np.where(shown[rows], responses[rows], chosen[rows])] - features[chosen[rows]]
         gram += np.einsum("jsp,jsq->pq", differ, differ)
     scale = np.sqrt(np.diag(gram).clip(1e-300))
     scaled = gram / np.outer(scale, scale) * (np.diag(gram) > 0) * (np.diag(gram) > 0)[:, None]
@@ -177,7 +191,7 @@ def evidence(model: LatentClassPlackettLuce, panel: Panel) -> Evidence:
         ValueError: the model has too many parameters for a matrix of them.
     """
     covariance = model.covariance(panel)
-    problem = model.problem(panel)
+    problem = model.fitted_problem(panel)
     fit = e_step(problem, moved_to(problem, model.fitted))
     found = observed_information(problem, fit)
     information, complete = found.matrix.cpu().numpy(), found.complete.cpu().numpy()
@@ -193,7 +207,7 @@ def evidence(model: LatentClassPlackettLuce, panel: Panel) -> Evidence:
         smallest=float(values[0]),
         condition=float(scaled[-1] / scaled[0]) if scaled[0] > 0 else float("inf"),
         left=float(left.min()),
-        separation=_separation(model, problem.slot.cpu().numpy(), covariance, values[0] > 0),
+        separation=_separation(model, problem.slot.cpu().numpy(), covariance, scaled[0] > -FLAT),
         entropy=entropy,
     )
 
@@ -219,12 +233,14 @@ def _separation(model: LatentClassPlackettLuce, slot: np.ndarray, covariance: np
     return least
 
 
-def identification(found: Design, numbers: Evidence | None = None) -> Identification:
+def identification(found: Design, numbers: Evidence | None = None, power: float | None = None) -> Identification:
     """The verdict on whether types of annotators can be told from such data.
 
     Args:
         found: what was collected.
         numbers: what a fit with two types or more says; `None` leaves the verdict to the design.
+        power: where one type was found, the share of people whose type would be found if there were two moderately
+            different ones (`pluralign.choice.power`).
 
     Examples:
         >>> pairs = Panel([[0, 1], [0, 1]], [[1, 2], [2, 1]], [0, 1])
@@ -259,6 +275,13 @@ def identification(found: Design, numbers: Evidence | None = None) -> Identifica
             "collect rankings of three, or at least 4 judgments per annotator"
             if few
             else f"collect {max(4, round(2 * found.judgments))} judgments per annotator, or more annotators",
+        )
+    if power is not None and power < ENOUGH:
+        return Identification(
+            "weak",
+            "one type describes these people best, but two types that differ moderately would be told apart for "
+            f"only {power:.0%} of the people by such data",
+            f"collect at least {max(4, round(2 * found.judgments))} judgments per annotator, or rankings of three",
         )
     if found.parts > 1:
         return Identification(

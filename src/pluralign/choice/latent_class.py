@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -150,6 +151,7 @@ class LatentClassPlackettLuce(BaseEstimator):
         """Fit the types to a panel: restarts on part of it where it is large, the best on all of it."""
         self._check(panel)
         problem = self.problem(panel)
+        self._check_choices(problem)
         given = self.coefficients_init is not None or self.responsibilities_init is not None
         if given:
             fit = self._given(problem)
@@ -200,7 +202,7 @@ class LatentClassPlackettLuce(BaseEstimator):
                 f"standard errors take a matrix of {self.n_parameters_} parameters, at most {MOST_COVARIANCES}: "
                 "use features instead of one worth per response"
             )
-        problem = self.problem(panel)
+        problem = self.fitted_problem(panel)
         found = observed_information(problem, e_step(problem, moved_to(problem, self.fitted)))
         inverse = torch.linalg.pinv(found.matrix, hermitian=True)
         return (inverse @ found.outer @ inverse if robust else inverse).cpu().numpy()
@@ -219,8 +221,20 @@ class LatentClassPlackettLuce(BaseEstimator):
             )
         if self.noise and self.types < 2:
             raise ValueError("noise: needs at least 2 types, of which the last ranks at random")
+        if panel.population is not None and not np.any(panel.population):
+            raise ValueError("population: found only zeros, expected a positive weight")
         if self.restarts < 1 or self.max_iterations < 0 or self.ridge < 0 or self.hottest < 1:
             raise ValueError("expected restarts >= 1, max_iterations >= 0, ridge >= 0 and hottest >= 1")
+
+    def _check_choices(self, problem: Problem) -> None:
+        if problem.logit.available is None:
+            return
+        lost = (~starts.explaining(problem).any(1)).nonzero().flatten().tolist()
+        if lost:
+            raise ValueError(
+                f"available: annotator {lost[0]} chose responses that no single type considers "
+                f"({len(lost)} such annotators)"
+            )
 
     def problem(self, panel: Panel) -> Problem:
         """What is fitted to a panel: its different choices, their counts, and the free coefficients."""
@@ -233,6 +247,21 @@ class LatentClassPlackettLuce(BaseEstimator):
             ridge=self.ridge,
             device=self.device,
         )
+
+    def fitted_problem(self, panel: Panel) -> Problem:
+        """A panel in terms of the coefficients that were fitted; its responses are those that were fitted.
+
+        Raises:
+            ValueError: it has other features, or responses that were not fitted.
+        """
+        size = self.coefficients_.shape[1]
+        if panel.features is None and panel.response_count < size:
+            panel = replace(panel, response_total=size)
+        found = panel.response_count if panel.features is None else np.asarray(panel.features).shape[1]
+        if found != size:
+            kind = "responses" if panel.features is None else "features"
+            raise ValueError(f"{kind}: found {found}, expected the {size} that the model was fitted with")
+        return self.problem(panel)
 
     def _draft(self, panel: Panel) -> Panel:
         """Random annotators with about `DRAFT_JUDGMENTS` judgments together, or the panel itself."""
@@ -260,7 +289,8 @@ class LatentClassPlackettLuce(BaseEstimator):
         """The best of some restarts, after all of them went on until none gains more than the tolerance."""
         before = torch.full_like(fit.objective, -torch.inf)
         traces: list[Tensor] = []
-        most = self.max_iterations if self.types > 1 else 1  # one type is fitted by its first M-step
+        # One type is fitted by its first M-step, and the second finds nothing to do.
+        most = self.max_iterations if self.types > 1 else min(self.max_iterations, 2)
         self.converged_ = False
         for iteration in range(most + 1):
             self.n_iter_ = iteration
@@ -296,7 +326,7 @@ class LatentClassPlackettLuce(BaseEstimator):
         return fit.chosen(best)
 
     def _posterior(self, panel: Panel) -> tuple[Tensor, Tensor]:
-        problem = self.problem(panel)
+        problem = self.fitted_problem(panel)
         fit = moved_to(problem, self.fitted)
         found = log_likelihoods(problem, coefficients(problem, fit.parameters))
         gamma, total = responsibilities(found, fit.log_weights)

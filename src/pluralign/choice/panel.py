@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from pluralign.choice.plackett_luce import NOT_SHOWN
+
+AXES = {
+    "responses": 2,
+    "ranks": 2,
+    "annotator": 1,
+    "features": 2,
+    "reliability": 1,
+    "population": 1,
+    "covariates": 2,
+    "available": 2,
+}
+"""Dimensions of a panel's arrays."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +58,13 @@ class Panel:
     response_total: int | None = None
 
     def __post_init__(self) -> None:
-        kinds = {"responses": np.int64, "ranks": np.int64, "annotator": np.int64, "available": np.bool_}
-        for field in fields(self):
-            value = vars(self)[field.name]
-            if value is not None and field.name != "response_total":
-                object.__setattr__(self, field.name, np.asarray(value, dtype=kinds.get(field.name, np.float64)))
+        for name, axes in AXES.items():
+            if vars(self)[name] is not None:
+                object.__setattr__(self, name, _array(name, vars(self)[name], axes))
+        if self.response_ids.shape != self.rank_values.shape:
+            raise ValueError(
+                f"responses: expected the shape of ranks {self.rank_values.shape}, found {self.response_ids.shape}"
+            )
         judgments, annotators, responses = len(self.annotator_ids), self.annotators, self.response_count
         expected = {
             "ranks": (judgments, None),
@@ -66,25 +80,17 @@ class Panel:
             value = vars(self)[name]
             if value is None:
                 continue
-            if value.ndim != len(shape) or any(
-                n is not None and n != m for n, m in zip(shape, value.shape, strict=True)
-            ):
+            if any(n is not None and n != m for n, m in zip(shape, value.shape, strict=True)):
                 raise ValueError(f"{name}: expected the shape {shape}, found {value.shape} (None: any number)")
             if value.dtype == np.float64 and not np.isfinite(value).all():
                 raise ValueError(
                     f"{name}: found a value that is not finite, at {tuple(np.argwhere(~np.isfinite(value))[0])}"
                 )
-        if self.response_ids.shape != self.rank_values.shape:
-            raise ValueError(
-                f"responses: expected the shape of ranks {self.rank_values.shape}, found {self.response_ids.shape}"
-            )
         shown = self.response_ids[self.rank_values > NOT_SHOWN]
-        if judgments and (
-            self.annotator_ids.min() < 0 or (shown.size and (shown.min() < 0 or shown.max() >= responses))
-        ):
-            raise ValueError(
-                f"expected annotators from 0 and responses from 0 to {responses - 1}, the features' rows"
-            )
+        for name, ids, number in (("annotator", self.annotator_ids, annotators), ("responses", shown, responses)):
+            if ids.size and (ids.min() < 0 or ids.max() >= number):
+                wrong = ids.min() if ids.min() < 0 else ids.max()
+                raise ValueError(f"{name}: expected ids from 0 to {number - 1}, found {wrong}")
         for name in ("reliability", "population"):
             value = vars(self)[name]
             if value is not None and (value < 0).any():
@@ -154,3 +160,17 @@ class Panel:
             covariates=some(self.covariates, chosen),
             response_total=self.response_count,
         )
+
+
+def _array(name: str, value: ArrayLike, axes: int) -> np.ndarray:
+    """An argument as an array of so many dimensions; ids and ranks must be whole numbers."""
+    found = np.asarray(value)
+    if found.ndim != axes:
+        raise ValueError(f"{name}: expected {axes} dimensions, found the shape {found.shape}")
+    if name == "available":
+        return found.astype(np.bool_)
+    if name not in ("responses", "ranks", "annotator"):
+        return found.astype(np.float64)
+    if found.dtype.kind not in "iub" and found.size and not (found.astype(np.float64) % 1 == 0).all():
+        raise ValueError(f"{name}: expected whole numbers, found others")
+    return found.astype(np.int64)

@@ -174,7 +174,7 @@ def power_curve(
         one `Power` for each length and number.
     """
     coefficients, shares = planted(model, panel)
-    settings = {"restarts": 4, "max_iterations": 100, "tolerance": 1e-6, "ridge": model.ridge} | settings
+    settings = {"restarts": 2, "max_iterations": 100, "tolerance": 1e-6, "ridge": model.ridge} | settings
     found = []
     for length, number in progress([(length, number) for length in lengths for number in judgments]):
         scores, best = [], []

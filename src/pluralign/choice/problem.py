@@ -58,10 +58,10 @@ def problem_of(
     logit = ConditionalLogit(choices, features, panel.response_count, available)
     slot, fixed = slots(logit.parameters)
     annotator = whole(panel.annotator)[choices.judgment]
-    reliability = torch.ones(panel.judgments, dtype=torch.float64, device=device)
-    if panel.reliability is not None:
-        reliability = real(panel.reliability)
-    entries = annotator, choices.choice, reliability[choices.judgment]
+    reliability = real(np.ones(panel.judgments) if panel.reliability is None else panel.reliability)
+    times = reliability[choices.judgment]
+    made = times > 0  # an entry of zero would turn a choice of probability zero into NaN
+    entries = annotator[made], choices.choice[made], times[made]
     counts, back = sparse_pair(*entries, (panel.annotators, len(choices)))
     return Problem(
         logit=logit,

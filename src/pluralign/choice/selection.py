@@ -37,6 +37,13 @@ class Selection:
     models: list[LatentClassPlackettLuce]
     chosen: int
 
+    @classmethod
+    def of_one(cls, model: LatentClassPlackettLuce) -> Selection:
+        """A number that was given: nothing was held out."""
+        none = np.full(1, np.nan)
+        number = len(model.mixture_weights_)
+        return cls(np.array([number]), none, none, none, np.array([model.bic_]), [model], number)
+
     @property
     def model(self) -> LatentClassPlackettLuce:
         """The fit of the chosen number."""
@@ -48,6 +55,7 @@ def select_types(
     numbers: Iterable[int] = range(1, 7),
     *,
     folds: int = 5,
+    ridge: float = 1e-6,
     seed: int = 0,
     errors: float = 1.0,
     progress: Callable[[list[Any]], Iterable[Any]] = iter,
@@ -62,6 +70,8 @@ def select_types(
         panel: the judgments.
         numbers: the K to try, rising; those above the annotators of a fold are left out.
         folds: parts that the annotators are dealt into.
+        ridge: precision of the prior on the coefficients of a single type. Each of K types has ridge / K, so that
+            a type split into equal ones is penalised as before, and more types do not win by shrinking more.
         seed: of the folds and of the fits.
         errors: how many standard errors a gain must exceed.
         progress: wraps the list of fits, to show how far they are.
@@ -93,7 +103,7 @@ def select_types(
     found: list[np.ndarray] = []
     best = 0
     for number in progress(tried):
-        model = LatentClassPlackettLuce(number, seed=seed, **settings)
+        model = LatentClassPlackettLuce(number, ridge=ridge / number, seed=seed, **settings)
         held_out = np.zeros(panel.annotators)
         for fold in range(folds):
             out = np.flatnonzero(part == fold)

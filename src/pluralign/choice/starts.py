@@ -10,7 +10,7 @@ from scipy.sparse.linalg import svds
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from pluralign.choice.em import Fit, Problem, m_step
+from pluralign.choice.em import Fit, Problem, log_likelihoods, m_step
 from pluralign.choice.information import annotator_scores
 
 SPREAD = 1.5
@@ -37,15 +37,7 @@ def flat_fit(problem: Problem, restarts: int) -> Fit:
 
 def pooled(problem: Problem) -> tuple[Tensor, Tensor]:
     """Coefficients that fit all annotators as one type `(p,)`, and the information of a choice about each."""
-    size = problem.logit.parameters
-    device = problem.population.device
-    one = replace(
-        problem,
-        covariates=None,
-        slot=torch.arange(size, device=device).unsqueeze(0),
-        fixed=problem.fixed.new_zeros(1, size),
-        logit=replace(problem.logit, available=None),
-    )
+    one = _one_type(problem, problem.logit.parameters)
     fit = m_step(one, flat_fit(one, 1), steps=20)
     weights = one.back @ one.population.unsqueeze(-1)
     blocks = one.logit.blocks(fit.parameters)
@@ -72,34 +64,59 @@ def with_coefficients(problem: Problem, beta: Tensor) -> Fit:
     return replace(flat_fit(problem, len(beta)), parameters=(sums / number.clamp(min=1))[:, :-1])
 
 
-def spectral_groups(problem: Problem, groups: int, seed: int) -> np.ndarray:
-    """Groups of annotators who deviate alike from what all share: k-means on their agreement's leading directions.
+def annotator_embedding(problem: Problem, dimensions: int, seed: int) -> np.ndarray:
+    """Annotators in the directions in which they deviate most from what all share: `(annotators, dimensions)`.
 
     An annotator is the gradient of his log-likelihood at the pooled coefficients, each coordinate in units of its
-    standard error; inner products of such rows measure agreement.
+    standard error, so that inner products measure agreement; of these rows the leading singular directions. Fewer
+    dimensions where there are fewer annotators or coefficients.
     """
     shared, information = pooled(problem)
-    one = replace(
-        problem,
-        slot=torch.arange(len(shared), device=shared.device).unsqueeze(0),
-        fixed=problem.fixed.new_zeros(1, len(shared)),
-        logit=replace(problem.logit, available=None),
-    )
+    one = _one_type(problem, len(shared))
     places = (problem.counts @ torch.ones_like(problem.logit.choices.log_share[:, :1])).clamp(min=1)
     scores = annotator_scores(one, shared.view(1, 1, -1))
     rows = (
         (scores / (information.clamp(min=1e-9 * float(information.max()) + 1e-300) * places).sqrt()).cpu().numpy()
     )
-    if min(rows.shape) > groups + 1:
-        left, values, _ = svds(rows, k=groups, random_state=seed)
-        rows = left * values
-    means = KMeans(groups, n_init=5, random_state=seed).fit(rows)
-    return np.asarray(means.labels_)
+    if min(rows.shape) <= dimensions + 1:
+        left, values, _ = np.linalg.svd(rows, full_matrices=False)
+        return (left * values)[:, :dimensions]
+    left, values, _ = svds(rows, k=dimensions, random_state=seed)
+    return (left * values)[:, ::-1]
+
+
+def spectral_groups(problem: Problem, groups: int, seed: int) -> np.ndarray:
+    """Groups of annotators who deviate alike: k-means on their `annotator_embedding`, `(annotators,)` from 0."""
+    rows = annotator_embedding(problem, groups, seed)
+    return np.asarray(KMeans(groups, n_init=5, random_state=seed).fit(rows).labels_)
+
+
+def _one_type(problem: Problem, size: int) -> Problem:
+    return replace(
+        problem,
+        covariates=None,
+        slot=torch.arange(size, device=problem.population.device).unsqueeze(0),
+        fixed=problem.fixed.new_zeros(1, size),
+        logit=replace(problem.logit, available=None),
+    )
 
 
 def with_groups(problem: Problem, gamma: Tensor) -> Fit:
     """A start from responsibilities `(R, annotators, K)`."""
-    return m_step(problem, replace(flat_fit(problem, len(gamma)), gamma=gamma), steps=5)
+    flat = flat_fit(problem, len(gamma))
+    if problem.logit.available is not None:
+        # A type that does not consider what an annotator chose is not that annotator's, whatever the start says.
+        possible = explaining(problem).to(gamma.dtype)
+        kept = gamma * possible
+        kept = torch.where(kept.sum(-1, keepdim=True) > 0, kept, possible)
+        gamma = kept / kept.sum(-1, keepdim=True)
+    return m_step(problem, replace(flat, gamma=gamma), steps=5)
+
+
+def explaining(problem: Problem) -> Tensor:
+    """Whether a type considers all that an annotator chose, `(annotators, K)`."""
+    shape = (1, problem.types, problem.logit.parameters)
+    return torch.isfinite(log_likelihoods(problem, problem.fixed.new_zeros(shape))[0])
 
 
 def spectral_start(problem: Problem, seed: int) -> Fit:

@@ -1,0 +1,141 @@
+"""Judgments as a panel: who chose what, for models of types of people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pluralign.choice.panel import Panel
+from pluralign.choice.plackett_luce import NOT_SHOWN
+from pluralign.core.errors import PluralignError
+from pluralign.judgments.scales import LabelScale
+from pluralign.judgments.table import Judgments
+from pluralign.scoring.items import Items, items_of
+
+
+@dataclass(frozen=True)
+class People:
+    """A panel and what its numbers stand for.
+
+    Args:
+        panel: the judgments; annotators without an id are each their own.
+        items: the texts. Responses above `len(items.responses)` are bars, one for each prompt.
+        names: `(annotators,)` ids; `None` for those without.
+        row: `(judgments,)` the row of the table that each came from.
+        code: `(judgments,)` label of each judgment, by its place on the scale, worst first; -1 for rankings.
+        left_out: rows that say nothing.
+    """
+
+    panel: Panel
+    items: Items
+    names: list[str | None]
+    row: np.ndarray
+    code: np.ndarray
+    left_out: int
+
+    @property
+    def bars(self) -> np.ndarray:
+        """`(responses of the panel,)` bool: which are no text but the bar of a prompt."""
+        return np.arange(self.panel.response_count) >= len(self.items.responses)
+
+    @property
+    def prompt(self) -> np.ndarray:
+        """`(responses of the panel,)` the prompt of each, bars included."""
+        bars = self.panel.response_count - len(self.items.responses)
+        return np.concatenate((self.items.item, np.arange(bars)))
+
+
+def people_of(judgments: Judgments) -> People:
+    """The panel of a table.
+
+    Rows with ranks are choices as they stand. Where a table has labels alone, a label is a choice between the
+    response and a bar that stands for the middle of the scale (reward 0 if the scale has rewards of both signs,
+    else halfway between the lowest and the highest): above it the response was chosen, below it the bar, on it they
+    tie. A worth is then how far people put a response above the bar.
+
+    Raises:
+        PluralignError: no row says anything.
+
+    Examples:
+        >>> from pluralign.judgments import BUILT_IN_SCALES
+        >>> rows = [{"prompt": "Buses?", "responses": ["More"], "labels": [label], "annotator": name}
+        ...         for name, label in (("a", "agree"), ("b", "disagree"), ("b", "pass"))]
+        >>> found = people_of(Judgments.from_rows(rows, BUILT_IN_SCALES["agree-pass-disagree"]))
+        >>> found.panel.responses.tolist(), found.panel.ranks.tolist(), found.names
+        ([[0, 1], [0, 1], [0, 1]], [[1, 2], [2, 1], [1, 1]], ['a', 'b'])
+    """
+    ranked = any(row for row in judgments.column("ranks"))
+    return _from_ranks(judgments) if ranked else _from_labels(judgments)
+
+
+def _from_ranks(judgments: Judgments) -> People:
+    items = items_of(judgments)
+    shown = np.diff(items.offsets)
+    place = np.arange(shown.max()) < shown[:, None]
+    responses, ranks = np.zeros(place.shape, dtype=np.int64), np.full(place.shape, NOT_SHOWN)
+    responses[place], ranks[place] = items.response, items.ranks
+    annotator, names = _annotators(judgments, items.row)
+    panel = Panel(responses, ranks, annotator, reliability=items.weight, response_total=len(items.responses))
+    return People(panel, items, names, items.row, np.full(items.judgments, -1), items.left_out)
+
+
+def _from_labels(judgments: Judgments) -> People:
+    scale = judgments.label_scale
+    if scale is None:
+        raise PluralignError("the table has neither ranks nor a label scale: read it with label_scale=...")
+    items = items_of(judgments, keep_all=True)
+    flat = [label for row in judgments.column("labels") for label in (row or [])]
+    counts = np.array([len(row or []) for row in judgments.column("labels")])
+    if not np.array_equal(counts, np.diff(items.offsets)):
+        raise PluralignError("some rows have neither ranks nor labels: leave them out first")
+    given = np.array([label is not None for label in flat])
+    if not given.any():
+        raise PluralignError("no judgment is left: no row has a rank or a label")
+    code = _codes(scale)
+    value = np.array([code[label] if label is not None else -1 for label in flat])[given]
+    reward = np.array([scale.reward(label) for label in flat if label is not None])
+    row = np.repeat(items.row, counts)[given]
+    response = items.response[given]
+    bar = len(items.responses) + items.item[response]
+    middle = bar_of(scale)
+    ranks = np.stack((np.where(reward >= middle, 1, 2), np.where(reward > middle, 2, 1)), 1)
+    annotator, names = _annotators(judgments, row)
+    panel = Panel(
+        np.stack((response, bar), 1),
+        ranks,
+        annotator,
+        reliability=items.weight[np.repeat(np.arange(len(counts)), counts)[given]],
+        response_total=len(items.responses) + len(items.prompts),
+    )
+    left_out = int((np.bincount(row, minlength=len(judgments)) == 0).sum())
+    return People(panel, items, names, row, value, left_out)
+
+
+def bar_of(scale: LabelScale) -> float:
+    """The reward of a response that is neither good nor bad.
+
+    Examples:
+        >>> from pluralign.judgments import BUILT_IN_SCALES
+        >>> bar_of(BUILT_IN_SCALES["hh-6"]), bar_of(BUILT_IN_SCALES["1-to-5"])
+        (0.0, 3.0)
+    """
+    lowest, highest = min(scale.rewards), max(scale.rewards)
+    return 0.0 if lowest < 0 < highest else (lowest + highest) / 2
+
+
+def _codes(scale: LabelScale) -> dict[str, int]:
+    """Labels in the order of their rewards; equal rewards keep the order of the scale, turned round if it falls."""
+    falling = scale.rewards[0] > scale.rewards[-1]
+    labels = scale.labels[::-1] if falling else scale.labels
+    ordered = sorted(labels, key=scale.reward)
+    return {label: number for number, label in enumerate(ordered)}
+
+
+def _annotators(judgments: Judgments, rows: np.ndarray) -> tuple[np.ndarray, list[str | None]]:
+    """Number of the annotator of each judgment, and their ids; each row without an id has one of its own."""
+    column = judgments.column("annotator")
+    numbers: dict[str | int, int] = {}
+    keys = [row if column[row] is None else column[row] for row in rows.tolist()]
+    found = np.array([numbers.setdefault(key, len(numbers)) for key in keys])
+    return found, [key if isinstance(key, str) else None for key in numbers]

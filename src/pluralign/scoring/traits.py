@@ -1,0 +1,44 @@
+"""Simple traits of texts that a person can check by eye."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+_WORD = re.compile(r"\w+")
+
+TRAITS: dict[str, Callable[[str], float]] = {
+    "length (log words)": lambda text: float(np.log1p(len(_WORD.findall(text)))),
+    "long words": lambda text: float(np.mean([float(len(word) > 6) for word in _WORD.findall(text)] or [0.0])),
+    "digits": lambda text: float(any(sign.isdigit() for sign in text)),
+    "questions": lambda text: float(np.log1p(text.count("?"))),
+    "exclamations": lambda text: float(np.log1p(text.count("!"))),
+    "lists and line breaks": lambda text: float(np.log1p(text.strip().count("\n"))),
+    "first person": lambda text: float(bool(re.search(r"\b(I|I'm|I've|me|my|we|our|us)\b", text))),
+}
+"""Name of each trait and how a text's is found."""
+
+
+def text_traits(texts: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Traits of texts in standard deviations from their mean; those that do not vary are left out.
+
+    Args:
+        texts: the texts.
+
+    Returns:
+        the names of the traits that vary, and `(texts, traits)`, float64.
+
+    Examples:
+        >>> names, values = text_traits(["No.", "Yes, of course!"])
+        >>> names, values[:, 0].round(6).tolist()
+        (['length (log words)', 'exclamations'], [-1.0, 1.0])
+    """
+    found = np.array([[trait(text) for trait in TRAITS.values()] for text in texts]).reshape(
+        len(texts), len(TRAITS)
+    )
+    spread = found.std(0)
+    kept = spread > 1e-9
+    values = (found[:, kept] - found[:, kept].mean(0)) / spread[kept]
+    return [name for name, one in zip(TRAITS, kept, strict=True) if one], values
