@@ -14,17 +14,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
+from torch.nn.functional import softplus
 
-from pluralign.choice.exploded import CELLS, Choices
-from pluralign.choice.sparse import sparse_pair
-
-DENSE_WORK = 2**31
-"""Hessians of worths are made where one takes no more multiplications than this."""
-
-KEPT_CELLS = 2**26
-"""What every pass needs (differences of features, probabilities) is kept up to so many numbers, else made anew."""
+from pluralign.choice.designs import KEPT_CELLS, FeatureDesign, WorthDesign
+from pluralign.choice.exploded import Choices
 
 
 @dataclass(frozen=True)
@@ -32,10 +30,25 @@ class Block:
     """A run of choices: their log-probabilities `(choices, B)` and P of the others `(choices, alternatives, B)`."""
 
     where: slice
-    differences: Tensor
-    back: Tensor
     log_p: Tensor
     p: Tensor
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Connected parts of the comparison graph.
+
+    Args:
+        number: `(responses,)` the part of each response.
+        place: `(responses,)` its place within the part.
+        count: how many parts.
+        size: of the largest.
+    """
+
+    number: Tensor
+    place: Tensor
+    count: int
+    size: int
 
 
 @dataclass(frozen=True)
@@ -57,69 +70,38 @@ class ConditionalLogit:
     @property
     def parameters(self) -> int:
         """p."""
-        return self.responses if self.features is None else self.features.shape[1]
+        return self.design.parameters
 
     @cached_property
-    def _width(self) -> int:
-        return self.choices.response.shape[1] - 1
-
-    @property
-    def dense(self) -> bool:
-        """Whether Hessians are within reach; where not, `hessian_product` gives Newton steps."""
-        return self.features is not None or len(self.choices) * self.parameters**2 <= DENSE_WORK
-
-    @cached_property
-    def _step(self) -> int:
-        """Choices in a block."""
-        columns = min(self.parameters, 512) if self.features is None else self._width * self.parameters
-        return max(1, CELLS // 64 // max(1, columns))
-
-    @cached_property
-    def _kept(self) -> list[tuple[Tensor, Tensor]]:
-        """Differences of all blocks, if there is room for them."""
-        size = len(self.choices) * self._width * (2 if self.features is None else self.parameters)
-        if size > KEPT_CELLS:
-            return []
-        return [self._differences(slice(at, at + self._step)) for at in range(0, len(self.choices), self._step)]
-
-    def _differences(self, where: slice) -> tuple[Tensor, Tensor]:
-        """x_i - x_chosen of the alternatives in a block `(choices * alternatives, p)`, and its transpose."""
-        response = self.choices.response[where].clamp(min=0)
-        chosen, others = response[:, :1].expand(-1, self._width).flatten(), response[:, 1:].flatten()
-        if self.features is not None:
-            found = self.features[others] - self.features[chosen]
-            return found, found.T
-        row = torch.arange(len(others), device=response.device).repeat(2)
-        ones = torch.ones(len(others), dtype=torch.float64, device=response.device)
-        columns, signs = torch.cat((others, chosen)), torch.cat((ones, -ones))
-        return sparse_pair(row, columns, signs, (len(others), self.responses))
+    def design(self) -> FeatureDesign | WorthDesign:
+        """How utilities depend on coefficients."""
+        if self.features is None:
+            return WorthDesign(self.choices.response, self.responses)
+        return FeatureDesign(self.choices.response, self.features)
 
     def blocks(self, coefficients: Tensor) -> Iterable[Block]:
         """Log-probabilities and probabilities for coefficients `(B, p)`, in blocks, to go through many times."""
-        if len(self.choices) * self._width * len(coefficients) <= KEPT_CELLS:
+        if self.choices.response.numel() * len(coefficients) <= KEPT_CELLS:
             return list(self._blocks(coefficients))
         return _Again(lambda: self._blocks(coefficients))
 
     def _blocks(self, coefficients: Tensor) -> Iterator[Block]:
-        vectors = coefficients.T.contiguous()
-        for number, start in enumerate(range(0, len(self.choices), self._step)):
-            where = slice(start, min(start + self._step, len(self.choices)))
-            differences, back = self._kept[number] if self._kept else self._differences(where)
-            scores = (differences @ vectors).view(where.stop - start, self._width, -1)
-            scores = scores + self.choices.log_share[where, 1:].unsqueeze(-1)
+        vectors, step = coefficients.T.contiguous(), self.design.step
+        for start in range(0, len(self.choices), step):
+            where = slice(start, min(start + step, len(self.choices)))
+            scores = self.design.scores(vectors, where) + self.choices.log_share[where, 1:].unsqueeze(-1)
             own = self.choices.log_share[where, :1].expand(-1, scores.shape[-1])
             if self.available is not None:
-                known = self.available.T[
-                    self.choices.response[where].clamp(min=0)
-                ]  # (choices, alternatives, types)
+                # (choices, alternatives, types)
+                known = self.available.T[self.choices.response[where].clamp(min=0)]
                 known = known.repeat(1, 1, scores.shape[-1] // known.shape[-1])
                 scores = scores.masked_fill(~known[:, 1:], -torch.inf)
-            total = torch.logaddexp(own, torch.logsumexp(scores, 1) if self._width > 1 else scores[:, 0])
+            total = _log_total(own, scores)
             p = (scores - total.unsqueeze(1)).exp()
             log_p = -total
             if self.available is not None:
                 log_p = log_p.masked_fill(~known[:, 0], -torch.inf)
-            yield Block(where, differences, back, log_p, p)
+            yield Block(where, log_p, p)
 
     def log_probabilities(self, coefficients: Tensor) -> Tensor:
         """`(choices, B)`, in nats; minus infinity where the chosen response is not available."""
@@ -139,57 +121,91 @@ class ConditionalLogit:
         for block in blocks:
             weight = weights[block.where]
             value += torch.where(weight > 0, weight * block.log_p, 0.0).sum(0)
-            gradient -= block.back @ (weight.unsqueeze(1) * block.p).flatten(0, 1)
+            gradient -= self.design.collected(weight.unsqueeze(1) * block.p, block.where)
         return value, gradient.T
 
     def curvature(self, blocks: Iterable[Block], weights: Tensor) -> Tensor:
         """Minus the Hessian of the weighted log-likelihood, `(B, p, p)`: as `value_and_gradient`."""
         size, vectors = self.parameters, weights.shape[1]
         outer = weights.new_zeros(vectors, size, size)
+        if self.features is None:
+            own = self.part_curvature(blocks, weights)
+            for part in range(self.parts.count):
+                inside = (self.parts.number == part).nonzero()[:, 0]
+                outer[:, inside.unsqueeze(1), inside] = own[:, part, : len(inside), : len(inside)]
+            return outer
         for block in blocks:
             outer += self._outer(block, weights[block.where])
         return outer
 
     def _outer(self, block: Block, weight: Tensor) -> Tensor:
-        if self.features is None:
-            return self._outer_of_worths(block, weight)
+        rows = self.design.rows(block.where)
         mass = weight.unsqueeze(1) * block.p  # (choices, alternatives, B)
-        if self._width == 1:
-            return _gram(block.differences, (mass - mass * block.p)[:, 0])
-        within = block.differences.view(*mass.shape[:2], -1)
-        found = _gram(block.differences, mass.flatten(0, 1))
+        if mass.shape[1] == 1:
+            return _gram(rows[:, 0], (mass - mass * block.p)[:, 0])
+        found = _gram(rows.flatten(0, 1), mass.flatten(0, 1))
         for vector in range(mass.shape[-1]):
-            mean = torch.einsum("sn,snp->sp", block.p[..., vector], within)
+            mean = torch.einsum("sn,snp->sp", block.p[..., vector], rows)
             found[vector] -= (mean * weight[:, vector : vector + 1]).T @ mean
         return found
 
-    def _outer_of_worths(self, block: Block, weight: Tensor) -> Tensor:
-        """With indicators as features: sum_s w_s (diag P_s - P_s P_s')."""
-        response = self.choices.response[block.where].clamp(min=0)
-        found = []
-        for vector in range(weight.shape[1]):
-            own = 1 - block.p[..., vector].sum(1, keepdim=True)
-            p = torch.cat((own, block.p[..., vector]), 1)
-            rows = p.new_zeros(len(p), self.parameters).scatter_add_(1, response, p)
-            weighted = (rows * weight[:, vector : vector + 1]).T
-            found.append(torch.diag(weighted.sum(1)) - weighted @ rows)
-        return torch.stack(found)
+    def part_curvature(self, blocks: Iterable[Block], weights: Tensor) -> Tensor:
+        """Minus the Hessian of worths, part by part, `(B, parts, size, size)`: sum_s w_s (diag P_s - P_s P_s').
+
+        Responses of different parts are never alternatives to each other. Rows and columns follow `parts.place`;
+        those beyond a part's own size are 0.
+        """
+        parts, vectors = self.parts, weights.shape[1]
+        found = weights.new_zeros(vectors, parts.count * parts.size**2)
+        for block in blocks:
+            response = self.choices.response[block.where].clamp(min=0)
+            place = parts.place[response]
+            start = parts.number[response[:, :1]] * parts.size**2
+            cells = (start.unsqueeze(2) + place.unsqueeze(2) * parts.size + place.unsqueeze(1)).flatten()
+            diagonal = (start + place * (parts.size + 1)).flatten()
+            for vector in range(vectors):
+                others = block.p[..., vector]
+                p = torch.cat((1 - others.sum(1, keepdim=True), others), 1)
+                weighted = p * weights[block.where, vector : vector + 1]
+                found[vector].index_add_(0, diagonal, weighted.flatten())
+                found[vector].index_add_(0, cells, -(weighted.unsqueeze(2) * p.unsqueeze(1)).flatten())
+        return found.view(vectors, parts.count, parts.size, parts.size)
+
+    @cached_property
+    def parts(self) -> Parts:
+        """The connected parts of the comparison graph."""
+        response = self.choices.response
+        shown = response[:, 1:] >= 0
+        ends = response[:, :1].expand_as(shown)[shown], response[:, 1:][shown]
+        row, column = (end.cpu().numpy() for end in ends)
+        graph = coo_array((np.ones(len(row)), (row, column)), shape=(self.responses, self.responses))
+        count, label = connected_components(graph, directed=False)
+        order = np.argsort(label, kind="stable")
+        sizes = np.bincount(label, minlength=count)
+        place = np.empty(self.responses, dtype=np.int64)
+        place[order] = np.arange(self.responses) - np.repeat(sizes.cumsum() - sizes, sizes)
+        device = response.device
+        return Parts(
+            torch.as_tensor(label.astype(np.int64), device=device),
+            torch.as_tensor(place, device=device),
+            int(count),
+            int(sizes.max(initial=1)),
+        )
 
     def hessian_product(self, blocks: Iterable[Block], weights: Tensor, vectors: Tensor) -> Tensor:
         """Minus the Hessian times a vector each: `(B, p)` to `(B, p)`, with the blocks of the coefficients."""
-        found = vectors.new_zeros(self.parameters, len(vectors))
+        found, columns = vectors.new_zeros(self.parameters, len(vectors)), vectors.T.contiguous()
         for block in blocks:
-            along = (block.differences @ vectors.T.contiguous()).view(block.p.shape)
+            along = self.design.scores(columns, block.where)
             centred = along - (block.p * along).sum(1, keepdim=True)
-            found += block.back @ (weights[block.where].unsqueeze(1) * block.p * centred).flatten(0, 1)
+            found += self.design.collected(weights[block.where].unsqueeze(1) * block.p * centred, block.where)
         return found.T
 
     def diagonal(self, blocks: Iterable[Block], weights: Tensor) -> Tensor:
         """An upper bound of the diagonal of minus the Hessian, `(B, p)`: sum_s w_s sum_i P_si d_si^2."""
         found = weights.new_zeros(self.parameters, weights.shape[1])
         for block in blocks:
-            squares = block.back * block.back if self.features is not None else block.back.abs()
-            found += squares @ (weights[block.where].unsqueeze(1) * block.p).flatten(0, 1)
+            found += self.design.collected_squares(weights[block.where].unsqueeze(1) * block.p, block.where)
         return found.T
 
 
@@ -201,6 +217,16 @@ class _Again:
 
     def __iter__(self) -> Iterator[Block]:
         return self.make()
+
+
+def _log_total(own: Tensor, scores: Tensor) -> Tensor:
+    """log(exp(own) + sum_i exp(scores_i)): `(choices, B)` and `(choices, alternatives, B)` to `(choices, B)`."""
+    if scores.shape[1] > 16:
+        return torch.logaddexp(own, torch.logsumexp(scores, 1))
+    total = own
+    for column in range(scores.shape[1]):  # one by one: twice as fast as torch's logaddexp, and as exact
+        total = total + softplus(scores[:, column] - total, threshold=40)
+    return total
 
 
 def _gram(rows: Tensor, weights: Tensor) -> Tensor:

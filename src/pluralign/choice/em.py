@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -13,6 +14,12 @@ from pluralign.choice.newton import Local, conjugate_gradients, maximise
 
 DENSE_PARAMETERS = 512
 """Newton steps in more parameters than this are found by conjugate gradients."""
+
+PART_CELLS = 2**26
+"""Worths are solved for part by part where the parts' Hessians together take no more numbers than this, and"""
+
+PART_WORK = 2000
+"""no more multiplications than this for each alternative of a choice; else Hessian products are cheaper."""
 
 LEAST_WEIGHT = 1e-12
 """No type's share falls below this, so that none is lost for good by rounding."""
@@ -80,8 +87,13 @@ class Fit:
 
 def coefficients(problem: Problem, parameters: Tensor) -> Tensor:
     """`(R, m)` to `(R, K, p)`."""
+    return directions(problem, parameters) + problem.fixed
+
+
+def directions(problem: Problem, parameters: Tensor) -> Tensor:
+    """How coefficients change with the parameters: as `coefficients`, the fixed ones 0."""
     padded = torch.cat((parameters, parameters.new_zeros(len(parameters), 1)), 1)
-    return padded[:, problem.slot] + problem.fixed
+    return padded[:, problem.slot]
 
 
 def gathered(problem: Problem, values: Tensor) -> Tensor:
@@ -139,24 +151,62 @@ def _local(problem: Problem, parameters: Tensor, weights: Tensor) -> Local:
     # A type without weight, or a direction that no choice varies in, still has a curvature to divide by.
     least = max(problem.ridge, 1e-12)
 
+    @cache
+    def joint() -> Tensor:
+        by_type = problem.logit.curvature(blocks, weights)
+        found = joint_curvature(problem, by_type.view(restarts, types, *by_type.shape[1:]))
+        return found + least * torch.eye(size, dtype=found.dtype, device=found.device)
+
+    @cache
+    def by_part() -> Tensor:
+        return problem.logit.part_curvature(blocks, weights)
+
     def by_inverse(right: Tensor) -> Tensor:
-        curvature = problem.logit.curvature(blocks, weights)
-        joint = joint_curvature(problem, curvature.view(restarts, types, *curvature.shape[1:]))
-        joint = joint + least * torch.eye(size, dtype=joint.dtype, device=joint.device)
-        return torch.linalg.solve(joint, right.unsqueeze(-1)).squeeze(-1)
+        return torch.linalg.solve(joint(), right.unsqueeze(-1)).squeeze(-1)
+
+    def by_parts(right: Tensor) -> Tensor:
+        return _solved_by_parts(problem, by_part(), right, least)
 
     def by_products(right: Tensor) -> Tensor:
         diagonal = gathered(problem, problem.logit.diagonal(blocks, weights).view(restarts, types, -1)) + least
 
         def product(vectors: Tensor) -> Tensor:
-            along = coefficients(replace(problem, fixed=torch.zeros_like(problem.fixed)), vectors).flatten(0, 1)
-            found = problem.logit.hessian_product(blocks, weights, along)
+            found = problem.logit.hessian_product(blocks, weights, directions(problem, vectors).flatten(0, 1))
             return gathered(problem, found.view(restarts, types, -1)) + least * vectors
 
         return conjugate_gradients(product, right, diagonal)
 
-    dense = problem.logit.dense and types * problem.logit.parameters <= DENSE_PARAMETERS
-    return Local(value, gradient, by_inverse if dense else by_products)
+    if types * problem.logit.parameters <= DENSE_PARAMETERS and problem.logit.features is not None:
+        return Local(value, gradient, by_inverse)
+    if problem.logit.features is None and _apart(problem):
+        parts = problem.logit.parts
+        work = problem.logit.choices.response.numel() * PART_WORK
+        if parts.count * parts.size**3 <= work and parts.count * parts.size**2 * len(beta) <= PART_CELLS:
+            return Local(value, gradient, by_parts)
+    if types * problem.logit.parameters <= DENSE_PARAMETERS:
+        return Local(value, gradient, by_inverse)
+    return Local(value, gradient, by_products)
+
+
+def _apart(problem: Problem) -> bool:
+    """Whether no coefficient is shared between types."""
+    return problem.parameters == int((problem.slot >= 0).sum())
+
+
+def _solved_by_parts(problem: Problem, curvature: Tensor, right: Tensor, least: float) -> Tensor:
+    """Newton step of worths: types and connected parts have nothing to do with each other."""
+    parts, free = problem.logit.parts, problem.slot >= 0
+    restarts, types = len(right), problem.types
+    shape = (restarts * types, parts.count, parts.size)
+    own = torch.zeros(types, parts.count, parts.size, dtype=torch.bool, device=right.device)
+    own[:, parts.number, parts.place] = free
+    own = own.repeat(restarts, 1, 1)
+    both = own.unsqueeze(-1) & own.unsqueeze(-2)
+    matrix = torch.where(both, curvature, 0.0) + torch.diag_embed(torch.where(own, least, 1.0).to(right.dtype))
+    side = right.new_zeros(shape)
+    side[:, parts.number, parts.place] = directions(problem, right).flatten(0, 1)
+    found = torch.linalg.solve(matrix, side.unsqueeze(-1)).squeeze(-1)[:, parts.number, parts.place]
+    return gathered(problem, found.view(restarts, types, -1))
 
 
 def joint_curvature(problem: Problem, by_type: Tensor) -> Tensor:

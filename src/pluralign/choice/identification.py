@@ -298,11 +298,15 @@ def identification(found: Design, numbers: Evidence | None = None, power: float 
             "leave out features that are sums of others, or that never differ between responses to one prompt",
         )
     informative = found.informative / found.annotators
-    width = f"choices among up to {found.longest}" if found.longest > 2 else "pairs"
+    width = f"up to {found.longest} responses at once" if found.longest > 2 else "choices between two"
     return Identification(
         "identified",
         f"{informative:.0%} of {found.annotators} annotators gave more than a single pair ({width}, "
         f"{found.judgments:.1f} judgments each on average)"
-        + ("" if numbers is None else f", and the types differ at {numbers.separation:.1%} confidence"),
+        + ("" if numbers is None else f", and the types differ at {_percent(numbers.separation)} confidence"),
         "",
     )
+
+
+def _percent(share: float) -> str:
+    return "over 99.9%" if share > 0.999 else f"{share:.1%}"

@@ -86,14 +86,11 @@ def observed_information(problem: Problem, fit: Fit) -> Information:
 
 def _choice_scores(problem: Problem, beta: Tensor) -> list[Tensor]:
     """Gradient of log P_k(judgments of h) with respect to type k's coefficients: K times `(annotators, p)`."""
-    choices, size = len(problem.logit.choices), problem.logit.parameters
-    scores = [beta.new_empty(choices, size) for _ in range(problem.types)]
+    choices, width = problem.logit.choices.response.shape
+    p = beta.new_zeros(choices, width - 1, beta.shape[1])  # (choices, alternatives, K)
     for block in problem.logit.blocks(beta[0]):
-        rows = block.differences.to_dense() if block.differences.is_sparse_csr else block.differences
-        within = rows.view(block.p.shape[0], block.p.shape[1], size)
-        for kind, found in enumerate(scores):
-            found[block.where] = -torch.einsum("sn,snp->sp", block.p[..., kind], within)
-    return [problem.counts @ found for found in scores]
+        p[block.where] = block.p
+    return [problem.logit.design.by_person(-p[..., kind], problem.counts) for kind in range(p.shape[-1])]
 
 
 def annotator_scores(problem: Problem, beta: Tensor) -> Tensor:

@@ -43,6 +43,12 @@ FOLLOWED = 3
 ROUGH = 1e-6
 """Where Newton's method on the likelihood takes over from expectation maximisation: a gain of this part of it."""
 
+M_STEP = 1e-10
+"""Newton's tolerance within expectation maximisation, which comes back to the same point, and"""
+
+EXACT = 1e-16
+"""where one M-step is the whole fit: coefficients are then right to 1e-6 of a standard error."""
+
 DRAFT_JUDGMENTS = 50_000
 """Restarts are compared on annotators with about so many judgments together; the best are fitted on all."""
 
@@ -215,6 +221,8 @@ class LatentClassPlackettLuce(BaseEstimator):
     def _check(self, panel: Panel) -> None:
         if not panel.judgments:
             raise ValueError("panel: found no judgment, expected at least one")
+        if panel.features is not None and not np.asarray(panel.features).shape[1]:
+            raise ValueError("features: found no column, expected at least one")
         if not 1 <= self.types <= panel.annotators:
             raise ValueError(
                 f"types: found {self.types}, expected 1 to {panel.annotators}, the number of annotators"
@@ -274,7 +282,7 @@ class LatentClassPlackettLuce(BaseEstimator):
 
     def _given(self, problem: Problem) -> Fit:
         def tensor(values: ArrayLike | None, rows: int, columns: int, name: str) -> Tensor:
-            found = torch.as_tensor(np.asarray(values, dtype=np.float64), device=self.device)
+            found = torch.as_tensor(np.array(values, dtype=np.float64, order="C"), device=self.device)
             if found.shape != (rows, columns):
                 raise ValueError(f"{name}: expected the shape {(rows, columns)}, found {tuple(found.shape)}")
             return found.unsqueeze(0)
@@ -288,10 +296,10 @@ class LatentClassPlackettLuce(BaseEstimator):
     def _followed(self, problem: Problem, fit: Fit, tolerance: float) -> Fit:
         """The best of some restarts, after all of them went on until none gains more than the tolerance."""
         before = torch.full_like(fit.objective, -torch.inf)
+        exact = EXACT if self.types == 1 else M_STEP
         traces: list[Tensor] = []
-        # One type is fitted by its first M-step, and the second finds nothing to do.
-        most = self.max_iterations if self.types > 1 else min(self.max_iterations, 2)
-        self.converged_ = False
+        most = self.max_iterations if self.types > 1 else min(self.max_iterations, 1)
+        self.converged_ = self.types == 1 and most == 1  # one type is fitted by its first M-step
         for iteration in range(most + 1):
             self.n_iter_ = iteration
             fit = e_step(problem, fit)
@@ -300,7 +308,7 @@ class LatentClassPlackettLuce(BaseEstimator):
                 self.converged_ = True
                 break
             if iteration < most:
-                before, fit = fit.objective, m_step(problem, fit)
+                before, fit = fit.objective, m_step(problem, fit, tolerance=exact)
         best = fit.objective.argmax().unsqueeze(0)
         self.trace_ = [float(values[best]) for values in traces]
         return fit.chosen(best)

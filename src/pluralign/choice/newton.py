@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+NEAR = 1e-4
+"""After a step whose decrement is below this part of the value, its Hessian is used again."""
+
 ROUNDING = 1e-13
 """A value that falls by no more than this part of itself has not fallen."""
 
@@ -48,8 +51,12 @@ def maximise(
         3.0
     """
     point, here = start, local(start)
+    solve, decrement = here.solve, torch.full_like(here.value, torch.inf)
     for _ in range(steps):
-        step = here.solve(here.gradient)
+        # So near the optimum the Hessian hardly changes any more, and the last one serves.
+        fresh = bool((decrement > NEAR * (1 + here.value.abs())).any())
+        solve = here.solve if fresh else solve
+        step = solve(here.gradient)
         decrement = (here.gradient * step).sum(-1) / 2
         small = tolerance * (1 + here.value.abs())
         if bool((decrement <= small).all()):
@@ -66,7 +73,8 @@ def maximise(
             there = local(point + scale.unsqueeze(-1) * step)
         point, here = point + scale.unsqueeze(-1) * step, there
         # Near the optimum a full step squares the decrement: the next need not be computed to be known as small.
-        if not bool((scale > 0).any()) or bool(((scale == 1) & (decrement.square() <= small)).all()):
+        known = decrement.square() if fresh else decrement
+        if not bool((scale > 0).any()) or bool(((scale == 1) & (known <= small)).all()):
             break
     return point, here.value
 

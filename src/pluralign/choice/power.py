@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -188,7 +188,9 @@ def power_curve(
             known = LatentClassPlackettLuce(
                 len(shares), coefficients_init=coefficients, max_iterations=0, polish=False, ridge=model.ridge
             ).fit(made)
-            best.append(float((known.labels_ == types).mean()))
+            eta = torch.as_tensor(np.log(shares / shares.sum())).unsqueeze(0)
+            known.fitted = replace(known.fitted, log_weights=eta)
+            best.append(float((known.predict(made) == types).mean()))
         found.append(Power(length, number, float(np.mean(scores)), min(scores), max(scores), float(np.mean(best))))
     return found
 

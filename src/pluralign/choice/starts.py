@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
 import torch
 from scipy.sparse.linalg import svds
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from pluralign.choice.em import Fit, Problem, log_likelihoods, m_step
@@ -88,7 +90,10 @@ def annotator_embedding(problem: Problem, dimensions: int, seed: int) -> np.ndar
 def spectral_groups(problem: Problem, groups: int, seed: int) -> np.ndarray:
     """Groups of annotators who deviate alike: k-means on their `annotator_embedding`, `(annotators,)` from 0."""
     rows = annotator_embedding(problem, groups, seed)
-    return np.asarray(KMeans(groups, n_init=5, random_state=seed).fit(rows).labels_)
+    with warnings.catch_warnings():
+        # Where annotators agree entirely there are fewer groups; the other starts are not of this kind.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return np.asarray(KMeans(groups, n_init=5, random_state=seed).fit(rows).labels_)
 
 
 def _one_type(problem: Problem, size: int) -> Problem:

@@ -35,6 +35,12 @@ def data_block(judgments: Judgments, people: People, files: list[str]) -> dict[s
     ranked = np.where(panel.rank_values > 0, panel.rank_values, 0)
     tied = np.array([np.unique(row[row > 0]).size < (row > 0).sum() for row in ranked])
     labelled = people.code >= 0
+    kinds = {
+        "pairs": ((shown == 2) & ~labelled).sum(),
+        "rankings": ((shown > 2) & ~labelled).sum(),
+        "tied": (tied & ~labelled).sum(),
+        "labels": labelled.sum(),
+    }
     made = np.bincount(panel.annotator_ids)
     edges = np.unique(np.round(np.geomspace(1, max(2, made.max() + 1), 12)).astype(int))
     counts = np.histogram(made, bins=edges)[0]
@@ -47,12 +53,7 @@ def data_block(judgments: Judgments, people: People, files: list[str]) -> dict[s
         "prompts": len(people.items.prompts),
         "unique_responses": len(people.items.responses),
         "left_out": people.left_out,
-        "kinds": {
-            "pairs": int(((shown == 2) & ~labelled).sum()),
-            "rankings": int(((shown > 2) & ~labelled).sum()),
-            "tied": int((tied & ~labelled).sum()),
-            "labels": int(labelled.sum()),
-        },
+        "kinds": {name: int(number) for name, number in kinds.items() if number},
         "judgments_per_annotator": {"edges": edges.tolist(), "counts": counts.tolist()},
         "ranking_lengths": {}
         if labelled.all()

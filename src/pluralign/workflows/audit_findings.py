@@ -23,7 +23,7 @@ PRIOR = 2.0
 JUDGED_OFTEN = 10
 """Each response has a worth of its own where there are so many judgments for every response."""
 
-SELECTION_JUDGMENTS = 100_000
+SELECTION_JUDGMENTS = 50_000
 """The number of types is chosen on annotators with about so many judgments together."""
 
 

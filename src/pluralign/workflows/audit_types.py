@@ -73,7 +73,7 @@ def type_blocks(model: LatentClassPlackettLuce, people: People, errors: np.ndarr
     share_error = share_errors(model, panel)
     chosen = _most_divisive(utilities, eta, real)
     names, traits = trait_blocks(model, people)
-    blocks = []
+    blocks: list[dict[str, Any]] = []
     for kind in range(len(eta)):
         others = np.delete(np.arange(len(eta)), kind)
         against = utilities[kind] - (
@@ -178,7 +178,7 @@ def _text(people: People, response: int) -> dict[str, str]:
     return {"prompt": plain_text(prompt), "response": plain_text(people.items.responses[response])}
 
 
-def _interval(value: float, error: float | None) -> dict[str, float | None]:
+def _interval(value: float, error: float | None) -> dict[str, Any]:
     if error is None:
         return {"low": None, "high": None}
     return {"low": float(value - NORMAL * error), "high": float(value + NORMAL * error)}

@@ -12,9 +12,9 @@ from pluralign.choice.power import components
 from pluralign.choice.selection import Selection
 from pluralign.scoring.features import plain_text
 from pluralign.scoring.panels import People
-from pluralign.workflows.audit_agreement import histogram
-from pluralign.workflows.audit_findings import PRIOR, Findings
-from pluralign.workflows.audit_types import NORMAL, utilities_of
+from pluralign.workflows.audit_agreement import histogram, votes_of
+from pluralign.workflows.audit_findings import Findings
+from pluralign.workflows.audit_types import NORMAL
 
 
 def posterior_entropy(model: LatentClassPlackettLuce) -> np.ndarray:
@@ -81,7 +81,11 @@ def identification_block(found: Findings) -> dict[str, Any]:
                 float(f"{numbers.condition:.3g}") if np.isfinite(numbers.condition) else None,
                 "largest over smallest eigenvalue of the scaled information; empty where it has none above 0",
             ),
-            ("confidence", f"{numbers.separation:.2%}", "at which the two most alike types differ (Wald test)"),
+            (
+                "confidence",
+                f"{min(numbers.separation, 0.9999):.2%}",
+                "or more, at which the two most alike types differ (Wald test)",
+            ),
         ]
     names = {None: "as collected", 2: "pairs", 3: "rankings of three"}
     return {
@@ -107,7 +111,7 @@ def identification_block(found: Findings) -> dict[str, Any]:
 
 def warnings_of(found: Findings) -> list[str]:
     """What a reader must know before trusting the page."""
-    people, model = found.people, found.model
+    people = found.people
     said = []
     without = sum(name is None for name in people.names)
     if without:
@@ -118,16 +122,28 @@ def warnings_of(found: Findings) -> list[str]:
         )
     if people.panel.features is None:
         said += _disconnected(people)
-    if np.abs(utilities_of(model, people)).max(initial=0.0) > 5 * PRIOR:
+    one_sided = _one_sided(people)
+    if one_sided and people.panel.features is None:
         said.append(
-            "Some choices are separable: a type always chose the same way, and only the prior keeps worths finite."
+            f"{one_sided} responses won or lost every comparison: choices about them are separable, and only the "
+            "prior keeps their worths finite."
         )
     if found.model.n_parameters_ > MOST_COVARIANCES:
         said.append(
-            f"The model has {found.model.n_parameters_} parameters, more than {MOST_COVARIANCES}: no standard errors, "
-            "and the verdict rests on the design alone. Text features (--features tfidf) have fewer."
+            f"The model has {found.model.n_parameters_} parameters, more than {MOST_COVARIANCES}: no standard "
+            "errors, and the verdict rests on the design alone. Text features (--features tfidf) have fewer."
         )
     return said
+
+
+def _one_sided(people: People) -> int:
+    """How many responses were preferred in all of their comparisons, or in none."""
+    votes = votes_of(people)
+    size = people.panel.response_count
+    first, second = votes.first[votes.unit], votes.second[votes.unit]
+    wins = np.bincount(first, votes.value <= 0, size) + np.bincount(second, votes.value >= 0, size)
+    losses = np.bincount(first, votes.value >= 0, size) + np.bincount(second, votes.value <= 0, size)
+    return int(((wins > 0) != (losses > 0))[~people.bars].sum())
 
 
 def _disconnected(people: People) -> list[str]:
