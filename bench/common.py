@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,17 @@ def interval(metrics: dict[str, Any], key: str, scale: float = 1.0, digits: int 
     if f"{key}_low" not in metrics:
         return value
     return f"{value} [{scale * metrics[f'{key}_low']:.{digits}f}, {scale * metrics[f'{key}_high']:.{digits}f}]"
+
+
+def in_own_process(
+    script: str | Path, given: dict[str, Any], python: str | Path = sys.executable, **environment: str
+) -> dict[str, Any]:
+    """What a script prints last, as JSON, for `--job` with what is given: its time and memory are its own."""
+    command = [str(python), str(script), "--job", json.dumps(given)]
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr[-3000:])
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 class Clock:

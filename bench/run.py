@@ -8,15 +8,18 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 NAMES = {
-    "convarg": [],
-    "real_data": [],
-    "small_language_model": [],
-    "speed": [],
-    "speed_curves": ["--curves"],
-    "dpo": [],
-    "crowd": [],
+    "convarg": ["convarg.py"],
+    "real_data": ["real_data.py"],
+    "small_language_model": ["small_language_model.py"],
+    "speed": ["speed.py"],
+    "speed_curves": ["speed.py", "--curves"],
+    "dpo": ["dpo.py"],
+    "crowd": ["crowd.py"],
+    "published": ["published.py"],
+    "latent_class": ["latent_class.py"],
+    "types": ["annotator_types.py"],
 }
-"""Name to its options; `speed_curves` is `speed.py` with another one."""
+"""Name to its script and options."""
 
 
 def main() -> None:
@@ -24,8 +27,7 @@ def main() -> None:
         if name not in NAMES:
             raise SystemExit(f"no benchmark '{name}': choose from {', '.join(NAMES)}")
         print(f"== {name}", flush=True)
-        file = "speed.py" if name == "speed_curves" else f"{name}.py"
-        subprocess.run([sys.executable, file, *NAMES[name]], cwd=HERE, check=True)
+        subprocess.run([sys.executable, *NAMES[name]], cwd=HERE, check=True)
     subprocess.run([sys.executable, "tables.py"], cwd=HERE, check=True)
 
 

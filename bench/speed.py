@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -21,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import OUT, store
+from common import OUT, in_own_process, store
 
 
 @dataclass(frozen=True)
@@ -175,13 +172,9 @@ def _trl(task: Task, objective: str, method: str, steps: int, model: Path) -> An
     return trl.RewardTrainer(str(model), trl.RewardConfig(**values), train_dataset=dataset)
 
 
-def in_own_process(given: dict[str, Any]) -> dict[str, float]:
-    command = [sys.executable, __file__, "--job", json.dumps(given)]
-    environment = {**os.environ, "PLURALIGN_CACHE": tempfile.mkdtemp()}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr[-3000:])
-    return json.loads(done.stdout.splitlines()[-1])
+def measured(given: dict[str, Any]) -> dict[str, float]:
+    """`measure` in a process of its own, which finds nothing in a cache."""
+    return in_own_process(__file__, given, PLURALIGN_CACHE=tempfile.mkdtemp())
 
 
 def job(task: Task, objective: str, method: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -200,7 +193,7 @@ def table(options: argparse.Namespace) -> None:
             runs: dict[str, list[dict[str, float]]] = {method: [] for method in methods}
             for _ in range(options.repeats):
                 for method in methods:
-                    runs[method].append(in_own_process(job(task, objective, method, options)))
+                    runs[method].append(measured(job(task, objective, method, options)))
                     print(task.name, objective, method, runs[method][-1], flush=True)
             found.append({"task": task.name, "objective": objective, "runs": runs})
             store("speed", {"options": vars(options), "rows": found})
@@ -226,7 +219,7 @@ def curves(options: argparse.Namespace) -> None:
         for value, task in tasks:
             once = Task(**{**asdict(task), "accumulation": 1})
             methods = (TREES, SAME_ROWS, TRL)
-            seconds = {method: in_own_process(job(once, "dpo", method, options))["seconds"] for method in methods}
+            seconds = {method: measured(job(once, "dpo", method, options))["seconds"] for method in methods}
             found[name].append({"value": value, **seconds})
             print(name, found[name][-1], flush=True)
             store("speed_curves", found)

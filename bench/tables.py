@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import platform
 import re
+from collections import Counter
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from common import OUT, interval
@@ -144,9 +146,186 @@ def crowd() -> list[str]:
     return lines
 
 
+def published() -> list[str]:
+    found = stored("published")
+    path = found["path"]
+    lines = [
+        f"LCCM, from the published start: the {path['values']} published log-likelihoods are met within "
+        f"{path['deviation']:.1e}, and the published estimates within {path['estimates']:.1e} where EM is stopped "
+        "after as many M-steps.",
+        "",
+        "| data | quantity | published | ours, stopped there | ours, optimum |",
+        "|---|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        values = (row[key] for key in ("published", "stopped", "optimum"))
+        cells = " | ".join("" if value is None else f"{value:.{row['digits']}f}" for value in values)
+        lines.append(f"| {row['data']} | {row['quantity']} | {cells} |")
+    return lines
+
+
+def latent_class_biogeme() -> list[str]:
+    found = stored("latent_class_biogeme")
+    runs, options = found["runs"], found["options"]
+    peer = _middle(runs["biogeme"])
+    versions = runs["biogeme"][0]["versions"]
+    best = max(run["log_likelihood"] for turns in runs.values() for run in turns)
+    lines = [
+        f"{options['seeds']} random starts, torch with {options['threads']} threads; biogeme {versions['biogeme']} "
+        f"with jax {versions['jax']}. Seconds: medians. Best log-likelihood of all: {best:.3f}.",
+        "",
+        "| fit | model built | first | ratio | again | ratio | log-likelihood, best to worst | best reached |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, turns in runs.items():
+        own = _middle(turns)
+        reached = [run["log_likelihood"] for run in turns]
+        times = (f"{own[key]:.3f} | {peer[key] / own[key]:.1f}" for key in ("first", "again"))
+        at_best = sum(value > best - 0.01 for value in reached)
+        lines.append(
+            f"| {name} | {own['build']:.3f} | {' | '.join(times)} | {max(reached):.3f} to {min(reached):.3f} "
+            f"| {at_best} of {len(turns)} |"
+        )
+    return lines
+
+
+def _middle(runs: list[dict[str, float]]) -> dict[str, float]:
+    return {key: median(run[key] for run in runs) for key in ("build", "first", "again")}
+
+
+def latent_class_choix() -> list[str]:
+    found = stored("latent_class_choix")
+    options, seconds = found["options"], found["seconds"]
+    ours, theirs = median(seconds["ours"]), median(seconds["choix"])
+    return [
+        "| rankings of 4 | responses | ours, seconds | choix, seconds | ratio | worths differ by at most |",
+        "|---|---|---|---|---|---|",
+        f"| {options['rankings']} | {found['responses']} | {_spread(seconds['ours'], 3)} "
+        f"| {_spread(seconds['choix'], 3)} | {theirs / ours:.1f} | {found['difference']:.1e} |",
+    ]
+
+
+def _spread(values: list[float], digits: int) -> str:
+    """Median, lowest and highest."""
+    return f"{median(values):.{digits}f} [{min(values):.{digits}f}, {max(values):.{digits}f}]"
+
+
+def latent_class_scaling() -> list[str]:
+    rows = stored("latent_class_scaling")["rows"]
+    sizes = {int(size): turns for size, turns in rows.items()}
+    smallest = min(sizes)
+    unit = median(run["seconds"] for run in sizes[smallest]) / smallest
+    lines = [
+        "| judgments | seconds | microseconds a judgment | relative | data, GiB | peak, GiB | iterations | "
+        "adjusted Rand index |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for size, turns in sizes.items():
+        each = median(run["seconds"] for run in turns) / size
+        memory = " | ".join(f"{max(run[key] for run in turns):.2f}" for key in ("data", "peak"))
+        one = turns[0]
+        lines.append(
+            f"| {size} | {_spread([run['seconds'] for run in turns], 1)} | {1e6 * each:.1f} | {each / unit:.2f} "
+            f"| {memory} | {one['iterations']} | {one['adjusted_rand']:.3f} |"
+        )
+    return lines
+
+
+def types_identification() -> list[str]:
+    found = stored("types_identification")
+    options = found["options"]
+    lines = [
+        f"{options['judgments']} judgments in each row, {options['seeds']} seeds. Median [lowest, highest].",
+        "",
+        "| collected | parameter error | share of information left | confidence that the types differ | verdict |",
+        "|---|---|---|---|---|",
+    ]
+    for name, runs in found["rows"].items():
+        cells = [_spread([run[key] for run in runs], 3) for key in ("error", "left", "separation")]
+        lines.append(f"| {name} a person | {' | '.join(cells)} | {_counted(run['verdict'] for run in runs)} |")
+    return lines
+
+
+def _counted(values: Any) -> str:
+    """How often each value occurs, the most frequent first."""
+    return ", ".join(f"{value}: {count}" for value, count in Counter(values).most_common())
+
+
+def types_recovery() -> list[str]:
+    found = stored("types_recovery")
+    options = found["options"]
+    lines = [
+        f"{options['annotators']} annotators, 12 rankings of 3 each, 4 features; {options['seeds']} seeds a row.",
+        "",
+        "| planted | chosen, held out | right: held out | right: BIC | right: k-means, silhouette |",
+        "|---|---|---|---|---|",
+    ]
+    for kinds, runs in found["rows"].items():
+        right = (
+            f"{sum(run[rule] == int(kinds) for run in runs)} of {len(runs)}"
+            for rule in ("held_out", "bic", "silhouette")
+        )
+        lines.append(f"| {kinds} | {_counted(run['held_out'] for run in runs)} | {' | '.join(right)} |")
+    lines += [
+        "",
+        "Adjusted Rand index with the planted types: mean [lowest]; and the smallest share found by the planted: "
+        "lowest [median].",
+        "",
+        "| planted | ours, chosen | ours, planted number | k-means, silhouette | k-means, planted number "
+        "| true parameters known | smallest share |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for kinds, runs in found["rows"].items():
+        keys = ("chosen", "true", "silhouette", "kmeans", "known")
+        cells = (
+            f"{_mean(runs, f'index_{key}'):.3f} [{min(run[f'index_{key}'] for run in runs):.3f}]" for key in keys
+        )
+        shares = [run["smallest_share"] for run in runs]
+        lines.append(f"| {kinds} | {' | '.join(cells)} | {min(shares):.2f} [{median(shares):.2f}] |")
+    return lines
+
+
+def types_power() -> list[str]:
+    found = stored("types_power")
+    lines = [
+        f"{found['options']['replicates']} simulations a point. Accuracy: mean [lowest, highest]. The study's own "
+        f"fit has an adjusted Rand index of {found['index']:.3f} with the planted types.",
+        "",
+        "| collected | judgments a person | foretold by the study | true | best possible, foretold "
+        "| best possible, true |",
+        "|---|---|---|---|---|---|",
+    ]
+    for foretold, true in zip(*(found["curves"][name] for name in ("foretold", "true")), strict=True):
+        both = (foretold, true)
+        kind = "pairs" if foretold["length"] is None else f"rankings of {foretold['length']}"
+        cells = [f"{point['accuracy']:.2f} [{point['low']:.2f}, {point['high']:.2f}]" for point in both]
+        cells += [f"{point['ceiling']:.2f}" for point in both]
+        lines.append(f"| {kind} | {foretold['judgments']} | {' | '.join(cells)} |")
+    return lines
+
+
+TABLES = (
+    convarg,
+    real_data,
+    small_language_model,
+    speed,
+    speed_curves,
+    dpo,
+    crowd,
+    published,
+    latent_class_biogeme,
+    latent_class_choix,
+    latent_class_scaling,
+    types_identification,
+    types_recovery,
+    types_power,
+)
+"""Each is named like its block in the README and its file of results."""
+
+
 def main() -> None:
     text = README.read_text()
-    for make in (convarg, real_data, small_language_model, speed, speed_curves, dpo, crowd):
+    for make in TABLES:
         name = make.__name__
         if not (OUT / f"{name}.json").exists():
             continue

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Tests run side by side, and small tensors with several threads each are many times slower than with one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PLURALIGN_CACHE"] = tempfile.mkdtemp(prefix="pluralign-tests-")  # never the user's own
 
 NO_BROWSER = shutil.which("chromium") is None and not os.environ.get("CI")

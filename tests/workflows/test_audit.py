@@ -156,7 +156,7 @@ def test_labels_are_audited_against_the_bar(tmp_path):
 def test_a_town_is_audited_by_the_words_of_its_answers(tmp_path):
     simulation = simulate(Town(annotators=60, judgments_per_annotator=16, responses=3, seed=1))
     simulation.judgments.write(tmp_path / "town.parquet")
-    metrics = audit(str(tmp_path / "town.parquet"), tmp_path / "out", simulations=0)
+    metrics = audit(str(tmp_path / "town.parquet"), tmp_path / "out", simulations=0, most_types=4)
     assert metrics["features"] == "tfidf"
     assert metrics["types"] >= 2
     assert metrics["groups_adjusted_rand"] > 0.5

@@ -14,10 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.nn.functional import softplus
 
@@ -32,23 +29,6 @@ class Block:
     where: slice
     log_p: Tensor
     p: Tensor
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Connected parts of the comparison graph.
-
-    Args:
-        number: `(responses,)` the part of each response.
-        place: `(responses,)` its place within the part.
-        count: how many parts.
-        size: of the largest.
-    """
-
-    number: Tensor
-    place: Tensor
-    count: int
-    size: int
 
 
 @dataclass(frozen=True)
@@ -124,73 +104,27 @@ class ConditionalLogit:
             gradient -= self.design.collected(weight.unsqueeze(1) * block.p, block.where)
         return value, gradient.T
 
-    def curvature(self, blocks: Iterable[Block], weights: Tensor) -> Tensor:
-        """Minus the Hessian of the weighted log-likelihood, `(B, p, p)`: as `value_and_gradient`."""
-        size, vectors = self.parameters, weights.shape[1]
-        outer = weights.new_zeros(vectors, size, size)
-        if self.features is None:
-            own = self.part_curvature(blocks, weights)
-            for part in range(self.parts.count):
-                inside = (self.parts.number == part).nonzero()[:, 0]
-                outer[:, inside.unsqueeze(1), inside] = own[:, part, : len(inside), : len(inside)]
-            return outer
-        for block in blocks:
-            outer += self._outer(block, weights[block.where])
-        return outer
+    def part_curvature(self, blocks: Iterable[Block], weights: Tensor) -> Tensor:
+        """Minus the Hessian, part by part, `(B, parts, size, size)`: as `value_and_gradient`.
 
-    def _outer(self, block: Block, weight: Tensor) -> Tensor:
-        rows = self.design.rows(block.where)
-        mass = weight.unsqueeze(1) * block.p  # (choices, alternatives, B)
-        if mass.shape[1] == 1:
-            return _gram(rows[:, 0], (mass - mass * block.p)[:, 0])
-        found = _gram(rows.flatten(0, 1), mass.flatten(0, 1))
-        for vector in range(mass.shape[-1]):
-            mean = torch.einsum("sn,snp->sp", block.p[..., vector], rows)
-            found[vector] -= (mean * weight[:, vector : vector + 1]).T @ mean
+        Rows and columns follow `design.parts.place`; those beyond a part's own size are 0.
+        """
+        parts = self.design.parts
+        found = weights.new_zeros(weights.shape[1], parts.count, parts.size, parts.size)
+        for block in blocks:
+            self.design.add_curvature(found, block.p, weights[block.where], block.where)
         return found
 
-    def part_curvature(self, blocks: Iterable[Block], weights: Tensor) -> Tensor:
-        """Minus the Hessian of worths, part by part, `(B, parts, size, size)`: sum_s w_s (diag P_s - P_s P_s').
-
-        Responses of different parts are never alternatives to each other. Rows and columns follow `parts.place`;
-        those beyond a part's own size are 0.
-        """
-        parts, vectors = self.parts, weights.shape[1]
-        found = weights.new_zeros(vectors, parts.count * parts.size**2)
-        for block in blocks:
-            response = self.choices.response[block.where].clamp(min=0)
-            place = parts.place[response]
-            start = parts.number[response[:, :1]] * parts.size**2
-            cells = (start.unsqueeze(2) + place.unsqueeze(2) * parts.size + place.unsqueeze(1)).flatten()
-            diagonal = (start + place * (parts.size + 1)).flatten()
-            for vector in range(vectors):
-                others = block.p[..., vector]
-                p = torch.cat((1 - others.sum(1, keepdim=True), others), 1)
-                weighted = p * weights[block.where, vector : vector + 1]
-                found[vector].index_add_(0, diagonal, weighted.flatten())
-                found[vector].index_add_(0, cells, -(weighted.unsqueeze(2) * p.unsqueeze(1)).flatten())
-        return found.view(vectors, parts.count, parts.size, parts.size)
-
-    @cached_property
-    def parts(self) -> Parts:
-        """The connected parts of the comparison graph."""
-        response = self.choices.response
-        shown = response[:, 1:] >= 0
-        ends = response[:, :1].expand_as(shown)[shown], response[:, 1:][shown]
-        row, column = (end.cpu().numpy() for end in ends)
-        graph = coo_array((np.ones(len(row)), (row, column)), shape=(self.responses, self.responses))
-        count, label = connected_components(graph, directed=False)
-        order = np.argsort(label, kind="stable")
-        sizes = np.bincount(label, minlength=count)
-        place = np.empty(self.responses, dtype=np.int64)
-        place[order] = np.arange(self.responses) - np.repeat(sizes.cumsum() - sizes, sizes)
-        device = response.device
-        return Parts(
-            torch.as_tensor(label.astype(np.int64), device=device),
-            torch.as_tensor(place, device=device),
-            int(count),
-            int(sizes.max(initial=1)),
-        )
+    def curvature(self, blocks: Iterable[Block], weights: Tensor) -> Tensor:
+        """Minus the Hessian of the weighted log-likelihood, `(B, p, p)`: as `value_and_gradient`."""
+        own, parts = self.part_curvature(blocks, weights), self.design.parts
+        if parts.count == 1:
+            return own[:, 0, parts.place.unsqueeze(1), parts.place]
+        outer = weights.new_zeros(weights.shape[1], self.parameters, self.parameters)
+        for part in range(parts.count):
+            inside = (parts.number == part).nonzero()[:, 0]
+            outer[:, inside.unsqueeze(1), inside] = own[:, part, : len(inside), : len(inside)]
+        return outer
 
     def hessian_product(self, blocks: Iterable[Block], weights: Tensor, vectors: Tensor) -> Tensor:
         """Minus the Hessian times a vector each: `(B, p)` to `(B, p)`, with the blocks of the coefficients."""
@@ -227,8 +161,3 @@ def _log_total(own: Tensor, scores: Tensor) -> Tensor:
     for column in range(scores.shape[1]):  # one by one: twice as fast as torch's logaddexp, and as exact
         total = total + softplus(scores[:, column] - total, threshold=40)
     return total
-
-
-def _gram(rows: Tensor, weights: Tensor) -> Tensor:
-    """`(rows, p)` and `(rows, B)` to `(B, p, p)`: sum_r w_rb x_r x_r'."""
-    return torch.stack([(rows * weight.unsqueeze(1)).T @ rows for weight in weights.T])

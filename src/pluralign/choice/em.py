@@ -16,7 +16,7 @@ DENSE_PARAMETERS = 512
 """Newton steps in more parameters than this are found by conjugate gradients."""
 
 PART_CELLS = 2**26
-"""Worths are solved for part by part where the parts' Hessians together take no more numbers than this, and"""
+"""Coefficients are solved for part by part where the parts' Hessians take no more numbers than this, and"""
 
 PART_WORK = 2000
 """no more multiplications than this for each alternative of a choice; else Hessian products are cheaper."""
@@ -176,16 +176,18 @@ def _local(problem: Problem, parameters: Tensor, weights: Tensor) -> Local:
 
         return conjugate_gradients(product, right, diagonal)
 
-    if types * problem.logit.parameters <= DENSE_PARAMETERS and problem.logit.features is not None:
-        return Local(value, gradient, by_inverse)
-    if problem.logit.features is None and _apart(problem):
-        parts = problem.logit.parts
-        work = problem.logit.choices.response.numel() * PART_WORK
-        if parts.count * parts.size**3 <= work and parts.count * parts.size**2 * len(beta) <= PART_CELLS:
-            return Local(value, gradient, by_parts)
-    if types * problem.logit.parameters <= DENSE_PARAMETERS:
-        return Local(value, gradient, by_inverse)
-    return Local(value, gradient, by_products)
+    if _apart(problem) and _by_parts(problem, len(beta)):
+        return Local(value, gradient, by_parts)
+    dense = types * problem.logit.parameters <= DENSE_PARAMETERS
+    return Local(value, gradient, by_inverse if dense else by_products)
+
+
+def _by_parts(problem: Problem, vectors: int) -> bool:
+    """Whether the Hessians of all parts are cheaper than products with them."""
+    parts = problem.logit.design.parts
+    work = problem.logit.choices.response.numel() * PART_WORK
+    cells = parts.count * parts.size**2
+    return cells * parts.size <= work and cells * vectors <= PART_CELLS
 
 
 def _apart(problem: Problem) -> bool:
@@ -194,8 +196,8 @@ def _apart(problem: Problem) -> bool:
 
 
 def _solved_by_parts(problem: Problem, curvature: Tensor, right: Tensor, least: float) -> Tensor:
-    """Newton step of worths: types and connected parts have nothing to do with each other."""
-    parts, free = problem.logit.parts, problem.slot >= 0
+    """Newton step where types, and parts of the coefficients, have nothing to do with each other."""
+    parts, free = problem.logit.design.parts, problem.slot >= 0
     restarts, types = len(right), problem.types
     shape = (restarts * types, parts.count, parts.size)
     own = torch.zeros(types, parts.count, parts.size, dtype=torch.bool, device=right.device)

@@ -16,7 +16,7 @@ def audit(
     features: str = typer.Option("auto", help="worths, tfidf, or a model folder or hub id."),
     types: str = typer.Option("auto", help="How many types of people, or auto."),
     most_types: int = typer.Option(6, help="The largest number that auto tries."),
-    dimensions: int = typer.Option(32, help="Of text features."),
+    dimensions: int = typer.Option(64, help="Of text features."),
     simulations: int = typer.Option(3, help="Of each design of the power curve; 0 leaves it out."),
     label_scale: str = typer.Option(None, help="Label scale of files that carry none: a name or a YAML file."),
     seed: int = typer.Option(0, help="Of folds, restarts, features and simulations."),

@@ -33,7 +33,7 @@ def audit(
     features: str = "auto",
     types: str | int = "auto",
     most_types: int = 6,
-    dimensions: int = 32,
+    dimensions: int = 64,
     simulations: int = 3,
     label_scale: str | None = None,
     seed: int = 0,

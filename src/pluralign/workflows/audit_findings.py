@@ -56,7 +56,7 @@ def findings(
     features: str = "auto",
     types: str | int = "auto",
     most_types: int = 6,
-    dimensions: int = 32,
+    dimensions: int = 64,
     simulations: int = 3,
     seed: int = 0,
 ) -> Findings:

@@ -1,7 +1,8 @@
-"""`demo`: a simulated town of three kinds of people, and whom one average reward and one policy serve."""
+"""`demo`: a simulated town of three kinds of people, who they are, and whom one reward and one policy serve."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,9 @@ from pluralign.judgments.table import Judgments
 from pluralign.policies.policy import load_policy
 from pluralign.scoring.items import Items, items_of
 from pluralign.training.from_scratch import make_causal_model
+from pluralign.workflows.audit import audit
 from pluralign.workflows.evaluate import reward_metrics
+from pluralign.workflows.report import report
 from pluralign.workflows.train import train
 
 TOWN = {"annotators": 90, "judgments_per_annotator": 16, "responses": 3, "overlap": 0.2}
@@ -31,7 +34,7 @@ CONTEXT = 160
 
 
 def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
-    """Simulate a town, train a small language model on its answers, a reward model and a policy on its rankings.
+    """Simulate a town, audit it, train a language model on its answers, reward model and policy on its rankings.
 
     Everything is written to `out`: the data, the YAML files, the runs. A second call takes up what is done.
 
@@ -48,6 +51,7 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
     train_part, test_part = split(simulation.judgments, by="prompt", test=0.25, seed=seed)
     train_part.write(folder / "train.parquet")
     test_part.write(folder / "test.parquet")
+    found = audit(str(folder / "train.parquet"), folder / "audit", most_types=5, simulations=1, seed=seed)
     base = folder / "untrained"
     if not (base / "model.safetensors").exists():
         texts = [text for row in simulation.judgments.rows() for text in [row["prompt"], *row["responses"]]]
@@ -94,12 +98,17 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
         train(folder / f"{name}.yaml")
     wins = answers_preferred(simulation, folder / "policy", folder / "language-model", items_of(test_part), seed)
     metrics = {name: read_metrics(folder / name) for name in ("reward", "policy")}
+    report([folder / name for name in ("audit", "reward", "policy")], folder / "report.html")
     return "\n".join(
         [
             "",
+            *kinds_found(found, folder / "audit" / "audit.json"),
+            "",
             *served(simulation, items_of(test_part), metrics, wins, test_part),
             "",
+            f"look at:        {folder / 'report.html'}",
             f"judgments:      {folder / 'train.parquet'}, {folder / 'test.parquet'}",
+            f"audit:          {folder / 'audit'}   (pluralign audit {folder / 'train.parquet'})",
             f"language model: {folder / 'language-model'}   (pluralign train {folder / 'language-model.yaml'})",
             f"reward model:   {folder / 'reward'}   (pluralign train {folder / 'reward.yaml'})",
             f"DPO policy:     {folder / 'policy'}   (pluralign train {folder / 'policy.yaml'})",
@@ -122,6 +131,21 @@ def answers_preferred(
         kind.name: win_rate(found[0][:, :, index], found[1][:, :, index], seed=seed)
         for index, kind in enumerate(simulation.town.types)
     }
+
+
+def kinds_found(metrics: Mapping[str, Any], story: Path) -> list[str]:
+    """The audit's verdict, and how the types that it found fall over the kinds that the town was made of."""
+    groups = json.loads(story.read_text(encoding="utf-8"))["groups"]
+    types = range(1, metrics["types"] + 1)
+    lines = [
+        f"Who are they? {metrics['types']} types of people found from the rankings alone "
+        f"({metrics['identification']}; adjusted Rand index {metrics['groups_adjusted_rand']:.2f})",
+        "",
+        f"{'kind of person':<16}" + "".join(f"{f'type {kind}':>10}" for kind in types),
+    ]
+    for group in groups:
+        lines.append(f"{group['group']:<16}" + "".join(f"{share:>10.0%}" for share in group["shares"]))
+    return lines
 
 
 def served(

@@ -1,0 +1,93 @@
+"""How many types: planted numbers are found, and one type is an answer."""
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+
+from pluralign.choice.latent_class import LatentClassPlackettLuce
+from pluralign.choice.selection import PATIENCE, Selection, select_types
+
+PLANTED = np.array([[2.0, 0.0, 0.0], [-1.0, 2.0, 0.0], [-1.0, -1.0, 2.0]])
+QUICK = {"restarts": 2, "max_iterations": 100}
+
+
+@pytest.mark.parametrize(("types", "worths"), [(1, True), (1, False), (2, True), (2, False), (3, False)])
+def test_planted_types_are_counted(simulate, types, worths):
+    panel, _ = simulate(PLANTED[:types], annotators=48, judgments=6, worths=worths)
+    found = select_types(panel, range(1, 7), **QUICK)
+    assert found.chosen == types
+    assert len(found.model.mixture_weights_) == types
+    assert found.types.tolist() == list(range(1, types + PATIENCE + 1))  # two more that gain nothing
+    assert found.bic.argmin() == types - 1
+
+
+@pytest.mark.parametrize("weights", [np.ones(9), np.linspace(0.5, 3, 9)])
+def test_held_out_numbers_are_those_of_the_folds(simulate, weights):
+    """Leaving one annotator out at a time: what it says is worked out fold by fold."""
+    panel, _ = simulate(PLANTED[:2], annotators=9, population=weights)
+    found = select_types(panel, [1, 2], folds=100, **QUICK)
+    each = np.zeros((2, 9))
+    for row, types in enumerate((1, 2)):
+        for out in range(9):
+            model = LatentClassPlackettLuce(types, **QUICK)
+            model.fit(panel.of_annotators([who for who in range(9) if who != out]))
+            each[row, out] = weights[out] * model.annotator_log_likelihood(panel.of_annotators([out]))[0]
+    places = panel.judgments * weights.mean()
+    np.testing.assert_allclose(found.held_out, each.sum(1) / places, rtol=1e-7)
+    gain = each[1] - each[0]
+    np.testing.assert_allclose(found.gain, [0, gain.sum() / places], rtol=1e-6)
+    np.testing.assert_allclose(found.gain_error[1], gain.std(ddof=1) * 3 / places, rtol=1e-6)
+
+
+def test_a_gain_must_exceed_so_many_errors(simulate):
+    panel, _ = simulate(PLANTED[:2], annotators=40)
+    assert select_types(panel, [1, 2], errors=1.0, **QUICK).chosen == 2
+    assert select_types(panel, [1, 2], errors=1e6, **QUICK).chosen == 1
+
+
+def test_numbers_too_large_for_the_folds_are_left_out(simulate):
+    panel, _ = simulate(PLANTED[:2], annotators=5, judgments=3)
+    found = select_types(panel, range(1, 9), folds=2, errors=-1e9, **QUICK)  # every number is taken
+    assert found.types.tolist() == [1, 2]
+    with pytest.raises(ValueError, match="expected a number up to 2, the annotators that are fitted in each fold"):
+        select_types(panel, [3, 4], folds=2)
+    with pytest.raises(ValueError, match="found fewer than two"):
+        select_types(panel.of_annotators([0]))
+
+
+def test_the_folds_work_with_covariates_weights_and_silent_annotators(simulate):
+    rng = np.random.default_rng(0)
+    panel, _ = simulate(PLANTED[:2], annotators=30)
+    panel = panel.of_annotators(range(30))
+    kept = panel.annotator_ids < 24  # the last 6 say nothing
+    silent = type(panel)(
+        panel.response_ids[kept],
+        panel.rank_values[kept],
+        panel.annotator_ids[kept],
+        features=panel.features,
+        reliability=rng.random(kept.sum()) + 0.5,
+        population=rng.random(30),
+        covariates=np.stack((np.ones(30), rng.normal(size=30)), 1),
+    )
+    found = select_types(silent, [1, 2], folds=25, **QUICK)
+    assert found.chosen == 2
+    assert np.isfinite([found.held_out, found.gain, found.gain_error, found.bic]).all()
+
+
+def test_models_are_scikit_learn_estimators():
+    settings = {"types": 3, "noise": True, "ridge": 0.1, "shared": (1,), "seed": 4}
+    model = LatentClassPlackettLuce(**settings)
+    copied = clone(model)
+    assert copied is not model
+    assert copied.get_params() == model.get_params()
+    assert {name: model.get_params()[name] for name in settings} == settings
+    assert model.set_params(types=2).types == 2
+
+
+def test_a_given_number_is_a_selection_of_one(simulate):
+    panel, _ = simulate(PLANTED[:2])
+    model = LatentClassPlackettLuce(2).fit(panel)
+    found = Selection.of_one(model)
+    assert found.chosen == 2
+    assert found.model is model
+    assert found.bic == [model.bic_]
