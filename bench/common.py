@@ -21,6 +21,13 @@ OUT = HERE / "out"
 DATA = Path(os.environ.get("PLURALIGN_DATA") or HERE.parents[1] / "shared" / "data")
 MAPPINGS = HERE.parent / "examples" / "mappings"
 
+POLIS_CONVERSATIONS = (
+    "15-per-hour-seattle",
+    "brexit-consensus",
+    "football-concussions",
+    "scoop-hivemind.taxes",
+    "vtaiwan.uberx",
+)
 POLIS = {"polis-votes": "votes", "polis-people": "people"}
 SOURCES: dict[str, tuple[list[str], dict[str, Any]]] = {
     "convarg": (
@@ -45,6 +52,10 @@ SOURCES: dict[str, tuple[list[str], dict[str, Any]]] = {
     **{
         name: (["polis_open/brexit-consensus.participants-votes.csv.gz"], {"format": "polis", "shape": shape})
         for name, shape in POLIS.items()
+    },
+    **{
+        f"polis-{name}": ([f"polis_open/{name}.participants-votes.csv.gz"], {"format": "polis", "shape": "votes"})
+        for name in POLIS_CONVERSATIONS
     },
 }
 

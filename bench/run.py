@@ -18,6 +18,7 @@ NAMES = {
     "published": ["published.py"],
     "latent_class": ["latent_class.py"],
     "types": ["annotator_types.py"],
+    "real_types": ["real_types.py"],
 }
 """Name to its script and options."""
 

@@ -304,6 +304,60 @@ def types_power() -> list[str]:
     return lines
 
 
+def types_polis() -> list[str]:
+    lines = [
+        "| conversation | votes | people | statements | alpha | opinion groups | types | gain in nats a vote "
+        "| verdict | Rand: types | Rand: as many types as groups | Rand: k-means | seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in stored("types_polis")["rows"].items():
+        indices = " | ".join(f"{row[key]:.2f}" for key in ("index", "index_same", "index_kmeans"))
+        lines.append(
+            f"| {name} | {row['judgments']} | {row['annotators']} | {row['responses']} | {row['alpha']:.2f} "
+            f"| {row['groups']} | {row['types']} | {_gain_at(row, row['types'])} | {row['verdict']} | {indices} "
+            f"| {row['seconds']:.0f} |"
+        )
+    return lines
+
+
+def types_convarg() -> list[str]:
+    return _by_features("types_convarg")
+
+
+def types_qa() -> list[str]:
+    return _by_features("types_qa")
+
+
+def _by_features(name: str) -> list[str]:
+    rows = stored(name)["rows"]
+    one = next(iter(rows.values()))
+    most = max(point["types"] for row in rows.values() for point in row["curve"])
+    numbers = range(2, most + 1)
+    lines = [
+        f"{one['judgments']} judgments by {one['annotators']} annotators on {one['responses']} responses.",
+        "",
+        "| features | chosen | verdict | held out, one type | "
+        + " | ".join(f"gain of {number}" for number in numbers)
+        + " | seconds |",
+        "|" + "---|" * (len(numbers) + 5),
+    ]
+    for features, row in rows.items():
+        gains = " | ".join(_gain_at(row, number) for number in numbers)
+        lines.append(
+            f"| {features} | {row['types']} | {row['verdict']} | {row['curve'][0]['held_out']:.4f} | {gains} "
+            f"| {row['seconds']:.0f} |"
+        )
+    return lines
+
+
+def _gain_at(row: dict[str, Any], number: int) -> str:
+    """Gain of so many types over one, with its interval; empty where it was not tried."""
+    for point in row["curve"]:
+        if point["types"] == number:
+            return f"{point['gain']:+.4f} [{point['low']:+.4f}, {point['high']:+.4f}]"
+    return ""
+
+
 TABLES = (
     convarg,
     real_data,
@@ -319,6 +373,9 @@ TABLES = (
     types_identification,
     types_recovery,
     types_power,
+    types_polis,
+    types_convarg,
+    types_qa,
 )
 """Each is named like its block in the README and its file of results."""
 

@@ -11,6 +11,9 @@ import numpy as np
 from pluralign.choice.latent_class import LatentClassPlackettLuce
 from pluralign.choice.panel import Panel
 
+NOTHING = 1e-6
+"""A gain of no more than this for each judgment, in nats, is none: types that are all alike differ by rounding."""
+
 PATIENCE = 2
 """So many numbers of types in a row that gain nothing end the search."""
 
@@ -112,7 +115,7 @@ def select_types(
         found.append(held_out)
         models.append(model.fit(panel))
         gain, error = _gain(held_out - found[best])
-        if gain > errors * error:
+        if gain > errors * error + NOTHING * places:
             best = len(found) - 1
         if len(found) - best > PATIENCE:
             break

@@ -17,7 +17,7 @@ from pluralign.judgments.table import Judgments
 from pluralign.scoring.features import text_features
 from pluralign.scoring.panels import People, people_of
 
-PRIOR = 2.0
+PRIOR = 1.0
 """Standard deviation of a response's utility under the prior on coefficients, in logits."""
 
 JUDGED_OFTEN = 10
