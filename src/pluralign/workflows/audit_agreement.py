@@ -32,8 +32,8 @@ def data_block(judgments: Judgments, people: People, files: list[str]) -> dict[s
     """How much there is of what."""
     panel = people.panel
     shown = (panel.rank_values > NOT_SHOWN).sum(1)
-    ranked = np.where(panel.rank_values > 0, panel.rank_values, 0)
-    tied = np.array([np.unique(row[row > 0]).size < (row > 0).sum() for row in ranked])
+    ordered = np.sort(panel.rank_values, 1)
+    tied = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0)).any(1)
     labelled = people.code >= 0
     kinds = {
         "pairs": ((shown == 2) & ~labelled).sum(),

@@ -1,0 +1,95 @@
+"""`audit` through the command line: a real conversation, a page that a browser is content with, bad usage."""
+
+import shutil
+
+import pytest
+
+from pluralign.core.runs import read_metrics
+from pluralign.judgments import Judgments
+
+
+@pytest.fixture
+def table(tmp_path):
+    rows = [
+        {"prompt": "Tea?", "responses": ["yes", "no"], "ranks": [1, 2] if n % 3 else [2, 1], "annotator": f"p{n % 6}"}
+        for n in range(36)
+    ]
+    Judgments.from_rows(rows).write(tmp_path / "table.parquet")
+    return tmp_path / "table.parquet"
+
+
+def test_an_audit_is_written_and_goes_on_one_page_with_others(run, table, tmp_path):
+    code, printed, _ = run("audit", table, "--out", tmp_path / "audit", "--simulations", 0)
+    assert code == 0
+    assert "report.html" in printed
+    assert "| identification |" in printed
+    code, _, complaint = run("audit", table, "--out", tmp_path / "audit", "--simulations", 0)
+    assert (code, complaint) == (0, "")
+    code, _, _ = run("report", tmp_path / "audit", "--out", tmp_path / "page.html")
+    assert code == 0
+    assert "What the data can tell" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--types", "9"], "expected 1 to 6, the number of annotators"),
+        (["--types", "few"], "expected auto or a number"),
+        (["--features", "no/such/model"], "no/such/model"),
+    ],
+)
+def test_bad_usage_is_one_line(run, table, tmp_path, words, said):
+    code, printed, complaint = run("audit", table, "--out", tmp_path / "audit", *words)
+    assert code == 2
+    assert printed == ""
+    assert said in complaint
+    assert "Traceback" not in complaint
+
+
+def test_a_table_without_a_judgment_is_one_line(run, tmp_path):
+    Judgments.from_rows([{"prompt": "Tea?", "responses": ["yes"], "ranks": [1]}]).write(tmp_path / "one.parquet")
+    code, _, complaint = run("audit", tmp_path / "one.parquet", "--out", tmp_path / "audit")
+    assert code == 2
+    assert "no judgment is left" in complaint
+
+
+@pytest.fixture(scope="module")
+def conversation(shared_data, tmp_path_factory):
+    """A Polis conversation through import and audit."""
+    from pluralign.workflows.audit import audit
+    from pluralign.workflows.importing import import_files
+
+    folder = tmp_path_factory.mktemp("polis")
+    votes = shared_data / "polis_open" / "brexit-consensus.participants-votes.csv.gz"
+    import_files([votes], folder / "votes.parquet", format="polis")
+    audit(str(folder / "votes.parquet"), folder / "audit", most_types=3, simulations=1)
+    return folder / "audit"
+
+
+def test_the_opinion_groups_of_a_real_conversation_are_found(conversation):
+    metrics = read_metrics(conversation)
+    assert metrics["judgments"] == 5303
+    assert metrics["types"] == 2
+    assert metrics["identification"] == "identified"
+    assert metrics["groups_adjusted_rand"] > 0.7
+
+
+@pytest.mark.browser
+@pytest.mark.xdist_group("browser")
+def test_its_page_loads_in_a_browser_without_a_complaint(conversation):
+    from playwright.sync_api import sync_playwright
+
+    page, said = conversation / "report.html", []
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": 390, "height": 800})
+        tab.on("console", lambda message: said.append(message.text))
+        tab.on("pageerror", lambda fault: said.append(str(fault)))
+        tab.on("request", lambda request: request.url != page.as_uri() and said.append(request.url))
+        tab.goto(page.as_uri())
+        text, width = tab.inner_text("body"), tab.evaluate("document.documentElement.scrollWidth")
+        browser.close()
+    assert said == []
+    assert width <= 390
+    assert "the types are identified" in text
+    assert "Brexit" in text
