@@ -11,7 +11,12 @@ from pluralign.judgments import Judgments
 @pytest.fixture
 def table(tmp_path):
     rows = [
-        {"prompt": "Tea?", "responses": ["yes", "no"], "ranks": [1, 2] if n % 3 else [2, 1], "annotator": f"p{n % 6}"}
+        {
+            "prompt": "Tea?",
+            "responses": ["yes", "no"],
+            "ranks": [1, 2] if n % 3 else [2, 1],
+            "annotator": f"p{n % 6}",
+        }
         for n in range(36)
     ]
     Judgments.from_rows(rows).write(tmp_path / "table.parquet")
