@@ -1,6 +1,8 @@
 """What an import may never do: lose a file, merge people, misread a vote, or ignore an option."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -260,3 +262,22 @@ def test_export_of_nothing_but_ties_leaves_no_file(run, tmp_path):
     (tmp_path / "in.jsonl").write_text(lines({**GOOD, "ranks": [1, 1]}))
     refused(run, "no ranking holds a strict pair", "export", tmp_path / "in.jsonl", "--out", tmp_path / "o.jsonl")
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_a_bad_row_after_many_good_ones_is_one_line_on_the_error_stream(tmp_path):
+    good = json.dumps({"prompt": "Tea?", "responses": ["yes", "no"], "ranks": [1, 2]})
+    (tmp_path / "rows.jsonl").write_text("\n".join([good] * 20_000 + ["{}"]))
+    command = [
+        sys.executable,
+        "-m",
+        "pluralign",
+        "import",
+        tmp_path / "rows.jsonl",
+        "--out",
+        tmp_path / "out.parquet",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "row 20001" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out.parquet").exists()

@@ -152,15 +152,6 @@ class WorthDesign:
             int(sizes.max(initial=1)),
         )
 
-    def rows(self, where: slice) -> Tensor:
-        """x_i - x_chosen in a block, `(block, alternatives, p)`."""
-        shown = self.response[where]
-        found = torch.zeros(*shown[:, 1:].shape, self.parameters, dtype=torch.float64, device=shown.device)
-        found.scatter_(2, shown[:, 1:].unsqueeze(2), 1.0)
-        return found.scatter_add_(
-            2, shown[:, :1].expand_as(shown[:, 1:]).unsqueeze(2), -torch.ones_like(found[..., :1])
-        )
-
     def scores(self, vectors: Tensor, where: slice) -> Tensor:
         """v_i - v_chosen: `(p, B)` to `(block, alternatives, B)`."""
         shown = self.response[where]
@@ -201,9 +192,8 @@ class WorthDesign:
     def _sums(self, mass: Tensor, where: slice) -> Tensor:
         shown = self.response[where].flatten()
         found = mass.new_zeros(mass.shape[-1], self.parameters)
-        for row, values in zip(
-            found, mass.flatten(0, 1).T, strict=True
-        ):  # along rows, index_add_ is many times slower
+        # One vector at a time: along rows, index_add_ is many times slower.
+        for row, values in zip(found, mass.flatten(0, 1).T, strict=True):
             row.index_add_(0, shown, values)
         return found.T
 

@@ -272,15 +272,11 @@ def by_share(problem: Problem, fit: Fit, movable: int) -> Fit:
     slots = torch.where(problem.slot < 0, problem.parameters, problem.slot).flatten()
     parameters = fit.parameters.new_zeros(1, problem.parameters + 1)
     parameters[:, slots] = beta.flatten(1)
-    membership = (
-        torch.cat((torch.zeros_like(fit.membership[:, :1]), fit.membership), 1)[:, order]
-        if problem.types > 1
-        else None
-    )
+    membership = torch.nn.functional.pad(fit.membership, (0, 0, 1, 0))[:, order]
     return replace(
         fit,
         parameters=parameters[:, :-1],
         log_weights=fit.log_weights[..., order],
-        membership=fit.membership if membership is None else membership[:, 1:] - membership[:, :1],
+        membership=membership[:, 1:] - membership[:, :1],
         gamma=fit.gamma[..., order],
     )

@@ -201,15 +201,19 @@ def evidence(model: LatentClassPlackettLuce, panel: Panel) -> Evidence:
     left = np.linalg.eigvals(inverse_root.numpy() @ (information / np.outer(scale, scale))).real
     own = np.sqrt(np.abs(np.diag(information)).clip(1e-300))
     scaled = np.linalg.eigvalsh(information / np.outer(own, own))
-    gamma = np.asarray(model.responsibilities_)
-    entropy = -(gamma * np.log(gamma.clip(1e-300))).sum(1)
     return Evidence(
         smallest=float(values[0]),
         condition=float(scaled[-1] / scaled[0]) if scaled[0] > 0 else float("inf"),
         left=float(left.min()),
         separation=_separation(model, problem.slot.cpu().numpy(), covariance, scaled[0] > -FLAT),
-        entropy=entropy,
+        entropy=posterior_entropy(model),
     )
+
+
+def posterior_entropy(model: LatentClassPlackettLuce) -> np.ndarray:
+    """Entropy of the posterior over types of each annotator that was fitted, in nats: `(annotators,)`."""
+    gamma = np.asarray(model.responsibilities_)
+    return -(gamma * np.log(gamma.clip(1e-300))).sum(1)
 
 
 def _separation(model: LatentClassPlackettLuce, slot: np.ndarray, covariance: np.ndarray, definite: bool) -> float:

@@ -10,9 +10,12 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from pluralign.core.errors import PluralignError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _DISK = {
     errno.ENOSPC: "no space left on the device: free some or choose another place",
@@ -128,6 +131,14 @@ def write_json(path: str | os.PathLike[str], value: object) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_write(path, "w") as out:
         out.write(text + "\n")
+
+
+def write_parquet(table: pa.Table, path: str | os.PathLike[str]) -> None:
+    """Write an Arrow table atomically."""
+    import pyarrow.parquet as pq
+
+    with atomic_write(path) as out:
+        pq.write_table(table, out, compression="zstd")
 
 
 def cache_folder() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -149,6 +150,10 @@ class table_writer:
             except BaseException as closing:
                 self._file.__exit__(type(closing), closing, closing.__traceback__)
                 raise
+        elif self.kind == "parquet":
+            # Left open, the writer would complain on the error stream later. Its file is thrown away.
+            with contextlib.suppress(OSError, pa.ArrowException):
+                self._sink.close()
         self._file.__exit__(*fault)
 
     def _write_scale(self) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from sklearn.metrics import adjusted_rand_score
 
-from pluralign.core.files import atomic_write, write_json
+from pluralign.choice.identification import posterior_entropy
+from pluralign.core.files import atomic_write, write_json, write_parquet
 from pluralign.core.runs import file_fingerprints, finish_run, read_metrics, run_state, start_run
 from pluralign.judgments.reading import read
 from pluralign.judgments.table import Judgments
@@ -20,7 +20,7 @@ from pluralign.reports.audit import audit_page
 from pluralign.workflows.audit_agreement import agreement_block, data_block, groups_of
 from pluralign.workflows.audit_findings import Findings, findings
 from pluralign.workflows.audit_types import group_blocks, map_block, type_blocks, utilities_of, worth_errors
-from pluralign.workflows.audit_verdict import identification_block, posterior_entropy, selection_block, warnings_of
+from pluralign.workflows.audit_verdict import identification_block, selection_block, warnings_of
 from pluralign.workflows.cards import metrics_table
 
 logger = logging.getLogger(__name__)
@@ -78,12 +78,13 @@ def audit(
         simulations=simulations,
         seed=seed,
     )
-    story = audit_blocks(judgments, found, paths, seed)
+    errors = worth_errors(found.model, found.people)
+    story = audit_blocks(judgments, found, errors, paths, seed)
     metrics = audit_metrics(found, story)
     start_run(folder, config, inputs)
     write_json(folder / "audit.json", story)
-    _write_table(types_table(found), folder / "types.parquet")
-    _write_table(worths_table(found, judgments), folder / "worths.parquet")
+    write_parquet(types_table(found), folder / "types.parquet")
+    write_parquet(worths_table(found, judgments, errors), folder / "worths.parquet")
     with atomic_write(folder / "report.html", "w") as file:
         file.write(audit_page(story, metrics))
     card = [f"# Audit of {', '.join(f'`{path}`' for path in paths)}", "", f"**{metrics['identification']}**: "]
@@ -92,7 +93,9 @@ def audit(
     return metrics
 
 
-def audit_blocks(judgments: Judgments, found: Findings, files: list[str], seed: int) -> dict[str, Any]:
+def audit_blocks(
+    judgments: Judgments, found: Findings, errors: np.ndarray | None, files: list[str], seed: int
+) -> dict[str, Any]:
     """The content of `audit.json`."""
     people, model = found.people, found.model
     groups = groups_of(judgments, people)
@@ -106,7 +109,7 @@ def audit_blocks(judgments: Judgments, found: Findings, files: list[str], seed: 
         "agreement": agreement_block(people, seed),
         "identification": identification_block(found),
         "selection": selection_block(found.selection),
-        "types": type_blocks(model, people, worth_errors(model, people)),
+        "types": type_blocks(model, people, errors),
         "groups": group_blocks(groups, model),
         "groups_adjusted_rand": rand,
         "map": map_block(model, people.panel, seed),
@@ -151,12 +154,12 @@ def types_table(found: Findings) -> pa.Table:
     return pa.table(columns | {f"probability_{kind + 1}": gamma[:, kind] for kind in range(gamma.shape[1])})
 
 
-def worths_table(found: Findings, judgments: Judgments) -> pa.Table:
+def worths_table(found: Findings, judgments: Judgments, errors: np.ndarray | None) -> pa.Table:
     """Utility of every response for every type, with standard errors where they could be had."""
     people, items = found.people, found.people.items
     texts = judgments.table.schema.field("prompt").type
     real = ~people.bars
-    worths, errors = utilities_of(found.model, people)[:, real], worth_errors(found.model, people)
+    worths = utilities_of(found.model, people)[:, real]
     columns: dict[str, Any] = {
         "prompt": pa.array([items.prompts[item] for item in items.item], type=texts),
         "response": pa.array(items.responses, type=texts),
@@ -166,8 +169,3 @@ def worths_table(found: Findings, judgments: Judgments) -> pa.Table:
         if errors is not None:
             columns[f"standard_error_{kind + 1}"] = errors[kind, real]
     return pa.table(columns)
-
-
-def _write_table(table: pa.Table, path: Path) -> None:
-    with atomic_write(path) as out:
-        pq.write_table(table, out, compression="zstd")

@@ -6,21 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from pluralign.choice.identification import identification
-from pluralign.choice.latent_class import MOST_COVARIANCES, LatentClassPlackettLuce
-from pluralign.choice.power import components
+from pluralign.choice.identification import identification, posterior_entropy
+from pluralign.choice.latent_class import MOST_COVARIANCES
 from pluralign.choice.selection import Selection
+from pluralign.evaluation.voted_pairs import comparison_components
 from pluralign.scoring.features import plain_text
 from pluralign.scoring.panels import People
 from pluralign.workflows.audit_agreement import histogram, votes_of
 from pluralign.workflows.audit_findings import Findings
 from pluralign.workflows.audit_types import NORMAL
-
-
-def posterior_entropy(model: LatentClassPlackettLuce) -> np.ndarray:
-    """Of each annotator, in nats."""
-    gamma = np.asarray(model.responsibilities_)
-    return -(gamma * np.log(gamma.clip(1e-300))).sum(1)
 
 
 def selection_block(selection: Selection) -> list[dict[str, Any]]:
@@ -148,10 +142,10 @@ def _one_sided(people: People) -> int:
 
 def _disconnected(people: People) -> list[str]:
     """Prompts whose responses fall into parts that nobody compared."""
-    label = components(people.panel)
+    label = comparison_components(votes_of(people), people.prompt)
     said = []
-    for prompt in np.unique(people.prompt):
-        inside = np.flatnonzero((people.prompt == prompt) & ~people.bars & (label >= 0))
+    for prompt in np.unique(people.prompt[label > 0]):
+        inside = np.flatnonzero((people.prompt == prompt) & ~people.bars)
         parts, first, counts = np.unique(label[inside], return_index=True, return_counts=True)
         if len(parts) > 1:
             title = plain_text(people.items.prompts[prompt])[:80]

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from transformers.utils import logging
 
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import atomic_write, disk_errors, write_json
+from pluralign.core.files import atomic_write, disk_errors, write_json, write_parquet
 from pluralign.core.runs import file_fingerprints, finish_run, read_metrics, run_state, start_run
 from pluralign.evaluation.calibration import reliability_table
 from pluralign.evaluation.pairs import Pairs, pairs_of
@@ -131,7 +130,7 @@ def evaluate(
     start_run(folder, config, inputs)
     write_json(folder / "reliability.json", reliability_table(pairs))
     table = annotator_table(pairs, _of_judgments(judgments, items, "annotator"))
-    _write_parquet(pa.table(table), folder / "annotators.parquet")
+    write_parquet(pa.table(table), folder / "annotators.parquet")
     if answers:
         with atomic_write(folder / "answers.jsonl", "w") as file:
             file.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
@@ -177,7 +176,7 @@ def score(
             "reward": rewards,
         }
     )
-    _write_parquet(table, Path(out))
+    write_parquet(table, Path(out))
     return len(items.responses)
 
 
@@ -194,8 +193,3 @@ def _weights(model: str | os.PathLike[str]) -> list[Path]:
         return []
     with disk_errors(folder):
         return sorted(folder.glob("*.safetensors"))
-
-
-def _write_parquet(table: pa.Table, path: Path) -> None:
-    with atomic_write(path) as out:
-        pq.write_table(table, out, compression="zstd")
