@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pluralign.core.errors import PluralignError
     from pluralign.judgments import BUILT_IN_SCALES, Judgments, LabelScale, read
-    from pluralign.policies.policy import Policy, Sample, load_policy
+    from pluralign.policies.loading import load_policy
+    from pluralign.policies.mixture import MixturePolicy
+    from pluralign.policies.policy import Policy, Sample
     from pluralign.scoring.features import text_features
     from pluralign.scoring.items import items_of
     from pluralign.scoring.reward_models import RewardModel, build_reward_model, load_reward_model
@@ -32,6 +34,7 @@ _HOMES = {
     "DPOTrainer": "pluralign.training.dpo",
     "Judgments": "pluralign.judgments",
     "LabelScale": "pluralign.judgments",
+    "MixturePolicy": "pluralign.policies.mixture",
     "PlackettLuceConfig": "pluralign.training.configs",
     "PlackettLuceTrainer": "pluralign.training.reward_trainer",
     "PluralignError": "pluralign.core.errors",
@@ -44,7 +47,7 @@ _HOMES = {
     "build_reward_model": "pluralign.scoring.reward_models",
     "evaluate": "pluralign.workflows.evaluate",
     "items_of": "pluralign.scoring.items",
-    "load_policy": "pluralign.policies.policy",
+    "load_policy": "pluralign.policies.loading",
     "load_reward_model": "pluralign.scoring.reward_models",
     "read": "pluralign.judgments",
     "report": "pluralign.workflows.report",
@@ -61,6 +64,7 @@ __all__ = [
     "DPOTrainer",
     "Judgments",
     "LabelScale",
+    "MixturePolicy",
     "PlackettLuceConfig",
     "PlackettLuceTrainer",
     "PluralignError",

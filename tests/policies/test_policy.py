@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from architectures import write_model
 from pluralign.core.errors import PluralignError
-from pluralign.policies.policy import load_policy
+from pluralign.policies.loading import load_policy
 from pluralign.scoring.items import items_of_texts
 
 PROMPTS = ["Say something about tea:", "Rain or sun?", "", "cat " * 40]

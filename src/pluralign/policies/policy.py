@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +14,7 @@ from transformers import GenerationConfig
 
 from pluralign.core.errors import PluralignError
 from pluralign.core.progress import track
-from pluralign.scoring.causal_models import CausalModel, causal_model, load_causal_model
-from pluralign.scoring.loading import on_device
+from pluralign.scoring.causal_models import CausalModel
 from pluralign.scoring.tokens import TokenizedItems, prompt_tokens
 
 
@@ -30,12 +27,14 @@ class Sample:
         token_ids: as they were drawn, the end token included where it was drawn.
         log_prob: log pi(y|x) of those tokens in nats, at temperature 1 and untruncated however they were drawn.
         finished: whether the policy ended the answer itself.
+        adapter: whose answer it is, where the policy is a mixture.
     """
 
     response: Any
     token_ids: list[int]
     log_prob: float
     finished: bool
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -93,36 +92,41 @@ class Policy(CausalModel):
             top_k=0,
             repetition_penalty=1.0,
             max_new_tokens=max_new_tokens,
-            num_return_sequences=n,
             eos_token_id=self.tokenizer.eos_token_id,
             pad_token_id=self.tokenizer.pad_token_id or 0,
         )
-        drawn: list[list[int]] = [[] for _ in range(n * len(prompts))]
-        order = np.argsort([-len(prompt) for prompt in ids], kind="stable")
-        size = max(1, batch // n)
+        asked = np.repeat(np.arange(len(prompts)), n).tolist()  # the prompt of each answer
         device = next(self.model.parameters()).device
         self.model.eval()
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
-            for start in track(range(0, len(order), size), "Sampling"):
-                members = order[start : start + size]
-                answers = self._generate([ids[index] for index in members], config)
-                for place, answer in enumerate(answers):
-                    drawn[members[place // n] * n + place % n] = answer
-        item = np.repeat(np.arange(len(prompts)), n)
-        forms = [isinstance(prompt, str) for prompt in prompts for _ in range(n)]
-        log_probs = self.values(TokenizedItems(ids, drawn, item, 0, 0))
+            drawn, by = self._drawn([ids[index] for index in asked], config, seed, batch)
+        log_probs = self.values(TokenizedItems(ids, drawn, np.array(asked), 0, 0))
         texts = self.tokenizer.batch_decode(drawn, skip_special_tokens=True)
         samples = [
             Sample(
-                text if is_text else [{"role": "assistant", "content": text}],
+                text if isinstance(prompts[index], str) else [{"role": "assistant", "content": text}],
                 answer,
                 float(log_prob),
                 answer[-1:] == [self.tokenizer.eos_token_id],
+                adapter,
             )
-            for text, answer, log_prob, is_text in zip(texts, drawn, log_probs, forms, strict=True)
+            for text, answer, log_prob, index, adapter in zip(texts, drawn, log_probs, asked, by, strict=True)
         ]
         return [samples[start : start + n] for start in range(0, len(samples), n)]
+
+    def _drawn(
+        self, prompts: Sequence[list[int]], config: GenerationConfig, seed: int, batch: int
+    ) -> tuple[list[list[int]], list[str | None]]:
+        """The tokens of one answer to each prompt, and the adapter that gave it, where several could."""
+        order = np.argsort([-len(prompt) for prompt in prompts], kind="stable").tolist()
+        drawn: list[list[int]] = [[] for _ in prompts]
+        for start in track(range(0, len(order), batch), "Sampling"):
+            members = order[start : start + batch]
+            answers = self._generate([prompts[index] for index in members], config)
+            for index, answer in zip(members, answers, strict=True):
+                drawn[index] = answer
+        return drawn, [None] * len(drawn)
 
     def _generate(self, prompts: Sequence[list[int]], config: GenerationConfig) -> list[list[int]]:
         """The drawn tokens of each answer, up to and with its end token."""
@@ -169,48 +173,3 @@ class Policy(CausalModel):
 @contextmanager
 def _unchanged() -> Iterator[None]:
     yield
-
-
-def load_policy(
-    model_name_or_path: str | os.PathLike[str],
-    *,
-    adapters: Mapping[str, str | os.PathLike[str]] | None = None,
-    max_length: int | None = None,
-    revision: str = "main",
-    trust_remote_code: bool = False,
-    device: str | torch.device | None = None,
-    **model_kwargs: Any,
-) -> Policy:
-    """Load a policy: any causal language model, an adapter's folder, or a base with several named adapters.
-
-    Args:
-        model_name_or_path: a folder or a hub id; the base, where `adapters` are given.
-        adapters: names and folders of PEFT adapters on the base; `Policy.using` chooses one. The first is on.
-        max_length: tokens of prompt and answer; `None` is what the model was tuned with, else its context, at
-            most 1024.
-        revision: branch, tag or commit on the hub.
-        trust_remote_code: run code that comes with the model. Only for code you have read.
-        device: where to put it; `None` takes a GPU when there is one.
-        model_kwargs: passed to `from_pretrained`.
-
-    Raises:
-        PluralignError: there is no such model or adapter, or it is not a causal language model.
-    """
-    loaded = load_causal_model(
-        model_name_or_path,
-        max_length=max_length,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        **model_kwargs,
-    )
-    model = loaded.model
-    for name, folder in (adapters or {}).items():
-        if not (Path(folder) / "adapter_config.json").exists():
-            raise PluralignError(f"{folder}: no adapter there (adapter_config.json is missing)")
-        if isinstance(model, peft.PeftModel):
-            model.load_adapter(str(folder), adapter_name=name)
-        else:
-            model = peft.PeftModel.from_pretrained(model, str(folder), adapter_name=name)
-    limits = loaded.limits
-    ready = causal_model(on_device(model, device), loaded.tokenizer, limits.max_length, limits.max_response_length)
-    return Policy(ready.model, ready.tokenizer, ready.limits)

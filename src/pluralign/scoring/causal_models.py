@@ -127,6 +127,7 @@ def load_causal_model(
     max_length: int | None = None,
     max_response_length: int | None = None,
     chat_template_path: str | None = None,
+    adapter_name: str = "default",
     revision: str = "main",
     trust_remote_code: bool = False,
     **model_kwargs: Any,
@@ -139,6 +140,7 @@ def load_causal_model(
             most 1024.
         max_response_length: tokens of a response; `None` is three quarters of `max_length`.
         chat_template_path: a Jinja file, or a folder or hub id whose tokenizer has the template.
+        adapter_name: what an adapter is called in memory.
         revision: branch, tag or commit on the hub.
         trust_remote_code: run code that comes with the model. Only for code you have read.
         model_kwargs: passed to `from_pretrained` (dtype, attn_implementation, quantization_config ...).
@@ -161,5 +163,5 @@ def load_causal_model(
     kwargs = {"dtype": torch.float32, **model_kwargs}
     model: Any = AutoModelForCausalLM.from_pretrained(base, config=config, **hub, **kwargs)
     if base != model_name_or_path:
-        model = peft.PeftModel.from_pretrained(model, str(folder))
+        model = peft.PeftModel.from_pretrained(model, str(folder), adapter_name=adapter_name)
     return causal_model(model, tokenizer, max_length, max_response_length)

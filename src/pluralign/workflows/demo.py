@@ -17,7 +17,7 @@ from pluralign.evaluation.win_rate import win_rate
 from pluralign.judgments.population import Simulation, Town, simulate
 from pluralign.judgments.split import split
 from pluralign.judgments.table import Judgments
-from pluralign.policies.policy import load_policy
+from pluralign.policies.loading import load_policy
 from pluralign.scoring.items import Items, items_of
 from pluralign.training.from_scratch import make_causal_model
 from pluralign.workflows.audit import audit

@@ -13,7 +13,8 @@ import yaml
 from pluralign.core.errors import PluralignError
 from pluralign.core.runs import CONFIG
 from pluralign.evaluation.win_rate import win_rate
-from pluralign.policies.policy import Sample, load_policy
+from pluralign.policies.loading import load_policy
+from pluralign.policies.policy import Sample
 from pluralign.scoring.items import Items, items_of_texts
 from pluralign.scoring.loading import SETTINGS
 from pluralign.scoring.reference import reference_log_probs

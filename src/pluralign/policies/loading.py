@@ -1,0 +1,74 @@
+"""Policies from folders and the hub: a causal model, an adapter on one, several adapters, a mixture of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+
+from pluralign.core.errors import PluralignError
+from pluralign.policies.mixture import MIXTURE, MixturePolicy, read_mixture
+from pluralign.policies.policy import Policy
+from pluralign.scoring.causal_models import causal_model, load_causal_model
+from pluralign.scoring.loading import on_device
+
+
+def load_policy(
+    model_name_or_path: str | os.PathLike[str],
+    *,
+    adapters: Mapping[str, str | os.PathLike[str]] | None = None,
+    max_length: int | None = None,
+    revision: str = "main",
+    trust_remote_code: bool = False,
+    device: str | torch.device | None = None,
+    **model_kwargs: Any,
+) -> Policy:
+    """Load a policy: any causal language model, an adapter's folder, a mixture's, or a base with named adapters.
+
+    A mixture's folder is a finished run of `em-dpo`, or the `mixture` that `aggregate` wrote; it gives a
+    `MixturePolicy`.
+
+    Args:
+        model_name_or_path: a folder or a hub id; the base, where `adapters` are given.
+        adapters: names and folders of PEFT adapters on the base; `Policy.using` chooses one. The first is on.
+        max_length: tokens of prompt and answer; `None` is what the model was tuned with, else its context, at
+            most 1024.
+        revision: branch, tag or commit on the hub.
+        trust_remote_code: run code that comes with the model. Only for code you have read.
+        device: where to put it; `None` takes a GPU when there is one.
+        model_kwargs: passed to `from_pretrained`.
+
+    Raises:
+        PluralignError: there is no such model or adapter, or it is not a causal language model.
+    """
+    folder = Path(model_name_or_path)
+    mixture = None
+    if (folder / MIXTURE).exists():
+        mixture = read_mixture(folder)
+        first, *others = mixture.weights
+        model_name_or_path, adapters = folder / first, {name: folder / name for name in others}
+    loaded = load_causal_model(
+        model_name_or_path,
+        adapter_name="default" if mixture is None else next(iter(mixture.weights)),
+        max_length=max_length,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        **model_kwargs,
+    )
+    model = loaded.model
+    for name, path in (adapters or {}).items():
+        if not (Path(path) / "adapter_config.json").exists():
+            raise PluralignError(f"{path}: no adapter there (adapter_config.json is missing)")
+        if isinstance(model, peft.PeftModel):
+            model.load_adapter(str(path), adapter_name=name)
+        else:
+            model = peft.PeftModel.from_pretrained(model, str(path), adapter_name=name)
+    limits = loaded.limits
+    ready = causal_model(on_device(model, device), loaded.tokenizer, limits.max_length, limits.max_response_length)
+    if mixture is not None:
+        return MixturePolicy(ready.model, ready.tokenizer, ready.limits, mixture=mixture)
+    return Policy(ready.model, ready.tokenizer, ready.limits)
