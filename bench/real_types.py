@@ -12,8 +12,8 @@ from sklearn.metrics import adjusted_rand_score
 from pluralign.choice.selection import Selection
 from pluralign.choice.starts import spectral_groups
 from pluralign.judgments import Judgments
+from pluralign.scoring.findings import Findings, findings
 from pluralign.workflows.audit_agreement import agreement_block, groups_of
-from pluralign.workflows.audit_findings import Findings, findings
 from pluralign.workflows.audit_verdict import identification_block
 
 MOST = 6

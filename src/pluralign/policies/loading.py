@@ -11,10 +11,11 @@ import peft
 import torch
 
 from pluralign.core.errors import PluralignError
-from pluralign.policies.mixture import MIXTURE, MixturePolicy, read_mixture
+from pluralign.policies.mixture import MixturePolicy
 from pluralign.policies.policy import Policy
 from pluralign.scoring.causal_models import causal_model, load_causal_model
 from pluralign.scoring.loading import on_device
+from pluralign.scoring.mixtures import is_mixture, read_mixture
 
 
 def load_policy(
@@ -43,11 +44,14 @@ def load_policy(
         model_kwargs: passed to `from_pretrained`.
 
     Raises:
-        PluralignError: there is no such model or adapter, or it is not a causal language model.
+        PluralignError: there is no such model or adapter, it is not a causal language model, or a mixture is given
+            more adapters.
     """
     folder = Path(model_name_or_path)
     mixture = None
-    if (folder / MIXTURE).exists():
+    if is_mixture(folder):
+        if adapters is not None:
+            raise PluralignError(f"{folder}: is a mixture and has its adapters already: leave `adapters` out")
         mixture = read_mixture(folder)
         first, *others = mixture.weights
         model_name_or_path, adapters = folder / first, {name: folder / name for name in others}

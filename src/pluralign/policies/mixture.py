@@ -7,73 +7,18 @@ A run of `em-dpo` is one, its weights being the types' shares, and so is what `a
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import numpy as np
 from transformers import GenerationConfig
 
-from pluralign.core.errors import PluralignError
-from pluralign.core.files import disk_errors, write_json
 from pluralign.policies.policy import Policy
 from pluralign.scoring.forward import MAX_TOKENS_PER_BATCH
+from pluralign.scoring.mixtures import Mixture
 from pluralign.scoring.probe import LayoutName
 from pluralign.scoring.tokens import TokenizedItems
 from pluralign.scoring.trees import Layout
-
-MIXTURE = "mixture.json"
-"""The file of a mixture's folder; its adapters lie beside it, each in a folder of its name."""
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """What a mixture's folder says.
-
-    Args:
-        weights: of each adapter, by name, summing to 1.
-        beta: inverse temperature of the adapters' implicit rewards.
-        loss_type: `plackett-luce` or `sigmoid`, the likelihood of a ranking that they were tuned with.
-        ties: and what equal ranks meant,
-        top: and how many places counted.
-
-    Raises:
-        PluralignError: there is no adapter, or the weights are no distribution.
-    """
-
-    weights: dict[str, float]
-    beta: float = 0.1
-    loss_type: str = "plackett-luce"
-    ties: str = "efron"
-    top: int | None = None
-
-    def __post_init__(self) -> None:
-        values = np.array(list(self.weights.values()))
-        if not len(values) or not np.all(values >= 0) or not np.isclose(values.sum(), 1.0, atol=1e-6):
-            raise PluralignError(f"weights of a mixture: found {self.weights}, expected shares that sum to 1")
-
-    def write(self, folder: Path) -> None:
-        """Write `mixture.json`."""
-        write_json(folder / MIXTURE, vars(self))
-
-
-def read_mixture(folder: str | os.PathLike[str]) -> Mixture:
-    """What a mixture's folder says.
-
-    Raises:
-        PluralignError: the folder holds no mixture, or one that lacks an adapter.
-    """
-    file = Path(folder) / MIXTURE
-    if not file.is_file():
-        raise PluralignError(f"{folder}: no mixture of policies there ({MIXTURE} is missing)")
-    with disk_errors(file):
-        found = Mixture(**json.loads(file.read_text(encoding="utf-8")))
-    for name in found.weights:
-        if not (Path(folder) / name / "adapter_config.json").exists():
-            raise PluralignError(f"{folder}: the adapter '{name}' is missing")
-    return found
 
 
 @dataclass(frozen=True)
@@ -90,12 +35,13 @@ class MixturePolicy(Policy):
             print(sample.adapter, sample.response)
     """
 
-    mixture: Mixture = Mixture({"": 1.0})
+    mixture: Mixture = field(default_factory=lambda: Mixture({"": 1.0}))
 
     @property
     def weights(self) -> np.ndarray:
-        """`(adapters,)`."""
-        return np.array(list(self.mixture.weights.values()))
+        """`(adapters,)`, in the order of `mixture.weights`."""
+        found = np.array(list(self.mixture.weights.values()))
+        return found / found.sum()  # as stored they may miss 1 by more than a draw of numpy's takes
 
     def adapter_values(
         self,

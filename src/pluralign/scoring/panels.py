@@ -132,10 +132,25 @@ def _codes(scale: LabelScale) -> dict[str, int]:
     return {label: number for number, label in enumerate(ordered)}
 
 
-def _annotators(judgments: Judgments, rows: np.ndarray) -> tuple[np.ndarray, list[str | None]]:
-    """Number of the annotator of each judgment, and their ids; each row without an id has one of its own."""
+def annotators_of(judgments: Judgments, rows: np.ndarray) -> tuple[np.ndarray, list[str | int]]:
+    """Who made the judgments of some rows: `(rows,)` numbers from 0, and what each number stands for.
+
+    Each row without an id is by somebody of its own, who is named by the row's number.
+
+    Examples:
+        >>> rows = [{"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, 2], "annotator": name}
+        ...         for name in ("ann", None, "ann")]
+        >>> numbers, keys = annotators_of(Judgments.from_rows(rows), np.arange(3))
+        >>> numbers.tolist(), keys
+        ([0, 1, 0], ['ann', 1])
+    """
     column = judgments.column("annotator")
     numbers: dict[str | int, int] = {}
     keys = [row if column[row] is None else column[row] for row in rows.tolist()]
-    found = np.array([numbers.setdefault(key, len(numbers)) for key in keys])
-    return found, [key if isinstance(key, str) else None for key in numbers]
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys]), list(numbers)
+
+
+def _annotators(judgments: Judgments, rows: np.ndarray) -> tuple[np.ndarray, list[str | None]]:
+    """Numbers of the annotators of some rows, and their ids where they have one."""
+    found, keys = annotators_of(judgments, rows)
+    return found, [key if isinstance(key, str) else None for key in keys]

@@ -40,26 +40,32 @@ class JudgmentSampler(Sampler[int]):
     Args:
         items: the judgments.
         group: the most judgments in a group; 1 is a plain shuffle.
-        seed: of the order; every epoch has its own.
+        seed: of the order, one number or several; every epoch has its own order.
+        members: which judgments; `None` is all.
     """
 
-    def __init__(self, items: Items, group: int, seed: int) -> None:
+    def __init__(
+        self, items: Items, group: int, seed: int | tuple[int, ...], members: np.ndarray | None = None
+    ) -> None:
         self.items = items
         self.group = group
-        self.seed = seed
+        self.seed = seed if isinstance(seed, tuple) else (seed,)
         self.epoch = 0
-        order = np.argsort(items.prompt, kind="stable")
-        self._of_item = np.split(order, np.flatnonzero(np.diff(items.prompt[order])) + 1)
+        chosen = np.arange(items.judgments) if members is None else members
+        prompt = items.prompt[chosen]
+        order = np.argsort(prompt, kind="stable")
+        self._members = len(chosen)
+        self._of_item = np.split(chosen[order], np.flatnonzero(np.diff(prompt[order])) + 1)
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch whose order comes next."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.items.judgments
+        return self._members
 
     def __iter__(self) -> Iterator[int]:
-        draw = np.random.default_rng((self.seed, self.epoch))
+        draw = np.random.default_rng((*self.seed, self.epoch))
         groups: list[np.ndarray] = []
         for members in self._of_item:
             if len(members) == 1 or self.group == 1:

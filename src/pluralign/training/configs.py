@@ -140,11 +140,12 @@ class SFTConfig(trl.SFTConfig):
     """Supervised fine-tuning by TRL on the responses of a table of judgments.
 
     Args:
-        responses: `best` trains on the responses ranked first, `all` on every response; each text once.
+        responses: `best` trains on the responses ranked first, `all` on every response; each text once. `draws`
+            trains on every response as often as it stands, for answers that were drawn from a policy.
     """
 
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Recompute states to save memory."})
     bf16: bool | None = field(default=False, metadata={"help": "Train in bfloat16 mixed precision."})
-    responses: Literal["best", "all"] = field(
-        default="best", metadata={"help": "Train on the responses ranked first, or on all."}
+    responses: Literal["best", "all", "draws"] = field(
+        default="best", metadata={"help": "Train on the responses ranked first, on all, or on all with repeats."}
     )

@@ -80,9 +80,7 @@ class DPOTrainer(JudgmentTrainer):
             self._ref_model = copy.deepcopy(given.model)
         self._ref_name = fingerprint_weights(given.model if self._ref_model is None else self._ref_model)
         self._ref_log_probs: dict[str, np.ndarray] = {}
-        self.policy = CausalModel(
-            adapted(given.model, args, peft_config, "CAUSAL_LM"), given.tokenizer, given.limits
-        )
+        self.policy = CausalModel(self._adapted(given.model, args, peft_config), given.tokenizer, given.limits)
         super().__init__(self.policy, args, train_dataset, eval_dataset, **trainer_arguments)
         if self._ref_model is not None:
             self._ref_model.eval().requires_grad_(False).to(self.args.device)
@@ -92,6 +90,9 @@ class DPOTrainer(JudgmentTrainer):
             if eval_dataset is not None:
                 self._reference(self._evaluated(eval_dataset).tokens)
         self._untouched = False
+
+    def _adapted(self, model: Any, args: Any, peft_config: peft.PeftConfig | None) -> Any:
+        return adapted(model, args, peft_config, "CAUSAL_LM")
 
     def judgment_log_likelihood(self, utilities: Tensor, ranks: Tensor, opposite: Tensor | float = 0.0) -> Tensor:
         """Log-probability of the ranking, or the mean over its pairs."""

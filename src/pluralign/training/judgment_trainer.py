@@ -51,6 +51,7 @@ class Evaluated:
     """A data set for evaluation, kept alive with its texts and the source of each judgment."""
 
     dataset: Any
+    judgments: Judgments
     items: Items
     tokens: TokenizedItems
     sources: list[str | None]
@@ -96,7 +97,7 @@ class JudgmentTrainer(Trainer):
         )
         with self.accelerator.autocast():
             self.layout = self._laid_out(text_model.layout(self.train_tokens, args.layout, args.max_tokens_per_row))
-        self.data_collator = JudgmentCollator(
+        self.data_collator: Any = JudgmentCollator(
             self.train_items, self.train_tokens, self.layout, sources, self._opposite()
         )
         self.loss_is_scaled_for_ga = True
@@ -152,14 +153,24 @@ class JudgmentTrainer(Trainer):
         return layout
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        args = self.args
-        if args.train_sampling_strategy == "sequential":
+        if self.args.train_sampling_strategy == "sequential":
             return SequentialSampler(JudgmentIndices(self.train_items.judgments))
-        # A quarter of an optimiser step, so that what is learnt does not depend on how a step is divided.
-        step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        group = args.judgments_per_group or max(1, step // 4)
-        seed = args.seed if args.data_seed is None else args.data_seed
-        return JudgmentSampler(self.train_items, group, seed)
+        return JudgmentSampler(self.train_items, self._group, self._order_seed)
+
+    @property
+    def _step(self) -> int:
+        """The judgments of an optimiser step, over all processes."""
+        args = self.args
+        return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
+
+    @property
+    def _group(self) -> int:
+        """A quarter of an optimiser step, so that what is learnt does not depend on how a step is divided."""
+        return self.args.judgments_per_group or max(1, self._step // 4)
+
+    @property
+    def _order_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
 
     # The step's loss: sum of weight * loss over its judgments, by the sum of their weights.
 
@@ -180,6 +191,8 @@ class JudgmentTrainer(Trainer):
         weight, ranks = inputs["weight"], inputs["ranks"]
         losses = -self.judgment_log_likelihood(utilities, ranks, inputs.get("opposite", 0.0))
         losses = losses + self._penalty(utilities, ranks)
+        if "factor" in inputs:
+            losses = losses * inputs["factor"]
         total = weight.sum() if num_items_in_batch is None else num_items_in_batch
         # Processes average their gradients, so each counts its share as many times as there are processes.
         loss = (weight * losses).sum() / total.clamp(min=torch.finfo(weight.dtype).tiny)
@@ -235,10 +248,10 @@ class JudgmentTrainer(Trainer):
     ) -> dict[str, float]:
         """Loss and the metrics of `evaluate_rewards` on judgments; keys are `eval_loss`, `eval_accuracy` ..."""
         found = self._evaluated(self.eval_dataset if eval_dataset is None else eval_dataset)
-        items, tokens, sources = found.items, found.tokens, found.sources
-        utilities = self._eval_utilities(self._values(tokens), tokens)
-        metrics = {"loss": self.mean_loss(items, utilities)} | evaluate_rewards(
-            utilities[items.response],
+        items, sources = found.items, found.sources
+        utilities, losses = self._judged(found)
+        metrics = {"loss": weighted_mean(losses, items.weight)} | evaluate_rewards(
+            utilities,
             items.ranks,
             items.offsets,
             items.prompt,
@@ -252,6 +265,11 @@ class JudgmentTrainer(Trainer):
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, named)
         return named
 
+    def _judged(self, found: Evaluated) -> tuple[np.ndarray, np.ndarray]:
+        """Utilities of the responses shown `(shown,)`, and the losses of the judgments."""
+        utilities = self._eval_utilities(self._values(found.tokens), found.tokens)
+        return utilities[found.items.response], -self.log_likelihoods(found.items, utilities)
+
     def _evaluated(self, dataset: Any) -> Evaluated:
         """A data set as it is evaluated; made once."""
         if dataset is None:
@@ -260,7 +278,9 @@ class JudgmentTrainer(Trainer):
             judgments = as_judgments(dataset)
             items, tokens = self._tokenized(judgments, "evaluation")
             column = judgments.column("source")
-            self._eval_of[id(dataset)] = Evaluated(dataset, items, tokens, [column[row] for row in items.row])
+            self._eval_of[id(dataset)] = Evaluated(
+                dataset, judgments, items, tokens, [column[row] for row in items.row]
+            )
         return self._eval_of[id(dataset)]
 
     def score(self, dataset: Dataset) -> tuple[Items, np.ndarray]:
@@ -268,24 +288,33 @@ class JudgmentTrainer(Trainer):
         items, tokens = self._tokenized(as_judgments(dataset), "evaluation")
         return items, self._eval_utilities(self._values(tokens), tokens)
 
-    def _values(self, tokens: TokenizedItems, model: Any = None) -> np.ndarray:
-        """`(responses,)`; each process reads its share of the items."""
+    def _values(self, tokens: TokenizedItems, model: Any = None, responses: np.ndarray | None = None) -> np.ndarray:
+        """`(responses,)`, 0 for those not asked for; each process reads its share of the items."""
         processes, mine = self.accelerator.num_processes, self.accelerator.process_index
-        share = np.flatnonzero(tokens.item % processes == mine)
+        asked = np.arange(len(tokens.item)) if responses is None else responses
+        share = asked[tokens.item[asked] % processes == mine]
         with self.accelerator.autocast():
             values = score_tokens(self.model if model is None else model, tokens, self.layout, share)
         total = self.accelerator.reduce(torch.from_numpy(values).to(self.accelerator.device), "sum")
         return total.cpu().numpy()
 
+    def log_likelihoods(
+        self, items: Items, utilities: np.ndarray, judgments: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Log-likelihood of judgments (`None` is all) under utilities `(responses,)`: `(judgments,)`, in nats."""
+        chosen = np.arange(items.judgments) if judgments is None else judgments
+        found = np.zeros(len(chosen))
+        for start in range(0, len(chosen), 4096):
+            batch = slice(start, start + 4096)
+            responses, ranks = judgment_arrays(items, chosen[batch].tolist())
+            found[batch] = self.judgment_log_likelihood(
+                torch.from_numpy(utilities[responses]), torch.from_numpy(ranks)
+            ).numpy()
+        return found
+
     def mean_loss(self, items: Items, utilities: np.ndarray) -> float:
         """Weighted mean loss of judgments under utilities `(responses,)`, without smoothing or penalty."""
-        total = 0.0
-        for start in range(0, items.judgments, 4096):
-            batch = range(start, min(start + 4096, items.judgments))
-            responses, ranks = judgment_arrays(items, batch)
-            losses = -self.judgment_log_likelihood(torch.from_numpy(utilities[responses]), torch.from_numpy(ranks))
-            total += float(losses.numpy() @ items.weight[batch.start : batch.stop])
-        return total / max(float(items.weight.sum()), np.finfo(float).tiny)
+        return weighted_mean(-self.log_likelihoods(items, utilities), items.weight)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Safetensors, config and tokenizer; no pickled arguments."""
@@ -294,6 +323,11 @@ class JudgmentTrainer(Trainer):
         (folder / "training_args.bin").unlink(missing_ok=True)
         if not isinstance(self.model, PreTrainedModel):
             self.model.config.save_pretrained(folder)
+
+
+def weighted_mean(values: np.ndarray, weight: np.ndarray) -> float:
+    """sum w v / sum w, 0 where all weights are."""
+    return float(values @ weight) / max(float(weight.sum()), np.finfo(float).tiny)
 
 
 def as_judgments(dataset: Dataset) -> Judgments:
@@ -312,8 +346,10 @@ def load_options(args: JudgmentConfig) -> dict[str, Any]:
     }
 
 
-def adapted(model: Any, args: JudgmentConfig, peft_config: peft.PeftConfig | None, task: str) -> Any:
-    """Dropout off and adapter on, as the config says."""
+def adapted(
+    model: Any, args: JudgmentConfig, peft_config: peft.PeftConfig | None, task: str, name: str = "default"
+) -> Any:
+    """Dropout off and adapter on, under a name, as the config says."""
     if args.disable_dropout:
         for module in model.modules():
             if isinstance(module, nn.Dropout):
@@ -321,7 +357,7 @@ def adapted(model: Any, args: JudgmentConfig, peft_config: peft.PeftConfig | Non
     if peft_config is None:
         return model
     peft_config.task_type = task
-    return peft.get_peft_model(model, peft_config)
+    return peft.get_peft_model(model, peft_config, adapter_name=name)
 
 
 def _numbered(judgments: Judgments, items: Items) -> tuple[list[str], np.ndarray]:

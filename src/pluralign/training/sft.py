@@ -14,12 +14,13 @@ from pluralign.training.checkpoints import CompletionMarker
 
 
 def completions(judgments: Judgments, responses: str = "best") -> datasets.Dataset:
-    """Rows `prompt` and `completion` for `SFTTrainer` (`text` where no row has a prompt), each text once.
+    """Rows `prompt` and `completion` for `SFTTrainer` (`text` where no row has a prompt).
 
     Args:
         judgments: the table.
         responses: `best` keeps the responses ranked first (ties included; where there are only labels, those
-            with the best label), `all` keeps every response.
+            with the best label), `all` keeps every response; each text once. `draws` keeps every response as
+            often as it stands: a policy's own answers are learned in the shares in which it gave them.
 
     Raises:
         PluralignError: nothing is left.
@@ -32,9 +33,9 @@ def completions(judgments: Judgments, responses: str = "best") -> datasets.Datas
     seen: set[str] = set()
     rows: list[dict[str, Any]] = []
     for row in judgments.rows():
-        for response in row["responses"] if responses == "all" else _best(row, judgments):
+        for response in _best(row, judgments) if responses == "best" else row["responses"]:
             key = json.dumps([row["prompt"], response], ensure_ascii=False)
-            if key not in seen:
+            if responses == "draws" or key not in seen:
                 seen.add(key)
                 rows.append({"prompt": row["prompt"], "completion": response})
     if not rows:

@@ -17,8 +17,9 @@ from pluralign.core.runs import file_fingerprints, finish_run, read_metrics, run
 from pluralign.judgments.reading import read
 from pluralign.judgments.table import Judgments
 from pluralign.reports.audit import audit_page
+from pluralign.scoring.findings import Findings, findings
+from pluralign.scoring.mixtures import responsibilities_table
 from pluralign.workflows.audit_agreement import agreement_block, data_block, groups_of
-from pluralign.workflows.audit_findings import Findings, findings
 from pluralign.workflows.audit_types import group_blocks, map_block, type_blocks, utilities_of, worth_errors
 from pluralign.workflows.audit_verdict import identification_block, selection_block, warnings_of
 from pluralign.workflows.cards import metrics_table
@@ -146,12 +147,7 @@ def types_table(found: Findings) -> pa.Table:
     """Posterior of each annotator."""
     gamma = np.asarray(found.model.responsibilities_)
     made = np.bincount(found.people.panel.annotator_ids, minlength=len(gamma))
-    columns: dict[str, Any] = {
-        "annotator": pa.array(found.people.names, pa.string()),
-        "judgments": made,
-        "type": found.model.labels_ + 1,
-    }
-    return pa.table(columns | {f"probability_{kind + 1}": gamma[:, kind] for kind in range(gamma.shape[1])})
+    return responsibilities_table(found.people.names, made, gamma)
 
 
 def worths_table(found: Findings, judgments: Judgments, errors: np.ndarray | None) -> pa.Table:

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from pluralign.choice.identification import identification, posterior_entropy
+from pluralign.choice.identification import posterior_entropy
 from pluralign.choice.latent_class import MOST_COVARIANCES
 from pluralign.choice.selection import Selection
 from pluralign.evaluation.voted_pairs import comparison_components
 from pluralign.scoring.features import plain_text
+from pluralign.scoring.findings import Findings
 from pluralign.scoring.panels import People
 from pluralign.workflows.audit_agreement import histogram, votes_of
-from pluralign.workflows.audit_findings import Findings
 from pluralign.workflows.audit_types import NORMAL
 
 
@@ -35,13 +35,7 @@ def selection_block(selection: Selection) -> list[dict[str, Any]]:
 def identification_block(found: Findings) -> dict[str, Any]:
     """The verdict, the checks behind it, and the power curve."""
     collected, numbers, model = found.design, found.numbers, found.model
-    now = [
-        point.accuracy
-        for point in found.power
-        if point.length is None and point.judgments == max(1, round(collected.judgments))
-    ]
-    single = len(model.mixture_weights_) == 1
-    verdict = identification(collected, numbers, now[0] if single and now else None)
+    verdict = found.verdict
     checks: list[tuple[str, Any, str]] = [
         ("annotators", collected.annotators, "people with at least one judgment that says something"),
         (
@@ -88,7 +82,7 @@ def identification_block(found: Findings) -> dict[str, Any]:
         "mend": verdict.mend,
         "checks": [{"name": name, "value": value, "meaning": meaning} for name, value, meaning in checks],
         "posterior_entropy": None
-        if single
+        if len(model.mixture_weights_) == 1
         else histogram(posterior_entropy(model), limits=(0.0, float(np.log(len(model.mixture_weights_))))),
         "power": [
             {

@@ -25,12 +25,22 @@ policy.sample(["a prompt"], n=2)
 ```
 
 It also loads by `transformers` (or `peft`, if it is an adapter) alone.""",
+    "types": """```python
+import pluralign
+
+policy = pluralign.load_policy("{folder}")  # a mixture: every answer is drawn from one type's policy
+policy.sample(["a prompt"], n=2)
+pluralign.load_policy("{folder}/type-1").sample(["a prompt"], n=2)  # one type's alone
+```
+
+Each folder `type-1`, `type-2` ... is a plain PEFT adapter on the base. `responsibilities.parquet` says which type
+each annotator is of, `types.json` what every round found.""",
 }
 
 
 def run_card(objective: str, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     """A model card for the hub: front matter, use, data, results."""
-    kind = {"sft": "policy", "dpo": "tuned"}.get(objective, "reward")
+    kind = {"sft": "policy", "dpo": "tuned", "em-dpo": "types"}.get(objective, "reward")
     base = str(config["model_name_or_path"])
     tags = ["pluralign", objective, "reward-model" if kind == "reward" else "language-model"]
     lines = ["---", "library_name: transformers", "tags:"]

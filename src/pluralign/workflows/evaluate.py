@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,33 @@ from pluralign.evaluation.slices import annotator_table
 from pluralign.evaluation.summary import evaluate_rewards
 from pluralign.judgments.reading import read
 from pluralign.judgments.table import Judgments
+from pluralign.policies.routing import is_typed_run, read_responsibilities
 from pluralign.scoring.items import Items, items_of
 from pluralign.scoring.loading import load_parts
+from pluralign.scoring.mixtures import MIXTURE, RESPONSIBILITIES, Mixture, is_mixture, read_mixture
 from pluralign.scoring.reward_models import is_reward_model, load_reward_model
 from pluralign.workflows.cards import metrics_table
+from pluralign.workflows.evaluate_types import believed, cross_table, shown_utilities, type_metrics
 from pluralign.workflows.policies import against_reference
 
 logger = logging.get_logger(__name__)
 
 
-def reward_metrics(judgments: Judgments, items: Items, rewards: np.ndarray, seed: int = 0) -> dict[str, Any]:
-    """Counts, overall metrics with intervals, and slices by source and group, flat as in `metrics.json`."""
+def reward_metrics(
+    judgments: Judgments, items: Items, rewards: np.ndarray, seed: int = 0, types: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Counts, overall metrics with intervals, and slices by source, group and type, flat as in `metrics.json`.
+
+    Args:
+        judgments: the table.
+        items: its judgments that rank something.
+        rewards: of the unique responses, `(responses,)`; with `types` those for every type, `(types, responses)`.
+        seed: of the bootstrap.
+        types: by whose rewards each judgment is judged, from 0, `(judgments,)`.
+    """
     slices = {name: _of_judgments(judgments, items, name) for name in ("source", "group")}
+    if types is not None:
+        slices["type"] = [str(kind + 1) for kind in types.tolist()]
     annotators = {name for name in _of_judgments(judgments, items, "annotator") if name is not None}
     counts = {
         "judgments": items.judgments,
@@ -41,20 +57,50 @@ def reward_metrics(judgments: Judgments, items: Items, rewards: np.ndarray, seed
         "left_out": items.left_out,
     }
     return counts | evaluate_rewards(
-        rewards[items.response],
+        _shown(items, rewards, types),
         items.ranks,
         items.offsets,
         items.prompt,
         items.weight,
-        response=items.response,
+        # What a crowd thinks of a response is comparable with one reward only.
+        response=items.response if types is None else None,
         slices={name: values for name, values in slices.items() if any(values)},
         seed=seed,
     )
 
 
-def pairs_under(items: Items, rewards: np.ndarray) -> Pairs:
-    """The strict pairs of judgments under rewards of the unique responses."""
-    return pairs_of(rewards[items.response], items.ranks, items.offsets, items.prompt, items.weight)
+def typed_metrics(
+    judgments: Judgments,
+    items: Items,
+    utilities: np.ndarray,
+    mixture: Mixture,
+    people: Mapping[str, np.ndarray],
+    seed: int = 0,
+) -> tuple[dict[str, Any], np.ndarray]:
+    """All metrics of a run with types, and by whose utilities each judgment was judged, from 0: `(judgments,)`.
+
+    Args:
+        judgments: the table.
+        items: its judgments that rank something.
+        utilities: implicit rewards of the unique responses for every type, `(types, responses)`.
+        mixture: the types' names, shares and likelihood.
+        people: posteriors `(types,)` of the annotators in training.
+        seed: of the bootstraps.
+    """
+    annotators = _of_judgments(judgments, items, "annotator")
+    groups = _of_judgments(judgments, items, "group")
+    beliefs = believed(annotators, people, mixture)
+    metrics = reward_metrics(judgments, items, utilities, seed, beliefs.type)
+    return metrics | type_metrics(utilities, items, mixture, beliefs, annotators, groups, seed), beliefs.type
+
+
+def pairs_under(items: Items, rewards: np.ndarray, types: np.ndarray | None = None) -> Pairs:
+    """The strict pairs of judgments under rewards of the unique responses; arguments as in `reward_metrics`."""
+    return pairs_of(_shown(items, rewards, types), items.ranks, items.offsets, items.prompt, items.weight)
+
+
+def _shown(items: Items, rewards: np.ndarray, types: np.ndarray | None) -> np.ndarray:
+    return rewards[items.response] if types is None else shown_utilities(rewards, items, types)
 
 
 def evaluate(
@@ -75,7 +121,8 @@ def evaluate(
     """Evaluate a reward model or a policy on judgments and write a run folder.
 
     A policy is judged by its implicit reward beta * (log pi(y|x) - log pi_ref(y|x)), and, where a reward model is
-    given, by how often its answers beat the reference's.
+    given, by how often its answers beat the reference's. In a run of `em-dpo` every judgment is judged by the
+    policy of its annotator's type (see `typed_metrics`); any other mixture is judged as one policy.
 
     Args:
         model: a run, a model folder, or a hub id.
@@ -111,11 +158,13 @@ def evaluate(
         logger.warning(f"{folder}: this evaluation is finished already; nothing to do")
         return read_metrics(folder)
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    is_reward = is_reward_model(load_parts(model, hub)[0])
+    is_reward = not is_mixture(model) and is_reward_model(load_parts(model, hub)[0])
     if is_reward and any(option is not None for option in (reference, beta, reward)):
         raise PluralignError(f"{model}: is a reward model; --reference, --beta and --reward are for policies")
     judgments = read(paths, label_scale)
     items = items_of(judgments)
+    mixture = read_mixture(model) if is_mixture(model) and is_typed_run(model) else None
+    people = {} if mixture is None else read_responsibilities(model, len(mixture.weights))
     compared: dict[str, float] = {}
     answers: list[dict[str, Any]] = []
     if is_reward:
@@ -123,10 +172,15 @@ def evaluate(
     else:
         judged = None if reward is None else load_reward_model(reward)
         utilities, compared, answers = against_reference(
-            model, items, reference, beta, judged, samples, max_new_tokens, seed, **hub
+            model, items, reference, beta, judged, samples, max_new_tokens, seed, **hub, by_type=mixture is not None
         )
-    pairs = pairs_under(items, utilities)
-    metrics = reward_metrics(judgments, items, utilities, seed) | compared
+    types = None
+    if mixture is None:
+        metrics = reward_metrics(judgments, items, utilities, seed)
+    else:
+        metrics, types = typed_metrics(judgments, items, utilities, mixture, people, seed)
+    metrics |= compared
+    pairs = pairs_under(items, utilities, types)
     start_run(folder, config, inputs)
     write_json(folder / "reliability.json", reliability_table(pairs))
     table = annotator_table(pairs, _of_judgments(judgments, items, "annotator"))
@@ -135,6 +189,8 @@ def evaluate(
         with atomic_write(folder / "answers.jsonl", "w") as file:
             file.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
     card = [f"# Evaluation of {model}", "", "on " + ", ".join(f"`{path}`" for path in paths), ""]
+    if mixture is not None and (crossed := cross_table(metrics, list(mixture.weights))):
+        card += [*crossed, ""]
     finish_run(folder, metrics, "\n".join([*card, *metrics_table(metrics)]) + "\n")
     return metrics
 
@@ -192,4 +248,9 @@ def _weights(model: str | os.PathLike[str]) -> list[Path]:
     if not folder.is_dir():
         return []
     with disk_errors(folder):
-        return sorted(folder.glob("*.safetensors"))
+        found = sorted(folder.glob("*.safetensors"))
+        if is_mixture(folder):
+            found += [folder / MIXTURE, *folder.glob(RESPONSIBILITIES)]
+            for name in read_mixture(folder).weights:
+                found += sorted((folder / name).glob("*.safetensors"))
+        return found

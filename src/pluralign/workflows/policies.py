@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import peft
 import yaml
 
 from pluralign.core.errors import PluralignError
 from pluralign.core.runs import CONFIG
 from pluralign.evaluation.win_rate import win_rate
 from pluralign.policies.loading import load_policy
+from pluralign.policies.mixture import MixturePolicy
 from pluralign.policies.policy import Sample
 from pluralign.scoring.items import Items, items_of_texts
 from pluralign.scoring.loading import SETTINGS
+from pluralign.scoring.mixtures import base_of, is_mixture, read_mixture
 from pluralign.scoring.reference import reference_log_probs
 from pluralign.scoring.reward_models import RewardModel
 
@@ -24,16 +25,18 @@ DEFAULT_BETA = 0.1
 
 
 def reference_of(model: str | os.PathLike[str]) -> str:
-    """What a policy was tuned from: the model of its run, or the base of its adapter.
+    """What a policy was tuned from: the base of its adapters, or the model of its run.
 
     Raises:
         PluralignError: the folder does not say.
     """
+    if is_mixture(model):
+        return base_of(Path(model) / next(iter(read_mixture(model).weights)))
     config = Path(model) / CONFIG
     if config.exists():
         return str(yaml.safe_load(config.read_text(encoding="utf-8"))["model_name_or_path"])
     if (Path(model) / "adapter_config.json").exists():
-        return str(peft.PeftConfig.from_pretrained(str(model)).base_model_name_or_path)
+        return base_of(model)
     raise PluralignError(f"{model}: does not say what it was tuned from: give the reference with --reference")
 
 
@@ -48,16 +51,22 @@ def against_reference(
     seed: int,
     revision: str,
     trust_remote_code: bool,
+    by_type: bool = False,
 ) -> tuple[np.ndarray, dict[str, float], list[dict[str, Any]]]:
     """Implicit rewards `(responses,)`; win rate and means of the answers; and the answers themselves.
 
+    With `by_type` the policy is a mixture, and the implicit rewards are each adapter's, `(adapters, responses)`.
     Policy and reference are in memory one after the other. Answers are drawn only where there is a reward model.
     """
     policy = load_policy(model, revision=revision, trust_remote_code=trust_remote_code)
     vocabulary = policy.tokenizer.get_vocab()
-    stored = getattr(policy.model.config, SETTINGS)
     tokens = policy.tokenize(items)
-    log_probs = policy.values(tokens)
+    if isinstance(policy, MixturePolicy):
+        tuned_with = policy.mixture.beta
+        log_probs = policy.adapter_values(tokens) if by_type else policy.values(tokens)
+    else:
+        tuned_with = getattr(policy.model.config, SETTINGS).get("beta", DEFAULT_BETA)
+        log_probs = policy.values(tokens)
     draw = {"n": samples, "max_new_tokens": max_new_tokens, "seed": seed}
     drawn = [] if reward_model is None else policy.sample(items.prompts, **draw)
     limits = policy.limits.max_length
@@ -68,9 +77,7 @@ def against_reference(
         raise PluralignError(
             f"{name}: has other tokens than {model}, so it cannot be its reference: give another one"
         )
-    utilities = (stored.get("beta", DEFAULT_BETA) if beta is None else beta) * (
-        log_probs - reference_log_probs(frozen, tokens)
-    )
+    utilities = (tuned_with if beta is None else beta) * (log_probs - reference_log_probs(frozen, tokens))
     if reward_model is None:
         return utilities, {}, []
     others = frozen.sample(items.prompts, **draw)

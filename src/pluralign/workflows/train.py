@@ -29,11 +29,13 @@ from pluralign.scoring.reward_models import build_reward_model
 from pluralign.training.checkpoints import newest_checkpoint
 from pluralign.training.configs import BradleyTerryConfig, DPOConfig, PlackettLuceConfig, SFTConfig
 from pluralign.training.dpo import DPOTrainer
+from pluralign.training.em_config import EMDPOConfig
+from pluralign.training.em_dpo import EMDPOTrainer
 from pluralign.training.judgment_trainer import JudgmentTrainer, load_options
 from pluralign.training.reward_trainer import BradleyTerryTrainer, PlackettLuceTrainer
 from pluralign.training.sft import SFTTrainer, completions
 from pluralign.workflows.cards import run_card
-from pluralign.workflows.evaluate import pairs_under, reward_metrics
+from pluralign.workflows.evaluate import pairs_under, reward_metrics, typed_metrics
 from pluralign.workflows.settings import Given, check_known, check_value, fields_of, plain, read_flags, read_yaml
 
 logger = logging.get_logger(__name__)
@@ -42,6 +44,7 @@ OBJECTIVES: dict[str, tuple[type[transformers.TrainingArguments], type[Any]]] = 
     "bradley-terry": (BradleyTerryConfig, BradleyTerryTrainer),
     "plackett-luce": (PlackettLuceConfig, PlackettLuceTrainer),
     "dpo": (DPOConfig, DPOTrainer),
+    "em-dpo": (EMDPOConfig, EMDPOTrainer),
     "sft": (SFTConfig, SFTTrainer),
 }
 """Objective to its config and trainer."""
@@ -113,6 +116,12 @@ def check(given: Mapping[str, Given], flags: Mapping[str, Given], place: str = "
             if key in known and key not in own:
                 hint, field = known[key]
                 checked[key] = check_value(found, hint, field.metadata.get("choices"))
+    if objective == "em-dpo":
+        if not model_values.setdefault("use_peft", True):
+            raise given["use_peft"].complain(
+                "em-dpo tunes an adapter for each type: leave it out, or set it to true"
+            )
+        model_values.setdefault("lora_target_modules", "all-linear")
     model_values["model_name_or_path"] = values["model_name_or_path"]
     arg_values["output_dir"] = values["output_dir"]
     for key in ("train_files", "eval_files"):
@@ -169,11 +178,14 @@ def run(job: TrainingRun) -> dict[str, Any]:
         logger.warning(f"{job.folder}: resuming from {checkpoint.name}")
     make = _sft if job.objective == "sft" else _on_judgments
     trainer = make(job, judgments, evaluated)
+    resume: str | bool | None = None if checkpoint is None else str(checkpoint)
+    if job.objective == "em-dpo":  # its checkpoints are those of its rounds
+        resume = found == "started"
     with disk_errors(job.folder):
-        result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        result = trainer.train(resume_from_checkpoint=resume)
     metrics = {key: value for key, value in result.metrics.items() if key in ("train_loss", "train_runtime")}
     metrics["steps"] = result.global_step
-    metrics |= _counts(judgments)
+    metrics |= _counts(judgments) | _types(trainer)
     found_metrics, reliability = _evaluation(trainer, evaluated)
     metrics |= found_metrics
     # Every process takes part, since sharded weights are gathered; one writes.
@@ -208,7 +220,7 @@ def _model_kwargs(job: TrainingRun) -> dict[str, Any]:
 
 def _on_judgments(job: TrainingRun, judgments: Judgments, evaluated: Judgments | None) -> JudgmentTrainer:
     args: Any = job.args
-    load = load_causal_model if job.objective == "dpo" else build_reward_model
+    load = load_causal_model if job.objective in ("dpo", "em-dpo") else build_reward_model
     loaded: Any = load(
         job.model.model_name_or_path,
         revision=job.model.model_revision,
@@ -251,12 +263,27 @@ def _counts(judgments: Judgments) -> dict[str, int]:
     return {"train_judgments": len(judgments), "train_annotators": len(annotators)}
 
 
+def _types(trainer: transformers.Trainer) -> dict[str, Any]:
+    """What the rounds found."""
+    if not isinstance(trainer, EMDPOTrainer):
+        return {}
+    last = trainer.rounds[-1].record
+    found: dict[str, Any] = {"types": len(trainer.adapters), "identification": trainer.verdict.verdict}
+    found |= {f"share/type={kind + 1}": share for kind, share in enumerate(last["mixture_weights"])}
+    told = ("log_likelihood", "log_likelihood_per_judgment")
+    return found | {name: last[name] for name in told if name in last}
+
+
 def _evaluation(
     trainer: transformers.Trainer, evaluated: Judgments | None
 ) -> tuple[dict[str, Any], list[dict[str, float]]]:
     """Metrics on the files held out, and the bins of the reliability diagram where the model gives rewards."""
     if evaluated is None:
         return {}, []
+    if isinstance(trainer, EMDPOTrainer):
+        items, utilities = trainer.score(evaluated)
+        metrics, types = typed_metrics(evaluated, items, utilities, trainer.mixture, trainer.people)
+        return metrics, reliability_table(pairs_under(items, utilities, types))
     if isinstance(trainer, JudgmentTrainer):
         items, utilities = trainer.score(evaluated)
         metrics = reward_metrics(evaluated, items, utilities) | {"eval_loss": trainer.mean_loss(items, utilities)}

@@ -1,4 +1,4 @@
-"""What an audit computes: a panel with features, the number of types, the fit, and what the data can tell."""
+"""Types of people behind judgments: a panel with features, their number, the fit, and what the data can tell."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pluralign.choice.identification import Design, Evidence, design, evidence
+from pluralign.choice.identification import (
+    Design,
+    Evidence,
+    Identification,
+    design,
+    evidence,
+    identification,
+)
 from pluralign.choice.latent_class import MOST_COVARIANCES, LatentClassPlackettLuce
 from pluralign.choice.panel import Panel
 from pluralign.choice.power import Power, power_curve
@@ -29,7 +36,7 @@ SELECTION_JUDGMENTS = 50_000
 
 @dataclass(frozen=True)
 class Findings:
-    """What an audit computes, before it is put into words.
+    """What is found, before it is put into words.
 
     Args:
         people: the panel, with features.
@@ -49,6 +56,17 @@ class Findings:
     numbers: Evidence | None
     power: list[Power]
 
+    @property
+    def verdict(self) -> Identification:
+        """Whether such data can tell types apart; where one type was found, by the simulations if there are any."""
+        now = [
+            point.accuracy
+            for point in self.power
+            if point.length is None and point.judgments == max(1, round(self.design.judgments))
+        ]
+        single = len(self.model.mixture_weights_) == 1
+        return identification(self.design, self.numbers, now[0] if single and now else None)
+
 
 def findings(
     judgments: Judgments,
@@ -60,7 +78,21 @@ def findings(
     simulations: int = 3,
     seed: int = 0,
 ) -> Findings:
-    """The computing part of `audit`: the same arguments."""
+    """Types of people behind judgments.
+
+    Args:
+        judgments: the table.
+        features: `worths` gives each response a worth of its own, `tfidf` counts words, else a folder or hub id of
+            an encoder or causal model; `auto` is `worths` where responses are judged often, else `tfidf`.
+        types: how many types, or `auto` to choose by held-out log-likelihood over annotators.
+        most_types: the largest number that `auto` tries.
+        dimensions: of text features, after truncated SVD.
+        simulations: of each design of the power curve; 0 leaves it out.
+        seed: of folds, restarts, features and simulations.
+
+    Raises:
+        PluralignError: a setting does not fit the table.
+    """
     people = people_of(judgments)
     name = _features_name(people, features)
     people, ridge = with_features(people, name, dimensions, seed)

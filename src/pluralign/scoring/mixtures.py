@@ -1,0 +1,145 @@
+"""Adapters of types on one base: what their folder says, and who belongs to which type."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import peft
+import pyarrow as pa
+
+from pluralign.choice.plackett_luce import Ties
+from pluralign.core.errors import PluralignError
+from pluralign.core.files import disk_errors, write_json
+
+RESPONSIBILITIES = "responsibilities.parquet"
+"""The file of the posteriors of the annotators that a mixture was trained on."""
+
+MIXTURE = "mixture.json"
+"""The file of a mixture's folder; its adapters lie beside it, each in a folder of its name."""
+
+_ADAPTER = "adapter_config.json"
+
+LossType = Literal["plackett-luce", "sigmoid"]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_one(total: float) -> bool:
+    return abs(total - 1.0) <= 1e-6
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What a mixture's folder says.
+
+    Args:
+        weights: of each adapter, by name, summing to 1.
+        beta: inverse temperature of the adapters' implicit rewards.
+        loss_type: `plackett-luce` or `sigmoid`, the likelihood of a ranking that they were tuned with.
+        ties: and what equal ranks meant,
+        top: and how many places counted.
+
+    Raises:
+        PluralignError: there is no adapter, the weights are no distribution, or there is no such likelihood.
+
+    Examples:
+        >>> Mixture({"type-1": 0.5, "type-2": 0.4})
+        Traceback (most recent call last):
+        ...
+        pluralign.core.errors.PluralignError: weights of a mixture: found {'type-1': 0.5, 'type-2': 0.4}, expected
+        shares that sum to 1
+    """
+
+    weights: dict[str, float]
+    beta: float = 0.1
+    loss_type: LossType = "plackett-luce"
+    ties: Ties = "efron"
+    top: int | None = None
+
+    def __post_init__(self) -> None:
+        shares = list(self.weights.values())
+        if not (shares and all(_is_number(share) and share >= 0 for share in shares) and _is_one(sum(shares))):
+            raise PluralignError(f"weights of a mixture: found {self.weights}, expected shares that sum to 1")
+        if not (_is_number(self.beta) and self.beta > 0):
+            raise PluralignError(f"beta of a mixture: found {self.beta!r}, expected a number above 0")
+        for name, found, choices in (
+            ("loss_type", self.loss_type, get_args(LossType)),
+            ("ties", self.ties, get_args(Ties)),
+        ):
+            if found not in choices:
+                raise PluralignError(f"{name} of a mixture: found {found!r}, expected one of {', '.join(choices)}")
+        if self.top is not None and (type(self.top) is not int or self.top < 1):
+            raise PluralignError(f"top of a mixture: found {self.top!r}, expected a whole number, 1 or more")
+
+    def write(self, folder: Path) -> None:
+        """Write `mixture.json`."""
+        write_json(folder / MIXTURE, vars(self))
+
+
+def read_mixture(folder: str | os.PathLike[str]) -> Mixture:
+    """What a mixture's folder says.
+
+    Raises:
+        PluralignError: the folder holds no mixture, a damaged one, or one that lacks an adapter, or the adapters
+            are on several bases.
+    """
+    file = Path(folder) / MIXTURE
+    if not file.is_file():
+        raise PluralignError(f"{folder}: no mixture of policies there ({MIXTURE} is missing)")
+    with disk_errors(file):
+        text = file.read_text(encoding="utf-8")
+    try:
+        found = Mixture(**json.loads(text))
+    except PluralignError as fault:
+        raise PluralignError(f"{file}: {fault}") from fault
+    except (ValueError, TypeError, AttributeError) as fault:  # no JSON, other keys, weights without names
+        raise PluralignError(f"{file}: is not the file of a mixture ({fault}): write the folder again") from fault
+    bases = {name: base_of(Path(folder) / name) for name in found.weights}
+    if len(set(bases.values())) > 1:
+        raise PluralignError(f"{folder}: the adapters are on several bases, expected one: {bases}")
+    return found
+
+
+def base_of(adapter: str | os.PathLike[str]) -> str:
+    """The model that an adapter's folder is on: a folder or a hub id.
+
+    Raises:
+        PluralignError: no adapter is there.
+    """
+    if not (Path(adapter) / _ADAPTER).exists():
+        raise PluralignError(f"{adapter}: no adapter there ({_ADAPTER} is missing)")
+    return str(peft.PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path)
+
+
+def is_mixture(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder is a mixture's."""
+    return (Path(folder) / MIXTURE).is_file()
+
+
+def responsibilities_table(names: Sequence[str | None], judgments: np.ndarray, gamma: np.ndarray) -> pa.Table:
+    """Posterior of each annotator: `annotator`, `judgments`, `type` (from 1) and `probability_1` ... `_K`.
+
+    Args:
+        names: `(annotators,)` ids; `None` for those without.
+        judgments: `(annotators,)` how many each made.
+        gamma: `(annotators, K)`.
+
+    Examples:
+        >>> responsibilities_table(["ann"], np.array([3]), np.array([[0.25, 0.75]])).to_pylist()
+        [{'annotator': 'ann', 'judgments': 3, 'type': 2, 'probability_1': 0.25, 'probability_2': 0.75}]
+    """
+    columns: dict[str, Any] = {
+        "annotator": pa.array(names, pa.string()),
+        "judgments": judgments,
+        "type": gamma.argmax(1) + 1,
+    }
+    return pa.table(columns | {f"probability_{kind + 1}": gamma[:, kind] for kind in range(gamma.shape[1])})

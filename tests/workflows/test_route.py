@@ -1,0 +1,150 @@
+"""`pluralign.route`: a row for everyone, from forward passes alone."""
+
+import math
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import pluralign
+from architectures import write_model
+from mixtures import Plain, write_mixture, write_run
+from pluralign.core.errors import PluralignError
+from pluralign.judgments.table import Judgments
+
+WEIGHTS = {"type-1": 0.6, "type-2": 0.4}
+BETA = 0.7
+
+
+@pytest.fixture(scope="module")
+def base(tiny_model, tmp_path_factory):
+    return write_model("llama", tiny_model, tmp_path_factory.mktemp("route") / "base")
+
+
+@pytest.fixture(scope="module")
+def run(base):
+    return write_run(base, base.parent / "run", WEIGHTS, {"old": [0.9, 0.1]}, beta=BETA)
+
+
+def pair(prompt, responses, ranks, annotator, weight=1.0):
+    return {"prompt": prompt, "responses": responses, "ranks": ranks, "annotator": annotator, "weight": weight}
+
+
+@pytest.fixture(scope="module")
+def file(base):
+    tea, rain = ["good cat", "bad dog in the rain"], ["sun sun", "milk and tea"]
+    rows = [
+        pair("Tea?", tea, [1, 2], "new"),
+        pair("Tea?", tea, [1, 2], None),
+        pair("Rain or sun?", rain, [2, 1], "new", 0.5),
+        pair("Rain or sun?", rain[:1], [1], "silent"),
+        pair("Rain or sun?", rain, [1, 2], None),
+    ]
+    path = base.parent / "judgments.parquet"
+    Judgments.from_rows(rows).write(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def table(run, file):
+    return pluralign.route(run, file, run / "routed.parquet", device="cpu")
+
+
+def log_sigmoid(value):
+    return -math.log1p(math.exp(-value))
+
+
+def test_posteriors_are_those_of_plain_forward_passes(table, base, run):
+    """Every utility by transformers alone, every posterior by Bayes' rule on paper."""
+    reference, said = Plain(base), {"new": [], 1: [], 4: []}
+    for name in WEIGHTS:
+        adapter = Plain(base, run / name)
+
+        def gap(prompt, better, worse, adapter=adapter):
+            utility = {
+                one: adapter.log_prob(prompt, one) - reference.log_prob(prompt, one) for one in (better, worse)
+            }
+            return log_sigmoid(BETA * (utility[better] - utility[worse]))
+
+        tea = gap("Tea?", "good cat", "bad dog in the rain")
+        said["new"].append(tea + 0.5 * gap("Rain or sun?", "milk and tea", "sun sun"))
+        said[1].append(tea)
+        said[4].append(gap("Rain or sun?", "sun sun", "milk and tea"))
+    found = {row["annotator"] if row["row"] is None else row["row"]: row for row in table.to_pylist()}
+    assert list(found) == ["new", 1, "silent", 4]
+    for key, log_likelihood in said.items():
+        joint = np.log(list(WEIGHTS.values())) + log_likelihood
+        total = np.logaddexp.reduce(joint)
+        own = np.exp(joint - total)
+        row = found[key]
+        assert [row["probability_1"], row["probability_2"]] == pytest.approx(own.tolist(), rel=1e-4)
+        assert row["log_likelihood"] == pytest.approx(total, rel=1e-4)
+        assert row["entropy"] == pytest.approx(-(own * np.log(own)).sum(), rel=1e-3)
+        assert row["type"] == own.argmax() + 1
+        assert row["adapter"] == f"type-{row['type']}"
+        assert row["adapter_path"] == str(run / row["adapter"])
+    assert [found[key]["judgments"] for key in ("new", 1, 4)] == [2, 1, 1]
+    assert len({row["probability_1"] for row in found.values()}) == 4, "they say different things"
+
+
+def test_who_ranks_nothing_gets_the_prior(table, run, file):
+    silent = table.to_pylist()[2]
+    assert (silent["annotator"], silent["judgments"], silent["type"]) == ("silent", 0, 1)
+    assert [silent["probability_1"], silent["probability_2"]] == pytest.approx([0.6, 0.4])
+    assert silent["log_likelihood"] == pytest.approx(0, abs=1e-12)
+    uniform = pluralign.route(run, file, prior="uniform", device="cpu").to_pylist()
+    assert uniform[2]["probability_1"] == pytest.approx(0.5)
+    assert uniform[2]["entropy"] == pytest.approx(math.log(2))
+    for ours, equal in zip(table.to_pylist(), uniform, strict=True):
+        odds = ours["probability_1"] / ours["probability_2"]
+        assert equal["probability_1"] / equal["probability_2"] == pytest.approx(odds * 0.4 / 0.6, rel=1e-9)
+
+
+def test_the_file_holds_the_table_and_the_adapter_can_be_used(table, run):
+    assert pq.read_table(run / "routed.parquet").equals(table)
+    policy = pluralign.load_policy(run, device="cpu")
+    with policy.using(table.column("adapter")[0].as_py()):
+        assert policy.model.active_adapter == table.column("adapter")[0].as_py()
+    assert (
+        pluralign.load_policy(table.column("adapter_path")[0].as_py(), device="cpu").model.active_adapter
+        == "default"
+    )
+
+
+def test_many_judgments_of_one_type_are_told(run, base):
+    """Judgments drawn from each type's own utilities bring its annotator's posterior to it."""
+    prompts, rng = ["Tea?", "Rain or sun?"], np.random.default_rng(0)
+    texts = ["good cat", "bad dog", "tea with milk", "sun and rain", "cat dog cat", "milk milk bad"]
+    rows = []
+    for name in WEIGHTS:
+        adapter, reference = Plain(base, run / name), Plain(base)
+        for prompt in prompts:
+            utility = np.array(
+                [BETA * (adapter.log_prob(prompt, one) - reference.log_prob(prompt, one)) for one in texts]
+            )
+            for _ in range(10):
+                drawn = utility + rng.gumbel(size=len(texts))
+                ranks = ((-drawn).argsort().argsort() + 1).tolist()
+                rows.append({"prompt": prompt, "responses": texts, "ranks": ranks, "annotator": name})
+    path = run / "drawn.parquet"
+    Judgments.from_rows(rows).write(path)
+    found = {row["annotator"]: row for row in pluralign.route(run, str(path), device="cpu").to_pylist()}
+    for name in WEIGHTS:
+        assert found[name]["adapter"] == name
+        assert found[name]["entropy"] < 0.3
+
+
+def test_what_cannot_be_routed_is_said(run, base, file, tmp_path):
+    with pytest.raises(PluralignError, match="prior: found 'flat', expected one of run, uniform"):
+        pluralign.route(run, file, prior="flat")
+    with pytest.raises(PluralignError, match=r"type-1: no mixture of policies there"):
+        pluralign.route(run / "type-1", file)
+    plain = write_mixture(base, tmp_path / "mixture", WEIGHTS)
+    with pytest.raises(PluralignError, match="not how many people are of each type"):
+        pluralign.route(plain, file)
+    assert len(pluralign.route(plain, file, prior="uniform", device="cpu")) == 4
+    nothing = tmp_path / "nothing.parquet"
+    Judgments.from_rows([pair("Tea?", ["Yes"], [1], "ann")]).write(nothing)
+    with pytest.raises(PluralignError, match="no judgment is left"):
+        pluralign.route(run, nothing, tmp_path / "out.parquet")
+    assert not (tmp_path / "out.parquet").exists()
