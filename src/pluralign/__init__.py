@@ -19,11 +19,15 @@ if TYPE_CHECKING:
     from pluralign.scoring.reward_models import RewardModel, build_reward_model, load_reward_model
     from pluralign.training.configs import BradleyTerryConfig, DPOConfig, PlackettLuceConfig, SFTConfig
     from pluralign.training.dpo import DPOTrainer
+    from pluralign.training.em_config import EMDPOConfig
+    from pluralign.training.em_dpo import EMDPOTrainer
     from pluralign.training.reward_trainer import BradleyTerryTrainer, PlackettLuceTrainer
     from pluralign.training.sft import SFTTrainer
+    from pluralign.workflows.aggregate import aggregate
     from pluralign.workflows.audit import audit
     from pluralign.workflows.evaluate import evaluate, score
     from pluralign.workflows.report import report
+    from pluralign.workflows.route import route
     from pluralign.workflows.train import train
 
 _HOMES = {
@@ -32,6 +36,8 @@ _HOMES = {
     "BradleyTerryTrainer": "pluralign.training.reward_trainer",
     "DPOConfig": "pluralign.training.configs",
     "DPOTrainer": "pluralign.training.dpo",
+    "EMDPOConfig": "pluralign.training.em_config",
+    "EMDPOTrainer": "pluralign.training.em_dpo",
     "Judgments": "pluralign.judgments",
     "LabelScale": "pluralign.judgments",
     "MixturePolicy": "pluralign.policies.mixture",
@@ -43,6 +49,7 @@ _HOMES = {
     "Sample": "pluralign.policies.policy",
     "SFTConfig": "pluralign.training.configs",
     "SFTTrainer": "pluralign.training.sft",
+    "aggregate": "pluralign.workflows.aggregate",
     "audit": "pluralign.workflows.audit",
     "build_reward_model": "pluralign.scoring.reward_models",
     "evaluate": "pluralign.workflows.evaluate",
@@ -51,6 +58,7 @@ _HOMES = {
     "load_reward_model": "pluralign.scoring.reward_models",
     "read": "pluralign.judgments",
     "report": "pluralign.workflows.report",
+    "route": "pluralign.workflows.route",
     "score": "pluralign.workflows.evaluate",
     "text_features": "pluralign.scoring.features",
     "train": "pluralign.workflows.train",
@@ -62,6 +70,8 @@ __all__ = [
     "BradleyTerryTrainer",
     "DPOConfig",
     "DPOTrainer",
+    "EMDPOConfig",
+    "EMDPOTrainer",
     "Judgments",
     "LabelScale",
     "MixturePolicy",
@@ -73,6 +83,7 @@ __all__ = [
     "SFTConfig",
     "SFTTrainer",
     "Sample",
+    "aggregate",
     "audit",
     "build_reward_model",
     "evaluate",
@@ -81,6 +92,7 @@ __all__ = [
     "load_reward_model",
     "read",
     "report",
+    "route",
     "score",
     "text_features",
     "train",

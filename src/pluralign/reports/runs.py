@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from pluralign.reports.aggregation import aggregation_sections
 from pluralign.reports.audit import audit_sections
 from pluralign.reports.audit_data import histogram_figure
 from pluralign.reports.figures import reliability
@@ -41,6 +42,7 @@ class Run:
     annotators: Mapping[str, Sequence[Any]] | None = None
     answers: Sequence[Mapping[str, Any]] = ()
     audit: Mapping[str, Any] | None = None
+    aggregate: Mapping[str, Any] | None = None
 
     def value(self, key: str) -> float | None:
         """A metric that is a finite number, else None."""
@@ -58,6 +60,8 @@ def describe(run: Run) -> str:
     config = run.config
     if run.audit is not None:
         return "Audit of " + (_files(config.get("files")) or "judgments") + "."
+    if run.aggregate is not None:
+        return f"Aggregation of {text_of(config.get('run'))}."
     if config.get("command") == "evaluate":
         return f"Evaluation of {text_of(config.get('model'))} on {_files(config.get('files'))}."
     if "objective" in config:
@@ -78,6 +82,8 @@ def run_sections(run: Run) -> list[Section]:
     stored = Section("Everything stored", _stored(run))
     if run.audit is not None:
         return [*audit_sections(run.audit, run.metrics), stored]
+    if run.aggregate is not None:
+        return [*aggregation_sections(run.aggregate), stored]
     drawn = _drawings(run)
     results: list[Block] = [Tiles(tiles)] if (tiles := _tiles(run)) else []
     results += [Figures(drawn)] if drawn else []

@@ -124,6 +124,7 @@ class EMDPOTrainer(DPOTrainer):
         self.rounds: list[Round] = [first_round(gamma, args.weight_floor)]
         self._collator = self.data_collator
         self._routed = TypedRows([], np.zeros((0, 0)))
+        self._phase = 0
         first = f".{self.adapters[0]}."
         self._untrained = {
             name: weight.detach().clone() for name, weight in self.policy.model.named_parameters() if first in name
@@ -268,6 +269,10 @@ class EMDPOTrainer(DPOTrainer):
         """The loss of one type's judgments under its own adapter."""
         self._use(inputs.pop("type"))
         return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Say which M-step a line is of, 0 being the last."""
+        super().log(logs | {"m_step": float(self._phase)}, start_time)
 
     def _use(self, kind: int) -> None:
         # Switching freezes the other adapters; their tensors stay in the optimiser, without gradients.

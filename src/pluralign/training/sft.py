@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import datasets
+import peft
 import trl
 
 from pluralign.core.errors import PluralignError
@@ -63,3 +64,9 @@ class SFTTrainer(trl.SFTTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.add_callback(CompletionMarker())
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """An adapter's folder gets the config too, so that it loads with its own tokenizer and chat template."""
+        super()._save(output_dir, state_dict)
+        if isinstance(self.model, peft.PeftModel):
+            self.model.config.save_pretrained(output_dir or self.args.output_dir)

@@ -14,6 +14,7 @@ import yaml
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write, disk_errors
 from pluralign.core.runs import CONFIG
+from pluralign.reports.aggregation import SHAPE as AGGREGATE
 from pluralign.reports.audit_schema import filled
 from pluralign.reports.comparison import runs_page
 from pluralign.reports.runs import Run
@@ -28,8 +29,8 @@ def report(
     """Draw one self-contained HTML page of finished folders, with a comparison where there are several.
 
     Args:
-        folders: of audits, trained models and evaluations; of anything else with a `metrics.json` the page shows
-            the numbers.
+        folders: of audits, trained models, evaluations and aggregations; of anything else with a `metrics.json`
+            the page shows the numbers.
         out: the HTML file.
 
     Raises:
@@ -71,6 +72,8 @@ def read_run(folder: Path, name: str) -> Run:
                 f"{folder}: is not the folder of a run (it has no metrics.json): give one that a command wrote"
             )
     audit = _json(folder / "audit.json", dict) if (folder / "audit.json").exists() else None
+    story = folder / "aggregate.json"
+    aggregate = _filled(story, _json(story, dict), AGGREGATE, story.name) if story.exists() else None
     return Run(
         name=name,
         metrics=_json(folder / "metrics.json", dict),
@@ -80,6 +83,7 @@ def read_run(folder: Path, name: str) -> Run:
         annotators=_annotators(folder / "annotators.parquet"),
         answers=_answers(folder / "answers.jsonl"),
         audit=None if audit is None else _filled(folder / "audit.json", audit),
+        aggregate=aggregate,
     )
 
 

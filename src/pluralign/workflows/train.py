@@ -118,9 +118,7 @@ def check(given: Mapping[str, Given], flags: Mapping[str, Given], place: str = "
                 checked[key] = check_value(found, hint, field.metadata.get("choices"))
     if objective == "em-dpo":
         if not model_values.setdefault("use_peft", True):
-            raise given["use_peft"].complain(
-                "em-dpo tunes an adapter for each type: leave it out, or set it to true"
-            )
+            raise given["use_peft"].complain("em-dpo tunes an adapter for each type: leave this out")
         model_values.setdefault("lora_target_modules", "all-linear")
     model_values["model_name_or_path"] = values["model_name_or_path"]
     arg_values["output_dir"] = values["output_dir"]
@@ -244,6 +242,7 @@ def _sft(job: TrainingRun, judgments: Judgments, evaluated: Judgments | None) ->
     _, tokenizer = load_parts(job.model.model_name_or_path, hub)
     if args.chat_template_path is not None:
         tokenizer.chat_template = read_chat_template(args.chat_template_path, hub)
+        args.chat_template_path = None  # TRL would take it a second time, and add tokens
     model = transformers.AutoModelForCausalLM.from_pretrained(
         job.model.model_name_or_path, **hub, **_model_kwargs(job), **(args.model_init_kwargs or {})
     )

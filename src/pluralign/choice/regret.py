@@ -1,0 +1,279 @@
+"""Min-max regret over a mixture of policies: what the type that is served worst gives up, made small.
+
+    R_ij = c_i (L_ii - L_ij)        min over w in the simplex of max over p of p' R w
+
+with L_ij the utility that type i draws from the answers of type j's policy and c_i its priority. The adversary p
+may abstain (a row of zeros). Source: "DPO with Unobserved Preference Heterogeneity: The Necessity of Ternary
+Preferences", arXiv 2510.15716, which solves the game by optimistic Hedge; here it is a linear programme.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import linprog
+
+Floats = np.ndarray
+
+_EXACT = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
+
+
+@dataclass(frozen=True)
+class Game:
+    """A solution of the game.
+
+    Args:
+        weights: w of the mixture, `(policies,)`, on the simplex.
+        adversary: p over the types, `(types,)`, on the simplex: whom the mixture has to mind.
+        value: max over types of R w, in the unit of R: the largest regret that the mixture leaves to a type.
+    """
+
+    weights: Floats
+    adversary: Floats
+    value: float
+
+    @property
+    def value_with_abstention(self) -> float:
+        """The value of the game in which the adversary may abstain: never negative.
+
+        min over w of max(0, max(R w)) = max(0, min over w of max(R w)): the row of zeros moves the value alone.
+        Where it binds every mixture under zero is as good as another, so `weights` always solve the game
+        without it.
+        """
+        return max(self.value, 0.0)
+
+
+def regret_matrix(utility: ArrayLike, priority: ArrayLike | None = None) -> Floats:
+    """R_ij = c_i (L_ii - L_ij).
+
+    Args:
+        utility: L `(..., types, policies)`, in nats; the first policies are the types' own, in their order.
+        priority: c `(types,)`, not negative; `None` is 1 for all.
+
+    Returns:
+        `(..., types, policies)`; the diagonal is zero.
+
+    Raises:
+        ValueError: the shapes do not fit, a number is not finite, or a priority is negative.
+
+    Examples:
+        >>> regret_matrix([[2.0, -1.0], [0.0, 4.0]], priority=[1.0, 0.5])
+        array([[0., 3.],
+               [2., 0.]])
+    """
+    table = _finite(utility, "utility")
+    types = table.shape[-2]
+    if table.shape[-1] < types:
+        raise ValueError(f"utility: found {table.shape}, expected the {types} types' own policies first")
+    own = np.diagonal(table, axis1=-2, axis2=-1)[..., None]
+    return priorities(types, priority)[:, None] * (own - table)
+
+
+def priorities(types: int, priority: ArrayLike | None = None) -> Floats:
+    """c `(types,)`: 1 for all where none are given.
+
+    Raises:
+        ValueError: they are not one finite number per type, not negative.
+    """
+    if priority is None:
+        return np.ones(types)
+    found = np.asarray(priority, dtype=np.float64)
+    if found.shape != (types,) or not np.isfinite(found).all() or (found < 0).any():
+        raise ValueError(f"priority: found {found.tolist()}, expected {types} numbers, 0 or more, one per type")
+    return found
+
+
+def min_max_regret(regret: ArrayLike) -> Game:
+    """The weights that make the largest regret smallest, by a linear programme (HiGHS).
+
+        min v  such that  R w <= v, w >= 0, sum w = 1
+
+    Of several solutions it takes one with the smallest sum of regrets, so that nobody gives up anything for
+    nothing; a matrix of zeros gives equal weights.
+
+    Args:
+        regret: R `(types, policies)`.
+
+    Raises:
+        ValueError: the matrix is empty or holds numbers that are not finite.
+
+    Examples:
+        Type 1 has twice as much to lose, and is served twice as often.
+
+        >>> game = min_max_regret([[0.0, 2.0], [1.0, 0.0]])
+        >>> game.weights.round(6), game.adversary.round(6), round(game.value, 6)
+        (array([0.666667, 0.333333]), array([0.333333, 0.666667]), 0.666667)
+    """
+    table = _matrix(regret)
+    scaled, scale = _scaled(table)
+    if not scale:
+        return _even(table)
+    weights, adversary, value = _solved(scaled)
+    # A vertex of the solutions can leave a type worse off than need be; the value is kept, the sum made least.
+    types, policies = scaled.shape
+    better = linprog(
+        scaled.sum(0),
+        A_ub=scaled,
+        b_ub=np.full(types, value),
+        A_eq=np.ones((1, policies)),
+        b_eq=[1.0],
+        method="highs-ds",
+        options=_EXACT,
+    )
+    if better.success:
+        chosen = _on_simplex(better.x)
+        if (scaled @ chosen).max() <= value + 1e-9 and scaled.sum(0) @ chosen < scaled.sum(0) @ weights - 1e-9:
+            weights = chosen
+    return Game(weights, adversary, float((table @ weights).max()))
+
+
+def game_value(regret: ArrayLike) -> float:
+    """The value of `min_max_regret` alone, without abstention; cheaper, for many matrices.
+
+    Examples:
+        >>> round(game_value([[0.0, 2.0], [1.0, 0.0]]), 6)
+        0.666667
+    """
+    scaled, scale = _scaled(_matrix(regret))
+    return scale * _solved(scaled)[2] if scale else 0.0
+
+
+def hedge(regret: ArrayLike, steps: int = 100_000) -> Game:
+    """The same game by optimistic Hedge with step 5 / sqrt(T): the average of both players' strategies.
+
+        w_(t+1)  proportional to  w_t exp(-eta (2 R' p_t - R' p_(t-1))),   p likewise with R w and the other sign
+
+    Args:
+        regret: R `(types, policies)`.
+        steps: T.
+
+    Raises:
+        ValueError: the matrix is empty or holds numbers that are not finite, or `steps` is under 1.
+
+    Examples:
+        >>> round(hedge([[0.0, 2.0], [1.0, 0.0]], steps=10_000).value, 2)
+        0.67
+    """
+    if steps < 1:
+        raise ValueError(f"steps: found {steps}, expected 1 or more")
+    table = _matrix(regret)
+    # Ours: the largest entry is scaled to 10, since a step of fixed size would circle where regrets are large; step
+    # times entry stays at 1/4 or under, as the players' sums of regrets are bounded then (arXiv 1507.00407).
+    # Ours too: no row of zeros, which only moves the value (`Game.value_with_abstention`).
+    scaled, scale = _scaled(table)
+    if not scale:
+        return _even(table)
+    types, policies = scaled.shape
+    step = min(10 * 5 / np.sqrt(steps), 0.25)
+    loss, gain = np.zeros(policies), np.zeros(types)
+    last_loss, last_gain = loss, gain
+    total_weights, total_adversary = np.zeros(policies), np.zeros(types)
+    for _ in range(steps):
+        weights = _softmax(-step * (loss + last_loss))
+        adversary = _softmax(step * (gain + last_gain))
+        last_loss, last_gain = adversary @ scaled, scaled @ weights
+        loss = loss + last_loss
+        gain = gain + last_gain
+        total_weights += weights
+        total_adversary += adversary
+    weights = total_weights / steps
+    return Game(weights, total_adversary / steps, float((table @ weights).max()))
+
+
+def utilitarian(utility: ArrayLike, shares: ArrayLike) -> Floats:
+    """Weights that maximise the population's average utility, sum_i eta_i sum_j L_ij w_j: the best policy alone.
+
+    Args:
+        utility: L `(types, policies)`.
+        shares: eta `(types,)`; times the priorities, where there are any.
+
+    Returns:
+        `(policies,)`; policies that are equally good share the weight.
+
+    Raises:
+        ValueError: the shapes do not fit.
+
+    Examples:
+        >>> utilitarian([[2.0, -1.0], [0.0, 4.0]], [0.9, 0.1])
+        array([1., 0.])
+    """
+    table, eta = _matrix(utility, "utility"), np.asarray(shares, dtype=np.float64)
+    if eta.shape != table.shape[:1]:
+        raise ValueError(f"shares: found {eta.shape}, expected {table.shape[:1]}, one per type")
+    average = eta @ table
+    best = average >= average.max() - 1e-12 * max(np.abs(eta) @ np.abs(table).max(1), 1e-300)
+    return best / best.sum()
+
+
+def max_min_reward(utility: ArrayLike) -> Floats:
+    """Weights that maximise the smallest utility, min over i of sum_j L_ij w_j.
+
+    It looks at what a type gets, not at what it could get: types whose own policy is close to the reference
+    decide it.
+
+    Args:
+        utility: L `(types, policies)`.
+
+    Returns:
+        `(policies,)`.
+
+    Examples:
+        >>> max_min_reward([[2.0, 0.0], [0.0, 1.0]]).round(6)
+        array([0.333333, 0.666667])
+    """
+    return min_max_regret(-_matrix(utility, "utility")).weights
+
+
+def _solved(scaled: Floats) -> tuple[Floats, Floats, float]:
+    """Weights, adversary and value of a matrix scaled to 1."""
+    types, policies = scaled.shape
+    found = linprog(
+        np.r_[np.zeros(policies), 1.0],
+        A_ub=np.c_[scaled, -np.ones(types)],
+        b_ub=np.zeros(types),
+        A_eq=np.r_[np.ones(policies), 0.0][None],
+        b_eq=[1.0],
+        bounds=[(0, None)] * policies + [(None, None)],
+        method="highs-ds",
+        options=_EXACT,
+    )
+    if not found.success:
+        raise ArithmeticError(f"the regret game could not be solved: {found.message}")
+    weights = _on_simplex(found.x[:policies])
+    return weights, _on_simplex(-found.ineqlin.marginals), float((scaled @ weights).max())
+
+
+def _on_simplex(values: Floats) -> Floats:
+    values = np.maximum(values, 0.0)
+    return values / values.sum()
+
+
+def _softmax(values: Floats) -> Floats:
+    values = np.exp(values - values.max())
+    return values / values.sum()
+
+
+def _scaled(table: Floats) -> tuple[Floats, float]:
+    scale = float(np.abs(table).max())
+    return (table / scale if scale else table), scale
+
+
+def _even(table: Floats) -> Game:
+    types, policies = table.shape
+    return Game(np.full(policies, 1 / policies), np.full(types, 1 / types), 0.0)
+
+
+def _matrix(values: ArrayLike, name: str = "regret") -> Floats:
+    table = _finite(values, name)
+    if table.ndim != 2:
+        raise ValueError(f"{name}: found {table.shape}, expected (types, policies)")
+    return table
+
+
+def _finite(values: ArrayLike, name: str) -> Floats:
+    table = np.asarray(values, dtype=np.float64)
+    if table.ndim < 2 or not table.size or not np.isfinite(table).all():
+        raise ValueError(f"{name}: expected finite numbers (types, policies), found {table.shape} or others")
+    return table

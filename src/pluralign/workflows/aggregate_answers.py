@@ -1,0 +1,167 @@
+"""Answers of types' policies, of their base and of others, and what each type thinks of each of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pluralign.core.errors import PluralignError
+from pluralign.core.fingerprint import fingerprint
+from pluralign.judgments.reading import read
+from pluralign.judgments.table import Judgments
+from pluralign.policies.loading import load_policy
+from pluralign.policies.mixture import MixturePolicy
+from pluralign.policies.policy import Policy, Sample
+from pluralign.scoring.tokens import TokenizedItems, prompt_tokens
+
+BASE = "base"
+"""What the types' policies were tuned from, among the policies."""
+
+
+def unique_prompts(
+    files: Sequence[str | os.PathLike[str]], label_scale: str | None, most: int | None, seed: int
+) -> list[Any]:
+    """The prompts of canonical files, each once, in their order; a seeded draw of them where they are many.
+
+    Raises:
+        PluralignError: a file cannot be read.
+    """
+    judgments: Judgments = read(files, label_scale)
+    prompts = {json.dumps(prompt): prompt for prompt in judgments.column("prompt")}
+    found = list(prompts.values())
+    if most is None or most >= len(found):
+        return found
+    chosen = np.random.default_rng(seed).choice(len(found), size=most, replace=False)
+    return [found[index] for index in sorted(chosen)]
+
+
+def draw_answers(
+    run: Path,
+    prompts: Sequence[Any],
+    further: Mapping[str, str | os.PathLike[str]],
+    *,
+    own: bool = True,
+    samples: int,
+    max_new_tokens: int,
+    seed: int,
+    trust_remote_code: bool = False,
+) -> pa.Table:
+    """Draw answers and score each under every type's policy and the base.
+
+    Other policies are in memory one after the other, and never beside the types'.
+
+    Args:
+        run: a mixture's folder.
+        prompts: texts, or lists of messages.
+        further: names and folders of other policies.
+        own: draw from each of the types' policies and from their base too.
+        samples: answers to each prompt from each policy.
+        max_new_tokens: the longest answer.
+        seed: every policy draws with its own, made of this one and its name.
+        trust_remote_code: run code that comes with a model.
+
+    Returns:
+        a row per answer, policy by policy and prompt by prompt: `prompt`, `response`, `by`, `log_prob` under who
+        drew it, `tokens`, `finished`, and for each type `utility_K` = log pi_K(y|x) - log pi_ref(y|x), in nats.
+
+    Raises:
+        PluralignError: a policy cannot be loaded, has other tokens, or cannot hold the answers.
+    """
+    options: dict[str, Any] = {"n": samples, "max_new_tokens": max_new_tokens}
+    policy = _types_of(run, trust_remote_code)
+    limits, vocabulary = policy.limits, policy.tokenizer.get_vocab()
+    drawn: dict[str, list[list[Sample]]] = {}
+    if own:
+        # A mixture draws an adapter for every answer; the same model as a plain policy keeps to the one in use.
+        plain = Policy(policy.model, policy.tokenizer, policy.limits)
+        for name in [*policy.mixture.weights, BASE]:
+            with plain.using(None if name == BASE else name):
+                drawn[name] = plain.sample(prompts, seed=seed_of(seed, name), **options)
+        del plain
+    if further:
+        del policy
+        for name, folder in further.items():
+            other = load_policy(folder, max_length=limits.max_length, trust_remote_code=trust_remote_code)
+            if other.tokenizer.get_vocab() != vocabulary:
+                raise PluralignError(
+                    f"{folder}: has other tokens than {run}, so its answers cannot be scored under the types' "
+                    "policies: give a policy with the same tokenizer"
+                )
+            drawn[name] = other.sample(prompts, seed=seed_of(seed, name), **options)
+            del other
+        policy = _types_of(run, trust_remote_code)
+    ids = prompt_tokens(prompts, policy.tokenizer, limits.max_length - max_new_tokens)
+    answers = [sample for groups in drawn.values() for group in groups for sample in group]
+    prompt = np.tile(np.repeat(np.arange(len(prompts)), samples), len(drawn))
+    utilities = log_ratios_of(policy, ids, [sample.token_ids for sample in answers], prompt)
+    texts = _texts(prompts[0])
+    columns: dict[str, Any] = {
+        "prompt": pa.array([prompts[index] for index in prompt], type=texts),
+        "response": pa.array([sample.response for sample in answers], type=texts),
+        "by": np.repeat(list(drawn), len(prompts) * samples),
+        "log_prob": [sample.log_prob for sample in answers],
+        "tokens": [len(sample.token_ids) for sample in answers],
+        "finished": [sample.finished for sample in answers],
+    }
+    return pa.table(columns | {f"utility_{kind + 1}": row for kind, row in enumerate(utilities)})
+
+
+def log_ratios_of(
+    policy: MixturePolicy, prompt_ids: list[list[int]], answers: Sequence[list[int]], prompt: np.ndarray
+) -> np.ndarray:
+    """log pi_k(y|x) - log pi_ref(y|x) of drawn tokens, in nats; an answer that was drawn often is scored once.
+
+    Args:
+        policy: the types' policies.
+        prompt_ids: token ids of each prompt.
+        answers: token ids of each answer, as they were drawn. Text would be split into tokens anew, and the
+            log-probability of other tokens is not that of what was drawn.
+        prompt: `(answers,)` which prompt each answers.
+
+    Returns:
+        `(types, answers)`, float64.
+    """
+    place: dict[tuple[int, ...], int] = {}
+    keys = [(int(of), *answer) for of, answer in zip(prompt, answers, strict=True)]
+    for key in sorted(set(keys)):  # prompt by prompt
+        place[key] = len(place)
+    unique = TokenizedItems(prompt_ids, [list(key[1:]) for key in place], np.array([key[0] for key in place]), 0, 0)
+    found = policy.adapter_values(unique) - policy.reference_values(unique)
+    return np.asarray(found[:, [place[key] for key in keys]])
+
+
+def utilities_by(answers: pa.Table, names: Sequence[str], prompts: int) -> np.ndarray:
+    """Utilities of the answers of some policies: `(types, policies, prompts, samples)`, in nats."""
+    types = sum(name.startswith("utility_") for name in answers.column_names)
+    by = np.array(answers.column("by").to_pylist())
+    found = np.stack([answers.column(f"utility_{kind + 1}").to_numpy() for kind in range(types)])
+    return np.stack([found[:, by == name].reshape(types, prompts, -1) for name in names], axis=1)
+
+
+def seed_of(seed: int, name: str) -> int:
+    """A seed of each policy's own: with a common one the answers of two policies would not be independent.
+
+    Examples:
+        >>> seed_of(0, "base") == seed_of(0, "base"), seed_of(0, "base") == seed_of(0, "type-1")
+        (True, False)
+    """
+    return int(fingerprint(seed, name)[:8], 16)
+
+
+def _types_of(run: Path, trust_remote_code: bool) -> MixturePolicy:
+    policy = load_policy(run, trust_remote_code=trust_remote_code)
+    if not isinstance(policy, MixturePolicy):
+        raise PluralignError(f"{run}: holds one policy, and the policies of several types were expected")
+    return policy
+
+
+def _texts(prompt: Any) -> pa.DataType:
+    if isinstance(prompt, str):
+        return pa.string()
+    return pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))

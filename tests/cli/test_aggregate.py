@@ -1,0 +1,77 @@
+"""`aggregate` through the command line: the table that it prints, and what it refuses in one line."""
+
+import json
+
+import pytest
+import yaml
+
+from mixtures import write_mixture
+from pluralign.judgments import Judgments
+
+
+@pytest.fixture(scope="module")
+def people(tiny_model, town_rows, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "people"
+    write_mixture(tiny_model, folder, {"type-1": 0.7, "type-2": 0.3})
+    Judgments.from_rows(town_rows).write(folder / "town.parquet")
+    config = {"objective": "em-dpo", "model_name_or_path": str(tiny_model)}
+    config |= {"train_files": ["gone.parquet"], "eval_files": [str(folder / "town.parquet")]}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "metrics.json").write_text("{}")
+    return folder
+
+
+def test_a_run_is_aggregated_and_the_table_printed(run, people, tiny_model, tmp_path):
+    code, out, _ = run(
+        "aggregate", people, "--out", tmp_path / "out", "--samples", 2, "--max-new-tokens", 6, "--most-prompts", 5,
+        "--priority", "2,1", "--policy", f"plain={tiny_model}", "--seed", 3,
+    )  # fmt: skip
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0].split() == ["regret", "in", "nats", "type", "1", "type", "2", "largest"]
+    assert [line.split()[0] for line in lines[1:9]] == [
+        "type-1", "type-2", "base", "population", "utilitarian", "egalitarian", "max-min-reward", "plain",
+    ]  # fmt: skip
+    assert lines[1].split()[1] == "0.00"
+    assert "report.html" in lines[-1]
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["prompts"] == 5
+    assert f"{metrics['regret/base/type=2']:.2f}" in lines[3]
+    config = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
+    assert (config["priority"], config["seed"], config["policies"]) == ([2.0, 1.0], 3, {"plain": str(tiny_model)})
+    names = {file.name for file in (tmp_path / "out").iterdir()}
+    assert {"README.md", "aggregate.json", "answers.parquet", "environment.json", "mixture", "report.html"} <= names
+    again = run(
+        "aggregate", people, "--out", tmp_path / "out", "--samples", 2, "--max-new-tokens", 6, "--most-prompts", 5,
+        "--priority", "type-1=2", "--policy", f"plain={tiny_model}", "--seed", 3,
+    )  # fmt: skip
+    assert (again[0], again[1]) == (0, out), "the same priorities by name, and no rework"
+    assert run("report", tmp_path / "out", "--out", tmp_path / "page.html")[0] == 0
+    assert "egalitarian" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--priority", "type-3=1"], "no type 'type-3'; there are: type-1, type-2"),
+        (["--priority", "1,many"], "--priority: found 'many', expected a number"),
+        (["--priority", "1=2", "--priority", "1=3"], "--priority: '1' is given twice"),
+        (["--policy", "plain"], "--policy: found 'plain', expected NAME=FOLDER"),
+        (["--policy", "egalitarian=x"], "the name 'egalitarian' is taken"),
+        (["--prompts", "none.jsonl"], "none.jsonl: no such file"),
+        (["--distill"], "gone.parquet: no such file"),
+        (["--samples", "0"], "samples: found 0, expected 1 or more"),
+    ],
+)
+def test_what_does_not_fit_is_one_clear_line(words, expected, run, people, tmp_path):
+    code, _, err = run("aggregate", people, "--out", tmp_path / "out", "--max-new-tokens", 4, *words)
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert expected in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_no_run_of_types_is_named(run, tiny_model, tmp_path):
+    code, _, err = run("aggregate", tiny_model, "--out", tmp_path / "out")
+    assert code == 2
+    assert "is not a run of em-dpo (it has no mixture.json)" in err

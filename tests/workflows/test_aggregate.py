@@ -1,0 +1,408 @@
+"""Aggregating types: utilities against enumeration, the mixture that is written, the price of being one policy."""
+
+import json
+import math
+
+import numpy as np
+import peft
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+import pluralign
+from architectures import write_model
+from mixtures import Plain, write_mixture
+from pluralign.choice.regret import min_max_regret, regret_matrix
+from pluralign.core.errors import PluralignError
+from pluralign.judgments import Judgments, read
+from pluralign.training.sft import completions
+from pluralign.workflows.aggregate import aggregate, priority_of
+from pluralign.workflows.aggregate_story import warnings_of
+from pluralign.workflows.report import report
+
+LETTERS = "abcdef?"
+PROMPTS = ["a?", "b?", "cd?", "ab?", "fe?", "e?", "dcb?", "aa?", "bd?", "f?"]
+SHARES = {"type-1": 0.5, "type-2": 0.3, "type-3": 0.2}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A random model of letters: nine tokens, so that answers end soon and can be listed."""
+    folder = tmp_path_factory.mktemp("aggregate")
+    vocabulary = {word: index for index, word in enumerate(["<|pad|>", "<|end|>", *LETTERS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>")
+    fast.model_max_length = 48
+    fast.save_pretrained(folder / "tokenizer")
+    return write_model("llama", folder / "tokenizer", folder / "base")
+
+
+def write_run(base, folder, shares=SHARES, **config):
+    write_mixture(base, folder, shares, beta=0.3)
+    rows = [
+        {"prompt": prompt, "responses": ["ab", "c"], "ranks": [1, 2], "annotator": who}
+        for prompt in PROMPTS
+        for who in "xy"
+    ]
+    Judgments.from_rows(rows).write(folder / "people.parquet")
+    content = {"objective": "em-dpo", "model_name_or_path": str(base), "output_dir": str(folder)}
+    content |= {"train_files": [str(folder / "people.parquet")], "eval_files": None, **config}
+    (folder / "config.yaml").write_text(yaml.safe_dump(content))
+    (folder / "metrics.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def people(base, tmp_path_factory):
+    return write_run(base, tmp_path_factory.mktemp("runs") / "people")
+
+
+@pytest.fixture(scope="module")
+def other(base, people, tmp_path_factory):
+    """A plain policy to compare with: the first type's, merged into the model."""
+    folder = tmp_path_factory.mktemp("others") / "merged"
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    peft.PeftModel.from_pretrained(model, people / "type-1").merge_and_unload().save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(people, other, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("out") / "aggregated"
+    metrics = aggregate(people, folder, samples=6, max_new_tokens=8, policies={"merged": other})
+    return folder, metrics
+
+
+def exact_utilities(base, run, names):
+    """L_ij of answers of one token, over the whole vocabulary and all prompts: `(types, policies)`."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    rows = []
+    for adapter in [*(run / name for name in names), None]:
+        model = Plain(base, adapter).model
+        with torch.no_grad():
+            logits = [
+                model(input_ids=torch.tensor([tokenizer(prompt)["input_ids"]])).logits[0, -1] for prompt in PROMPTS
+            ]
+        rows.append(torch.log_softmax(torch.stack(logits).double(), -1).numpy())
+    log_probs = np.stack(rows)  # (types and base, prompts, tokens)
+    return np.einsum("jxt,ixt->ij", np.exp(log_probs), log_probs[:-1] - log_probs[-1:]) / len(PROMPTS)
+
+
+def test_sampled_utilities_are_those_of_all_answers(base, people, tmp_path):
+    """Answers of one token: each L_ij within what its standard error allows, and so the mixture."""
+    folder = tmp_path / "out"
+    metrics = aggregate(people, folder, samples=100, max_new_tokens=1)
+    exact = exact_utilities(base, people, SHARES)
+    answers = pq.read_table(folder / "answers.parquet")
+    by = np.array(answers["by"].to_pylist())
+    for column, policy in enumerate([*SHARES, "base"]):
+        for row in range(3):
+            drawn = answers[f"utility_{row + 1}"].to_numpy()[by == policy].reshape(len(PROMPTS), 100)
+            # The prompts are the same in both, so the answers alone vary.
+            error = np.sqrt((drawn.var(1, ddof=1) / 100).sum()) / len(PROMPTS)
+            assert metrics[f"utility/{policy}/type={row + 1}"] == pytest.approx(exact[row, column], abs=4.5 * error)
+    assert (np.diag(exact) > 0).all(), "a divergence of a type's policy from the base"
+    assert (exact[:, -1] < 0).all(), "and of the base from it"
+    # Regrets that are off by at most d leave the value off by d, and the chosen mixture's regret by 2 d.
+    regret = regret_matrix(exact[:, :3])
+    game = min_max_regret(regret)
+    sampled = np.array([[metrics[f"regret/{policy}/type={kind}"] for policy in SHARES] for kind in (1, 2, 3)])
+    off = np.abs(sampled - regret).max()
+    weights = [metrics[f"mixture_weights/type={kind}"] for kind in (1, 2, 3)]
+    assert metrics["game_value"] == pytest.approx(game.value, abs=off)
+    assert (regret @ weights).max() <= game.value + 2 * off
+
+
+def test_utilities_are_of_the_tokens_that_were_drawn(base, people, found):
+    """Each answer again by a plain forward pass, the end token included where it was drawn."""
+    answers = pq.read_table(found[0] / "answers.parquet").to_pylist()
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    plain = {name: Plain(base, people / name) for name in SHARES} | {"base": Plain(base)}
+    checked = 0
+    for one in answers[::7]:
+        ids = tokenizer(one["response"])["input_ids"] + [tokenizer.eos_token_id] * one["finished"]
+        if len(ids) != one["tokens"]:  # a padding token was drawn, which the text does not show
+            continue
+        checked += 1
+        ahead = tokenizer(one["prompt"])["input_ids"]
+        log_prob = {name: model.of_tokens(ahead, ids) for name, model in plain.items()}
+        for kind, name in enumerate(SHARES, 1):
+            assert one[f"utility_{kind}"] == pytest.approx(log_prob[name] - log_prob["base"], abs=2e-4)
+        assert one["log_prob"] == pytest.approx(
+            log_prob["type-1" if one["by"] == "merged" else one["by"]], abs=2e-4
+        )
+    assert checked > 20
+
+
+def test_what_is_written_agrees(found, people):
+    folder, metrics = found
+    story = json.loads((folder / "aggregate.json").read_text())
+    assert json.loads((folder / "metrics.json").read_text()) == metrics
+    assert all(math.isfinite(value) for value in metrics.values())
+    names = [policy["name"] for policy in story["policies"]]
+    assert names == [*SHARES, "base", "population", "utilitarian", "egalitarian", "max-min-reward", "merged"]
+    assert (metrics["prompts"], metrics["answers"]) == (10, 5 * 10 * 6)
+    utility = np.array([[metrics[f"utility/{name}/type={kind}"] for name in names] for kind in (1, 2, 3)])
+    regret = np.array([[metrics[f"regret/{name}/type={kind}"] for name in names] for kind in (1, 2, 3)])
+    np.testing.assert_allclose(regret, np.diag(utility)[:, None] - utility, atol=1e-9)
+    np.testing.assert_allclose(utility[:, names.index("population")], utility[:, :3] @ list(SHARES.values()))
+    weights = np.array([metrics[f"mixture_weights/type={kind}"] for kind in (1, 2, 3)])
+    np.testing.assert_allclose(utility[:, names.index("egalitarian")], utility[:, :3] @ weights)
+    largest = dict(zip(names, regret.max(0), strict=True))
+    assert metrics["max_regret/egalitarian"] == pytest.approx(metrics["game_value_without_abstention"])
+    mixed = [largest[name] for name in ("population", "utilitarian", "max-min-reward", *SHARES)]
+    assert largest["egalitarian"] <= min(mixed) + 1e-9
+    average = utility.T @ list(SHARES.values())
+    assert average[names.index("utilitarian")] >= max(average[:3]) - 1e-9
+    assert utility[:, names.index("max-min-reward")].min() >= utility[:, :3].min(0).max() - 1e-9
+    for kind in (1, 2, 3):
+        assert metrics[f"win_rate/base/type={kind}"] == pytest.approx(0.5)
+        assert metrics[f"win_rate/type-{kind}/type={kind}"] > 0.5
+        parts = [metrics[f"win_rate/type-{part}/type={kind}"] for part in (1, 2, 3)]
+        assert metrics[f"win_rate/egalitarian/type={kind}"] == pytest.approx(weights @ parts)
+    error = 4 * metrics["regret/merged/type=1_se"]
+    assert metrics["regret/merged/type=1"] == pytest.approx(0, abs=error), (
+        "the first type's own policy, drawn again"
+    )
+
+
+def test_the_mixture_is_a_policy_with_the_new_weights(found, people):
+    folder, metrics = found
+    policy = pluralign.load_policy(folder / "mixture", device="cpu")
+    weights = [metrics[f"mixture_weights/type={kind}"] for kind in (1, 2, 3)]
+    assert policy.weights == pytest.approx(weights)
+    assert policy.mixture.beta == 0.3, "what else the run's mixture says is kept"
+    for name in SHARES:
+        for file in ("adapter_model.safetensors", "adapter_config.json"):
+            assert (folder / "mixture" / name / file).read_bytes() == (people / name / file).read_bytes()
+    samples = policy.sample(["a?"], n=400, max_new_tokens=2)[0]
+    drawn = [np.mean([sample.adapter == name for sample in samples]) for name in SHARES]
+    assert drawn == pytest.approx(weights, abs=0.1)
+
+
+def test_the_order_and_names_of_types_do_not_matter(base, people, found, tmp_path):
+    """The same adapters in another order: the same answers and the same weights, by name."""
+    swapped = {name: SHARES[name] for name in ("type-3", "type-1", "type-2")}
+    again = tmp_path / "swapped"
+    write_run(base, again, SHARES)
+    mixture = json.loads((again / "mixture.json").read_text()) | {"weights": swapped}
+    (again / "mixture.json").write_text(json.dumps(mixture))
+    metrics = aggregate(again, tmp_path / "out", samples=6, max_new_tokens=8)
+    for key, value in metrics.items():
+        if not key.endswith(("_low", "_high")) and key not in ("answers",):
+            assert value == pytest.approx(found[1][key], abs=1e-6), key
+
+
+def test_a_priority_is_a_weight_on_regret(people, found, tmp_path):
+    metrics = aggregate(people, tmp_path / "out", samples=6, max_new_tokens=8, priority={"2": 3, "type-3": 0})
+    plain = found[1]
+    assert metrics["regret/type-1/type=2"] == pytest.approx(3 * plain["regret/type-1/type=2"])
+    assert metrics["regret/type-1/type=2_se"] == pytest.approx(3 * plain["regret/type-1/type=2_se"])
+    assert metrics["regret/type-1/type=3"] == 0
+    assert metrics["mixture_weights/type=2"] > plain["mixture_weights/type=2"]
+
+
+def test_hedge_finds_the_same_value(people, found, tmp_path):
+    metrics = aggregate(people, tmp_path / "out", samples=6, max_new_tokens=8, hedge=True)
+    assert metrics["game_value"] == pytest.approx(found[1]["game_value"], rel=5e-3)
+
+
+def test_one_type_and_one_prompt_are_defined(base, tmp_path):
+    run = write_run(base, tmp_path / "one", {"type-1": 1.0})
+    metrics = aggregate(run, tmp_path / "out", samples=2, max_new_tokens=4, most_prompts=1)
+    assert (metrics["types"], metrics["prompts"]) == (1, 1)
+    assert metrics["mixture_weights/type=1"] == 1.0
+    assert metrics["game_value"] == 0.0
+    assert "game_value_low" not in metrics
+    assert "regret/base/type=1_se" not in metrics
+    assert "one prompt" in json.loads((tmp_path / "out" / "aggregate.json").read_text())["warnings"][0]
+
+
+def test_prompts_come_once_and_from_where_they_are_asked(base, tmp_path):
+    run = write_run(base, tmp_path / "run", {"type-1": 1.0})
+    rows = [{"prompt": prompt, "responses": ["a"], "ranks": [1]} for prompt in ("dd?", "dd?", "ee?")]
+    Judgments.from_rows(rows).write(tmp_path / "others.jsonl")
+    aggregate(run, tmp_path / "out", prompts=tmp_path / "others.jsonl", samples=1, max_new_tokens=2)
+    asked = pq.read_table(tmp_path / "out" / "answers.parquet")["prompt"].to_pylist()
+    assert asked == ["dd?", "ee?"] * 2
+    aggregate(run, tmp_path / "few", most_prompts=3, samples=1, max_new_tokens=2)
+    asked = pq.read_table(tmp_path / "few" / "answers.parquet")["prompt"].to_pylist()
+    assert len(asked) == 6
+    assert asked[:3] == [prompt for prompt in PROMPTS if prompt in asked]
+
+
+def test_a_mixture_is_distilled_into_one_policy(people, tmp_path):
+    """After training on its draws one adapter is nearer to the mixture than the base is."""
+    folder = tmp_path / "out"
+    options = {"samples": 4, "max_new_tokens": 8, "distill": True, "distill_samples": 60, "distill_epochs": 2.0}
+    options |= {"distill_learning_rate": 2e-2, "policies": {}}
+    metrics = aggregate(people, folder, **options)
+    draws = read(folder / "draws.parquet")
+    assert len(draws) == metrics["distill_draws"] == 10 * 60 - metrics["distill_left_out"]
+    texts = [(row["prompt"], row["responses"][0]) for row in draws.rows()]
+    assert len(set(texts)) < len(texts), "draws keep their multiplicity"
+    resolved = yaml.safe_load((folder / "distilled" / "config.yaml").read_text())
+    assert (resolved["objective"], resolved["responses"], resolved["lora_r"]) == ("sft", "draws", 2)
+    assert resolved["max_length"] == 48
+    tuned = peft.PeftConfig.from_pretrained(str(folder / "distilled"))
+    like = peft.PeftConfig.from_pretrained(str(people / "type-1"))
+    assert (tuned.r, tuned.target_modules) == (like.r, like.target_modules)
+    assert "regret/distilled/type=2" in metrics
+    assert metrics["max_regret/distilled_low"] <= metrics["max_regret/distilled_high"]
+    assert set(pq.read_table(folder / "answers.parquet")["by"].to_pylist()) == {*SHARES, "base", "distilled"}
+
+    mixture = pluralign.load_policy(folder / "mixture", device="cpu")
+    fresh = mixture.sample(PROMPTS, n=30, max_new_tokens=8, seed=99)
+    fresh = [[one for one in group if one.finished and one.response] for group in fresh]
+    items = pluralign.scoring.items.items_of_texts(PROMPTS, [[one.response for one in group] for group in fresh])
+    likelihood = {
+        name: pluralign.load_policy(path, device="cpu").log_probs(items).mean()
+        for name, path in (("distilled", folder / "distilled"), ("base", resolved["model_name_or_path"]))
+    }
+    assert likelihood["distilled"] > likelihood["base"] + 0.3
+    assert aggregate(people, folder, **options) == metrics
+
+
+def test_a_stopped_aggregation_is_taken_up(people, tmp_path, monkeypatch):
+    """Killed before the page: the answers are not drawn again, and the end is the same."""
+    options = {"samples": 2, "max_new_tokens": 4}
+    whole = aggregate(people, tmp_path / "whole", **options)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pluralign.workflows.aggregate.aggregation_page", killed)
+        with pytest.raises(KeyboardInterrupt):
+            aggregate(people, tmp_path / "cut", **options)
+    with monkeypatch.context() as patch:
+        patch.setattr("pluralign.workflows.aggregate.draw_answers", killed)
+        assert aggregate(people, tmp_path / "cut", **options) == whole
+        assert aggregate(people, tmp_path / "cut", **options) == whole, "a finished one is left alone"
+    with pytest.raises(PluralignError, match=r"these keys differ: samples \(2 before, 3 now\)"):
+        aggregate(people, tmp_path / "cut", samples=3, max_new_tokens=4)
+    for name in ("aggregate.json", "metrics.json", "report.html"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_a_page_is_drawn_here_and_by_report(found, tmp_path):
+    folder, _ = found
+    own = (folder / "report.html").read_text()
+    report(folder, tmp_path / "page.html")
+    again = (tmp_path / "page.html").read_text()
+    for words in ("No type gives up more than", "egalitarian", "Win rate against the base", "merged"):
+        assert words in own
+        assert words in again
+    report([folder, folder], tmp_path / "two.html")
+    card = (folder / "README.md").read_text()
+    assert "load_policy" in card
+    assert "regret in nats" in card
+
+
+def test_what_cannot_be_aggregated_is_one_clear_error(base, people, tiny_model, tmp_path):
+    def refused(words, run=people, **options):
+        with pytest.raises(PluralignError, match=words):
+            aggregate(run, tmp_path / "out", **{"max_new_tokens": 4, **options})
+        assert not (tmp_path / "out").exists()
+
+    refused("no such folder", tmp_path / "none")
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    (unfinished / "config.yaml").write_text("objective: dpo\n")
+    refused("is not finished .* run its command again", unfinished)
+    (unfinished / "metrics.json").write_text("{}")
+    refused("is not a run of em-dpo .* found a folder of the objective dpo", unfinished)
+    refused("no type 'type-4'; there are: type-1", priority={"type-4": 1.0})
+    refused("expected 3 numbers", priority=[1.0, 2.0])
+    refused("every type has 0", priority=[0, 0, 0])
+    refused("has other tokens", policies={"tiny": tiny_model})
+    refused("the name 'base' is taken", policies={"base": base})
+    refused("found the name 'a/b'", policies={"a/b": base})
+    refused("samples: found 0", samples=0)
+    refused("max_new_tokens: found 0", max_new_tokens=0)
+    refused("distill_epochs: found 0", distill=True, distill_epochs=0)
+    refused("leaves no room for a prompt", max_new_tokens=48)
+    (tmp_path / "empty.jsonl").write_text("")
+    refused("empty.jsonl: the file is empty", prompts=tmp_path / "empty.jsonl")
+    bare = tmp_path / "bare"
+    write_mixture(base, bare, {"type-1": 1.0})
+    refused("give some with --prompts", bare)
+
+
+def test_priorities_go_by_name_or_number():
+    names = ["type-1", "type-2"]
+    assert priority_of(None, names).tolist() == [1, 1]
+    assert priority_of([2, 3], names).tolist() == [2, 3]
+    assert priority_of({"type-2": 4, "1": 0}, names).tolist() == [0, 4]
+    with pytest.raises(PluralignError, match="priority: found"):
+        priority_of({"1": -1}, names)
+
+
+def test_chats_are_answered_and_distilled(base, tmp_path):
+    run = write_run(base, tmp_path / "run", {"type-1": 0.5, "type-2": 0.5})
+    template = "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}<|end|>{% endif %}{% endfor %}"
+    for name in ("type-1", "type-2"):
+        tokenizer = AutoTokenizer.from_pretrained(run / name)
+        tokenizer.chat_template = template
+        tokenizer.save_pretrained(run / name)
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": prompt}],
+            "responses": [[{"role": "assistant", "content": "a"}]],
+            "ranks": [1],
+        }
+        for prompt in PROMPTS[:4]
+    ]
+    Judgments.from_rows(rows).write(tmp_path / "chats.parquet")
+    options = {"distill": True, "distill_prompts": tmp_path / "chats.parquet", "distill_samples": 8}
+    metrics = aggregate(
+        run, tmp_path / "out", prompts=tmp_path / "chats.parquet", samples=2, max_new_tokens=8, **options
+    )
+    assert metrics["distill_draws"] > 0
+    answers = pq.read_table(tmp_path / "out" / "answers.parquet")
+    assert pa.types.is_list(answers.schema.field("response").type)
+    assert "user: a?" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_draws_of_which_none_can_be_learned_are_refused(people, tmp_path):
+    """With one token an answer is cut, or empty."""
+    with pytest.raises(PluralignError, match="none of 20 draws says something and ends within 1 tokens"):
+        aggregate(people, tmp_path / "out", samples=1, max_new_tokens=1, distill=True, distill_samples=2)
+
+
+def test_draws_are_learned_as_often_as_they_stand():
+    rows = [{"prompt": "a?", "responses": ["b"], "ranks": [1]}] * 3
+    rows += [{"prompt": "a?", "responses": ["b", "c"], "ranks": [2, 1]}]
+    judgments = Judgments.from_rows(rows)
+    assert completions(judgments, "draws")["completion"] == ["b", "b", "b", "b", "c"]
+    assert completions(judgments, "all")["completion"] == ["b", "c"]
+    assert completions(judgments)["completion"] == ["b", "c"]
+
+
+def test_what_chance_did_is_said():
+    """A game under zero, an interval that reaches zero, a type that likes another's answers better, cut answers."""
+    types = [{"type": "1"}, {"type": "2"}]
+    fine = {"regret": 0.0, "regret_se": 0.1}
+    policies = [
+        {"name": f"type-{one}", "kind": "own", "unfinished": 0.0, "types": [dict(fine), dict(fine)]}
+        for one in (1, 2)
+    ]
+    story = {"prompts": 9, "max_new_tokens": 8, "types": types, "policies": policies}
+    story["game"] = {"value": 0.2, "low": 0.1, "high": 0.3, "without_abstention": 0.2}
+    assert warnings_of(story) == []
+    story["game"] |= {"low": 0.0}
+    assert "reaches zero" in warnings_of(story)[0]
+    story["game"] |= {"value": 0.0, "without_abstention": -0.1}
+    assert "under zero" in warnings_of(story)[0]
+    policies[1]["types"][0]["regret"] = -0.3
+    policies[0]["unfinished"] = 0.25
+    words = warnings_of(story)
+    assert "Type 1 gains more from the answers of type-2" in words[1]
+    assert "25 % of the answers of type-1 were cut at 8 tokens" in words[2]
