@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pluralign.training.configs import DPOConfig
 from pluralign.training.typed_batches import Routing
 
 Start = Literal["latent-class", "spectral", "kmeans", "groups", "dirichlet"]
+Scoring = Literal["crossfit", "train"]
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
@@ -63,7 +64,7 @@ class EMDPOConfig(DPOConfig):
     features: str = field(default="auto", metadata={"help": "Of the start: worths, tfidf, a model, or auto."})
     dimensions: int = field(default=64, metadata={"help": "Of text features."})
     rounds: int = field(default=2, metadata={"help": "M-steps that are followed by an E-step."})
-    scoring: Literal["crossfit", "train"] = field(
+    scoring: Scoring = field(
         default="crossfit", metadata={"help": "Score judgments that were left out of the M-step, or all."}
     )
     routing: Routing = field(default="sampled", metadata={"help": "Which judgments train which type."})
@@ -81,18 +82,25 @@ class EMDPOConfig(DPOConfig):
 
     def __post_init__(self) -> None:
         defaults = {one.name: one.default for one in fields(self)}
+        if self.preset not in (None, *PRESETS):
+            raise ValueError(f"preset: found {self.preset!r}, expected {', '.join(PRESETS)}")
         for name, value in PRESETS.get(self.preset or "", {}).items():
             if getattr(self, name) == defaults[name]:
                 setattr(self, name, value)
         super().__post_init__()
-        if self.types != "auto" and self.types < 1:
-            raise ValueError(f"types: found {self.types}, expected auto, or 1 or more")
+        if self.types != "auto" and not (isinstance(self.types, int) and self.types >= 1):
+            raise ValueError(f"types: found {self.types!r}, expected auto, or 1 or more")
         for name, least in (("most_types", 1), ("rounds", 0), ("dimensions", 1), ("temperature", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: found {getattr(self, name)}, expected {least} or more")
+        for name, choices in (("start", Start), ("scoring", Scoring), ("routing", Routing)):
+            if getattr(self, name) not in get_args(choices):
+                raise ValueError(f"{name}: found {getattr(self, name)!r}, expected {', '.join(get_args(choices))}")
         for name in ("floor", "weight_floor", "drop_below", "skip_below"):
             if not 0 <= getattr(self, name) < 0.5:
                 raise ValueError(f"{name}: found {getattr(self, name)}, expected a share from 0 to under 0.5")
+        if self.weight_floor == 0:
+            raise ValueError("weight_floor: found 0, expected a share above it: without any a type dies for good")
         if self.routing == "sparse" and self.skip_below <= self.floor:
             raise ValueError(f"skip_below: found {self.skip_below}, expected more than the floor, {self.floor}")
         if self.most_scored is not None and self.most_scored < 1:

@@ -197,10 +197,14 @@ class EMDPOTrainer(DPOTrainer):
             for number in range(len(self.rounds), self._last + 1):
                 crossfit = self.args.scoring == "crossfit"
                 rows = np.flatnonzero(half == (number - 1) % 2) if crossfit else every
-                done = self._m_step(kept.of(number), number, rows, options)
-                steps, losses = steps + done.global_step, losses + done.global_step * done.training_loss
-                history += self.state.log_history
-                self.rounds.append(self._e_step(number, np.flatnonzero(half == number % 2) if crossfit else every))
+                scored = np.flatnonzero(half == number % 2) if crossfit else every
+                if len(rows):
+                    done = self._m_step(kept.of(number), number, rows, options)
+                    steps, losses = steps + done.global_step, losses + done.global_step * done.training_loss
+                    history += self.state.log_history
+                else:  # everyone's only judgment fell into the other half
+                    scored = rows
+                self.rounds.append(self._e_step(number, scored))
                 kept.write(number, self.rounds[-1])
                 self.accelerator.wait_for_everyone()
             done = self._m_step(kept.of(FINAL), 0, every, options)

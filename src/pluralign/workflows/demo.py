@@ -1,14 +1,16 @@
-"""`demo`: a simulated town of three kinds of people, who they are, and whom one reward and one policy serve."""
+"""`demo`: a simulated town of three kinds of people, who they are, whom one policy serves, what is fair to all."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import yaml
 
 from pluralign.core.files import atomic_write
@@ -19,7 +21,10 @@ from pluralign.judgments.split import split
 from pluralign.judgments.table import Judgments
 from pluralign.policies.loading import load_policy
 from pluralign.scoring.items import Items, items_of
+from pluralign.scoring.mixtures import RESPONSIBILITIES
 from pluralign.training.from_scratch import make_causal_model
+from pluralign.workflows.aggregate import aggregate
+from pluralign.workflows.aggregate_story import regret_lines
 from pluralign.workflows.audit import audit
 from pluralign.workflows.evaluate import reward_metrics
 from pluralign.workflows.report import report
@@ -30,11 +35,14 @@ TOWN = {"annotators": 90, "judgments_per_annotator": 16, "responses": 3, "overla
 
 
 CONTEXT = 160
-"""Tokens that the demo's language model can read."""
+"""Tokens that the demo's language model can read, and"""
+
+ANSWER = 80
+"""the longest answer that it is asked for."""
 
 
 def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
-    """Simulate a town, audit it, train a language model on its answers, reward model and policy on its rankings.
+    """Simulate a town, audit it, train a language model on its answers, reward model and policies on its rankings.
 
     Everything is written to `out`: the data, the YAML files, the runs. A second call takes up what is done.
 
@@ -84,27 +92,56 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
         "learning_rate": 5e-4,
         "num_train_epochs": 3,
     }
+    tuning = {"per_device_train_batch_size": 16, "learning_rate": 2e-3, "num_train_epochs": 2, "beta": 1.0}
     policy = {
         "objective": "dpo",
         "model_name_or_path": str(folder / "language-model"),
         "output_dir": str(folder / "policy"),
-        "per_device_train_batch_size": 32,
-        "learning_rate": 2e-4,
-        "num_train_epochs": 2,
+        "use_peft": True,
+        "lora_target_modules": ["all-linear"],
+        **tuning,
     }
-    for name, config in (("language-model", language_model), ("reward", reward), ("policy", policy)):
+    people = {
+        "objective": "em-dpo",
+        "model_name_or_path": str(folder / "language-model"),
+        "output_dir": str(folder / "people"),
+        **tuning,
+    }
+    configs = {"language-model": language_model, "reward": reward, "policy": policy, "people": people}
+    for name, config in configs.items():
         with atomic_write(folder / f"{name}.yaml", "w") as file:
             yaml.safe_dump({**config, **common}, file, sort_keys=False)
         train(folder / f"{name}.yaml")
-    wins = answers_preferred(simulation, folder / "policy", folder / "language-model", items_of(test_part), seed)
-    metrics = {name: read_metrics(folder / name) for name in ("reward", "policy")}
-    report([folder / name for name in ("audit", "reward", "policy")], folder / "report.html")
+    regrets = aggregate(
+        folder / "people",
+        folder / "together",
+        policies={"dpo": folder / "policy"},
+        samples=4,
+        max_new_tokens=ANSWER,
+        distill=True,
+        distill_epochs=3,
+        distill_learning_rate=2e-3,
+        seed=seed,
+    )
+    names = {
+        "DPO": folder / "policy",
+        "own type's": folder / "people",
+        "mixture": folder / "together" / "mixture",
+        "distilled": folder / "together" / "distilled",
+    }
+    wins = answers_preferred(simulation, names, folder / "language-model", items_of(test_part), seed)
+    metrics = {name: read_metrics(folder / name) for name in ("reward", "policy", "people")}
+    report([folder / name for name in ("audit", "reward", "policy", "people", "together")], folder / "report.html")
     return "\n".join(
         [
             "",
             *kinds_found(found, folder / "audit" / "audit.json"),
             "",
-            *served(simulation, items_of(test_part), metrics, wins, test_part),
+            *served(simulation, items_of(test_part), metrics, test_part),
+            "",
+            *given_up(regrets, types_by_kind(simulation, folder / "people")),
+            "",
+            *liked(simulation, wins),
             "",
             f"look at:        {folder / 'report.html'}",
             f"judgments:      {folder / 'train.parquet'}, {folder / 'test.parquet'}",
@@ -112,25 +149,50 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
             f"language model: {folder / 'language-model'}   (pluralign train {folder / 'language-model.yaml'})",
             f"reward model:   {folder / 'reward'}   (pluralign train {folder / 'reward.yaml'})",
             f"DPO policy:     {folder / 'policy'}   (pluralign train {folder / 'policy.yaml'})",
-            f"results:        README.md and metrics.json in {folder / 'reward'} and {folder / 'policy'}",
+            f"types' policies: {folder / 'people'}  (pluralign train {folder / 'people.yaml'})",
+            f"one for all:    {folder / 'together'}   (pluralign aggregate {folder / 'people'} ... --distill)",
+            "results:        README.md and metrics.json in each of these folders",
         ]
     )
 
 
 def answers_preferred(
-    simulation: Simulation, policy: Path, base: Path, items: Items, seed: int
-) -> dict[str, dict[str, float]]:
-    """How often each kind of person finds the policy's answers better than the base's, with intervals."""
-    found = []
-    for model in (policy, base):
-        drawn = load_policy(model, max_length=CONTEXT).sample(items.prompts, n=4, max_new_tokens=80, seed=seed)
-        found.append(
-            np.array([[simulation.utilities(sample.response) for sample in group] for group in drawn])
-        )  # (prompts, answers, kinds)
-    return {
-        kind.name: win_rate(found[0][:, :, index], found[1][:, :, index], seed=seed)
-        for index, kind in enumerate(simulation.town.types)
-    }
+    simulation: Simulation, policies: Mapping[str, Path], base: Path, items: Items, seed: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """How often each kind of person finds each policy's answers better than the base's, with intervals.
+
+    A run of types answers each kind of person by the policy of the type that most of them are of.
+    """
+
+    def answers(model: Path, adapter: str | None = None) -> np.ndarray:
+        policy = load_policy(model if adapter is None else model / adapter, max_length=CONTEXT)
+        drawn = policy.sample(items.prompts, n=4, max_new_tokens=ANSWER, seed=seed)
+        return np.array([[simulation.utilities(sample.response) for sample in group] for group in drawn])
+
+    before = answers(base)  # (prompts, answers, kinds)
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for name, model in policies.items():
+        if (model / RESPONSIBILITIES).exists():
+            own = types_by_kind(simulation, model)
+            drawn = {adapter: answers(model, adapter) for adapter in set(own.values())}
+            of_kind = {kind: drawn[adapter] for kind, adapter in own.items()}
+        else:
+            of_kind = dict.fromkeys([kind.name for kind in simulation.town.types], answers(model))
+        found[name] = {
+            kind.name: win_rate(of_kind[kind.name][:, :, index], before[:, :, index], seed=seed)
+            for index, kind in enumerate(simulation.town.types)
+        }
+    return found
+
+
+def types_by_kind(simulation: Simulation, run: Path) -> dict[str, str]:
+    """The type that most people of each kind were found to be of, by the name of its adapter."""
+    rows = pq.read_table(run / RESPONSIBILITIES).to_pylist()
+    found = {}
+    for kind in simulation.town.types:
+        votes = Counter(row["type"] for row in rows if simulation.types.get(row["annotator"]) == kind.name)
+        found[kind.name] = f"type-{votes.most_common(1)[0][0]}"
+    return found
 
 
 def kinds_found(metrics: Mapping[str, Any], story: Path) -> list[str]:
@@ -149,31 +211,47 @@ def kinds_found(metrics: Mapping[str, Any], story: Path) -> list[str]:
 
 
 def served(
-    simulation: Simulation,
-    items: Items,
-    metrics: Mapping[str, Mapping[str, Any]],
-    wins: Mapping[str, Mapping[str, float]],
-    judgments: Judgments,
+    simulation: Simulation, items: Items, metrics: Mapping[str, Mapping[str, Any]], judgments: Judgments
 ) -> list[str]:
-    """How often the one reward and the one policy agree with each kind of person, and who likes its answers.
+    """How often the one reward, the one policy, and the own type's policy agree with each kind of person.
 
     A person's rankings are noisy, so that not even their own utility agrees with all of them: that column is the
     most that any reward can reach for that kind of person.
     """
+    columns = ("reward", "DPO policy", "own type's policy", "own utility")
     lines = [
-        "Whom does one reward for all, and one policy for all, serve? (prompts that were held out)",
+        "Whom does one reward for all, and one policy for all, serve? (pairs ranked as the person did, held out)",
         "",
-        f"{'':<24}{'pairs ranked as the person did':>42}{'answers better':>20}",
-        f"{'kind of person':<16}{'share':>8}{'reward':>12}{'DPO policy':>14}{'own utility':>16}{'than before':>20}",
+        f"{'kind of person':<16}{'share':>8}" + "".join(f"{name:>20}" for name in columns),
     ]
+    runs = ("reward", "policy", "people")
     for index, kind in enumerate(simulation.town.types):
         key = f"accuracy/group={kind.name}"
         own = np.array([simulation.utilities(str(text))[index] for text in items.responses])
-        reached = [metrics["reward"][key], metrics["policy"][key], reward_metrics(judgments, items, own)[key]]
-        cells = "".join(f"{value:>{width}.3f}" for value, width in zip(reached, (12, 14, 16), strict=True))
-        lines.append(f"{kind.name:<16}{kind.share:>8.0%}{cells}{_with_interval(wins[kind.name]):>20}")
-    everyone = [metrics[name]["accuracy"] for name in ("reward", "policy")]
-    lines.append(f"{'everyone':<16}{'':>8}{everyone[0]:>12.3f}{everyone[1]:>14.3f}")
+        reached = [*(metrics[name][key] for name in runs), reward_metrics(judgments, items, own)[key]]
+        cells = "".join(f"{value:>20.3f}" for value in reached)
+        lines.append(f"{kind.name:<16}{kind.share:>8.0%}{cells}")
+    lines.append(f"{'everyone':<16}{'':>8}" + "".join(f"{metrics[name]['accuracy']:>20.3f}" for name in runs))
+    return lines
+
+
+def given_up(metrics: Mapping[str, Any], types: Mapping[str, str]) -> list[str]:
+    """Each type's regret under every policy, and which kind of person each type is."""
+    known = ", ".join(f"{adapter} is mostly {kind}" for kind, adapter in types.items())
+    title = f"What does each type give up under each policy, against its own? ({known})"
+    return [title, "", *regret_lines(metrics)]
+
+
+def liked(simulation: Simulation, wins: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
+    """How often each kind of person likes each policy's answers better than those before."""
+    lines = [
+        "Whose answers got better? (share that each kind of person prefers to the language model's own)",
+        "",
+        f"{'kind of person':<16}{'share':>8}" + "".join(f"{name:>20}" for name in wins),
+    ]
+    for kind in simulation.town.types:
+        cells = "".join(f"{_with_interval(found[kind.name]):>20}" for found in wins.values())
+        lines.append(f"{kind.name:<16}{kind.share:>8.0%}{cells}")
     return lines
 
 

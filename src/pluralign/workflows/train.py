@@ -119,7 +119,7 @@ def check(given: Mapping[str, Given], flags: Mapping[str, Given], place: str = "
     if objective == "em-dpo":
         if not model_values.setdefault("use_peft", True):
             raise given["use_peft"].complain("em-dpo tunes an adapter for each type: leave this out")
-        model_values.setdefault("lora_target_modules", "all-linear")
+        model_values.setdefault("lora_target_modules", ["all-linear"])
     model_values["model_name_or_path"] = values["model_name_or_path"]
     arg_values["output_dir"] = values["output_dir"]
     for key in ("train_files", "eval_files"):
