@@ -55,6 +55,10 @@ def make_story():
             "value": 0.25, "low": 0.2, "high": 0.31, "without_abstention": 0.25, "adversary": [0.5, 0.5],
             "solver": "linear programme",
         },
+        "against": [
+            {"policy": "egalitarian", "against": "plain", "type": kind, "win_rate": 0.7, "low": 0.65, "high": 0.75}
+            for kind in ("1", "2")
+        ],
         "examples": [{"prompt": "Tea?", "policy": "type-1", "response": "Yes, please.", "utilities": [1.5, -0.5]}],
         "warnings": ["20 % of the answers of base were cut."],
     }  # fmt: skip
@@ -72,6 +76,7 @@ def test_the_page_is_whole_and_needs_nothing(story):
     for expected in (
         "No type's regret times its priority is more than 2.5 nats per answer", "type 1 (70\xa0%)", "max-min-reward", "Yes, please.",
         "0.25 (0.2 to 0.31); by linear programme", "distilled from 1,200 draws", "cut.", "± 0.05", "0.5 (0.4 to 0.6)",
+        "Win rate against plain", "0.7 (0.65 to 0.75)",
     ):  # fmt: skip
         assert expected in words, expected
     assert "default-src 'none'" in page

@@ -167,6 +167,9 @@ def test_what_is_written_agrees(found, people):
         assert metrics[f"win_rate/type-{kind}/type={kind}"] > 0.5
         parts = [metrics[f"win_rate/type-{part}/type={kind}"] for part in (1, 2, 3)]
         assert metrics[f"win_rate/egalitarian/type={kind}"] == pytest.approx(weights @ parts)
+        own = metrics[f"win_rate/type-{kind}/type={kind}/against=merged"]
+        assert own > 0.5 or kind == 1  # merged is the first type's own policy
+        assert f"win_rate/merged/type={kind}/against=merged" not in metrics
     error = 4 * metrics["regret/merged/type=1_se"]
     assert metrics["regret/merged/type=1"] == pytest.approx(0, abs=error), (
         "the first type's own policy, drawn again"

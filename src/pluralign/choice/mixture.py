@@ -175,6 +175,7 @@ def likely(joint: np.ndarray, live: np.ndarray, below: float) -> tuple[np.ndarra
 
     The posterior is a martingale: a type whose posterior is q now has on average the posterior q after all further
     judgments, so giving up those below a threshold errs by no more than it. Given up, a type keeps the odds it had.
+    The likeliest type is never given up.
 
     Args:
         joint: log eta_k + log P_k(judgments so far) `(annotators, K)`, in nats.
@@ -189,8 +190,11 @@ def likely(joint: np.ndarray, live: np.ndarray, below: float) -> tuple[np.ndarra
         >>> live.tolist(), odds.round(1).tolist()
         ([[True, True, False]], [[-0.7, -0.7, -6.9]])
     """
-    total = np.logaddexp.reduce(np.where(live, joint, -np.inf), 1, keepdims=True)
-    kept = live & (joint - total >= np.log(below)) if below > 0 else live.copy()
+    alive = np.where(live, joint, -np.inf)
+    total = np.logaddexp.reduce(alive, 1, keepdims=True)
+    # With many types all may be below.
+    enough = np.minimum(np.log(below) + total, alive.max(1, keepdims=True)) if below > 0 else -np.inf
+    kept = live & (joint >= enough)
     left = np.logaddexp.reduce(np.where(kept, joint, -np.inf), 1, keepdims=True)
     return kept, joint - left
 

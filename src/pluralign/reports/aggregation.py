@@ -35,6 +35,12 @@ SHAPE: dict[str, Any] = {
         "adversary": ["number"],
         "solver": "text",
     },
+    "against": [
+        {
+            **dict.fromkeys(("policy", "against", "type"), "text"),
+            **dict.fromkeys(("win_rate", "low", "high"), "number"),
+        }
+    ],
     "examples": [{"prompt": "any", "policy": "text", "response": "any", "utilities": ["number"]}],
     "warnings": ["text"],
 }
@@ -92,7 +98,11 @@ def aggregation_sections(story: Mapping[str, Any]) -> list[Section]:
         ),
         Section(
             "Policies side by side",
-            [Figures([_regrets(policies, legend), _wins(policies, legend)]), *_numbers(types, policies)],
+            [
+                Figures([_regrets(policies, legend), _wins(policies, legend)]),
+                *_numbers(types, policies),
+                *_against(story["against"], types),
+            ],
             "Each type's regret, and how often it likes an answer better than one of the base.",
         ),
         Section("What is mixed", _weights(policies, legend), "An answer is drawn from one of the types' policies."),
@@ -207,6 +217,23 @@ def _numbers(types: Sequence[Mapping[str, Any]], policies: Sequence[Mapping[str,
         Table("The numbers: nats per answer, ± a standard error", head, rows),
         Table("What they are", ["policy", "what"], words, folded=True),
     ]
+
+
+def _against(found: Sequence[Mapping[str, Any]], types: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """Win rates against each further policy, one table each."""
+    blocks: list[Block] = []
+    for opponent in dict.fromkeys(text_of(one["against"]) for one in found):
+        mine = [one for one in found if text_of(one["against"]) == opponent]
+        cells = {(text_of(one["policy"]), text_of(one["type"])): one for one in mine}
+        rows = []
+        for policy in dict.fromkeys(text_of(one["policy"]) for one in mine):
+            rates = [cells.get((policy, text_of(one["type"])), {}) for one in types]
+            rows.append(
+                [policy, *(interval(one.get("win_rate"), one.get("low"), one.get("high")) for one in rates)]
+            )
+        head = ["policy", *(_type(one) for one in types)]
+        blocks.append(Table(f"Win rate against {opponent}, by each type's utility", head, rows, folded=True))
+    return blocks
 
 
 def _weights(policies: Sequence[Mapping[str, Any]], legend: Sequence[tuple[int, str]]) -> list[Block]:

@@ -248,6 +248,11 @@ class EMDPOTrainer(DPOTrainer):
         self.accelerator.wait_for_everyone()
         return super().train(None if checkpoint is None else str(checkpoint), **options)
 
+    def _init_training_state(self, max_steps: int, epoch_steps: int, epochs: int, *others: Any) -> tuple[int, int]:
+        trained: tuple[int, int] = super()._init_training_state(max_steps, epoch_steps, epochs, *others)
+        # An M-step that had ended when the run was killed would train on to the end of its epoch.
+        return trained if self.state.global_step < max_steps else (epochs, 0)
+
     def _restart(self) -> None:
         """Every adapter as it was before training, all of them in the next optimiser."""
         first = f".{self.adapters[0]}."

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from pluralign.choice import regret as game_theory
 from pluralign.choice.regret import Game, regret_matrix
-from pluralign.evaluation.regret import game_interval, means, preferred, regret_table, with_mixtures
+from pluralign.evaluation.regret import Estimate, game_interval, means, preferred, regret_table, with_mixtures
 from pluralign.workflows.aggregate_answers import BASE, utilities_by
 
 POPULATION, UTILITARIAN, EGALITARIAN, MAX_MIN = "population", "utilitarian", "egalitarian", "max-min-reward"
@@ -79,9 +79,8 @@ def aggregation(
     utilities = utilities_by(answers, drawers, asked.prompts)  # (types, policies, prompts, samples)
     own, weights = len(asked.types), np.stack(list(mixtures.values()))
     ratios = with_mixtures(utilities.mean(-1), weights)
-    wins = preferred(utilities, utilities[:, [own]])
     regrets = regret_table(ratios, asked.priority, seed=asked.seed)
-    rates = means(with_mixtures(wins, weights), seed=asked.seed)
+    rates = _wins_against(utilities, own, weights, asked.seed)
     between = game_interval(ratios, asked.priority, seed=asked.seed)
     lengths, cut = _lengths(answers, drawers, weights)
     names = [*drawers, *mixtures]
@@ -112,6 +111,22 @@ def aggregation(
         }
         for place in order
     ]
+    against = []
+    for name in further:
+        found = _wins_against(utilities, drawers.index(name), weights, asked.seed)
+        against += [
+            {
+                "policy": names[place],
+                "against": name,
+                "type": label(asked.types[kind]),
+                "win_rate": _number(found.value[kind, place]),
+                "low": _number(found.low[kind, place]),
+                "high": _number(found.high[kind, place]),
+            }
+            for place in order
+            if names[place] != name
+            for kind in range(own)
+        ]
     story: dict[str, Any] = {
         "prompts": asked.prompts,
         "samples": asked.samples,
@@ -129,6 +144,7 @@ def aggregation(
             "adversary": game.adversary.tolist(),
             "solver": "optimistic Hedge" if asked.hedge else "linear programme",
         },
+        "against": against,
         "examples": _examples(answers, drawers, asked),
     }
     return story | {"warnings": warnings_of(story)}
@@ -195,6 +211,9 @@ def aggregate_metrics(story: Mapping[str, Any], answers: pa.Table) -> dict[str, 
                 metrics |= {f"{key}/{at}": here[key], f"{key}/{at}_se": here[f"{key}_se"]}
             metrics[f"win_rate/{at}"] = here["win_rate"]
             metrics |= {f"win_rate/{at}_low": here["low"], f"win_rate/{at}_high": here["high"]}
+    for one in story["against"]:
+        at = f"win_rate/{one['policy']}/type={one['type']}/against={one['against']}"
+        metrics |= {at: one["win_rate"], f"{at}_low": one["low"], f"{at}_high": one["high"]}
     return {key: value for key, value in metrics.items() if value is not None}
 
 
@@ -222,6 +241,11 @@ def regret_lines(metrics: Mapping[str, Any]) -> list[str]:
             cells.append(f"{metrics[at]:.2f}{error}")
         rows.append([name, *cells, f"{metrics[f'max_regret/{name}']:.2f}"])
     return [f"{row[0]:<{width}} " + " ".join(f"{cell:<15}" for cell in row[1:]).rstrip() for row in rows]
+
+
+def _wins_against(utilities: np.ndarray, opponent: int, weights: np.ndarray, seed: int) -> Estimate:
+    """Win rates of all policies, mixtures included, against one of them: `(types, policies)`."""
+    return means(with_mixtures(preferred(utilities, utilities[:, [opponent]]), weights), seed=seed)
 
 
 def label(policy: str) -> str:
