@@ -10,7 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pluralign.choice.latent_class import LatentClassPlackettLuce
-from pluralign.choice.mixture import matched_types, mixture_weights, responsibilities, temperatures
+from pluralign.choice.mixture import (
+    drawn_types,
+    halves,
+    likely,
+    matched_types,
+    mixture_weights,
+    places_within,
+    responsibilities,
+    row_weights,
+    temperatures,
+)
 from pluralign.choice.panel import Panel
 
 TRUTH = np.array([[1.5, -1.0, 0.5], [-1.0, 1.0, 0.5]])
@@ -166,3 +176,88 @@ def test_weights_that_are_scaled_change_only_the_log_likelihood(simulate):
     tenth = fitted(replace(panel, population=np.full(panel.annotators, 0.1)), ridge=0.0)
     np.testing.assert_allclose(tenth.coefficients_, one.coefficients_, atol=1e-5)
     np.testing.assert_allclose(tenth.log_likelihood_ * 10, one.log_likelihood_, rtol=1e-9)
+
+
+@pytest.mark.parametrize("polish", [False, True])
+def test_types_and_annotators_in_another_order_are_the_same(simulate, polish):
+    """From given responsibilities, full batch: gamma, eta and coefficients are permuted."""
+    truth = np.array([[2.0, -1.0, 0.5], [-1.0, 1.5, 0.5], [0.0, 0.5, -2.0]])
+    panel, _ = simulate(truth, annotators=30, judgments=6, types=np.repeat([0, 1, 2], [15, 10, 5]))
+    draw = np.random.default_rng(0)
+    start = draw.dirichlet(np.ones(3), 30)
+    settings = {"types": 3, "ridge": 0.1, "polish": polish, "max_iterations": 30}
+    one = LatentClassPlackettLuce(responsibilities_init=start, **settings).fit(panel)
+    types, people = np.array([2, 0, 1]), draw.permutation(30)
+    other = LatentClassPlackettLuce(responsibilities_init=start[:, types], **settings).fit(panel)
+    np.testing.assert_allclose(other.responsibilities_, one.responsibilities_[:, types], atol=1e-10)
+    np.testing.assert_allclose(other.mixture_weights_, one.mixture_weights_[types], atol=1e-10)
+    np.testing.assert_allclose(other.coefficients_, one.coefficients_[types], atol=1e-9)
+    place = np.empty(30, int)
+    place[people] = np.arange(30)  # annotator people[i] is called i
+    renamed = replace(panel, annotator=place[panel.annotator_ids])
+    other = LatentClassPlackettLuce(responsibilities_init=start[people], **settings).fit(renamed)
+    np.testing.assert_allclose(other.responsibilities_, one.responsibilities_[people], atol=1e-10)
+    np.testing.assert_allclose(other.mixture_weights_, one.mixture_weights_, atol=1e-10)
+    assert np.ptp(one.mixture_weights_) > 0.01
+    assert np.abs(one.responsibilities_ - start).max() > 0.1
+
+
+# What an M-step trains on.
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=60), st.integers(0, 1000))
+def test_halves_of_each_annotator_are_equal_but_for_one(annotator, seed):
+    found = halves(np.array(annotator), seed)
+    assert set(found.tolist()) <= {0, 1}
+    for person in set(annotator):
+        mine = found[np.array(annotator) == person]
+        assert abs(int((mine == 0).sum()) - int((mine == 1).sum())) <= 1
+    np.testing.assert_array_equal(halves(np.array(annotator), seed), found)
+
+
+def test_single_judgments_fall_into_either_half():
+    """Fair coins: of 2,000 a share of one half with a standard error of .011; odd ones over are no other."""
+    for annotator in (np.arange(2000), np.repeat(np.arange(2000), 3)):
+        first = np.array([found.sum() for found in np.split(halves(annotator, 0), 2000)])
+        more = first > np.bincount(annotator) / 2
+        assert abs(more.mean() - 0.5) < 4 * 0.5 / np.sqrt(2000)
+    pairs = np.stack([halves(np.repeat(np.arange(3), 2), seed) for seed in range(200)])
+    assert 60 < pairs[:, 0].sum() < 140, "which of two judgments falls into which half is drawn"
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 5), max_size=40), st.integers(0, 1000))
+def test_places_number_each_annotator_s_judgments(annotator, seed):
+    found = places_within(np.array(annotator, dtype=int), np.random.default_rng(seed))
+    for person in set(annotator):
+        mine = found[np.array(annotator) == person]
+        assert sorted(mine.tolist()) == list(range(len(mine)))
+
+
+def test_types_are_drawn_as_often_as_they_are_probable():
+    draw = np.random.default_rng(0)
+    gamma = np.array([[0.5, 0.3, 0.2], [0.0, 1.0, 0.0], [0.1, 0.0, 0.9]])
+    found = np.stack([drawn_types(gamma, draw) for _ in range(4000)])
+    shares = np.stack([(found == kind).mean(0) for kind in range(3)], 1)
+    assert (np.abs(shares - gamma) <= 4 * np.sqrt(gamma * (1 - gamma) / 4000)).all(), "never what cannot be"
+
+
+def test_row_weights_make_the_mean_that_of_the_responsibilities():
+    draw = np.random.default_rng(0)
+    gamma, reliability, losses = draw.random(20), draw.random(20), draw.random(20)
+    weights = row_weights(gamma, reliability)
+    mean = (reliability * weights * losses).sum() / reliability.sum()
+    assert mean == pytest.approx(np.average(losses, weights=reliability * gamma), rel=1e-12)
+    np.testing.assert_allclose(row_weights(gamma / 7, reliability), weights, rtol=1e-12)
+    np.testing.assert_array_equal(row_weights(np.ones(20), reliability).astype(np.float32), 1)
+    np.testing.assert_array_equal(row_weights(np.zeros(3), np.ones(3)), 0)
+
+
+def test_types_under_the_threshold_are_given_up_but_never_all():
+    joint, everyone = np.log([[0.34, 0.33, 0.33], [0.9, 0.06, 0.04]]), np.ones((2, 3), dtype=bool)
+    assert likely(joint, everyone, 0.05)[0].tolist() == [[True] * 3, [True, True, False]]
+    assert likely(joint, everyone, 0.4)[0].tolist() == [[True, False, False]] * 2
+    assert likely(joint, everyone, 0.0)[0].all()
+    one = likely(joint, np.array([[False, True, True]] * 2), 0.45)[0]
+    assert one.tolist() == [[False, True, True], [False, True, False]], "the posterior among those left"

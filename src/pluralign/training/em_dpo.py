@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from transformers.utils import logging
 from pluralign.choice.mixture import halves, places_within, temperatures
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_json, write_parquet
+from pluralign.scoring.adapters import can_merge, merged
 from pluralign.scoring.items import Items
 from pluralign.scoring.mixtures import RESPONSIBILITIES, Mixture, responsibilities_table
 from pluralign.scoring.panels import annotators_of
@@ -43,7 +45,7 @@ from pluralign.training.dpo import DPOTrainer
 from pluralign.training.e_step import EStep, TypeUtilities
 from pluralign.training.em_config import EMDPOConfig
 from pluralign.training.judgment_trainer import Dataset, Evaluated, adapted, as_judgments
-from pluralign.training.rounds import Round, Rounds, first_round, next_round
+from pluralign.training.rounds import Round, Rounds, first_round, next_round, tell
 from pluralign.training.type_starts import type_start
 from pluralign.training.typed_batches import TypedCollator, TypedRows, TypedSampler, typed_rows
 
@@ -51,9 +53,6 @@ logger = logging.get_logger(__name__)
 
 FINAL = "final"
 """The folder of the last M-step, on all judgments."""
-
-FEW = 0.25
-"""A type with less than this part of an even share of the annotators is warned of."""
 
 
 class EMDPOTrainer(DPOTrainer):
@@ -106,6 +105,8 @@ class EMDPOTrainer(DPOTrainer):
         if len(self.adapters) > 1:
             if args.train_sampling_strategy == "sequential":
                 raise PluralignError("train_sampling_strategy: sequential has no meaning with several types")
+            if args.auto_find_batch_size:
+                raise PluralignError("auto_find_batch_size: a step holds judgments of one type, so set its size")
             args.ddp_find_unused_parameters = True  # every step leaves the other types' adapters unused
         super().__init__(
             model,
@@ -248,11 +249,6 @@ class EMDPOTrainer(DPOTrainer):
         self.accelerator.wait_for_everyone()
         return super().train(None if checkpoint is None else str(checkpoint), **options)
 
-    def _init_training_state(self, max_steps: int, epoch_steps: int, epochs: int, *others: Any) -> tuple[int, int]:
-        trained: tuple[int, int] = super()._init_training_state(max_steps, epoch_steps, epochs, *others)
-        # An M-step that had ended when the run was killed would train on to the end of its epoch.
-        return trained if self.state.global_step < max_steps else (epochs, 0)
-
     def _restart(self) -> None:
         """Every adapter as it was before training, all of them in the next optimiser."""
         first = f".{self.adapters[0]}."
@@ -324,13 +320,17 @@ class EMDPOTrainer(DPOTrainer):
                 "e_step_seconds": round(time.perf_counter() - began, 3),
             },
         )
-        _tell(found.record)
+        tell(found.record)
         return found
 
     def _type_utilities(self, tokens: TokenizedItems) -> TypeUtilities:
+        exact = self.accelerator.mixed_precision == "no"
+        merges = exact and all(can_merge(self.policy.model, name) for name in self.adapters)
+
         def compute(kind: int, responses: np.ndarray) -> np.ndarray:
             self._use(kind)
-            return self._values(tokens, responses=responses)
+            with merged(self.policy.model, self.adapters[kind]) if merges else nullcontext():
+                return self._values(tokens, responses=responses)
 
         return TypeUtilities(len(self.adapters), self.args.beta, self._reference(tokens), compute)
 
@@ -381,17 +381,5 @@ class EMDPOTrainer(DPOTrainer):
             file = Path(resume_from_checkpoint) / name / "adapter_model.safetensors"
             peft.set_peft_model_state_dict(self.policy.model, safetensors.torch.load_file(file), adapter_name=name)
 
-
-def _tell(record: dict[str, Any]) -> None:
-    """Say what a round found, and warn of a type that dies out."""
-    weights = record["mixture_weights"]
-    shares = ", ".join(f"{share:.0%}" for share in weights)
-    logger.warning(
-        f"round {record['round']}: log-likelihood of a judgment {record['log_likelihood_per_judgment']:.4f}, "
-        f"types {shares}, {record['moved']:.0%} of the annotators moved"
-    )
-    if min(weights) < FEW / len(weights):
-        logger.warning(
-            f"round {record['round']}: a type is dying out ({shares}); fewer types, more judgments per annotator, "
-            "rankings of three, or another start may help"
-        )
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(str(self.state.best_model_checkpoint))

@@ -172,6 +172,11 @@ class JudgmentTrainer(Trainer):
     def _order_seed(self) -> int:
         return self.args.seed if self.args.data_seed is None else self.args.data_seed
 
+    def _init_training_state(self, max_steps: int, epoch_steps: int, epochs: int, *others: Any) -> tuple[int, int]:
+        trained: tuple[int, int] = super()._init_training_state(max_steps, epoch_steps, epochs, *others)
+        # A run that was killed after its last step would train on to the end of its epoch.
+        return trained if self.state.global_step < max_steps else (epochs, 0)
+
     # The step's loss: sum of weight * loss over its judgments, by the sum of their weights.
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:

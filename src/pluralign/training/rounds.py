@@ -11,13 +11,19 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 import torch
+from transformers.utils import logging
 
 from pluralign.choice.mixture import mixture_weights, responsibilities
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write, disk_errors, write_json
 
+logger = logging.get_logger(__name__)
+
 _RECORD = "round.json"
 _ARRAYS = "round.safetensors"
+
+FEW = 0.25
+"""A type with less than this part of an even share of the annotators is warned of."""
 
 
 @dataclass(frozen=True)
@@ -156,3 +162,18 @@ class Rounds:
                     f"{folder}: is damaged ({fault}); remove {self.folder} to start over"
                 ) from fault
         return found
+
+
+def tell(record: dict[str, Any]) -> None:
+    """Say what a round found, and warn of a type that dies out."""
+    weights = record["mixture_weights"]
+    shares = ", ".join(f"{share:.0%}" for share in weights)
+    logger.warning(
+        f"round {record['round']}: log-likelihood of a judgment {record['log_likelihood_per_judgment']:.4f}, "
+        f"types {shares}, {record['moved']:.0%} of the annotators moved"
+    )
+    if min(weights) < FEW / len(weights):
+        logger.warning(
+            f"round {record['round']}: a type is dying out ({shares}); fewer types, more judgments per annotator, "
+            "rankings of three, or another start may help"
+        )

@@ -1,0 +1,773 @@
+"""EM-DPO: one type is DPO to the bit, the E-step by hand, halves that never meet, and what is written."""
+
+import itertools
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import peft
+import pyarrow.parquet as pq
+import pytest
+import safetensors.torch
+import torch
+import transformers
+from transformers import AutoModelForCausalLM
+
+import pluralign
+from architectures import write_model
+from mixtures import Plain
+from pluralign.choice.mixture import halves
+from pluralign.choice.plackett_luce import log_likelihood
+from pluralign.core.errors import PluralignError
+from pluralign.judgments import Judgments
+from pluralign.policies.mixture import MixturePolicy
+from pluralign.training import em_dpo
+from pluralign.training.configs import DPOConfig
+from pluralign.training.dpo import DPOTrainer
+from pluralign.training.e_step import EStep
+from pluralign.training.em_config import EMDPOConfig
+from pluralign.training.em_dpo import EMDPOTrainer
+
+LIKED = ("tea", "milk", "rain")
+OTHERS = ("good", "bad", "cat", "dog")
+
+
+def people(annotators=8, each=6, shown=3, types=2, seed=0, **columns):
+    """Strict rankings of texts of their own; people of type k like the k-th word, of group `g(k + 1)`."""
+    draw, rows = random.Random(seed), []
+    for person in range(annotators):
+        for turn in range(each):
+            texts = [" ".join(draw.choices(LIKED + OTHERS, k=5)) + f" {person}.{turn}.{n}" for n in range(shown)]
+            scores = [text.split().count(LIKED[person % types]) + draw.random() / 2 for text in texts]
+            row = {
+                "prompt": f"Say something about number {draw.randrange(6)}:",
+                "responses": texts,
+                "ranks": [1 + sum(other > score for other in scores) for score in scores],
+                "annotator": f"w{person}",
+                "group": f"g{person % types + 1}",
+            }
+            rows.append(row | {name: value(person, turn) for name, value in columns.items()})
+    return rows
+
+
+@pytest.fixture(scope="module")
+def base(tiny_model, tmp_path_factory):
+    """A model whose weights are large enough that a few steps matter."""
+    return write_model("llama", tiny_model, tmp_path_factory.mktemp("em-dpo") / "base")
+
+
+def lora(dropout=0.0):
+    return peft.LoraConfig(r=2, lora_dropout=dropout, target_modules="all-linear")
+
+
+def make(model, judgments, folder, *, dropout=0.0, evaluated=None, plain=False, callbacks=None, **values):
+    """A trainer of EM-DPO, or of DPO."""
+    defaults = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": 8,
+        "num_train_epochs": 1,
+        "learning_rate": 3e-3,
+        "beta": 0.5,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "save_strategy": "no",
+        "logging_steps": 1,
+    }
+    if not plain:
+        defaults |= {"types": 2, "start": "groups", "features": "tfidf"}
+    kind, config = (DPOTrainer, DPOConfig) if plain else (EMDPOTrainer, EMDPOConfig)
+    table = judgments if isinstance(judgments, Judgments) else Judgments.from_rows(judgments)
+    torch.manual_seed(0)
+    args = config(**{**defaults, **values})
+    return kind(model, args, table, evaluated, peft_config=lora(dropout), callbacks=callbacks)
+
+
+def losses_of(trainer, m_step=None):
+    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return [entry["loss"] for entry in history if m_step is None or entry["m_step"] == m_step]
+
+
+def tensors_of(trainer, kind):
+    """The tensors of a type's adapter (of DPO's only one), by their name without it."""
+    name = f".type-{kind + 1}." if isinstance(trainer, EMDPOTrainer) else ".default."
+    found = {key: weight.detach().clone() for key, weight in trainer.model.named_parameters() if name in key}
+    return {key.replace(name, "."): weight for key, weight in found.items()}
+
+
+# One type.
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("shown", [2, 3])
+def test_one_type_is_dpo_to_the_bit(shown, dropout, tiny_model, tmp_path):
+    """Losses and weights over several epochs of unequal weights with accumulation, dropout's draws included."""
+    rows = people(annotators=5, each=7, shown=shown, weight=lambda person, turn: 0.1 + turn % 3)
+    values = {
+        "per_device_train_batch_size": 3,
+        "gradient_accumulation_steps": 2,
+        "num_train_epochs": 2,
+        "disable_dropout": False,
+    }
+    plain = make(tiny_model, rows, tmp_path / "dpo", dropout=dropout, plain=True, **values)
+    plain.train()
+    ours = make(tiny_model, rows, tmp_path / "em", dropout=dropout, types=1, start="latent-class", **values)
+    ours.train()
+    assert len(losses_of(ours)) == 12
+    assert losses_of(ours) == losses_of(plain)
+    expected, found = tensors_of(plain, 0), tensors_of(ours, 0)
+    assert expected.keys() == found.keys()
+    for name, weight in expected.items():
+        assert torch.equal(found[name], weight), name
+    assert len(ours.rounds) == 1, "no round but the start: no E-step"
+    np.testing.assert_array_equal(ours.responsibilities, 1)
+    np.testing.assert_array_equal(ours.mixture_weights, 1)
+
+
+# The first losses, and the start of every round.
+
+FIRST = [
+    (2, {}, math.log(2)),
+    (2, {"loss_type": "sigmoid"}, math.log(2)),
+    (4, {}, math.log(24)),
+    (4, {"top": 2}, math.log(12)),
+    (4, {"top": 1}, math.log(4)),
+]
+
+
+@pytest.mark.parametrize(
+    ("shown", "values", "expected", "routing"), [*((*case, "dense") for case in FIRST), (*FIRST[3], "sampled")]
+)
+def test_first_losses_are_those_of_equal_utilities(shown, values, expected, routing, tiny_model, tmp_path):
+    """In every M-step, for every type: adapters are zero again, and the factors of a full batch average to 1."""
+    rows = people(annotators=6, each=2, shown=shown, types=3, weight=lambda person, turn: 1.0 + person % 3)
+    trainer = make(
+        tiny_model, rows, tmp_path, types=3, start="dirichlet", routing=routing, rounds=1, floor=0.0,
+        per_device_train_batch_size=16, learning_rate=0.03, num_train_epochs=3, **values,
+    )  # fmt: skip
+    met = []
+    inner = trainer.compute_loss
+    trainer.compute_loss = lambda model, inputs, *a, **k: (
+        met.append(inputs["type"]) or inner(model, inputs, *a, **k)
+    )
+    trainer.train()
+    found = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert len(found) == len(met)
+    first = {}
+    for entry, kind in zip(found, met, strict=True):
+        first.setdefault((entry["m_step"], kind), entry["loss"])
+    assert {number for number, _ in first} == {1, 0}
+    if routing == "dense":
+        assert len(first) == 6
+    assert list(first.values()) == pytest.approx([expected] * len(first), rel=1e-5)
+    assert found[-1]["loss"] != pytest.approx(expected, rel=1e-5), "something was learned since"
+
+
+def test_every_adapter_is_in_the_optimiser_and_moves_and_the_base_stays(tiny_model, tmp_path):
+    trainer = make(tiny_model, people(annotators=9, types=3), tmp_path, types=3, learning_rate=1e-2, rounds=2)
+    before = {name: tensor.detach().clone() for name, tensor in trainer.model.named_parameters()}
+    starts, known, moments = [], [], []
+
+    class Watch(transformers.TrainerCallback):
+        def on_train_begin(self, args, state, control, optimizer, **_):
+            mine = {id(one) for group in optimizer.param_groups for one in group["params"]}
+            known.append({name for name, one in trainer.model.named_parameters() if id(one) in mine})
+            starts.append([tensors_of(trainer, kind) for kind in range(3)])
+            moments.append(len(optimizer.state))
+
+    trainer.add_callback(Watch())
+    trainer.train()
+    adapters = {name for name in before if "lora_" in name}
+    assert known == [adapters] * 3
+    assert moments == [0] * 3, "every M-step has an optimiser of its own"
+    assert all(any(f".type-{kind}." in name for name in adapters) for kind in (1, 2, 3))
+    moved = {name for name, tensor in trainer.model.named_parameters() if not torch.equal(tensor, before[name])}
+    assert moved == adapters
+    for m_step in starts:
+        for kind in m_step:
+            assert kind.keys() == starts[0][0].keys()
+            for name, tensor in kind.items():
+                assert torch.equal(tensor, starts[0][0][name]), "restarted, and all types alike"
+
+
+def test_steps_of_one_type_do_not_touch_the_others(tiny_model, tmp_path):
+    """Though Adam has moments of theirs and decays weights."""
+    trainer = make(
+        tiny_model, people(), tmp_path, rounds=0, learning_rate=1e-2, weight_decay=0.1, num_train_epochs=2,
+        per_device_train_batch_size=4, gradient_accumulation_steps=2,
+    )  # fmt: skip
+    states, kinds = [], []
+    inner = trainer.compute_loss
+    trainer.compute_loss = lambda model, inputs, *a, **k: (
+        kinds.append(inputs["type"]) or inner(model, inputs, *a, **k)
+    )
+
+    class Watch(transformers.TrainerCallback):
+        def on_step_begin(self, *_, **__):
+            states.append([tensors_of(trainer, kind) for kind in range(2)])
+
+    trainer.add_callback(Watch())
+    trainer.train()
+    states.append([tensors_of(trainer, kind) for kind in range(2)])
+    steps = np.array(kinds).reshape(-1, 2)
+    assert (steps[:, 0] == steps[:, 1]).all(), "a step is of one type"
+    assert set(steps[:, 0]) == {0, 1}
+    for step, kind in enumerate(steps[:, 0]):
+        for other in range(2):
+            same = all(torch.equal(states[step][other][key], states[step + 1][other][key]) for key in states[0][0])
+            assert same == (other != kind)
+
+
+def test_a_step_may_be_divided_and_evaluated_between(tiny_model, tmp_path):
+    """Steps of eight as one or four micro-batches, the last of each type filled up; evaluation in between."""
+    rows = people(annotators=5, each=2, weight=lambda person, turn: 1.0 + turn % 3)
+    found = []
+    for number, values in enumerate(
+        ({}, {"eval_strategy": "steps", "eval_steps": 5}, {"gradient_accumulation_steps": 4})
+    ):
+        values = {"per_device_train_batch_size": 8 // values.get("gradient_accumulation_steps", 1), **values}
+        table = Judgments.from_rows(rows)
+        trainer = make(
+            tiny_model, table, tmp_path / str(number), evaluated=table, rounds=1, learning_rate=0.05, optim="sgd",
+            num_train_epochs=2, routing="dense", **values,
+        )  # fmt: skip
+        trainer.train()
+        found.append(
+            (losses_of(trainer), [tensors_of(trainer, kind) for kind in range(2)], trainer.responsibilities)
+        )
+    for number, (losses, adapters, gamma) in enumerate(found):
+        np.testing.assert_allclose(losses, found[0][0], rtol=0 if number == 1 else 1e-5)
+        np.testing.assert_allclose(gamma, found[0][2], rtol=0 if number == 1 else 1e-4)
+        for kind, expected in enumerate(found[0][1]):
+            for name, weight in expected.items():
+                torch.testing.assert_close(adapters[kind][name], weight, rtol=1e-4, atol=1e-6)
+    assert np.ptp(found[0][2]) > 0.01
+
+
+def test_the_best_adapters_are_loaded_at_the_end(tiny_model, tmp_path):
+    """Of all types, from the checkpoint with the least loss on held-out judgments."""
+    table, other = Judgments.from_rows(people()), Judgments.from_rows(people(each=2, seed=5))
+    trainer = make(
+        tiny_model, table, tmp_path, evaluated=other, rounds=0, learning_rate=0.1, lr_scheduler_type="constant",
+        load_best_model_at_end=True, eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1,
+    )  # fmt: skip
+    trainer.train()
+    told = [
+        entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry and not entry["m_step"]
+    ]
+    best = int(np.argmin(told)) + 1
+    assert best < len(told), "the last one is not the best"
+    checkpoint = tmp_path / "rounds" / "final" / f"checkpoint-{best}"
+    for kind in range(2):
+        file = safetensors.torch.load_file(checkpoint / f"type-{kind + 1}" / "adapter_model.safetensors")
+        found = tensors_of(trainer, kind)
+        assert file.keys() == found.keys()
+        for name, weight in found.items():
+            assert torch.equal(file[name], weight), name
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(min(told), rel=1e-6)
+
+
+@pytest.mark.parametrize("scoring", ["crossfit", "train"])
+def test_what_is_given_up_is_decided_by_all_that_is_known(scoring, tiny_model, tmp_path, monkeypatch):
+    """The shares, and with halves what the round before scored."""
+    priors = []
+
+    class Noted(EStep):
+        def __init__(self, annotator, prior, drop_below):
+            priors.append((prior, drop_below))
+            super().__init__(annotator, prior, drop_below)
+
+    monkeypatch.setattr(em_dpo, "EStep", Noted)
+    trainer = make(tiny_model, people(annotators=4, each=4), tmp_path, scoring=scoring, drop_below=0.02)
+    trainer.train()
+    assert len(priors) == 2
+    for before, (prior, drop_below) in zip(trainer.rounds, priors, strict=False):
+        other = before.log_likelihood if scoring == "crossfit" else 0.0
+        np.testing.assert_array_equal(prior, np.broadcast_to(before.log_weights + other, (4, 2)))
+        assert drop_below == 0.02
+    assert trainer.rounds[1].log_likelihood.any()
+
+
+# The E-step by hand.
+
+
+def by_hand(base, folder, rows, beta, top=None, loss_type="plackett-luce"):
+    """log P_k of each judgment `(judgments, types)` by plain forward passes and the definition."""
+    reference, types = Plain(base), [Plain(base, folder / f"type-{kind}") for kind in (1, 2)]
+    found = np.zeros((len(rows), len(types)))
+    for number, row in enumerate(rows):
+        order = np.argsort(row["ranks"])
+        bottom = [reference.log_prob(row["prompt"], text) for text in row["responses"]]
+        for kind, model in enumerate(types):
+            up = [model.log_prob(row["prompt"], text) for text in row["responses"]]
+            u = [beta * (up[one] - bottom[one]) for one in order]
+            if loss_type == "sigmoid":
+                pairs = [-math.log1p(math.exp(b - a)) for place, a in enumerate(u) for b in u[place + 1 :]]
+                found[number, kind] = np.mean(pairs)
+            else:
+                for place in range(len(u) - 1 if top is None else top):
+                    found[number, kind] += u[place] - math.log(sum(math.exp(v) for v in u[place:]))
+    return found
+
+
+def posterior(rows, told, log_eta, chosen):
+    """gamma of each annotator from some judgments, by loops."""
+    names = list(dict.fromkeys(row["annotator"] for row in rows))
+    joint = {name: np.array(log_eta, dtype=float) for name in names}
+    for number in chosen:
+        joint[rows[number]["annotator"]] += rows[number].get("weight", 1.0) * told[number]
+    gamma = np.array([np.exp(joint[name] - np.logaddexp.reduce(joint[name])) for name in names])
+    return gamma, sum(np.logaddexp.reduce(one) for one in joint.values())
+
+
+def trained_and_kept(trainer, folder):
+    """Train, with a folder of the adapters as they were at each E-step."""
+    inner = trainer._e_step
+
+    def e_step(number, scored):
+        trainer.save_model(str(folder / str(number)))
+        return inner(number, scored)
+
+    trainer._e_step = e_step
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("values", [{}, {"top": 1}, {"loss_type": "sigmoid"}])
+def test_e_step_by_hand(values, base, tmp_path):
+    """Scored on what was trained on: plain peft, plain forward passes, plain loops; dropout is off in it."""
+    rows = people(annotators=4, each=4, weight=lambda person, turn: [1.0, 0.5, 2.0][turn % 3])
+    trainer = make(
+        base, rows, tmp_path / "run", scoring="train", drop_below=0.0, floor=0.0, rounds=2, dropout=0.2,
+        learning_rate=2e-2, num_train_epochs=2, **values,
+    )  # fmt: skip
+    trained_and_kept(trainer, tmp_path)
+    for number in (1, 2):
+        told = by_hand(base, tmp_path / str(number), rows, 0.5, **values)
+        before, after = trainer.rounds[number - 1], trainer.rounds[number]
+        gamma, total = posterior(rows, told, before.log_weights, range(len(rows)))
+        np.testing.assert_allclose(after.gamma, gamma, rtol=1e-3, atol=1e-6)
+        assert np.abs(gamma - np.exp(before.log_weights)).max() > 0.05, "the judgments say something"
+        np.testing.assert_allclose(np.exp(after.log_weights), gamma.mean(0), rtol=1e-4)
+        assert after.record["log_likelihood"] == pytest.approx(total, rel=1e-4)
+        assert after.record["log_likelihood_per_judgment"] == pytest.approx(total / len(rows), rel=1e-4)
+        assert after.record["scored_values"] == 2 * 3 * len(rows)
+
+
+def test_cross_fit_multiplies_the_held_out_likelihoods_of_both_halves(base, tmp_path):
+    rows = people(annotators=5, each=5)[:-4]  # the last annotator made one judgment only
+    trainer = make(
+        base, rows, tmp_path / "run", drop_below=0.0, floor=0.0, rounds=2, learning_rate=2e-2, num_train_epochs=2
+    )
+    trained_and_kept(trainer, tmp_path)
+    half = halves(np.array([int(row["annotator"][1:]) for row in rows]), 42)
+    told = [by_hand(base, tmp_path / str(number), rows, 0.5) for number in (1, 2)]
+    held_out = np.where((half == 1)[:, None], told[0], told[1])  # round 1 trains on half 0, and round 2 on half 1
+    first, _ = posterior(rows, held_out, trainer.rounds[0].log_weights, np.flatnonzero(half == 1))
+    silent = half[-1] == 0
+    if silent:
+        first[-1] = trainer.rounds[0].gamma[-1]  # nothing of him was scored
+    np.testing.assert_allclose(trainer.rounds[1].gamma, first, rtol=1e-3, atol=1e-6)
+    both, _ = posterior(rows, held_out, np.log(first.mean(0)), range(len(rows)))
+    np.testing.assert_allclose(trainer.responsibilities, both, rtol=1e-3, atol=1e-6)
+    one, _ = posterior(rows, held_out, np.log(first.mean(0)), np.flatnonzero(half == 0))
+    assert np.abs(one - both).max() > 1e-3, "both halves count"
+    np.testing.assert_allclose(trainer.mixture_weights, both.mean(0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("rounds", [2, 3])
+def test_no_judgment_is_scored_by_an_adapter_that_it_trained(rounds, tiny_model, tmp_path, monkeypatch):
+    trained, scored = [], []
+    inner_rows, inner_stages = em_dpo.typed_rows, EStep.stages
+
+    def typed_rows(*args):
+        found = inner_rows(*args)
+        trained.append((args[3], found))
+        return found
+
+    def stages(self, rows, place):
+        scored.append([])
+        for chosen in inner_stages(self, rows, place):
+            scored[-1].extend(chosen.tolist())
+            yield chosen
+
+    monkeypatch.setattr(em_dpo, "typed_rows", typed_rows)
+    monkeypatch.setattr(EStep, "stages", stages)
+    rows = people(annotators=6, each=7)[:-6]
+    trainer = make(tiny_model, rows, tmp_path, rounds=rounds)
+    trainer.train()
+    every, annotator = set(range(len(rows))), np.array([int(row["annotator"][1:]) for row in rows])
+    assert len(trained) == rounds + 1
+    assert len(scored) == rounds
+    for (given, found), told in zip(trained, scored, strict=False):
+        members = set(np.concatenate(found.members).tolist())
+        assert members == set(given.tolist())
+        assert len(told) == len(set(told)), "scored once"
+        assert not members & set(told)
+        assert members | set(told) == every
+        counts = [np.bincount(annotator[list(part)], minlength=6) for part in (members, told)]
+        assert np.abs(counts[0] - counts[1]).max() <= 1
+    for one, next_one in itertools.pairwise(scored):
+        assert set(one) | set(next_one) == every
+        assert not set(one) & set(next_one)
+    assert set(trained[-1][0].tolist()) == set(np.concatenate(trained[-1][1].members).tolist()) == every
+
+
+def test_an_e_step_reads_each_text_once_for_each_type_it_may_be_of(tiny_model, tmp_path):
+    """A crowd on the same texts: as many values as texts and types, however many judged them."""
+    same = people(annotators=1, each=5)
+    rows = [
+        {**row, "ranks": row["ranks"] if person % 2 else row["ranks"][::-1], "annotator": f"w{person}"}
+        | {"group": f"g{person % 2}"}
+        for person in range(12)
+        for row in same
+    ]
+    trainer = make(tiny_model, rows, tmp_path, scoring="train", drop_below=0.0, rounds=1)
+    asked = []
+    inner = trainer._values
+
+    def values(tokens, model=None, responses=None):
+        asked.append((trainer.model.active_adapter, responses))
+        return inner(tokens, model, responses)
+
+    trainer._values = values
+    trainer.train()
+    for name in trainer.adapters:
+        read = np.concatenate([responses for adapter, responses in asked if adapter == name])
+        assert sorted(read.tolist()) == list(range(15)), name
+    assert trainer.rounds[1].record["scored_values"] == 30
+    assert trainer.rounds[1].record["scored_judgments"] == 60
+
+
+def test_at_most_so_many_judgments_of_an_annotator_are_scored(tiny_model, tmp_path):
+    trainer = make(tiny_model, people(annotators=4, each=9), tmp_path, scoring="train", rounds=1, most_scored=3)
+    trainer.train()
+    assert trainer.rounds[1].record["scored_judgments"] == 12
+    assert trainer.rounds[1].scored.all()
+
+
+def test_temperatures_and_floors_of_the_rounds(tiny_model, tmp_path):
+    """The posterior is flattened at first and is itself at last, when no floor is left."""
+    rows = people(annotators=6, each=8)
+    trainer = make(
+        tiny_model, rows, tmp_path, scoring="train", drop_below=0.0, floor=0.2, temperature=4.0, rounds=2,
+        learning_rate=2e-2,
+    )  # fmt: skip
+    trainer.train()
+    for number, temperature, floor in ((1, 4.0, 0.2), (2, 1.0, 0.0)):
+        joint = (trainer.rounds[number].log_likelihood + trainer.rounds[number - 1].log_weights) / temperature
+        gamma = np.exp(joint - np.logaddexp.reduce(joint, 1, keepdims=True)).clip(min=floor)
+        expected = gamma / gamma.sum(1, keepdims=True)
+        np.testing.assert_allclose(trainer.rounds[number].gamma, expected, rtol=1e-9)
+    assert trainer.rounds[1].gamma.min() >= 0.2 / 1.2
+    assert trainer.responsibilities.min() < 0.1
+
+
+# Names mean nothing.
+
+
+def permuted(found, order):
+    return [found[kind] for kind in order]
+
+
+def test_types_in_another_order_are_the_same_types(base, tmp_path):
+    """Groups renamed. In full batches of plain gradient descent the types' steps commute, up to rounding."""
+    rows = people(annotators=7, each=4, types=3)
+    names, order = {"g1": "g3", "g2": "g1", "g3": "g2"}, [2, 0, 1]
+    values = {
+        "types": 3, "routing": "dense", "per_device_train_batch_size": 32, "optim": "sgd", "num_train_epochs": 4,
+        "lr_scheduler_type": "constant", "learning_rate": 0.03, "rounds": 2, "max_grad_norm": 0.0,
+    }  # fmt: skip
+    first = make(base, rows, tmp_path / "first", **values)
+    second = make(base, [row | {"group": names[row["group"]]} for row in rows], tmp_path / "second", **values)
+    for trainer in (first, second):
+        trainer.train()
+    np.testing.assert_allclose(second.responsibilities[:, order], first.responsibilities, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(second.mixture_weights[order], first.mixture_weights, rtol=1e-4)
+    assert np.ptp(first.responsibilities, axis=0).min() > 0.05
+    for kind in range(3):
+        expected, found = tensors_of(first, kind), tensors_of(second, order[kind])
+        moved = math.sqrt(sum((expected[key] - first._untrained[k]).norm() ** 2
+                              for key, k in zip(expected, first._untrained, strict=True)))  # fmt: skip
+        apart = math.sqrt(sum((expected[key] - found[key]).norm() ** 2 for key in expected))
+        assert apart <= 1e-3 * moved
+
+
+def test_annotators_in_another_order_are_the_same_annotators(base, tmp_path):
+    """Rows shuffled and people renamed, all judgments scored: halves are drawn by the order of the rows."""
+    rows = people(annotators=6, each=4)
+    order = np.random.default_rng(0).permutation(len(rows))
+    names = {f"w{person}": f"h{(person * 5 + 2) % 6}" for person in range(6)}
+    others = [rows[place] | {"annotator": names[rows[place]["annotator"]]} for place in order]
+    values = {
+        "routing": "dense", "per_device_train_batch_size": 24, "optim": "sgd", "num_train_epochs": 4,
+        "lr_scheduler_type": "constant", "learning_rate": 0.03, "rounds": 2, "max_grad_norm": 0.0,
+        "scoring": "train", "drop_below": 0.0,
+    }  # fmt: skip
+    found = []
+    for number, table in enumerate((rows, others)):
+        trainer = make(base, table, tmp_path / str(number), **values)
+        trainer.train()
+        found.append(trainer)
+    for name, gamma in found[0].people.items():
+        np.testing.assert_allclose(found[1].people[names[name]], gamma, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(found[1].mixture_weights, found[0].mixture_weights, rtol=1e-4)
+    assert [names[name] for name in found[0].people] != list(found[1].people), "another order"
+
+
+# What is warned of and refused.
+
+
+@pytest.fixture
+def said(caplog):
+    transformers.utils.logging.enable_propagation()
+    yield lambda: caplog.text
+    transformers.utils.logging.disable_propagation()
+
+
+def test_types_without_judgments_stay_and_are_warned_of(tiny_model, tmp_path, said):
+    """One of the four judgments of one person is too little for the second type."""
+    rows = [row | {"group": "g1"} for row in people(annotators=5, each=4)]
+    rows[0]["group"] = "g2"
+    trainer = make(tiny_model, rows, tmp_path, rounds=0, skip_below=0.3, routing="sparse")
+    trainer.train()
+    for name, weight in tensors_of(trainer, 1).items():
+        if "lora_B" in name:
+            assert not weight.any(), name
+    assert any(weight.any() for name, weight in tensors_of(trainer, 0).items() if "lora_B" in name)
+    assert "final: no judgment trains type-2, which stays as the reference is" in said()
+    _, utilities = trainer.score(Judgments.from_rows(rows))
+    np.testing.assert_allclose(utilities[1], 0, atol=1e-4)
+    assert np.abs(utilities[0]).max() > 0.01
+
+
+def test_a_type_that_dies_out_is_warned_of(tiny_model, tmp_path, said):
+    rows = people(annotators=12, each=2)
+    rows = [row | {"group": "g2" if row["annotator"] == "w3" else "g1"} for row in rows]
+    trainer = make(tiny_model, rows, tmp_path, rounds=1, learning_rate=1e-6)
+    trainer.train()
+    assert trainer.mixture_weights[1] == pytest.approx(1 / 12, abs=0.01)
+    assert "round 1: a type is dying out (92%, 8%); fewer types" in said()
+    even = make(tiny_model, people(annotators=4, each=2), tmp_path / "even", rounds=1, learning_rate=1e-6)
+    before = said().count("dying out")
+    even.train()
+    assert said().count("dying out") == before
+
+
+def test_what_cannot_be_trained_is_said(tiny_model, tmp_path):
+    rows = people(annotators=3, each=2)
+    with pytest.raises(PluralignError, match="types: found 4, expected 1 to 3, the number of annotators"):
+        make(tiny_model, rows, tmp_path, types=4, start="latent-class")
+    with pytest.raises(PluralignError, match="sequential has no meaning with several types"):
+        make(tiny_model, rows, tmp_path, train_sampling_strategy="sequential")
+    with pytest.raises(PluralignError, match="auto_find_batch_size: a step holds judgments of one type"):
+        make(tiny_model, rows, tmp_path, auto_find_batch_size=True)
+    args = EMDPOConfig(str(tmp_path), types=2, start="groups", use_cpu=True, report_to="none")
+    with pytest.raises(PluralignError, match="no training judgments were given"):
+        EMDPOTrainer(tiny_model, args)
+    table = Judgments.from_rows(rows)
+    with pytest.raises(PluralignError, match="optimizers: every M-step makes its own"):
+        EMDPOTrainer(tiny_model, args, table, optimizers=(None, None))
+    prompt = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    with pytest.raises(PluralignError, match="found PromptTuningConfig, expected a LoraConfig"):
+        EMDPOTrainer(tiny_model, args, table, peft_config=prompt)
+    tuned = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), lora())
+    with pytest.raises(PluralignError, match="has an adapter already; merge it first"):
+        EMDPOTrainer(tuned, args, table)
+
+
+def degenerate():
+    ties = [row | {"ranks": [1, 1, 1]} for row in people(annotators=4, each=3)]
+    return {
+        "one annotator": (people(annotators=1, each=6), {"types": 1, "start": "latent-class"}),
+        "one annotator, number open": (people(annotators=1, each=6), {"types": "auto", "start": "latent-class"}),
+        "one judgment each": (people(annotators=12, each=1), {}),
+        "two people of one judgment": (people(annotators=2, each=1), {}),
+        "all ties": (ties, {}),
+        "all ties, from features": (ties, {"start": "latent-class"}),
+        "nobody has an id": ([row | {"annotator": None} for row in people(annotators=4, each=3)], {}),
+        "weights of zero": ([row | {"weight": float(row["annotator"] != "w1")} for row in people(4, 3)], {}),
+        "all agree": (people(annotators=6, each=4, types=1), {"start": "kmeans"}),
+    }
+
+
+@pytest.mark.parametrize("name", list(degenerate()))
+def test_degenerate_tables_end_in_numbers(name, tiny_model, tmp_path):
+    rows, values = degenerate()[name]
+    table = Judgments.from_rows(rows)
+    trainer = make(tiny_model, table, tmp_path, evaluated=table, rounds=2, **values)
+    trainer.train()
+    trainer.save_model()
+    np.testing.assert_allclose(trainer.responsibilities.sum(1), 1, rtol=1e-9)
+    np.testing.assert_allclose(trainer.mixture_weights.sum(), 1, rtol=1e-9)
+    assert all(torch.isfinite(weight).all() for weight in trainer.model.parameters())
+    assert all(math.isfinite(value) for value in trainer.evaluate().values())
+    written = [(tmp_path / file).read_text() for file in ("types.json", "mixture.json")]
+    assert not any("NaN" in text or "Infinity" in text for text in written)
+    made = pq.read_table(tmp_path / "responsibilities.parquet").column("judgments").to_pylist()
+    assert sum(made) == len(rows)
+
+
+def test_a_round_without_any_judgment_to_train_on_changes_nothing(tiny_model, tmp_path):
+    """Two people of one judgment each, which fell into the same half."""
+    rows = people(annotators=2, each=1)
+    half = halves(np.array([0, 1]), 42)
+    assert half[0] == half[1]
+    trainer = make(tiny_model, rows, tmp_path, rounds=2, learning_rate=0.03)
+    trainer.train()
+    empty = 1 if half[0] == 1 else 2  # round 1 trains on half 0
+    np.testing.assert_array_equal(trainer.rounds[empty].gamma, trainer.rounds[empty - 1].gamma)
+    assert trainer.rounds[empty].record["scored_judgments"] == 0
+    assert {entry["m_step"] for entry in trainer.state.log_history} == {0, 3 - empty}
+
+
+# What is written.
+
+
+@pytest.fixture(scope="module")
+def run(base, tmp_path_factory):
+    """A finished run on known and unknown people, and its table."""
+    rows = people(annotators=8, each=6)
+    rows[5]["annotator"] = None
+    table = Judgments.from_rows(rows)
+    trainer = make(
+        base, table, tmp_path_factory.mktemp("em-run") / "run", rounds=2, learning_rate=1e-2, num_train_epochs=2
+    )
+    trainer.train()
+    trainer.save_model()
+    return trainer, table, Path(trainer.args.output_dir)
+
+
+def test_each_type_loads_in_plain_peft(run, base):
+    trainer, table, folder = run
+    items, utilities = trainer.score(table)
+    reference = Plain(base)
+    for kind, name in enumerate(trainer.adapters):
+        plain = Plain(base, folder / name)
+        for response in range(0, len(items.responses), 7):
+            text = (items.prompts[items.item[response]], items.responses[response])
+            expected = plain.log_prob(*text)
+            found = utilities[kind, response] / 0.5 + reference.log_prob(*text)
+            assert found == pytest.approx(expected, rel=1e-5)
+        config = json.loads((folder / name / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] == str(base)
+        assert {"config.json", "tokenizer.json", "adapter_model.safetensors"} <= {
+            file.name for file in (folder / name).iterdir()
+        }
+    assert np.abs(utilities[0] - utilities[1]).max() > 0.1
+    assert not [file for file in folder.rglob("*") if file.suffix in (".bin", ".pt", ".pth", ".pkl")]
+
+
+def test_the_folder_is_a_mixture(run, base):
+    trainer, table, folder = run
+    policy = pluralign.load_policy(folder, device="cpu")
+    assert isinstance(policy, MixturePolicy)
+    assert policy.mixture == trainer.mixture
+    np.testing.assert_allclose(policy.weights, trainer.mixture_weights, rtol=1e-6)
+    items, utilities = trainer.score(table)
+    tokens = policy.tokenize(items)
+    found = 0.5 * (policy.adapter_values(tokens) - policy.reference_values(tokens))
+    np.testing.assert_allclose(found, utilities, rtol=1e-4, atol=1e-4)
+
+
+def test_who_is_of_which_type_is_written(run):
+    trainer, table, folder = run
+    found = pq.read_table(folder / "responsibilities.parquet").to_pydict()
+    names = table.column("annotator")
+    assert found["annotator"] == list(dict.fromkeys(names))  # the one without an id where he came first
+    assert found["judgments"] == [names.count(name) for name in found["annotator"]]
+    shares = np.stack([found["probability_1"], found["probability_2"]], 1)
+    np.testing.assert_array_equal(shares, trainer.responsibilities)
+    np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-12)
+    assert found["type"] == (1 + shares.argmax(1)).tolist()
+    assert trainer.people.keys() == {name for name in names if name is not None}
+    text = (folder / "types.json").read_text()
+    written = json.loads(text, parse_constant=lambda value: pytest.fail(f"types.json holds {value}"))
+    assert written["identification"] == json.loads((folder / "identification.json").read_text())
+    assert [one["round"] for one in written["rounds"]] == [0, 1, 2]
+    np.testing.assert_allclose(written["rounds"][-1]["mixture_weights"], trainer.mixture_weights, rtol=1e-12)
+
+
+def test_evaluation_judges_everyone_by_his_own_type(run):
+    """The eval loss is the mean over judgments under the most probable type; strangers go by the largest."""
+    trainer, _, _ = run
+    rows = [*people(annotators=8, each=1, seed=3), *people(annotators=1, each=4, seed=4)]
+    rows = [row | {"annotator": "new" if place >= 8 else row["annotator"]} for place, row in enumerate(rows)]
+    other = Judgments.from_rows(rows)
+    items, utilities = trainer.score(other)
+    losses = []
+    for judgment in range(items.judgments):
+        name = other.column("annotator")[items.row[judgment]]
+        kind = int(trainer.people.get(name, trainer.mixture_weights).argmax())
+        shown = items.shown(judgment)
+        own = torch.from_numpy(utilities[kind, items.response[shown]])[None]
+        losses.append(-log_likelihood(own, torch.from_numpy(items.ranks[shown])[None]).item())
+    before = len(trainer.state.log_history)
+    assert trainer.evaluate(other)["eval_loss"] == pytest.approx(np.mean(losses), rel=1e-9)
+    assert len(trainer.state.log_history) == before + 1
+
+
+def test_identification_is_written_before_training_begins(tiny_model, tmp_path):
+    found = []
+
+    class Look(transformers.TrainerCallback):
+        def on_train_begin(self, *_, **__):
+            found.append(json.loads((tmp_path / "identification.json").read_text()))
+
+    rows = people(annotators=10, each=1, shown=2)
+    trainer = make(tiny_model, rows, tmp_path, rounds=1, callbacks=[Look()])
+    trainer.train()
+    assert len(found) == 2
+    assert found[0]["verdict"] == "not identified"
+    assert found[0]["reason"]
+    assert found[0]["mend"]
+    assert vars(trainer.verdict) == found[0]
+
+
+# Two processes.
+
+SCRIPT = """
+import sys, json
+sys.path[:0] = [{tests!r}, {here!r}]
+import test_em_dpo as here
+trainer = here.make({model!r}, here.people(**{people}), {folder!r}, **{values})
+trainer.train()
+trainer.save_model()
+if trainer.accelerator.is_main_process:
+    found = {{"losses": here.losses_of(trainer), "gamma": trainer.responsibilities.tolist()}}
+    open({folder!r} + "/found.json", "w").write(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_losses_of_one(tiny_model, tmp_path):
+    shape = {"annotators": 7, "each": 5}
+    values = {"rounds": 2, "learning_rate": 1e-3, "num_train_epochs": 2, "weight_floor": 0.01}
+    alone = make(tiny_model, people(**shape), tmp_path / "alone", per_device_train_batch_size=8, **values)
+    alone.train()
+    script = tmp_path / "both.py"
+    values |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    script.write_text(
+        SCRIPT.format(
+            tests=str(Path(__file__).parents[1]), here=str(Path(__file__).parent), model=str(tiny_model),
+            people=shape, folder=str(tmp_path / "both"), values=values,
+        )
+    )  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PLURALIGN_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((tmp_path / "both" / "found.json").read_text())
+    assert len(found["losses"]) > 10
+    np.testing.assert_allclose(found["losses"], losses_of(alone), rtol=1e-5)
+    np.testing.assert_allclose(found["gamma"], alone.responsibilities, rtol=1e-5, atol=1e-8)
