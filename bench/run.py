@@ -19,6 +19,10 @@ NAMES = {
     "latent_class": ["latent_class.py"],
     "types": ["annotator_types.py"],
     "real_types": ["real_types.py"],
+    "em_town": ["em_town.py"],
+    "em_cost": ["em_cost.py"],
+    "em_real": ["em_real.py"],
+    "em_regret": ["em_regret.py"],
 }
 """Name to its script and options."""
 

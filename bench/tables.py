@@ -11,6 +11,8 @@ from statistics import median
 from typing import Any
 
 from common import OUT, interval
+from tables_fairness import TABLES as FAIRNESS_TABLES
+from tables_types import TABLES as TYPE_TABLES
 
 README = Path(__file__).parent / "README.md"
 
@@ -376,6 +378,8 @@ TABLES = (
     types_polis,
     types_convarg,
     types_qa,
+    *TYPE_TABLES,
+    *FAIRNESS_TABLES,
 )
 """Each is named like its block in the README and its file of results."""
 

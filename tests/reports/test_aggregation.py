@@ -55,6 +55,13 @@ def make_story():
             "value": 0.25, "low": 0.2, "high": 0.31, "without_abstention": 0.25, "adversary": [0.5, 0.5],
             "solver": "linear programme",
         },
+        "groups": [
+            {
+                "group": name, "annotators": 12, "shares": [0.5, 0.5],
+                "policies": [{"name": "egalitarian", "regret": 0.75, "low": 0.7, "high": 0.8, "win_rate": 0.5}],
+            }
+            for name in ("old", "young")
+        ],
         "against": [
             {"policy": "egalitarian", "against": "plain", "type": kind, "win_rate": 0.7, "low": 0.65, "high": 0.75}
             for kind in ("1", "2")
@@ -76,7 +83,7 @@ def test_the_page_is_whole_and_needs_nothing(story):
     for expected in (
         "No type's regret times its priority is more than 2.5 nats per answer", "type 1 (70\xa0%)", "max-min-reward", "Yes, please.",
         "0.25 (0.2 to 0.31); by linear programme", "distilled from 1,200 draws", "cut.", "± 0.05", "0.5 (0.4 to 0.6)",
-        "Win rate against plain", "0.7 (0.65 to 0.75)",
+        "Win rate against plain", "young (12 people)", "0.75 (0.7 to 0.8)", "0.7 (0.65 to 0.75)",
     ):  # fmt: skip
         assert expected in words, expected
     assert "default-src 'none'" in page

@@ -18,7 +18,9 @@ from architectures import write_model
 from mixtures import Plain, write_mixture
 from pluralign.choice.regret import min_max_regret, regret_matrix
 from pluralign.core.errors import PluralignError
+from pluralign.core.files import write_parquet
 from pluralign.judgments import Judgments, read
+from pluralign.scoring.mixtures import RESPONSIBILITIES, responsibilities_table
 from pluralign.training.sft import completions
 from pluralign.workflows.aggregate import aggregate, priority_of
 from pluralign.workflows.aggregate_story import warnings_of
@@ -409,3 +411,31 @@ def test_what_chance_did_is_said():
     words = warnings_of(story)
     assert "Type 1 gains more from the answers of type-2" in words[1]
     assert "25 % of the answers of type-1 were cut at 8 tokens" in words[2]
+
+
+def test_known_groups_give_up_the_mean_of_their_members(base, tmp_path):
+    """Groups of the training file: half of one is of the first type, the other half of the second."""
+    run = write_run(base, tmp_path / "people")
+    names = ["ann", "bob", "cat"]
+    gamma = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.2, 0.0, 0.8]])
+    write_parquet(responsibilities_table(names, np.ones(3, dtype=int), gamma), run / RESPONSIBILITIES)
+    rows = [
+        {"prompt": prompt, "responses": ["a", "b"], "ranks": [1, 2], "annotator": name, "group": group}
+        for prompt in PROMPTS[:2]
+        for name, group in zip([*names, "new"], ["old", "old", "young", "old"], strict=True)
+    ]
+    pluralign.Judgments.from_rows(rows).write(tmp_path / "train.parquet")
+    settings = yaml.safe_load((run / "config.yaml").read_text()) | {
+        "train_files": [str(tmp_path / "train.parquet")]
+    }
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    metrics = aggregate(run, tmp_path / "out", samples=2, max_new_tokens=4)
+    for policy in ("type-1", "base", "egalitarian"):
+        regret = [metrics[f"regret/{policy}/type={kind}"] for kind in (1, 2, 3)]
+        wins = [metrics[f"win_rate/{policy}/type={kind}"] for kind in (1, 2, 3)]
+        assert metrics[f"regret/{policy}/group=old"] == pytest.approx((regret[0] + regret[1]) / 2)
+        assert metrics[f"regret/{policy}/group=young"] == pytest.approx(0.2 * regret[0] + 0.8 * regret[2])
+        assert metrics[f"win_rate/{policy}/group=old"] == pytest.approx((wins[0] + wins[1]) / 2)
+        assert metrics[f"regret/{policy}/group=old_low"] <= metrics[f"regret/{policy}/group=old"]
+    story = json.loads((tmp_path / "out" / "aggregate.json").read_text())
+    assert [(block["group"], block["annotators"]) for block in story["groups"]] == [("old", 2), ("young", 1)]

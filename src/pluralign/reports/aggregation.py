@@ -35,6 +35,12 @@ SHAPE: dict[str, Any] = {
         "adversary": ["number"],
         "solver": "text",
     },
+    "groups": [
+        {
+            **{"group": "text", "annotators": "number", "shares": ["number"]},
+            "policies": [{"name": "text", **dict.fromkeys(("regret", "low", "high", "win_rate"), "number")}],
+        }
+    ],
     "against": [
         {
             **dict.fromkeys(("policy", "against", "type"), "text"),
@@ -101,6 +107,7 @@ def aggregation_sections(story: Mapping[str, Any]) -> list[Section]:
             [
                 Figures([_regrets(policies, legend), _wins(policies, legend)]),
                 *_numbers(types, policies),
+                *_groups(story["groups"]),
                 *_against(story["against"], types),
             ],
             "Each type's regret, and how often it likes an answer better than one of the base.",
@@ -217,6 +224,23 @@ def _numbers(types: Sequence[Mapping[str, Any]], policies: Sequence[Mapping[str,
         Table("The numbers: nats per answer, ± a standard error", head, rows),
         Table("What they are", ["policy", "what"], words, folded=True),
     ]
+
+
+def _groups(groups: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """What known groups give up: a row for each policy."""
+    rows: dict[str, list[Any]] = {}
+    for place, group in enumerate(groups):
+        for policy in group["policies"]:
+            row = rows.setdefault(text_of(policy["name"]), [""] * len(groups))
+            row[place] = interval(policy["regret"], policy["low"], policy["high"])
+    if not rows:
+        return []
+    head = [
+        "policy",
+        *(f"{text_of(group['group'])} ({plural(group['annotators'], 'person', 'people')})" for group in groups),
+    ]
+    title = "Regret of each known group: its members' mean, by the types that they probably are of"
+    return [Table(title, head, [[name, *cells] for name, cells in rows.items()])]
 
 
 def _against(found: Sequence[Mapping[str, Any]], types: Sequence[Mapping[str, Any]]) -> list[Block]:

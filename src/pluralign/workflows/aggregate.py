@@ -23,6 +23,7 @@ from pluralign.core.runs import CONFIG, file_fingerprints, finish_run, read_metr
 from pluralign.reports.aggregation import aggregation_page
 from pluralign.scoring.mixtures import MIXTURE, Mixture, read_mixture
 from pluralign.workflows.aggregate_answers import BASE, draw_answers, unique_prompts
+from pluralign.workflows.aggregate_groups import known_groups
 from pluralign.workflows.aggregate_story import (
     EGALITARIAN,
     MIXTURES,
@@ -173,7 +174,8 @@ def aggregate(
             answers = pa.concat_tables([answers, last])
             write_parquet(answers, kept)
         further.append(DISTILLED)
-    story = aggregation(answers, asked, further, game, weights) | {"run": str(source)}
+    groups = known_groups(source, _own_files(settings, ("train_files",)), len(types), scale)
+    story = aggregation(answers, asked, further, game, weights, groups) | {"run": str(source)}
     if counts and counts["distill_left_out"] > counts["distill_draws"] / 9:  # one in ten of all
         story["warnings"].append(
             f"{counts['distill_left_out']} draws of the mixture were empty or cut, and {counts['distill_draws']} "

@@ -15,6 +15,7 @@ from pluralign.choice import regret as game_theory
 from pluralign.choice.regret import Game, regret_matrix
 from pluralign.evaluation.regret import Estimate, game_interval, means, preferred, regret_table, with_mixtures
 from pluralign.workflows.aggregate_answers import BASE, utilities_by
+from pluralign.workflows.aggregate_groups import Group, group_blocks, group_metrics
 
 POPULATION, UTILITARIAN, EGALITARIAN, MAX_MIN = "population", "utilitarian", "egalitarian", "max-min-reward"
 MIXTURES = (POPULATION, UTILITARIAN, EGALITARIAN, MAX_MIN)
@@ -64,7 +65,12 @@ def chosen(answers: pa.Table, asked: Asked) -> tuple[Game, dict[str, np.ndarray]
 
 
 def aggregation(
-    answers: pa.Table, asked: Asked, further: Sequence[str], game: Game, mixtures: Mapping[str, np.ndarray]
+    answers: pa.Table,
+    asked: Asked,
+    further: Sequence[str],
+    game: Game,
+    mixtures: Mapping[str, np.ndarray],
+    groups: Sequence[Group] = (),
 ) -> dict[str, Any]:
     """The content of `aggregate.json`.
 
@@ -74,6 +80,7 @@ def aggregation(
         further: names of the policies that drew besides the types' own and the base.
         game: of `chosen`,
         mixtures: and with it.
+        groups: known ones.
     """
     drawers = [*asked.types, BASE, *further]
     utilities = utilities_by(answers, drawers, asked.prompts)  # (types, policies, prompts, samples)
@@ -145,6 +152,13 @@ def aggregation(
             "solver": "optimistic Hedge" if asked.hedge else "linear programme",
         },
         "against": against,
+        "groups": group_blocks(
+            groups,
+            [names[place] for place in order],
+            (asked.priority[:, None, None] * (ratios[range(own), range(own)][:, None] - ratios))[:, order],
+            with_mixtures(preferred(utilities, utilities[:, [own]]), weights)[:, order],
+            asked.seed,
+        ),
         "examples": _examples(answers, drawers, asked),
     }
     return story | {"warnings": warnings_of(story)}
@@ -211,6 +225,7 @@ def aggregate_metrics(story: Mapping[str, Any], answers: pa.Table) -> dict[str, 
                 metrics |= {f"{key}/{at}": here[key], f"{key}/{at}_se": here[f"{key}_se"]}
             metrics[f"win_rate/{at}"] = here["win_rate"]
             metrics |= {f"win_rate/{at}_low": here["low"], f"win_rate/{at}_high": here["high"]}
+    metrics |= group_metrics(story["groups"])
     for one in story["against"]:
         at = f"win_rate/{one['policy']}/type={one['type']}/against={one['against']}"
         metrics |= {at: one["win_rate"], f"{at}_low": one["low"], f"{at}_high": one["high"]}
