@@ -72,8 +72,8 @@ SETTINGS: dict[str, Any] = {
 """Of every M-step, in all runs; all else is the default."""
 
 POLIS_SETTINGS = SETTINGS | {"per_device_train_batch_size": 16, "max_steps": 300, "learning_rate": 4e-3}
-"""Of the conversations, small and large: as many steps in every M-step. The steps were chosen on training rankings of
-brexit-consensus; the rate in short trials on vtaiwan.uberx, whose held-out rankings were looked at."""
+"""Of the conversations, small and large: as many steps in every M-step. The steps were chosen on training rankings
+of brexit-consensus; the rate in short trials on vtaiwan.uberx, whose held-out rankings were looked at."""
 
 SHAPE: dict[str, Any] = {"vocab_size": 2048, "hidden_size": 128, "layers": 3, "heads": 4, "context": LENGTH}
 

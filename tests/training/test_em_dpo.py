@@ -771,3 +771,17 @@ def test_two_processes_give_the_losses_of_one(tiny_model, tmp_path):
     assert len(found["losses"]) > 10
     np.testing.assert_allclose(found["losses"], losses_of(alone), rtol=1e-5)
     np.testing.assert_allclose(found["gamma"], alone.responsibilities, rtol=1e-5, atol=1e-8)
+
+
+def test_rounds_that_say_nothing_are_warned_of(tiny_model, tmp_path, said):
+    """At a rate of next to nothing every type judges as the reference does, to which all responses are alike."""
+    rows = people(annotators=4, each=2)
+    idle = make(tiny_model, rows, tmp_path / "idle", rounds=1, learning_rate=1e-12)
+    idle.train()
+    record = idle.rounds[1].record
+    assert record["log_likelihood"] == pytest.approx(record["reference_log_likelihood"], rel=1e-6)
+    scored = record["scored_judgments"]
+    shown = {len(row["responses"]) for row in rows}
+    assert len(shown) == 1
+    assert record["reference_log_likelihood"] == pytest.approx(-scored * math.log(math.factorial(shown.pop())))
+    assert "round 1: the types' policies tell judgments no better than the reference does" in said()

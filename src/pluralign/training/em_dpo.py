@@ -296,6 +296,7 @@ class EMDPOTrainer(DPOTrainer):
             scored, place = scored[place < args.most_scored], place[place < args.most_scored]
         step = EStep(self.annotator, before.log_weights + other, args.drop_below)
         values = self._type_utilities(self.train_tokens)
+        indifferent = self.log_likelihoods(self.train_items, np.zeros(len(self.train_tokens.item)), scored)
         began = time.perf_counter()
         for rows in step.stages(scored, place):
             for kind in range(len(self.adapters)):
@@ -316,6 +317,7 @@ class EMDPOTrainer(DPOTrainer):
             record={
                 "round": number,
                 "scored_judgments": len(scored),
+                "reference_log_likelihood": float(indifferent @ self.train_items.weight[scored]),
                 "scored_values": values.count,
                 "e_step_seconds": round(time.perf_counter() - began, 3),
             },

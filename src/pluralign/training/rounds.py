@@ -172,6 +172,12 @@ def tell(record: dict[str, Any]) -> None:
         f"round {record['round']}: log-likelihood of a judgment {record['log_likelihood_per_judgment']:.4f}, "
         f"types {shares}, {record['moved']:.0%} of the annotators moved"
     )
+    told, indifferent = record["log_likelihood"], record["reference_log_likelihood"]
+    if record["scored_judgments"] and told <= indifferent * (1 - 1e-6):  # both are below 0
+        logger.warning(
+            f"round {record['round']}: the types' policies tell judgments no better than the reference does, so it "
+            "says nothing of who is of which type: raise the learning rate or num_train_epochs, or get more data"
+        )
     if min(weights) < FEW / len(weights):
         logger.warning(
             f"round {record['round']}: a type is dying out ({shares}); fewer types, more judgments per annotator, "
