@@ -13,6 +13,7 @@ from pluralign.reports.audit import audit_sections
 from pluralign.reports.audit_data import histogram_figure
 from pluralign.reports.figures import reliability
 from pluralign.reports.page import Block, Figure, Figures, Heading, Note, Section, Table, Tiles
+from pluralign.reports.rounds import rounds_section
 from pluralign.reports.rows import Point, Row, forest, known
 from pluralign.reports.scales import scale
 from pluralign.reports.texts import interval, number, percent, quoted, text_of
@@ -43,6 +44,7 @@ class Run:
     answers: Sequence[Mapping[str, Any]] = ()
     audit: Mapping[str, Any] | None = None
     aggregate: Mapping[str, Any] | None = None
+    types: Mapping[str, Any] | None = None
 
     def value(self, key: str) -> float | None:
         """A metric that is a finite number, else None."""
@@ -66,7 +68,11 @@ def describe(run: Run) -> str:
         return f"Evaluation of {text_of(config.get('model'))} on {_files(config.get('files'))}."
     if "objective" in config:
         objective = text_of(config["objective"])
-        kind = {"sft": "Language model trained", "dpo": "Policy tuned"}.get(objective, "Model trained")
+        kind = {
+            "sft": "Language model trained",
+            "dpo": "Policy tuned",
+            "em-dpo": "Types found and their policies tuned",
+        }.get(objective, "Model trained")
         base = text_of(config.get("model_name_or_path"))
         held_out = f", judged on {_files(config['eval_files'])}" if config.get("eval_files") else ""
         return f"{kind} from {base} with the objective {objective}{held_out}."
@@ -88,6 +94,8 @@ def run_sections(run: Run) -> list[Section]:
     results: list[Block] = [Tiles(tiles)] if (tiles := _tiles(run)) else []
     results += [Figures(drawn)] if drawn else []
     sections = [Section("Results", results or [Note("There is nothing to draw here.")], describe(run))]
+    if run.types is not None and (types := rounds_section(run.types)):
+        sections.append(types)
     if people := _people(run):
         sections.append(Section("Person by person", people, "Whom this model serves, and whom it does not."))
     if run.answers:

@@ -17,6 +17,7 @@ from pluralign.core.runs import CONFIG
 from pluralign.reports.aggregation import SHAPE as AGGREGATE
 from pluralign.reports.audit_schema import filled
 from pluralign.reports.comparison import runs_page
+from pluralign.reports.rounds import SHAPE as ROUNDS
 from pluralign.reports.runs import Run
 
 _BIN = [dict.fromkeys(("lower", "upper", "pairs", "share", "confidence", "accuracy", "gap"), "number")]
@@ -74,6 +75,7 @@ def read_run(folder: Path, name: str) -> Run:
     audit = _json(folder / "audit.json", dict) if (folder / "audit.json").exists() else None
     story = folder / "aggregate.json"
     aggregate = _filled(story, _json(story, dict), AGGREGATE, story.name) if story.exists() else None
+    rounds = folder / "types.json"
     return Run(
         name=name,
         metrics=_json(folder / "metrics.json", dict),
@@ -84,6 +86,7 @@ def read_run(folder: Path, name: str) -> Run:
         answers=_answers(folder / "answers.jsonl"),
         audit=None if audit is None else _filled(folder / "audit.json", audit),
         aggregate=aggregate,
+        types=_filled(rounds, _json(rounds, dict), ROUNDS, rounds.name) if rounds.exists() else None,
     )
 
 
