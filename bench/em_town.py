@@ -51,6 +51,7 @@ METHODS: dict[str, dict[str, Any]] = {
     KNOWN: {},
     START: {},
     "EM-DPO": {},
+    "EM-DPO, three epochs": {"num_train_epochs": 3},
     "EM-DPO, dirichlet start": {"start": "dirichlet"},
     "paper": {"preset": "paper", "learning_rate": SETTINGS["learning_rate"] / 4},
     "paper, our rate": {"preset": "paper"},
