@@ -43,7 +43,7 @@ def evaluate(
     revision: str = _HUB_REVISION,
     trust_remote_code: bool = _REMOTE_CODE,
 ) -> None:
-    """Evaluate a reward model or a policy: accuracy, log-loss, calibration, per source and group; win rate."""
+    """Evaluate a reward model, a policy or types: accuracy, log-loss, calibration, per slice; win rate."""
     from pluralign.workflows.cards import metrics_table
     from pluralign.workflows.evaluate import evaluate as run
 

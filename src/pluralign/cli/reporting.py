@@ -11,7 +11,7 @@ from pluralign.cli.app import app
 
 @app.command()
 def report(
-    folder: list[Path] = typer.Argument(help="Finished folders: audits, trained models, evaluations."),
+    folder: list[Path] = typer.Argument(help="Finished folders: audits, models, evaluations, aggregations."),
     out: Path = typer.Option(..., help="The HTML file to write."),
 ) -> None:
     """Draw one self-contained HTML page of one or several finished folders, compared where they can be."""
