@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 
@@ -66,3 +68,22 @@ def test_fingerprints_follow_content(tmp_path):
     assert fingerprint_folder(tmp_path) != first
     assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
     assert fingerprint(1, "2") != fingerprint("1", 2)
+
+
+def test_processes_that_write_one_cache_file_at_once_all_succeed(tmp_path):
+    """Each opens its temporary file before any of them has renamed its own."""
+    script = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from pluralign.core.files import atomic_write\n"
+        "folder = Path(sys.argv[1])\n"
+        "with atomic_write(folder / 'a.bin', shared=True) as out:\n"
+        "    out.write(b'same')\n"
+        "    (folder / f'ready-{sys.argv[2]}').touch()\n"
+        "    while len(list(folder.glob('ready-*'))) < 2:\n"
+        "        time.sleep(0.01)\n"
+    )
+    running = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path), str(number)]) for number in range(2)]
+    assert [process.wait(timeout=60) for process in running] == [0, 0]
+    assert (tmp_path / "a.bin").read_bytes() == b"same"
+    assert not list(tmp_path.glob(".*"))

@@ -56,7 +56,7 @@ def _disk_code(fault: Exception) -> int | None:
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+def atomic_write(path: str | os.PathLike[str], mode: str = "wb", *, shared: bool = False) -> Iterator[IO[Any]]:
     """Write a file under a temporary name in the same folder and rename it when it is whole.
 
     A fault or an interrupt leaves no part of the file and keeps what stood there before; a killed process
@@ -65,6 +65,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
     Args:
         path: the file to be.
         mode: `"wb"` or `"w"` (text is UTF-8).
+        shared: several processes may write the file at once (a cache): each has a temporary name of its own.
 
     Raises:
         PluralignError: the disk refuses (full, read-only, not a folder ...), named with the mend.
@@ -78,7 +79,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
         'whole'
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}{f'.{os.getpid()}' if shared else ''}.partial")
     with disk_errors(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "is a folder", str(path))

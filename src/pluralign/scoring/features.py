@@ -68,7 +68,7 @@ def text_features(
     if file.exists():
         return safetensors.numpy.load_file(file)["features"]
     found = _tfidf(items, dimensions, reads, seed) if name == "tfidf" else _states(items, name, reads)
-    with atomic_write(file) as out:
+    with atomic_write(file, shared=True) as out:
         out.write(safetensors.numpy.save({"features": found}))
     return found
 

@@ -65,7 +65,7 @@ def kept_log_probs(
         return safetensors.numpy.load_file(file)["log_probs"]
     found = np.ascontiguousarray(compute(), dtype=np.float64)
     if writes:
-        with atomic_write(file) as out:
+        with atomic_write(file, shared=True) as out:
             out.write(safetensors.numpy.save({"log_probs": found}))
     return found
 
