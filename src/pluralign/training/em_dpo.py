@@ -365,6 +365,8 @@ class EMDPOTrainer(DPOTrainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """An adapter's folder for every type, the mixture that they make, and who belongs to which."""
         super()._save(output_dir, state_dict)
+        if not self.args.should_save:  # one of several processes writes
+            return
         folder = Path(output_dir or self.args.output_dir)
         for name in self.adapters:
             self.policy.model.config.save_pretrained(folder / name)

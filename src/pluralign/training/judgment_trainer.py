@@ -324,6 +324,8 @@ class JudgmentTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Safetensors, config and tokenizer; no pickled arguments."""
         super()._save(output_dir, state_dict)
+        if not self.args.should_save:  # one of several processes writes
+            return
         folder = Path(output_dir or self.args.output_dir)
         (folder / "training_args.bin").unlink(missing_ok=True)
         if not isinstance(self.model, PreTrainedModel):

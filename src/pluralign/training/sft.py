@@ -68,5 +68,5 @@ class SFTTrainer(trl.SFTTrainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """An adapter's folder gets the config too, so that it loads with its own tokenizer and chat template."""
         super()._save(output_dir, state_dict)
-        if isinstance(self.model, peft.PeftModel):
+        if self.args.should_save and isinstance(self.model, peft.PeftModel):
             self.model.config.save_pretrained(output_dir or self.args.output_dir)
