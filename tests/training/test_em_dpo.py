@@ -735,12 +735,19 @@ SCRIPT = """
 import sys, json
 sys.path[:0] = [{tests!r}, {here!r}]
 import test_em_dpo as here
-trainer = here.make({model!r}, here.people(**{people}), {folder!r}, **{values})
-trainer.train()
-trainer.save_model()
-if trainer.accelerator.is_main_process:
-    found = {{"losses": here.losses_of(trainer), "gamma": trainer.responsibilities.tolist()}}
-    open({folder!r} + "/found.json", "w").write(json.dumps(found))
+from accelerate import PartialState
+
+def main():
+    trainer = here.make({model!r}, here.people(**{people}), {folder!r}, **{values})
+    trainer.train()
+    trainer.save_model()
+    if trainer.accelerator.is_main_process:
+        found = {{"losses": here.losses_of(trainer), "gamma": trainer.responsibilities.tolist()}}
+        open({folder!r} + "/found.json", "w").write(json.dumps(found))
+    trainer.accelerator.wait_for_everyone()
+
+main()  # what the trainer holds goes before the process group does
+PartialState().destroy_process_group()
 """
 
 

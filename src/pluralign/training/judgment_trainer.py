@@ -28,6 +28,7 @@ from pluralign.judgments.formats.trl import from_trl
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.forward import block_values, score_tokens
 from pluralign.scoring.items import Items, items_of
+from pluralign.scoring.recalibrated import remove_recalibration
 from pluralign.scoring.text_models import TextModel
 from pluralign.scoring.tokens import TokenizedItems
 from pluralign.scoring.trees import Layout
@@ -191,20 +192,31 @@ class JudgmentTrainer(Trainer):
         num_items_in_batch: Tensor | None = None,
     ) -> Any:
         """Weighted sum of the judgments' losses over the weight of the whole step."""
-        values = torch.cat([block_values(model, block, self.layout) for block in inputs["blocks"]])
+        values = self._read(model, inputs)
         utilities = self._utilities(values, inputs)[inputs["index"]]  # (judgments, responses)
-        weight, ranks = inputs["weight"], inputs["ranks"]
-        losses = -self.judgment_log_likelihood(utilities, ranks, inputs.get("opposite", 0.0))
-        losses = losses + self._penalty(utilities, ranks)
-        if "factor" in inputs:
-            losses = losses * inputs["factor"]
+        weight = inputs["weight"]
         total = weight.sum() if num_items_in_batch is None else num_items_in_batch
+        losses = self._losses(utilities, inputs)
+        losses = losses * self._factor(losses, utilities, inputs, total)
         # Processes average their gradients, so each counts its share as many times as there are processes.
         loss = (weight * losses).sum() / total.clamp(min=torch.finfo(weight.dtype).tiny)
         loss = loss * self.accelerator.num_processes
         with torch.no_grad():
             self._note(utilities, values[inputs["index"]], inputs)
         return (loss, utilities) if return_outputs else loss
+
+    def _read(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        """Values of the responses of a training batch: `(responses,)`."""
+        return torch.cat([block_values(model, block, self.layout) for block in inputs["blocks"]])
+
+    def _losses(self, utilities: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """Loss of each judgment of a training batch, by its utilities `(judgments, responses)`: `(judgments,)`."""
+        log_likelihood = self.judgment_log_likelihood(utilities, inputs["ranks"], inputs.get("opposite", 0.0))
+        return self._penalty(utilities, inputs["ranks"]) - log_likelihood
+
+    def _factor(self, losses: Tensor, utilities: Tensor, inputs: dict[str, Any], total: Tensor) -> Tensor | float:
+        """What each judgment's loss is multiplied with, `(judgments,)`; `total` is the weight of the whole step."""
+        return inputs.get("factor", 1.0)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Six operations per weight and token that is read."""
@@ -328,6 +340,7 @@ class JudgmentTrainer(Trainer):
             return
         folder = Path(output_dir or self.args.output_dir)
         (folder / "training_args.bin").unlink(missing_ok=True)
+        remove_recalibration(folder)  # one that is there is of other weights
         if not isinstance(self.model, PreTrainedModel):
             self.model.config.save_pretrained(folder)
 

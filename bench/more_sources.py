@@ -1,0 +1,158 @@
+"""Five real sources, one reward: MORE against the paper's baselines, with MiniLM, on the same judgments.
+
+Raw is the untrained head, MultiTask uniform weights, Top one model for each source (judged on its own source only),
+Averaging the mean of Top's rewards. PandaLM is a sixth source that no model has seen. What is stored are the margins
+of the held-out pairs, winner less loser; `tables_more.py` makes the tables of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from common import OUT, Clock, encoder, load
+
+from pluralign.judgments import Judgments
+from pluralign.judgments.split import split
+from pluralign.scoring.items import Items, items_of
+from pluralign.scoring.reward_models import build_reward_model
+from pluralign.training.more import MORETrainer
+from pluralign.training.more_config import MOREConfig
+
+SOURCES = ("hh-helpful", "hh-harmless", "webgpt", "helpsteer2", "convarg")
+UNSEEN = "pandalm"
+METHODS: dict[str, dict[str, Any]] = {
+    "MultiTask": {"weights": "uniform"},
+    "MORE, l2": {"weights": "more", "normalize": "l2"},
+    "MORE, none": {"weights": "more", "normalize": "none"},
+}
+"""Trained on all sources; Raw, Top and Averaging follow from others."""
+
+Parts = dict[str, dict[str, Judgments]]
+
+
+def parts_of(seed: int, train: int, held: int, tuning: int) -> Parts:
+    """Train, tuning (for temperatures) and test judgments of every source, strict pairs; no prompt is in two."""
+    draw = np.random.default_rng(seed)
+    parts: Parts = {"train": {}, "tuning": {}, "test": {}}
+    for name in (*SOURCES, UNSEEN):
+        judgments = load(name)[0]
+        strict = [row for row, ranks in enumerate(judgments.column("ranks")) if ranks and len(set(ranks)) == 2]
+        learnt, rest = split(judgments.select(strict), by="prompt", test=0.4, seed=seed)
+        tuned, tested = split(rest, by="prompt", test=0.7, seed=seed)
+        for part, own, most in (("train", learnt, train), ("tuning", tuned, tuning), ("test", tested, held)):
+            if name != UNSEEN or part == "test":
+                parts[part][name] = own.select(np.sort(draw.permutation(len(own))[:most]))
+    return parts
+
+
+def margins(rewards: np.ndarray, items: Items) -> list[float]:
+    """Reward of the winner less that of the loser, pair by pair."""
+    values = rewards[items.response].reshape(-1, 2)
+    sign = np.where(items.ranks.reshape(-1, 2)[:, 0] == 1, 1.0, -1.0)
+    return [float(margin) for margin in sign * (values[:, 0] - values[:, 1])]
+
+
+class Bench:
+    """One seed: its judgments, and the rewards of every method on those held out."""
+
+    def __init__(self, seed: int, options: argparse.Namespace) -> None:
+        self.seed, self.options = seed, options
+        self.parts = parts_of(seed, options.train, options.held, options.tuning)
+        self.held = {
+            (part, name): items_of(own) for part in ("tuning", "test") for name, own in self.parts[part].items()
+        }
+
+    def trained(self, **values: Any) -> Any:
+        """A reward model on MiniLM, from the same head whatever the method."""
+        transformers.set_seed(self.seed)
+        built = build_reward_model(encoder(), max_length=self.options.max_length)
+        given = {"num_train_epochs": self.options.epochs, "learning_rate": self.options.learning_rate, **values}
+        args = MOREConfig(
+            str(OUT / "more_sources"),
+            per_device_train_batch_size=self.options.batch,
+            judgments_per_source=self.options.train,
+            warmup_steps=4,
+            bf16=self.options.bf16,
+            use_cpu=not torch.cuda.is_available(),
+            seed=self.seed,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+            logging_steps=5,
+            **given,
+        )
+        trainer = MORETrainer(built.model, args, self.parts["train"], processing_class=built.tokenizer)
+        trainer.train()
+        return trainer
+
+    def rewards(self, trainer: Any) -> dict[tuple[str, str], np.ndarray]:
+        """Rewards of the responses of each held-out part."""
+        model = trainer.reward_model
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.options.bf16):
+            return {key: model.values(model.tokenize(items)) for key, items in self.held.items()}
+
+    def run(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+
+        def note(name: str, rewards: dict[tuple[str, str], np.ndarray], **more: Any) -> None:
+            kept: dict[str, dict[str, list[float]]] = {"tuning": {}, "test": {}}
+            for (part, source), values in rewards.items():
+                kept[part][source] = margins(values, self.held[part, source])
+            right = [float(np.mean(np.array(kept["test"][source]) > 0)) for source in SOURCES]
+            print(self.seed, f"{name:<12}", np.round(right, 3), more.get("seconds"), flush=True)
+            found[name] = {"margins": kept, **more}
+
+        note("Raw", self.rewards(self.trained(weights="uniform", num_train_epochs=0.0)))
+        for name, values in METHODS.items():
+            clock = Clock()
+            trainer = self.trained(**values)
+            seconds = clock()
+            logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+            weights = {
+                source: [entry.get(f"weight/source={source}") for entry in logs] for source in trainer.sources
+            }
+            cosines = [entry["cosine_mean"] for entry in logs if "cosine_mean" in entry]
+            note(name, self.rewards(trainer), seconds=seconds, weights=weights, cosines=cosines)
+        tops = {}
+        clock = Clock()
+        for source in SOURCES:
+            (named,) = set(self.parts["train"][source].column("source"))  # as its rows say, or as it is called here
+            tops[source] = self.rewards(self.trained(weights="uniform", only_source=named or source))
+        own = {(part, name): tops[name if name in tops else SOURCES[0]][part, name] for part, name in self.held}
+        note("Top", own, seconds=clock())
+        note("Averaging", {key: np.mean([tops[source][key] for source in SOURCES], 0) for key in self.held})
+        prompts = {}
+        for (part, source), items in self.held.items():
+            prompts.setdefault(part, {})[source] = items.prompt.tolist()
+        return {"methods": found, "prompts": prompts}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--train", type=int, default=320, help="judgments of each source, and their draws an epoch")
+    parser.add_argument("--held", type=int, default=160, help="most test pairs of each source")
+    parser.add_argument("--tuning", type=int, default=60, help="most pairs of each source for the temperature")
+    parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--batch", type=int, default=40)
+    parser.add_argument("--max-length", type=int, default=128)
+    parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--no-bf16", dest="bf16", action="store_false")
+    parser.add_argument("--name", default="more_sources")
+    options = parser.parse_args()
+    folder = OUT / options.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed in options.seeds:
+        clock = Clock()
+        found = Bench(seed, options).run()
+        (folder / f"{seed}.json").write_text(json.dumps({"options": vars(options), **found, "seconds": clock()}))
+        print(f"seed {seed}: {clock()} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Several tables of judgments as one, in which every row says what source it is from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pluralign.core.errors import PluralignError
+from pluralign.judgments.table import Judgments
+
+
+def join_sources(tables: Mapping[str, Judgments]) -> Judgments:
+    """One table of several; a row without a `source` gets the name of its table.
+
+    Raises:
+        PluralignError: no table, or two that do not fit together (text and messages, other label scales).
+
+    Examples:
+        >>> tea = Judgments.from_rows([{"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, 2]}])
+        >>> named = Judgments.from_rows(
+        ...     [{"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [2, 1], "source": "web"}])
+        >>> join_sources({"club": tea, "other": named}).column("source")
+        ['club', 'web']
+    """
+    if not tables:
+        raise PluralignError("no table was given to join")
+    first_name, first = next(iter(tables.items()))
+    parts = []
+    for name, judgments in tables.items():
+        schema = judgments.table.schema
+        if not schema.equals(first.table.schema, check_metadata=True):
+            raise PluralignError(
+                f"{name}: does not fit {first_name}: one has text and the other messages, or their label scales "
+                "differ; give tables of one form and one scale"
+            )
+        place = schema.get_field_index("source")
+        filled = pc.fill_null(judgments.table.column("source"), pa.scalar(name, schema.field(place).type))
+        parts.append(judgments.table.set_column(place, schema.field(place), filled))
+    return Judgments(pa.concat_tables(parts).combine_chunks())
