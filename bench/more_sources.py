@@ -1,21 +1,27 @@
 """Five real sources, one reward: MORE against the paper's baselines, with MiniLM, on the same judgments.
 
 Raw is the untrained head, MultiTask uniform weights, Top one model for each source (judged on its own source only),
-Averaging the mean of Top's rewards. PandaLM is a sixth source that no model has seen. What is stored are the margins
-of the held-out pairs, winner less loser; `tables_more.py` makes the tables of them.
+Averaging the mean of Top's rewards. PandaLM is a sixth source that no model has seen. The lower layers of MiniLM
+stay as they are, which halves the work. What is stored are the margins of the held-out pairs, winner less loser;
+`tables_more.py` makes the tables of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
-from common import OUT, Clock, encoder, load
+from common import OUT, Clock, encoder, load, store
+from scipy.special import expit, log_expit
 
+from pluralign.evaluation.calibration import bin_of, equal_width_edges
+from pluralign.evaluation.recalibration import fit_temperature
+from pluralign.evaluation.resampling import resampled_sums
 from pluralign.judgments import Judgments
 from pluralign.judgments.split import split
 from pluralign.scoring.items import Items, items_of
@@ -31,6 +37,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "MORE, none": {"weights": "more", "normalize": "none"},
 }
 """Trained on all sources; Raw, Top and Averaging follow from others."""
+
+REPLICATES = 2000
 
 Parts = dict[str, dict[str, Judgments]]
 
@@ -71,6 +79,9 @@ class Bench:
         """A reward model on MiniLM, from the same head whatever the method."""
         transformers.set_seed(self.seed)
         built = build_reward_model(encoder(), max_length=self.options.max_length)
+        built.model.bert.embeddings.requires_grad_(False)
+        for layer in built.model.bert.encoder.layer[: self.options.frozen]:
+            layer.requires_grad_(False)
         given = {"num_train_epochs": self.options.epochs, "learning_rate": self.options.learning_rate, **values}
         args = MOREConfig(
             str(OUT / "more_sources"),
@@ -109,6 +120,8 @@ class Bench:
 
         note("Raw", self.rewards(self.trained(weights="uniform", num_train_epochs=0.0)))
         for name, values in METHODS.items():
+            if name not in (self.options.methods or METHODS):
+                continue
             clock = Clock()
             trainer = self.trained(**values)
             seconds = clock()
@@ -118,18 +131,95 @@ class Bench:
             }
             cosines = [entry["cosine_mean"] for entry in logs if "cosine_mean" in entry]
             note(name, self.rewards(trainer), seconds=seconds, weights=weights, cosines=cosines)
-        tops = {}
+        tops: dict[str, Any] = {}
         clock = Clock()
-        for source in SOURCES:
+        for source in () if self.options.methods else SOURCES:
             (named,) = set(self.parts["train"][source].column("source"))  # as its rows say, or as it is called here
             tops[source] = self.rewards(self.trained(weights="uniform", only_source=named or source))
-        own = {(part, name): tops[name if name in tops else SOURCES[0]][part, name] for part, name in self.held}
-        note("Top", own, seconds=clock())
-        note("Averaging", {key: np.mean([tops[source][key] for source in SOURCES], 0) for key in self.held})
-        prompts = {}
+        if tops:
+            own = {(part, name): tops[name if name in tops else SOURCES[0]][part, name] for part, name in self.held}
+            note("Top", own, seconds=clock())
+            note("Averaging", {key: np.mean([tops[source][key] for source in SOURCES], 0) for key in self.held})
+        prompts: dict[str, dict[str, list[int]]] = {}
         for (part, source), items in self.held.items():
             prompts.setdefault(part, {})[source] = items.prompt.tolist()
         return {"methods": found, "prompts": prompts}
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """Means over the seeds, and 95 % intervals over seeds and, within them, prompts; differences are paired."""
+    stored = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+    names = list(stored[0]["methods"])
+    labels = [*names, *(f"{name}, temperature" for name in names)]
+    sources = [*SOURCES, UNSEEN]
+    plain = np.zeros((len(stored), len(sources) + 1, len(labels), 3))  # the last source is all five together
+    drawn = np.zeros((len(stored), REPLICATES, len(sources) + 1, len(labels), 3))
+    temperatures = np.ones((len(stored), len(labels)))
+    for place, seed in enumerate(stored):
+        found = {name: own["margins"] for name, own in seed["methods"].items()}
+        for number, name in enumerate(names):
+            tuning = found[name]["tuning"]
+            weight = np.concatenate([np.full(len(tuning[source]), 1 / len(tuning[source])) for source in SOURCES])
+            margin = np.concatenate([tuning[source] for source in SOURCES])
+            temperatures[place, len(names) + number] = fit_temperature(margin, weight)
+        columns = []
+        for source in sources:
+            test = np.array([found[name]["test"][source] for name in names] * 2) / temperatures[place][:, None]
+            columns.append(cluster_sums(test, np.array(seed["prompts"]["test"][source])))
+        columns.append(np.concatenate(columns[: len(SOURCES)]))
+        for number, sums in enumerate(columns):
+            plain[place, number] = metrics_of(sums.sum(0, keepdims=True))[0]
+            flat = resampled_sums(sums.reshape(len(sums), -1), REPLICATES, seed=number)
+            drawn[place, :, number] = metrics_of(flat.reshape(REPLICATES, *sums.shape[1:]))
+    seeds = np.random.default_rng(0).integers(len(stored), size=(REPLICATES, len(stored)))
+    over = drawn[seeds, np.arange(REPLICATES)[:, None]].mean(1)  # (replicates, sources, methods, metrics)
+    means = plain.mean(0)
+    rows: dict[str, Any] = {}
+    for number, label in enumerate(labels):
+        each = dict(zip([*sources, "pooled"], means[:, number].tolist(), strict=True))
+        each["mean"] = means[: len(SOURCES), number].mean(0).tolist()
+        beside = names.index("MultiTask") + (len(names) if number >= len(names) else 0)
+        ahead = over[:, : len(SOURCES), number].mean(1) - over[:, : len(SOURCES), beside].mean(1)
+        together = over[:, -1, number] - over[:, -1, beside]
+        rows[label] = {
+            "sources": each,
+            "temperature": temperatures[:, number].tolist(),
+            "mean_less_multitask": np.quantile(ahead, [0.025, 0.975], axis=0).T.tolist(),
+            "pooled_less_multitask": np.quantile(together, [0.025, 0.975], axis=0).T.tolist(),
+        }
+    weights = {
+        name: {
+            source: float(np.mean([np.mean(seed["methods"][name]["weights"][source]) for seed in stored]))
+            for source in stored[0]["methods"][name]["weights"]
+        }
+        for name in METHODS
+        if name in names
+    }
+    cosines = [value for seed in stored for value in seed["methods"]["MORE, l2"]["cosines"]]
+    return {
+        "options": stored[0]["options"], "seeds": len(stored), "rows": rows, "weights": weights,
+        "cosine": float(np.mean(cosines)), "seconds": [seed["seconds"] for seed in stored],
+        "pairs": {source: len(stored[0]["prompts"]["test"][source]) for source in sources},
+    }  # fmt: skip
+
+
+def cluster_sums(margin: np.ndarray, prompt: np.ndarray) -> np.ndarray:
+    """Of each prompt: pairs, right ones, log-loss, and calibration gaps of five bins: `(prompts, methods, 8)`."""
+    _, cluster = np.unique(prompt, return_inverse=True)
+    confidence = expit(np.abs(margin))
+    right = np.where(margin == 0, 0.5, margin > 0)
+    bins = bin_of(confidence, equal_width_edges())
+    gaps = np.where(bins[..., None] == np.arange(5), (right - confidence)[..., None], 0.0)
+    each = np.concatenate((np.stack((np.ones_like(margin), right, -log_expit(margin)), -1), gaps), -1)
+    sums = np.zeros((cluster.max() + 1, *np.swapaxes(each, 0, 1).shape[1:]))
+    np.add.at(sums, cluster, np.swapaxes(each, 0, 1))
+    return sums
+
+
+def metrics_of(sums: np.ndarray) -> np.ndarray:
+    """Accuracy, log-loss, expected calibration error: `(..., methods, 3)`."""
+    pairs = sums[..., 0]
+    return np.stack((sums[..., 1] / pairs, sums[..., 2] / pairs, np.abs(sums[..., 3:]).sum(-1) / pairs), -1)
 
 
 def main() -> None:
@@ -139,9 +229,11 @@ def main() -> None:
     parser.add_argument("--held", type=int, default=160, help="most test pairs of each source")
     parser.add_argument("--tuning", type=int, default=60, help="most pairs of each source for the temperature")
     parser.add_argument("--epochs", type=float, default=1.0)
-    parser.add_argument("--batch", type=int, default=40)
+    parser.add_argument("--batch", type=int, default=20)
+    parser.add_argument("--frozen", type=int, default=4, help="how many of the six layers stay as they are")
+    parser.add_argument("--methods", nargs="*", help="of those trained on all sources; default: all, and Top")
     parser.add_argument("--max-length", type=int, default=128)
-    parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--no-bf16", dest="bf16", action="store_false")
     parser.add_argument("--name", default="more_sources")
     options = parser.parse_args()
@@ -152,6 +244,7 @@ def main() -> None:
         found = Bench(seed, options).run()
         (folder / f"{seed}.json").write_text(json.dumps({"options": vars(options), **found, "seconds": clock()}))
         print(f"seed {seed}: {clock()} s", flush=True)
+    store(options.name, summary(folder))
 
 
 if __name__ == "__main__":

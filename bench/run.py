@@ -23,6 +23,9 @@ NAMES = {
     "em_cost": ["em_cost.py"],
     "em_real": ["em_real.py"],
     "em_regret": ["em_regret.py"],
+    "more_sources": ["more_sources.py"],
+    "more_conflict": ["more_conflict.py"],
+    "more_cost": ["more_cost.py"],
 }
 """Name to its script and options."""
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from common import OUT, interval
 from tables_fairness import TABLES as FAIRNESS_TABLES
+from tables_more import TABLES as MORE_TABLES
 from tables_types import TABLES as TYPE_TABLES
 
 README = Path(__file__).parent / "README.md"
@@ -380,6 +381,7 @@ TABLES = (
     types_qa,
     *TYPE_TABLES,
     *FAIRNESS_TABLES,
+    *MORE_TABLES,
 )
 """Each is named like its block in the README and its file of results."""
 

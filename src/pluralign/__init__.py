@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pluralign.policies.loading import load_policy
     from pluralign.policies.mixture import MixturePolicy
     from pluralign.policies.policy import Policy, Sample
+    from pluralign.scoring.averaged import AveragedRewardModel
     from pluralign.scoring.features import text_features
     from pluralign.scoring.items import items_of
     from pluralign.scoring.reward_models import RewardModel, build_reward_model, load_reward_model
@@ -25,12 +26,15 @@ if TYPE_CHECKING:
     from pluralign.training.sft import SFTTrainer
     from pluralign.workflows.aggregate import aggregate
     from pluralign.workflows.audit import audit
+    from pluralign.workflows.best_of import best_of
+    from pluralign.workflows.calibrate import calibrate, remove_calibration
     from pluralign.workflows.evaluate import evaluate, score
     from pluralign.workflows.report import report
     from pluralign.workflows.route import route
     from pluralign.workflows.train import train
 
 _HOMES = {
+    "AveragedRewardModel": "pluralign.scoring.averaged",
     "BUILT_IN_SCALES": "pluralign.judgments",
     "BradleyTerryConfig": "pluralign.training.configs",
     "BradleyTerryTrainer": "pluralign.training.reward_trainer",
@@ -51,12 +55,15 @@ _HOMES = {
     "SFTTrainer": "pluralign.training.sft",
     "aggregate": "pluralign.workflows.aggregate",
     "audit": "pluralign.workflows.audit",
+    "best_of": "pluralign.workflows.best_of",
     "build_reward_model": "pluralign.scoring.reward_models",
+    "calibrate": "pluralign.workflows.calibrate",
     "evaluate": "pluralign.workflows.evaluate",
     "items_of": "pluralign.scoring.items",
     "load_policy": "pluralign.policies.loading",
     "load_reward_model": "pluralign.scoring.reward_models",
     "read": "pluralign.judgments",
+    "remove_calibration": "pluralign.workflows.calibrate",
     "report": "pluralign.workflows.report",
     "route": "pluralign.workflows.route",
     "score": "pluralign.workflows.evaluate",
@@ -66,6 +73,7 @@ _HOMES = {
 
 __all__ = [
     "BUILT_IN_SCALES",
+    "AveragedRewardModel",
     "BradleyTerryConfig",
     "BradleyTerryTrainer",
     "DPOConfig",
@@ -85,12 +93,15 @@ __all__ = [
     "Sample",
     "aggregate",
     "audit",
+    "best_of",
     "build_reward_model",
+    "calibrate",
     "evaluate",
     "items_of",
     "load_policy",
     "load_reward_model",
     "read",
+    "remove_calibration",
     "report",
     "route",
     "score",

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.bootstrap import bootstrap_intervals, resampled_sums
+from pluralign.evaluation.bootstrap import bootstrap_intervals
 from pluralign.evaluation.pairs import Pairs, pairs_of
-from pluralign.evaluation.rewards import reward_metrics
-from pluralign.evaluation.sums import metrics_of_sums, pair_sums
+from pluralign.evaluation.resampling import resampled_sums
+from pluralign.evaluation.rewards import RewardSums, reward_metrics
 
 FIVE = ("rewards", "ranks", "offsets", "prompt", "weight")
 
@@ -55,12 +55,18 @@ def test_replicates_equal_metrics_of_the_drawn_judgments(rankings, subset):
     pairs = pairs_of(*(data[name] for name in FIVE))
     prompts, cluster = np.unique(pairs.prompt, return_inverse=True)
     draws = np.array([0, 0, 2, 5, 5, 5])
-    totals = pair_sums(pairs, cluster, len(prompts))[draws].sum(axis=0, keepdims=True)
-    judgments = [j for draw in draws for j in np.flatnonzero(data["prompt"] == prompts[draw])]
-    drawn = subset(data, judgments)
+    counts = np.bincount(draws, minlength=len(prompts))[None].astype(float)
+    drawn_metrics = RewardSums.of(pairs, cluster, len(prompts)).metrics(counts)
+    judgments = [np.flatnonzero(data["prompt"] == prompts[draw]) for draw in draws]
+    drawn = subset(data, np.concatenate(judgments))
+    # A prompt drawn twice counts as two prompts, as two draws of a population would.
+    drawn["prompt"] = np.repeat(np.arange(len(draws)), [len(part) for part in judgments])
     expected = reward_metrics(pairs_of(*(drawn[name] for name in FIVE)))
-    for name, values in metrics_of_sums(totals).items():
-        assert values[0] == pytest.approx(expected[name], rel=1e-12)
+    # Bins of equal mass stay those of the data, and the drawn judgments alone would have others.
+    del drawn_metrics["ece_equal_mass"]
+    for name, values in drawn_metrics.items():
+        # The halving of the bandwidth ends at 1e-12; all else is a sum.
+        assert values[0] == pytest.approx(expected[name], rel=1e-10), name
 
 
 def test_resampled_sums_have_multinomial_moments():
@@ -94,11 +100,30 @@ def test_a_higher_level_is_wider(rankings):
 def test_undefined_intervals_are_left_out():
     assert bootstrap_intervals(one_pair_a_prompt(np.ones(1), copies=6)) == {}
     tied = bootstrap_intervals(one_pair_a_prompt(np.zeros(4)), replicates=20)
-    assert sorted(tied) == ["accuracy_high", "accuracy_low", "log_loss_high", "log_loss_low"]
+    parts = ["accuracy", "brier", "brier_reliability", "brier_resolution", "brier_uncertainty", "log_loss"]
+    assert sorted(tied) == sorted(f"{name}_{end}" for name in parts for end in ("low", "high"))
     # One prompt of three has a margin, so some draws have no calibration error; the others do.
     some = bootstrap_intervals(one_pair_a_prompt(np.array([0.0, 0.0, 1.0])), replicates=100)
     assert all(math.isfinite(value) for value in some.values())
     assert "ece_low" in some
+
+
+def test_intervals_hold_the_measures_of_the_truth():
+    """Over-confident by 1.5 in log-odds: what 200,000 pairs say is within what 1,500 leave open."""
+    rng = np.random.default_rng(8)
+
+    def drawn(count: int) -> Pairs:
+        size = np.abs(rng.normal(scale=2.0, size=count))
+        wins = rng.random(count) < 1 / (1 + np.exp(-size / 1.5))
+        return one_pair_a_prompt(np.where(wins, size, -size))
+
+    truth = reward_metrics(drawn(200_000))
+    interval = bootstrap_intervals(drawn(1500), replicates=400)
+    names = {key.removesuffix("_low") for key in interval if key.endswith("_low")}
+    assert names >= {"ece", "ece_equal_mass", "ece_debiased", "ece_smooth", "brier", "gap_wrong", "sure_wrong"}
+    for name in names:
+        # brier_uncertainty is 1/4 in every draw, up to nothing.
+        assert interval[f"{name}_low"] <= truth[name] <= interval[f"{name}_high"], name
 
 
 @pytest.mark.parametrize("change", [{"replicates": 0}, {"level": 1.0}, {"level": 0.0}, {"bins": 3}])

@@ -6,6 +6,7 @@ import pytest
 from pluralign.core.errors import PluralignError
 from pluralign.evaluation.calibration import bin_of, calibration_error, equal_width_edges, reliability_table
 from pluralign.evaluation.pairs import pairs_of
+from pluralign.evaluation.rewards import reward_metrics
 
 FIVE = ("rewards", "ranks", "offsets", "prompt", "weight")
 
@@ -62,6 +63,47 @@ def test_verdicts_drawn_from_the_model_are_calibrated():
     assert calibration_error(pairs_of(3 * rewards.ravel(), *args)) > 0.08
     sure = reliability_table(pairs_of(3 * rewards.ravel(), *args))[-1]
     assert sure["gap"] < 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_table_of_equal_mass_sums_to_its_error(rankings, seed):
+    data = rankings(seed)
+    pairs = pairs_of(*(data[name] for name in FIVE))
+    rows = reliability_table(pairs, equal_mass=True)
+    error = sum(row["share"] * abs(row["gap"]) for row in rows)
+    assert error == pytest.approx(reward_metrics(pairs)["ece_equal_mass"])
+    assert sum(row["pairs"] for row in rows) == np.count_nonzero(pairs.margin)
+    for row in rows:
+        # The lower edge is a confidence that occurs, so that it may be the bin's mean up to rounding.
+        assert row["lower"] - 1e-12 <= row["confidence"] <= row["upper"]
+    assert [row["lower"] for row in rows[1:]] == [row["upper"] for row in rows[:-1]]
+
+
+@pytest.mark.parametrize("equal_mass", [False, True])
+def test_intervals_of_the_bins_agree_with_the_analytic_standard_error(equal_mass):
+    rng = np.random.default_rng(0)
+    count = 4000
+    margin = rng.normal(0.7, 1.5, size=count)
+    rewards = np.stack([margin, np.zeros(count)], axis=1).ravel()
+    args = (np.tile([1, 2], count), np.arange(0, 2 * count + 1, 2), np.arange(count), np.ones(count))
+    pairs = pairs_of(rewards, *args)
+    plain = reliability_table(pairs, equal_mass=equal_mass)
+    rows = reliability_table(pairs, equal_mass=equal_mass, replicates=1000)
+    assert len(rows) == 5
+    for row, alone in zip(rows, plain, strict=True):
+        low, high = row.pop("accuracy_low"), row.pop("accuracy_high")
+        assert row == alone
+        error = math.sqrt(row["accuracy"] * (1 - row["accuracy"]) / row["pairs"])
+        assert low < row["accuracy"] < high
+        # A quantile of 1000 draws at 2.5 % has standard error about 8 % of the half width; counts make it coarse.
+        assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.2)
+
+
+def test_a_single_prompt_has_rows_without_intervals():
+    pairs = pairs_of([2.0, 0.0, 0.0, 2.0], [1, 2, 1, 2], [0, 2, 4], [3, 3], [1.0, 1.0])
+    assert reliability_table(pairs, replicates=50) == reliability_table(pairs)
+    with pytest.raises(PluralignError, match="level is 2"):
+        reliability_table(pairs, replicates=50, level=2)
 
 
 def test_no_margin_no_error():

@@ -23,7 +23,7 @@ def test_slices_equal_the_metrics_of_their_judgments(rankings, subset, seed):
         for name in {value for value in values if value is not None}:
             part = subset(data, [j for j, value in enumerate(values) if value == name])
             whole = reward_metrics(pairs_of(*(part[key] for key in FIVE)))
-            for metric in ("accuracy", "log_loss", "ece", "pairs"):
+            for metric in ("accuracy", "log_loss", "ece", "ece_debiased", "brier", "pairs"):
                 expected[f"{metric}/{column}={name}"] = whole[metric]
     assert metrics == pytest.approx(expected, rel=1e-12)
 
@@ -47,6 +47,7 @@ def test_an_empty_slice_has_a_count_only():
     metrics = sliced_metrics(pairs, {"source": ["tied", "level"]})
     assert sorted(metrics) == [
         "accuracy/source=level",
+        "brier/source=level",
         "log_loss/source=level",
         "pairs/source=level",
         "pairs/source=tied",

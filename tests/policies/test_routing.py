@@ -17,11 +17,10 @@ from pluralign.policies.routing import (
     judgment_log_likelihoods,
     posterior,
     ranking_log_likelihoods,
-    read_responsibilities,
     type_utilities,
 )
 from pluralign.scoring.items import items_of
-from pluralign.scoring.mixtures import Mixture
+from pluralign.scoring.mixtures import Mixture, read_responsibilities
 
 WEIGHTS = {"type-1": 0.5, "type-2": 0.3, "type-3": 0.2}
 
@@ -180,7 +179,7 @@ def test_responsibilities_are_read_by_annotator(tmp_path):
         PluralignError, match="expected the columns annotator, probability_1, probability_2, probab"
     ):
         read_responsibilities(tmp_path, 3)
-    with pytest.raises(PluralignError, match="one for each adapter of the mixture"):
+    with pytest.raises(PluralignError, match="one for each type"):
         read_responsibilities(tmp_path, 1)
     file.write_text("nothing of the kind")
     with pytest.raises(PluralignError, match="is no Parquet file"):

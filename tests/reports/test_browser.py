@@ -8,6 +8,7 @@ from pluralign.reports.audit import audit_page
 from pluralign.reports.comparison import runs_page
 from pluralign.reports.runs import Run
 from reports.conftest import HOSTILE, hostile_audit
+from reports.test_calibration import run_of_more
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
@@ -76,12 +77,14 @@ def run_of_all():
     )
 
 
-@pytest.fixture(params=["audit", "hostile", "runs"])
+@pytest.fixture(params=["audit", "hostile", "runs", "more"])
 def page(request, audit, audit_metrics):
     if request.param == "audit":
         return audit_page(audit, audit_metrics)
     if request.param == "hostile":
         return audit_page(hostile_audit(), audit_metrics)
+    if request.param == "more":
+        return runs_page([run_of_more(9)])
     return runs_page([run_of_all(), Run("other", {"accuracy": 0.6, "ece": 0.1})])
 
 

@@ -102,7 +102,7 @@ def min_norm_weights(
         has a gradient, those present share equally, and so do sources with the same gradient.
 
     Raises:
-        ValueError: the Gramian is not square, not finite, or no source is present.
+        ValueError: the Gramian is not square or not finite, `present` does not fit it, or no source is.
 
     Examples:
         Orthogonal gradients of length 1 and 2:
@@ -120,6 +120,8 @@ def min_norm_weights(
     if not np.isfinite(given).all():
         raise ValueError("gramian: expected finite numbers: a gradient is infinite or not a number")
     here = np.ones(len(given), dtype=bool) if present is None else np.asarray(present, dtype=bool)
+    if here.shape != given.shape[:1]:
+        raise ValueError(f"present: expected {given.shape[:1]}, found {here.shape}")
     if not here.any():
         raise ValueError("present: no source has a judgment")
     lengths = np.sqrt(np.clip(given.diagonal(), 0, None))

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import sys
 
-from pluralign.cli import aggregating, auditing, importing, models, reporting, routing, splitting
+from pluralign.cli import (
+    aggregating,
+    answering,
+    auditing,
+    calibrating,
+    importing,
+    models,
+    reporting,
+    routing,
+    splitting,
+)
 from pluralign.cli.app import app
 from pluralign.core.errors import PluralignError
 
-COMMANDS = (aggregating, auditing, importing, models, reporting, routing, splitting)
+COMMANDS = (aggregating, answering, auditing, calibrating, importing, models, reporting, routing, splitting)
 """The modules whose commands are on the application; each command imports what it needs when it runs."""
 
 

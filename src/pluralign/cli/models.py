@@ -11,6 +11,8 @@ from pluralign.cli.app import app
 
 _HUB_REVISION = typer.Option("main", help="Branch, tag or commit of a model on the hub.")
 _REMOTE_CODE = typer.Option(False, help="Run code that comes with the model. Only for code you have read.")
+_RAW = typer.Option(False, "--raw", help="Reward models: leave a stored recalibration aside.")
+_AVERAGE = typer.Option(None, help="Another reward model; the mean reward is taken. May be given several times.")
 _SCALE = typer.Option(None, help="Label scale of files that carry none: a built-in name or a YAML file.")
 
 
@@ -35,6 +37,8 @@ def evaluate(
     out: Path = typer.Option(..., help="The folder to write."),
     label_scale: str = _SCALE,
     seed: int = typer.Option(0, help="Of the bootstrap and of the answers."),
+    raw: bool = _RAW,
+    average: list[str] = _AVERAGE,
     reference: str = typer.Option(None, help="Policies: the reference; else the one its run names."),
     beta: float = typer.Option(None, help="Policies: inverse temperature; else the one it was tuned with."),
     reward: str = typer.Option(None, help="Policies: a reward model that judges their answers to the prompts."),
@@ -53,6 +57,8 @@ def evaluate(
         out,
         label_scale=label_scale,
         seed=seed,
+        raw=raw,
+        average=average or [],
         reference=reference,
         beta=beta,
         reward=reward,
@@ -71,6 +77,8 @@ def score(
     file: list[Path] = typer.Argument(help="Canonical files."),
     out: Path = typer.Option(..., help="The Parquet file to write: prompt, response, reward."),
     label_scale: str = _SCALE,
+    raw: bool = _RAW,
+    average: list[str] = _AVERAGE,
     revision: str = _HUB_REVISION,
     trust_remote_code: bool = _REMOTE_CODE,
 ) -> None:
@@ -82,6 +90,8 @@ def score(
         [str(path) for path in file],
         out,
         label_scale=label_scale,
+        raw=raw,
+        average=average or [],
         revision=revision,
         trust_remote_code=trust_remote_code,
     )

@@ -82,7 +82,8 @@ def run_state(folder: Path, config: Mapping[str, Any], inputs: Mapping[str, str]
     environment_file = folder / "environment.json"
     if environment_file.exists():
         read = json.loads(environment_file.read_text(encoding="utf-8")).get("inputs", {})
-        changed = sorted(name for name in inputs if read.get(name) != inputs[name])
+        # Both ways: a file that is gone is a change, too.
+        changed = sorted(name for name in {*read, *inputs} if read.get(name) != inputs.get(name))
         if changed:
             raise PluralignError(
                 f"{folder}: holds a run on other data; these files have changed since: {', '.join(changed)}; "

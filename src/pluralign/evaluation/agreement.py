@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.bootstrap import resampled_sums
 from pluralign.evaluation.coincidences import (
     Level,
     alphas_of,
@@ -16,6 +15,7 @@ from pluralign.evaluation.coincidences import (
     same_length,
 )
 from pluralign.evaluation.pairs import whole_numbers
+from pluralign.evaluation.resampling import resampled_sums
 
 # Clusters that hold the same coincidences are drawn together once there are so many to each distinct one.
 ALIKE = 10

@@ -10,6 +10,10 @@ from scipy.special import expit
 
 from pluralign.core.errors import PluralignError
 from pluralign.evaluation.pairs import Floats, Ints, Pairs
+from pluralign.evaluation.resampling import check_resampling, percentile_intervals, resampled_sums
+
+# Shares of weight that differ by less than this are the same, in whatever order the weights were added.
+SAME = 1e-9
 
 
 def top_label(pairs: Pairs) -> tuple[Floats, Floats, Floats, Ints]:
@@ -50,9 +54,61 @@ def equal_width_edges(bins: int = 10) -> Floats:
         >>> equal_width_edges(10).round(2).tolist()
         [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
     """
+    check_bins(bins)
+    return np.linspace(0.0, 1.0, bins + 1)[bins // 2 :]
+
+
+def equal_mass_edges(confidence: Floats, weight: Floats, bins: int = 10) -> Floats:
+    """Edges of bins of the top label that hold about the same weight each.
+
+    Equal confidences are never parted: a distinct value with weight w, of which W lies below, goes to bin
+    floor((W + w / 2) / total * bins / 2). Both orders of the pairs mirror the bins in 0.5, so that `bins`
+    counts those of [0, 1], as in `equal_width_edges`.
+
+    Args:
+        confidence: of the top labels, in [0.5, 1], `(kept,)`.
+        weight: of the pairs, `(kept,)`; those of weight 0 have no say.
+        bins: an even number, the most there will be in both orders.
+
+    Returns:
+        from 0.5 to 1, `(filled + 1,)` with `filled` at most `bins / 2`: the lower edge of a bin is the smallest
+        confidence in it, but 0.5 in the first.
+
+    Raises:
+        PluralignError: `bins` is odd or under 2.
+
+    Examples:
+        Three values of the same confidence stay together and take the first two thirds of the weight.
+
+        >>> equal_mass_edges(np.array([0.6, 0.6, 0.9, 0.6, 0.7, 0.8]), np.ones(6), bins=4).tolist()
+        [0.5, 0.7, 1.0]
+    """
+    check_bins(bins)
+    heavy = weight > 0
+    value, place = np.unique(confidence[heavy], return_inverse=True)
+    if not len(value):
+        return np.array([0.5, 1.0])
+    mass = np.bincount(place, weights=weight[heavy])
+    middle = (np.cumsum(mass) - mass / 2) / mass.sum()
+    index = np.floor(middle * (bins // 2) + SAME)
+    first = np.flatnonzero(np.diff(index)) + 1
+    return np.concatenate([[0.5], value[first], [1.0]])
+
+
+def check_bins(bins: int) -> None:
+    """Refuse a number of bins in which a pair would meet its own other order.
+
+    Raises:
+        PluralignError: `bins` is odd or under 2.
+
+    Examples:
+        >>> check_bins(5)
+        Traceback (most recent call last):
+        ...
+        pluralign.core.errors.PluralignError: bins is 5, expected an even number of at least 2
+    """
     if bins < 2 or bins % 2:
         raise PluralignError(f"bins is {bins}, expected an even number of at least 2")
-    return np.linspace(0.0, 1.0, bins + 1)[bins // 2 :]
 
 
 def bin_of(confidence: Floats, edges: Floats) -> Ints:
@@ -111,20 +167,34 @@ def calibration_error(pairs: Pairs, bins: int = 10) -> float | None:
     return float(np.abs(gap).sum() / total)
 
 
-def reliability_table(pairs: Pairs, bins: int = 10) -> list[dict[str, float]]:
+def reliability_table(
+    pairs: Pairs,
+    bins: int = 10,
+    *,
+    equal_mass: bool = False,
+    replicates: int = 0,
+    level: float = 0.95,
+    seed: int = 0,
+) -> list[dict[str, float]]:
     """Confidence against accuracy, one row per bin that holds weight.
 
     Args:
         pairs: strict pairs; those with margin 0 are left out.
-        bins: equal bins of [0, 1], an even number; a top label reaches the upper half of them.
+        bins: bins of [0, 1], an even number; a top label reaches the upper half of them.
+        equal_mass: bins of about the same weight (`equal_mass_edges`) in place of bins of the same width.
+        replicates: bootstrap draws of prompts for the interval of each accuracy; 0 leaves it out. The bins
+            stay those of the data.
+        level: coverage the intervals aim at.
+        seed: of the draws.
 
     Returns:
         rows with `lower`, `upper`, `pairs` (count), `share` (of the weight; sums to 1), `confidence` and
         `accuracy` (weighted means), and `gap` = accuracy - confidence, below 0 where the model is too
-        sure. The calibration error is the sum of share * |gap|.
+        sure. The calibration error is the sum of share * |gap|. With `replicates` and at least two prompts,
+        `accuracy_low` and `accuracy_high`, over the draws in which the bin holds weight.
 
     Raises:
-        PluralignError: `bins` is odd or under 2.
+        PluralignError: `bins` is odd or under 2, `replicates` negative, or `level` not between 0 and 1.
 
     Examples:
         >>> from pluralign.evaluation.pairs import pairs_of
@@ -133,13 +203,18 @@ def reliability_table(pairs: Pairs, bins: int = 10) -> list[dict[str, float]]:
         >>> {name: round(value, 3) for name, value in row.items()}
         {'lower': 0.8, 'upper': 0.9, 'pairs': 2, 'share': 1.0, 'confidence': 0.881, 'accuracy': 0.5, 'gap': -0.381}
     """
-    confidence, correct, weight, _ = top_label(pairs)
-    edges = equal_width_edges(bins)
+    confidence, correct, weight, kept = top_label(pairs)
+    edges = equal_mass_edges(confidence, weight, bins) if equal_mass else equal_width_edges(bins)
     index = bin_of(confidence, edges)
-    counts = np.bincount(index, minlength=len(edges) - 1)
-    mass, sure, right = bin_sums(index, len(edges) - 1, weight, weight * confidence, weight * correct)
-    return [
-        {
+    width = len(edges) - 1
+    counts = np.bincount(index, minlength=width)
+    mass, sure, right = bin_sums(index, width, weight, weight * confidence, weight * correct)
+    intervals: dict[str, float] = {}
+    if replicates:
+        intervals = _accuracy_intervals(pairs, kept, index, width, replicates, level, seed)
+    rows: list[dict[str, float]] = []
+    for b in np.flatnonzero(mass > 0).tolist():
+        row = {
             "lower": float(edges[b]),
             "upper": float(edges[b + 1]),
             "pairs": int(counts[b]),
@@ -148,5 +223,22 @@ def reliability_table(pairs: Pairs, bins: int = 10) -> list[dict[str, float]]:
             "accuracy": float(right[b] / mass[b]),
             "gap": float((right[b] - sure[b]) / mass[b]),
         }
-        for b in np.flatnonzero(mass > 0)
-    ]
+        ends = ("low", "high") if f"{b}_low" in intervals else ()
+        rows.append(row | {f"accuracy_{end}": intervals[f"{b}_{end}"] for end in ends})
+    return rows
+
+
+def _accuracy_intervals(
+    pairs: Pairs, kept: Ints, index: Ints, width: int, replicates: int, level: float, seed: int
+) -> dict[str, float]:
+    """`BIN_low` and `BIN_high` of the accuracy of each bin; nothing with fewer than two prompts."""
+    check_resampling(replicates, level)
+    prompts, cluster = np.unique(pairs.prompt, return_inverse=True)
+    if len(prompts) < 2:
+        return {}
+    weight, correct = pairs.weight[kept], pairs.margin[kept] > 0
+    sums = bin_sums(cluster[kept] * width + index, len(prompts) * width, weight, weight * correct)
+    table = np.moveaxis(sums.reshape(2, len(prompts), width), 0, 1).reshape(len(prompts), 2 * width)
+    mass, right = np.hsplit(resampled_sums(table, replicates, seed), 2)
+    accuracy = np.divide(right, mass, out=np.full_like(mass, np.nan), where=mass > 0)
+    return percentile_intervals({str(b): accuracy[:, b] for b in range(width)}, level)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,8 @@ class Pairs:
     """The strict comparisons that rankings hold.
 
     Attributes:
-        margin: reward of the winner minus reward of the loser, float64 `(pairs,)`.
+        margin: reward of the winner minus reward of the loser, or the log-odds that a recalibration makes of it,
+            float64 `(pairs,)`.
         judgment: index of the judgment each pair comes from, int64 `(pairs,)`, ascending.
         weight: the judgment's weight over its number of strict pairs, float64 `(pairs,)`,
             so that a judgment counts once however long its ranking is.
@@ -49,7 +50,12 @@ class Pairs:
 
 
 def pairs_of(
-    rewards: ArrayLike, ranks: ArrayLike, offsets: ArrayLike, prompt: ArrayLike, weight: ArrayLike
+    rewards: ArrayLike,
+    ranks: ArrayLike,
+    offsets: ArrayLike,
+    prompt: ArrayLike,
+    weight: ArrayLike,
+    recalibration: Callable[[Floats], Floats] | None = None,
 ) -> Pairs:
     """The strict pairs of ranked responses, with the margin a reward model gives each of them.
 
@@ -62,6 +68,7 @@ def pairs_of(
         offsets: judgment j holds the places `offsets[j]` to `offsets[j + 1]`, int `(judgments + 1,)`.
         prompt: cluster of each judgment, int `(judgments,)`.
         weight: reliability of each judgment, at least 0, float `(judgments,)`.
+        recalibration: maps margins `(pairs,)` to log-odds, an odd function; None leaves them as they are.
 
     Raises:
         PluralignError: a shape does not fit, a rank is negative or not whole, a weight is negative or
@@ -98,7 +105,7 @@ def pairs_of(
     judgments = len(place) - 1
     strict_pairs = np.bincount(judgment, minlength=judgments)
     return Pairs(
-        margin=margin,
+        margin=margin if recalibration is None else recalibration(margin),
         judgment=judgment,
         weight=reliability[judgment] / strict_pairs[judgment],
         prompt=cluster[judgment],
@@ -159,10 +166,10 @@ def checked_rankings(
     if len(place) == 0 or place[0] != 0 or np.any(np.diff(place) < 0):
         raise PluralignError("offsets: expected to start at 0 and never to fall, one more than judgments")
     total, judgments = int(place[-1]), len(place) - 1
-    reward = _real_numbers("rewards", rewards)
+    reward = real_numbers("rewards", rewards)
     rank = whole_numbers("ranks", ranks)
     cluster = whole_numbers("prompt", prompt)
-    reliability = _real_numbers("weight", weight)
+    reliability = real_numbers("weight", weight)
     for name, array, expected in (
         ("rewards", reward, total),
         ("ranks", rank, total),
@@ -198,7 +205,16 @@ def whole_numbers(name: str, values: ArrayLike) -> Ints:
     return array.astype(np.int64)
 
 
-def _real_numbers(name: str, values: ArrayLike) -> Floats:
+def real_numbers(name: str, values: ArrayLike) -> Floats:
+    """A one-dimensional float64 array; `name` is how a complaint calls it.
+
+    Raises:
+        PluralignError: another dimension, or what is no number.
+
+    Examples:
+        >>> real_numbers("weight", [1, 2.5]).tolist()
+        [1.0, 2.5]
+    """
     array = np.asarray(values)
     real = np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)
     if array.ndim != 1 or not real:

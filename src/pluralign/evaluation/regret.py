@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from pluralign.choice.regret import game_value, priorities, regret_matrix
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.bootstrap import resampled_sums
+from pluralign.evaluation.resampling import resampled_sums
 
 Floats = np.ndarray
 

@@ -10,19 +10,22 @@ from pluralign.core.errors import PluralignError, one_line
 from pluralign.evaluation.pairs import Ints, Pairs
 from pluralign.evaluation.sums import metrics_of_sums, pair_sums
 
+# Those metrics of the pairs that are told for every slice, beside the count of its pairs.
+SLICED = ("accuracy", "log_loss", "ece", "ece_debiased", "brier")
+
 
 def sliced_metrics(pairs: Pairs, slices: Mapping[str, Sequence[str | None]], bins: int = 10) -> dict[str, float]:
-    """Accuracy, log-loss and calibration error of each slice: the metrics of its judgments alone.
+    """Accuracy, log-loss, calibration errors and Brier score of each slice: the metrics of its judgments alone.
 
     Args:
         pairs: strict pairs.
         slices: for each column (such as "source" or "group") its value for every judgment,
             `(judgments,)`; a judgment whose value is None is in no slice of that column.
-        bins: of the calibration error, an even number.
+        bins: of the calibration errors, an even number.
 
     Returns:
-        `pairs/COLUMN=VALUE`, `accuracy/COLUMN=VALUE`, `log_loss/COLUMN=VALUE` (nats) and
-        `ece/COLUMN=VALUE`, values in sorted order; an undefined metric is left out.
+        `pairs/COLUMN=VALUE`, and the same of `accuracy`, `log_loss` (nats), `ece`, `ece_debiased` and `brier`,
+        values in sorted order; an undefined metric is left out.
 
     Raises:
         PluralignError: a column is not as long as there are judgments, or holds something that is neither
@@ -34,7 +37,7 @@ def sliced_metrics(pairs: Pairs, slices: Mapping[str, Sequence[str | None]], bin
         >>> metrics = sliced_metrics(pairs, {"source": ["chat", None]})
         >>> {name: round(value, 3) for name, value in metrics.items()}
         {'pairs/source=chat': 1, 'accuracy/source=chat': 1.0, 'log_loss/source=chat': 0.313,
-         'ece/source=chat': 0.269}
+         'ece/source=chat': 0.269, 'ece_debiased/source=chat': 0.269, 'brier/source=chat': 0.072}
     """
     metrics: dict[str, float] = {}
     for column, values in slices.items():
@@ -44,9 +47,9 @@ def sliced_metrics(pairs: Pairs, slices: Mapping[str, Sequence[str | None]], bin
         by_metric = metrics_of_sums(pair_sums(pairs, group, len(names), bins))
         for k, name in enumerate(names):
             metrics[f"pairs/{column}={name}"] = int(counts[k])
-            for metric, array in by_metric.items():
-                if not np.isnan(array[k]):
-                    metrics[f"{metric}/{column}={name}"] = float(array[k])
+            for metric in SLICED:
+                if not np.isnan(by_metric[metric][k]):
+                    metrics[f"{metric}/{column}={name}"] = float(by_metric[metric][k])
     return metrics
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from numpy.typing import ArrayLike
 
 from pluralign.evaluation.bootstrap import bootstrap_intervals
-from pluralign.evaluation.pairs import pairs_of
+from pluralign.evaluation.crowd_calibration import crowd_intervals, crowd_metrics, crowd_pairs
+from pluralign.evaluation.pairs import Floats, pairs_of
 from pluralign.evaluation.rank_correlation import crowd_spearman, kendall_tau
 from pluralign.evaluation.rewards import reward_metrics
 from pluralign.evaluation.slices import sliced_metrics
@@ -25,8 +26,9 @@ def evaluate_rewards(
     replicates: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    recalibration: Callable[[Floats], Floats] | None = None,
 ) -> dict[str, float]:
-    """Metrics of `reward_metrics`, rank correlations, intervals over prompts, and slices.
+    """Metrics of `reward_metrics`, rank correlations, crowd calibration, intervals over prompts, and slices.
 
     Args:
         rewards: of each shown response, float `(total,)`, the judgments end to end.
@@ -34,15 +36,19 @@ def evaluate_rewards(
         offsets: where each judgment begins and the last one ends, int `(judgments + 1,)`.
         prompt: the cluster of each judgment, int `(judgments,)`.
         weight: of each judgment, `(judgments,)`.
-        response: id of the unique response at each place, int `(total,)`; without it there is no `spearman`.
+        response: id of the unique response at each place, int `(total,)`; without it there is neither `spearman`
+            nor what `pluralign.evaluation.crowd_calibration.crowd_metrics` says.
         slices: as in `pluralign.evaluation.slices.sliced_metrics`.
         replicates: bootstrap draws; 0 leaves the intervals out.
         level: coverage the intervals aim at.
         seed: of the bootstrap.
+        recalibration: maps margins to log-odds before anything is said of them, as in `pairs_of`; rank correlations
+            are those of the rewards.
 
     Returns:
-        flat keys to finite Python numbers: those of `reward_metrics`; `kendall_tau` and `spearman`;
-        `accuracy_low`, `accuracy_high` and the same for `log_loss` and `ece`; and per slice
+        flat keys to finite Python numbers: those of `reward_metrics`; `kendall_tau` and `spearman`; those of
+        `crowd_metrics`, where a pair of responses was judged twice or more; `accuracy_low`, `accuracy_high` and
+        the same for every metric of `bootstrap_intervals` and `crowd_intervals`; and per slice
         `accuracy/source=NAME` and so on. What is undefined is left out.
 
     Raises:
@@ -53,7 +59,7 @@ def evaluate_rewards(
         >>> metrics["accuracy"], metrics["kendall_tau"], metrics["spearman"], "accuracy_low" in metrics
         (1.0, 1.0, 1.0, False)
     """
-    pairs = pairs_of(rewards, ranks, offsets, prompt, weight)
+    pairs = pairs_of(rewards, ranks, offsets, prompt, weight, recalibration)
     metrics = reward_metrics(pairs)
     tau = kendall_tau(rewards, ranks, offsets, weight)
     if tau is not None:
@@ -62,6 +68,10 @@ def evaluate_rewards(
         rho = crowd_spearman(rewards, ranks, offsets, prompt, weight, response)
         if rho is not None:
             metrics["spearman"] = rho
+        crowd = crowd_pairs(rewards, ranks, offsets, prompt, weight, response, recalibration)
+        metrics |= crowd_metrics(crowd)
+        if replicates:
+            metrics |= crowd_intervals(crowd, replicates, level, seed)
     if replicates:
         metrics |= bootstrap_intervals(pairs, replicates, level, seed)
     return metrics | sliced_metrics(pairs, slices or {})

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.bootstrap import resampled_sums
+from pluralign.evaluation.resampling import resampled_sums
 
 
 def win_rate(

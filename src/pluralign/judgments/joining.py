@@ -14,6 +14,8 @@ from pluralign.judgments.table import Judgments
 def join_sources(tables: Mapping[str, Judgments]) -> Judgments:
     """One table of several; a row without a `source` gets the name of its table.
 
+    Ids stay what they are, but where tables share some, all get the name of their table in front.
+
     Raises:
         PluralignError: no table, or two that do not fit together (text and messages, other label scales).
 
@@ -27,6 +29,8 @@ def join_sources(tables: Mapping[str, Judgments]) -> Judgments:
     if not tables:
         raise PluralignError("no table was given to join")
     first_name, first = next(iter(tables.items()))
+    ids = pa.chunked_array([chunk for one in tables.values() for chunk in one.table.column("id").chunks])
+    shared = pc.count_distinct(ids).as_py() < len(ids)
     parts = []
     for name, judgments in tables.items():
         schema = judgments.table.schema
@@ -37,5 +41,10 @@ def join_sources(tables: Mapping[str, Judgments]) -> Judgments:
             )
         place = schema.get_field_index("source")
         filled = pc.fill_null(judgments.table.column("source"), pa.scalar(name, schema.field(place).type))
-        parts.append(judgments.table.set_column(place, schema.field(place), filled))
-    return Judgments(pa.concat_tables(parts).combine_chunks())
+        part = judgments.table.set_column(place, schema.field(place), filled)
+        if shared:
+            place = schema.get_field_index("id")
+            named = pc.binary_join_element_wise(pa.scalar(name), part.column("id"), "/")
+            part = part.set_column(place, schema.field(place), named)
+        parts.append(part)
+    return Judgments(pa.concat_tables(parts))

@@ -16,15 +16,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import ArrayLike, NDArray
 
 from pluralign.choice.mixture import responsibilities
 from pluralign.choice.plackett_luce import log_likelihood, pair_log_likelihood
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import disk_errors
 from pluralign.evaluation.pairs import judgment_blocks
 from pluralign.policies.mixture import MixturePolicy
 from pluralign.scoring.items import Items
@@ -160,27 +157,3 @@ def entropy(gamma: ArrayLike) -> Floats:
     shares = np.asarray(gamma, dtype=np.float64)
     logs = np.log(np.where(shares > 0, shares, 1.0))
     return np.abs((shares * logs).sum(-1))
-
-
-def read_responsibilities(folder: str | os.PathLike[str], types: int) -> dict[str, Floats]:
-    """Posteriors `(types,)` of the annotators that a run was tuned on, by id; those without an id are left out.
-
-    Raises:
-        PluralignError: there are none, or they are not of so many types.
-    """
-    file = Path(folder) / RESPONSIBILITIES
-    columns = [f"probability_{kind + 1}" for kind in range(types)]
-    with disk_errors(file), open(file, "rb") as data:
-        try:
-            table = pq.read_table(data)
-        except pa.ArrowInvalid as fault:
-            raise PluralignError(f"{file}: is no Parquet file ({fault}): run the training again") from fault
-    given = [name for name in table.column_names if name.startswith("probability_")]
-    if "annotator" not in table.column_names or given != columns:
-        raise PluralignError(
-            f"{file}: expected the columns annotator, {', '.join(columns)}, one for each adapter of the mixture; "
-            f"found {', '.join(table.column_names)}"
-        )
-    shares = np.stack([table.column(name).to_numpy() for name in columns], 1)
-    names = table.column("annotator").to_pylist()
-    return {name: own for name, own in zip(names, shares, strict=True) if name is not None}

@@ -31,6 +31,9 @@ from pluralign.reports.drawing import (
 )  # fmt: skip
 from pluralign.reports.rows import NUMBERS, SHARES, known
 
+_MOST_DOTS = 24
+"""Points of a curve that are marked; more of them would run into each other."""
+
 
 def _frame(figure: Figure, axes: Axes, x: str, y: str, top: float) -> None:
     """A light grid behind, a line at the foot, both axes named; y's name stands level at the height `top`."""
@@ -92,7 +95,7 @@ def reliability(rows: Sequence[Mapping[str, float]], description: str) -> Markup
 
     Args:
         rows: of `pluralign.evaluation.calibration.reliability_table`: `lower`, `upper`, `share`, `confidence`,
-            `accuracy`.
+            `accuracy`, and where they are known `accuracy_low` and `accuracy_high`.
         description: what it shows, for those who do not see it.
 
     Examples:
@@ -100,7 +103,8 @@ def reliability(rows: Sequence[Mapping[str, float]], description: str) -> Markup
         >>> reliability([row], "Calibration")[:4]
         Markup('<svg')
     """
-    floor = math.floor(10 * min([0.5, *(row["accuracy"] for row in rows)])) / 10
+    lowest = min([0.5, *known(*(row.get(key) for row in rows for key in ("accuracy", "accuracy_low")))])
+    floor = math.floor(10 * lowest) / 10
     with canvas(340) as figure:
         axes = plot_area(figure, 46, 30, 22, 128)
         _frame(figure, axes, "", "how often the model is right", 10)
@@ -108,6 +112,9 @@ def reliability(rows: Sequence[Mapping[str, float]], description: str) -> Markup
         axes.set_ylim(floor, 1)
         axes.plot([0.5, 1], [0.5, 1], color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)), clip_on=False)
         for row in rows:
+            ends = known(row.get("accuracy_low"), row.get("accuracy_high"))
+            if len(ends) == 2:
+                axes.plot([row["confidence"]] * 2, ends, color=series(1), linewidth=1.4, alpha=0.7, clip_on=False)
             axes.plot([row["confidence"]] * 2, [row["confidence"], row["accuracy"]], color=series(2), linewidth=2.2,
                       alpha=0.75, clip_on=False)  # fmt: skip
             dots(axes, [row["confidence"]], [row["accuracy"]], series(1), 6 + 12 * math.sqrt(row["share"]))
@@ -210,7 +217,8 @@ def _line(axes: Axes, line: Curve) -> None:
     if points:
         across, up = zip(*points, strict=True)
         axes.plot(across, up, color=colour, linewidth=2.2, solid_capstyle="round")
-        dots(axes, across, up, colour, 7)
+        if len(points) <= _MOST_DOTS:
+            dots(axes, across, up, colour, 7)
 
 
 def scatter(x: Sequence[float], y: Sequence[float], kind: Sequence[int], description: str) -> Markup:

@@ -11,11 +11,12 @@ from typing import Any
 from pluralign.reports.aggregation import aggregation_sections
 from pluralign.reports.audit import audit_sections
 from pluralign.reports.audit_data import histogram_figure
-from pluralign.reports.figures import reliability
+from pluralign.reports.calibration import calibration_section
 from pluralign.reports.page import Block, Figure, Figures, Heading, Note, Section, Table, Tiles
 from pluralign.reports.rounds import rounds_section
 from pluralign.reports.rows import Point, Row, forest, known
 from pluralign.reports.scales import scale
+from pluralign.reports.sources import sources_section
 from pluralign.reports.texts import interval, number, percent, quoted, text_of
 
 METRICS = {
@@ -45,6 +46,8 @@ class Run:
     audit: Mapping[str, Any] | None = None
     aggregate: Mapping[str, Any] | None = None
     types: Mapping[str, Any] | None = None
+    over_rewarding: Sequence[Mapping[str, Any]] = ()
+    sources: Mapping[str, Sequence[Any]] | None = None
 
     def value(self, key: str) -> float | None:
         """A metric that is a finite number, else None."""
@@ -94,6 +97,11 @@ def run_sections(run: Run) -> list[Section]:
     results: list[Block] = [Tiles(tiles)] if (tiles := _tiles(run)) else []
     results += [Figures(drawn)] if drawn else []
     sections = [Section("Results", results or [Note("There is nothing to draw here.")], describe(run))]
+    by_source = _slices(run, "ece", "source", "Calibration error by source")
+    if calibration := calibration_section(run.value, run.reliability, by_source, run.over_rewarding):
+        sections.append(calibration)
+    if run.sources is not None and (sources := sources_section(run.sources)):
+        sections.append(sources)
     if run.types is not None and (types := rounds_section(run.types)):
         sections.append(types)
     if people := _people(run):
@@ -131,8 +139,6 @@ def _tiles(run: Run) -> list[tuple[str, str, str]]:
 
 def _drawings(run: Run) -> list[Figure]:
     figures = []
-    if run.reliability:
-        figures.append(_reliability(run))
     if (wins := run.value("win_rate")) is not None:
         point = Point(wins, run.value("win_rate_low"), run.value("win_rate_high"))
         shown = interval(point.value, point.low, point.high)
@@ -148,39 +154,31 @@ def _drawings(run: Run) -> list[Figure]:
         ("group", "Accuracy by group"),
         ("type", "Accuracy by type"),
     ):
-        if figure := _slices(run, column, title):
+        if figure := _slices(run, "accuracy", column, title):
             figures.append(figure)
     return figures
 
 
-def _reliability(run: Run) -> Figure:
-    rows = run.reliability
-    drawn = reliability(rows, "Reliability diagram: accuracy by confidence, and the share of pairs in each bin.")
-    gap = sum(row["share"] * row["gap"] for row in rows)
-    points = number(round(100 * abs(gap), 1))
-    side = "less often than it says: too sure" if gap < 0 else "more often than it says: not sure enough"
-    reading = "On the dashed line the model is as often right as it is sure. "
-    reading += f"On average it is right {points} points {side}."
-    keys = ("confidence", "accuracy", "share", "pairs")
-    cells = [[f"{number(row['lower'])} to {number(row['upper'])}", *(row[key] for key in keys)] for row in rows]
-    table = Table("The numbers", ["bin", *keys], cells, folded=True)
-    return Figure("Calibration", drawn, reading, [(1, "each bin, larger with more pairs"), (2, "gap")], table)
-
-
-def _slices(run: Run, column: str, title: str) -> Figure | None:
-    """Accuracy of each slice, the worst first, with the whole as a dashed line."""
-    prefix = f"accuracy/{column}="
-    found = [(key[len(prefix) :], run.value(key)) for key in run.metrics if key.startswith(prefix)]
-    ordered = sorted([(name, value) for name, value in found if value is not None], key=lambda item: item[1])
+def _slices(run: Run, key: str, column: str, title: str) -> Figure | None:
+    """A metric of each slice, the worst first, with the whole as a dashed line."""
+    prefix = f"{key}/{column}="
+    found = [(name[len(prefix) :], run.value(name)) for name in run.metrics if name.startswith(prefix)]
+    worst_first = 1 if key == "accuracy" else -1
+    ordered = sorted([(name, value) for name, value in found if value is not None],
+                     key=lambda item: worst_first * item[1])  # fmt: skip
     if len(ordered) < 2:
         return None
     rows = [Row(name, [Point(value)]) for name, value in ordered[:_MOST_SLICES]]
-    whole = run.value("accuracy")
-    drawn = forest(rows, f"{title}, the lowest first.", x_label="accuracy; dashed: all together",
-                   reference=whole, bounds=(0.0, 1.0))  # fmt: skip
-    (worst, low), (best, high) = ordered[0], ordered[-1]
-    reading = f"{quoted(worst)} is served at {number(low)}, {quoted(best)} at {number(high)}: "
-    reading += f"{number(round(100 * (high - low), 1))} points apart."
+    (worst, first), (best, last) = ordered[0], ordered[-1]
+    apart = f"{number(round(100 * abs(last - first), 1))} points apart."
+    if key == "accuracy":
+        side, axis, reading = "lowest", "accuracy", f"{quoted(worst)} is served at {number(first)}, "
+        reading += f"{quoted(best)} at {number(last)}: {apart}"
+    else:
+        side, axis, reading = "highest", "calibration error", f"{quoted(worst)}: {number(first)}, "
+        reading += f"{quoted(best)}: {number(last)}. Slices with few pairs come out too high."
+    drawn = forest(rows, f"{title}, the {side} first.", x_label=f"{axis}; dashed: all together",
+                   reference=run.value(key), bounds=(0.0, 1.0))  # fmt: skip
     keys = ("accuracy", "log_loss", "ece", "pairs")
     cells = [[name, *(run.value(f"{key}/{column}={name}") for key in keys)] for name, _ in ordered]
     return Figure(title, drawn, reading, table=Table("The numbers", [column, *keys], cells, folded=True))

@@ -47,10 +47,19 @@ def block_values(model: nn.Module, block: dict[str, Tensor], layout: Layout) -> 
         log_probs = block_token_log_probs(model, block, layout)
         sums = torch.zeros(len(block["response"]), dtype=log_probs.dtype, device=log_probs.device)
         return sums.index_add(0, block["owner"], log_probs)
+    return block_states(model, block, layout)[0]
+
+
+def block_states(model: nn.Module, block: dict[str, Tensor], layout: Layout) -> tuple[Tensor, Any]:
+    """Reward `(responses,)` of every response of a block, and what the model gives as its hidden states.
+
+    Reward models of `pluralign.scoring.reward_models` give the pooled states `(responses, d)` under their head.
+    """
     inputs = {"input_ids": block["input_ids"], **seen_by(block, layout)}
     if layout.reads == "last":
         inputs["last"] = block["last"]
-    return model(**inputs).logits[:, 0].float()
+    output = model(**inputs)
+    return output.logits[:, 0].float(), output.hidden_states
 
 
 def score_tokens(

@@ -13,6 +13,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 import peft
 import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from pluralign.choice.plackett_luce import Ties
 from pluralign.core.errors import PluralignError
@@ -143,3 +145,34 @@ def responsibilities_table(names: Sequence[str | None], judgments: np.ndarray, g
         "type": gamma.argmax(1) + 1,
     }
     return pa.table(columns | {f"probability_{kind + 1}": gamma[:, kind] for kind in range(gamma.shape[1])})
+
+
+def read_responsibilities(
+    place: str | os.PathLike[str], types: int | None = None
+) -> dict[str, NDArray[np.float64]]:
+    """Posteriors `(types,)` of annotators, by id; those without an id are left out.
+
+    Args:
+        place: the folder of a run or an audit, or the Parquet file itself.
+        types: how many types there must be; `None` takes any number.
+
+    Raises:
+        PluralignError: there are none, or they are not of so many types.
+    """
+    file = Path(place)
+    file = file / RESPONSIBILITIES if file.is_dir() else file
+    with disk_errors(file), open(file, "rb") as data:
+        try:
+            table = pq.read_table(data)
+        except pa.ArrowInvalid as fault:
+            raise PluralignError(f"{file}: is no Parquet file ({fault}): run the training again") from fault
+    given = [name for name in table.column_names if name.startswith("probability_")]
+    columns = [f"probability_{kind + 1}" for kind in range(types or max(len(given), 1))]
+    if "annotator" not in table.column_names or given != columns:
+        raise PluralignError(
+            f"{file}: expected the columns annotator, {', '.join(columns)}, one for each type; "
+            f"found {', '.join(table.column_names)}"
+        )
+    shares = np.stack([table.column(name).to_numpy() for name in columns], 1)
+    names = table.column("annotator").to_pylist()
+    return {name: own for name, own in zip(names, shares, strict=True) if name is not None}

@@ -7,20 +7,23 @@ pooling and the token limits are stored in the model's config, so that scoring c
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import peft
 import torch
+from scipy.special import expit
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, MODEL_MAPPING
 
 from pluralign.core.errors import PluralignError
+from pluralign.evaluation.recalibration import Recalibration
+from pluralign.scoring.averaged import AveragedRewardModel
 from pluralign.scoring.items import Items, items_of_texts
 from pluralign.scoring.loading import (
     SETTINGS,
@@ -32,6 +35,7 @@ from pluralign.scoring.loading import (
     set_pad_token,
 )
 from pluralign.scoring.probe import plain_model
+from pluralign.scoring.recalibrated import read_recalibration, remove_recalibration, write_recalibration
 from pluralign.scoring.text_models import TextModel
 from pluralign.scoring.tokens import TokenLimits, model_context
 from pluralign.scoring.trees import Reads
@@ -73,14 +77,17 @@ class _Pooled:
         labels: None = None,
         **inputs: Any,
     ) -> SequenceClassifierOutput:
-        """One score per row; with `last` `(responses,)`, one per place in the flattened `(rows * tokens)`."""
+        """One score per row; with `last` `(responses,)`, one per place in the flattened `(rows * tokens)`.
+
+        The `hidden_states` of the output are the pooled states under the scores, `(rows or responses, d)`.
+        """
         backbone = getattr(self, self.base_model_prefix)
         states = backbone(input_ids=input_ids, attention_mask=attention_mask, **inputs).last_hidden_state
         if last is None:
             pooled = pool(states, attention_mask, getattr(self.config, SETTINGS)["pooling"])
         else:
             pooled = states.flatten(0, 1)[last]
-        return SequenceClassifierOutput(logits=self.score(pooled))
+        return SequenceClassifierOutput(logits=self.score(pooled), hidden_states=pooled)
 
 
 class _EncoderHead(_Pooled):
@@ -133,12 +140,16 @@ class RewardModel(TextModel):
         model: gives one logit per row.
         tokenizer: pads on the right.
         limits: the token limits it was trained under.
+        recalibration: turns margins into log-odds; None leaves them as the model was trained. `values` is raw
+            in any case.
 
     Load one and score with it:
 
         reward_model = pluralign.load_reward_model("runs/my-reward")
         reward_model.score("Tea?", ["Yes, please.", "No."])
     """
+
+    recalibration: Recalibration | None = None
 
     @property
     def reads(self) -> Reads:
@@ -147,13 +158,46 @@ class RewardModel(TextModel):
         ours = ours and getattr(self.model.config, SETTINGS)["pooling"] == "last"
         return "last" if ours else "pooled"
 
+    @property
+    def temperature(self) -> float | None:
+        """What `score` and `score_items` divide rewards by, so that their differences are log-odds."""
+        return None if self.recalibration is None else self.recalibration.temperature
+
+    @property
+    def margin_map(self) -> Callable[[Any], np.ndarray] | None:
+        """What differences of `score` have yet to go through to be log-odds: an isotonic recalibration, or None.
+
+        Such a map takes differences only; the rewards themselves stay raw.
+        """
+        return None if self.temperature is not None else self.recalibration
+
     def score_items(self, items: Items, **options: Any) -> np.ndarray:
-        """Reward of every unique response: `(responses,)`, float64; options as in `TextModel.values`."""
-        return self.values(self.tokenize(items), **options)
+        """Reward of every unique response: `(responses,)`, float64; options as in `TextModel.values`.
+
+        Divided by the temperature where the model has one.
+        """
+        rewards = self.values(self.tokenize(items), **options)
+        return rewards if self.temperature is None else rewards / self.temperature
 
     def score(self, prompt: Any, responses: Sequence[Any]) -> np.ndarray:
-        """Rewards of responses to one prompt: `(responses,)`, float64."""
+        """Rewards of responses to one prompt, as in `score_items`: `(responses,)`, float64."""
         return self.score_items(items_of_texts([prompt], [responses]))
+
+    def preference_probability(self, prompt: Any, responses: Sequence[Any]) -> np.ndarray:
+        """P[i, j] = sigmoid(g(r_i - r_j)), that response i is preferred over j: `(responses, responses)`, float64.
+
+        g is the model's recalibration, whichever it is, or nothing. P[i, j] + P[j, i] = 1.
+        """
+        rewards = self.score(prompt, responses)
+        margins = rewards[:, None] - rewards
+        return np.asarray(expit(margins if self.margin_map is None else self.margin_map(margins)))
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write weights (safetensors), config, tokenizer and recalibration; without one, an old file of it goes."""
+        remove_recalibration(folder)  # before the weights, so that it never stands beside others than its own
+        super().save(folder)
+        if self.recalibration is not None:
+            write_recalibration(folder, self.recalibration)
 
 
 def as_reward_model(model: Any) -> Any:
@@ -204,26 +248,60 @@ def build_reward_model(
     return RewardModel(model, tokenizer, limits)
 
 
+@overload
 def load_reward_model(
     model_name_or_path: str | os.PathLike[str],
     *,
+    raw: bool = ...,
+    revision: str = ...,
+    trust_remote_code: bool = ...,
+    device: str | torch.device | None = ...,
+    **model_kwargs: Any,
+) -> RewardModel: ...
+
+
+@overload
+def load_reward_model(
+    model_name_or_path: list[Any] | tuple[Any, ...],
+    *,
+    raw: bool = ...,
+    revision: str = ...,
+    trust_remote_code: bool = ...,
+    device: str | torch.device | None = ...,
+    **model_kwargs: Any,
+) -> AveragedRewardModel: ...
+
+
+def load_reward_model(
+    model_name_or_path: str | os.PathLike[str] | list[Any] | tuple[Any, ...],
+    *,
+    raw: bool = False,
     revision: str = "main",
     trust_remote_code: bool = False,
     device: str | torch.device | None = None,
     **model_kwargs: Any,
-) -> RewardModel:
+) -> RewardModel | AveragedRewardModel:
     """Load a reward model: a run or model folder of pluralign, an adapter folder, or any one-logit classifier.
 
+    A folder's `calibration.json` comes with it as `RewardModel.recalibration`.
+
     Args:
-        model_name_or_path: a folder or a hub id.
+        model_name_or_path: a folder or a hub id; a list of them is their average.
+        raw: leave a stored recalibration aside.
         revision: branch, tag or commit on the hub.
         trust_remote_code: run code that comes with the model. Only for code you have read.
         device: where to put it; `None` takes a GPU when there is one.
         model_kwargs: passed to `from_pretrained`.
 
     Raises:
-        PluralignError: there is no such model, or it does not give one reward per text.
+        PluralignError: there is no such model, it does not give one reward per text, or its `calibration.json` is
+            damaged.
     """
+    if isinstance(model_name_or_path, list | tuple):
+        options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code, "device": device}
+        loaded = (load_reward_model(name, raw=raw, **options, **model_kwargs) for name in model_name_or_path)
+        return AveragedRewardModel(tuple(loaded))
+    recalibration = None if raw else read_recalibration(model_name_or_path)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     config, tokenizer = load_parts(model_name_or_path, hub)
     kwargs = {"dtype": torch.float32, **model_kwargs}
@@ -249,7 +327,8 @@ def load_reward_model(
         longest = min(model_context(config, tokenizer), LONGEST_OF_OTHERS)
         write_settings(model.config, TokenLimits(longest))
         model = as_reward_model(model)
-    return RewardModel(on_device(model, device), tokenizer, limits_of(model.config, tokenizer))
+    limits = limits_of(model.config, tokenizer)
+    return RewardModel(on_device(model, device), tokenizer, limits, recalibration=recalibration)
 
 
 def is_reward_model(config: Any) -> bool:

@@ -2,8 +2,8 @@
 
 How it differs from the paper: the sources' weights are the exact min-norm point (non-negative least squares) and
 not that of Frank-Wolfe; a step may hold any number of judgments of a source, on any number of devices and
-micro-batches, with one set of weights for the whole step; rankings as well as pairs; sources may be soft, the latent
-types of the annotators; each unique response of a batch is read once.
+micro-batches, with one set of weights for the whole step; rankings as well as pairs; sources may be soft, the
+latent types of the annotators; each unique response of a batch is read once.
 """
 
 from __future__ import annotations
@@ -155,6 +155,18 @@ class MORETrainer(RewardTrainer):
 
     # One pass: the values, the pooled states under them, lambda, and the loss.
 
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Any:
+        """sum_k lambda_k (mean loss of source k) over the step; a batch that is given alone is a step."""
+        if num_items_in_batch is None:
+            num_items_in_batch = self._get_num_items_in_batch([inputs], self.args.device)
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
         counts = torch.zeros(len(self.sources), device=device)
         for batch in batch_samples:
@@ -167,6 +179,7 @@ class MORETrainer(RewardTrainer):
     def _ahead(self, batches: list[Any]) -> Tensor:
         """lambda of a step that comes in several micro-batches: their gradients without a backward pass."""
         sums: Tensor | float = 0.0
+        self.model_wrapped.train()  # the first step of a run or of a resumed one comes before the trainer does so
         for batch in batches:
             inputs = self._prepare_inputs(batch)
             with torch.no_grad(), self.compute_loss_context_manager():
@@ -191,29 +204,31 @@ class MORETrainer(RewardTrainer):
         if not utilities.requires_grad:
             return 1.0
         membership, weight = inputs["membership"], inputs["weight"]
-        counts = self._step_counts
-        if self.args.granularity == "micro":
-            counts = self.accelerator.reduce(weight @ membership, "sum")
-        if self._step_weights is not None:
-            lambdas = self._step_weights
-        elif self.args.weights == "more":
-            sums = self.accelerator.reduce(self._gradient_sums(losses, utilities, inputs), "sum")
-            lambdas = self._solved(sums, counts)
-        else:
-            lambdas = self._given_weights(counts)
-        here = counts > 0
-        factor = torch.where(here, lambdas * counts.sum() / counts.where(here, torch.ones_like(counts)), 0.0)
-        with torch.no_grad():
-            self.source_logs.note_judgments(utilities, inputs, losses)
-        return membership @ factor
+        with torch.autocast(utilities.device.type, enabled=False):  # sums over a step want all their digits
+            counts = self._step_counts
+            if self.args.granularity == "micro":
+                counts = self.accelerator.reduce(weight @ membership, "sum")
+            if self._step_weights is not None:
+                lambdas = self._step_weights
+            elif self.args.weights == "more":
+                sums = self.accelerator.reduce(self._gradient_sums(losses, utilities, inputs), "sum")
+                lambdas = self._solved(sums, counts)
+            else:
+                lambdas = self._given_weights(counts)
+            here = counts > 0
+            factor = torch.where(here, lambdas * counts.sum() / counts.where(here, torch.ones_like(counts)), 0.0)
+            with torch.no_grad():
+                self.source_logs.note_judgments(utilities, inputs, losses)
+            return membership @ factor
 
     def _given_weights(self, counts: Tensor) -> Tensor:
         """lambda where it does not follow the gradients."""
-        given = {"uniform": torch.ones_like(counts), "proportional": counts}
-        given["fixed"] = torch.from_numpy(self._fixed).to(counts)
-        lambdas = given[self.args.weights] * (counts > 0)
-        if not lambdas.sum() > 0:  # only sources of weight 0 are present
-            lambdas = torch.ones_like(lambdas)
+        everyone = torch.ones_like(counts)
+        given = {"uniform": everyone, "proportional": counts, "fixed": torch.from_numpy(self._fixed).to(counts)}
+        chosen = given[self.args.weights]
+        present = chosen * (counts > 0)
+        # Where only sources of weight 0 are present, the weight stays with the absent ones: nothing is learnt.
+        lambdas = next(one for one in (present, chosen, everyone) if one.sum() > 0)
         lambdas = lambdas / lambdas.sum()
         self.source_logs.note_weights(lambdas, counts)
         return lambdas
@@ -238,7 +253,7 @@ class MORETrainer(RewardTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add each source's weight, loss, accuracy, calibration error, gradient norm and the cosines."""
-        if "loss" in logs:
+        if "loss" in logs or "train_loss" in logs:  # the last one holds the steps since the one before
             logs |= self.source_logs.taken(self.accelerator)
         super().log(logs, start_time)
 

@@ -12,6 +12,7 @@ Weights = Literal["more", "uniform", "proportional", "fixed"]
 Sampling = Literal["balanced", "proportional"]
 Granularity = Literal["step", "micro"]
 Source = Literal["column", "types"]
+LossType = Literal["plackett-luce", "bradley-terry"]
 
 _PAPER: dict[str, Any] = {
     "loss_type": "bradley-terry",
@@ -66,7 +67,7 @@ class MOREConfig(RewardConfig):
             MORE).
     """
 
-    loss_type: Literal["plackett-luce", "bradley-terry"] = field(
+    loss_type: LossType = field(
         default="plackett-luce", metadata={"help": "A ranking as a whole, or as the mean over its pairs."}
     )
     top: int | None = field(default=None, metadata={"help": "Only the first so many places count."})
@@ -108,7 +109,7 @@ class MOREConfig(RewardConfig):
         super().__post_init__()
         for name, choices in (
             ("weights", Weights), ("sampling", Sampling), ("granularity", Granularity), ("normalize", Normalize),
-            ("source", Source),
+            ("source", Source), ("loss_type", LossType),
         ):  # fmt: skip
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name}: found {getattr(self, name)!r}, expected {', '.join(get_args(choices))}")

@@ -53,13 +53,19 @@ def soft_sources(judgments: Judgments, rows: np.ndarray, args: MOREConfig) -> So
         known.update(read_responsibilities(Path(args.responsibilities)).items())
     if not any(key in known for key in keys):
         raise PluralignError(f"responsibilities: {args.responsibilities} knows none of the {len(keys)} annotators")
+    for key, own in known.items():
+        if not (np.isfinite(own).all() and own.min() >= 0 < own.sum()):
+            raise PluralignError(
+                f"responsibilities: those of {key} in {args.responsibilities} are {own.tolist()}, expected shares "
+                "of at least 0 with a sum above 0"
+            )
     everyone = np.mean(list(known.values()), 0)
     unknown = sum(key not in known for key in keys)
     if unknown:
         logger.warning(
             f"{unknown} of {len(keys)} annotators have no responsibilities; they count for every type by its share"
         )
-    shares = np.stack([known.get(key, everyone) for key in keys])
+    shares = np.stack([known[key] if key in known else everyone for key in keys])
     masses = ", ".join(f"{share:.0%}" for share in shares.mean(0))
     logger.info(f"{shares.shape[1]} types of annotators as sources, with shares {masses}")
     return SoftSources(number, shares / shares.sum(1, keepdims=True))

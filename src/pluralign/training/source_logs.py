@@ -119,7 +119,8 @@ def source_history(log: Sequence[Mapping[str, Any]], kind: str, names: Sequence[
         >>> source_history(log, "source", ["a"]).select(["step", "source", "weight", "ece"]).to_pylist()
         [{'step': 1, 'source': 'a', 'weight': 1.0, 'ece': None}]
     """
-    rows = [(one, name) for one in log if "loss" in one for name in names]
+    logs = [one for one in log if any(f"{key}/{kind}={name}" in one for key in HISTORY for name in names)]
+    rows = [(one, name) for one in logs if "step" in one for name in names]
     columns: dict[str, Any] = {
         "step": pa.array([one["step"] for one, _ in rows], pa.int64()),
         "source": pa.array([name for _, name in rows], pa.string()),

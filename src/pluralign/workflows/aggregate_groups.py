@@ -12,7 +12,8 @@ import numpy as np
 
 from pluralign.evaluation.regret import Floats, means
 from pluralign.judgments.reading import read
-from pluralign.policies.routing import is_typed_run, read_responsibilities
+from pluralign.policies.routing import is_typed_run
+from pluralign.scoring.mixtures import read_responsibilities
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,25 @@ from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write, disk_errors, write_json, write_parquet
 from pluralign.core.runs import file_fingerprints, finish_run, read_metrics, run_state, start_run
 from pluralign.evaluation.calibration import reliability_table
+from pluralign.evaluation.over_rewarding import over_rewarding
 from pluralign.evaluation.pairs import Pairs, pairs_of
 from pluralign.evaluation.slices import annotator_table
 from pluralign.evaluation.summary import evaluate_rewards
 from pluralign.judgments.reading import read
 from pluralign.judgments.table import Judgments
-from pluralign.policies.routing import is_typed_run, read_responsibilities
+from pluralign.policies.routing import is_typed_run
+from pluralign.scoring.averaged import mean_rewards
 from pluralign.scoring.items import Items, items_of
 from pluralign.scoring.loading import load_parts
-from pluralign.scoring.mixtures import MIXTURE, RESPONSIBILITIES, Mixture, is_mixture, read_mixture
+from pluralign.scoring.mixtures import (
+    MIXTURE,
+    RESPONSIBILITIES,
+    Mixture,
+    is_mixture,
+    read_mixture,
+    read_responsibilities,
+)
+from pluralign.scoring.recalibrated import CALIBRATION, read_recalibration
 from pluralign.scoring.reward_models import is_reward_model, load_reward_model
 from pluralign.workflows.cards import metrics_table
 from pluralign.workflows.evaluate_types import believed, cross_table, shown_utilities, type_metrics
@@ -33,8 +43,17 @@ from pluralign.workflows.policies import against_reference
 logger = logging.get_logger(__name__)
 
 
+MarginMap = Callable[[np.ndarray], np.ndarray]
+"""Margins `(pairs,)` to log-odds."""
+
+
 def reward_metrics(
-    judgments: Judgments, items: Items, rewards: np.ndarray, seed: int = 0, types: np.ndarray | None = None
+    judgments: Judgments,
+    items: Items,
+    rewards: np.ndarray,
+    seed: int = 0,
+    types: np.ndarray | None = None,
+    recalibration: MarginMap | None = None,
 ) -> dict[str, Any]:
     """Counts, overall metrics with intervals, and slices by source, group and type, flat as in `metrics.json`.
 
@@ -44,8 +63,9 @@ def reward_metrics(
         rewards: of the unique responses, `(responses,)`; with `types` those for every type, `(types, responses)`.
         seed: of the bootstrap.
         types: by whose rewards each judgment is judged, from 0, `(judgments,)`.
+        recalibration: what margins go through before they are judged.
     """
-    slices = {name: _of_judgments(judgments, items, name) for name in ("source", "group")}
+    slices = _slices(judgments, items)
     if types is not None:
         slices["type"] = [str(kind + 1) for kind in types.tolist()]
     annotators = {name for name in _of_judgments(judgments, items, "annotator") if name is not None}
@@ -64,8 +84,9 @@ def reward_metrics(
         items.weight,
         # What a crowd thinks of a response is comparable with one reward only.
         response=items.response if types is None else None,
-        slices={name: values for name, values in slices.items() if any(values)},
+        slices=slices,
         seed=seed,
+        recalibration=recalibration,
     )
 
 
@@ -94,9 +115,12 @@ def typed_metrics(
     return metrics | type_metrics(utilities, items, mixture, beliefs, annotators, groups, seed), beliefs.type
 
 
-def pairs_under(items: Items, rewards: np.ndarray, types: np.ndarray | None = None) -> Pairs:
+def pairs_under(
+    items: Items, rewards: np.ndarray, types: np.ndarray | None = None, recalibration: MarginMap | None = None
+) -> Pairs:
     """The strict pairs of judgments under rewards of the unique responses; arguments as in `reward_metrics`."""
-    return pairs_of(_shown(items, rewards, types), items.ranks, items.offsets, items.prompt, items.weight)
+    shown = _shown(items, rewards, types)
+    return pairs_of(shown, items.ranks, items.offsets, items.prompt, items.weight, recalibration)
 
 
 def _shown(items: Items, rewards: np.ndarray, types: np.ndarray | None) -> np.ndarray:
@@ -110,6 +134,8 @@ def evaluate(
     *,
     label_scale: str | None = None,
     seed: int = 0,
+    raw: bool = False,
+    average: Sequence[str | os.PathLike[str]] = (),
     reference: str | None = None,
     beta: float | None = None,
     reward: str | None = None,
@@ -123,14 +149,18 @@ def evaluate(
     A policy is judged by its implicit reward beta * (log pi(y|x) - log pi_ref(y|x)), and, where a reward model is
     given, by how often its answers beat the reference's. In a run of `em-dpo` every judgment is judged by the
     policy of its annotator's type (see `typed_metrics`); any other mixture is judged as one policy.
+    A reward model is judged by its log-odds: rewards divided by its stored temperature, margins through its stored
+    isotonic recalibration.
 
     Args:
         model: a run, a model folder, or a hub id.
         files: canonical files.
-        out: the folder: `metrics.json`, `reliability.json`, `annotators.parquet`, `README.md`, and `answers.jsonl`
-            where answers were drawn.
+        out: the folder: `metrics.json`, `reliability.json`, `annotators.parquet`, `README.md`,
+            `over_rewarding.json` of reward models, `answers.jsonl` where answers were drawn.
         label_scale: for files whose labels come without one.
         seed: of the bootstrap and of the answers.
+        raw: of reward models, leave stored recalibrations aside.
+        average: other reward models; what is judged is the mean of their rewards and the model's.
         reference: of a policy, a folder or hub id; `None` is the model that its run started from.
         beta: of a policy; `None` is the one it was tuned with, else 0.1.
         reward: the reward model that judges a policy's answers to the prompts, a folder or hub id.
@@ -148,11 +178,14 @@ def evaluate(
     folder = Path(out)
     paths = [str(file) for file in files] if isinstance(files, list) else [str(files)]
     config = {"command": "evaluate", "model": str(model), "files": paths, "seed": seed, "revision": revision}
+    others = [str(name) for name in average]
+    config |= {"raw": True} if raw else {}
+    config |= {"average": others} if others else {}
     options = {"label_scale": label_scale, "reference": reference, "beta": beta, "reward": reward}
     config |= {name: value for name, value in options.items() if value is not None}
     config |= {} if reward is None else {"samples": samples, "max_new_tokens": max_new_tokens}
-    models = [name for name in (model, reference, reward) if name is not None]
-    inputs = file_fingerprints([*paths, *(file for name in models for file in _weights(name))])
+    models = [name for name in (model, *others, reference, reward) if name is not None]
+    inputs = file_fingerprints([*paths, *(file for name in models for file in _weights(name, raw))])
     state = run_state(folder, config, inputs)
     if state == "finished":
         logger.warning(f"{folder}: this evaluation is finished already; nothing to do")
@@ -161,14 +194,17 @@ def evaluate(
     is_reward = not is_mixture(model) and is_reward_model(load_parts(model, hub)[0])
     if is_reward and any(option is not None for option in (reference, beta, reward)):
         raise PluralignError(f"{model}: is a reward model; --reference, --beta and --reward are for policies")
+    if not is_reward and (raw or others):
+        raise PluralignError(f"{model}: is a policy; --raw and --average are for reward models")
     judgments = read(paths, label_scale)
     items = items_of(judgments)
     mixture = read_mixture(model) if is_mixture(model) and is_typed_run(model) else None
     people = {} if mixture is None else read_responsibilities(model, len(mixture.weights))
     compared: dict[str, float] = {}
     answers: list[dict[str, Any]] = []
+    margin_map: MarginMap | None = None
     if is_reward:
-        utilities = load_reward_model(model, **hub).score_items(items)
+        utilities, margin_map, compared = _rewards([model, *others], items, raw, hub)
     else:
         judged = None if reward is None else load_reward_model(reward)
         utilities, compared, answers = against_reference(
@@ -176,19 +212,24 @@ def evaluate(
         )
     types = None
     if mixture is None:
-        metrics = reward_metrics(judgments, items, utilities, seed)
+        metrics = reward_metrics(judgments, items, utilities, seed, recalibration=margin_map)
     else:
         metrics, types = typed_metrics(judgments, items, utilities, mixture, people, seed)
     metrics |= compared
-    pairs = pairs_under(items, utilities, types)
+    pairs = pairs_under(items, utilities, types, margin_map)
     start_run(folder, config, inputs)
     write_json(folder / "reliability.json", reliability_table(pairs))
     table = annotator_table(pairs, _of_judgments(judgments, items, "annotator"))
     write_parquet(pa.table(table), folder / "annotators.parquet")
+    if is_reward:
+        gaps = over_rewarding(pairs, _slices(judgments, items), seed=seed)
+        write_json(folder / "over_rewarding.json", gaps)
     if answers:
         with atomic_write(folder / "answers.jsonl", "w") as file:
             file.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
     card = [f"# Evaluation of {model}", "", "on " + ", ".join(f"`{path}`" for path in paths), ""]
+    if is_reward and (notes := _recalibration_notes([model, *others], raw)):
+        card += [*notes, ""]
     if mixture is not None and (crossed := cross_table(metrics, list(mixture.weights))):
         card += [*crossed, ""]
     finish_run(folder, metrics, "\n".join([*card, *metrics_table(metrics)]) + "\n")
@@ -201,16 +242,22 @@ def score(
     out: str | os.PathLike[str],
     *,
     label_scale: str | None = None,
+    raw: bool = False,
+    average: Sequence[str | os.PathLike[str]] = (),
     revision: str = "main",
     trust_remote_code: bool = False,
 ) -> int:
     """Score every unique response and write `prompt`, `response`, `reward` to a Parquet file.
+
+    Rewards are as `RewardModel.score` gives them: divided by the stored temperature, if there is one.
 
     Args:
         model: a run, a model folder, or a hub id.
         files: canonical files.
         out: the Parquet file.
         label_scale: for files whose labels come without one.
+        raw: leave stored recalibrations aside.
+        average: other reward models; the mean of their rewards and the model's is written.
         revision: branch, tag or commit on the hub.
         trust_remote_code: run code that comes with the model.
 
@@ -222,8 +269,8 @@ def score(
     """
     judgments = read(files, label_scale)
     items = items_of(judgments, keep_all=True)
-    reward_model = load_reward_model(model, revision=revision, trust_remote_code=trust_remote_code)
-    rewards = reward_model.score_items(items)
+    hub = {"revision": revision, "trust_remote_code": trust_remote_code}
+    rewards, _, _ = _rewards([model, *average], items, raw, hub)
     texts = judgments.table.schema.field("prompt").type
     table = pa.table(
         {
@@ -236,19 +283,57 @@ def score(
     return len(items.responses)
 
 
+def _rewards(
+    names: Sequence[str | os.PathLike[str]], items: Items, raw: bool, hub: Mapping[str, Any]
+) -> tuple[np.ndarray, MarginMap | None, dict[str, float]]:
+    """Rewards `(responses,)` of a model or an average, what margins have yet to go through, and the temperature.
+
+    The revision is the first model's. Models of an average are in memory one after the other.
+    """
+    if len(names) == 1:
+        model = load_reward_model(names[0], raw=raw, **hub)
+        found = {} if model.temperature is None else {"temperature": model.temperature}
+        return model.score_items(items), model.margin_map, found
+    others = {**hub, "revision": "main"}
+    loaded = (load_reward_model(name, raw=raw, **(others if k else hub)) for k, name in enumerate(names))
+    return mean_rewards(loaded, items), None, {}
+
+
+def _recalibration_notes(names: Sequence[str | os.PathLike[str]], raw: bool) -> list[str]:
+    """For the card: whose mean it is, and what was done to the rewards of whom."""
+    notes = [] if len(names) == 1 else ["The mean reward of " + ", ".join(f"`{name}`" for name in names) + "."]
+    if raw:
+        return [*notes, "Stored recalibrations were left aside (`--raw`)."]
+    for name in names:
+        found = read_recalibration(name)
+        if found is not None and found.temperature is not None:
+            notes.append(f"Rewards of `{name}` are divided by its stored temperature {found.temperature:.4g}.")
+        elif found is not None:
+            notes.append(f"Margins of `{name}` go through its stored isotonic recalibration.")
+    return notes
+
+
+def _slices(judgments: Judgments, items: Items) -> dict[str, list[str | None]]:
+    """Source and group of the judgments that rank something, where any has one."""
+    columns = {name: _of_judgments(judgments, items, name) for name in ("source", "group")}
+    return {name: values for name, values in columns.items() if any(values)}
+
+
 def _of_judgments(judgments: Judgments, items: Items, column: str) -> list[str | None]:
     """A column's values for the judgments that rank something."""
     values = judgments.column(column)
     return [values[row] for row in items.row]
 
 
-def _weights(model: str | os.PathLike[str]) -> list[Path]:
+def _weights(model: str | os.PathLike[str], raw: bool = False) -> list[Path]:
     """The files of a local model, so that a changed model is not taken for the one evaluated before."""
     folder = Path(model)
     if not folder.is_dir():
         return []
     with disk_errors(folder):
         found = sorted(folder.glob("*.safetensors"))
+        if not raw:
+            found += folder.glob(CALIBRATION)
         if is_mixture(folder):
             found += [folder / MIXTURE, *folder.glob(RESPONSIBILITIES)]
             for name in read_mixture(folder).weights:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from pluralign.core.errors import PluralignError
+from pluralign.core.errors import PluralignError, one_line
 from pluralign.core.files import atomic_write, disk_errors
 from pluralign.core.runs import CONFIG
 from pluralign.reports.aggregation import SHAPE as AGGREGATE
 from pluralign.reports.audit_schema import filled
+from pluralign.reports.calibration import BIN, OVER_REWARDING
 from pluralign.reports.comparison import runs_page
 from pluralign.reports.rounds import SHAPE as ROUNDS
 from pluralign.reports.runs import Run
+from pluralign.reports.sources import COLUMNS as SOURCES
 
-_BIN = [dict.fromkeys(("lower", "upper", "pairs", "share", "confidence", "accuracy", "gap"), "number")]
 _PEOPLE = ("annotator", "judgments", "pairs", "accuracy", "log_loss")
 
 
@@ -75,18 +77,20 @@ def read_run(folder: Path, name: str) -> Run:
     audit = _json(folder / "audit.json", dict) if (folder / "audit.json").exists() else None
     story = folder / "aggregate.json"
     aggregate = _filled(story, _json(story, dict), AGGREGATE, story.name) if story.exists() else None
-    rounds = folder / "types.json"
+    rounds, gaps = folder / "types.json", folder / "over_rewarding.json"
     return Run(
         name=name,
         metrics=_json(folder / "metrics.json", dict),
         config=_config(folder / CONFIG),
         environment=_json(folder / "environment.json", dict, {}),
         reliability=_reliability(folder / "reliability.json"),
-        annotators=_annotators(folder / "annotators.parquet"),
+        annotators=_columns(folder / "annotators.parquet", _PEOPLE, "evaluate"),
         answers=_answers(folder / "answers.jsonl"),
         audit=None if audit is None else _filled(folder / "audit.json", audit),
         aggregate=aggregate,
         types=_filled(rounds, _json(rounds, dict), ROUNDS, rounds.name) if rounds.exists() else None,
+        over_rewarding=_filled(gaps, _json(gaps, list, []), OVER_REWARDING, gaps.name),
+        sources=_sources(folder / "sources.parquet"),
     )
 
 
@@ -131,18 +135,29 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _reliability(path: Path) -> list[dict[str, Any]]:
-    rows = _filled(path, _json(path, list, []), _BIN, path.name)
-    return [row for row in rows if row is not None and None not in row.values()]
+    ends = dict.fromkeys(("accuracy_low", "accuracy_high"), "number")
+    rows = _filled(path, _json(path, list, []), [BIN | ends], path.name)
+    return [row for row in rows if None not in (row[key] for key in BIN)]
 
 
-def _annotators(path: Path) -> dict[str, list[Any]] | None:
+def _columns(path: Path, names: Sequence[str], command: str) -> dict[str, list[Any]] | None:
+    """Columns of a table that a command wrote; None where there is none."""
     if not path.exists():
         return None
     with disk_errors(path):
         try:
-            return dict(pq.read_table(path, columns=list(_PEOPLE)).to_pydict())
+            return dict(pq.read_table(path, columns=list(names)).select(list(names)).to_pydict())
         except (pa.ArrowException, KeyError) as fault:
-            raise PluralignError(f"{path}: cannot be read as the table that evaluate writes ({fault})") from fault
+            raise PluralignError(f"{path}: cannot be read as the table that {command} writes ({fault})") from fault
+
+
+def _sources(path: Path) -> dict[str, list[Any]] | None:
+    found = _columns(path, SOURCES, "train")
+    for name in SOURCES:
+        for value in found[name] if found is not None and name != "source" else []:
+            if value is not None and type(value) not in (int, float):
+                raise PluralignError(f"{path}, column '{name}': found {one_line(value)}, expected a number or null")
+    return found
 
 
 def _answers(path: Path) -> list[dict[str, Any]]:

@@ -126,7 +126,8 @@ def _as_type(value: Any, hint: Any, flag: bool) -> Any:
 
 
 def _any_of(value: Any, kinds: Sequence[Any], flag: bool) -> Any:
-    if value is None or (flag and value in ("null", "none", "None")):
+    named_nothing = ("null", "None") if str in kinds else ("null", "None", "none")  # `--report_to none` is a name
+    if value is None or (flag and value in named_nothing):
         if type(None) in kinds:
             return None
         raise _Mismatch("a value")

@@ -18,13 +18,15 @@ from transformers.utils import logging
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import atomic_folder, disk_errors, write_json
+from pluralign.core.files import atomic_folder, disk_errors, write_json, write_parquet
 from pluralign.core.runs import file_fingerprints, finish_run, read_metrics, run_state, start_run
 from pluralign.evaluation.calibration import reliability_table
+from pluralign.judgments.joining import join_sources
 from pluralign.judgments.reading import read
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.causal_models import load_causal_model
 from pluralign.scoring.loading import load_parts, read_chat_template
+from pluralign.scoring.recalibrated import remove_recalibration
 from pluralign.scoring.reward_models import build_reward_model
 from pluralign.training.checkpoints import newest_checkpoint
 from pluralign.training.configs import BradleyTerryConfig, DPOConfig, PlackettLuceConfig, SFTConfig
@@ -32,8 +34,11 @@ from pluralign.training.dpo import DPOTrainer
 from pluralign.training.em_config import EMDPOConfig
 from pluralign.training.em_dpo import EMDPOTrainer
 from pluralign.training.judgment_trainer import JudgmentTrainer, load_options
+from pluralign.training.more import MORETrainer
+from pluralign.training.more_config import MOREConfig
 from pluralign.training.reward_trainer import BradleyTerryTrainer, PlackettLuceTrainer
 from pluralign.training.sft import SFTTrainer, completions
+from pluralign.training.source_logs import mean_weights, source_history
 from pluralign.workflows.cards import run_card
 from pluralign.workflows.evaluate import pairs_under, reward_metrics, typed_metrics
 from pluralign.workflows.settings import Given, check_known, check_value, fields_of, plain, read_flags, read_yaml
@@ -43,6 +48,7 @@ logger = logging.get_logger(__name__)
 OBJECTIVES: dict[str, tuple[type[transformers.TrainingArguments], type[Any]]] = {
     "bradley-terry": (BradleyTerryConfig, BradleyTerryTrainer),
     "plackett-luce": (PlackettLuceConfig, PlackettLuceTrainer),
+    "more": (MOREConfig, MORETrainer),
     "dpo": (DPOConfig, DPOTrainer),
     "em-dpo": (EMDPOConfig, EMDPOTrainer),
     "sft": (SFTConfig, SFTTrainer),
@@ -167,8 +173,8 @@ def run(job: TrainingRun) -> dict[str, Any]:
     state.wait_for_everyone()
     if state.is_main_process and found == "new":
         start_run(job.folder, job.resolved, inputs)
-    judgments = read(job.train_files, job.label_scale)
-    evaluated = read(job.eval_files, job.label_scale) if job.eval_files else None
+    judgments = _read(job, job.train_files)
+    evaluated = _read(job, job.eval_files) if job.eval_files else None
     transformers.set_seed(job.args.seed)
     checkpoint = newest_checkpoint(job.folder, remove_halves=state.is_main_process)
     state.wait_for_everyone()
@@ -183,9 +189,11 @@ def run(job: TrainingRun) -> dict[str, Any]:
         result = trainer.train(resume_from_checkpoint=resume)
     metrics = {key: value for key, value in result.metrics.items() if key in ("train_loss", "train_runtime")}
     metrics["steps"] = result.global_step
-    metrics |= _counts(judgments) | _types(trainer)
+    metrics |= _counts(judgments) | _found(trainer)
     found_metrics, reliability = _evaluation(trainer, evaluated)
     metrics |= found_metrics
+    if state.is_main_process:
+        remove_recalibration(job.folder)  # one that is there is of other weights
     # Every process takes part, since sharded weights are gathered; one writes.
     here = contextlib.nullcontext(job.folder / ".partial")
     with atomic_folder(job.folder) if state.is_main_process else here as folder:
@@ -195,11 +203,27 @@ def run(job: TrainingRun) -> dict[str, Any]:
         metrics = {key: value for key, value in metrics.items() if _storable(value)}
         if reliability:
             write_json(job.folder / "reliability.json", reliability)
+        if isinstance(trainer, MORETrainer):
+            write_parquet(source_history(trainer.state.log_history, trainer.source_logs.kind, trainer.sources),
+                          job.folder / "sources.parquet")  # fmt: skip
         finish_run(job.folder, metrics, run_card(job.objective, job.resolved, metrics))
     state.wait_for_everyone()
     if job.args.push_to_hub:
         trainer.push_to_hub()
     return metrics
+
+
+def _read(job: TrainingRun, files: list[str]) -> Judgments:
+    """The files as one table; for MORE a row without a source gets the name of its file, without endings."""
+    if job.objective != "more" or len(files) == 1:
+        return read(files, job.label_scale)
+    names = [Path(file).name.split(".")[0] for file in files]
+    if len(set(names)) < len(names):
+        names = files
+    twice = [file for file in files if files.count(file) > 1]
+    if twice:
+        raise PluralignError(f"{twice[0]}: is named twice, and a source is one file: name it once")
+    return join_sources({name: read(file, job.label_scale) for name, file in zip(names, files, strict=True)})
 
 
 def _storable(value: Any) -> bool:
@@ -262,8 +286,10 @@ def _counts(judgments: Judgments) -> dict[str, int]:
     return {"train_judgments": len(judgments), "train_annotators": len(annotators)}
 
 
-def _types(trainer: transformers.Trainer) -> dict[str, Any]:
-    """What the rounds found."""
+def _found(trainer: transformers.Trainer) -> dict[str, Any]:
+    """What training found besides the model: the types, or the sources' mean weights."""
+    if isinstance(trainer, MORETrainer):
+        return mean_weights(trainer.state.log_history, trainer.source_logs.kind, trainer.sources)
     if not isinstance(trainer, EMDPOTrainer):
         return {}
     last = trainer.rounds[-1].record

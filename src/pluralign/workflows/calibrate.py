@@ -1,0 +1,165 @@
+"""`calibrate`: fit the recalibration of a reward model on held-out judgments and store it with the model."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers.utils import logging
+
+from pluralign.core.errors import PluralignError
+from pluralign.core.files import disk_errors
+from pluralign.core.runs import CONFIG, file_fingerprints
+from pluralign.evaluation.recalibration import (
+    Method,
+    Recalibration,
+    checked_method,
+    fit_recalibration,
+    recalibration_metrics,
+    temperature_bounds,
+)
+from pluralign.judgments.reading import read
+from pluralign.scoring.items import items_of
+from pluralign.scoring.loading import load_parts
+from pluralign.scoring.mixtures import is_mixture
+from pluralign.scoring.recalibrated import CALIBRATION, remove_recalibration, write_recalibration
+from pluralign.scoring.reward_models import is_reward_model, load_reward_model
+from pluralign.workflows.evaluate import pairs_under
+
+logger = logging.get_logger(__name__)
+
+
+def calibrate(
+    model: str | os.PathLike[str],
+    files: str | os.PathLike[str] | list[str],
+    *,
+    method: Method = "temperature",
+    folds: int = 5,
+    seed: int = 0,
+    label_scale: str | None = None,
+    trust_remote_code: bool = False,
+) -> Recalibration:
+    """Fit a recalibration of a reward model on held-out judgments and write `calibration.json` into its folder.
+
+    Each judgment counts once, its weight shared among its strict pairs, as in `evaluate`. What was stored before is
+    replaced and has no part in the fit.
+
+    Args:
+        model: the folder of a reward model: a run, a model folder, an adapter.
+        files: canonical files that the model was not trained on.
+        method: `temperature` divides rewards by one number; `isotonic` maps margins by a monotone curve.
+        folds: of the cross-validation over prompts, 2 or more.
+        seed: of the folds.
+        label_scale: for files whose labels come without one.
+        trust_remote_code: run code that comes with the model.
+
+    Returns:
+        The recalibration; its `record` is what else the file holds: `judgments`, `pairs`, `prompts`, `files` (name
+        to SHA-256), `folds`, and the metrics of `pluralign.evaluation.recalibration.recalibration_metrics`.
+
+    Raises:
+        PluralignError: the model is no folder of a reward model, a file cannot be used, or the rewards say nothing
+            about these judgments.
+    """
+    folder = _reward_folder(model, trust_remote_code)
+    checked_method(method)
+    if folds < 2:
+        raise PluralignError(f"folds: found {folds}, expected 2 or more")
+    paths = [str(file) for file in files] if isinstance(files, list) else [str(files)]
+    fingerprints = file_fingerprints(paths)
+    if known := sorted(name for name, digest in fingerprints.items() if digest in _trained_on(folder)):
+        logger.warning(
+            f"{folder}: was trained on {', '.join(known)}; there its margins are larger than on new data, and a "
+            "recalibration fitted there stays too sure: give held-out judgments"
+        )
+    judgments = read(paths, label_scale)
+    items = items_of(judgments)
+    rewards = load_reward_model(folder, raw=True, trust_remote_code=trust_remote_code).score_items(items)
+    pairs = pairs_under(items, rewards)
+    if not pairs.weight.sum() > 0:
+        raise PluralignError(
+            f"{', '.join(paths)}: no strict pair with a weight above 0: give judgments that prefer one response"
+        )
+    fitted = fit_recalibration(method, pairs.margin, pairs.weight)
+    if fitted.temperature == temperature_bounds(pairs.margin, pairs.weight)[0]:
+        logger.warning(
+            f"{folder}: the pairs are ordered right nearly all, so the temperature {fitted.temperature:.4g} is the "
+            f"lowest that {len(pairs.margin)} pairs allow, not a measured one: give more judgments"
+        )
+    record: dict[str, Any] = {
+        "judgments": len(set(pairs.judgment.tolist())),
+        "pairs": len(pairs.margin),
+        "prompts": len(set(pairs.prompt.tolist())),
+        "files": fingerprints,
+        "folds": folds,
+    }
+    record |= recalibration_metrics(pairs, fitted, folds, seed)
+    found = Recalibration(fitted.method, fitted.temperature, fitted.knots, record)
+    write_recalibration(folder, found)
+    return found
+
+
+def remove_calibration(model: str | os.PathLike[str]) -> bool:
+    """Remove the recalibration stored in a model's folder; says whether there was one.
+
+    Raises:
+        PluralignError: the model is no folder, or the file cannot be removed.
+    """
+    return remove_recalibration(_local(model))
+
+
+def calibration_lines(found: Recalibration) -> list[str]:
+    """What a recalibration is and how good it is, as lines to read.
+
+    Examples:
+        >>> record = {"pairs": 8, "prompts": 4, "log_loss_before": 0.9, "log_loss_after": 0.5}
+        >>> for line in calibration_lines(Recalibration("temperature", temperature=2.0, record=record)):
+        ...     print(line)
+        temperature: 2
+        fitted on 8 pairs of 4 prompts
+        log_loss: 0.9000 before, 0.5000 after
+    """
+    record = found.record
+    if found.temperature is not None:
+        lines = [f"temperature: {found.temperature:.4g}"]
+    else:
+        lines = [f"isotonic: {len(found.knots)} knots"]
+    lines.append(f"fitted on {record['pairs']} pairs of {record['prompts']} prompts")
+    told = {"before": "before", "cross_validated": "cross-validated", "after": "after"}
+    for metric in ("log_loss", "ece"):
+        parts = [f"{record[f'{metric}_{k}']:.4f} {word}" for k, word in told.items() if f"{metric}_{k}" in record]
+        if parts:
+            lines.append(f"{metric}: {', '.join(parts)}")
+    return lines
+
+
+def _local(model: str | os.PathLike[str]) -> Path:
+    folder = Path(model)
+    if not folder.is_dir():
+        raise PluralignError(
+            f"{model}: no such folder; {CALIBRATION} is written into the model's own folder: save a model of the "
+            "hub first, with pluralign.load_reward_model(...).save(FOLDER), and give that folder"
+        )
+    return folder
+
+
+def _reward_folder(model: str | os.PathLike[str], trust_remote_code: bool) -> Path:
+    folder = _local(model)
+    hub = {"revision": "main", "trust_remote_code": trust_remote_code}
+    if is_mixture(folder) or not is_reward_model(load_parts(folder, hub)[0]):
+        raise PluralignError(f"{model}: is not a reward model; only rewards are recalibrated: give a reward model")
+    return folder
+
+
+def _trained_on(folder: Path) -> set[str]:
+    """SHA-256 of the files that the run in a folder was trained on; nothing where no run is told of."""
+    config, environment = folder / CONFIG, folder / "environment.json"
+    if not (config.is_file() and environment.is_file()):
+        return set()
+    with disk_errors(folder):
+        asked = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+        read_files = json.loads(environment.read_text(encoding="utf-8")).get("inputs", {})
+    return {read_files[name] for name in asked.get("train_files", []) if name in read_files}

@@ -1,0 +1,58 @@
+"""`best-of` through the command line: what it prints and writes, and what it refuses in one line."""
+
+import pyarrow.parquet as pq
+import pytest
+
+from architectures import write_model
+from pluralign.judgments import Judgments, read
+from pluralign.scoring.reward_models import build_reward_model
+
+
+@pytest.fixture(scope="module")
+def base(tiny_model, tmp_path_factory):
+    return write_model("llama", tiny_model, tmp_path_factory.mktemp("cli-best-of") / "base")
+
+
+@pytest.fixture(scope="module")
+def reward(base):
+    build_reward_model(base).save(base.parent / "judge")
+    return base.parent / "judge"
+
+
+@pytest.fixture(scope="module")
+def table(town_rows, base):
+    Judgments.from_rows(town_rows[:30]).write(base.parent / "town.parquet")
+    return base.parent / "town.parquet"
+
+
+def test_best_of_says_what_it_gained_and_writes_both_tables(run, base, reward, table, tmp_path):
+    out = tmp_path / "best.jsonl"
+    words = [base, table, "--reward", reward, "--n", 3, "--max-new-tokens", 4, "--temperature", 0.9]
+    code, printed, _ = run("best-of", *words, "--most-prompts", 5, "--seed", 2, "--out", out)
+    assert code == 0
+    for expected in (
+        "mean reward over 5 prompts", "first answer", "all answers", "best of 3", "±",
+        "at most 0.432 nats (KL) from the policy", "unfinished: ", f"written to {out}",
+    ):  # fmt: skip
+        assert expected in printed, expected
+    assert len(read(out)) == 5
+    assert set(read(out).column("source")) == {"best-of-3"}
+    answers = pq.read_table(f"{out}.answers.parquet")
+    assert answers.column_names == [
+        "prompt_number", "prompt", "response", "reward", "log_prob", "tokens", "finished", "adapter", "best",
+    ]  # fmt: skip
+    assert len(answers) == 15
+
+
+def test_best_of_complains_in_one_line(run, base, reward, table, tmp_path):
+    for words, expected in (
+        ([base, table, "--reward", base], "base: is not a reward model"),
+        ([base, tmp_path / "none.parquet", "--reward", reward], "none.parquet: no such file"),
+        ([tmp_path, table, "--reward", reward], "no model can be loaded from this folder"),
+        ([base, table, "--reward", reward, "--n", 0], "n: found 0, expected 1 or more"),
+    ):
+        code, _, err = run("best-of", *words, "--out", tmp_path / "best.parquet")
+        lines = [line for line in err.splitlines() if line.startswith("pluralign:")]
+        assert (code, len(lines)) == (2, 1)
+        assert expected in lines[0]
+    assert not list(tmp_path.iterdir())
