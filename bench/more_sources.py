@@ -94,7 +94,7 @@ class Bench:
             report_to="none",
             save_strategy="no",
             disable_tqdm=True,
-            logging_steps=5,
+            logging_steps=10,
             **given,
         )
         trainer = MORETrainer(built.model, args, self.parts["train"], processing_class=built.tokenizer)
@@ -225,7 +225,7 @@ def metrics_of(sums: np.ndarray) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--train", type=int, default=320, help="judgments of each source, and their draws an epoch")
+    parser.add_argument("--train", type=int, default=800, help="judgments of each source, and their draws an epoch")
     parser.add_argument("--held", type=int, default=160, help="most test pairs of each source")
     parser.add_argument("--tuning", type=int, default=60, help="most pairs of each source for the temperature")
     parser.add_argument("--epochs", type=float, default=1.0)
@@ -233,7 +233,7 @@ def main() -> None:
     parser.add_argument("--frozen", type=int, default=4, help="how many of the six layers stay as they are")
     parser.add_argument("--methods", nargs="*", help="of those trained on all sources; default: all, and Top")
     parser.add_argument("--max-length", type=int, default=128)
-    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--no-bf16", dest="bf16", action="store_false")
     parser.add_argument("--name", default="more_sources")
     options = parser.parse_args()

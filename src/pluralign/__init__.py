@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pluralign.training.dpo import DPOTrainer
     from pluralign.training.em_config import EMDPOConfig
     from pluralign.training.em_dpo import EMDPOTrainer
+    from pluralign.training.more import MORETrainer
+    from pluralign.training.more_config import MOREConfig
     from pluralign.training.reward_trainer import BradleyTerryTrainer, PlackettLuceTrainer
     from pluralign.training.sft import SFTTrainer
     from pluralign.workflows.aggregate import aggregate
@@ -44,6 +46,8 @@ _HOMES = {
     "EMDPOTrainer": "pluralign.training.em_dpo",
     "Judgments": "pluralign.judgments",
     "LabelScale": "pluralign.judgments",
+    "MOREConfig": "pluralign.training.more_config",
+    "MORETrainer": "pluralign.training.more",
     "MixturePolicy": "pluralign.policies.mixture",
     "PlackettLuceConfig": "pluralign.training.configs",
     "PlackettLuceTrainer": "pluralign.training.reward_trainer",
@@ -82,6 +86,8 @@ __all__ = [
     "EMDPOTrainer",
     "Judgments",
     "LabelScale",
+    "MOREConfig",
+    "MORETrainer",
     "MixturePolicy",
     "PlackettLuceConfig",
     "PlackettLuceTrainer",

@@ -152,7 +152,10 @@ def test_who_is_absent_or_has_no_gradient_has_no_weight(normalize):
         absent[[0, 2]], min_norm_weights(inner[np.ix_([0, 2], [0, 2])], normalize=normalize)
     )
     # The longest is of those present: where only the short one is, it is not short.
-    assert min_norm_weights(inner, normalize=normalize, present=[0, 1, 0, 0]).tolist() == [0, 1, 0, 0]
+    short = np.diag([1.0, 1e-26, 4e-26, 1.0])
+    expected = min_norm_weights(np.diag([1.0, 4.0]), normalize=normalize)
+    near = min_norm_weights(short, normalize=normalize, present=[False, True, True, False])
+    np.testing.assert_allclose(near, [0, *expected, 0], rtol=1e-9)
     nobody = min_norm_weights(np.zeros((4, 4)), normalize=normalize, present=[True, False, True, True])
     np.testing.assert_allclose(nobody, [1 / 3, 0, 1 / 3, 1 / 3], rtol=1e-12)
 

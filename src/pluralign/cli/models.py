@@ -22,9 +22,12 @@ def train(
     config: Path = typer.Argument(help="The YAML file; any of its keys may follow as a flag."),
 ) -> None:
     """Train what CONFIG says; a run that was stopped is taken up again."""
+    from accelerate import PartialState
+
     from pluralign.workflows.train import train as run
 
     metrics = run(config, context.args)
+    PartialState().destroy_process_group()  # left to the exit, one of several processes may abort in it
     for key in ("train_loss", "eval_loss", "accuracy", "log_loss", "ece"):
         if key in metrics:
             typer.echo(f"{key}: {metrics[key]:.4f}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from transformers.utils import logging
@@ -46,9 +45,9 @@ def soft_sources(judgments: Judgments, rows: np.ndarray, args: MOREConfig) -> So
         PluralignError: the file does not hold responsibilities, or the fit is not possible.
     """
     number, keys = annotators_of(judgments, rows)
-    known: dict[str | int, Any] = {}
+    known: dict[str | int, np.ndarray] = {}
     if args.responsibilities is None:
-        known |= _fitted(judgments, args)
+        known = _fitted(judgments, args)
     else:
         known.update(read_responsibilities(Path(args.responsibilities)).items())
     if not any(key in known for key in keys):
@@ -59,13 +58,13 @@ def soft_sources(judgments: Judgments, rows: np.ndarray, args: MOREConfig) -> So
                 f"responsibilities: those of {key} in {args.responsibilities} are {own.tolist()}, expected shares "
                 "of at least 0 with a sum above 0"
             )
-    everyone = np.mean(list(known.values()), 0)
+    everyone: np.ndarray = np.mean(list(known.values()), 0)
     unknown = sum(key not in known for key in keys)
     if unknown:
         logger.warning(
             f"{unknown} of {len(keys)} annotators have no responsibilities; they count for every type by its share"
         )
-    shares = np.stack([known[key] if key in known else everyone for key in keys])
+    shares = np.stack([known.get(key, everyone) for key in keys])
     masses = ", ".join(f"{share:.0%}" for share in shares.mean(0))
     logger.info(f"{shares.shape[1]} types of annotators as sources, with shares {masses}")
     return SoftSources(number, shares / shares.sum(1, keepdims=True))

@@ -1,4 +1,4 @@
-"""`demo`: a simulated town of three kinds of people, who they are, whom one policy serves, what is fair to all."""
+"""`demo`: a simulated town, its kinds of people, one reward over two sources, what is fair to all."""
 
 from __future__ import annotations
 
@@ -26,13 +26,17 @@ from pluralign.training.from_scratch import make_causal_model
 from pluralign.workflows.aggregate import aggregate
 from pluralign.workflows.aggregate_story import regret_lines
 from pluralign.workflows.audit import audit
-from pluralign.workflows.evaluate import reward_metrics
+from pluralign.workflows.calibrate import calibrate
+from pluralign.workflows.evaluate import evaluate, reward_metrics
 from pluralign.workflows.report import report
 from pluralign.workflows.train import train
 
 TOWN = {"annotators": 90, "judgments_per_annotator": 16, "responses": 3, "overlap": 0.2}
 """The demo's town: three kinds of people, 90 of them, who rank three answers 16 times each."""
 
+
+PLACES = {"market": {"brief": 0.8}, "school": {"warm": 0.8, "thorough": 0.8}}
+"""Where people were asked, and the share of a kind that was asked there; the others were at the other place."""
 
 CONTEXT = 160
 """Tokens that the demo's language model can read, and"""
@@ -56,9 +60,10 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
     """
     folder = Path(out)
     simulation = simulate(Town(**{**TOWN, **town}, seed=seed))
-    train_part, test_part = split(simulation.judgments, by="prompt", test=0.25, seed=seed)
-    train_part.write(folder / "train.parquet")
-    test_part.write(folder / "test.parquet")
+    train_part, held_part = split(asked_somewhere(simulation, seed), by="prompt", test=0.3, seed=seed)
+    tuning_part, test_part = split(held_part, by="prompt", test=0.8, seed=seed)
+    for name, part in {"train": train_part, "tuning": tuning_part, "test": test_part}.items():
+        part.write(folder / f"{name}.parquet")
     found = audit(str(folder / "train.parquet"), folder / "audit", most_types=5, simulations=1, seed=seed)
     base = folder / "untrained"
     if not (base / "model.safetensors").exists():
@@ -85,7 +90,8 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
         "max_length": CONTEXT,
     }
     reward = {
-        "objective": "plackett-luce",
+        "objective": "more",
+        "normalize": "none",  # of two gradients of length 1 the middle is the shortest, whatever they are
         "model_name_or_path": str(folder / "language-model"),
         "output_dir": str(folder / "reward"),
         "per_device_train_batch_size": 16,
@@ -112,6 +118,8 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
         with atomic_write(folder / f"{name}.yaml", "w") as file:
             yaml.safe_dump({**config, **common}, file, sort_keys=False)
         train(folder / f"{name}.yaml")
+    temperature = calibrate(folder / "reward", str(folder / "tuning.parquet")).temperature or 1.0
+    recalibrated = evaluate(folder / "reward", str(folder / "test.parquet"), folder / "reward-evaluation")
     regrets = aggregate(
         folder / "people",
         folder / "together",
@@ -131,11 +139,14 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
     }
     wins = answers_preferred(simulation, names, folder / "language-model", items_of(test_part), seed)
     metrics = {name: read_metrics(folder / name) for name in ("reward", "policy", "people")}
-    report([folder / name for name in ("audit", "reward", "policy", "people", "together")], folder / "report.html")
+    pages = ("audit", "reward", "reward-evaluation", "policy", "people", "together")
+    report([folder / name for name in pages], folder / "report.html")
     return "\n".join(
         [
             "",
             *kinds_found(found, folder / "audit" / "audit.json"),
+            "",
+            *confidence(metrics["reward"], recalibrated, temperature),
             "",
             *served(simulation, items_of(test_part), metrics, test_part),
             "",
@@ -144,16 +155,28 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
             *liked(simulation, wins),
             "",
             f"look at:        {folder / 'report.html'}",
-            f"judgments:      {folder / 'train.parquet'}, {folder / 'test.parquet'}",
+            f"judgments:      {folder / 'train.parquet'}, {folder / 'tuning.parquet'}, {folder / 'test.parquet'}",
             f"audit:          {folder / 'audit'}   (pluralign audit {folder / 'train.parquet'})",
             f"language model: {folder / 'language-model'}   (pluralign train {folder / 'language-model.yaml'})",
             f"reward model:   {folder / 'reward'}   (pluralign train {folder / 'reward.yaml'})",
+            f"  calibrated:   pluralign calibrate {folder / 'reward'} {folder / 'tuning.parquet'}",
             f"DPO policy:     {folder / 'policy'}   (pluralign train {folder / 'policy.yaml'})",
             f"types' policies: {folder / 'people'}  (pluralign train {folder / 'people.yaml'})",
             f"one for all:    {folder / 'together'}   (pluralign aggregate {folder / 'people'} ... --distill)",
             "results:        README.md and metrics.json in each of these folders",
         ]
     )
+
+
+def asked_somewhere(simulation: Simulation, seed: int) -> Judgments:
+    """The town's judgments, each from one of two sources: the place where its person was asked."""
+    draw = np.random.default_rng(seed)
+    market, school = PLACES
+    place = {}
+    for name, kind in simulation.types.items():
+        usual = market if kind in PLACES[market] else school
+        place[name] = usual if draw.random() < PLACES[usual][kind] else (school if usual == market else market)
+    return Judgments.from_rows([{**row, "source": place[row["annotator"]]} for row in simulation.judgments.rows()])
 
 
 def answers_preferred(
@@ -208,6 +231,27 @@ def kinds_found(metrics: Mapping[str, Any], story: Path) -> list[str]:
     for group in groups:
         lines.append(f"{group['group']:<16}" + "".join(f"{share:>10.0%}" for share in group["shares"]))
     return lines
+
+
+def confidence(before: Mapping[str, Any], after: Mapping[str, Any], temperature: float) -> list[str]:
+    """How far the reward's confidence is from how often it is right, as trained and with its temperature."""
+
+    def cell(metrics: Mapping[str, Any], key: str) -> str:
+        value = f"{metrics[key]:.3f}"
+        return f"{value} [{metrics['ece_low']:.3f}, {metrics['ece_high']:.3f}]" if key == "ece" else value
+
+    lines = [
+        "How sure may the reward be? (one reward over two sources; calibration error on pairs held out)",
+        "",
+        f"{'source':<16}{'weight':>8}{'accuracy':>20}{'error':>22}{f'at temperature {temperature:.2f}':>24}",
+    ]
+    for place in PLACES:
+        part = f"/source={place}"
+        weight, accuracy = before[f"weight{part}"], before[f"accuracy{part}"]
+        errors = f"{cell(before, f'ece{part}'):>22}{cell(after, f'ece{part}'):>24}"
+        lines.append(f"{place:<16}{weight:>8.2f}{accuracy:>20.3f}{errors}")
+    errors = f"{cell(before, 'ece'):>22}{cell(after, 'ece'):>24}"
+    return [*lines, f"{'both':<16}{'':>8}{before['accuracy']:>20.3f}{errors}"]
 
 
 def served(

@@ -65,7 +65,7 @@ def reward_metrics(
         types: by whose rewards each judgment is judged, from 0, `(judgments,)`.
         recalibration: what margins go through before they are judged.
     """
-    slices = _slices(judgments, items)
+    slices = slices_of(judgments, items)
     if types is not None:
         slices["type"] = [str(kind + 1) for kind in types.tolist()]
     annotators = {name for name in _of_judgments(judgments, items, "annotator") if name is not None}
@@ -125,6 +125,15 @@ def pairs_under(
 
 def _shown(items: Items, rewards: np.ndarray, types: np.ndarray | None) -> np.ndarray:
     return rewards[items.response] if types is None else shown_utilities(rewards, items, types)
+
+
+def write_calibration(
+    folder: Path, pairs: Pairs, slices: Mapping[str, Sequence[str | None]] | None, seed: int = 0
+) -> None:
+    """`reliability.json`, the bins of the diagram with intervals; with slices `over_rewarding.json` too."""
+    write_json(folder / "reliability.json", reliability_table(pairs, replicates=1000, seed=seed))
+    if slices is not None:
+        write_json(folder / "over_rewarding.json", over_rewarding(pairs, slices, seed=seed))
 
 
 def evaluate(
@@ -218,12 +227,9 @@ def evaluate(
     metrics |= compared
     pairs = pairs_under(items, utilities, types, margin_map)
     start_run(folder, config, inputs)
-    write_json(folder / "reliability.json", reliability_table(pairs))
+    write_calibration(folder, pairs, slices_of(judgments, items) if is_reward else None, seed)
     table = annotator_table(pairs, _of_judgments(judgments, items, "annotator"))
     write_parquet(pa.table(table), folder / "annotators.parquet")
-    if is_reward:
-        gaps = over_rewarding(pairs, _slices(judgments, items), seed=seed)
-        write_json(folder / "over_rewarding.json", gaps)
     if answers:
         with atomic_write(folder / "answers.jsonl", "w") as file:
             file.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
@@ -313,7 +319,7 @@ def _recalibration_notes(names: Sequence[str | os.PathLike[str]], raw: bool) -> 
     return notes
 
 
-def _slices(judgments: Judgments, items: Items) -> dict[str, list[str | None]]:
+def slices_of(judgments: Judgments, items: Items) -> dict[str, list[str | None]]:
     """Source and group of the judgments that rank something, where any has one."""
     columns = {name: _of_judgments(judgments, items, name) for name in ("source", "group")}
     return {name: values for name, values in columns.items() if any(values)}

@@ -18,9 +18,9 @@ from transformers.utils import logging
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import atomic_folder, disk_errors, write_json, write_parquet
+from pluralign.core.files import atomic_folder, disk_errors, write_parquet
 from pluralign.core.runs import file_fingerprints, finish_run, read_metrics, run_state, start_run
-from pluralign.evaluation.calibration import reliability_table
+from pluralign.evaluation.pairs import Pairs
 from pluralign.judgments.joining import join_sources
 from pluralign.judgments.reading import read
 from pluralign.judgments.table import Judgments
@@ -36,11 +36,17 @@ from pluralign.training.em_dpo import EMDPOTrainer
 from pluralign.training.judgment_trainer import JudgmentTrainer, load_options
 from pluralign.training.more import MORETrainer
 from pluralign.training.more_config import MOREConfig
-from pluralign.training.reward_trainer import BradleyTerryTrainer, PlackettLuceTrainer
+from pluralign.training.reward_trainer import BradleyTerryTrainer, PlackettLuceTrainer, RewardTrainer
 from pluralign.training.sft import SFTTrainer, completions
 from pluralign.training.source_logs import mean_weights, source_history
 from pluralign.workflows.cards import run_card
-from pluralign.workflows.evaluate import pairs_under, reward_metrics, typed_metrics
+from pluralign.workflows.evaluate import (
+    pairs_under,
+    reward_metrics,
+    slices_of,
+    typed_metrics,
+    write_calibration,
+)
 from pluralign.workflows.settings import Given, check_known, check_value, fields_of, plain, read_flags, read_yaml
 
 logger = logging.get_logger(__name__)
@@ -190,8 +196,8 @@ def run(job: TrainingRun) -> dict[str, Any]:
     metrics = {key: value for key, value in result.metrics.items() if key in ("train_loss", "train_runtime")}
     metrics["steps"] = result.global_step
     metrics |= _counts(judgments) | _found(trainer)
-    found_metrics, reliability = _evaluation(trainer, evaluated)
-    metrics |= found_metrics
+    held_out = _evaluation(trainer, evaluated)
+    metrics |= held_out.metrics
     if state.is_main_process:
         remove_recalibration(job.folder)  # one that is there is of other weights
     # Every process takes part, since sharded weights are gathered; one writes.
@@ -201,8 +207,8 @@ def run(job: TrainingRun) -> dict[str, Any]:
         (folder / "training_args.bin").unlink(missing_ok=True)
     if state.is_main_process:
         metrics = {key: value for key, value in metrics.items() if _storable(value)}
-        if reliability:
-            write_json(job.folder / "reliability.json", reliability)
+        if held_out.pairs is not None:
+            write_calibration(job.folder, held_out.pairs, held_out.slices)
         if isinstance(trainer, MORETrainer):
             write_parquet(source_history(trainer.state.log_history, trainer.source_logs.kind, trainer.sources),
                           job.folder / "sources.parquet")  # fmt: skip
@@ -299,18 +305,25 @@ def _found(trainer: transformers.Trainer) -> dict[str, Any]:
     return found | {name: last[name] for name in told if name in last}
 
 
-def _evaluation(
-    trainer: transformers.Trainer, evaluated: Judgments | None
-) -> tuple[dict[str, Any], list[dict[str, float]]]:
-    """Metrics on the files held out, and the bins of the reliability diagram where the model gives rewards."""
+@dataclass(frozen=True)
+class _Evaluated:
+    """Metrics on the files held out; where the model gives rewards its pairs, and of reward models their slices."""
+
+    metrics: dict[str, Any]
+    pairs: Pairs | None = None
+    slices: dict[str, list[str | None]] | None = None
+
+
+def _evaluation(trainer: transformers.Trainer, evaluated: Judgments | None) -> _Evaluated:
     if evaluated is None:
-        return {}, []
+        return _Evaluated({})
     if isinstance(trainer, EMDPOTrainer):
         items, utilities = trainer.score(evaluated)
         metrics, types = typed_metrics(evaluated, items, utilities, trainer.mixture, trainer.people)
-        return metrics, reliability_table(pairs_under(items, utilities, types))
+        return _Evaluated(metrics, pairs_under(items, utilities, types))
     if isinstance(trainer, JudgmentTrainer):
         items, utilities = trainer.score(evaluated)
         metrics = reward_metrics(evaluated, items, utilities) | {"eval_loss": trainer.mean_loss(items, utilities)}
-        return metrics, reliability_table(pairs_under(items, utilities))
-    return {key: value for key, value in trainer.evaluate().items() if key == "eval_loss"}, []
+        slices = slices_of(evaluated, items) if isinstance(trainer, RewardTrainer) else None
+        return _Evaluated(metrics, pairs_under(items, utilities), slices)
+    return _Evaluated({key: value for key, value in trainer.evaluate().items() if key == "eval_loss"})
