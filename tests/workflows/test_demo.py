@@ -12,7 +12,8 @@ def test_the_demo_says_whom_one_policy_serves_and_what_each_type_gives_up(tmp_pa
     text = demo(tmp_path, seed=1, annotators=20, judgments_per_annotator=6)
     runs = ("reward", "policy", "people", "together")
     metrics = {name: json.loads((tmp_path / name / "metrics.json").read_text()) for name in runs}
-    found_types, rest = text.split("Whom does one reward")
+    found_types, rest = text.split("How sure may the reward be?")
+    sure, rest = rest.split("Whom does one reward")
     served, rest = rest.split("What does each type give up")
     given_up, liked = rest.split("Whose answers got better?")
     story = json.loads((tmp_path / "audit" / "audit.json").read_text())
@@ -20,6 +21,17 @@ def test_the_demo_says_whom_one_policy_serves_and_what_each_type_gives_up(tmp_pa
         line = next(line for line in found_types.splitlines() if line.startswith(group["group"]))
         assert line.split()[1:] == [f"{share:.0%}" for share in group["shares"]]
     assert {"brief", "warm", "thorough"} == {group["group"] for group in story["groups"]}
+    after = json.loads((tmp_path / "reward-evaluation" / "metrics.json").read_text())
+    assert f"at temperature {after['temperature']:.2f}" in sure
+    for place in ("market", "school"):
+        line = next(line for line in sure.splitlines() if line.startswith(place))
+        part = f"/source={place}"
+        expected = [metrics["reward"][f"{key}{part}"] for key in ("weight", "accuracy", "ece")] + [
+            after[f"ece{part}"]
+        ]
+        assert [float(cell) for cell in line.split()[1:]] == pytest.approx(expected, abs=0.006)
+    assert sum(metrics["reward"][f"weight/source={place}"] for place in ("market", "school")) == pytest.approx(1)
+    assert after["accuracy"] == pytest.approx(metrics["reward"]["accuracy"])  # dividing by a number keeps the order
     page = (tmp_path / "report.html").read_text()
     assert all(name in page for name in ("What the data can tell", "reward", "policy", "people", "together"))
     for kind in ("brief", "warm", "thorough"):
