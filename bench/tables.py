@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import re
 from collections import Counter
@@ -14,12 +13,9 @@ from common import OUT, interval
 from tables_fairness import TABLES as FAIRNESS_TABLES
 from tables_more import TABLES as MORE_TABLES
 from tables_types import TABLES as TYPE_TABLES
+from tables_types import stored
 
 README = Path(__file__).parent / "README.md"
-
-
-def stored(name: str) -> dict[str, Any]:
-    return json.loads((OUT / f"{name}.json").read_text())
 
 
 def convarg() -> list[str]:
