@@ -24,6 +24,7 @@ NAMES = {
     "em_real": ["em_real.py"],
     "em_regret": ["em_regret.py"],
     "more_sources": ["more_sources.py"],
+    "more_study": ["more_study.py"],
     "more_conflict": ["more_conflict.py"],
     "more_cost": ["more_cost.py"],
 }

@@ -73,6 +73,38 @@ def more_conflict() -> list[str]:
     return lines
 
 
+def more_study() -> list[str]:
+    found = stored("more_study")
+    rows: list[dict[str, Any]] = found["rows"]
+    lines = [
+        f"{found['options']['seeds']} splits; strict pairs: "
+        + ", ".join(f"{name} {count}" for name, count in found["pairs"].items())
+        + ". Means over the sources; differences to uniform weights: mean and standard error over the splits.",
+        "",
+        "| setting | uniform: accuracy, ECE | l2, less that: accuracy | ECE | none, less uniform: accuracy | ECE "
+        "| ECE with temperature: uniform, l2, none | l2's weights |",
+        "|" + "---|" * 8,
+    ]
+    for setting in dict.fromkeys(row["setting"] for row in rows):
+        own = {
+            method: [r for r in rows if (r["setting"], r["method"]) == (setting, method)]
+            for method in ("uniform", "l2", "none")
+        }
+        values = {method: np.array([row["mean"] for row in mine]) for method, mine in own.items()}
+        cells = [f"{values['uniform'][:, 0].mean():.3f}, {values['uniform'][:, 2].mean():.3f}"]
+        for method in ("l2", "none"):
+            gaps = values[method] - values["uniform"]
+            error = gaps.std(0, ddof=1) / np.sqrt(len(gaps))
+            cells += [f"{gaps[:, place].mean():+.3f} ± {error[place]:.3f}" for place in (0, 2)]
+        cells.append(
+            ", ".join(f"{np.mean([r['mean, temperature'][2] for r in mine]):.3f}" for mine in own.values())
+        )
+        weights = [row["weights"] for row in own["l2"]]
+        cells.append(", ".join(f"{np.mean([w[name] for w in weights]):.2f}" for name in weights[0]))
+        lines.append(f"| {setting} | {' | '.join(cells)} |")
+    return lines
+
+
 def more_cost() -> list[str]:
     lines = [
         "| sources | judgments of a step | micro-batches | uniform weights, s | MORE / uniform | plain / uniform "
@@ -88,4 +120,4 @@ def more_cost() -> list[str]:
     return lines
 
 
-TABLES: tuple[Callable[[], list[str]], ...] = (more_sources, more_conflict, more_cost)
+TABLES: tuple[Callable[[], list[str]], ...] = (more_sources, more_study, more_conflict, more_cost)
