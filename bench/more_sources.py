@@ -19,6 +19,7 @@ import transformers
 from common import OUT, Clock, encoder, load, store
 from scipy.special import expit, log_expit
 
+from pluralign.core.errors import PluralignError
 from pluralign.evaluation.calibration import bin_of, equal_width_edges
 from pluralign.evaluation.recalibration import fit_temperature
 from pluralign.evaluation.resampling import resampled_sums
@@ -39,6 +40,7 @@ METHODS: dict[str, dict[str, Any]] = {
 """Trained on all sources; Raw, Top and Averaging follow from others."""
 
 REPLICATES = 2000
+ASIDE = 1e6
 
 Parts = dict[str, dict[str, Judgments]]
 
@@ -161,7 +163,10 @@ def summary(folder: Path) -> dict[str, Any]:
             tuning = found[name]["tuning"]
             weight = np.concatenate([np.full(len(tuning[source]), 1 / len(tuning[source])) for source in SOURCES])
             margin = np.concatenate([tuning[source] for source in SOURCES])
-            temperatures[place, len(names) + number] = fit_temperature(margin, weight)
+            try:
+                temperatures[place, len(names) + number] = fit_temperature(margin, weight)
+            except PluralignError:  # rewards that say nothing: whatever they are, they are best set aside
+                temperatures[place, len(names) + number] = ASIDE
         columns = []
         for source in sources:
             test = np.array([found[name]["test"][source] for name in names] * 2) / temperatures[place][:, None]

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from tables_types import stored
 
+ASIDE = 1e6
+"""The temperature that stands for rewards that say nothing."""
+
 METRICS = ("accuracy", "log-loss", "ECE")
 
 
@@ -34,7 +37,10 @@ def more_sources() -> list[str]:
         pooled = row["sources"]["pooled"][2]
         between, together = row["mean_less_multitask"], row["pooled_less_multitask"]
         control = name.startswith("MultiTask")
-        temperature = f"{np.mean(row['temperature']):.2f}" if name.endswith("temperature") else ""
+        fitted = [value for value in row["temperature"] if value < ASIDE]
+        temperature = f"{np.mean(fitted):.2f}" if name.endswith("temperature") and fitted else ""
+        if name.endswith("temperature") and len(fitted) < len(row["temperature"]):
+            temperature += f" ({len(row['temperature']) - len(fitted)} without)"
         lines.append(
             f"| {name} | {accuracy:.3f} | {ece:.3f} | {'' if control else _signed(between[2])} | {loss:.3f} "
             f"| {'' if control else _signed(between[1])} | {pooled:.3f} "
