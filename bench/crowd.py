@@ -26,7 +26,8 @@ from pluralign.judgments.split import split
 from pluralign.scoring.causal_models import CausalModel, load_causal_model
 from pluralign.scoring.items import items_of
 from pluralign.scoring.loading import limits_of
-from pluralign.scoring.reward_models import RewardModel, as_reward_model, build_reward_model, write_settings
+from pluralign.scoring.pooling import as_reward_model, write_settings
+from pluralign.scoring.reward_models import RewardModel, build_reward_model
 from pluralign.workflows.evaluate import reward_metrics
 
 

@@ -27,6 +27,7 @@ NAMES = {
     "more_study": ["more_study.py"],
     "more_conflict": ["more_conflict.py"],
     "more_cost": ["more_cost.py"],
+    "transport_speed": ["transport_speed.py"],
 }
 """Name to its script and options."""
 

@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from common import OUT, interval
+from tables_crowds import TABLES as CROWD_TABLES
 from tables_fairness import TABLES as FAIRNESS_TABLES
 from tables_more import TABLES as MORE_TABLES
 from tables_types import TABLES as TYPE_TABLES
@@ -378,6 +379,7 @@ TABLES = (
     *TYPE_TABLES,
     *FAIRNESS_TABLES,
     *MORE_TABLES,
+    *CROWD_TABLES,
 )
 """Each is named like its block in the README and its file of results."""
 

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from pluralign.scoring.averaged import AveragedRewardModel
     from pluralign.scoring.features import text_features
     from pluralign.scoring.items import items_of
-    from pluralign.scoring.reward_models import RewardModel, build_reward_model, load_reward_model
+    from pluralign.scoring.reward_models import LabelModel, RewardModel, build_reward_model, load_reward_model
     from pluralign.training.configs import BradleyTerryConfig, DPOConfig, PlackettLuceConfig, SFTConfig
     from pluralign.training.dpo import DPOTrainer
+    from pluralign.training.dprm import DPRMTrainer
+    from pluralign.training.dprm_config import DPRMConfig
     from pluralign.training.em_config import EMDPOConfig
     from pluralign.training.em_dpo import EMDPOTrainer
     from pluralign.training.more import MORETrainer
@@ -30,10 +32,13 @@ if TYPE_CHECKING:
     from pluralign.workflows.audit import audit
     from pluralign.workflows.best_of import best_of
     from pluralign.workflows.calibrate import calibrate, remove_calibration
-    from pluralign.workflows.evaluate import evaluate, score
+    from pluralign.workflows.evaluate import evaluate
     from pluralign.workflows.report import report
     from pluralign.workflows.route import route
+    from pluralign.workflows.score import score
+    from pluralign.workflows.simulate_votes import simulate_votes
     from pluralign.workflows.train import train
+    from pluralign.workflows.votes import update_votes
 
 _HOMES = {
     "AveragedRewardModel": "pluralign.scoring.averaged",
@@ -42,9 +47,12 @@ _HOMES = {
     "BradleyTerryTrainer": "pluralign.training.reward_trainer",
     "DPOConfig": "pluralign.training.configs",
     "DPOTrainer": "pluralign.training.dpo",
+    "DPRMConfig": "pluralign.training.dprm_config",
+    "DPRMTrainer": "pluralign.training.dprm",
     "EMDPOConfig": "pluralign.training.em_config",
     "EMDPOTrainer": "pluralign.training.em_dpo",
     "Judgments": "pluralign.judgments",
+    "LabelModel": "pluralign.scoring.reward_models",
     "LabelScale": "pluralign.judgments",
     "MOREConfig": "pluralign.training.more_config",
     "MORETrainer": "pluralign.training.more",
@@ -70,9 +78,11 @@ _HOMES = {
     "remove_calibration": "pluralign.workflows.calibrate",
     "report": "pluralign.workflows.report",
     "route": "pluralign.workflows.route",
-    "score": "pluralign.workflows.evaluate",
+    "score": "pluralign.workflows.score",
+    "simulate_votes": "pluralign.workflows.simulate_votes",
     "text_features": "pluralign.scoring.features",
     "train": "pluralign.workflows.train",
+    "update_votes": "pluralign.workflows.votes",
 }
 
 __all__ = [
@@ -82,9 +92,12 @@ __all__ = [
     "BradleyTerryTrainer",
     "DPOConfig",
     "DPOTrainer",
+    "DPRMConfig",
+    "DPRMTrainer",
     "EMDPOConfig",
     "EMDPOTrainer",
     "Judgments",
+    "LabelModel",
     "LabelScale",
     "MOREConfig",
     "MORETrainer",
@@ -111,8 +124,10 @@ __all__ = [
     "report",
     "route",
     "score",
+    "simulate_votes",
     "text_features",
     "train",
+    "update_votes",
 ]
 
 

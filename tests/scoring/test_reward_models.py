@@ -11,7 +11,8 @@ from pluralign.core.errors import PluralignError
 from pluralign.judgments import Judgments
 from pluralign.scoring.items import items_of
 from pluralign.scoring.loading import is_encoder
-from pluralign.scoring.reward_models import build_reward_model, load_reward_model, pool
+from pluralign.scoring.pooling import pool
+from pluralign.scoring.reward_models import build_reward_model, load_reward_model
 
 PROMPT, RESPONSES = "Say something about tea:", ["good cat", "bad dog in the rain and the sun", "milk"]
 

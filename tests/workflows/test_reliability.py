@@ -13,7 +13,7 @@ import pytest
 import safetensors.numpy
 import yaml
 
-from pluralign.judgments import Judgments
+from pluralign.judgments import BUILT_IN_SCALES, Judgments
 from pluralign.training.checkpoints import MARKER, newest_checkpoint
 
 
@@ -23,15 +23,25 @@ def table(town_rows, tmp_path_factory):
     judgments = Judgments.from_rows(town_rows)
     judgments.select(range(128)).write(folder / "train.parquet")
     judgments.select(range(128, 160)).write(folder / "test.parquet")
+    rows = []
+    for row in town_rows:  # two responses each, so that steps divide evenly
+        words = [text.split() for text in row["responses"][:2]]
+        scores = [one.count("good") - one.count("bad") for one in words]
+        labels = ["pass" if not score else "agree" if score > 0 else "disagree" for score in scores]
+        rows.append({**row, "responses": row["responses"][:2], "ranks": None, "labels": labels})
+    labelled = Judgments.from_rows(rows, BUILT_IN_SCALES["agree-pass-disagree"])
+    labelled.select(range(40)).write(folder / "labelled-train.parquet")
+    labelled.select(range(128, 160)).write(folder / "labelled-test.parquet")
     return folder
 
 
 def config(path: Path, table: Path, model: Path, objective: str, **values) -> Path:
+    kind = "labelled-" if objective == "dprm" else ""
     content = {
         "objective": objective,
         "model_name_or_path": str(model),
-        "train_files": [str(table / "train.parquet")],
-        "eval_files": [str(table / "test.parquet")],
+        "train_files": [str(table / f"{kind}train.parquet")],
+        "eval_files": [str(table / f"{kind}test.parquet")],
         "output_dir": str(path.with_suffix("")),
         "per_device_train_batch_size": 8,
         "learning_rate": 1e-3,
@@ -67,10 +77,11 @@ LORA = {"use_peft": True, "lora_target_modules": ["all-linear"], "lora_r": 4}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["plackett-luce", "dpo", "sft"])
+@pytest.mark.parametrize("objective", ["plackett-luce", "dprm", "dpo", "sft"])
 def test_killed_and_started_again_it_ends_as_if_undisturbed(objective, table, tiny_model, tmp_path):
     extra = {
         "plackett-luce": {"gradient_accumulation_steps": 2, "disable_dropout": False},
+        "dprm": {"gradient_accumulation_steps": 2},
         "dpo": {"gradient_accumulation_steps": 2, **LORA},
         "sft": {"max_length": 64},
     }[objective]
@@ -125,7 +136,7 @@ def test_killed_and_started_again_it_ends_as_if_undisturbed(objective, table, ti
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["plackett-luce", "dpo"])
+@pytest.mark.parametrize("objective", ["plackett-luce", "dprm", "dpo"])
 def test_two_processes_give_the_losses_of_one(objective, table, tiny_model, tmp_path):
     values = {"save_strategy": "no"} | ({"learning_rate": 1e-4} if objective == "dpo" else {})
     alone = config(tmp_path / "alone.yaml", table, tiny_model, objective, **values)

@@ -11,14 +11,19 @@ from pluralign.cli import (
     calibrating,
     importing,
     models,
+    persona_voting,
     reporting,
     routing,
     splitting,
+    voting,
 )
 from pluralign.cli.app import app
 from pluralign.core.errors import PluralignError
 
-COMMANDS = (aggregating, answering, auditing, calibrating, importing, models, reporting, routing, splitting)
+COMMANDS = (
+    aggregating, answering, auditing, calibrating, importing, models, persona_voting, reporting, routing, splitting,
+    voting,
+)  # fmt: skip
 """The modules whose commands are on the application; each command imports what it needs when it runs."""
 
 

@@ -13,6 +13,7 @@ _HUB_REVISION = typer.Option("main", help="Branch, tag or commit of a model on t
 _REMOTE_CODE = typer.Option(False, help="Run code that comes with the model. Only for code you have read.")
 _RAW = typer.Option(False, "--raw", help="Reward models: leave a stored recalibration aside.")
 _AVERAGE = typer.Option(None, help="Another reward model; the mean reward is taken. May be given several times.")
+_QUANTILE = typer.Option(None, help="Models that predict labels: the reward is this quantile, not the mean.")
 _SCALE = typer.Option(None, help="Label scale of files that carry none: a built-in name or a YAML file.")
 
 
@@ -47,6 +48,7 @@ def evaluate(
     reward: str = typer.Option(None, help="Policies: a reward model that judges their answers to the prompts."),
     samples: int = typer.Option(1, help="With --reward: answers to each prompt."),
     max_new_tokens: int = typer.Option(128, help="With --reward: the longest answer."),
+    quantile: float = _QUANTILE,
     revision: str = _HUB_REVISION,
     trust_remote_code: bool = _REMOTE_CODE,
 ) -> None:
@@ -67,6 +69,7 @@ def evaluate(
         reward=reward,
         samples=samples,
         max_new_tokens=max_new_tokens,
+        quantile=quantile,
         revision=revision,
         trust_remote_code=trust_remote_code,
     )
@@ -78,15 +81,16 @@ def evaluate(
 def score(
     model: str = typer.Argument(help="A run, a model folder, or a hub id."),
     file: list[Path] = typer.Argument(help="Canonical files."),
-    out: Path = typer.Option(..., help="The Parquet file to write: prompt, response, reward."),
+    out: Path = typer.Option(..., help="The Parquet file to write: prompt, response, reward ..."),
     label_scale: str = _SCALE,
     raw: bool = _RAW,
     average: list[str] = _AVERAGE,
+    quantile: float = _QUANTILE,
     revision: str = _HUB_REVISION,
     trust_remote_code: bool = _REMOTE_CODE,
 ) -> None:
     """Score every unique response of a file with a reward model."""
-    from pluralign.workflows.evaluate import score as run
+    from pluralign.workflows.score import score as run
 
     count = run(
         model,
@@ -95,6 +99,7 @@ def score(
         label_scale=label_scale,
         raw=raw,
         average=average or [],
+        quantile=quantile,
         revision=revision,
         trust_remote_code=trust_remote_code,
     )

@@ -69,6 +69,10 @@ class LabelScale:
         """What a label is worth."""
         return self._reward_of[label]
 
+    def same_labels(self, other: LabelScale) -> bool:
+        """Whether another scale has the same labels with the same rewards, whatever it is called."""
+        return (self.labels, self.rewards) == (other.labels, other.rewards)
+
     def as_dict(self) -> dict[str, Any]:
         """The scale as plain values, as it stands in a file's metadata."""
         return {"name": self.name, "labels": list(self.labels), "rewards": list(self.rewards)}

@@ -36,7 +36,8 @@ def runs_page(runs: Sequence[Run]) -> str:
 def _comparison(runs: Sequence[Run]) -> list[Block]:
     """A forest plot for each metric that two or more runs have, and all of them in a table."""
     figures, keys = [], []
-    judged = {tuple(sorted(_judged_on(run))) for run in runs if run.value("accuracy") is not None}
+    measured = [run for run in runs if any(run.value(key) is not None for key in ("accuracy", "total_variation"))]
+    judged = {tuple(sorted(_judged_on(run))) for run in measured}
     for key, (title, axis, reference, words) in METRICS.items():
         having = [run for run in runs if run.value(key) is not None]
         if having:
@@ -47,7 +48,7 @@ def _comparison(runs: Sequence[Run]) -> list[Block]:
                 for run in having
             ]
             drawn = forest(rows, f"{title} of each run with its interval.", x_label=axis, reference=reference,
-                           bounds=(0.0, math.inf if key == "log_loss" else 1.0))  # fmt: skip
+                           bounds=(0.0, math.inf if key in ("log_loss", "transport_cost") else 1.0))  # fmt: skip
             best = _reading(key, having) if len(judged) < 2 else ""
             figures.append(Figure(title, drawn, f"{best} {words[0].upper()}{words[1:]}.".strip()))
     if not figures:
@@ -84,7 +85,7 @@ def _judged_on(run: Run) -> list[str]:
 
 def _reading(key: str, runs: Sequence[Run]) -> str:
     """Which run is best, and whether its interval stands clear of the next one's."""
-    lower_is_better = key in ("log_loss", "ece")
+    lower_is_better = key in ("log_loss", "ece", "total_variation", "transport_cost")
     ordered = sorted(runs, key=lambda run: run.value(key) or 0.0, reverse=not lower_is_better)
     best, second = ordered[:2]
     if best.value(key) == second.value(key):

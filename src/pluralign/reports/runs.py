@@ -12,6 +12,7 @@ from pluralign.reports.aggregation import aggregation_sections
 from pluralign.reports.audit import audit_sections
 from pluralign.reports.audit_data import histogram_figure
 from pluralign.reports.calibration import calibration_section
+from pluralign.reports.crowds import crowds_section
 from pluralign.reports.page import Block, Figure, Figures, Heading, Note, Section, Table, Tiles
 from pluralign.reports.rounds import rounds_section
 from pluralign.reports.rows import Point, Row, forest, known
@@ -23,6 +24,8 @@ METRICS = {
     "accuracy": ("Accuracy", "share of pairs ranked as the person did", 0.5, "higher is better; 0.5 is a coin"),
     "log_loss": ("Log-loss", "nats per pair", math.log(2), "lower is better; 0.693 is a constant reward"),
     "ece": ("Calibration error", "mean gap between sure and right", 0.0, "lower is better; 0 is calibrated"),
+    "total_variation": ("Total variation", "share of votes on the wrong label", 0.0, "lower is better; 0 is exact"),
+    "transport_cost": ("Transport cost", "from predicted to voted labels", 0.0, "lower is better; 0 is exact"),
     "win_rate": ("Win rate", "against the reference, by the reward", 0.5, "higher is better; 0.5 is no difference"),
 }
 """Metrics that runs are compared by: title, axis, a value to compare with, and how to read them."""
@@ -48,6 +51,7 @@ class Run:
     types: Mapping[str, Any] | None = None
     over_rewarding: Sequence[Mapping[str, Any]] = ()
     sources: Mapping[str, Sequence[Any]] | None = None
+    crowds: Mapping[str, Sequence[Any]] | None = None
 
     def value(self, key: str) -> float | None:
         """A metric that is a finite number, else None."""
@@ -97,6 +101,8 @@ def run_sections(run: Run) -> list[Section]:
     results: list[Block] = [Tiles(tiles)] if (tiles := _tiles(run)) else []
     results += [Figures(drawn)] if drawn else []
     sections = [Section("Results", results or [Note("There is nothing to draw here.")], describe(run))]
+    if run.crowds is not None and (crowds := crowds_section(run.crowds, run.value)):
+        sections.append(crowds)
     by_source = _slices(run, "ece", "source", "Calibration error by source")
     if calibration := calibration_section(run.value, run.reliability, by_source, run.over_rewarding):
         sections.append(calibration)
@@ -130,6 +136,7 @@ def _tiles(run: Run) -> list[tuple[str, str, str]]:
     for key, title in (
         ("eval_loss", "loss on held-out files"), ("train_loss", "training loss"), ("judgments", "judgments"),
         ("annotators", "people"), ("prompts", "prompts"), ("pairs", "strict pairs"), ("left_out", "rows left out"),
+        ("votes", "votes"),
     ):  # fmt: skip
         value = run.value(key)
         if value is not None and (value or key != "left_out"):

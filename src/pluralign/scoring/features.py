@@ -18,7 +18,7 @@ from pluralign.core.progress import track
 from pluralign.scoring.forward import MAX_TOKENS_PER_BATCH, seen_by
 from pluralign.scoring.items import Items, items_of_texts
 from pluralign.scoring.loading import DEFAULT_MAX_LENGTH, is_encoder, load_parts, on_device, set_pad_token
-from pluralign.scoring.reward_models import pool
+from pluralign.scoring.pooling import pool
 from pluralign.scoring.tokens import TokenLimits, model_context, tokenize
 from pluralign.scoring.trees import Layout, blocks_of, lay_out
 

@@ -1,4 +1,4 @@
-"""One number per response from one pass of a model over blocks of rows."""
+"""What a model says of each response, a number or a logit per label, from one pass over blocks of rows."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ def block_token_log_probs(model: nn.Module, block: dict[str, Tensor], layout: La
 
 
 def block_values(model: nn.Module, block: dict[str, Tensor], layout: Layout) -> Tensor:
-    """`(responses,)` one value per response of a block: its log-probability, or its reward."""
+    """`(responses,)` one value per response of a block: its log-probability, or its reward.
+
+    A model with several outputs gives their logits, `(responses, outputs)`.
+    """
     if layout.reads == "tokens":
         log_probs = block_token_log_probs(model, block, layout)
         sums = torch.zeros(len(block["response"]), dtype=log_probs.dtype, device=log_probs.device)
@@ -51,7 +54,7 @@ def block_values(model: nn.Module, block: dict[str, Tensor], layout: Layout) -> 
 
 
 def block_states(model: nn.Module, block: dict[str, Tensor], layout: Layout) -> tuple[Tensor, Any]:
-    """Reward `(responses,)` of every response of a block, and what the model gives as its hidden states.
+    """Values of every response of a block as in `block_values`, and what the model gives as its hidden states.
 
     Reward models of `pluralign.scoring.reward_models` give the pooled states `(responses, d)` under their head.
     """
@@ -59,11 +62,12 @@ def block_states(model: nn.Module, block: dict[str, Tensor], layout: Layout) -> 
     if layout.reads == "last":
         inputs["last"] = block["last"]
     output = model(**inputs)
-    return output.logits[:, 0].float(), output.hidden_states
+    logits = output.logits.float()
+    return logits[:, 0] if logits.shape[1] == 1 else logits, output.hidden_states
 
 
 def score_tokens(
-    model: nn.Module,
+    model: Any,
     tokens: TokenizedItems,
     layout: Layout,
     responses: np.ndarray | None = None,
@@ -79,9 +83,11 @@ def score_tokens(
         max_tokens: padded tokens in one batch (a single row may be longer).
 
     Returns:
-        `(all responses,)`, float64; 0 for those not asked for.
+        `(all responses,)`, or `(all responses, outputs)` of a model with several; float64, 0 for those not asked
+        for.
     """
-    values = np.zeros(len(tokens.response_ids))
+    outputs = 1 if layout.reads == "tokens" else model.config.num_labels
+    values = np.zeros((len(tokens.response_ids), outputs) if outputs > 1 else len(tokens.response_ids))
     chosen = np.arange(len(values)) if responses is None else responses
     device = next(model.parameters()).device
     training = model.training

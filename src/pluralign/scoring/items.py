@@ -116,6 +116,22 @@ def items_of(judgments: Judgments, keep_all: bool = False) -> Items:
     return _by_item(prompts, texts, item, response, ranks, offsets, row_of, weight, left_out)
 
 
+def compares(judgments: Judgments) -> bool:
+    """Whether any row ranks one of several responses, so that `items_of` finds something.
+
+    Examples:
+        >>> alone = {"prompt": "Tea?", "responses": ["Yes"], "ranks": [1]}
+        >>> both = {"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, None]}
+        >>> [compares(Judgments.from_rows([row])) for row in (alone, both)]
+        [False, True]
+    """
+    return any(
+        len(row["responses"]) > 1
+        and any(given is not None for given in [*(row["ranks"] or ()), *(row["labels"] or ())])
+        for row in judgments.rows()
+    )
+
+
 def items_of_texts(prompts: Sequence[Any], responses: Sequence[Sequence[Any]]) -> Items:
     """Texts without judgments, to be scored: every response is kept, equal ones too.
 
@@ -139,6 +155,29 @@ def items_of_texts(prompts: Sequence[Any], responses: Sequence[Sequence[Any]]) -
         row=none,
         weight=np.zeros(0),
         left_out=0,
+    )
+
+
+def items_of_responses(prompts: Sequence[Any], responses: Sequence[Any], weight: np.ndarray) -> Items:
+    """Different (prompt, response), each a judgment of its own that shows one response.
+
+    Args:
+        prompts: `(judgments,)` texts or lists of messages.
+        responses: `(judgments,)` a response to each.
+        weight: `(judgments,)`.
+
+    Examples:
+        >>> items = items_of_responses(["Tea?", "Rain?", "Tea?"], ["Yes", "No", "No"], np.ones(3))
+        >>> items.prompts, items.responses, items.response.tolist()
+        (['Tea?', 'Rain?'], ['Yes', 'No', 'No'], [0, 2, 1])
+    """
+    places: dict[str, int] = {}
+    item = [places.setdefault(_key(prompt), len(places)) for prompt in prompts]
+    unique = {_key(prompt): prompt for prompt in prompts}
+    count = len(prompts)
+    each = list(range(count))
+    return _by_item(
+        list(unique.values()), list(responses), item, each, [1] * count, [*each, count], each, weight.tolist(), 0
     )
 
 

@@ -1,28 +1,27 @@
 """Reward models: a transformer, a pooled state, and one linear layer without a bias.
 
-r(x, y) = w . z(x, y), with z the state of the last token (causal models) or the mean state (encoders). The
-pooling and the token limits are stored in the model's config, so that scoring can never differ from training.
+r(x, y) = w . z(x, y), with z the pooled state (`pluralign.scoring.pooling`). A label model has a row of weights for
+each label of a scale, mu(x, y) = softmax(W z(x, y)), and its reward is that of the predicted distribution.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import peft
 import torch
-from scipy.special import expit
-from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
-from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, MODEL_MAPPING
+from scipy.special import expit, softmax
+from transformers import AutoModelForSequenceClassification
 
+from pluralign.choice.transport import expected_reward, reward_quantile, reward_variance
 from pluralign.core.errors import PluralignError
 from pluralign.evaluation.recalibration import Recalibration
+from pluralign.judgments.scales import LabelScale
 from pluralign.scoring.averaged import AveragedRewardModel
 from pluralign.scoring.items import Items, items_of_texts
 from pluralign.scoring.loading import (
@@ -34,102 +33,22 @@ from pluralign.scoring.loading import (
     read_chat_template,
     set_pad_token,
 )
+from pluralign.scoring.pooling import (
+    Pooled,
+    as_reward_model,
+    label_scale_of,
+    reward_model_class,
+    write_label_scale,
+    write_settings,
+)
 from pluralign.scoring.probe import plain_model
 from pluralign.scoring.recalibrated import read_recalibration, remove_recalibration, write_recalibration
 from pluralign.scoring.text_models import TextModel
-from pluralign.scoring.tokens import TokenLimits, model_context
+from pluralign.scoring.tokens import TokenizedItems, TokenLimits, model_context
 from pluralign.scoring.trees import Reads
 
 LONGEST_OF_OTHERS = 8192
 """Token limit of reward models that others trained and that store none."""
-
-
-def pool(states: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
-    """One state per row: `(rows, tokens, d)` and `(rows, tokens)` to `(rows, d)`.
-
-    Args:
-        states: hidden states.
-        attention_mask: 1 where a token is, 0 where padding is, on either side.
-        pooling: `"last"` takes the state of the last token, `"mean"` the mean over tokens.
-
-    Examples:
-        >>> states = torch.tensor([[[1.0], [3.0], [9.0]]])
-        >>> mask = torch.tensor([[1, 1, 0]])
-        >>> pool(states, mask, "last").item(), pool(states, mask, "mean").item()
-        (3.0, 2.0)
-    """
-    if pooling == "mean":
-        mask = attention_mask.unsqueeze(-1).to(states.dtype)
-        return (states * mask).sum(1) / mask.sum(1)
-    positions = torch.arange(attention_mask.shape[1], device=states.device)
-    last = (attention_mask * positions).argmax(1)
-    return states[torch.arange(len(states), device=states.device), last]
-
-
-class _Pooled:
-    """Mixed into a transformer with a `score` layer: its output is the score of the pooled state."""
-
-    def forward(
-        self: Any,
-        input_ids: Tensor,
-        attention_mask: Any,
-        last: Tensor | None = None,
-        labels: None = None,
-        **inputs: Any,
-    ) -> SequenceClassifierOutput:
-        """One score per row; with `last` `(responses,)`, one per place in the flattened `(rows * tokens)`.
-
-        The `hidden_states` of the output are the pooled states under the scores, `(rows or responses, d)`.
-        """
-        backbone = getattr(self, self.base_model_prefix)
-        states = backbone(input_ids=input_ids, attention_mask=attention_mask, **inputs).last_hidden_state
-        if last is None:
-            pooled = pool(states, attention_mask, getattr(self.config, SETTINGS)["pooling"])
-        else:
-            pooled = states.flatten(0, 1)[last]
-        return SequenceClassifierOutput(logits=self.score(pooled), hidden_states=pooled)
-
-
-class _EncoderHead(_Pooled):
-    def __init__(self: Any, config: Any) -> None:
-        super().__init__(config)  # type: ignore[call-arg]
-        backbone = MODEL_MAPPING[type(config)]
-        try:  # BERT's own pooling layer would be trained by nobody
-            setattr(self, self.base_model_prefix, backbone(config, add_pooling_layer=False))
-        except TypeError:
-            setattr(self, self.base_model_prefix, backbone(config))
-        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
-        self.post_init()
-
-
-def write_settings(config: Any, limits: TokenLimits) -> None:
-    """Store pooling and token limits in a model's config."""
-    pooling = "mean" if is_encoder(config) else "last"
-    stored = {"pooling": pooling, "max_length": limits.max_length, "max_response_length": limits.response}
-    setattr(config, SETTINGS, stored)
-
-
-def reward_model_class(config: Any, new_head: bool = False) -> type[PreTrainedModel]:
-    """The class of the reward model on a config's architecture; `new_head` where the checkpoint has none yet.
-
-    Causal architectures keep the layout and the name of their sequence classifier, so that
-    `AutoModelForSequenceClassification` loads what is saved and gives the same rewards.
-
-    Raises:
-        PluralignError: the architecture has no sequence classifier with a linear `score` layer.
-    """
-    body: dict[str, Any] = {"__module__": __name__}
-    if new_head:
-        body["_keys_to_ignore_on_load_missing"] = [r"^score\."]
-        body["_keys_to_ignore_on_load_unexpected"] = [r"^lm_head\.", r"^embed_out\.", r"^cls\.", r"(^|\.)pooler\."]
-    if is_encoder(config):
-        backbone = MODEL_MAPPING[type(config)]
-        family = next(base for base in backbone.__mro__ if PreTrainedModel in base.__bases__)
-        return type(f"{backbone.__name__}ForReward", (_EncoderHead, family), body)
-    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        raise PluralignError(f"models of type '{config.model_type}' have no sequence classifier: choose another")
-    plain = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
-    return type(plain.__name__, (_Pooled, plain), body)
 
 
 @dataclass(frozen=True)
@@ -154,7 +73,7 @@ class RewardModel(TextModel):
     @property
     def reads(self) -> Reads:
         """`last`: the state of a response's last token; `pooled` where the model pools by itself."""
-        ours = isinstance(plain_model(self.model), _Pooled)
+        ours = isinstance(plain_model(self.model), Pooled)
         ours = ours and getattr(self.model.config, SETTINGS)["pooling"] == "last"
         return "last" if ours else "pooled"
 
@@ -176,7 +95,10 @@ class RewardModel(TextModel):
 
         Divided by the temperature where the model has one.
         """
-        rewards = self.values(self.tokenize(items), **options)
+        return self.scaled(self.values(self.tokenize(items), **options))
+
+    def scaled(self, rewards: np.ndarray) -> np.ndarray:
+        """Raw rewards divided by the temperature, where the model has one."""
         return rewards if self.temperature is None else rewards / self.temperature
 
     def score(self, prompt: Any, responses: Sequence[Any]) -> np.ndarray:
@@ -200,18 +122,66 @@ class RewardModel(TextModel):
             write_recalibration(folder, self.recalibration)
 
 
-def as_reward_model(model: Any) -> Any:
-    """A causal sequence classifier of `transformers` as ours: it pools what it is told to, and may read trees."""
-    plain = plain_model(model)
-    if not isinstance(plain, _Pooled) and not is_encoder(plain.config):
-        body = {"__module__": __name__}
-        plain.__class__ = type(type(plain).__name__, (_Pooled, type(plain)), body)
-    return model
+@dataclass(frozen=True)
+class LabelModel(RewardModel):
+    """A reward model that predicts what a crowd would say of a response: a distribution over ordered labels.
+
+    mu(x, y) = softmax(W z(x, y)), in float64. Its reward is the expected one, sum_i R_i mu_i, or a quantile: the
+    smallest reward whose cumulative probability reaches a level. A low level is averse to risk.
+
+    Args:
+        scale: the labels and their rewards R.
+        level: of the quantile that is the reward, above 0, at most 1; None takes the expected reward.
+
+    Load one and ask it:
+
+        model = pluralign.load_reward_model("runs/my-dprm")
+        model.distributions(pluralign.items_of(judgments))
+    """
+
+    scale: LabelScale = field(kw_only=True)
+    level: float | None = field(default=None, kw_only=True)
+
+    @property
+    def rewards(self) -> torch.Tensor:
+        """R `(labels,)`, float64."""
+        return torch.tensor(self.scale.rewards, dtype=torch.float64)
+
+    def values(self, tokens: TokenizedItems, *args: Any, **options: Any) -> np.ndarray:
+        """Reward of every unique response: `(responses,)`, float64; arguments as in `TextModel.values`."""
+        return self.rewards_of(softmax(super().values(tokens, *args, **options), -1))
+
+    def rewards_of(self, distributions: np.ndarray) -> np.ndarray:
+        """Rewards of predicted distributions, expected or quantile: `(responses, labels)` to `(responses,)`."""
+        mu = torch.from_numpy(distributions)
+        if self.level is None:
+            return np.asarray(expected_reward(mu, self.rewards).numpy())
+        return np.asarray(reward_quantile(mu, self.rewards, self.level).numpy())
+
+    def distributions(self, items: Items, **options: Any) -> np.ndarray:
+        """mu of every unique response: `(responses, labels)`, float64; options as in `TextModel.values`."""
+        return np.asarray(softmax(super().values(self.tokenize(items), **options), -1))
+
+    def expected_reward(self, items: Items, **options: Any) -> np.ndarray:
+        """sum_i R_i mu_i of every unique response: `(responses,)`."""
+        mu = torch.from_numpy(self.distributions(items, **options))
+        return np.asarray(expected_reward(mu, self.rewards).numpy())
+
+    def variance(self, items: Items, **options: Any) -> np.ndarray:
+        """sum_i mu_i (R_i - E[R])^2 of every unique response: `(responses,)`."""
+        mu = torch.from_numpy(self.distributions(items, **options))
+        return np.asarray(reward_variance(mu, self.rewards).numpy())
+
+    def quantile(self, items: Items, q: float, **options: Any) -> np.ndarray:
+        """The smallest reward whose cumulative probability reaches q, of every unique response: `(responses,)`."""
+        mu = torch.from_numpy(self.distributions(items, **options))
+        return np.asarray(reward_quantile(mu, self.rewards, q).numpy())
 
 
 def build_reward_model(
     model_name_or_path: str | os.PathLike[str],
     *,
+    label_scale: LabelScale | None = None,
     max_length: int | None = None,
     max_response_length: int | None = None,
     chat_template_path: str | None = None,
@@ -223,6 +193,7 @@ def build_reward_model(
 
     Args:
         model_name_or_path: a folder or a hub id.
+        label_scale: give the head an output for each label of this scale, which makes a `LabelModel`.
         max_length: tokens of prompt and response; `None` is the model's context, at most `DEFAULT_MAX_LENGTH`.
         max_response_length: tokens of a response; `None` is three quarters of `max_length`.
         chat_template_path: a Jinja file, or a folder or hub id whose tokenizer has the template.
@@ -231,21 +202,42 @@ def build_reward_model(
         model_kwargs: passed to `from_pretrained` (dtype, attn_implementation, quantization_config ...).
 
     Raises:
-        PluralignError: no such model, or it cannot hold `max_length` tokens.
+        PluralignError: no such model, it cannot hold `max_length` tokens, or it has a head of another kind.
     """
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     config, tokenizer = load_parts(model_name_or_path, hub)
     limits = limits_of(config, tokenizer, max_length, max_response_length)
     if chat_template_path is not None:
         tokenizer.chat_template = read_chat_template(chat_template_path, hub)
+    _check_head(model_name_or_path, config, label_scale)
     config.num_labels = 1
     write_settings(config, limits)
+    if label_scale is not None:
+        write_label_scale(config, label_scale)
     kwargs = {"dtype": torch.float32, **model_kwargs}
     model = reward_model_class(config, new_head=True).from_pretrained(
         model_name_or_path, config=config, **hub, **kwargs
     )
     set_pad_token(model, tokenizer)
-    return RewardModel(model, tokenizer, limits)
+    if label_scale is None:
+        return RewardModel(model, tokenizer, limits)
+    return LabelModel(model, tokenizer, limits, scale=label_scale)
+
+
+def _check_head(name: object, config: Any, scale: LabelScale | None) -> None:
+    """A checkpoint that has a head already is trained on, so it has to be the one that is wanted."""
+    others = getattr(config, SETTINGS, None) is None
+    if not is_reward_model(config) or (others and is_encoder(config)):  # the head of others' encoders is left out
+        return
+    stored = label_scale_of(config)
+    if stored is None and scale is not None:
+        raise PluralignError(f"{name}: has a head with one output and no labels: start from the model under it")
+    if stored is not None and (scale is None or not stored.same_labels(scale)):
+        wanted = "one output" if scale is None else f"'{scale.name}' ({', '.join(scale.labels)})"
+        raise PluralignError(
+            f"{name}: has a head for the labels '{stored.name}' ({', '.join(stored.labels)}), expected one for "
+            f"{wanted}: start from the model under it"
+        )
 
 
 @overload
@@ -253,6 +245,7 @@ def load_reward_model(
     model_name_or_path: str | os.PathLike[str],
     *,
     raw: bool = ...,
+    quantile: float | None = ...,
     revision: str = ...,
     trust_remote_code: bool = ...,
     device: str | torch.device | None = ...,
@@ -265,6 +258,7 @@ def load_reward_model(
     model_name_or_path: list[Any] | tuple[Any, ...],
     *,
     raw: bool = ...,
+    quantile: float | None = ...,
     revision: str = ...,
     trust_remote_code: bool = ...,
     device: str | torch.device | None = ...,
@@ -276,6 +270,7 @@ def load_reward_model(
     model_name_or_path: str | os.PathLike[str] | list[Any] | tuple[Any, ...],
     *,
     raw: bool = False,
+    quantile: float | None = None,
     revision: str = "main",
     trust_remote_code: bool = False,
     device: str | torch.device | None = None,
@@ -283,25 +278,29 @@ def load_reward_model(
 ) -> RewardModel | AveragedRewardModel:
     """Load a reward model: a run or model folder of pluralign, an adapter folder, or any one-logit classifier.
 
-    A folder's `calibration.json` comes with it as `RewardModel.recalibration`.
+    A folder's `calibration.json` comes with it as `RewardModel.recalibration`. A model that predicts labels comes
+    as a `LabelModel`.
 
     Args:
         model_name_or_path: a folder or a hub id; a list of them is their average.
         raw: leave a stored recalibration aside.
+        quantile: of models that predict labels: the reward is this quantile of the predicted distribution and not
+            its mean; a stored recalibration, which is of the mean, is left aside.
         revision: branch, tag or commit on the hub.
         trust_remote_code: run code that comes with the model. Only for code you have read.
         device: where to put it; `None` takes a GPU when there is one.
         model_kwargs: passed to `from_pretrained`.
 
     Raises:
-        PluralignError: there is no such model, it does not give one reward per text, or its `calibration.json` is
-            damaged.
+        PluralignError: there is no such model, it does not give one reward per text, its `calibration.json` is
+            damaged, or a quantile is asked of one that predicts no labels.
     """
     if isinstance(model_name_or_path, list | tuple):
         options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code, "device": device}
-        loaded = (load_reward_model(name, raw=raw, **options, **model_kwargs) for name in model_name_or_path)
+        options |= {"raw": raw, "quantile": quantile}
+        loaded = (load_reward_model(name, **options, **model_kwargs) for name in model_name_or_path)
         return AveragedRewardModel(tuple(loaded))
-    recalibration = None if raw else read_recalibration(model_name_or_path)
+    recalibration = None if raw or quantile is not None else read_recalibration(model_name_or_path)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     config, tokenizer = load_parts(model_name_or_path, hub)
     kwargs = {"dtype": torch.float32, **model_kwargs}
@@ -312,6 +311,8 @@ def load_reward_model(
             f"{model_name_or_path}: not a reward model (it has no head with one output): train one, or give a "
             "sequence classifier with num_labels = 1"
         )
+    check_quantile(model_name_or_path, config, quantile)
+    scale = label_scale_of(config)
     if adapter.exists():
         base = peft.PeftConfig.from_pretrained(str(model_name_or_path)).base_model_name_or_path
         headless = reward_model_class(config).from_pretrained(base, config=config, **kwargs)
@@ -328,11 +329,30 @@ def load_reward_model(
         write_settings(model.config, TokenLimits(longest))
         model = as_reward_model(model)
     limits = limits_of(model.config, tokenizer)
-    return RewardModel(on_device(model, device), tokenizer, limits, recalibration=recalibration)
+    parts = (on_device(model, device), tokenizer, limits)
+    if scale is None:
+        return RewardModel(*parts, recalibration=recalibration)
+    return LabelModel(*parts, recalibration=recalibration, scale=scale, level=quantile)
+
+
+def check_quantile(name: object, config: Any, quantile: float | None) -> None:
+    """Complain about a quantile that a model's reward cannot be, before anything heavy loads.
+
+    Raises:
+        PluralignError: it is out of range, or the model predicts no labels.
+    """
+    if quantile is None:
+        return
+    if not 0 < quantile <= 1:
+        raise PluralignError(f"quantile: found {quantile}, expected a number above 0, at most 1")
+    if label_scale_of(config) is None:
+        raise PluralignError(f"{name}: predicts no labels, so its reward has no quantile")
 
 
 def is_reward_model(config: Any) -> bool:
-    """Whether a model of this config gives one reward per text."""
+    """Whether a model of this config gives one reward per text, or labels with rewards."""
+    if label_scale_of(config) is not None:
+        return True
     pools = "pooling" in (getattr(config, SETTINGS, None) or {})
     return config.num_labels == 1 and (pools or _is_classifier(config))
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pluralign.core.errors import PluralignError, one_line
+from pluralign.judgments.vote_state import VoteState, item_key, text_key
 from pluralign.scoring.items import Items
 
 
@@ -26,20 +28,53 @@ class PairVotes:
     @classmethod
     def of(cls, items: Items) -> PairVotes:
         """Count the votes of every judgment on every pair that it compares."""
-        keys, votes, weights = [], [], []
-        for judgment in range(items.judgments):
-            shown = items.shown(judgment)
-            key, vote, compared = _pairs(
-                items.response[shown][None], items.ranks[shown][None], len(items.responses)
-            )
-            keys.append(key[compared])
-            votes.append(vote[compared])
-            weights.append(np.full(int(compared.sum()), items.weight[judgment]))
-        pairs, place = np.unique(np.concatenate(keys), return_inverse=True)
-        weight = np.concatenate(weights)
+        keys, votes, weight = _compared(items)
+        pairs, place = np.unique(keys, return_inverse=True)
         total = np.bincount(place, weight)
-        shares = np.bincount(place, weight * np.concatenate(votes)) / np.where(total > 0, total, 1)
+        shares = np.bincount(place, weight * votes) / np.where(total > 0, total, 1)
         return cls(pairs, np.where(total > 0, shares, 0.5), len(items.responses))
+
+    @classmethod
+    def of_state(cls, items: Items, state: VoteState) -> PairVotes:
+        """The posterior means of a stored vote state on every pair that the judgments compare.
+
+        A pair that is not in the state has no crowd to speak of. It is refused and not taken as it is judged: a
+        plain verdict beside soft ones would weigh as an endless crowd of one mind.
+
+        Raises:
+            PluralignError: the state is of labels, or a pair is not in it.
+
+        Examples:
+            Three of four people prefer Yes, and two votes of prior say one half:
+
+            >>> from pluralign.judgments import Judgments
+            >>> from pluralign.judgments.votes import votes_of
+            >>> from pluralign.scoring.items import items_of
+            >>> row = {"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, 2]}
+            >>> judgments = Judgments.from_rows([row, row, row, {**row, "ranks": [2, 1]}])
+            >>> PairVotes.of_state(items_of(judgments), votes_of(judgments)).shares.round(3).tolist()
+            [0.667]
+        """
+        if state.kind != "pairs":
+            raise PluralignError("the vote state counts labels: soft targets of pairs need a state of kind pairs")
+        count, mean = len(items.responses), state.mean
+        pairs = np.unique(_compared(items)[0])
+        shares = np.zeros(len(pairs))
+        missing = []
+        for number, (low, high) in enumerate(zip(pairs // count, pairs % count, strict=True)):
+            prompt, one, two = items.prompts[items.item[low]], items.responses[low], items.responses[high]
+            place = state.place.get(item_key(prompt, one, two))
+            if place is None:
+                missing.append((prompt, one, two))
+            else:
+                shares[number] = mean[place, 0 if text_key(one) < text_key(two) else 1]
+        if missing:
+            raise PluralignError(
+                f"{len(missing)} of {len(pairs)} pairs are not in the vote state (the first is "
+                f"{' | '.join(one_line(text, 40) for text in missing[0])}): merge their votes with "
+                "`pluralign votes update`, or leave vote_state out"
+            )
+        return cls(pairs, shares, count)
 
     def opposite(self, responses: np.ndarray, ranks: np.ndarray) -> np.ndarray:
         """Share of the votes against each pair as a judgment has it.
@@ -63,6 +98,18 @@ class PairVotes:
         keys, votes, compared = _pairs(responses, ranks, self.responses)
         share = self.shares[np.searchsorted(self.pairs, np.where(compared, keys, self.pairs[0]))]
         return np.where(compared, np.where(votes > 0.5, 1 - share, share), 0.0)
+
+
+def _compared(items: Items) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of every pair that a judgment compares: its key, the vote for its lower-numbered response, the weight."""
+    keys, votes, weights = [], [], []
+    for judgment in range(items.judgments):
+        shown = items.shown(judgment)
+        key, vote, compared = _pairs(items.response[shown][None], items.ranks[shown][None], len(items.responses))
+        keys.append(key[compared])
+        votes.append(vote[compared])
+        weights.append(np.full(int(compared.sum()), items.weight[judgment]))
+    return np.concatenate(keys), np.concatenate(votes), np.concatenate(weights)
 
 
 def _pairs(responses: np.ndarray, ranks: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -80,7 +80,14 @@ class RewardConfig(JudgmentConfig):
 
 @dataclass
 class BradleyTerryConfig(RewardConfig):
-    """Bradley-Terry: every ranking is its pairs; a judgment's loss is the mean over them."""
+    """Bradley-Terry: every ranking is its pairs; a judgment's loss is the mean over them.
+
+    Args:
+        vote_state: A stored vote state of pairs (docs: crowd votes): a verdict counts as the crowd's posterior
+            share for it, and the opposite verdict as the rest.
+    """
+
+    vote_state: str | None = field(default=None, metadata={"help": "A vote state that gives soft targets."})
 
 
 @dataclass
@@ -105,6 +112,8 @@ class DPOConfig(JudgmentConfig):
         top: Only the first so many places of a ranking count (1 is best of n). Default: all.
         label_smoothing: The chance that a verdict is the other way round: one number under 0.5, or `votes`, the
             share of the training votes that say so. With `loss_type: sigmoid`.
+        vote_state: A stored vote state of pairs (docs: crowd votes), whose posterior shares take the place of
+            `label_smoothing`. With `loss_type: sigmoid`.
         precompute_ref_log_probs: Compute the reference's log-probabilities once, before training, and keep them
             on disk; otherwise in every step, with the adapter off or a frozen copy of the model.
     """
@@ -118,6 +127,7 @@ class DPOConfig(JudgmentConfig):
     label_smoothing: float | Literal["votes"] = field(
         default=0.0, metadata={"help": "The chance that a verdict is the other way round, or `votes`."}
     )
+    vote_state: str | None = field(default=None, metadata={"help": "A vote state that gives soft targets."})
     precompute_ref_log_probs: bool = field(
         default=True, metadata={"help": "Compute the reference's log-probabilities once and keep them on disk."}
     )
@@ -129,6 +139,10 @@ class DPOConfig(JudgmentConfig):
             raise ValueError(f"label_smoothing: found {smoothing}, expected a number from 0 to under 0.5, or votes")
         if smoothing and self.loss_type != "sigmoid":
             raise ValueError("label_smoothing: smooths verdicts on pairs, so it needs loss_type: sigmoid")
+        if self.vote_state is not None and self.loss_type != "sigmoid":
+            raise ValueError("vote_state: smooths verdicts on pairs, so it needs loss_type: sigmoid")
+        if self.vote_state is not None and smoothing:
+            raise ValueError("vote_state: takes the place of label_smoothing: give one of them")
         if self.top is not None and self.loss_type == "sigmoid":
             raise ValueError("top: counts places of a ranking, so it needs loss_type: plackett-luce")
         if self.beta <= 0:

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pluralign.choice.plackett_luce import log_likelihood, pair_log_likelihood, pair_sides
 from pluralign.core.errors import PluralignError
+from pluralign.judgments.votes import read_votes
 from pluralign.scoring.causal_models import CausalModel, causal_model, load_causal_model
 from pluralign.scoring.forward import block_values
 from pluralign.scoring.loading import SETTINGS
@@ -31,7 +32,8 @@ from pluralign.scoring.reference import fingerprint_weights, kept_log_probs, log
 from pluralign.scoring.tokens import TokenizedItems
 from pluralign.scoring.votes import PairVotes
 from pluralign.training.configs import DPOConfig
-from pluralign.training.judgment_trainer import Dataset, JudgmentTrainer, adapted, load_options
+from pluralign.training.judgment_trainer import Dataset, JudgmentTrainer
+from pluralign.training.response_trainer import adapted, load_options
 
 
 class DPOTrainer(JudgmentTrainer):
@@ -102,6 +104,8 @@ class DPOTrainer(JudgmentTrainer):
 
     def _opposite(self) -> Any:
         smoothing = self.args.label_smoothing
+        if self.args.vote_state is not None:
+            return PairVotes.of_state(self.train_items, read_votes(self.args.vote_state)).opposite
         if smoothing == "votes":
             return PairVotes.of(self.train_items).opposite
         return (lambda responses, ranks: np.full((len(ranks), 1), smoothing)) if smoothing else None

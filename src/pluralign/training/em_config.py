@@ -109,3 +109,5 @@ class EMDPOConfig(DPOConfig):
             raise ValueError("precompute_ref_log_probs: every E-step needs the reference's log-probabilities")
         if self.label_smoothing:
             raise ValueError("label_smoothing: an E-step needs the likelihood of verdicts as they are: set it to 0")
+        if self.vote_state is not None:
+            raise ValueError("vote_state: an E-step needs the likelihood of verdicts as they are: leave it out")

@@ -44,7 +44,8 @@ from pluralign.training.checkpoints import newest_checkpoint
 from pluralign.training.dpo import DPOTrainer
 from pluralign.training.e_step import EStep, TypeUtilities
 from pluralign.training.em_config import EMDPOConfig
-from pluralign.training.judgment_trainer import Dataset, Evaluated, adapted, as_judgments
+from pluralign.training.judgment_trainer import Dataset, Evaluated, as_judgments
+from pluralign.training.response_trainer import adapted
 from pluralign.training.rounds import Round, Rounds, first_round, next_round, tell
 from pluralign.training.type_starts import type_start
 from pluralign.training.typed_batches import TypedCollator, TypedRows, TypedSampler, typed_rows

@@ -17,10 +17,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pluralign.choice.plackett_luce import log_likelihood, pair_log_likelihood
 from pluralign.core.errors import PluralignError
+from pluralign.judgments.votes import read_votes
 from pluralign.scoring.loading import SETTINGS, is_encoder, limits_of, set_pad_token
-from pluralign.scoring.reward_models import RewardModel, as_reward_model, build_reward_model, write_settings
+from pluralign.scoring.pooling import as_reward_model, write_settings
+from pluralign.scoring.reward_models import RewardModel, build_reward_model
+from pluralign.scoring.votes import PairVotes
 from pluralign.training.configs import BradleyTerryConfig, PlackettLuceConfig, RewardConfig
-from pluralign.training.judgment_trainer import Dataset, JudgmentTrainer, adapted, load_options
+from pluralign.training.judgment_trainer import Dataset, JudgmentTrainer
+from pluralign.training.response_trainer import adapted, load_options
 
 
 class RewardTrainer(JudgmentTrainer):
@@ -81,6 +85,11 @@ class BradleyTerryTrainer(RewardTrainer):
     def judgment_log_likelihood(self, utilities: Tensor, ranks: Tensor, opposite: Tensor | float = 0.0) -> Tensor:
         """Mean log-sigmoid of the margins."""
         return pair_log_likelihood(utilities, ranks, ties=self.args.ties, opposite=opposite)
+
+    def _opposite(self) -> Any:
+        if self.args.vote_state is None:
+            return None
+        return PairVotes.of_state(self.train_items, read_votes(self.args.vote_state)).opposite
 
 
 class PlackettLuceTrainer(RewardTrainer):

@@ -22,7 +22,7 @@ from pluralign.policies.loading import load_policy
 from pluralign.policies.policy import Sample
 from pluralign.scoring.items import items_of_texts
 from pluralign.scoring.loading import load_parts
-from pluralign.scoring.reward_models import is_reward_model, load_reward_model
+from pluralign.scoring.reward_models import check_quantile, is_reward_model, load_reward_model
 from pluralign.workflows.aggregate_answers import unique_prompts
 
 logger = logging.get_logger(__name__)
@@ -40,6 +40,7 @@ def best_of(
     max_new_tokens: int = 128,
     temperature: float = 1.0,
     most_prompts: int | None = None,
+    quantile: float | None = None,
     label_scale: str | None = None,
     seed: int = 0,
     revision: str = "main",
@@ -61,6 +62,7 @@ def best_of(
         max_new_tokens: the longest answer.
         temperature: of drawing, above 0; 1 draws from the policy itself.
         most_prompts: a seeded draw of so many prompts where there are more.
+        quantile: of reward models that predict labels: the reward is this quantile, not the mean.
         label_scale: for files whose labels come without one.
         seed: of prompts and answers.
         revision: branch, tag or commit of the policy on the hub.
@@ -82,15 +84,17 @@ def best_of(
     if not path.name.lower().endswith((".parquet", ".jsonl", ".jsonl.gz")):
         raise PluralignError(f"{path}: the name must end in .parquet, .jsonl or .jsonl.gz")
     # Before the answers are drawn, which takes long.
-    if not is_reward_model(load_parts(reward, {"trust_remote_code": trust_remote_code})[0]):
+    config = load_parts(reward, {"trust_remote_code": trust_remote_code})[0]
+    if not is_reward_model(config):
         raise PluralignError(f"{reward}: is not a reward model (it has no head with one output): give another one")
+    check_quantile(reward, config, quantile)
     files = [prompts] if isinstance(prompts, str | os.PathLike) else list(prompts)
     asked = unique_prompts(files, label_scale, most_prompts, seed)
     policy = load_policy(model, revision=revision, trust_remote_code=trust_remote_code)
     drawn = policy.sample(asked, n=n, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     del policy
     responses = [[sample.response for sample in group] for group in drawn]
-    reward_model = load_reward_model(reward, trust_remote_code=trust_remote_code)
+    reward_model = load_reward_model(reward, quantile=quantile, trust_remote_code=trust_remote_code)
     rewards = _rewards(reward, reward_model.score_items, asked, responses)
     best = best_answers(rewards)
     rows = best_rows(asked, responses, best, source=f"best-of-{n}", annotator=_name(reward))

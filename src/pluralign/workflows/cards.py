@@ -12,6 +12,14 @@ import pluralign
 reward_model = pluralign.load_reward_model("{folder}")
 reward_model.score("a prompt", ["one response", "another"])
 ```""",
+    "crowd": """```python
+import pluralign
+
+reward_model = pluralign.load_reward_model("{folder}")  # the expected reward; quantile=0.2 for a cautious one
+reward_model.score("a prompt", ["one response", "another"])
+items = pluralign.items_of(pluralign.read("judgments.parquet"), keep_all=True)
+reward_model.distributions(items)  # what a crowd would say: (responses, labels)
+```""",
     "policy": """```python
 from transformers import pipeline
 
@@ -40,9 +48,9 @@ each annotator is of, `types.json` what every round found.""",
 
 def run_card(objective: str, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     """A model card for the hub: front matter, use, data, results."""
-    kind = {"sft": "policy", "dpo": "tuned", "em-dpo": "types"}.get(objective, "reward")
+    kind = {"sft": "policy", "dpo": "tuned", "em-dpo": "types", "dprm": "crowd"}.get(objective, "reward")
     base = str(config["model_name_or_path"])
-    tags = ["pluralign", objective, "reward-model" if kind == "reward" else "language-model"]
+    tags = ["pluralign", objective, "reward-model" if kind in ("reward", "crowd") else "language-model"]
     lines = ["---", "library_name: transformers", "tags:"]
     lines += [f"- {tag}" for tag in tags]
     lines += ["---", "", f"# {config['output_dir']}", ""]

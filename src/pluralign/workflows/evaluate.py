@@ -1,10 +1,10 @@
-"""`evaluate` and `score`: a reward model or a policy on a table of judgments."""
+"""`evaluate`: a reward model or a policy on a table of judgments."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ from pluralign.evaluation.summary import evaluate_rewards
 from pluralign.judgments.reading import read
 from pluralign.judgments.table import Judgments
 from pluralign.policies.routing import is_typed_run
-from pluralign.scoring.averaged import mean_rewards
-from pluralign.scoring.items import Items, items_of
+from pluralign.scoring.crowds import check_labels, crowd_of
+from pluralign.scoring.items import Items, compares, items_of
 from pluralign.scoring.loading import load_parts
 from pluralign.scoring.mixtures import (
     MIXTURE,
@@ -35,16 +35,19 @@ from pluralign.scoring.mixtures import (
     read_responsibilities,
 )
 from pluralign.scoring.recalibrated import CALIBRATION, read_recalibration
-from pluralign.scoring.reward_models import is_reward_model, load_reward_model
+from pluralign.scoring.reward_models import LabelModel, RewardModel, is_reward_model, load_reward_model
 from pluralign.workflows.cards import metrics_table
+from pluralign.workflows.evaluate_crowds import (
+    CrowdResult,
+    evaluate_crowd,
+    labels_anything,
+    write_crowds,
+)
 from pluralign.workflows.evaluate_types import believed, cross_table, shown_utilities, type_metrics
 from pluralign.workflows.policies import against_reference
+from pluralign.workflows.score import MarginMap, rewards_of
 
 logger = logging.get_logger(__name__)
-
-
-MarginMap = Callable[[np.ndarray], np.ndarray]
-"""Margins `(pairs,)` to log-odds."""
 
 
 def reward_metrics(
@@ -150,6 +153,7 @@ def evaluate(
     reward: str | None = None,
     samples: int = 1,
     max_new_tokens: int = 128,
+    quantile: float | None = None,
     revision: str = "main",
     trust_remote_code: bool = False,
 ) -> dict[str, Any]:
@@ -159,13 +163,15 @@ def evaluate(
     given, by how often its answers beat the reference's. In a run of `em-dpo` every judgment is judged by the
     policy of its annotator's type (see `typed_metrics`); any other mixture is judged as one policy.
     A reward model is judged by its log-odds: rewards divided by its stored temperature, margins through its stored
-    isotonic recalibration.
+    isotonic recalibration. One that predicts labels is judged by its predictions where the files have labels, and
+    by its rewards where they compare responses.
 
     Args:
         model: a run, a model folder, or a hub id.
         files: canonical files.
         out: the folder: `metrics.json`, `reliability.json`, `annotators.parquet`, `README.md`,
-            `over_rewarding.json` of reward models, `answers.jsonl` where answers were drawn.
+            `over_rewarding.json` of reward models, `answers.jsonl` where answers were drawn, `crowds.parquet` where
+            labels were predicted (then the others only if responses are compared).
         label_scale: for files whose labels come without one.
         seed: of the bootstrap and of the answers.
         raw: of reward models, leave stored recalibrations aside.
@@ -175,6 +181,7 @@ def evaluate(
         reward: the reward model that judges a policy's answers to the prompts, a folder or hub id.
         samples: answers to each prompt from policy and reference each.
         max_new_tokens: the longest answer.
+        quantile: of reward models that predict labels: the reward is this quantile, not the mean.
         revision: branch, tag or commit on the hub.
         trust_remote_code: run code that comes with the model.
 
@@ -190,7 +197,13 @@ def evaluate(
     others = [str(name) for name in average]
     config |= {"raw": True} if raw else {}
     config |= {"average": others} if others else {}
-    options = {"label_scale": label_scale, "reference": reference, "beta": beta, "reward": reward}
+    options = {
+        "label_scale": label_scale,
+        "reference": reference,
+        "beta": beta,
+        "reward": reward,
+        "quantile": quantile,
+    }
     config |= {name: value for name, value in options.items() if value is not None}
     config |= {} if reward is None else {"samples": samples, "max_new_tokens": max_new_tokens}
     models = [name for name in (model, *others, reference, reward) if name is not None]
@@ -203,9 +216,19 @@ def evaluate(
     is_reward = not is_mixture(model) and is_reward_model(load_parts(model, hub)[0])
     if is_reward and any(option is not None for option in (reference, beta, reward)):
         raise PluralignError(f"{model}: is a reward model; --reference, --beta and --reward are for policies")
-    if not is_reward and (raw or others):
-        raise PluralignError(f"{model}: is a policy; --raw and --average are for reward models")
+    if not is_reward and (raw or others or quantile is not None):
+        raise PluralignError(
+            f"{model}: is a policy; --raw and --average are for reward models, and so is --quantile"
+        )
     judgments = read(paths, label_scale)
+    title = [f"# Evaluation of {model}", "", "on " + ", ".join(f"`{path}`" for path in paths), ""]
+    single = load_reward_model(model, raw=raw, quantile=quantile, **hub) if is_reward and not others else None
+    crowds = _crowds(single, judgments, seed)
+    if crowds is not None and not compares(judgments):
+        start_run(folder, config, inputs)
+        write_crowds(folder, crowds)
+        finish_run(folder, crowds.metrics, "\n".join([*title, *metrics_table(crowds.metrics)]) + "\n")
+        return crowds.metrics
     items = items_of(judgments)
     mixture = read_mixture(model) if is_mixture(model) and is_typed_run(model) else None
     people = {} if mixture is None else read_responsibilities(model, len(mixture.weights))
@@ -213,7 +236,7 @@ def evaluate(
     answers: list[dict[str, Any]] = []
     margin_map: MarginMap | None = None
     if is_reward:
-        utilities, margin_map, compared = _rewards([model, *others], items, raw, hub)
+        utilities, margin_map, compared = rewards_of([model, *others], items, raw, quantile, hub, single)
     else:
         judged = None if reward is None else load_reward_model(reward)
         utilities, compared, answers = against_reference(
@@ -224,7 +247,7 @@ def evaluate(
         metrics = reward_metrics(judgments, items, utilities, seed, recalibration=margin_map)
     else:
         metrics, types = typed_metrics(judgments, items, utilities, mixture, people, seed)
-    metrics |= compared
+    metrics |= compared | ({} if crowds is None else crowds.metrics)
     pairs = pairs_under(items, utilities, types, margin_map)
     start_run(folder, config, inputs)
     write_calibration(folder, pairs, slices_of(judgments, items) if is_reward else None, seed)
@@ -233,8 +256,10 @@ def evaluate(
     if answers:
         with atomic_write(folder / "answers.jsonl", "w") as file:
             file.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
-    card = [f"# Evaluation of {model}", "", "on " + ", ".join(f"`{path}`" for path in paths), ""]
-    if is_reward and (notes := _recalibration_notes([model, *others], raw)):
+    if crowds is not None:
+        write_crowds(folder, crowds)
+    card = title
+    if is_reward and (notes := _recalibration_notes([model, *others], raw, quantile)):
         card += [*notes, ""]
     if mixture is not None and (crossed := cross_table(metrics, list(mixture.weights))):
         card += [*crossed, ""]
@@ -242,72 +267,20 @@ def evaluate(
     return metrics
 
 
-def score(
-    model: str | os.PathLike[str],
-    files: str | os.PathLike[str] | list[str],
-    out: str | os.PathLike[str],
-    *,
-    label_scale: str | None = None,
-    raw: bool = False,
-    average: Sequence[str | os.PathLike[str]] = (),
-    revision: str = "main",
-    trust_remote_code: bool = False,
-) -> int:
-    """Score every unique response and write `prompt`, `response`, `reward` to a Parquet file.
-
-    Rewards are as `RewardModel.score` gives them: divided by the stored temperature, if there is one.
-
-    Args:
-        model: a run, a model folder, or a hub id.
-        files: canonical files.
-        out: the Parquet file.
-        label_scale: for files whose labels come without one.
-        raw: leave stored recalibrations aside.
-        average: other reward models; the mean of their rewards and the model's is written.
-        revision: branch, tag or commit on the hub.
-        trust_remote_code: run code that comes with the model.
-
-    Returns:
-        How many responses were scored.
-
-    Raises:
-        PluralignError: a file or the model cannot be used.
-    """
-    judgments = read(files, label_scale)
-    items = items_of(judgments, keep_all=True)
-    hub = {"revision": revision, "trust_remote_code": trust_remote_code}
-    rewards, _, _ = _rewards([model, *average], items, raw, hub)
-    texts = judgments.table.schema.field("prompt").type
-    table = pa.table(
-        {
-            "prompt": pa.array([items.prompts[index] for index in items.item], type=texts),
-            "response": pa.array(items.responses, type=texts),
-            "reward": rewards,
-        }
-    )
-    write_parquet(table, Path(out))
-    return len(items.responses)
+def _crowds(model: RewardModel | None, judgments: Judgments, seed: int) -> CrowdResult | None:
+    """Predictions against votes, where the model predicts labels and the judgments have some."""
+    if not isinstance(model, LabelModel) or not labels_anything(judgments):
+        return None
+    crowd = crowd_of(judgments)
+    check_labels(crowd.scale, model.scale, "the labels of the files")
+    return evaluate_crowd(judgments, crowd, model.distributions, seed)
 
 
-def _rewards(
-    names: Sequence[str | os.PathLike[str]], items: Items, raw: bool, hub: Mapping[str, Any]
-) -> tuple[np.ndarray, MarginMap | None, dict[str, float]]:
-    """Rewards `(responses,)` of a model or an average, what margins have yet to go through, and the temperature.
-
-    The revision is the first model's. Models of an average are in memory one after the other.
-    """
-    if len(names) == 1:
-        model = load_reward_model(names[0], raw=raw, **hub)
-        found = {} if model.temperature is None else {"temperature": model.temperature}
-        return model.score_items(items), model.margin_map, found
-    others = {**hub, "revision": "main"}
-    loaded = (load_reward_model(name, raw=raw, **(others if k else hub)) for k, name in enumerate(names))
-    return mean_rewards(loaded, items), None, {}
-
-
-def _recalibration_notes(names: Sequence[str | os.PathLike[str]], raw: bool) -> list[str]:
+def _recalibration_notes(names: Sequence[str | os.PathLike[str]], raw: bool, quantile: float | None) -> list[str]:
     """For the card: whose mean it is, and what was done to the rewards of whom."""
     notes = [] if len(names) == 1 else ["The mean reward of " + ", ".join(f"`{name}`" for name in names) + "."]
+    if quantile is not None:
+        return [*notes, f"The reward is the {quantile:g} quantile of the predicted labels, as it is."]
     if raw:
         return [*notes, "Stored recalibrations were left aside (`--raw`)."]
     for name in names:

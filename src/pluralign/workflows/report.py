@@ -19,6 +19,7 @@ from pluralign.reports.aggregation import SHAPE as AGGREGATE
 from pluralign.reports.audit_schema import filled
 from pluralign.reports.calibration import BIN, OVER_REWARDING
 from pluralign.reports.comparison import runs_page
+from pluralign.reports.crowds import TEXTS, columns_of, labels_in
 from pluralign.reports.rounds import SHAPE as ROUNDS
 from pluralign.reports.runs import Run
 from pluralign.reports.sources import COLUMNS as SOURCES
@@ -91,6 +92,7 @@ def read_run(folder: Path, name: str) -> Run:
         types=_filled(rounds, _json(rounds, dict), ROUNDS, rounds.name) if rounds.exists() else None,
         over_rewarding=_filled(gaps, _json(gaps, list, []), OVER_REWARDING, gaps.name),
         sources=_sources(folder / "sources.parquet"),
+        crowds=_crowds(folder / "crowds.parquet"),
     )
 
 
@@ -153,8 +155,29 @@ def _columns(path: Path, names: Sequence[str], command: str) -> dict[str, list[A
 
 def _sources(path: Path) -> dict[str, list[Any]] | None:
     found = _columns(path, SOURCES, "train")
-    for name in SOURCES:
-        for value in found[name] if found is not None and name != "source" else []:
+    return None if found is None else _numbers_in(path, found, [name for name in SOURCES if name != "source"])
+
+
+def _crowds(path: Path) -> dict[str, list[Any]] | None:
+    if not path.exists():
+        return None
+    with disk_errors(path):
+        try:
+            labels = labels_in(pq.read_schema(path).names)
+        except pa.ArrowException as fault:
+            raise PluralignError(f"{path}: cannot be read as the table that evaluate writes ({fault})") from fault
+    if not labels:
+        raise PluralignError(
+            f"{path}: predicts no label (no column predicted_...): was it written by another tool?"
+        )
+    found = _columns(path, columns_of(labels), "evaluate")
+    return None if found is None else _numbers_in(path, found, columns_of(labels)[len(TEXTS) :])
+
+
+def _numbers_in(path: Path, found: dict[str, list[Any]], names: Sequence[str]) -> dict[str, list[Any]]:
+    """The columns, of which some hold nothing but numbers and nulls."""
+    for name in names:
+        for value in found[name]:
             if value is not None and type(value) not in (int, float):
                 raise PluralignError(f"{path}, column '{name}': found {one_line(value)}, expected a number or null")
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -25,17 +26,21 @@ from pluralign.judgments.joining import join_sources
 from pluralign.judgments.reading import read
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.causal_models import load_causal_model
+from pluralign.scoring.items import compares, items_of
 from pluralign.scoring.loading import load_parts, read_chat_template
 from pluralign.scoring.recalibrated import remove_recalibration
 from pluralign.scoring.reward_models import build_reward_model
 from pluralign.training.checkpoints import newest_checkpoint
 from pluralign.training.configs import BradleyTerryConfig, DPOConfig, PlackettLuceConfig, SFTConfig
 from pluralign.training.dpo import DPOTrainer
+from pluralign.training.dprm import DPRMTrainer, training_scale
+from pluralign.training.dprm_config import DPRMConfig
 from pluralign.training.em_config import EMDPOConfig
 from pluralign.training.em_dpo import EMDPOTrainer
-from pluralign.training.judgment_trainer import JudgmentTrainer, load_options
+from pluralign.training.judgment_trainer import JudgmentTrainer
 from pluralign.training.more import MORETrainer
 from pluralign.training.more_config import MOREConfig
+from pluralign.training.response_trainer import ResponseTrainer, load_options
 from pluralign.training.reward_trainer import BradleyTerryTrainer, PlackettLuceTrainer, RewardTrainer
 from pluralign.training.sft import SFTTrainer, completions
 from pluralign.training.source_logs import mean_weights, source_history
@@ -47,6 +52,7 @@ from pluralign.workflows.evaluate import (
     typed_metrics,
     write_calibration,
 )
+from pluralign.workflows.evaluate_crowds import CrowdResult, evaluate_crowd, write_crowds
 from pluralign.workflows.settings import Given, check_known, check_value, fields_of, plain, read_flags, read_yaml
 
 logger = logging.get_logger(__name__)
@@ -55,6 +61,7 @@ OBJECTIVES: dict[str, tuple[type[transformers.TrainingArguments], type[Any]]] = 
     "bradley-terry": (BradleyTerryConfig, BradleyTerryTrainer),
     "plackett-luce": (PlackettLuceConfig, PlackettLuceTrainer),
     "more": (MOREConfig, MORETrainer),
+    "dprm": (DPRMConfig, DPRMTrainer),
     "dpo": (DPOConfig, DPOTrainer),
     "em-dpo": (EMDPOConfig, EMDPOTrainer),
     "sft": (SFTConfig, SFTTrainer),
@@ -171,7 +178,9 @@ def _resolved(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
 def run(job: TrainingRun) -> dict[str, Any]:
     """Run a checked config: read, train or take up again, save, evaluate."""
     state = PartialState()
-    inputs = file_fingerprints([*job.train_files, *job.eval_files])
+    given = (job.resolved.get(key) for key in ("vote_state", "cost_matrix"))
+    others = [file for file in given if isinstance(file, str)]
+    inputs = file_fingerprints([*job.train_files, *job.eval_files, *others])
     found = run_state(job.folder, job.resolved, inputs)
     if found == "finished":
         logger.warning(f"{job.folder}: this run is finished already; nothing to do")
@@ -207,6 +216,8 @@ def run(job: TrainingRun) -> dict[str, Any]:
         (folder / "training_args.bin").unlink(missing_ok=True)
     if state.is_main_process:
         metrics = {key: value for key, value in metrics.items() if _storable(value)}
+        if held_out.crowds is not None:
+            write_crowds(job.folder, held_out.crowds)
         if held_out.pairs is not None:
             write_calibration(job.folder, held_out.pairs, held_out.slices)
         if isinstance(trainer, MORETrainer):
@@ -246,16 +257,18 @@ def _model_kwargs(job: TrainingRun) -> dict[str, Any]:
     return kwargs
 
 
-def _on_judgments(job: TrainingRun, judgments: Judgments, evaluated: Judgments | None) -> JudgmentTrainer:
+def _on_judgments(job: TrainingRun, judgments: Judgments, evaluated: Judgments | None) -> ResponseTrainer:
     args: Any = job.args
-    load = load_causal_model if job.objective in ("dpo", "em-dpo") else build_reward_model
+    load: Any = load_causal_model if job.objective in ("dpo", "em-dpo") else build_reward_model
+    if isinstance(args, DPRMConfig):
+        load = functools.partial(build_reward_model, label_scale=training_scale(judgments, args))
     loaded: Any = load(
         job.model.model_name_or_path,
         revision=job.model.model_revision,
         **_model_kwargs(job),
         **load_options(args),
     )
-    trainer: JudgmentTrainer = OBJECTIVES[job.objective][1](
+    trainer: ResponseTrainer = OBJECTIVES[job.objective][1](
         model=loaded.model,
         args=args,
         train_dataset=judgments,
@@ -307,11 +320,15 @@ def _found(trainer: transformers.Trainer) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Evaluated:
-    """Metrics on the files held out; where the model gives rewards its pairs, and of reward models their slices."""
+    """Metrics on the files held out; where the model gives rewards its pairs, and of reward models their slices.
+
+    Where it predicts labels, the predictions beside the votes.
+    """
 
     metrics: dict[str, Any]
     pairs: Pairs | None = None
     slices: dict[str, list[str | None]] | None = None
+    crowds: CrowdResult | None = None
 
 
 def _evaluation(trainer: transformers.Trainer, evaluated: Judgments | None) -> _Evaluated:
@@ -321,9 +338,24 @@ def _evaluation(trainer: transformers.Trainer, evaluated: Judgments | None) -> _
         items, utilities = trainer.score(evaluated)
         metrics, types = typed_metrics(evaluated, items, utilities, trainer.mixture, trainer.people)
         return _Evaluated(metrics, pairs_under(items, utilities, types))
+    if isinstance(trainer, DPRMTrainer):
+        return _crowd_evaluation(trainer, evaluated)
     if isinstance(trainer, JudgmentTrainer):
         items, utilities = trainer.score(evaluated)
         metrics = reward_metrics(evaluated, items, utilities) | {"eval_loss": trainer.mean_loss(items, utilities)}
         slices = slices_of(evaluated, items) if isinstance(trainer, RewardTrainer) else None
         return _Evaluated(metrics, pairs_under(items, utilities), slices)
     return _Evaluated({key: value for key, value in trainer.evaluate().items() if key == "eval_loss"})
+
+
+def _crowd_evaluation(trainer: DPRMTrainer, evaluated: Judgments) -> _Evaluated:
+    """Predictions against votes; where responses are compared too, the rewards against that."""
+    crowd = trainer.crowd_of(evaluated)
+    found = evaluate_crowd(evaluated, crowd, trainer.distributions)
+    metrics = found.metrics | {"eval_loss": trainer.mean_loss(crowd, found.predicted)}
+    if not compares(evaluated):
+        return _Evaluated(metrics, crowds=found)
+    items = items_of(evaluated)
+    rewards = trainer.label_model.rewards_of(trainer.distributions(items))
+    metrics = reward_metrics(evaluated, items, rewards) | metrics
+    return _Evaluated(metrics, pairs_under(items, rewards), slices_of(evaluated, items), found)

@@ -1,0 +1,149 @@
+"""Transformers with a linear head on their pooled state.
+
+z(x, y) is the state of the last token (causal models) or the mean state (encoders). Pooling, token limits and the
+labels of a head are stored in the model's config, so that scoring can never differ from training.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, MODEL_MAPPING
+
+from pluralign.core.errors import PluralignError
+from pluralign.judgments.scales import LabelScale
+from pluralign.scoring.loading import SETTINGS, is_encoder
+from pluralign.scoring.probe import plain_model
+from pluralign.scoring.tokens import TokenLimits
+
+LABEL_SCALE = "label_scale"
+"""The key of the settings under which the labels of a head stand."""
+
+
+def pool(states: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
+    """One state per row: `(rows, tokens, d)` and `(rows, tokens)` to `(rows, d)`.
+
+    Args:
+        states: hidden states.
+        attention_mask: 1 where a token is, 0 where padding is, on either side.
+        pooling: `"last"` takes the state of the last token, `"mean"` the mean over tokens.
+
+    Examples:
+        >>> states = torch.tensor([[[1.0], [3.0], [9.0]]])
+        >>> mask = torch.tensor([[1, 1, 0]])
+        >>> pool(states, mask, "last").item(), pool(states, mask, "mean").item()
+        (3.0, 2.0)
+    """
+    if pooling == "mean":
+        mask = attention_mask.unsqueeze(-1).to(states.dtype)
+        return (states * mask).sum(1) / mask.sum(1)
+    positions = torch.arange(attention_mask.shape[1], device=states.device)
+    last = (attention_mask * positions).argmax(1)
+    return states[torch.arange(len(states), device=states.device), last]
+
+
+class Pooled:
+    """Mixed into a transformer with a `score` layer: its output is the score of the pooled state."""
+
+    def forward(
+        self: Any,
+        input_ids: Tensor,
+        attention_mask: Any,
+        last: Tensor | None = None,
+        labels: None = None,
+        **inputs: Any,
+    ) -> SequenceClassifierOutput:
+        """One score per row; with `last` `(responses,)`, one per place in the flattened `(rows * tokens)`.
+
+        The `hidden_states` of the output are the pooled states under the scores, `(rows or responses, d)`.
+        """
+        backbone = getattr(self, self.base_model_prefix)
+        states = backbone(input_ids=input_ids, attention_mask=attention_mask, **inputs).last_hidden_state
+        if last is None:
+            pooled = pool(states, attention_mask, getattr(self.config, SETTINGS)["pooling"])
+        else:
+            pooled = states.flatten(0, 1)[last]
+        return SequenceClassifierOutput(logits=self.score(pooled), hidden_states=pooled)
+
+
+class _EncoderHead(Pooled):
+    def __init__(self: Any, config: Any) -> None:
+        super().__init__(config)  # type: ignore[call-arg]
+        backbone = MODEL_MAPPING[type(config)]
+        try:  # BERT's own pooling layer would be trained by nobody
+            setattr(self, self.base_model_prefix, backbone(config, add_pooling_layer=False))
+        except TypeError:
+            setattr(self, self.base_model_prefix, backbone(config))
+        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        self.post_init()
+
+
+def write_settings(config: Any, limits: TokenLimits) -> None:
+    """Store pooling and token limits in a model's config."""
+    pooling = "mean" if is_encoder(config) else "last"
+    stored = {"pooling": pooling, "max_length": limits.max_length, "max_response_length": limits.response}
+    setattr(config, SETTINGS, stored)
+
+
+def write_label_scale(config: Any, scale: LabelScale) -> None:
+    """Give a model's config an output for each label of a scale, after `write_settings`.
+
+    `id2label` holds the labels under the names that `transformers` knows, the settings hold their rewards too.
+    """
+    config.id2label = dict(enumerate(scale.labels))
+    config.label2id = {label: place for place, label in enumerate(scale.labels)}
+    getattr(config, SETTINGS)[LABEL_SCALE] = scale.as_dict()
+
+
+def label_scale_of(config: Any) -> LabelScale | None:
+    """The label scale stored in a model's config; None where its head gives no labels of ours.
+
+    Raises:
+        PluralignError: what is stored is no scale, or one of another number of labels than the head has.
+    """
+    stored = (getattr(config, SETTINGS, None) or {}).get(LABEL_SCALE)
+    if stored is None:
+        return None
+    scale = LabelScale.from_dict(stored, "config.json, pluralign.label_scale")
+    if len(scale.labels) != config.num_labels:
+        raise PluralignError(
+            f"config.json: the label scale '{scale.name}' has {len(scale.labels)} labels and the model's head "
+            f"{config.num_labels} outputs: was the file changed?"
+        )
+    return scale
+
+
+def reward_model_class(config: Any, new_head: bool = False) -> type[PreTrainedModel]:
+    """The class of the reward model on a config's architecture; `new_head` where the checkpoint has none yet.
+
+    Causal architectures keep the layout and the name of their sequence classifier, so that
+    `AutoModelForSequenceClassification` loads what is saved and gives the same rewards.
+
+    Raises:
+        PluralignError: the architecture has no sequence classifier with a linear `score` layer.
+    """
+    body: dict[str, Any] = {"__module__": __name__}
+    if new_head:
+        body["_keys_to_ignore_on_load_missing"] = [r"^score\."]
+        body["_keys_to_ignore_on_load_unexpected"] = [r"^lm_head\.", r"^embed_out\.", r"^cls\.", r"(^|\.)pooler\."]
+    if is_encoder(config):
+        backbone = MODEL_MAPPING[type(config)]
+        family = next(base for base in backbone.__mro__ if PreTrainedModel in base.__bases__)
+        return type(f"{backbone.__name__}ForReward", (_EncoderHead, family), body)
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise PluralignError(f"models of type '{config.model_type}' have no sequence classifier: choose another")
+    plain = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+    return type(plain.__name__, (Pooled, plain), body)
+
+
+def as_reward_model(model: Any) -> Any:
+    """A causal sequence classifier of `transformers` as ours: it pools what it is told to, and may read trees."""
+    plain = plain_model(model)
+    if not isinstance(plain, Pooled) and not is_encoder(plain.config):
+        body = {"__module__": __name__}
+        plain.__class__ = type(type(plain).__name__, (Pooled, type(plain)), body)
+    return model

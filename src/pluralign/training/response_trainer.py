@@ -1,0 +1,248 @@
+"""Training on texts that many people judged, whatever the model gives a response and whatever is learnt from it.
+
+What all objectives share: each unique response of a batch is read once, in prompt trees where the model can;
+the loss of an optimiser step is the weighted mean over all of its judgments, however they fall into
+micro-batches, rows and processes; checkpoints that count only when they are whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Sampler, SequentialSampler
+from transformers import PreTrainedModel, Trainer
+from transformers.utils import logging
+
+from pluralign.core.errors import PluralignError
+from pluralign.scoring.forward import block_values, score_tokens
+from pluralign.scoring.items import Items
+from pluralign.scoring.recalibrated import remove_recalibration
+from pluralign.scoring.text_models import TextModel
+from pluralign.scoring.tokens import TokenizedItems
+from pluralign.scoring.trees import Layout
+from pluralign.training.batches import JudgmentIndices, JudgmentSampler
+from pluralign.training.checkpoints import CompletionMarker
+from pluralign.training.configs import JudgmentConfig
+
+logger = logging.get_logger(__name__)
+
+
+class ResponseTrainer(Trainer):
+    """Subclasses prepare the model and the items, set `data_collator`, and say what a judgment's loss is.
+
+    Args:
+        text_model: the model, its adapter on it, with tokenizer and limits.
+        args: the config.
+        items: the training judgments with their texts.
+        eval_dataset: for evaluation.
+        trainer_arguments: passed on to `transformers.Trainer` (callbacks, optimizers ...).
+    """
+
+    args: Any
+    data_collator: Any
+
+    def __init__(
+        self, text_model: TextModel, args: JudgmentConfig, items: Items, eval_dataset: Any, **trainer_arguments: Any
+    ) -> None:
+        if args.n_gpu > 1:
+            raise PluralignError("several GPUs in one process are not supported: start with `accelerate launch`")
+        self.text_model = text_model
+        self.train_items = items
+        self.train_tokens = self._tokens(items, "training")
+        super().__init__(
+            model=text_model.model,
+            args=args,
+            train_dataset=JudgmentIndices(items.judgments),
+            eval_dataset=eval_dataset,
+            processing_class=text_model.tokenizer,
+            **trainer_arguments,
+        )
+        with self.accelerator.autocast():
+            self.layout = self._laid_out(text_model.layout(self.train_tokens, args.layout, args.max_tokens_per_row))
+        self.loss_is_scaled_for_ga = True
+        self.label_names: list[str] = []
+        self.add_callback(CompletionMarker())
+        self._sums: dict[str, Tensor] = {}
+
+    # What a subclass says.
+
+    def _losses(self, utilities: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """Loss of each judgment of a training batch, by the utilities of what it shows: `(judgments,)`."""
+        raise NotImplementedError
+
+    def _utilities(self, values: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """What the model gives the responses of a training batch `(responses, ...)` to their utilities."""
+        return values
+
+    def _factor(self, losses: Tensor, utilities: Tensor, inputs: dict[str, Any], total: Tensor) -> Tensor | float:
+        """What each judgment's loss is multiplied with, `(judgments,)`; `total` is the weight of the whole step."""
+        return inputs.get("factor", 1.0)
+
+    def _note(self, utilities: Tensor, values: Tensor, inputs: dict[str, Any]) -> None:
+        """Add a batch to the sums that are logged."""
+        raise NotImplementedError
+
+    def _told(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        """Sums over all processes to what is logged."""
+        raise NotImplementedError
+
+    def _tokens(self, items: Items, name: str) -> TokenizedItems:
+        """Token ids of items; says how many texts were cut."""
+        tokens = self.text_model.tokenize(items)
+        if tokens.cut_prompts or tokens.cut_responses:
+            limits = self.text_model.limits
+            logger.warning(
+                f"{name}: {tokens.cut_prompts} of {len(items.prompts)} prompts were cut on the left and "
+                f"{tokens.cut_responses} of {len(items.responses)} responses on the right, to "
+                f"{limits.max_length} tokens (responses to {limits.response}): "
+                "raise max_length or max_response_length to keep them whole"
+            )
+        return tokens
+
+    def _laid_out(self, layout: Layout) -> Layout:
+        """One block per batch where processes share weights layer by layer and must call in step."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return replace(layout, block_tokens=math.inf)
+        return layout
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        if self.args.train_sampling_strategy == "sequential":
+            return SequentialSampler(JudgmentIndices(self.train_items.judgments))
+        return JudgmentSampler(self.train_items, self._group, self._order_seed)
+
+    @property
+    def _step(self) -> int:
+        """The judgments of an optimiser step, over all processes."""
+        args = self.args
+        return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
+
+    @property
+    def _group(self) -> int:
+        """A quarter of an optimiser step, so that what is learnt does not depend on how a step is divided."""
+        return self.args.judgments_per_group or max(1, self._step // 4)
+
+    @property
+    def _order_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+    def _init_training_state(self, max_steps: int, epoch_steps: int, epochs: int, *others: Any) -> tuple[int, int]:
+        trained: tuple[int, int] = super()._init_training_state(max_steps, epoch_steps, epochs, *others)
+        # A run that was killed after its last step would train on to the end of its epoch.
+        return trained if self.state.global_step < max_steps else (epochs, 0)
+
+    # The step's loss: sum of weight * loss over its judgments, by the sum of their weights.
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
+        total = sum((batch["weight"].sum().to(device) for batch in batch_samples), torch.zeros((), device=device))
+        return self.accelerator.reduce(total, reduction="sum")
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Any:
+        """Weighted sum of the judgments' losses over the weight of the whole step."""
+        values = self._read(model, inputs)
+        utilities = self._utilities(values, inputs)[inputs["index"]]  # (judgments, responses)
+        weight = inputs["weight"]
+        total = weight.sum() if num_items_in_batch is None else num_items_in_batch
+        losses = self._losses(utilities, inputs)
+        losses = losses * self._factor(losses, utilities, inputs, total)
+        # Processes average their gradients, so each counts its share as many times as there are processes.
+        loss = (weight * losses).sum() / total.clamp(min=torch.finfo(weight.dtype).tiny)
+        loss = loss * self.accelerator.num_processes
+        with torch.no_grad():
+            self._note(utilities, values[inputs["index"]], inputs)
+        return (loss, utilities) if return_outputs else loss
+
+    def _read(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        """Values of the responses of a training batch: `(responses,)`."""
+        return torch.cat([block_values(model, block, self.layout) for block in inputs["blocks"]])
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Six operations per weight and token that is read."""
+        tokens = sum(block["input_ids"].numel() for block in inputs["blocks"])
+        return 6 * tokens * sum(weight.numel() for weight in self.text_model.model.parameters())
+
+    # What is logged: sums over judgments since the last log, over all processes.
+
+    def _add(self, name: str, sums: Tensor) -> None:
+        self._sums[name] = self._sums[name] + sums if name in self._sums else sums
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add what the training judgments since the last log showed."""
+        if self._sums and "loss" in logs:
+            sums = {name: self.accelerator.reduce(self._sums[name], "sum").cpu() for name in sorted(self._sums)}
+            self._sums = {}
+            logs |= self._told(sums)
+        super().log(logs, start_time)
+
+    def _announced(self, metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:
+        """Metrics of an evaluation under their prefix, after callbacks and logs have seen them."""
+        named = {f"{prefix}_{key}": float(value) for key, value in metrics.items()}
+        self.log(named)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, named)
+        return named
+
+    # Reading and saving.
+
+    def _values(self, tokens: TokenizedItems, model: Any = None, responses: np.ndarray | None = None) -> np.ndarray:
+        """`(responses, ...)`, 0 for those not asked for; each process reads its share of the items."""
+        processes, mine = self.accelerator.num_processes, self.accelerator.process_index
+        asked = np.arange(len(tokens.item)) if responses is None else responses
+        share = asked[tokens.item[asked] % processes == mine]
+        with self.accelerator.autocast():
+            values = score_tokens(self.model if model is None else model, tokens, self.layout, share)
+        total = self.accelerator.reduce(torch.from_numpy(values).to(self.accelerator.device), "sum")
+        return total.cpu().numpy()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Safetensors, config and tokenizer; no pickled arguments."""
+        super()._save(output_dir, state_dict)
+        if not self.args.should_save:  # one of several processes writes
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        (folder / "training_args.bin").unlink(missing_ok=True)
+        remove_recalibration(folder)  # one that is there is of other weights
+        if not isinstance(self.model, PreTrainedModel):
+            self.model.config.save_pretrained(folder)
+
+
+def weighted_mean(values: np.ndarray, weight: np.ndarray) -> float:
+    """sum w v / sum w, 0 where all weights are."""
+    return float(values @ weight) / max(float(weight.sum()), np.finfo(float).tiny)
+
+
+def load_options(args: JudgmentConfig) -> dict[str, Any]:
+    """What a config says about loading its model."""
+    return {
+        "max_length": args.max_length,
+        "max_response_length": args.max_response_length,
+        "chat_template_path": args.chat_template_path,
+        "trust_remote_code": args.trust_remote_code,
+        **(args.model_init_kwargs or {}),
+    }
+
+
+def adapted(
+    model: Any, args: JudgmentConfig, peft_config: peft.PeftConfig | None, task: str, name: str = "default"
+) -> Any:
+    """Dropout off and adapter on, under a name, as the config says."""
+    if args.disable_dropout:
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+    if peft_config is None:
+        return model
+    peft_config.task_type = task
+    return peft.get_peft_model(model, peft_config, adapter_name=name)

@@ -1,0 +1,107 @@
+"""`score`: rewards of texts, and what else a reward model says of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pluralign.core.files import write_parquet
+from pluralign.judgments.reading import read
+from pluralign.scoring.averaged import mean_rewards
+from pluralign.scoring.items import Items, items_of
+from pluralign.scoring.reward_models import LabelModel, RewardModel, load_reward_model
+from pluralign.workflows.evaluate_crowds import prediction_columns
+
+MarginMap = Callable[[np.ndarray], np.ndarray]
+"""Margins `(pairs,)` to log-odds."""
+
+
+def score(
+    model: str | os.PathLike[str],
+    files: str | os.PathLike[str] | list[str],
+    out: str | os.PathLike[str],
+    *,
+    label_scale: str | None = None,
+    raw: bool = False,
+    average: Sequence[str | os.PathLike[str]] = (),
+    quantile: float | None = None,
+    revision: str = "main",
+    trust_remote_code: bool = False,
+) -> int:
+    """Score every unique response and write `prompt`, `response`, `reward` to a Parquet file.
+
+    Rewards are as `RewardModel.score` gives them: divided by the stored temperature, if there is one. A model that
+    predicts labels adds `probability_LABEL` for each label, and `expected_reward`, `variance`, `quantile_0.1`,
+    `quantile_0.5` and `quantile_0.9` of the labels' rewards.
+
+    Args:
+        model: a run, a model folder, or a hub id.
+        files: canonical files.
+        out: the Parquet file.
+        label_scale: for files whose labels come without one.
+        raw: leave stored recalibrations aside.
+        average: other reward models; the mean of their rewards and the model's is written.
+        quantile: of models that predict labels: the reward is this quantile, not the mean.
+        revision: branch, tag or commit on the hub.
+        trust_remote_code: run code that comes with the model.
+
+    Returns:
+        How many responses were scored.
+
+    Raises:
+        PluralignError: a file or the model cannot be used.
+    """
+    judgments = read(files, label_scale)
+    items = items_of(judgments, keep_all=True)
+    hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    single = None if average else load_reward_model(model, raw=raw, quantile=quantile, **hub)
+    if isinstance(single, LabelModel):
+        predicted = single.distributions(items)
+        columns = {"reward": single.scaled(single.rewards_of(predicted))}
+        columns |= prediction_columns(single.scale, predicted)
+    else:
+        columns = {"reward": rewards_of([model, *average], items, raw, quantile, hub, single)[0]}
+    texts = judgments.table.schema.field("prompt").type
+    table = pa.table(
+        {
+            "prompt": pa.array([items.prompts[index] for index in items.item], type=texts),
+            "response": pa.array(items.responses, type=texts),
+            **columns,
+        }
+    )
+    write_parquet(table, Path(out))
+    return len(items.responses)
+
+
+def rewards_of(
+    names: Sequence[str | os.PathLike[str]],
+    items: Items,
+    raw: bool,
+    quantile: float | None,
+    hub: Mapping[str, Any],
+    single: RewardModel | None,
+) -> tuple[np.ndarray, MarginMap | None, dict[str, float]]:
+    """Rewards `(responses,)` of a model or an average, what margins have yet to go through, and the temperature.
+
+    Args:
+        names: the models.
+        items: the texts.
+        raw: leave stored recalibrations aside.
+        quantile: as in `load_reward_model`.
+        hub: revision, of the first model, and whether to trust remote code.
+        single: the only model, loaded; those of an average are in memory one after the other.
+    """
+    if single is not None:
+        found = {} if single.temperature is None else {"temperature": single.temperature}
+        return single.score_items(items), single.margin_map, found
+    others = {**hub, "revision": "main"}
+    loaded = (
+        load_reward_model(name, raw=raw, quantile=quantile, **(others if k else hub))
+        for k, name in enumerate(names)
+    )
+    return mean_rewards(loaded, items), None, {}

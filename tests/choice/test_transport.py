@@ -1,0 +1,409 @@
+"""Transport losses against POT, against figures by hand, and their gradients."""
+
+import sys
+
+import numpy as np
+import ot
+import pytest
+import torch
+
+from pluralign.choice.metric_transport import metric_transport
+from pluralign.choice.transport import (
+    DEFAULT_COST,
+    distribution_loss,
+    energy,
+    expected_reward,
+    label_cost,
+    reward_quantile,
+    reward_variance,
+    soft_cross_entropy,
+    total_variation,
+    transport_cost,
+)
+from pluralign.core.errors import PluralignError
+
+HH6 = (1.0, 0.5, -1.0, -1.0, -1.5, -3.0)
+BEST = torch.eye(6, dtype=torch.float64)[0]
+LOSSES = ("ot", "w1", "energy", "ce")
+
+
+def distributions(items, labels, seed, sparse=False):
+    """Random points of the simplex; sparse ones have labels of probability 0."""
+    draw = np.random.default_rng([seed, labels])
+    found = draw.dirichlet(np.full(labels, 0.7), size=(2, items))
+    if sparse:
+        found *= draw.random(found.shape) < 0.5
+        found[..., 0] += found.sum(-1) == 0
+        found /= found.sum(-1, keepdims=True)
+    return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+
+
+def rewards_of(labels, seed, equal=False):
+    found = np.random.default_rng([seed, labels, 7]).normal(size=labels).round(3)
+    if equal:
+        found[labels // 2 :] = found[: labels - labels // 2]
+    return found
+
+
+def ring(labels):
+    """A metric that no line has: steps around a circle."""
+    apart = np.abs(np.arange(labels)[:, None] - np.arange(labels))
+    return np.minimum(apart, labels - apart).astype(float)
+
+
+def metrics_of(labels, seed):
+    """Distances of random points of the plane, two of which are the same."""
+    points = np.random.default_rng([seed, labels, 9]).normal(size=(labels, 2))
+    points[-1] = points[0]
+    return np.linalg.norm(points[:, None] - points, axis=-1)
+
+
+def by_pot(one, two, matrix):
+    pairs = zip(one.numpy(), two.numpy(), strict=True)
+    return torch.tensor([ot.emd2(a, b, matrix) for a, b in pairs], dtype=torch.float64)
+
+
+def cost_of(loss, rewards=HH6, delta=0.1):
+    return label_cost(rewards, DEFAULT_COST[loss], delta)
+
+
+# Values.
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("equal", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "delta"), [("reward-gap", 0.0), ("reward-gap", 0.1), ("reward-gap", 2.0), ("index", 0.1)]
+)
+@pytest.mark.parametrize("labels", [2, 3, 6, 31])
+def test_the_closed_form_is_the_optimal_cost(labels, kind, delta, equal, sparse):
+    cost = label_cost(rewards_of(labels, 0, equal), kind, delta)
+    one, two = distributions(60, labels, 1, sparse)
+    torch.testing.assert_close(transport_cost(one, two, cost), by_pot(one, two, cost.matrix), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("labels", [2, 5, 12])
+def test_a_general_metric_is_solved_exactly(labels, sparse):
+    one, two = distributions(60, labels, 2, sparse)
+    for matrix in (ring(labels), metrics_of(labels, 0)):
+        found = transport_cost(one, two, label_cost(np.arange(labels), matrix))
+        torch.testing.assert_close(found, by_pot(one, two, matrix), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("delta", [0.0, 0.1])
+@pytest.mark.parametrize("rewards", [HH6, (0.0, 2.0, 5.0), (3.0, -1.0, 2.9, 0.0)])
+def test_cost_to_the_best_label_is_the_reward_that_is_missing(rewards, delta):
+    """OT(mu, one-hot best) = R_best - E[R] + delta (1 - mu_best), with the closed form and with POT."""
+    mu, _ = distributions(50, len(rewards), 3)
+    best = int(np.argmax(rewards))
+    target = torch.eye(len(rewards), dtype=torch.float64)[best].expand_as(mu)
+    expected = max(rewards) - expected_reward(mu, rewards) + delta * (1 - mu[:, best])
+    cost = label_cost(rewards, delta=delta)
+    torch.testing.assert_close(transport_cost(mu, target, cost), expected, rtol=0, atol=1e-12)
+    general = transport_cost(mu, target, label_cost(rewards, cost.matrix))
+    torch.testing.assert_close(general, expected, rtol=0, atol=1e-9)
+    # The theorem: with R_i - delta [i != best] in place of R, cost and expected reward order the items oppositely.
+    shifted = [r - delta * (i != best) for i, r in enumerate(rewards)]
+    assert (transport_cost(mu, target, cost) + expected_reward(mu, shifted)).std() < 1e-12
+
+
+def test_nearer_labels_cost_less_and_cross_entropy_does_not_see_it():
+    rows = torch.tensor(
+        [[0.9, 0.1, 0, 0, 0, 0], [0.9, 0, 0.1, 0, 0, 0], [0.9, 0, 0, 0, 0, 0.1]], dtype=torch.float64
+    )
+    target = BEST.expand_as(rows)
+    for loss, expected in (("ot", [0.06, 0.21, 0.41]), ("w1", [0.1, 0.2, 0.5])):
+        found = transport_cost(rows, target, cost_of(loss))
+        torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
+    logits = (rows + 1e-30).log()
+    ce = distribution_loss(logits, target, loss="ce")
+    torch.testing.assert_close(ce, torch.full((3,), -np.log(0.9), dtype=torch.float64), rtol=0, atol=1e-12)
+    ot_loss = distribution_loss(logits, target, loss="ot", cost=cost_of("ot"))
+    torch.testing.assert_close(ot_loss, torch.tensor([0.06, 0.21, 0.41], dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+def test_without_a_step_labels_of_one_reward_are_one():
+    """Labels 3 and 4 of hh-6 are both worth -1."""
+    third, fourth = torch.eye(6, dtype=torch.float64)[[2, 3]]
+    for loss, measure in (("ot", transport_cost), ("energy", energy)):
+        assert measure(third, fourth, cost_of(loss, delta=0.0)).item() == 0
+    assert transport_cost(third, fourth, cost_of("ot")).item() == pytest.approx(0.1, abs=1e-15)
+    assert energy(third, fourth, cost_of("ot")).item() == pytest.approx(0.1, abs=1e-15)
+    assert transport_cost(third, fourth, cost_of("w1")).item() == 1
+    # Nor does a step of descent part them: the gradients of their logits are as one.
+    logits = torch.zeros(1, 6, dtype=torch.float64, requires_grad=True)
+    distribution_loss(logits, third[None], loss="ot", cost=cost_of("ot", delta=0.0)).sum().backward()
+    assert logits.grad[0, 2].item() == pytest.approx(logits.grad[0, 3].item(), abs=1e-15)
+    logits.grad = None
+    distribution_loss(logits, third[None], loss="ot", cost=cost_of("ot")).sum().backward()
+    # The step is worth delta times a sixth between them: the gradient of TV at uniform probabilities.
+    assert (logits.grad[0, 3] - logits.grad[0, 2]).item() == pytest.approx(0.1 / 6, abs=1e-12)
+
+
+def test_the_step_adds_as_many_times_the_total_variation():
+    one, two = distributions(40, 6, 4)
+    line = transport_cost(one, two, label_cost(HH6, delta=0.0))
+    found = transport_cost(one, two, label_cost(HH6, delta=0.7))
+    torch.testing.assert_close(found, line + 0.7 * total_variation(one, two), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("delta", [0.0, 0.1])
+def test_energy_is_half_the_energy_distance(delta):
+    """2 E d(X, Y) - E d(X, X') - E d(Y, Y'), halved, with X, X' of mu_s and Y, Y' of mu_t."""
+    cost = label_cost(HH6, delta=delta)
+    one, two = distributions(40, 6, 5)
+    apart = torch.from_numpy(cost.matrix)
+
+    def mean(p, q):
+        return torch.einsum("ni,ij,nj->n", p, apart, q)
+
+    expected = mean(one, two) - mean(one, one) / 2 - mean(two, two) / 2
+    torch.testing.assert_close(energy(one, two, cost), expected, rtol=0, atol=1e-13)
+    torch.testing.assert_close(energy(one, two, label_cost(HH6, cost.matrix)), expected, rtol=0, atol=1e-13)
+
+
+def test_energy_refuses_a_cost_under_which_it_could_be_negative():
+    """Steps between two groups of labels, two steps within one: the complete bipartite graph of 2 and 3 labels."""
+    side = np.array([0, 0, 1, 1, 1])
+    matrix = np.where(side[:, None] == side, 2.0, 1.0) * (1 - np.eye(5))
+    cost = label_cost(np.arange(5), matrix)
+    e = torch.tensor([0.5, 0.5, -1 / 3, -1 / 3, -1 / 3], dtype=torch.float64)
+    assert e @ torch.from_numpy(matrix) @ e > 0.3
+    with pytest.raises(PluralignError, match="not of negative type"):
+        energy(e.clamp(min=0), -e.clamp(max=0), cost)
+    assert label_cost(np.arange(4), ring(4)).negative_type
+
+
+@pytest.mark.parametrize("labels", [3, 6])
+def test_order_of_labels_does_not_matter(labels):
+    order = torch.randperm(labels, generator=torch.Generator().manual_seed(labels))
+    rewards = rewards_of(labels, 2)
+    one, two = distributions(20, labels, 6)
+    for measure in (transport_cost, energy):
+        found = measure(one[:, order], two[:, order], label_cost(rewards[order]))
+        torch.testing.assert_close(found, measure(one, two, label_cost(rewards)), rtol=0, atol=1e-14)
+
+
+def test_leading_dimensions_are_kept():
+    one, two = distributions(24, 6, 7)
+    shaped = [x.reshape(2, 3, 4, 6) for x in (one, two)]
+    for cost in (cost_of("ot"), cost_of("w1"), label_cost(HH6, ring(6))):
+        torch.testing.assert_close(transport_cost(*shaped, cost), transport_cost(one, two, cost).reshape(2, 3, 4))
+    assert transport_cost(one[0], two[0], label_cost(HH6, ring(6))).shape == ()
+    assert transport_cost(one[:0], two[:0], label_cost(HH6, ring(6))).shape == (0,)
+    for loss in LOSSES:
+        assert distribution_loss(one[:0], two[:0], loss=loss, cost=cost_of(loss)).shape == (0,)
+
+
+# Gradients.
+
+
+@pytest.mark.parametrize("equal", [False, True])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_gradients_are_exact(loss, equal):
+    """Random distributions are away from the kinks, where two cumulative probabilities or shares are equal."""
+    torch.manual_seed(0)
+    cost = cost_of(loss, rewards_of(6, 3, equal))
+    logits = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
+    targets = distributions(5, 6, 8)[1]
+    assert torch.autograd.gradcheck(lambda z: distribution_loss(z, targets, loss=loss, cost=cost), (logits,))
+    # Of the target as well: teachers may be tuned with their pupils.
+    other = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda z: distribution_loss(logits.detach(), z.softmax(-1), loss=loss, cost=cost), (other,)
+    )
+
+
+@pytest.mark.parametrize("loss", ["ot", "energy"])
+@pytest.mark.parametrize("labels", [2, 5, 9])
+def test_gradients_under_a_general_metric_are_exact(labels, loss):
+    torch.manual_seed(1)
+    logits, other = (torch.randn(8, labels, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    for matrix in (ring(labels), metrics_of(labels, 1)):
+        cost = label_cost(np.arange(labels), matrix)
+        assert torch.autograd.gradcheck(
+            lambda z, t, cost=cost: distribution_loss(z, t.softmax(-1), loss=loss, cost=cost), (logits, other)
+        )
+
+
+@pytest.mark.parametrize("delta", [0.0, 0.1])
+def test_gradients_by_the_solver_are_those_of_the_closed_form(delta):
+    cost = label_cost(HH6, delta=delta)
+    torch.manual_seed(2)
+    found = []
+    for own in (cost, label_cost(HH6, cost.matrix)):
+        logits = torch.linspace(-2, 3, 60, dtype=torch.float64).sin().mul(3).reshape(10, 6).requires_grad_()
+        distribution_loss(logits, distributions(10, 6, 9)[1], loss="ot", cost=own).sum().backward()
+        found.append(logits.grad)
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-12)
+
+
+def test_potentials_have_mean_zero_and_reach_labels_without_mass():
+    """Towards a one-hot target each label's potential is its distance, less the mean; mass or not."""
+    matrix = metrics_of(6, 2)
+    mu = torch.tensor([[0.0, 0.6, 0.0, 0.4, 0.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    metric_transport(mu, torch.eye(6, dtype=torch.float64)[[2]], matrix).sum().backward()
+    expected = torch.from_numpy(matrix[2] - matrix[2].mean())
+    torch.testing.assert_close(mu.grad[0], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_gradient_is_zero_where_the_prediction_is_the_target(loss, dtype):
+    """Also where only rounding is between them: float32 softmax of a logarithm is off by about 1e-7."""
+    torch.manual_seed(3)
+    near = torch.finfo(dtype).eps * 20
+    for cost in (cost_of(loss), label_cost(HH6, metrics_of(6, 3))):
+        logits = (3 * torch.randn(50, 6)).to(dtype).requires_grad_()
+        value = distribution_loss(logits, logits.detach().softmax(-1), loss=loss, cost=cost)
+        value.sum().backward()
+        assert logits.grad.abs().max() <= near
+        mu = distributions(50, 6, 10)[0].to(dtype)
+        logits = mu.log().add(torch.randn(50, 1).to(dtype)).requires_grad_()
+        distribution_loss(logits, mu, loss=loss, cost=cost).sum().backward()
+        assert logits.grad.abs().max() <= near
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_large_logits_give_finite_losses_and_gradients(loss, dtype):
+    torch.manual_seed(4)
+    logits = torch.where(torch.rand(200, 6) < 0.5, 50.0, -50.0)
+    logits[0], logits[1] = 50.0, -50.0
+    exact, targets = logits.double(), distributions(200, 6, 11, sparse=True)[1]
+    for cost in (cost_of(loss), label_cost(HH6, metrics_of(6, 4))):
+        given = logits.to(dtype).requires_grad_()
+        value = distribution_loss(given, targets.float(), loss=loss, cost=cost)
+        assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        value.sum().backward()
+        assert torch.isfinite(given.grad).all()
+        expected = distribution_loss(exact, targets, loss=loss, cost=cost)
+        # Cross-entropy reaches 100 nats: six digits of float32.
+        torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=2e-6)
+
+
+def test_a_wrong_and_certain_prediction_is_still_moved_by_cross_entropy():
+    """At +-50 the softmax is 0 but for the top label; the gradient of cross-entropy is mu_s - mu_t all the same."""
+    logits = torch.full((1, 6), -50.0)
+    logits[0, 5] = 50.0
+    logits.requires_grad_()
+    distribution_loss(logits, BEST[None].float(), loss="ce").sum().backward()
+    torch.testing.assert_close(logits.grad, torch.tensor([[-1.0, 0, 0, 0, 0, 1.0]]), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_autocast_changes_nothing(loss):
+    torch.manual_seed(5)
+    logits, targets = torch.randn(30, 6), distributions(30, 6, 12)[1].float()
+    for cost in (cost_of(loss), label_cost(HH6, metrics_of(6, 5))):
+        expected = distribution_loss(logits, targets, loss=loss, cost=cost)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(distribution_loss(logits, targets, loss=loss, cost=cost), expected)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_descent_reaches_the_target(loss):
+    torch.manual_seed(6)
+    targets = distributions(8, 6, 13)[1]
+    logits = torch.zeros(8, 6, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], lr=0.1)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.001, total_iters=1500)
+    for _ in range(1500):
+        optimizer.zero_grad()
+        distribution_loss(logits, targets, loss=loss, cost=cost_of(loss)).sum().backward()
+        optimizer.step()
+        schedule.step()
+    # Adam's last steps are 1e-4 long, the transport losses have kinks to step over, and energy is flat at its minimum.
+    assert total_variation(logits.detach().softmax(-1), targets).max() < (1e-2 if loss == "energy" else 2e-3)
+
+
+# What is read off a distribution.
+
+
+def test_expected_reward_variance_and_quantiles_by_hand():
+    mu = torch.tensor([[0.5, 0.0, 0.1, 0.2, 0.2, 0.0], [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]], dtype=torch.float64)
+    # 0.5 - 0.3 - 0.3 = -0.1; 0.5 * 1.21 + 0.3 * 0.81 + 0.2 * 1.96 = 1.24.
+    torch.testing.assert_close(expected_reward(mu, HH6), torch.tensor([-0.1, -3.0], dtype=torch.float64))
+    torch.testing.assert_close(reward_variance(mu, HH6), torch.tensor([1.24, 0.0], dtype=torch.float64))
+    expected = {0.01: -1.5, 0.2: -1.5, 0.21: -1.0, 0.3: -1.0, 0.31: -1.0, 0.5: -1.0, 0.51: 1.0, 1.0: 1.0}
+    for q, value in expected.items():
+        assert reward_quantile(mu, HH6, q).tolist() == [value, -3.0]
+
+
+def test_a_quantile_is_the_smallest_reward_that_reaches_q():
+    mu, _ = distributions(40, 7, 14, sparse=True)
+    rewards = rewards_of(7, 5, equal=True)
+    for q in (0.05, 0.37, 0.5, 0.93):
+        reached = [min(r for r in rewards if row[rewards <= r].sum() >= q) for row in mu.numpy()]
+        assert reward_quantile(mu, rewards, q).tolist() == reached
+    # At 1 it is the largest reward that has probability, whatever the sum's rounding; float32 sums are off by 1e-7.
+    largest = [max(r for r, p in zip(rewards, row, strict=True) if p > 0) for row in mu.tolist()]
+    found = reward_quantile(mu.float(), rewards, 1.0)
+    torch.testing.assert_close(found, torch.tensor(largest, dtype=torch.float32), rtol=0, atol=0)
+    thirds = torch.full((3,), 1 / 3)
+    assert [reward_quantile(thirds, [1.0, 2.0, 3.0], q).item() for q in (1 / 3, 2 / 3)] == [1.0, 2.0]
+
+
+# What is refused.
+
+
+def test_costs_that_are_none_are_refused():
+    def refuses(match, rewards, *kind, **options):
+        with pytest.raises(PluralignError, match=match):
+            label_cost(rewards, *kind, **options)
+
+    refuses("rewards: expected two or more finite numbers", [1.0])
+    refuses("rewards: expected two or more finite numbers", [1.0, np.nan])
+    refuses("delta is -0.1, expected a number of at least 0", HH6, delta=-0.1)
+    refuses("cost is 'rewards-gap', .*did you mean 'reward-gap'", HH6, "rewards-gap")
+    refuses(r"cost: expected \(3, 3\), a row per label, found \(2, 2\)", [1, 2, 3], np.zeros((2, 2)))
+    refuses("cost: expected 2 rows of 2 numbers", [1, 2], [[0, 1], [1]])
+    refuses("cost: expected 2 rows of 2 numbers", [1, 2], [0, 1])
+    refuses("labels 1 and 2 is -1, expected at least 0", [1, 2], [[0, -1], [-1, 0]])
+    refuses("labels 2 and 2 is 3, expected 0", [1, 2], [[0, 1], [1, 3]])
+    refuses("labels 1 and 2 is 1, but 2 the other way", [1, 2], [[0, 1], [2, 0]])
+    refuses("labels 1 and 2 is nan, expected a finite number", [1, 2], [[0, np.nan], [1, 0]])
+    refuses(
+        "labels 1 and 3 is 5, expected at most 3, the way by label 2", [1, 2, 3], [[0, 1, 5], [1, 0, 2], [5, 2, 0]]
+    )
+    # Distances with equal sides and rounding are metrics.
+    places = rewards_of(20, 1, equal=True)
+    matrix = np.abs(places[:, None] - places)
+    assert (matrix > (matrix[:, :, None] + matrix).min(1)).any()
+    label_cost(places, matrix)
+
+
+def test_arguments_that_do_not_fit_are_refused():
+    logits, targets = torch.zeros(2, 3), torch.full((2, 3), 1 / 3)
+    cost = label_cost([1, 2, 3])
+    for match, call in {
+        "loss is 'wasserstein', expected one of ot": lambda: distribution_loss(logits, targets, loss="wasserstein"),
+        "loss 'ot' needs a cost": lambda: distribution_loss(logits, targets),
+        r"targets: shape \(3,\), expected that of logits, \(2, 3\)": lambda: distribution_loss(
+            logits, targets[0], cost=cost
+        ),
+        "cost: 6 labels, expected 3": lambda: distribution_loss(logits, targets, cost=label_cost(HH6)),
+        "logits: found torch.int64": lambda: distribution_loss(logits.long(), targets, loss="ce"),
+        r"rewards: shape \(2,\), expected \(3,\)": lambda: expected_reward(targets, [1.0, 2.0]),
+        "q is 0, expected": lambda: reward_quantile(targets, [1.0, 2.0, 3.0], 0),
+    }.items():
+        with pytest.raises(PluralignError, match=match):
+            call()
+    with pytest.raises(PluralignError, match="item 1 is not finite"):
+        transport_cost(targets * torch.nan, targets, label_cost([1, 2, 3], ring(3)))
+
+
+def test_the_missing_solver_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ot", None)
+    mu = torch.tensor([[0.5, 0.5, 0.0]])
+    with pytest.raises(PluralignError, match=r"pip install 'pluralign\[pot\]'"):
+        transport_cost(mu, mu.flip(-1), label_cost([1, 2, 3], ring(3)))
+    # The built-in costs do without it.
+    assert transport_cost(mu, mu.flip(-1), label_cost([1, 2, 3])).item() == pytest.approx(1.05, abs=1e-6)
+
+
+def test_cross_entropy_by_hand():
+    logits = torch.tensor([[0.0, np.log(3.0)]], dtype=torch.float64)
+    found = soft_cross_entropy(logits, torch.tensor([[0.5, 0.5]], dtype=torch.float64))
+    assert found.item() == pytest.approx(np.log(4) - np.log(3) / 2, abs=1e-15)
