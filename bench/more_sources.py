@@ -135,7 +135,7 @@ class Bench:
             note(name, self.rewards(trainer), seconds=seconds, weights=weights, cosines=cosines)
         tops: dict[str, Any] = {}
         clock = Clock()
-        for source in () if self.options.methods else SOURCES:
+        for source in SOURCES if "Top" in (self.options.methods or ["Top"]) else ():
             (named,) = set(self.parts["train"][source].column("source"))  # as its rows say, or as it is called here
             tops[source] = self.rewards(self.trained(weights="uniform", only_source=named or source))
         if tops:
@@ -236,7 +236,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--batch", type=int, default=20)
     parser.add_argument("--frozen", type=int, default=4, help="how many of the six layers stay as they are")
-    parser.add_argument("--methods", nargs="*", help="of those trained on all sources; default: all, and Top")
+    parser.add_argument("--methods", nargs="*", help="some of them, or Top; default: all")
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--no-bf16", dest="bf16", action="store_false")
@@ -247,7 +247,11 @@ def main() -> None:
     for seed in options.seeds:
         clock = Clock()
         found = Bench(seed, options).run()
-        (folder / f"{seed}.json").write_text(json.dumps({"options": vars(options), **found, "seconds": clock()}))
+        file = folder / f"{seed}.json"
+        if file.exists():  # a seed may be run in parts
+            before = json.loads(file.read_text())
+            found["methods"] = before["methods"] | found["methods"]
+        file.write_text(json.dumps({"options": vars(options), **found, "seconds": clock()}))
         print(f"seed {seed}: {clock()} s", flush=True)
     store(options.name, summary(folder))
 
