@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
 
 import trl
 from transformers import TrainingArguments
 
 Ties = Literal["efron", "breslow", "average", "marginal"]
+
+
+def apply_preset(config: Any, presets: Mapping[str, Mapping[str, Any]]) -> None:
+    """Set what the config's `preset` says, where a field was left at its default.
+
+    Raises:
+        ValueError: there is no such preset.
+    """
+    if config.preset not in (None, *presets):
+        raise ValueError(f"preset: found {config.preset!r}, expected {', '.join(presets)}")
+    defaults = {one.name: one.default for one in fields(config)}
+    for name, value in presets.get(config.preset or "", {}).items():
+        if getattr(config, name) == defaults[name]:
+            setattr(config, name, value)
+
+
+def check_choices(config: Any, **choices: Any) -> None:
+    """Fields whose values are one of a `Literal`.
+
+    Raises:
+        ValueError: a value is none of them.
+    """
+    for name, kind in choices.items():
+        if getattr(config, name) not in get_args(kind):
+            raise ValueError(f"{name}: found {getattr(config, name)!r}, expected {', '.join(get_args(kind))}")
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import yaml
 
@@ -12,7 +12,7 @@ from pluralign.choice.transport import DEFAULT_COST, DELTA, DistributionLoss, La
 from pluralign.core.errors import PluralignError, one_line
 from pluralign.core.files import disk_errors
 from pluralign.judgments.scales import LabelScale
-from pluralign.training.configs import JudgmentConfig
+from pluralign.training.configs import JudgmentConfig, check_choices
 
 Cost = Literal["reward-gap", "index", "matrix"]
 ItemWeight = Literal["equal", "votes"]
@@ -61,15 +61,9 @@ class DPRMConfig(JudgmentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, choices in (
-            ("loss", DistributionLoss),
-            ("cost", Cost),
-            ("item_weight", ItemWeight),
-            ("preset", Preset),
-        ):
-            value = getattr(self, name)
-            if value not in get_args(choices) and (value is not None or name in ("loss", "item_weight")):
-                raise ValueError(f"{name}: found {value!r}, expected {', '.join(get_args(choices))}")
+        check_choices(self, loss=DistributionLoss, item_weight=ItemWeight)
+        given = {"cost": Cost, "preset": Preset}
+        check_choices(self, **{name: kind for name, kind in given.items() if getattr(self, name) is not None})
         if self.preset is not None:
             if self.loss not in ("ot", PRESETS[self.preset]):
                 raise ValueError(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from pluralign.training.configs import DPOConfig
+from pluralign.training.configs import DPOConfig, apply_preset, check_choices
 from pluralign.training.typed_batches import Routing
 
 Start = Literal["latent-class", "spectral", "kmeans", "groups", "dirichlet"]
@@ -81,21 +81,14 @@ class EMDPOConfig(DPOConfig):
     )
 
     def __post_init__(self) -> None:
-        defaults = {one.name: one.default for one in fields(self)}
-        if self.preset not in (None, *PRESETS):
-            raise ValueError(f"preset: found {self.preset!r}, expected {', '.join(PRESETS)}")
-        for name, value in PRESETS.get(self.preset or "", {}).items():
-            if getattr(self, name) == defaults[name]:
-                setattr(self, name, value)
+        apply_preset(self, PRESETS)
         super().__post_init__()
         if self.types != "auto" and not (isinstance(self.types, int) and self.types >= 1):
             raise ValueError(f"types: found {self.types!r}, expected auto, or 1 or more")
         for name, least in (("most_types", 1), ("rounds", 0), ("dimensions", 1), ("temperature", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: found {getattr(self, name)}, expected {least} or more")
-        for name, choices in (("start", Start), ("scoring", Scoring), ("routing", Routing)):
-            if getattr(self, name) not in get_args(choices):
-                raise ValueError(f"{name}: found {getattr(self, name)!r}, expected {', '.join(get_args(choices))}")
+        check_choices(self, start=Start, scoring=Scoring, routing=Routing)
         for name in ("floor", "weight_floor", "drop_below", "skip_below"):
             if not 0 <= getattr(self, name) < 0.5:
                 raise ValueError(f"{name}: found {getattr(self, name)}, expected a share from 0 to under 0.5")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from pluralign.choice.min_norm import Normalize
-from pluralign.training.configs import RewardConfig
+from pluralign.training.configs import RewardConfig, apply_preset, check_choices
 
 Weights = Literal["more", "uniform", "proportional", "fixed"]
 Sampling = Literal["balanced", "proportional"]
@@ -100,19 +100,17 @@ class MOREConfig(RewardConfig):
     )
 
     def __post_init__(self) -> None:
-        defaults = {one.name: one.default for one in fields(self)}
-        if self.preset not in (None, *PRESETS):
-            raise ValueError(f"preset: found {self.preset!r}, expected {', '.join(PRESETS)}")
-        for name, value in PRESETS.get(self.preset or "", {}).items():
-            if getattr(self, name) == defaults[name]:
-                setattr(self, name, value)
+        apply_preset(self, PRESETS)
         super().__post_init__()
-        for name, choices in (
-            ("weights", Weights), ("sampling", Sampling), ("granularity", Granularity), ("normalize", Normalize),
-            ("source", Source), ("loss_type", LossType),
-        ):  # fmt: skip
-            if getattr(self, name) not in get_args(choices):
-                raise ValueError(f"{name}: found {getattr(self, name)!r}, expected {', '.join(get_args(choices))}")
+        check_choices(
+            self,
+            weights=Weights,
+            sampling=Sampling,
+            granularity=Granularity,
+            normalize=Normalize,
+            source=Source,
+            loss_type=LossType,
+        )
         if not 0 < self.new_gradient_share <= 1:
             raise ValueError(f"new_gradient_share: found {self.new_gradient_share}, expected above 0, at most 1")
         if self.judgments_per_source is not None and self.judgments_per_source < 1:
