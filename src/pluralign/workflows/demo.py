@@ -61,7 +61,7 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
     folder = Path(out)
     simulation = simulate(Town(**{**TOWN, **town}, seed=seed))
     train_part, held_part = split(asked_somewhere(simulation, seed), by="prompt", test=0.3, seed=seed)
-    tuning_part, test_part = split(held_part, by="prompt", test=0.8, seed=seed)
+    tuning_part, test_part = split(held_part, by="prompt", test=0.5, seed=seed)
     for name, part in {"train": train_part, "tuning": tuning_part, "test": test_part}.items():
         part.write(folder / f"{name}.parquet")
     found = audit(str(folder / "train.parquet"), folder / "audit", most_types=5, simulations=1, seed=seed)
