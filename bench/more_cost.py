@@ -1,7 +1,7 @@
 """What a step of MORE costs beside a step with uniform weights, and beside plain Plackett-Luce training.
 
-An untrained Llama of 4 layers, 256 wide, reads 64 pairs a step (80 for K = 5,
-as in the paper), in one piece or in four micro-batches. The three trainers are one process and take their steps
+An untrained Llama of 4 layers, 256 wide, reads 64 pairs a step (80 for five sources, as in the paper), in one
+piece or in four micro-batches. The three trainers are one process and take their steps
 in turn, on the same batches: a ratio compares neighbours in time, and the median is told. Peak memory is that of a
 process of its own that takes a few steps.
 """
@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import time
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import transformers
-from common import in_own_process, store
+from common import OUT, in_own_process, store
+from em_cost import peak
 from speed import Task, make_model, rows_of
 
 from pluralign.judgments import Judgments
@@ -94,6 +94,7 @@ def measured(sources: int, batch: int, parts: int, repeats: int, model: Path) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--only", choices=("memory",), help="measure the memory of stored rows again")
     parser.add_argument("--job", help="for the process of its own that measures memory")
     options = parser.parse_args()
     model = make_model(256, 4, TASK.vocabulary)
@@ -102,12 +103,13 @@ def main() -> None:
         stepping = Stepping(trainer_of(steps=4, model=model, **given))
         for _ in range(3):
             stepping.step()
-        print(json.dumps({"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}))
+        print(json.dumps({"peak": 2**10 * peak()}))
         return
+    before = json.loads((OUT / "more_cost.json").read_text())["rows"] if options.only else []
     rows = []
-    for sources, batch, parts in CASES:
+    for place, (sources, batch, parts) in enumerate(CASES):
         row = {"sources": sources, "batch": batch, "parts": parts}
-        row |= measured(sources, batch, parts, options.repeats, model)
+        row |= before[place] if options.only else measured(sources, batch, parts, options.repeats, model)
         row["peak"] = {
             kind: in_own_process(__file__, {"kind": kind, "sources": sources, "batch": batch, "parts": parts})[
                 "peak"
