@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import yaml
+from transformers.utils import logging
 
+from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write
 from pluralign.core.runs import read_metrics
 from pluralign.evaluation.win_rate import win_rate
@@ -30,6 +32,8 @@ from pluralign.workflows.calibrate import calibrate
 from pluralign.workflows.evaluate import evaluate, reward_metrics
 from pluralign.workflows.report import report
 from pluralign.workflows.train import train
+
+logger = logging.get_logger(__name__)
 
 TOWN = {"annotators": 90, "judgments_per_annotator": 16, "responses": 3, "overlap": 0.2}
 """The demo's town: three kinds of people, 90 of them, who rank three answers 16 times each."""
@@ -118,7 +122,7 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
         with atomic_write(folder / f"{name}.yaml", "w") as file:
             yaml.safe_dump({**config, **common}, file, sort_keys=False)
         train(folder / f"{name}.yaml")
-    temperature = calibrate(folder / "reward", str(folder / "tuning.parquet")).temperature or 1.0
+    temperature = fitted_temperature(folder / "reward", folder / "tuning.parquet")
     recalibrated = evaluate(folder / "reward", str(folder / "test.parquet"), folder / "reward-evaluation")
     regrets = aggregate(
         folder / "people",
@@ -231,6 +235,15 @@ def kinds_found(metrics: Mapping[str, Any], story: Path) -> list[str]:
     for group in groups:
         lines.append(f"{group['group']:<16}" + "".join(f"{share:>10.0%}" for share in group["shares"]))
     return lines
+
+
+def fitted_temperature(reward: Path, tuning: Path) -> float:
+    """The temperature now stored with the reward; 1, and said so, where a tiny town's reward is of no use."""
+    try:
+        return calibrate(reward, str(tuning)).temperature or 1.0
+    except PluralignError as fault:
+        logger.warning(f"{reward}: stays as it was trained: {fault}")
+        return 1.0
 
 
 def confidence(before: Mapping[str, Any], after: Mapping[str, Any], temperature: float) -> list[str]:
