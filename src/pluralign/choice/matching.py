@@ -126,8 +126,8 @@ def charged(
     there = mask.bool()
     owner = torch.arange(len(there), device=there.device).unsqueeze(-1).expand_as(there)[there]
     own = reference_log_probs[there]
-    out = ~inside(own, owner, len(there), penalty)
-    return torch.zeros_like(reference_log_probs).masked_scatter(there, own * out)
+    kept = own.masked_fill(inside(own, owner, len(there), penalty), 0.0)
+    return torch.zeros_like(reference_log_probs).masked_scatter(there, kept)
 
 
 def matched_log_probs(rewards: Tensor, charged_reference: Tensor, beta: float = 1.0) -> Tensor:
