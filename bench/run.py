@@ -27,7 +27,15 @@ NAMES = {
     "more_study": ["more_study.py"],
     "more_conflict": ["more_conflict.py"],
     "more_cost": ["more_cost.py"],
+    "crowds": ["crowds.py"],
     "transport_speed": ["transport_speed.py"],
+    "crowd_votes": ["crowd_votes.py"],
+    "dprm_step": ["dprm_step.py"],
+    "matching_exact": ["matching_exact.py"],
+    "matching_offline": ["matching_offline.py"],
+    "matching_first_loss": ["matching_first_loss.py"],
+    "pm_step": ["pm_step.py"],
+    "pm_population": ["pm_population.py"],
 }
 """Name to its script and options."""
 

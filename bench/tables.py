@@ -12,9 +12,12 @@ from typing import Any
 from common import OUT, interval
 from tables_crowds import TABLES as CROWD_TABLES
 from tables_fairness import TABLES as FAIRNESS_TABLES
+from tables_matching import TABLES as MATCHING_TABLES
 from tables_more import TABLES as MORE_TABLES
+from tables_population import TABLES as POPULATION_TABLES
 from tables_types import TABLES as TYPE_TABLES
 from tables_types import stored
+from tables_votes import TABLES as VOTE_TABLES
 
 README = Path(__file__).parent / "README.md"
 
@@ -359,28 +362,12 @@ def _gain_at(row: dict[str, Any], number: int) -> str:
 
 
 TABLES = (
-    convarg,
-    real_data,
-    small_language_model,
-    speed,
-    speed_curves,
-    dpo,
-    crowd,
-    published,
-    latent_class_biogeme,
-    latent_class_choix,
-    latent_class_scaling,
-    types_identification,
-    types_recovery,
-    types_power,
-    types_polis,
-    types_convarg,
-    types_qa,
-    *TYPE_TABLES,
-    *FAIRNESS_TABLES,
-    *MORE_TABLES,
-    *CROWD_TABLES,
-)
+    convarg, real_data, small_language_model, speed, speed_curves, dpo, crowd, published,
+    latent_class_biogeme, latent_class_choix, latent_class_scaling,
+    types_identification, types_recovery, types_power, types_polis, types_convarg, types_qa,
+    *TYPE_TABLES, *FAIRNESS_TABLES, *MORE_TABLES, *CROWD_TABLES, *VOTE_TABLES,
+    *MATCHING_TABLES, *POPULATION_TABLES,
+)  # fmt: skip
 """Each is named like its block in the README and its file of results."""
 
 

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from pluralign.policies.policy import Policy, Sample
     from pluralign.scoring.averaged import AveragedRewardModel
     from pluralign.scoring.features import text_features
+    from pluralign.scoring.implicit_rewards import ImplicitReward, load_implicit_reward
     from pluralign.scoring.items import items_of
     from pluralign.scoring.reward_models import LabelModel, RewardModel, build_reward_model, load_reward_model
-    from pluralign.training.configs import BradleyTerryConfig, DPOConfig, PlackettLuceConfig, SFTConfig
+    from pluralign.training.configs import BradleyTerryConfig, DPOConfig, PlackettLuceConfig, PMDPOConfig, SFTConfig
     from pluralign.training.dpo import DPOTrainer
     from pluralign.training.dprm import DPRMTrainer
     from pluralign.training.dprm_config import DPRMConfig
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from pluralign.training.em_dpo import EMDPOTrainer
     from pluralign.training.more import MORETrainer
     from pluralign.training.more_config import MOREConfig
+    from pluralign.training.pm_config import PMRLHFConfig
+    from pluralign.training.pm_dpo import PMDPOTrainer
+    from pluralign.training.pm_rlhf import PMRLHFTrainer
+    from pluralign.training.reward_functions import reward_function
     from pluralign.training.reward_trainer import BradleyTerryTrainer, PlackettLuceTrainer
     from pluralign.training.sft import SFTTrainer
     from pluralign.workflows.aggregate import aggregate
@@ -51,12 +56,17 @@ _HOMES = {
     "DPRMTrainer": "pluralign.training.dprm",
     "EMDPOConfig": "pluralign.training.em_config",
     "EMDPOTrainer": "pluralign.training.em_dpo",
+    "ImplicitReward": "pluralign.scoring.implicit_rewards",
     "Judgments": "pluralign.judgments",
     "LabelModel": "pluralign.scoring.reward_models",
     "LabelScale": "pluralign.judgments",
     "MOREConfig": "pluralign.training.more_config",
     "MORETrainer": "pluralign.training.more",
     "MixturePolicy": "pluralign.policies.mixture",
+    "PMDPOConfig": "pluralign.training.configs",
+    "PMDPOTrainer": "pluralign.training.pm_dpo",
+    "PMRLHFConfig": "pluralign.training.pm_config",
+    "PMRLHFTrainer": "pluralign.training.pm_rlhf",
     "PlackettLuceConfig": "pluralign.training.configs",
     "PlackettLuceTrainer": "pluralign.training.reward_trainer",
     "PluralignError": "pluralign.core.errors",
@@ -72,11 +82,13 @@ _HOMES = {
     "calibrate": "pluralign.workflows.calibrate",
     "evaluate": "pluralign.workflows.evaluate",
     "items_of": "pluralign.scoring.items",
+    "load_implicit_reward": "pluralign.scoring.implicit_rewards",
     "load_policy": "pluralign.policies.loading",
     "load_reward_model": "pluralign.scoring.reward_models",
     "read": "pluralign.judgments",
     "remove_calibration": "pluralign.workflows.calibrate",
     "report": "pluralign.workflows.report",
+    "reward_function": "pluralign.training.reward_functions",
     "route": "pluralign.workflows.route",
     "score": "pluralign.workflows.score",
     "simulate_votes": "pluralign.workflows.simulate_votes",
@@ -96,12 +108,17 @@ __all__ = [
     "DPRMTrainer",
     "EMDPOConfig",
     "EMDPOTrainer",
+    "ImplicitReward",
     "Judgments",
     "LabelModel",
     "LabelScale",
     "MOREConfig",
     "MORETrainer",
     "MixturePolicy",
+    "PMDPOConfig",
+    "PMDPOTrainer",
+    "PMRLHFConfig",
+    "PMRLHFTrainer",
     "PlackettLuceConfig",
     "PlackettLuceTrainer",
     "PluralignError",
@@ -117,11 +134,13 @@ __all__ = [
     "calibrate",
     "evaluate",
     "items_of",
+    "load_implicit_reward",
     "load_policy",
     "load_reward_model",
     "read",
     "remove_calibration",
     "report",
+    "reward_function",
     "route",
     "score",
     "simulate_votes",

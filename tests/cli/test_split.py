@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from pluralign.cli.main import main
-from pluralign.judgments import read
+from pluralign.judgments import Judgments, read
 from pluralign.judgments.population import Town, simulate
 
 
@@ -35,6 +35,15 @@ def test_both_sides_are_written_and_counted(monkeypatch, capsys, town, tmp_path)
     assert sorted(path.name for path in out.iterdir()) == ["test.parquet", "train.parquet"]
 
 
+def test_statements_of_one_prompt_are_split_by_response(monkeypatch, capsys, tmp_path):
+    rows = [{"prompt": "Rain?", "responses": [f"S{n % 5}"], "ranks": [1], "id": f"r{n}"} for n in range(20)]
+    Judgments.from_rows(rows).write(tmp_path / "statements.parquet")
+    out = tmp_path / "sides"
+    assert run(monkeypatch, tmp_path / "statements.parquet", "--by", "response", "--out", out) == 0
+    assert "test: 4 judgments, 1 units (response)\nunits shared: 0" in capsys.readouterr().out
+    assert len({texts[0] for texts in read(out / "test.parquet").column("responses")}) == 1
+
+
 def test_units_share_and_seed_are_heard(monkeypatch, town, tmp_path):
     sides = {}
     for name, flags in {
@@ -50,7 +59,7 @@ def test_units_share_and_seed_are_heard(monkeypatch, town, tmp_path):
     ("arguments", "message"),
     [
         (("--by", "promt"), "did you mean 'prompt'"),
-        (("--by", "source"), "split by another column"),
+        (("--by", "source"), "split by something else"),
         (("--by", "annotator", "--test", "1.5"), "expected a number between 0 and 1"),
         (("--by", "annotator", "--test", "0.01"), "the test side would be empty"),
         (("--by", "annotator", "--test-units", "10"), "expected 1 to 9"),

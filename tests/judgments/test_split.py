@@ -98,6 +98,71 @@ def test_prompts_as_messages_stay_whole():
     assert len({prompt[0]["content"] for prompt in test.column("prompt")}) == 1
 
 
+def shown_rows(shown):
+    """Rows of (prompt, responses), each with an id of its own."""
+    return Judgments.from_rows(
+        [
+            {"prompt": prompt, "responses": texts, "ranks": list(range(1, len(texts) + 1)), "id": f"r{n}"}
+            for n, (prompt, texts) in enumerate(shown)
+        ]
+    )
+
+
+def test_responses_that_meet_in_a_row_are_one_unit():
+    # a-b, c-b and e-c-d of the first prompt hang together by b and c; f stands alone; the second prompt's a and b
+    # are others; g of the first prompt meets nobody that has met somebody.
+    shown = [("Q", "ab"), ("Q", "f"), ("P", "ab"), ("Q", "cb"), ("Q", "gh"), ("Q", "edc"), ("P", "c")]
+    unit_of, keys = units(shown_rows([(prompt, list(texts)) for prompt, texts in shown]), "response")
+    assert unit_of.tolist() == [0, 1, 2, 0, 3, 0, 4]
+    assert keys == ['["Q", "a"]', '["Q", "f"]', '["P", "a"]', '["Q", "g"]', '["P", "c"]']
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    shown=st.lists(
+        st.tuples(
+            st.sampled_from("QP"), st.lists(st.sampled_from("abcdefghij"), min_size=1, max_size=3, unique=True)
+        ),
+        min_size=2,
+        max_size=25,
+    ),
+    order=st.randoms(use_true_random=False),
+    seed=st.integers(0, 3),
+)
+def test_no_response_of_a_prompt_stands_on_both_sides(shown, order, seed):
+    judgments = shown_rows(shown)
+    unit_of, keys = units(judgments, "response")
+    # The same units in another way: sets of (prompt, response) are joined until no two of them meet.
+    sets: list[set] = []
+    for prompt, texts in shown:
+        own = {(prompt, text) for text in texts}
+        met = [one for one in sets if one & own]
+        sets = [one for one in sets if not one & own] + [own.union(*met)]
+    found = [next(n for n, one in enumerate(sets) if (prompt, texts[0]) in one) for prompt, texts in shown]
+    assert (unit_of[:, None] == unit_of).tolist() == (np.array(found)[:, None] == np.array(found)).tolist()
+    if len(keys) < 2:
+        return
+    train, test = split(judgments, "response", seed=seed, test_units=len(keys) // 2)
+    sides = [{(row["prompt"], text) for row in side.rows() for text in row["responses"]} for side in (train, test)]
+    assert sides[0].isdisjoint(sides[1])
+    assert sorted(train.column("id") + test.column("id")) == sorted(judgments.column("id"))
+    # The same units are held out from shuffled rows.
+    places = list(range(len(shown)))
+    order.shuffle(places)
+    again = split(judgments.select(places), "response", seed=seed, test_units=len(keys) // 2)[1]
+    assert set(again.column("id")) == set(test.column("id"))
+
+
+def test_a_known_conversation_is_split_by_statement():
+    # Every person says something of every statement, a row for each.
+    rows = [("Rain?", [f"S{n % 10}"]) for n in range(50)]
+    train, test = split(shown_rows(rows), "response", test=0.3)
+    assert (len(train), len(test)) == (35, 15)
+    assert len({texts[0] for texts in test.column("responses")}) == 3
+    with pytest.raises(PluralignError, match="all 50 judgments have one and the same"):
+        split(shown_rows(rows), "prompt")
+
+
 def test_labels_keep_their_scale():
     from pluralign.judgments.population import Town, simulate
 
@@ -110,7 +175,7 @@ def test_labels_keep_their_scale():
     ("values", "settings", "message"),
     [
         (["a", "a"], {}, "all 2 judgments have one and the same"),
-        (["a"], {}, "split by another column"),
+        (["a"], {}, "split by something else"),
         (["a", "b"], {"test": 0.0}, "expected a number between 0 and 1"),
         (["a", "b"], {"test": 1.0}, "expected a number between 0 and 1"),
         (["a", "b"], {"test": float("nan")}, "expected a number between 0 and 1"),

@@ -9,6 +9,7 @@ from pluralign.reports.comparison import runs_page
 from pluralign.reports.runs import Run
 from reports.conftest import HOSTILE, hostile_audit
 from reports.test_calibration import run_of_more
+from reports.test_matching import run_of_matching
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
@@ -77,7 +78,7 @@ def run_of_all():
     )
 
 
-@pytest.fixture(params=["audit", "hostile", "runs", "more"])
+@pytest.fixture(params=["audit", "hostile", "runs", "more", "matching"])
 def page(request, audit, audit_metrics):
     if request.param == "audit":
         return audit_page(audit, audit_metrics)
@@ -85,6 +86,8 @@ def page(request, audit, audit_metrics):
         return audit_page(hostile_audit(), audit_metrics)
     if request.param == "more":
         return runs_page([run_of_more(9)])
+    if request.param == "matching":
+        return runs_page([run_of_matching()])
     return runs_page([run_of_all(), Run("other", {"accuracy": 0.6, "ece": 0.1})])
 
 

@@ -10,6 +10,7 @@ import torch
 import trl
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from architectures import write_model
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import Judgments
 from pluralign.scoring.causal_models import load_causal_model
@@ -165,6 +166,27 @@ def test_one_row_per_judgment_and_each_text_once_have_one_gradient(town_rows, ti
     each = torch.cat([weight.grad.flatten() for weight in trainer.model.parameters()])
     assert together.item() == pytest.approx(sum(singles).item() / 10, rel=1e-6)
     assert (gradient - each).norm() <= 1e-5 * each.norm()
+
+
+def test_capped_logits_have_the_gradients_of_the_plain_model(pairs, tiny_model, tmp_path):
+    """A model that bends its logits after the last layer makes them itself, and trains all the same."""
+    folder = write_model("soft-capped", tiny_model, tmp_path / "model")
+    trainer = make(folder, pairs, tmp_path, beta=0.3)
+    assert trainer.layout.full_logits
+    trainer.compute_loss(trainer.model, trainer.data_collator([0, 1])).backward()
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokens, items, losses = trainer.train_tokens, trainer.train_items, []
+    for judgment in (0, 1):
+        values = []
+        for response in items.response[items.shown(judgment)]:
+            prompt, text = tokens.prompt_ids[tokens.item[response]], tokens.response_ids[response]
+            said = plain(input_ids=torch.tensor([prompt + text])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+            values.append(said.gather(-1, torch.tensor(text)[:, None]).sum())
+        better, worse = values if items.ranks[items.shown(judgment)][0] == 1 else values[::-1]
+        losses.append(-torch.nn.functional.logsigmoid(0.3 * (better - worse - (better - worse).detach())))
+    (sum(losses) / 2).backward()
+    for (name, weight), other in zip(trainer.model.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(weight.grad, other.grad, rtol=1e-3, atol=1e-6, msg=name)
 
 
 def test_rankings_of_two_by_plackett_luce_are_the_sigmoid_loss(pairs, tiny_model, tmp_path):

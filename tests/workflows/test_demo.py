@@ -1,19 +1,32 @@
 """The demo, small: it writes what it says and its table is about real numbers."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from scipy.stats import wasserstein_distance
 
+from pluralign import read
+from pluralign.judgments.population import Town, simulate
+from pluralign.judgments.votes import read_votes, votes_of
 from pluralign.workflows.demo import demo
+from pluralign.workflows.demo_crowd import true_shares
+
+PLACES = ("market", "school")
+LABELS = "12345"
 
 
 @pytest.mark.slow
 def test_the_demo_says_whom_one_policy_serves_and_what_each_type_gives_up(tmp_path):
     text = demo(tmp_path, seed=1, annotators=20, judgments_per_annotator=6)
-    runs = ("reward", "policy", "people", "together")
+    runs = ("reward", "crowd", "policy", "people", "together")
     metrics = {name: json.loads((tmp_path / name / "metrics.json").read_text()) for name in runs}
     found_types, rest = text.split("How sure may the reward be?")
-    sure, rest = rest.split("Whom does one reward")
+    sure, rest = rest.split("What would they say of an answer?")
+    crowd, rest = rest.split("Whom does one reward")
+    the_crowd_is_told_as_it_is(tmp_path, crowd, metrics["crowd"])
     served, rest = rest.split("What does each type give up")
     given_up, liked = rest.split("Whose answers got better?")
     story = json.loads((tmp_path / "audit" / "audit.json").read_text())
@@ -23,17 +36,18 @@ def test_the_demo_says_whom_one_policy_serves_and_what_each_type_gives_up(tmp_pa
     assert {"brief", "warm", "thorough"} == {group["group"] for group in story["groups"]}
     after = json.loads((tmp_path / "reward-evaluation" / "metrics.json").read_text())
     assert f"at temperature {after.get('temperature', 1.0):.2f}" in sure
-    for place in ("market", "school"):
+    for place in PLACES:
         line = next(line for line in sure.splitlines() if line.startswith(place))
         part = f"/source={place}"
         expected = [metrics["reward"][f"{key}{part}"] for key in ("weight", "accuracy", "ece")] + [
             after[f"ece{part}"]
         ]
         assert [float(cell) for cell in line.split()[1:]] == pytest.approx(expected, abs=0.006)
-    assert sum(metrics["reward"][f"weight/source={place}"] for place in ("market", "school")) == pytest.approx(1)
+    assert sum(metrics["reward"][f"weight/source={place}"] for place in PLACES) == pytest.approx(1)
     assert after["accuracy"] == pytest.approx(metrics["reward"]["accuracy"])  # dividing by a number keeps the order
     page = (tmp_path / "report.html").read_text()
-    assert all(name in page for name in ("What the data can tell", "reward", "policy", "people", "together"))
+    titles = ("What the data can tell", "What the crowd says", "reward", "policy", "people", "together")
+    assert all(name in page for name in titles)
     for kind in ("brief", "warm", "thorough"):
         line = next(line for line in served.splitlines() if line.startswith(kind))
         _, share, *reached, ceiling = line.split()
@@ -58,3 +72,45 @@ def test_the_demo_says_whom_one_policy_serves_and_what_each_type_gives_up(tmp_pa
     assert demo(tmp_path, seed=1, annotators=20, judgments_per_annotator=6) == text, (
         "a second call takes up what is done"
     )
+
+
+def the_crowd_is_told_as_it_is(folder, text, metrics):
+    """Costs by SciPy from the stored shares, and the item that moved most from posteriors made in memory."""
+    table = pq.read_table(folder / "crowd" / "crowds.parquet").to_pydict()
+    voted, predicted = (
+        np.array([table[f"{kind}_{label}"] for label in LABELS]).T for kind in ("voted", "predicted")
+    )
+    parts = [read(folder / f"ratings-{place}.parquet") for place in PLACES]
+    first, both = votes_of(parts[0]), votes_of(read([folder / f"ratings-{place}.parquet" for place in PLACES]))
+    constant = (both.counts / both.counts.sum(1, keepdims=True)).mean(0)
+    for name, shares in {"the same for all": np.tile(constant, (len(voted), 1)), "model (DPRM)": predicted}.items():
+        cells = next(line for line in text.splitlines() if line.startswith(name)).removeprefix(name).split()
+        apart = abs(shares - voted).sum(1) / 2
+        line = [
+            wasserstein_distance(range(5), range(5), one, other) for one, other in zip(shares, voted, strict=True)
+        ]
+        means = (shares - voted) @ np.arange(1, 6)
+        expected = [np.mean(np.array(line) + 0.1 * apart), apart.mean(), abs(means).mean()]
+        # Printed with three digits; each is followed by the two ends of its interval.
+        assert [float(cell) for cell in cells[::3]] == pytest.approx(expected, abs=6e-4)
+    assert metrics["transport_cost"] == pytest.approx(np.mean(np.array(line) + 0.1 * apart), abs=1e-6)
+    state = read_votes(folder / "crowd-votes.parquet")
+    assert state.counts.sum() == sum(len(part) for part in parts) == both.counts.sum()
+    np.testing.assert_allclose(
+        state.parameters[[state.place[key] for key in both.place]], both.parameters, atol=1e-9
+    )
+    moved = abs(first.mean[[first.place[key] for key in both.place]] - both.mean).sum(1) / 2
+    told = [line for line in text.splitlines() if " votes  " in line]
+    assert [float(line.split()[0]) for line in told] == pytest.approx(np.sort(moved)[:-4:-1], abs=6e-4)
+    assert f"new judgments: {len(parts[1])}" in text
+
+
+def test_true_shares_are_what_a_large_town_says():
+    """By the votes of 3000 people on each answer: a share's standard error is at most 1 / (2 sqrt(3000)) = 0.009."""
+    town = Town(annotators=3000, judgments_per_annotator=3, responses=1, overlap=1.0, labels="only", seed=5)
+    simulation = simulate(town)
+    state = votes_of(simulation.judgments)
+    shares = state.counts / state.counts.sum(1, keepdims=True)
+    np.testing.assert_allclose(true_shares(simulation, state.response), shares, atol=0.04)
+    certain = true_shares(replace(simulation, town=replace(town, noise=0.0)), state.response)
+    assert set(np.unique(certain.round(9))) <= {0.0, 0.2, 0.3, 0.5, 0.7, 0.8, 1.0}  # whole kinds of people

@@ -102,6 +102,29 @@ def inside(
     return asked > torch.tensor(penalty.alpha, dtype=asked.dtype).log()
 
 
+def inside_mask(reference_log_probs: Tensor, mask: Tensor, penalty: Penalty) -> Tensor:
+    """`inside` of padded rows.
+
+    Args:
+        reference_log_probs: `(responses, tokens)`, in nats, padded anyhow.
+        mask: `(responses, tokens)`, true or 1 where there is a token of the response.
+        penalty: mode, threshold and gate.
+
+    Returns:
+        `(responses, tokens)` bool, false at padding.
+
+    Examples:
+        >>> log_probs, mask = torch.tensor([[0.9, 0.05, 1.0], [0.5, 0.4, 0.02]]).log(), torch.ones(2, 3)
+        >>> mask[0, 2] = 0  # the first response has two tokens
+        >>> inside_mask(log_probs, mask, Penalty()).tolist()
+        [[True, False, False], [True, True, False]]
+    """
+    there = mask.bool()
+    owner = torch.arange(len(there), device=there.device).unsqueeze(-1).expand_as(there)[there]
+    found = inside(reference_log_probs[there], owner, len(there), penalty)
+    return torch.zeros_like(there).masked_scatter(there, found)
+
+
 def charged(
     reference_log_probs: Tensor,
     mask: Tensor,
@@ -123,11 +146,7 @@ def charged(
         >>> charged(log_probs, mask, Penalty()).sum(-1).exp()
         tensor([0.0500, 0.0200])
     """
-    there = mask.bool()
-    owner = torch.arange(len(there), device=there.device).unsqueeze(-1).expand_as(there)[there]
-    own = reference_log_probs[there]
-    kept = own.masked_fill(inside(own, owner, len(there), penalty), 0.0)
-    return torch.zeros_like(reference_log_probs).masked_scatter(there, kept)
+    return reference_log_probs.masked_fill(inside_mask(reference_log_probs, mask, penalty) | ~mask.bool(), 0.0)
 
 
 def matched_log_probs(rewards: Tensor, charged_reference: Tensor, beta: float = 1.0) -> Tensor:

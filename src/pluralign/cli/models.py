@@ -45,14 +45,14 @@ def evaluate(
     average: list[str] = _AVERAGE,
     reference: str = typer.Option(None, help="Policies: the reference; else the one its run names."),
     beta: float = typer.Option(None, help="Policies: inverse temperature; else the one it was tuned with."),
-    reward: str = typer.Option(None, help="Policies: a reward model that judges their answers to the prompts."),
-    samples: int = typer.Option(1, help="With --reward: answers to each prompt."),
+    reward: str = typer.Option(None, help="Policies: a reward model for win rate and matching of their answers."),
+    samples: int = typer.Option(2, help="With --reward: answers to each prompt; matching takes two or more."),
     max_new_tokens: int = typer.Option(128, help="With --reward: the longest answer."),
     quantile: float = _QUANTILE,
     revision: str = _HUB_REVISION,
     trust_remote_code: bool = _REMOTE_CODE,
 ) -> None:
-    """Evaluate a reward model, a policy or types: accuracy, log-loss, calibration, per slice; win rate."""
+    """Evaluate a reward model, a policy or types: accuracy, calibration, per slice; win rate, matching."""
     from pluralign.workflows.cards import metrics_table
     from pluralign.workflows.evaluate import evaluate as run
 

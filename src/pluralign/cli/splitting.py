@@ -12,7 +12,7 @@ from pluralign.cli.app import app
 @app.command()
 def split(
     file: Path = typer.Argument(help="A canonical Parquet or JSON Lines file."),
-    by: str = typer.Option(..., help="What stays whole on one side: prompt, annotator, source or group."),
+    by: str = typer.Option(..., help="What stays whole on one side: prompt, response, annotator, source or group."),
     out: Path = typer.Option(..., help="The folder to write: train.parquet and test.parquet."),
     test: float = typer.Option(None, help="Share of the judgments to hold out.", show_default="0.2"),
     test_units: int = typer.Option(None, help="Hold out this many prompts (annotators ...) instead of a share."),

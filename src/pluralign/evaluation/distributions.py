@@ -203,26 +203,26 @@ def evaluate_distributions(
         >>> [metrics[key] for key in ("total_variation", "total_variation/time=2025-01", "votes/time=2025-02")]
         [0.0, 0.5, 2]
     """
-    between = label_cost(rewards) if cost is None else cost
-    crowds = predicted_crowds(
-        predicted, votes, rewards, prompt,
-        cost=between, weight=weight, concentration=concentration, coverage_level=coverage_level,
-    )  # fmt: skip
-    metrics = distribution_metrics(crowds, bins)
-    if replicates:
-        metrics |= distribution_intervals(crowds, replicates, level, seed, bins)
     mu, cluster = np.asarray(predicted), np.asarray(prompt)
     importance = None if weight is None else np.asarray(weight)
     kappa = None if concentration is None else np.asarray(concentration)
-    for one in slices:
-        own = predicted_crowds(
-            mu[one.items], one.votes, rewards, cluster[one.items],
+    between = label_cost(rewards) if cost is None else cost
+
+    def compared(counts: ArrayLike, items: Ints | slice) -> PredictedCrowds:
+        return predicted_crowds(
+            mu[items], counts, rewards, cluster[items],
             cost=between,
-            weight=None if importance is None else importance[one.items],
-            concentration=kappa if kappa is None or not kappa.ndim else kappa[one.items],
+            weight=None if importance is None else importance[items],
+            concentration=kappa if kappa is None or not kappa.ndim else kappa[items],
             coverage_level=coverage_level,
         )  # fmt: skip
-        found = distribution_metrics(own, bins)
+
+    crowds = compared(votes, slice(None))
+    metrics = distribution_metrics(crowds, bins)
+    if replicates:
+        metrics |= distribution_intervals(crowds, replicates, level, seed, bins)
+    for one in slices:
+        found = distribution_metrics(compared(one.votes, one.items), bins)
         metrics |= {f"{name}/{one.name}": value for name, value in found.items() if name != "left_out"}
     return metrics
 

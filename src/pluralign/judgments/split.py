@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +13,9 @@ import pyarrow as pa
 from pluralign.core.errors import PluralignError, nearest
 from pluralign.judgments.table import Judgments
 
-By = Literal["prompt", "annotator", "source", "group"]
+By = Literal["prompt", "response", "annotator", "source", "group"]
 BY: tuple[str, ...] = get_args(By)
-"""The columns that a table can be split by."""
+"""What a table can be split by: a column, or the responses to each prompt."""
 
 
 def split(
@@ -23,12 +23,15 @@ def split(
 ) -> tuple[Judgments, Judgments]:
     """Split a table in two; a unit (a distinct value of the column `by`) is never on both sides.
 
+    By `response` a unit is a connected set of responses to one prompt: those of a row belong together, and so do
+    those of rows that share a response. No response of a prompt is on both sides, and no row is cut.
+
     Rows keep their order on both sides. Which units are held out is explained at `held_out`.
 
     Args:
         judgments: what to split.
-        by: the column whose values stay whole: `prompt` (exact content, all messages), `annotator`, `source`
-            or `group`.
+        by: what stays whole: `prompt` (exact content, all messages), `response`, `annotator`, `source` or
+            `group`.
         test: the share of judgments that are to be held out, between 0 and 1.
         seed: another seed holds out other units.
         test_units: hold out this many whole units instead of a share of the judgments.
@@ -62,7 +65,7 @@ def held_out(
 
     Args:
         judgments: what to split.
-        by: the column whose values stay whole.
+        by: what stays whole.
         test: the share of judgments to hold out.
         seed: another seed gives another order of the units.
         test_units: hold out this many whole units instead.
@@ -86,7 +89,7 @@ def held_out(
     if len(keys) < 2:
         raise PluralignError(
             f"cannot split by {by}: all {len(unit_of)} judgments have one and the same; "
-            f"split by another column ({', '.join(name for name in BY if name != by)})"
+            f"split by something else ({', '.join(name for name in BY if name != by)})"
         )
     sizes = np.bincount(unit_of, minlength=len(keys))
     order = sorted(range(len(keys)), key=lambda unit: hashlib.sha256(f"{seed}\0{keys[unit]}".encode()).digest())
@@ -115,21 +118,22 @@ def held_out(
 
 
 def units(judgments: Judgments, by: By) -> tuple[np.ndarray, list[str]]:
-    """The units of a column: which one each judgment belongs to, and what each one is.
+    """The units of a split: which one each judgment belongs to, and what each one is.
 
     A judgment without an annotator is a unit of its own, since nobody knows whom it shares its annotator with.
-    Judgments without a source (or group) are one unit together.
+    Judgments without a source (or group) are one unit together. A connected set of responses is known by its
+    prompt and the first of its responses in the order of their texts, so that the order of rows plays no part.
 
     Args:
         judgments: the table, read batch by batch.
-        by: the column.
+        by: what stays whole.
 
     Returns:
         The number of each judgment's unit, shape (judgments,), and the units' contents as JSON, in the order in
         which they first come.
 
     Raises:
-        PluralignError: `by` is none of `prompt`, `annotator`, `source`, `group`.
+        PluralignError: `by` is none of `prompt`, `response`, `annotator`, `source`, `group`.
 
     Examples:
         >>> row = {"prompt": "Tea?", "responses": ["Yes"], "ranks": [1]}
@@ -137,9 +141,19 @@ def units(judgments: Judgments, by: By) -> tuple[np.ndarray, list[str]]:
         >>> unit_of, keys = units(Judgments.from_rows(rows), "annotator")
         >>> unit_of.tolist(), keys[0]
         ([0, 1, 0], '"x"')
+
+        B connects A with C, and D stands alone.
+
+        >>> rows = [{"prompt": "Tea?", "responses": shown, "ranks": [1, 2][: len(shown)]} for shown in
+        ...         (["C", "B"], ["D"], ["A", "B"])]
+        >>> unit_of, keys = units(Judgments.from_rows(rows), "response")
+        >>> unit_of.tolist(), keys
+        ([0, 1, 0], ['["Tea?", "A"]', '["Tea?", "D"]'])
     """
     if by not in BY:
         raise PluralignError(f"cannot split by '{by}': expected {', '.join(BY)}{nearest(by, BY)}")
+    if by == "response":
+        return _connected(judgments)
     number: dict[str, int] = {}
     unit_of = np.fromiter(
         (number.setdefault(key, len(number)) for key in _keys(judgments, by)), dtype=np.int64, count=len(judgments)
@@ -149,10 +163,43 @@ def units(judgments: Judgments, by: By) -> tuple[np.ndarray, list[str]]:
 
 def _keys(judgments: Judgments, by: By) -> Iterator[str]:
     # The columns that matter, batch by batch: a table larger than memory stays on disk.
-    columns = ["id", by] if by == "annotator" else [by]
+    columns: list[str] = ["id", by] if by == "annotator" else [by]
+    for row in _rows(judgments, columns):
+        if by == "annotator" and row[by] is None:
+            yield json.dumps({"id": row["id"]})
+        else:
+            yield json.dumps(row[by], sort_keys=True)
+
+
+def _connected(judgments: Judgments) -> tuple[np.ndarray, list[str]]:
+    """The units by `response`: a row joins what it shows into one set, and sets that meet become one."""
+    number: dict[str, int] = {}
+    parent: list[int] = []  # of each response, towards the one that stands for its set
+
+    def root(place: int) -> int:
+        while parent[place] != place:
+            parent[place] = place = parent[parent[place]]  # halves the way for the next who asks
+        return place
+
+    first = np.empty(len(judgments), dtype=np.int64)
+    for row, shown in enumerate(_rows(judgments, ["prompt", "responses"])):
+        places = []
+        for text in shown["responses"]:
+            place = number.setdefault(json.dumps([shown["prompt"], text], sort_keys=True), len(number))
+            if place == len(parent):
+                parent.append(place)
+            places.append(place)
+        first[row] = places[0]
+        for other in places[1:]:
+            parent[root(other)] = root(places[0])
+    names: dict[int, str] = {}
+    for key, place in number.items():
+        names[root(place)] = min(key, names.get(root(place), key))
+    order: dict[int, int] = {}
+    unit_of = np.array([order.setdefault(root(int(place)), len(order)) for place in first], dtype=np.int64)
+    return unit_of, [names[unit] for unit in order]
+
+
+def _rows(judgments: Judgments, columns: list[str]) -> Iterator[dict[str, Any]]:
     for batch in judgments.table.select(columns).to_batches(max_chunksize=8192):
-        for row in batch.to_pylist():
-            if by == "annotator" and row[by] is None:
-                yield json.dumps({"id": row["id"]})
-            else:
-                yield json.dumps(row[by], sort_keys=True)
+        yield from batch.to_pylist()

@@ -61,13 +61,22 @@ class MixturePolicy(Policy):
         with self.using(None):
             return super().values(tokens)
 
+    def reference_charges(self, tokens: TokenizedItems) -> np.ndarray:
+        """What the mixture's penalty charges of log pi_ref(y|x), in nats: `(responses,)`."""
+        with self.using(None):
+            return self.charges(tokens, self.mixture.penalty)
+
     def values(
         self, tokens: TokenizedItems, layout: LayoutName | Layout = "auto", max_tokens: int = MAX_TOKENS_PER_BATCH
     ) -> np.ndarray:
         """log sum_k w_k pi_k(y|x) of every unique response: `(responses,)`."""
+        return self.mixed(self.adapter_values(tokens, layout, max_tokens))
+
+    def mixed(self, adapter_values: np.ndarray) -> np.ndarray:
+        """log sum_k w_k pi_k(y|x) from log pi_k(y|x): `(adapters, responses)` to `(responses,)`."""
         with np.errstate(divide="ignore"):
             log_weights = np.log(self.weights)
-        return np.logaddexp.reduce(log_weights[:, None] + self.adapter_values(tokens, layout, max_tokens), axis=0)
+        return np.asarray(np.logaddexp.reduce(log_weights[:, None] + adapter_values, axis=0))
 
     def _drawn(
         self, prompts: Sequence[list[int]], config: GenerationConfig, seed: int, batch: int

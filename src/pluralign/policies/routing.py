@@ -1,8 +1,8 @@
 """Routing: which adapter of a mixture serves an annotator, told from a few judgments and without training.
 
-The implicit utility of a response for type k is u_k(x, y) = beta (log pi_k(y|x) - log pi_ref(y|x)); a judgment has
-the probability P_k that the mixture was tuned with, Plackett-Luce or the mean log-sigmoid over its pairs; and the
-posterior of annotator h is
+The implicit utility of a response for type k is u_k(x, y) = beta (log pi_k(y|x) - log pi_ref(y|x)), where the
+mixture's penalty may charge only a part of log pi_ref; a judgment has the probability P_k that the mixture was
+tuned with, Plackett-Luce or the mean log-sigmoid over its pairs; and the posterior of annotator h is
 
     gamma_hk proportional to eta_k * product over h's judgments j of P_k(j)^(weight of j)
 
@@ -39,12 +39,15 @@ def is_typed_run(folder: str | os.PathLike[str]) -> bool:
 
 
 def type_utilities(policy: MixturePolicy, items: Items) -> Floats:
-    """beta (log pi_k(y|x) - log pi_ref(y|x)) of every unique response: `(adapters, responses)`.
+    """Implicit rewards of every unique response, as the adapters were tuned: `(adapters, responses)`.
 
-    Each response is read once under each adapter and once under the base without any, which is the reference.
+        u_k(x, y) = beta (log pi_k(y|x) - sum over outside t of log pi_ref(y_t | ...))
+
+    `outside` is every token in DPO, and fewer where the mixture's penalty is that of preference matching. Each
+    response is read once under each adapter and once under the base without any, which is the reference.
     """
     tokens = policy.tokenize(items)
-    return policy.mixture.beta * (policy.adapter_values(tokens) - policy.reference_values(tokens))
+    return policy.mixture.beta * (policy.adapter_values(tokens) - policy.reference_charges(tokens))
 
 
 def judgment_log_likelihoods(policy: MixturePolicy, items: Items) -> Floats:

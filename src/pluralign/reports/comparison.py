@@ -8,7 +8,12 @@ from collections.abc import Sequence
 from pluralign.reports.page import Banner, Block, Figure, Figures, Section, Table, render
 from pluralign.reports.rows import Point, Row, forest
 from pluralign.reports.runs import METRICS, Run, describe, of_one, run_sections
-from pluralign.reports.texts import interval, number, quoted
+from pluralign.reports.texts import interval, number, quoted, text_of
+
+_UNBOUNDED = ("log_loss", "transport_cost", "pm_divergence")
+_LOWER_IS_BETTER = ("log_loss", "ece", "total_variation", "transport_cost", "pm_divergence")
+_BY_REWARD = ("win_rate", "pm_divergence", "minority_mass/on=reference")
+"""Keys without an upper bound, keys of which less is better, keys that depend on a reward model that judged."""
 
 
 def runs_page(runs: Sequence[Run]) -> str:
@@ -48,8 +53,10 @@ def _comparison(runs: Sequence[Run]) -> list[Block]:
                 for run in having
             ]
             drawn = forest(rows, f"{title} of each run with its interval.", x_label=axis, reference=reference,
-                           bounds=(0.0, math.inf if key in ("log_loss", "transport_cost") else 1.0))  # fmt: skip
+                           bounds=(0.0, math.inf if key in _UNBOUNDED else 1.0))  # fmt: skip
             best = _reading(key, having) if len(judged) < 2 else ""
+            if key in _BY_REWARD and len({text_of(run.config.get("reward")) for run in having}) > 1:
+                best = "Different reward models judged them, so that their numbers are not to be compared."
             figures.append(Figure(title, drawn, f"{best} {words[0].upper()}{words[1:]}.".strip()))
     if not figures:
         return []
@@ -85,7 +92,7 @@ def _judged_on(run: Run) -> list[str]:
 
 def _reading(key: str, runs: Sequence[Run]) -> str:
     """Which run is best, and whether its interval stands clear of the next one's."""
-    lower_is_better = key in ("log_loss", "ece", "total_variation", "transport_cost")
+    lower_is_better = key in _LOWER_IS_BETTER
     ordered = sorted(runs, key=lambda run: run.value(key) or 0.0, reverse=not lower_is_better)
     best, second = ordered[:2]
     if best.value(key) == second.value(key):

@@ -13,6 +13,7 @@ from pluralign.reports.audit import audit_sections
 from pluralign.reports.audit_data import histogram_figure
 from pluralign.reports.calibration import calibration_section
 from pluralign.reports.crowds import crowds_section
+from pluralign.reports.matching import matching_section
 from pluralign.reports.page import Block, Figure, Figures, Heading, Note, Section, Table, Tiles
 from pluralign.reports.rounds import rounds_section
 from pluralign.reports.rows import Point, Row, forest, known
@@ -27,7 +28,11 @@ METRICS = {
     "total_variation": ("Total variation", "share of votes on the wrong label", 0.0, "lower is better; 0 is exact"),
     "transport_cost": ("Transport cost", "from predicted to voted labels", 0.0, "lower is better; 0 is exact"),
     "win_rate": ("Win rate", "against the reference, by the reward", 0.5, "higher is better; 0.5 is no difference"),
-}
+    "pm_divergence": ("Matching divergence", "squared gap of log-odds", 0.0, "lower is better; 0 is matched"),
+    "minority_mass/on=reference": (
+        "Minority mass kept", "on the reference's answers", 1.0, "higher is better; 1 is all of it",
+    ),
+}  # fmt: skip
 """Metrics that runs are compared by: title, axis, a value to compare with, and how to read them."""
 
 _MOST_SLICES = 20
@@ -52,6 +57,7 @@ class Run:
     over_rewarding: Sequence[Mapping[str, Any]] = ()
     sources: Mapping[str, Sequence[Any]] | None = None
     crowds: Mapping[str, Sequence[Any]] | None = None
+    matching: Sequence[Mapping[str, Any]] = ()
 
     def value(self, key: str) -> float | None:
         """A metric that is a finite number, else None."""
@@ -78,6 +84,8 @@ def describe(run: Run) -> str:
         kind = {
             "sft": "Language model trained",
             "dpo": "Policy tuned",
+            "pm-dpo": "Policy tuned",
+            "pm-rlhf": "Policy matched to a reward",
             "em-dpo": "Types found and their policies tuned",
         }.get(objective, "Model trained")
         base = text_of(config.get("model_name_or_path"))
@@ -106,6 +114,8 @@ def run_sections(run: Run) -> list[Section]:
     by_source = _slices(run, "ece", "source", "Calibration error by source")
     if calibration := calibration_section(run.value, run.reliability, by_source, run.over_rewarding):
         sections.append(calibration)
+    if matching := matching_section(run.matching, run.value):
+        sections.append(matching)
     if run.sources is not None and (sources := sources_section(run.sources)):
         sections.append(sources)
     if run.types is not None and (types := rounds_section(run.types)):

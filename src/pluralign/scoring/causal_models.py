@@ -15,7 +15,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.modeling_outputs import CausalLMOutput
 
+from pluralign.choice.matching import Penalty
 from pluralign.core.errors import PluralignError
+from pluralign.scoring.forward import block_charges, score_tokens
 from pluralign.scoring.heads import token_log_probs
 from pluralign.scoring.items import Items
 from pluralign.scoring.loading import (
@@ -27,6 +29,7 @@ from pluralign.scoring.loading import (
 )
 from pluralign.scoring.probe import plain_model
 from pluralign.scoring.text_models import TextModel
+from pluralign.scoring.tokens import TokenizedItems
 from pluralign.scoring.trees import Reads
 
 
@@ -71,7 +74,8 @@ def with_log_probs(model: Any) -> Any:
         kwargs.pop("labels", None)
         if full_logits:
             logits = kind.forward(self, *args, **kwargs).logits.flatten(0, 1)
-            found = token_log_probs(lambda chosen: chosen, logits[sources], targets, logits.shape[-1])
+            # What the head gives is written over, and a piece of these logits is a view that may not be.
+            found = token_log_probs(torch.clone, logits[sources], targets, logits.shape[-1])
         else:
             states = self.base_model(*args, **kwargs).last_hidden_state.flatten(0, 1)
             head = self.get_output_embeddings()
@@ -98,6 +102,16 @@ class CausalModel(TextModel):
     def log_probs(self, items: Items, **options: Any) -> np.ndarray:
         """log pi(y|x) of every unique response: `(responses,)`, float64; options as in `TextModel.values`."""
         return self.values(self.tokenize(items), **options)
+
+    def charges(self, tokens: TokenizedItems, penalty: Penalty) -> np.ndarray:
+        """What a penalty charges of log pi(y|x), this model being the reference: `(responses,)`, float64, in nats.
+
+        The sum over the tokens outside: all of them under `kl`; none under `pm`, which takes no pass.
+        """
+        if penalty.mode == "pm":
+            return np.zeros(len(tokens.item))
+        read = functools.partial(block_charges, penalty=penalty)
+        return score_tokens(self.model, tokens, self.layout(tokens), read=read)
 
 
 def causal_model(

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pluralign.choice.matching import Penalty, inside
 from pluralign.core.progress import track
 from pluralign.scoring.attention import additive, block_mask, sees
 from pluralign.scoring.tokens import TokenizedItems
 from pluralign.scoring.trees import Layout, blocks_of, lay_out
 
 MAX_TOKENS_PER_BATCH = 16384
+
+Reader = Callable[[nn.Module, dict[str, Tensor], Layout], Tensor]
+"""A model, a block and its layout to what each response of the block gets, `(responses, ...)`."""
 
 
 def seen_by(block: dict[str, Tensor], layout: Layout) -> dict[str, Any]:
@@ -47,10 +52,24 @@ def block_values(model: nn.Module, block: dict[str, Tensor], layout: Layout) -> 
     A model with several outputs gives their logits, `(responses, outputs)`.
     """
     if layout.reads == "tokens":
-        log_probs = block_token_log_probs(model, block, layout)
-        sums = torch.zeros(len(block["response"]), dtype=log_probs.dtype, device=log_probs.device)
-        return sums.index_add(0, block["owner"], log_probs)
+        return _summed(block_token_log_probs(model, block, layout), block)
     return block_states(model, block, layout)[0]
+
+
+def block_charges(model: nn.Module, block: dict[str, Tensor], layout: Layout, penalty: Penalty) -> Tensor:
+    """`(responses,)` the charged part of each response's log-probability: the sum over its tokens outside, in nats.
+
+    Under `kl` it is the log-probability as in `block_values`, to the bit; under `pm` it is 0.
+    """
+    log_probs = block_token_log_probs(model, block, layout)
+    within = inside(log_probs, block["owner"], len(block["response"]), penalty)
+    return _summed(log_probs.masked_fill(within, 0.0), block)
+
+
+def _summed(log_probs: Tensor, block: dict[str, Tensor]) -> Tensor:
+    """Sums over the tokens of each response: `(responses,)`."""
+    sums = torch.zeros(len(block["response"]), dtype=log_probs.dtype, device=log_probs.device)
+    return sums.index_add(0, block["owner"], log_probs)
 
 
 def block_states(model: nn.Module, block: dict[str, Tensor], layout: Layout) -> tuple[Tensor, Any]:
@@ -72,6 +91,7 @@ def score_tokens(
     layout: Layout,
     responses: np.ndarray | None = None,
     max_tokens: int = MAX_TOKENS_PER_BATCH,
+    read: Reader = block_values,
 ) -> np.ndarray:
     """Values of responses, each computed once, without gradient.
 
@@ -81,6 +101,7 @@ def score_tokens(
         layout: how they are laid out.
         responses: which ones, sorted; `None` is all.
         max_tokens: padded tokens in one batch (a single row may be longer).
+        read: what is read off the model, one number a response where it is not `block_values`.
 
     Returns:
         `(all responses,)`, or `(all responses, outputs)` of a model with several; float64, 0 for those not asked
@@ -95,6 +116,6 @@ def score_tokens(
     with torch.no_grad():
         for rows in track(blocks_of(tokens, chosen, layout, max_tokens), "Scoring"):
             block = {name: value.to(device) for name, value in lay_out(tokens, rows, layout).items()}
-            values[block["response"].cpu().numpy()] = block_values(model, block, layout).double().cpu().numpy()
+            values[block["response"].cpu().numpy()] = read(model, block, layout).double().cpu().numpy()
     model.train(training)
     return values

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,9 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pluralign.choice.matching import Penalty
 from pluralign.choice.plackett_luce import Ties
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import disk_errors, write_json
+from pluralign.scoring.reference import PENALTY, stored_penalty
 
 RESPONSIBILITIES = "responsibilities.parquet"
 """The file of the posteriors of the annotators that a mixture was trained on."""
@@ -49,6 +51,7 @@ class Mixture:
         loss_type: `plackett-luce` or `sigmoid`, the likelihood of a ranking that they were tuned with.
         ties: and what equal ranks meant,
         top: and how many places counted.
+        penalty: what of the reference's log-probability is charged in the implicit rewards; `kl` is all of it.
 
     Raises:
         PluralignError: there is no adapter, the weights are no distribution, or there is no such likelihood.
@@ -66,6 +69,7 @@ class Mixture:
     loss_type: LossType = "plackett-luce"
     ties: Ties = "efron"
     top: int | None = None
+    penalty: Penalty = field(default_factory=lambda: Penalty("kl"))
 
     def __post_init__(self) -> None:
         shares = list(self.weights.values())
@@ -84,7 +88,7 @@ class Mixture:
 
     def write(self, folder: Path) -> None:
         """Write `mixture.json`."""
-        write_json(folder / MIXTURE, vars(self))
+        write_json(folder / MIXTURE, asdict(self))
 
 
 def read_mixture(folder: str | os.PathLike[str]) -> Mixture:
@@ -100,7 +104,8 @@ def read_mixture(folder: str | os.PathLike[str]) -> Mixture:
     with disk_errors(file):
         text = file.read_text(encoding="utf-8")
     try:
-        found = Mixture(**json.loads(text))
+        given = json.loads(text)
+        found = Mixture(**(given | {PENALTY: stored_penalty(given, "mixture")}))
     except PluralignError as fault:
         raise PluralignError(f"{file}: {fault}") from fault
     except (ValueError, TypeError, AttributeError) as fault:  # no JSON, other keys, weights without names

@@ -1,10 +1,11 @@
-"""Log-probabilities under a frozen reference: computed once per model and texts, and kept on disk."""
+"""What is charged of log-probabilities under a frozen reference: computed once, and kept on disk."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,16 @@ import peft
 import safetensors.numpy
 import torch
 
+from pluralign.choice.matching import Penalty
+from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write, cache_folder
 from pluralign.core.fingerprint import fingerprint
 from pluralign.scoring.causal_models import CausalModel
 from pluralign.scoring.loading import SETTINGS
 from pluralign.scoring.tokens import TokenizedItems
+
+PENALTY = "penalty"
+"""What a tuned policy's settings, and a mixture's file, say of what log pi was charged on."""
 
 _NOT_CONTENT = ("_name_or_path", "transformers_version", "architectures", "dtype", SETTINGS)
 
@@ -35,15 +41,52 @@ def fingerprint_weights(model: Any) -> str:
     return digest.hexdigest()[:32]
 
 
-def log_probs_file(model_name: str, tokens: TokenizedItems, dtype: str) -> Path:
-    """Where the log-probabilities of some texts under a model are kept.
+def as_stored(penalty: Penalty) -> dict[str, Any]:
+    """A penalty as a policy's settings and a mixture's file hold it.
+
+    Examples:
+        >>> as_stored(Penalty("kl"))
+        {'mode': 'kl', 'alpha': 0.1, 'gate': 'token'}
+    """
+    return asdict(penalty)
+
+
+def stored_penalty(settings: Mapping[str, Any], place: str) -> Penalty:
+    """The penalty that a policy was tuned with; `kl`, that of DPO, where nothing is said of one.
+
+    Args:
+        settings: of a config, or a mixture's file.
+        place: where they stand, for the error.
+
+    Raises:
+        PluralignError: what is said is no penalty.
+
+    Examples:
+        >>> stored_penalty({"beta": 0.1}, "runs/policy").mode
+        'kl'
+        >>> stored_penalty({"penalty": {"mode": "pm"}}, "runs/policy").mode
+        'pm'
+    """
+    found = settings.get(PENALTY, {"mode": "kl"})
+    try:
+        return Penalty(**found)
+    except (PluralignError, TypeError) as fault:  # other keys, or none at all
+        raise PluralignError(
+            f"{place}: penalty: found {found!r}, expected mode, alpha and gate ({fault}): train it again"
+        ) from fault
+
+
+def log_probs_file(model_name: str, tokens: TokenizedItems, dtype: str, penalty: Penalty) -> Path:
+    """Where the charged log-probabilities of some texts under a model are kept.
 
     Args:
         model_name: the fingerprint of the model.
         tokens: the texts.
         dtype: in which the model computes.
+        penalty: what it charges. Under `kl`, all, neither threshold nor gate has a meaning.
     """
-    key = fingerprint("log-probs-1", model_name, tokens.fingerprint(), dtype)
+    charged = () if penalty.mode == "kl" else astuple(penalty)
+    key = fingerprint("log-probs-1", model_name, tokens.fingerprint(), dtype, *charged)
     return cache_folder() / "reference-log-probs" / f"{key}.safetensors"
 
 
@@ -70,8 +113,19 @@ def kept_log_probs(
     return found
 
 
-def reference_log_probs(reference: CausalModel, tokens: TokenizedItems) -> np.ndarray:
-    """log pi_ref(y|x) of texts tokenized for the policy: `(responses,)`, float64, kept in the cache."""
+def reference_charges(reference: CausalModel, tokens: TokenizedItems, penalty: Penalty) -> np.ndarray:
+    """What a penalty charges of log pi_ref(y|x), of texts tokenized for the policy, in nats; kept in the cache.
+
+    Args:
+        reference: the frozen model.
+        tokens: the texts.
+        penalty: `kl` gives log pi_ref(y|x), `pm` 0.
+
+    Returns:
+        `(responses,)`, float64.
+    """
+    if penalty.mode == "pm":
+        return reference.charges(tokens, penalty)
     precision = f"{next(reference.model.parameters()).dtype} no"
-    file = log_probs_file(fingerprint_weights(reference.model), tokens, precision)
-    return kept_log_probs(file, lambda: reference.values(tokens))
+    file = log_probs_file(fingerprint_weights(reference.model), tokens, precision, penalty)
+    return kept_log_probs(file, lambda: reference.charges(tokens, penalty))

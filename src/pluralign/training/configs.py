@@ -9,6 +9,8 @@ from typing import Any, Literal, get_args
 import trl
 from transformers import TrainingArguments
 
+from pluralign.choice.matching import Gate, Mode, Penalty
+
 Ties = Literal["efron", "breslow", "average", "marginal"]
 
 
@@ -173,6 +175,52 @@ class DPOConfig(JudgmentConfig):
             raise ValueError("top: counts places of a ranking, so it needs loss_type: plackett-luce")
         if self.beta <= 0:
             raise ValueError(f"beta: found {self.beta}, expected a positive number")
+
+    @property
+    def penalty(self) -> Penalty:
+        """What of the reference's log-probability is charged in the implicit reward: in DPO all of it."""
+        return Penalty("kl")
+
+
+@dataclass
+class MatchingConfig(DPOConfig):
+    """DPO whose implicit reward charges a part of the reference's log-probability.
+
+    Args:
+        mode: `kl` charges all of log pi_ref(y|x), which is DPO; `pm` nothing; `conditional` that of the tokens
+            that the reference finds unlikely (docs: matching by DPO).
+        alpha: Of `conditional`: a token is charged unless the reference gives it more than this probability.
+        gate: Of `conditional`: `token` asks each token, `sequence` a response whole by the geometric mean of its
+            tokens' probabilities, `sequence-minimum` by the least of them.
+    """
+
+    mode: Mode = field(default="kl", metadata={"help": "What of the reference's log-probability is charged."})
+    alpha: float = field(default=0.1, metadata={"help": "Tokens above this reference probability are not charged."})
+    gate: Gate = field(default="token", metadata={"help": "Ask each token, or a response whole."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        Penalty(self.mode, self.alpha, self.gate)  # complains of values that do not fit
+
+    @property
+    def penalty(self) -> Penalty:
+        """What of the reference's log-probability is charged in the implicit reward."""
+        return Penalty(self.mode, self.alpha, self.gate)
+
+
+@dataclass
+class PMDPOConfig(MatchingConfig):
+    """Preference matching from pairs and rankings (docs: matching by DPO); fields as in `MatchingConfig`.
+
+    Args:
+        beta: Inverse temperature: the policy's odds are those of exp(r / beta), r the judgments' log-odds. At 1,
+            the default, they are the judgments' own.
+    """
+
+    beta: float = field(default=1.0, metadata={"help": "The odds are those of exp(r / beta): 1 matches."})
+    mode: Mode = field(
+        default="conditional", metadata={"help": "What of the reference's log-probability is charged."}
+    )
 
 
 @dataclass

@@ -12,9 +12,10 @@ long are cut on the left. Mean logits, entropy and token accuracy are not logged
 from __future__ import annotations
 
 import copy
+import functools
 import os
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import peft
@@ -22,13 +23,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from pluralign.choice.matching import Penalty
 from pluralign.choice.plackett_luce import log_likelihood, pair_log_likelihood, pair_sides
 from pluralign.core.errors import PluralignError
 from pluralign.judgments.votes import read_votes
 from pluralign.scoring.causal_models import CausalModel, causal_model, load_causal_model
-from pluralign.scoring.forward import block_values
+from pluralign.scoring.forward import block_charges
 from pluralign.scoring.loading import SETTINGS
-from pluralign.scoring.reference import fingerprint_weights, kept_log_probs, log_probs_file
+from pluralign.scoring.reference import PENALTY, as_stored, fingerprint_weights, kept_log_probs, log_probs_file
 from pluralign.scoring.tokens import TokenizedItems
 from pluralign.scoring.votes import PairVotes
 from pluralign.training.configs import DPOConfig
@@ -50,7 +52,8 @@ class DPOTrainer(JudgmentTrainer):
         trainer_arguments: passed on to `transformers.Trainer` (callbacks, optimizers ...).
 
     Raises:
-        PluralignError: the model is no causal language model, or no judgment ranks anything.
+        PluralignError: the model is no causal language model, no judgment ranks anything, or a reference is given
+            to a mode without one.
 
     Train on judgments:
 
@@ -59,6 +62,8 @@ class DPOTrainer(JudgmentTrainer):
     """
 
     args: DPOConfig
+    objective: ClassVar[str] = "dpo"
+    """What the policy's settings say it was tuned by."""
 
     def __init__(
         self,
@@ -75,13 +80,17 @@ class DPOTrainer(JudgmentTrainer):
         given = _given(model, args, processing_class)
         if isinstance(given.model, peft.PeftModel) and peft_config is not None:
             raise PluralignError("peft_config: the model has an adapter already; merge it first, or train it on")
-        getattr(given.model.config, SETTINGS).update(objective="dpo", beta=args.beta)
+        if ref_model is not None and args.penalty.mode == "pm":
+            raise PluralignError("ref_model: mode: pm takes nothing from a reference; leave it out")
+        tuned = {"objective": self.objective, "beta": args.beta, PENALTY: as_stored(args.penalty)}
+        getattr(given.model.config, SETTINGS).update(tuned)
         self._ref_model = None if ref_model is None else causal_model(ref_model, given.tokenizer).model
         self._adapter_off = peft_config is not None and ref_model is None
-        if not args.precompute_ref_log_probs and self._ref_model is None and not self._adapter_off:
+        live = not args.precompute_ref_log_probs and args.penalty.mode != "pm"
+        if live and self._ref_model is None and not self._adapter_off:
             self._ref_model = copy.deepcopy(given.model)
         self._ref_name = fingerprint_weights(given.model if self._ref_model is None else self._ref_model)
-        self._ref_log_probs: dict[str, np.ndarray] = {}
+        self._charges: dict[tuple[str, Penalty], np.ndarray] = {}
         self.policy = CausalModel(self._adapted(given.model, args, peft_config), given.tokenizer, given.limits)
         super().__init__(self.policy, args, train_dataset, eval_dataset, **trainer_arguments)
         if self._ref_model is not None:
@@ -111,6 +120,9 @@ class DPOTrainer(JudgmentTrainer):
         return (lambda responses, ranks: np.full((len(ranks), 1), smoothing)) if smoothing else None
 
     def _utilities(self, values: Tensor, inputs: dict[str, Any]) -> Tensor:
+        penalty = self.args.penalty
+        if penalty.mode == "pm":
+            return self.args.beta * values
         if self.args.precompute_ref_log_probs:
             reference = self._train_reference[inputs["response"]]
         else:
@@ -118,7 +130,8 @@ class DPOTrainer(JudgmentTrainer):
             training = model.training
             with torch.no_grad(), context:
                 model.eval()
-                reference = torch.cat([block_values(model, block, self.layout) for block in inputs["blocks"]])
+                charges = [block_charges(model, block, self.layout, penalty) for block in inputs["blocks"]]
+                reference = torch.cat(charges)
                 model.train(training)
         return self.args.beta * (values - reference)
 
@@ -138,21 +151,27 @@ class DPOTrainer(JudgmentTrainer):
             "eval_dataset, or give ref_model, or set precompute_ref_log_probs: false"
         )
 
-    def _reference(self, tokens: TokenizedItems) -> np.ndarray:
-        """log pi_ref(y|x) of all responses of some texts: from memory, from disk, or computed and kept."""
-        name = tokens.fingerprint()
-        if name not in self._ref_log_probs:
-            precision = f"{next(self.policy.model.parameters()).dtype} {self.accelerator.mixed_precision}"
-            file = log_probs_file(self._ref_name, tokens, precision)
-            self._ref_log_probs[name] = kept_log_probs(
-                file, lambda: self._compute_reference(tokens), self._all, self.accelerator.is_main_process
-            )
-        return self._ref_log_probs[name]
+    def _reference(self, tokens: TokenizedItems, penalty: Penalty | None = None) -> np.ndarray:
+        """What is charged of log pi_ref(y|x) of all responses of some texts, by the config's penalty or another.
 
-    def _compute_reference(self, tokens: TokenizedItems) -> np.ndarray:
+        From memory, from disk, or computed and kept; without a pass where nothing is charged.
+        """
+        charged = penalty or self.args.penalty
+        if charged.mode == "pm":
+            return np.zeros(len(tokens.item))
+        name = tokens.fingerprint(), charged
+        if name not in self._charges:
+            precision = f"{next(self.policy.model.parameters()).dtype} {self.accelerator.mixed_precision}"
+            file = log_probs_file(self._ref_name, tokens, precision, charged)
+            self._charges[name] = kept_log_probs(
+                file, lambda: self._charged_by(tokens, charged), self._all, self.accelerator.is_main_process
+            )
+        return self._charges[name]
+
+    def _charged_by(self, tokens: TokenizedItems, penalty: Penalty) -> np.ndarray:
         model, context = self._frozen()
         with context:
-            return self._values(tokens, model)
+            return self._values(tokens, model, read=functools.partial(block_charges, penalty=penalty))
 
     def _all(self, true: bool) -> bool:
         """Whether something is true in every process."""

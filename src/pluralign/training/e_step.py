@@ -81,12 +81,12 @@ class EStep:
 
 
 class TypeUtilities:
-    """u_k(x, y) = beta (log pi_k(y|x) - log pi_ref(y|x)) of texts, each computed once, when it is first needed.
+    """u_k(x, y) = beta (log pi_k(y|x) - charged(x, y)) of texts, each computed once, when it is first needed.
 
     Args:
         types: K.
         beta: inverse temperature.
-        reference: log pi_ref(y|x) `(responses,)`.
+        reference: what is charged of log pi_ref(y|x), in DPO all of it, `(responses,)`.
         compute: type and some responses (sorted) to log pi_k(y|x) `(responses,)`, right for those.
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pluralign.training.configs import DPOConfig, apply_preset, check_choices
+from pluralign.training.configs import MatchingConfig, apply_preset, check_choices
 from pluralign.training.typed_batches import Routing
 
 Start = Literal["latent-class", "spectral", "kmeans", "groups", "dirichlet"]
@@ -30,10 +30,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 @dataclass
-class EMDPOConfig(DPOConfig):
+class EMDPOConfig(MatchingConfig):
     """EM-DPO: latent types of annotators, found while a policy for each is tuned.
 
-    `num_train_epochs`, `max_steps` and the learning rate's schedule are those of one M-step.
+    `num_train_epochs`, `max_steps` and the learning rate's schedule are those of one M-step. With a `mode` other
+    than `kl` each type's policy matches what its people say (docs: matching by DPO).
 
     Args:
         types: How many types, or `auto`: chosen by held-out log-likelihood over annotators, one being possible.

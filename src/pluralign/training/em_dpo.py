@@ -31,6 +31,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
+from pluralign.choice.matching import Penalty
 from pluralign.choice.mixture import halves, places_within, temperatures
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_json, write_parquet
@@ -160,7 +161,7 @@ class EMDPOTrainer(DPOTrainer):
         """The types' policies with their shares."""
         args = self.args
         weights = dict(zip(self.adapters, self.mixture_weights.tolist(), strict=True))
-        return Mixture(weights, args.beta, args.loss_type, args.ties, args.top)
+        return Mixture(weights, args.beta, args.loss_type, args.ties, args.top, args.penalty)
 
     @property
     def people(self) -> dict[str, np.ndarray]:
@@ -297,7 +298,7 @@ class EMDPOTrainer(DPOTrainer):
             scored, place = scored[place < args.most_scored], place[place < args.most_scored]
         step = EStep(self.annotator, before.log_weights + other, args.drop_below)
         values = self._type_utilities(self.train_tokens)
-        indifferent = self.log_likelihoods(self.train_items, np.zeros(len(self.train_tokens.item)), scored)
+        indifferent = self.log_likelihoods(self.train_items, self._untuned(self.train_tokens), scored)
         began = time.perf_counter()
         for rows in step.stages(scored, place):
             for kind in range(len(self.adapters)):
@@ -325,6 +326,12 @@ class EMDPOTrainer(DPOTrainer):
         )
         tell(found.record)
         return found
+
+    def _untuned(self, tokens: TokenizedItems) -> np.ndarray:
+        """u(x, y) under the reference `(responses,)`: 0 where all of log pi_ref is charged, as in DPO."""
+        if self.args.penalty.mode == "kl":
+            return np.zeros(len(tokens.item))
+        return self.args.beta * (self._reference(tokens, Penalty("kl")) - self._reference(tokens))
 
     def _type_utilities(self, tokens: TokenizedItems) -> TypeUtilities:
         exact = self.accelerator.mixed_precision == "no"

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, Trainer
 from transformers.utils import logging
 
 from pluralign.core.errors import PluralignError
-from pluralign.scoring.forward import block_values, score_tokens
+from pluralign.scoring.forward import Reader, block_values, score_tokens
 from pluralign.scoring.items import Items
 from pluralign.scoring.recalibrated import remove_recalibration
 from pluralign.scoring.text_models import TextModel
@@ -196,13 +196,19 @@ class ResponseTrainer(Trainer):
 
     # Reading and saving.
 
-    def _values(self, tokens: TokenizedItems, model: Any = None, responses: np.ndarray | None = None) -> np.ndarray:
+    def _values(
+        self,
+        tokens: TokenizedItems,
+        model: Any = None,
+        responses: np.ndarray | None = None,
+        read: Reader = block_values,
+    ) -> np.ndarray:
         """`(responses, ...)`, 0 for those not asked for; each process reads its share of the items."""
         processes, mine = self.accelerator.num_processes, self.accelerator.process_index
         asked = np.arange(len(tokens.item)) if responses is None else responses
         share = asked[tokens.item[asked] % processes == mine]
         with self.accelerator.autocast():
-            values = score_tokens(self.model if model is None else model, tokens, self.layout, share)
+            values = score_tokens(self.model if model is None else model, tokens, self.layout, share, read=read)
         total = self.accelerator.reduce(torch.from_numpy(values).to(self.accelerator.device), "sum")
         return total.cpu().numpy()
 

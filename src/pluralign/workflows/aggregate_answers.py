@@ -68,7 +68,8 @@ def draw_answers(
 
     Returns:
         a row per answer, policy by policy and prompt by prompt: `prompt`, `response`, `by`, `log_prob` under who
-        drew it, `tokens`, `finished`, and for each type `utility_K` = log pi_K(y|x) - log pi_ref(y|x), in nats.
+        drew it, `tokens`, `finished`, and for each type `utility_K` = log pi_K(y|x) - log pi_ref(y|x), in nats; of
+        log pi_ref only what the run's penalty charges.
 
     Raises:
         PluralignError: a policy cannot be loaded, has other tokens, or cannot hold the answers.
@@ -117,6 +118,8 @@ def log_ratios_of(
 ) -> np.ndarray:
     """log pi_k(y|x) - log pi_ref(y|x) of drawn tokens, in nats; an answer that was drawn often is scored once.
 
+    Of log pi_ref(y|x) only what the mixture's penalty charges is taken off, as when its adapters were tuned.
+
     Args:
         policy: the types' policies.
         prompt_ids: token ids of each prompt.
@@ -132,7 +135,7 @@ def log_ratios_of(
     for key in sorted(set(keys)):  # prompt by prompt
         place[key] = len(place)
     unique = TokenizedItems(prompt_ids, [list(key[1:]) for key in place], np.array([key[0] for key in place]), 0, 0)
-    found = policy.adapter_values(unique) - policy.reference_values(unique)
+    found = policy.adapter_values(unique) - policy.reference_charges(unique)
     return np.asarray(found[:, [place[key] for key in keys]])
 
 

@@ -13,6 +13,8 @@ from transformers.utils import logging
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import disk_errors
 from pluralign.core.runs import CONFIG, file_fingerprints
+from pluralign.evaluation.label_pairs import pairs_of_votes
+from pluralign.evaluation.pairs import Pairs
 from pluralign.evaluation.recalibration import (
     Method,
     Recalibration,
@@ -22,12 +24,15 @@ from pluralign.evaluation.recalibration import (
     temperature_bounds,
 )
 from pluralign.judgments.reading import read
-from pluralign.scoring.items import items_of
+from pluralign.judgments.table import Judgments
+from pluralign.scoring.crowds import crowd_of
+from pluralign.scoring.items import compares, items_of
 from pluralign.scoring.loading import load_parts
 from pluralign.scoring.mixtures import is_mixture
 from pluralign.scoring.recalibrated import CALIBRATION, remove_recalibration, write_recalibration
-from pluralign.scoring.reward_models import is_reward_model, load_reward_model
+from pluralign.scoring.reward_models import RewardModel, is_reward_model, load_reward_model
 from pluralign.workflows.evaluate import pairs_under
+from pluralign.workflows.evaluate_crowds import labels_anything
 
 logger = logging.get_logger(__name__)
 
@@ -44,8 +49,9 @@ def calibrate(
 ) -> Recalibration:
     """Fit a recalibration of a reward model on held-out judgments and write `calibration.json` into its folder.
 
-    Each judgment counts once, its weight shared among its strict pairs, as in `evaluate`. What was stored before is
-    replaced and has no part in the fit.
+    Each judgment counts once, its weight shared among its strict pairs, as in `evaluate`. Where the files hold only
+    votes on single responses, `pluralign.evaluation.label_pairs` makes comparisons of them. What was stored before
+    is replaced and has no part in the fit.
 
     Args:
         model: the folder of a reward model: a run, a model folder, an adapter.
@@ -75,10 +81,8 @@ def calibrate(
             f"{folder}: was trained on {', '.join(known)}; there its margins are larger than on new data, and a "
             "recalibration fitted there stays too sure: give held-out judgments"
         )
-    judgments = read(paths, label_scale)
-    items = items_of(judgments)
-    rewards = load_reward_model(folder, raw=True, trust_remote_code=trust_remote_code).score_items(items)
-    pairs = pairs_under(items, rewards)
+    model_raw = load_reward_model(folder, raw=True, trust_remote_code=trust_remote_code)
+    pairs = _pairs(read(paths, label_scale), model_raw)
     if not pairs.weight.sum() > 0:
         raise PluralignError(
             f"{', '.join(paths)}: no strict pair with a weight above 0: give judgments that prefer one response"
@@ -100,6 +104,17 @@ def calibrate(
     found = Recalibration(fitted.method, fitted.temperature, fitted.knots, record)
     write_recalibration(folder, found)
     return found
+
+
+def _pairs(judgments: Judgments, model: RewardModel) -> Pairs:
+    """What people compared; where they gave labels to single responses, the comparisons that those votes hold."""
+    if compares(judgments) or not labels_anything(judgments):
+        items = items_of(judgments)
+        return pairs_under(items, model.score_items(items))
+    crowd = crowd_of(judgments)
+    items = crowd.items()
+    rewards = model.score_items(items)[items.response]
+    return pairs_of_votes(rewards, crowd.counts, crowd.scale.rewards, items.prompt)
 
 
 def remove_calibration(model: str | os.PathLike[str]) -> bool:

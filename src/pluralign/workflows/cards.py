@@ -46,9 +46,20 @@ each annotator is of, `types.json` what every round found.""",
 }
 
 
+_KINDS = {
+    "sft": "policy",
+    "dpo": "tuned",
+    "pm-dpo": "tuned",
+    "pm-rlhf": "tuned",
+    "em-dpo": "types",
+    "dprm": "crowd",
+}
+"""What an objective makes, where that is no plain reward model."""
+
+
 def run_card(objective: str, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     """A model card for the hub: front matter, use, data, results."""
-    kind = {"sft": "policy", "dpo": "tuned", "em-dpo": "types", "dprm": "crowd"}.get(objective, "reward")
+    kind = _KINDS.get(objective, "reward")
     base = str(config["model_name_or_path"])
     tags = ["pluralign", objective, "reward-model" if kind in ("reward", "crowd") else "language-model"]
     lines = ["---", "library_name: transformers", "tags:"]

@@ -44,7 +44,8 @@ from pluralign.workflows.evaluate_crowds import (
     write_crowds,
 )
 from pluralign.workflows.evaluate_types import believed, cross_table, shown_utilities, type_metrics
-from pluralign.workflows.policies import against_reference
+from pluralign.workflows.matching import MATCHING, matching_beside, reward_note
+from pluralign.workflows.policies import against_reference, answer_rows, compare
 from pluralign.workflows.score import MarginMap, rewards_of
 
 logger = logging.get_logger(__name__)
@@ -151,7 +152,7 @@ def evaluate(
     reference: str | None = None,
     beta: float | None = None,
     reward: str | None = None,
-    samples: int = 1,
+    samples: int = 2,
     max_new_tokens: int = 128,
     quantile: float | None = None,
     revision: str = "main",
@@ -159,9 +160,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate a reward model or a policy on judgments and write a run folder.
 
-    A policy is judged by its implicit reward beta * (log pi(y|x) - log pi_ref(y|x)), and, where a reward model is
-    given, by how often its answers beat the reference's. In a run of `em-dpo` every judgment is judged by the
-    policy of its annotator's type (see `typed_metrics`); any other mixture is judged as one policy.
+    A policy is judged by its implicit reward beta * (log pi(y|x) - log pi_ref(y|x)), of log pi_ref what its tuning
+    charged (in preference matching a part or nothing), and, where a reward model is
+    given, by how often its answers beat the reference's and by how far its odds are from the reward model's. In a
+    run of `em-dpo` every judgment is judged by the policy of its annotator's type (see `typed_metrics`); any other
+    mixture, and what is drawn from any, is judged as one policy.
     A reward model is judged by its log-odds: rewards divided by its stored temperature, margins through its stored
     isotonic recalibration. One that predicts labels is judged by its predictions where the files have labels, and
     by its rewards where they compare responses.
@@ -170,8 +173,8 @@ def evaluate(
         model: a run, a model folder, or a hub id.
         files: canonical files.
         out: the folder: `metrics.json`, `reliability.json`, `annotators.parquet`, `README.md`,
-            `over_rewarding.json` of reward models, `answers.jsonl` where answers were drawn, `crowds.parquet` where
-            labels were predicted (then the others only if responses are compared).
+            `over_rewarding.json` of reward models, `answers.jsonl` and `matching.json` where answers were drawn,
+            `crowds.parquet` where labels were predicted (then the others only if responses are compared).
         label_scale: for files whose labels come without one.
         seed: of the bootstrap and of the answers.
         raw: of reward models, leave stored recalibrations aside.
@@ -179,7 +182,7 @@ def evaluate(
         reference: of a policy, a folder or hub id; `None` is the model that its run started from.
         beta: of a policy; `None` is the one it was tuned with, else 0.1.
         reward: the reward model that judges a policy's answers to the prompts, a folder or hub id.
-        samples: answers to each prompt from policy and reference each.
+        samples: answers to each prompt from policy and reference each; matching on them takes two or more.
         max_new_tokens: the longest answer.
         quantile: of reward models that predict labels: the reward is this quantile, not the mean.
         revision: branch, tag or commit on the hub.
@@ -234,14 +237,21 @@ def evaluate(
     people = {} if mixture is None else read_responsibilities(model, len(mixture.weights))
     compared: dict[str, float] = {}
     answers: list[dict[str, Any]] = []
+    plots: list[dict[str, Any]] = []
+    notes = _recalibration_notes([model, *others], raw, quantile) if is_reward else []
     margin_map: MarginMap | None = None
     if is_reward:
         utilities, margin_map, compared = rewards_of([model, *others], items, raw, quantile, hub, single)
     else:
         judged = None if reward is None else load_reward_model(reward)
-        utilities, compared, answers = against_reference(
+        beside = against_reference(
             model, items, reference, beta, judged, samples, max_new_tokens, seed, **hub, by_type=mixture is not None
         )
+        utilities = beside.utilities
+        if judged is not None:
+            matched, plots = matching_beside(beside, items, judged, slices_of(judgments, items), seed)
+            compared, answers = compare(beside.draws, seed) | matched, answer_rows(items.prompts, beside.draws)
+            notes = [reward_note(str(reward), judged)]
     types = None
     if mixture is None:
         metrics = reward_metrics(judgments, items, utilities, seed, recalibration=margin_map)
@@ -256,11 +266,11 @@ def evaluate(
     if answers:
         with atomic_write(folder / "answers.jsonl", "w") as file:
             file.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
+        write_json(folder / MATCHING, {"lists": plots})
     if crowds is not None:
         write_crowds(folder, crowds)
     card = title
-    if is_reward and (notes := _recalibration_notes([model, *others], raw, quantile)):
-        card += [*notes, ""]
+    card += [*notes, ""] if notes else []
     if mixture is not None and (crossed := cross_table(metrics, list(mixture.weights))):
         card += [*crossed, ""]
     finish_run(folder, metrics, "\n".join([*card, *metrics_table(metrics)]) + "\n")

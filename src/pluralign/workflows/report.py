@@ -20,6 +20,7 @@ from pluralign.reports.audit_schema import filled
 from pluralign.reports.calibration import BIN, OVER_REWARDING
 from pluralign.reports.comparison import runs_page
 from pluralign.reports.crowds import TEXTS, columns_of, labels_in
+from pluralign.reports.matching import SHAPE as MATCHING
 from pluralign.reports.rounds import SHAPE as ROUNDS
 from pluralign.reports.runs import Run
 from pluralign.reports.sources import COLUMNS as SOURCES
@@ -79,6 +80,7 @@ def read_run(folder: Path, name: str) -> Run:
     story = folder / "aggregate.json"
     aggregate = _filled(story, _json(story, dict), AGGREGATE, story.name) if story.exists() else None
     rounds, gaps = folder / "types.json", folder / "over_rewarding.json"
+    pairs = folder / "matching.json"
     return Run(
         name=name,
         metrics=_json(folder / "metrics.json", dict),
@@ -93,6 +95,7 @@ def read_run(folder: Path, name: str) -> Run:
         over_rewarding=_filled(gaps, _json(gaps, list, []), OVER_REWARDING, gaps.name),
         sources=_sources(folder / "sources.parquet"),
         crowds=_crowds(folder / "crowds.parquet"),
+        matching=_filled(pairs, _json(pairs, dict, {}), MATCHING, pairs.name)["lists"],
     )
 
 

@@ -47,7 +47,7 @@ def split_file(
     Args:
         file: a canonical Parquet or JSON Lines file.
         out: the folder to write; files of these two names in it are replaced, others stay.
-        by: the column whose values stay whole: `prompt`, `annotator`, `source` or `group`.
+        by: what stays whole: `prompt`, `response`, `annotator`, `source` or `group`.
         test: the share of judgments to hold out; 0.2 when neither this nor `test_units` is given.
         seed: another seed holds out other units.
         test_units: hold out this many whole units instead of a share.

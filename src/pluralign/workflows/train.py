@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -12,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import transformers
-import trl
 from accelerate import PartialState
 from transformers.utils import logging
-from trl import ModelConfig, get_peft_config, get_quantization_config
+from trl import ModelConfig
 
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_folder, disk_errors, write_parquet
@@ -25,24 +24,17 @@ from pluralign.evaluation.pairs import Pairs
 from pluralign.judgments.joining import join_sources
 from pluralign.judgments.reading import read
 from pluralign.judgments.table import Judgments
-from pluralign.scoring.causal_models import load_causal_model
+from pluralign.policies.loading import load_policy
 from pluralign.scoring.items import compares, items_of
-from pluralign.scoring.loading import load_parts, read_chat_template
 from pluralign.scoring.recalibrated import remove_recalibration
-from pluralign.scoring.reward_models import build_reward_model
+from pluralign.scoring.tokens import model_context
 from pluralign.training.checkpoints import newest_checkpoint
-from pluralign.training.configs import BradleyTerryConfig, DPOConfig, PlackettLuceConfig, SFTConfig
-from pluralign.training.dpo import DPOTrainer
-from pluralign.training.dprm import DPRMTrainer, training_scale
-from pluralign.training.dprm_config import DPRMConfig
-from pluralign.training.em_config import EMDPOConfig
+from pluralign.training.dprm import DPRMTrainer
 from pluralign.training.em_dpo import EMDPOTrainer
 from pluralign.training.judgment_trainer import JudgmentTrainer
 from pluralign.training.more import MORETrainer
-from pluralign.training.more_config import MOREConfig
-from pluralign.training.response_trainer import ResponseTrainer, load_options
-from pluralign.training.reward_trainer import BradleyTerryTrainer, PlackettLuceTrainer, RewardTrainer
-from pluralign.training.sft import SFTTrainer, completions
+from pluralign.training.pm_rlhf import PMRLHFTrainer, last_answers
+from pluralign.training.reward_trainer import RewardTrainer
 from pluralign.training.source_logs import mean_weights, source_history
 from pluralign.workflows.cards import run_card
 from pluralign.workflows.evaluate import (
@@ -53,20 +45,11 @@ from pluralign.workflows.evaluate import (
     write_calibration,
 )
 from pluralign.workflows.evaluate_crowds import CrowdResult, evaluate_crowd, write_crowds
+from pluralign.workflows.matching import matching_metrics
 from pluralign.workflows.settings import Given, check_known, check_value, fields_of, plain, read_flags, read_yaml
+from pluralign.workflows.trainers import OBJECTIVES, TrainingRun, make_trainer, model_kwargs
 
 logger = logging.get_logger(__name__)
-
-OBJECTIVES: dict[str, tuple[type[transformers.TrainingArguments], type[Any]]] = {
-    "bradley-terry": (BradleyTerryConfig, BradleyTerryTrainer),
-    "plackett-luce": (PlackettLuceConfig, PlackettLuceTrainer),
-    "more": (MOREConfig, MORETrainer),
-    "dprm": (DPRMConfig, DPRMTrainer),
-    "dpo": (DPOConfig, DPOTrainer),
-    "em-dpo": (EMDPOConfig, EMDPOTrainer),
-    "sft": (SFTConfig, SFTTrainer),
-}
-"""Objective to its config and trainer."""
 
 OWN_KEYS: dict[str, Any] = {
     "objective": str,
@@ -79,20 +62,6 @@ OWN_KEYS: dict[str, Any] = {
 
 _OURS_TO_SET = {"do_train", "do_eval", "do_predict", "remove_unused_columns", "resume_from_checkpoint"}
 _NOT_ON_JUDGMENTS = {"lora_task_type"}
-
-
-@dataclass(frozen=True)
-class TrainingRun:
-    """A checked config, ready to run."""
-
-    objective: str
-    train_files: list[str]
-    eval_files: list[str]
-    label_scale: str | None
-    folder: Path
-    model: ModelConfig
-    args: transformers.TrainingArguments
-    resolved: dict[str, Any]
 
 
 def train(config: str | os.PathLike[str], flags: Sequence[str] = ()) -> dict[str, Any]:
@@ -118,13 +87,16 @@ def train(config: str | os.PathLike[str], flags: Sequence[str] = ()) -> dict[str
 def check(given: Mapping[str, Given], flags: Mapping[str, Given], place: str = "config") -> TrainingRun:
     """Check every key and value by type and choice; nothing is loaded."""
     given = {**given, **flags}
-    for key in ("objective", "model_name_or_path", "train_files", "output_dir"):
+    needed = ["objective", "model_name_or_path", "train_files", "output_dir"]
+    if "objective" in given:
+        objective = check_value(given["objective"], str, choices=tuple(OBJECTIVES))
+        needed += ["reward_model"] if objective == "pm-rlhf" else []
+    for key in needed:
         if key not in given:
             raise PluralignError(f"{place}: the key '{key}' is missing")
-    objective = check_value(given["objective"], str, choices=tuple(OBJECTIVES))
     kind = OBJECTIVES[objective][0]
     own, model_fields, fields = dict(OWN_KEYS), fields_of(ModelConfig), fields_of(kind)
-    hidden = _OURS_TO_SET if objective == "sft" else _OURS_TO_SET | _NOT_ON_JUDGMENTS
+    hidden = _OURS_TO_SET if objective in ("sft", "pm-rlhf") else _OURS_TO_SET | _NOT_ON_JUDGMENTS
     check_known(given, [key for key in {**own, **model_fields, **fields} if key not in hidden])
     values = {key: check_value(given[key], hint) for key, hint in own.items() if key in given}
     model_values: dict[str, Any] = {}
@@ -195,8 +167,7 @@ def run(job: TrainingRun) -> dict[str, Any]:
     state.wait_for_everyone()
     if checkpoint is not None:
         logger.warning(f"{job.folder}: resuming from {checkpoint.name}")
-    make = _sft if job.objective == "sft" else _on_judgments
-    trainer = make(job, judgments, evaluated)
+    trainer: Any = make_trainer(job, judgments, evaluated)
     resume: str | bool | None = None if checkpoint is None else str(checkpoint)
     if job.objective == "em-dpo":  # its checkpoints are those of its rounds
         resume = found == "started"
@@ -215,6 +186,7 @@ def run(job: TrainingRun) -> dict[str, Any]:
         trainer.save_model(str(folder), _internal_call=True)
         (folder / "training_args.bin").unlink(missing_ok=True)
     if state.is_main_process:
+        metrics |= _matched(job, trainer)
         metrics = {key: value for key, value in metrics.items() if _storable(value)}
         if held_out.crowds is not None:
             write_crowds(job.folder, held_out.crowds)
@@ -247,66 +219,15 @@ def _storable(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
-def _model_kwargs(job: TrainingRun) -> dict[str, Any]:
-    kwargs: dict[str, Any] = {"dtype": job.model.dtype}
-    if job.model.attn_implementation is not None:
-        kwargs["attn_implementation"] = job.model.attn_implementation
-    quantization = get_quantization_config(job.model)
-    if quantization is not None:
-        kwargs |= {"quantization_config": quantization, "device_map": {"": PartialState().process_index}}
-    return kwargs
-
-
-def _on_judgments(job: TrainingRun, judgments: Judgments, evaluated: Judgments | None) -> ResponseTrainer:
-    args: Any = job.args
-    load: Any = load_causal_model if job.objective in ("dpo", "em-dpo") else build_reward_model
-    if isinstance(args, DPRMConfig):
-        load = functools.partial(build_reward_model, label_scale=training_scale(judgments, args))
-    loaded: Any = load(
-        job.model.model_name_or_path,
-        revision=job.model.model_revision,
-        **_model_kwargs(job),
-        **load_options(args),
-    )
-    trainer: ResponseTrainer = OBJECTIVES[job.objective][1](
-        model=loaded.model,
-        args=args,
-        train_dataset=judgments,
-        eval_dataset=evaluated,
-        processing_class=loaded.tokenizer,
-        peft_config=get_peft_config(job.model),
-    )
-    return trainer
-
-
-def _sft(job: TrainingRun, judgments: Judgments, evaluated: Judgments | None) -> trl.SFTTrainer:
-    args: Any = job.args
-    hub = {"revision": job.model.model_revision, "trust_remote_code": args.trust_remote_code}
-    _, tokenizer = load_parts(job.model.model_name_or_path, hub)
-    if args.chat_template_path is not None:
-        tokenizer.chat_template = read_chat_template(args.chat_template_path, hub)
-        args.chat_template_path = None  # TRL would take it a second time, and add tokens
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        job.model.model_name_or_path, **hub, **_model_kwargs(job), **(args.model_init_kwargs or {})
-    )
-    args.model_init_kwargs = None
-    return SFTTrainer(
-        model=model,
-        args=args,
-        train_dataset=completions(judgments, args.responses),
-        eval_dataset=None if evaluated is None else completions(evaluated, args.responses),
-        processing_class=tokenizer,
-        peft_config=get_peft_config(job.model),
-    )
-
-
 def _counts(judgments: Judgments) -> dict[str, int]:
     annotators = {name for name in judgments.column("annotator") if name is not None}
     return {"train_judgments": len(judgments), "train_annotators": len(annotators)}
 
 
 def _found(trainer: transformers.Trainer) -> dict[str, Any]:
-    """What training found besides the model: the types, or the sources' mean weights."""
+    """What training found besides the model: the types, the sources' mean weights, or the last answers' means."""
+    if isinstance(trainer, PMRLHFTrainer):
+        return last_answers(trainer.state.log_history)
     if isinstance(trainer, MORETrainer):
         return mean_weights(trainer.state.log_history, trainer.source_logs.kind, trainer.sources)
     if not isinstance(trainer, EMDPOTrainer):
@@ -332,7 +253,7 @@ class _Evaluated:
 
 
 def _evaluation(trainer: transformers.Trainer, evaluated: Judgments | None) -> _Evaluated:
-    if evaluated is None:
+    if evaluated is None or isinstance(trainer, PMRLHFTrainer):  # whose policy answers once it is saved
         return _Evaluated({})
     if isinstance(trainer, EMDPOTrainer):
         items, utilities = trainer.score(evaluated)
@@ -359,3 +280,35 @@ def _crowd_evaluation(trainer: DPRMTrainer, evaluated: Judgments) -> _Evaluated:
     rewards = trainer.label_model.rewards_of(trainer.distributions(items))
     metrics = reward_metrics(evaluated, items, rewards) | metrics
     return _Evaluated(metrics, pairs_under(items, rewards), slices_of(evaluated, items), found)
+
+
+_PROMPTS = 500  # of the files held out are answered: as many as in the paper
+_ANSWERS = 2
+
+
+def _matched(job: TrainingRun, trainer: transformers.Trainer) -> dict[str, float]:
+    """How far a policy tuned by online matching, as it was saved, is from its reward on prompts held out."""
+    if not isinstance(trainer, PMRLHFTrainer) or trainer.scorer is None or trainer.eval_dataset is None:
+        return {}
+    prompts: list[Any] = list(trainer.eval_dataset["prompt"])
+    if len(prompts) > _PROMPTS:
+        chosen = np.random.default_rng(job.args.seed).choice(len(prompts), size=_PROMPTS, replace=False)
+        prompts = [prompts[index] for index in sorted(chosen)]
+    tokenizer: Any = trainer.processing_class
+    options: dict[str, Any] = {
+        "max_length": model_context(trainer.model.config, tokenizer),
+        "trust_remote_code": trainer.args.trust_remote_code,
+        "device": trainer.args.device,
+        **model_kwargs(job),
+    }
+    reference = load_policy(job.resolved["model_name_or_path"], revision=job.model.model_revision, **options)
+    reward: Any = trainer.scorer
+    return matching_metrics(
+        load_policy(job.folder, **options),
+        reference,
+        reward,
+        prompts,
+        samples=_ANSWERS,
+        max_new_tokens=trainer.args.max_completion_length,
+        seed=job.args.seed,
+    )[0]

@@ -1,0 +1,149 @@
+"""Means over seeds and 95 % intervals of what `crowds.py` stored, over seeds and, within them, items."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from crowd_sources import Source
+
+from pluralign.evaluation.calibration import bin_of
+from pluralign.evaluation.distributions import predicted_crowds
+from pluralign.evaluation.resampling import drawn_counts
+
+ITEM_METRICS = (
+    "transport_cost",
+    "total_variation",
+    "log_loss",
+    "log_loss_excess",
+    "expected_reward_error",
+    "majority_accuracy",
+)
+METRICS = (*ITEM_METRICS, "share_ece")
+PAIR_METRICS = ("pair_accuracy", "pair_log_loss")
+BINS = 10
+REPLICATES = 1000
+
+
+def choice_shares(crowd: Source, mu: np.ndarray, test: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Of each pair the share that says more of the first, among those who do not say the same of both.
+
+    Two people drawn apart from each other judge the two: P(R_1 > R_2) / (P(R_1 > R_2) + P(R_1 < R_2)).
+    """
+    place = np.full(len(crowd.prompt), -1)
+    place[test] = np.arange(len(test))
+    one, other = (mu[place[pairs[:, column].astype(int)]] for column in (0, 1))
+    worth = np.array(crowd.scale.rewards)
+    higher = (worth[:, None] > worth).astype(float)
+    first = np.einsum("pl,lm,pm->p", one, higher, other)
+    second = np.einsum("pl,lm,pm->p", other, higher, one)
+    return np.asarray(first / np.maximum(first + second, 1e-12))
+
+
+def columns(crowd: Source, entry: dict[str, Any], row: str) -> tuple[np.ndarray, np.ndarray]:
+    """What the metrics are ratios of: of each item `(items, 1 + metrics + bins)`, of each pair `(pairs, 3)`."""
+    test, stored = np.array(entry["test"]), entry["rows"][row]
+    items = np.full((len(test), 1 + len(ITEM_METRICS) + BINS), np.nan)
+    if stored["predicted"] is not None:
+        own = predicted_crowds(
+            np.array(stored["predicted"]), crowd.counts[test], crowd.scale.rewards, crowd.cluster[test]
+        )
+        labels = own.predicted.shape[1]
+        bins = bin_of(own.predicted, np.linspace(0, 1, BINS + 1))
+        gaps = (bins[..., None] == np.arange(BINS)) * (own.predicted - own.share)[..., None] / labels
+        means = [own.values[name] for name in ITEM_METRICS]
+        items = np.concatenate((np.ones((len(test), 1)), np.stack(means, 1), gaps.sum(1)), 1)
+    pairs = np.array(entry["pairs"]).reshape(-1, 4)
+    if stored["first"] is None or not len(pairs):
+        return items, np.full((len(pairs), 3), np.nan)
+    first = np.clip(np.array(stored["first"]), 1e-6, 1 - 1e-6)
+    one, other = pairs[:, 2], pairs[:, 3]
+    right = np.where(np.abs(first - 0.5) < 1e-9, (one + other) / 2, np.where(first > 0.5, one, other))
+    loss = -one * np.log(first) - other * np.log1p(-first)
+    return items, np.stack((one + other, right, loss), 1)
+
+
+def metrics_of(items: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Of sums `(..., columns)` the metrics `(..., metrics)`."""
+    weight = items[..., :1]
+    last = 1 + len(ITEM_METRICS)
+    ece = np.abs(items[..., last:]).sum(-1, keepdims=True) / weight
+    with np.errstate(invalid="ignore", divide="ignore"):
+        compared = pairs[..., 1:] / pairs[..., :1]
+    return np.concatenate((items[..., 1:last] / weight, ece, compared), -1)
+
+
+def evaluated(crowd: Source, entry: dict[str, Any], row: str) -> dict[str, float]:
+    """The metrics of one row of one seed."""
+    items, pairs = columns(crowd, entry, row)
+    found = metrics_of(items.sum(0), pairs.sum(0))
+    return {
+        name: float(value) for name, value in zip((*METRICS, *PAIR_METRICS), found, strict=True) if value == value
+    }
+
+
+def summary(crowd: Source, name: str, folder: Path) -> dict[str, Any]:
+    """Rows with means and intervals, and their paired differences to `ce` and to `marginal`.
+
+    In a replicate seeds are drawn with replacement, and within each its held-out items, by cluster; all rows see
+    the same draws. A pair of two clusters counts as often as the product of their draws.
+    """
+    entries = [json.loads(file.read_text()) for file in sorted(folder.glob(f"{name}-*.json"))]
+    rows = [row for row in entries[0]["rows"] if all(row in entry["rows"] for entry in entries)] if entries else []
+    if not rows:
+        return {}
+    seeds, metrics = len(entries), (*METRICS, *PAIR_METRICS)
+    plain = np.zeros((seeds, len(rows), len(metrics)))
+    drawn = np.zeros((seeds, REPLICATES, len(rows), len(metrics)))
+    for place, entry in enumerate(entries):
+        test, pairs = np.array(entry["test"]), np.array(entry["pairs"]).reshape(-1, 4)
+        clusters, cluster = np.unique(crowd.cluster[test], return_inverse=True)
+        ends = np.searchsorted(clusters, crowd.cluster[pairs[:, :2].astype(int)])
+        sums = [columns(crowd, entry, row) for row in rows]
+        for number, (items, compared) in enumerate(sums):
+            plain[place, number] = metrics_of(items.sum(0), compared.sum(0))
+        for start, counts in drawn_counts(len(clusters), REPLICATES, seed=place):
+            twice = np.where(
+                ends[:, 0] == ends[:, 1], counts[:, ends[:, 0]], counts[:, ends[:, 0]] * counts[:, ends[:, 1]]
+            )
+            for number, (items, compared) in enumerate(sums):
+                drawn[place, start : start + len(counts), number] = metrics_of(
+                    counts[:, cluster] @ items, twice @ compared
+                )
+    choice = np.random.default_rng(0).integers(seeds, size=(REPLICATES, seeds))
+    mixed = drawn[choice, np.arange(REPLICATES)[:, None]].mean(1)
+    means = plain.mean(0)
+
+    def told(values: np.ndarray, replicates: np.ndarray) -> dict[str, Any]:
+        low, high = np.quantile(replicates, [0.025, 0.975], axis=0)
+        return {
+            name: [float(one), float(below), float(above)]
+            for name, one, below, above in zip(metrics, values, low, high, strict=True)
+            if one == one
+        }
+
+    result: dict[str, Any] = {
+        "seeds": seeds, "train": entries[0]["train"], "test": len(entries[0]["test"]),
+        "setting": entries[0]["setting"], "pairs": len(entries[0]["pairs"]), "rows": {}, "to": {},
+        "entropy": float(np.mean([told_entropy(crowd, np.array(entry["test"])) for entry in entries])),
+    }  # fmt: skip
+    for number, row in enumerate(rows):
+        result["rows"][row] = told(means[number], mixed[:, number])
+        result["rows"][row]["seconds"] = float(np.mean([entry["rows"][row]["seconds"] for entry in entries]))
+    for base in ("marginal", "ce"):
+        if base in rows:
+            own = rows.index(base)
+            result["to"][base] = {
+                row: told(means[number] - means[own], mixed[:, number] - mixed[:, own])
+                for number, row in enumerate(rows)
+                if row != base
+            }
+    return result
+
+
+def told_entropy(crowd: Source, test: np.ndarray) -> float:
+    """Mean entropy of the votes, in nats: the log-loss that no prediction can better."""
+    share = crowd.counts[test] / crowd.counts[test].sum(1, keepdims=True)
+    return float(-(share * np.log(np.maximum(share, 1e-300))).sum(1).mean())

@@ -1,0 +1,161 @@
+"""Does online training reach the optimum that the mathematics says? Trees small enough to be counted.
+
+`one token`: ten responses of one token each. The reference and the rewards are given numbers; the reference gives
+some answers nearly nothing, so that KL-regularised tuning forgets them. `two tokens`: the end token may come first,
+so that responses have one or two tokens; some of a response's tokens are inside and some are not. A small Llama of
+one layer is tuned, and its exact distribution over all responses is held beside the closed form.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import tempfile
+from typing import Any
+
+import torch
+from common import Clock, store
+from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+
+from pluralign.choice.matching import Penalty, charged, matched_log_probs
+from pluralign.training.pm_config import PMRLHFConfig
+from pluralign.training.pm_rlhf import PMRLHFTrainer
+
+ONE = (0.55, 0.2, 0.1, 0.06, 0.04, 0.02, 0.01, 0.01, 0.005, 0.005)
+"""The reference's probabilities of ten answers."""
+
+REWARDS = (0.0, 0.5, -0.5, 1.0, 0.3, 1.5, -1.0, 0.8, 1.2, -0.3)
+"""Their rewards, in log-odds."""
+
+CASES: tuple[tuple[str, Penalty, float], ...] = (
+    ("one token", Penalty("kl"), 1.0),
+    ("one token", Penalty("pm"), 1.0),
+    ("one token", Penalty("conditional", 0.05), 1.0),
+    ("one token", Penalty("pm"), 0.5),
+    ("two tokens", Penalty("kl"), 1.0),
+    ("two tokens", Penalty("pm"), 1.0),
+    ("two tokens", Penalty("conditional", 0.3), 1.0),
+    ("two tokens", Penalty("conditional", 0.3, "sequence"), 1.0),
+    ("two tokens", Penalty("conditional", 0.3, "sequence-minimum"), 1.0),
+)
+
+
+class Tree:
+    """All responses of a small vocabulary up to a length, a reference that answers them, and their rewards."""
+
+    def __init__(self, name: str) -> None:
+        self.depth = 1 if name == "one token" else 2
+        self.size = len(ONE) if self.depth == 1 else 4
+        self.end = self.size - 1
+        self.prompt = [self.end]  # no answer goes on after it, so that no answer brings this state back
+        words = {f"w{token}": token for token in range(self.size)}
+        tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        end = f"w{self.end}"
+        self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, pad_token=end)
+        firsts = [[token] for token in range(self.size)]
+        self.responses = (
+            firsts
+            if self.depth == 1
+            else [[*first, second] for first in firsts[:-1] for second in range(self.size)] + [[self.end]]
+        )
+        set_seed(0)
+        config = LlamaConfig(
+            vocab_size=self.size, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+            num_key_value_heads=2, max_position_embeddings=16, tie_word_embeddings=False, initializer_range=0.2,
+            eos_token_id=self.end,  # no padding token: its embedding would stay 0, and the prompt is the end token
+        )  # fmt: skip
+        self.reference = LlamaForCausalLM(config)
+        if self.depth == 1:
+            self._answer_as_given()
+            self.rewards = torch.tensor(REWARDS)
+        else:
+            self.rewards = torch.randn(len(self.responses), generator=torch.Generator().manual_seed(1))
+
+    def _answer_as_given(self) -> None:
+        """The head whose logits at the prompt's state h are log p: the outer product of log p and h / |h|^2."""
+        with torch.no_grad():
+            state = self.reference.model(input_ids=torch.tensor([self.prompt])).last_hidden_state[0, -1]
+            self.reference.lm_head.weight.copy_(torch.tensor(ONE).log().outer(state / state.square().sum()))
+
+    def token_log_probs(self, model: Any) -> tuple[Tensor, Tensor]:
+        """Log-probability of every token of every response, and where there is one: `(responses, depth)`."""
+        ids = torch.full((len(self.responses), self.depth), self.end)
+        mask = torch.zeros(len(self.responses), self.depth)
+        for row, response in enumerate(self.responses):
+            ids[row, : len(response)] = torch.tensor(response)
+            mask[row, : len(response)] = 1
+        rows = torch.cat([torch.tensor(self.prompt).expand(len(ids), -1), ids], 1)
+        with torch.no_grad():
+            logits = model(input_ids=rows).logits[:, len(self.prompt) - 1 : -1].double()
+        return logits.log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1), mask
+
+    def log_probs(self, model: Any) -> Tensor:
+        """log pi(y) of every response: `(responses,)`."""
+        found, mask = self.token_log_probs(model)
+        return (found * mask).sum(-1)
+
+    def reward(self, completion_ids: list[list[int]], **_: Any) -> list[float]:
+        """In TRL's form."""
+        of = {tuple(response): float(value) for response, value in zip(self.responses, self.rewards, strict=True)}
+        return [of[tuple(ids)] for ids in completion_ids]
+
+
+def trained(tree: Tree, penalty: Penalty, beta: float, options: argparse.Namespace) -> dict[str, Any]:
+    """Tune, and compare with the closed form."""
+    reference, mask = tree.token_log_probs(tree.reference)
+    optimum = matched_log_probs(tree.rewards.double(), charged(reference, mask, penalty).sum(-1), beta).exp()
+    start = tree.log_probs(tree.reference).exp()
+    set_seed(options.seed)
+    policy = LlamaForCausalLM(tree.reference.config)
+    policy.load_state_dict(tree.reference.state_dict())
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        args = PMRLHFConfig(
+            folder, mode=penalty.mode, alpha=penalty.alpha, gate=penalty.gate, beta=beta,
+            per_device_train_batch_size=options.batch, num_generations=options.batch, max_steps=options.steps,
+            learning_rate=options.learning_rate, max_completion_length=tree.depth, seed=options.seed, use_cpu=True,
+            report_to="none", save_strategy="no", disable_tqdm=True, logging_steps=options.steps,
+        )  # fmt: skip
+        prompts = Dataset.from_list([{"prompt": " ".join(f"w{token}" for token in tree.prompt)}])
+        trainer = PMRLHFTrainer(
+            policy, lambda **given: tree.reward(**given), args, prompts, processing_class=tree.tokenizer
+        )
+        trainer.train()
+    found = tree.log_probs(policy).exp()
+    return {
+        "seconds": clock(),
+        "start": float((start - optimum).abs().sum() / 2),
+        "total_variation": float((found - optimum).abs().sum() / 2),
+        "least": float(optimum.min()),
+        "inside": float(((charged(reference, mask, penalty) == 0) & (mask > 0)).sum() / mask.sum()),
+        "log_odds": float(
+            max(
+                abs(float((found[a] / found[b]).log() - (optimum[a] / optimum[b]).log()))
+                for a, b in itertools.combinations(range(len(found)), 2)
+            )
+        ),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    rows = []
+    for name, penalty, beta in CASES:
+        row = {"tree": name, "mode": penalty.mode, "alpha": penalty.alpha, "gate": penalty.gate, "beta": beta}
+        row |= trained(Tree(name), penalty, beta, options)
+        print(row, flush=True)
+        rows.append(row)
+    store("matching_exact", {"options": vars(options), "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""The table of the town's answers for bench/README.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tables_types import stored
+
+
+def pm_population() -> list[str]:
+    """Means over seeds; a method that was not run has no row."""
+    found = stored("pm_population")
+    told = found["settings"]
+    by_method: dict[str, list[dict[str, Any]]] = {}
+    for key, row in found["rows"].items():
+        by_method.setdefault(key.rsplit(", ", 1)[0], []).append(row)
+    lines = [
+        f"{told['town']['annotators']} people, {told['town']['judgments_per_annotator']} rankings of "
+        f"{told['town']['responses']} each, a quarter of the prompts held out; {told['num_train_epochs']} epochs, "
+        f"learning rate {told['learning_rate']:g}, beta {told['beta']:g}. {told['prompts']} prompts, "
+        f"{told['candidates']} composed answers listed and {told['samples']} answers drawn to each. Means over "
+        "seeds; in brackets the least and the largest.",
+        "",
+        "| policy | seeds | listed: brief, warm, thorough | total variation to the people | minority mass "
+        "| said: brief, warm, thorough | entropy | s |",
+        "|" + "---|" * 8,
+    ]
+    for method, rows in by_method.items():
+        said = [row["said"] for row in rows if "said" in row]
+        entropies = [one["entropy"] for one in said if "entropy" in one]
+        seconds = [row["seconds"] for row in rows if "seconds" in row]
+        cells = [
+            method,
+            str(len(rows)),
+            _shares([row["listed"]["shares"] for row in rows]),
+            _spread([row["listed"]["total_variation"] for row in rows]),
+            _spread([row["listed"]["minority_mass"] for row in rows]),
+            _shares([one["shares"] for one in said]) if said else "",
+            f"{np.mean(entropies):.1f}" if entropies else "",
+            f"{np.mean(seconds):.0f}" if seconds else "",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _shares(rows: list[list[float]]) -> str:
+    return ", ".join(f"{value:.2f}" for value in np.mean(rows, axis=0))
+
+
+def _spread(values: list[float]) -> str:
+    ends = "" if len(values) == 1 else f" [{min(values):.3f}, {max(values):.3f}]"
+    return f"{np.mean(values):.3f}{ends}"
+
+
+TABLES: tuple[Callable[[], list[str]], ...] = (pm_population,)

@@ -1,0 +1,163 @@
+"""Reward functions in TRL's form from what gives rewards here: reward models, and tuned policies' own."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from transformers.utils import logging
+
+from pluralign.core.errors import PluralignError
+from pluralign.scoring.averaged import AveragedRewardModel
+from pluralign.scoring.implicit_rewards import load_implicit_reward
+from pluralign.scoring.items import Items, items_of_texts
+from pluralign.scoring.loading import load_parts
+from pluralign.scoring.mixtures import is_mixture
+from pluralign.scoring.reward_models import LabelModel, RewardModel, is_reward_model, load_reward_model
+
+logger = logging.get_logger(__name__)
+
+RewardFunction = Callable[..., list[float]]
+"""`f(prompts=..., completions=..., **columns)` gives a reward for each completion."""
+
+
+class Scorer(Protocol):
+    """What gives a reward to every response of some items."""
+
+    def score_items(self, items: Items) -> np.ndarray:
+        """`(responses,)`, float64."""
+        ...
+
+
+@dataclass(frozen=True)
+class MeanReward:
+    """The mean reward of several models, of whatever kinds.
+
+    Args:
+        scorers: one or more.
+    """
+
+    scorers: tuple[Scorer, ...]
+
+    def score_items(self, items: Items) -> np.ndarray:
+        """Mean reward of every unique response: `(responses,)`, float64."""
+        return np.asarray(np.mean([scorer.score_items(items) for scorer in self.scorers], axis=0))
+
+
+def reward_function(scorer: Scorer, name: str = "reward") -> RewardFunction:
+    """What gives rewards, as a function in TRL's form.
+
+    Each different (prompt, completion) is scored once, a prompt's completions together.
+
+    Args:
+        scorer: a reward model, an average of them, an implicit reward; rewards are to be log-odds.
+        name: under which TRL logs it, `rewards/NAME/mean`.
+
+    Raises:
+        PluralignError: when called, a reward is not finite.
+
+    Examples:
+        >>> class Length:
+        ...     def score_items(self, items):
+        ...         return np.array([float(len(text)) for text in items.responses])
+        >>> reward_function(Length())(prompts=["Tea?", "Rain?", "Tea?"], completions=["Yes", "No", "Yes"])
+        [3.0, 2.0, 3.0]
+    """
+
+    def score(prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> list[float]:
+        asked: dict[str, Any] = {}
+        answers: dict[str, dict[str, Any]] = {}
+        keys = [(_key(prompt), _key(text)) for prompt, text in zip(prompts, completions, strict=True)]
+        for (prompt_key, text_key), prompt, text in zip(keys, prompts, completions, strict=True):
+            asked[prompt_key] = prompt
+            answers.setdefault(prompt_key, {})[text_key] = text
+        items = items_of_texts(list(asked.values()), [list(texts.values()) for texts in answers.values()])
+        found = scorer.score_items(items)
+        if not np.isfinite(found).all():
+            raise PluralignError(f"{name}: gives rewards that are not finite numbers")
+        places = [(prompt_key, text_key) for prompt_key, texts in answers.items() for text_key in texts]
+        reward_of = dict(zip(places, found.tolist(), strict=True))
+        return [reward_of[key] for key in keys]
+
+    score.__name__ = name
+    return score
+
+
+def load_rewards(
+    names: str | Sequence[str],
+    *,
+    quantile: float | None = None,
+    allow_mismatch: bool = False,
+    trust_remote_code: bool = False,
+    device: str | torch.device | None = None,
+) -> Scorer:
+    """Load what gives rewards, and check that they are log-odds.
+
+    Args:
+        names: folders or hub ids of reward models, or of policies tuned by DPO or EM-DPO; of several the mean.
+        quantile: of models that predict labels: the reward is this quantile, not the mean.
+        allow_mismatch: only warn where rewards are not log-odds.
+        trust_remote_code: run code that comes with the models. Only for code you have read.
+        device: where to put them; `None` takes a GPU when there is one.
+
+    Raises:
+        PluralignError: one cannot be loaded, or gives no log-odds.
+    """
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "device": device}
+    scorers: list[Scorer] = []
+    for name in [names] if isinstance(names, str) else names:
+        hub = {"revision": "main", "trust_remote_code": trust_remote_code}
+        if is_mixture(name) or not is_reward_model(load_parts(name, hub)[0]):
+            scorers.append(load_implicit_reward(name, **options))
+            continue
+        model = load_reward_model(name, quantile=quantile, **options)
+        if reason := not_log_odds(model, name):
+            if not allow_mismatch:
+                raise PluralignError(f"{reason} (allow_mismatch: true takes the rewards as they are)")
+            logger.warning(f"{reason}; its rewards are taken as they are")
+        scorers.append(model)
+    if not scorers:
+        raise PluralignError("reward_model: found no name, expected one or more")
+    return scorers[0] if len(scorers) == 1 else MeanReward(tuple(scorers))
+
+
+def reward_name(names: str | Sequence[str]) -> str:
+    """A short name of what gives rewards, for the logs.
+
+    Examples:
+        >>> reward_name("runs/reward/"), reward_name(["runs/a", "runs/b"])
+        ('reward', 'mean-of-2')
+    """
+    given = [names] if isinstance(names, str) else names
+    return Path(os.path.normpath(given[0])).name if len(given) == 1 else f"mean-of-{len(given)}"
+
+
+def not_log_odds(model: RewardModel | AveragedRewardModel, name: object = "the reward model") -> str | None:
+    """Why differences of a model's rewards are not log-odds, with the mend; nothing where they may be.
+
+    A model trained on comparisons gives log-odds by its loss, and better ones when a temperature is stored with it.
+    """
+    if isinstance(model, AveragedRewardModel):
+        return next((reason for one in model.models if (reason := not_log_odds(one, name))), None)
+    if model.margin_map is not None:
+        return (
+            f"{name}: has an isotonic recalibration, which maps margins and gives no reward of one answer: run "
+            "pluralign calibrate with the method temperature"
+        )
+    if isinstance(model, LabelModel) and model.temperature is None:
+        what = "a quantile of labels' rewards is" if model.level is not None else "labels' rewards are"
+        return (
+            f"{name}: {what} on the scale of the labels, not in log-odds: run pluralign calibrate on held-out "
+            "votes, which stores a temperature for the mean"
+        )
+    return None
+
+
+def _key(text: Any) -> str:
+    return json.dumps(text, ensure_ascii=False)

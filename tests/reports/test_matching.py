@@ -1,0 +1,98 @@
+"""The section of a policy's matching, and matching side by side."""
+
+import json
+
+import numpy as np
+import pytest
+
+from pluralign.core.errors import PluralignError
+from pluralign.evaluation.matching_lists import AnswerLists, matching_over, pair_plots
+from pluralign.reports.comparison import runs_page
+from pluralign.reports.matching import LISTS, MEASURES, TEXTS, margins_figure, matching_section
+from pluralign.reports.page import Figures, Table
+from pluralign.reports.runs import Run
+from pluralign.workflows.report import report
+from reports.test_page import check
+
+
+def run_of_matching(name="policy", seed=0, **config):
+    draw = np.random.default_rng(seed)
+    metrics, rows = {"accuracy": 0.6}, []
+    for on, (end, _) in LISTS.items():
+        values = draw.normal(size=(3, 120)) * np.array([[1.0], [4.0], [2.0]])
+        lists = AnswerLists.of(*values, np.arange(120), np.arange(0, 121, 4), np.arange(30), np.ones(30))
+        metrics |= matching_over(lists, suffix=end, replicates=20)
+        rows.append({"on": on, **pair_plots(lists)})
+    metrics |= dict.fromkeys(TEXTS, 0.5) | {f"{key}/reference": 0.4 for key in TEXTS}
+    return Run(name, metrics, {"command": "evaluate", "model": "runs/policy", **config}, matching=rows)
+
+
+def test_every_measure_stands_with_its_interval_and_a_sentence():
+    run = run_of_matching()
+    page = check(runs_page([run]))
+    for title, words in [*MEASURES.values(), *TEXTS.values()]:
+        assert title in page
+        assert words[:40] in page
+    for _, name in LISTS.values():
+        assert page.count(name) >= 2
+    low, high = (run.value(f"pm_divergence/on=given_{end}") for end in ("low", "high"))
+    assert f"({low:.3g}\xa0to\xa0{high:.3g})" in page
+
+
+def test_what_was_not_drawn_is_not_shown():
+    run = run_of_matching()
+    given = {key: value for key, value in run.metrics.items() if "on=given" in key}
+    section = matching_section(run.matching[2:], given.get)
+    assert [name for name in section.blocks[-1].head if name in dict(LISTS.values()).values()] == [
+        LISTS["given"][1]
+    ]
+    assert isinstance(section.blocks[-1], Table), "no answers, so no table of them"
+    assert sum(isinstance(block, Figures) for block in section.blocks) == 2
+    assert matching_section([], {"accuracy": 0.5}.get) is None
+    assert "Measures of matching" in check(runs_page([Run("a", given)])), "numbers alone, without a file"
+
+
+def test_saturation_stands_in_words():
+    run = run_of_matching()
+    run.metrics.update({"saturation": 0.5, "saturation/reference": 0.25, "saturation/reward": 0.04})
+    section = matching_section(run.matching, run.value)
+    figure = section.blocks[2].items[0]
+    assert "Of 180 pairs, next to certain are the reward model on 4\xa0%, the policy on 50\xa0%" in figure.reading
+    assert [len(row) for row in figure.table.rows] == [4] * 20
+
+
+def test_points_beyond_the_frame_are_counted():
+    points = [{"reward": 1.0, "policy": 1.0, "reference": 0.5}] * 39 + [
+        {"reward": 1.0, "policy": 90.0, "reference": 0.0}
+    ]
+    assert "1 of 40 pairs of the policy lie outside" in margins_figure(points).reading
+    assert "outside" not in margins_figure(points[:9]).reading
+    margins_figure([])
+    margins_figure([{"reward": None, "policy": 1.0, "reference": 1.0}])
+
+
+def test_runs_are_compared_if_one_reward_model_judged_them():
+    runs = [run_of_matching("a", 0, reward="rm"), run_of_matching("b", 1, reward="rm")]
+    page = check(runs_page(runs))
+    for title in ("Matching divergence", "Minority mass kept"):
+        assert title in page
+    assert "Different reward models" not in page
+    runs[1].config["reward"] = "another"
+    assert "Different reward models judged them" in check(runs_page(runs))
+
+
+def test_files_are_read_and_damaged_ones_named(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    run = run_of_matching()
+    (folder / "metrics.json").write_text(json.dumps(run.metrics))
+    (folder / "matching.json").write_text(json.dumps({"lists": run.matching}))
+    report([folder], tmp_path / "page.html")
+    assert "How sure of each pair" in (tmp_path / "page.html").read_text()
+    (folder / "matching.json").write_text(json.dumps({"lists": [{"on": "policy", "pairs": "many"}]}))
+    with pytest.raises(PluralignError, match=r"matching\.json, lists\[0\]\.pairs: found 'many'"):
+        report([folder], tmp_path / "page.html")
+    (folder / "matching.json").write_text(
+        json.dumps({"lists": [{"on": "policy", "pairs": 3, "bin_edges": [0, 1]}]})
+    )
+    report([folder], tmp_path / "page.html")

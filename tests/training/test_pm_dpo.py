@@ -1,0 +1,475 @@
+"""PM-DPO: DPO at one end, no reference at the other, and the odds of the judgments at the minimum."""
+
+import itertools
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import peft
+import pytest
+import torch
+import yaml
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+import pluralign
+from architectures import write_model
+from pluralign.choice.matching import Penalty, matched_log_probs
+from pluralign.core.errors import PluralignError
+from pluralign.core.runs import read_metrics
+from pluralign.judgments import Judgments
+from pluralign.policies.loading import load_policy
+from pluralign.policies.routing import is_typed_run, type_utilities
+from pluralign.scoring.causal_models import load_causal_model
+from pluralign.scoring.items import items_of
+from pluralign.scoring.loading import SETTINGS
+from pluralign.scoring.mixtures import Mixture, read_mixture
+from pluralign.scoring.reference import log_probs_file
+from pluralign.training.configs import DPOConfig, PMDPOConfig
+from pluralign.training.dpo import DPOTrainer
+from pluralign.training.em_config import EMDPOConfig
+from pluralign.training.em_dpo import EMDPOTrainer
+from pluralign.training.pm_dpo import PMDPOTrainer
+from pluralign.workflows.aggregate_answers import log_ratios_of
+
+GATES = ("token", "sequence", "sequence-minimum")
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("PLURALIGN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "reference-log-probs"
+
+
+@pytest.fixture(scope="module")
+def base(tiny_model, tmp_path_factory):
+    """A model whose weights are large enough that it finds some tokens likely."""
+    return write_model("llama", tiny_model, tmp_path_factory.mktemp("pm-dpo") / "base")
+
+
+@pytest.fixture(scope="module")
+def judgments(town_rows):
+    return Judgments.from_rows(town_rows[:24])
+
+
+def make(
+    model, judgments, tmp_path, config=PMDPOConfig, trainer=PMDPOTrainer, evaluated=None, lora=False, **values
+):
+    defaults = {
+        "output_dir": str(tmp_path / "run"),
+        "per_device_train_batch_size": 8,
+        "learning_rate": 1e-3,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "save_strategy": "no",
+        "logging_steps": 1,
+    }
+    torch.manual_seed(0)
+    arguments = {name: values.pop(name) for name in ("ref_model",) if name in values}
+    if lora:
+        arguments["peft_config"] = peft.LoraConfig(r=4, lora_dropout=0.0, target_modules="all-linear")
+    return trainer(model, config(**{**defaults, **values}), judgments, evaluated, **arguments)
+
+
+def losses_and_weights(trainer):
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return losses, torch.cat([weight.detach().flatten() for weight in trainer.model.parameters()])
+
+
+def first_loss(trainer, batch):
+    trainer.model.eval()
+    with torch.no_grad():
+        return trainer.compute_loss(trainer.model, trainer.data_collator(batch)).item()
+
+
+# An oracle: one text at a time through a plain model, one token at a time by hand.
+
+
+def tokens_by_hand(folder, tokens):
+    """log pi(y_t | ...) of every token of every response, as lists."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    found = []
+    for item, response in zip(tokens.item, tokens.response_ids, strict=True):
+        prompt = tokens.prompt_ids[item]
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([prompt + response])).logits[0].double()
+        said = torch.log_softmax(logits, -1)
+        found.append([said[len(prompt) - 1 + place, token].item() for place, token in enumerate(response)])
+    return found
+
+
+def charged_by_hand(log_probs, alpha, gate):
+    asked = {
+        "token": log_probs,
+        "sequence": [sum(log_probs) / len(log_probs)] * len(log_probs),
+        "sequence-minimum": [min(log_probs)] * len(log_probs),
+    }[gate]
+    return sum(own for own, shown in zip(log_probs, asked, strict=True) if shown <= math.log(alpha))
+
+
+def between(numbers):
+    """A threshold in the widest gap among the middle half of some log-probabilities, as a probability.
+
+    Layouts round differently, so no number may stand at the threshold.
+    """
+    middle = np.sort(numbers)[len(numbers) // 4 : 3 * len(numbers) // 4 + 1]
+    place = int(np.diff(middle).argmax())
+    assert middle[place + 1] - middle[place] > 1e-3
+    return float(np.exp(middle[place : place + 2].mean()))
+
+
+def threshold(log_probs, gate):
+    asked = {
+        "token": list(itertools.chain(*log_probs)),
+        "sequence": [np.mean(one) for one in log_probs],
+        "sequence-minimum": [min(one) for one in log_probs],
+    }
+    return between(asked[gate])
+
+
+# Its ends.
+
+
+@pytest.mark.parametrize("values", [{"mode": "kl"}, {"mode": "conditional", "alpha": 1.0}])
+@pytest.mark.parametrize("precompute", [True, False])
+@pytest.mark.parametrize("lora", [True, False])
+def test_with_nothing_inside_it_is_dpo_to_the_bit(lora, precompute, values, judgments, base, tmp_path):
+    common = {"beta": 0.3, "max_steps": 3, "precompute_ref_log_probs": precompute, "lora": lora}
+    plain = losses_and_weights(make(base, judgments, tmp_path, DPOConfig, DPOTrainer, **common))
+    ours = losses_and_weights(make(base, judgments, tmp_path, **common, **values))
+    assert ours[0] == plain[0]
+    assert torch.equal(ours[1], plain[1])
+
+
+@pytest.mark.parametrize("precompute", [True, False])
+def test_with_all_inside_there_is_no_reference(precompute, judgments, base, tmp_path, cache):
+    """The loss is -log P(ranking) under beta log pi alone, the whole model moves, and nothing is kept of before."""
+    pairs = judgments.select([row for row, one in enumerate(judgments.rows()) if sorted(one["ranks"]) == [1, 2]])
+    trainer = make(base, pairs, tmp_path, mode="pm", beta=0.1, precompute_ref_log_probs=precompute, max_steps=2)
+    assert trainer._ref_model is None
+    by_hand = [sum(one) for one in tokens_by_hand(base, trainer.train_tokens)]
+    items, losses = trainer.train_items, []
+    for judgment in range(items.judgments):
+        shown, ranks = items.response[items.shown(judgment)], items.ranks[items.shown(judgment)]
+        better, worse = shown[ranks.argmin()], shown[ranks.argmax()]
+        losses.append(math.log1p(math.exp(0.1 * (by_hand[worse] - by_hand[better]))))
+    found = first_loss(trainer, list(range(items.judgments)))
+    assert found == pytest.approx(np.mean(losses), rel=1e-5)
+    assert abs(found - math.log(2)) > 0.05, "longer responses begin behind"
+    trainer.train()
+    _, utilities = trainer.score(pairs.select(range(2)))  # of a tuned model, without any reference
+    assert np.isfinite(utilities).all()
+    assert not cache.exists()
+
+
+# Its middle.
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_what_is_charged_is_that_of_the_tokens_outside(gate, judgments, base, tmp_path):
+    """Responses cut, padded and in trees; a live reference, a kept one and an adapter: one number per response."""
+    common = {"max_length": 40, "max_response_length": 9, "gate": gate}
+    tokens = make(base, judgments, tmp_path, **common).train_tokens
+    assert 0 < tokens.cut_responses < len(tokens.response_ids), "some are cut and some are not"
+    assert len({len(one) for one in tokens.response_ids}) >= 3
+    by_hand = tokens_by_hand(base, tokens)
+    alpha = threshold(by_hand, gate)
+    expected = np.array([charged_by_hand(one, alpha, gate) for one in by_hand])
+    whole = np.array([sum(one) for one in by_hand])
+    assert (expected > whole + 1).any()
+    if gate == "token":
+        assert ((expected < -1) & (expected > whole + 1)).any(), (
+            "some of a response's tokens are inside, others not"
+        )
+    for values in (
+        {"layout": "tree"},
+        {"layout": "flat"},
+        {"layout": "tree", "max_tokens_per_row": 40},
+        {"lora": True},
+        {"precompute_ref_log_probs": False},
+        {"precompute_ref_log_probs": False, "lora": True},
+    ):
+        trainer = make(base, judgments, tmp_path, alpha=alpha, beta=0.5, **common, **values)
+        np.testing.assert_allclose(trainer._reference(trainer.train_tokens), expected, rtol=1e-5, atol=1e-5)
+        _, utilities = trainer.score(judgments)  # before training log pi is log pi_ref
+        np.testing.assert_allclose(utilities, 0.5 * (whole - expected), rtol=1e-5, atol=2e-5, err_msg=str(values))
+        items, losses = trainer.train_items, []
+        for judgment in range(8):
+            shown, ranks = items.response[items.shown(judgment)], items.ranks[items.shown(judgment)]
+            losses.append(plackett_luce_by_hand(0.5 * (whole - expected)[shown], ranks))
+        strict = [place for place, loss in enumerate(losses) if loss is not None]
+        assert len(strict) >= 2
+        found = first_loss(trainer, strict)
+        assert found == pytest.approx(np.mean([losses[place] for place in strict]), rel=1e-5)
+
+
+def plackett_luce_by_hand(utilities, ranks):
+    """Minus the log-probability of a strict ranking; none of one with ties."""
+    if len(set(ranks)) < len(ranks):
+        return None
+    order = np.asarray(utilities)[np.argsort(ranks)]
+    return -sum(order[place] - np.logaddexp.reduce(order[place:]) for place in range(len(order)))
+
+
+def test_another_reference_is_asked_for_its_own_tokens(judgments, base, tmp_path):
+    other = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.mul_(1.5)
+    other.save_pretrained(tmp_path / "other")
+    tokens = make(base, judgments, tmp_path).train_tokens
+    by_hand = tokens_by_hand(tmp_path / "other", tokens)
+    alpha = threshold(by_hand, "token")
+    trainer = make(base, judgments, tmp_path, alpha=alpha, ref_model=other)
+    expected = [charged_by_hand(one, alpha, "token") for one in by_hand]
+    np.testing.assert_allclose(trainer._reference(tokens), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_kept_numbers_are_told_apart_by_penalty(judgments, base, tmp_path, cache):
+    def made(config=PMDPOConfig, trainer=PMDPOTrainer, **values):
+        make(base, judgments, tmp_path, config, trainer, **values)
+        return len(list(cache.glob("*"))) if cache.exists() else 0
+
+    assert made(mode="pm") == 0
+    assert made(DPOConfig, DPOTrainer) == 1
+    assert made(mode="kl", alpha=0.7, gate="sequence") == 1, "which is what DPO kept"
+    assert made(alpha=0.1) == 2
+    assert made(alpha=0.2) == 3
+    assert made(alpha=0.2, gate="sequence") == 4
+    assert made(alpha=0.2, beta=0.3, lora=True) == 4
+    tokens = load_causal_model(base).tokenize(items_of(judgments))
+    names = {log_probs_file("m", tokens, "float32", Penalty("conditional", alpha)).name for alpha in (0.1, 0.11)}
+    assert len(names) == 2
+
+
+# Where it leads.
+
+LETTERS = [*"abcdefghij"]
+
+
+def bandit(folder, reference, pairs=()):
+    """A model with a given distribution of answers of one token, and of a second one after `pairs` of them.
+
+    Args:
+        folder: where it goes.
+        reference: log-probabilities of the ten letters after the prompt `p`, summing to 1.
+        pairs: letters, with log-probabilities of the ten letters after each.
+    """
+    words = ["[PAD]", "[UNK]", "p", *LETTERS]
+    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
+    fast.model_max_length = 8
+    config = LlamaConfig(
+        vocab_size=len(words), hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=8, tie_word_embeddings=False, bos_token_id=None,
+        eos_token_id=None, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    contexts = [["p"], *(["p", letter] for letter, _ in pairs)]
+    said = torch.stack([torch.as_tensor(one) for one in (reference, *(own for _, own in pairs))]).float()
+    with torch.no_grad():
+        states = [
+            model.model(torch.tensor([[words.index(word) for word in context]])).last_hidden_state[0, -1]
+            for context in contexts
+        ]
+        logits = torch.full((len(contexts), len(words)), -30.0)  # the prompt and the like: next to nothing
+        logits[:, 3:] = said
+        model.lm_head.weight.copy_((torch.linalg.pinv(torch.stack(states)) @ logits).T)
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+def expected_judgments(rewards, shown=2):
+    """Every ranking of every so many answers, with its probability under rewards as its weight."""
+    rows = []
+    for order in itertools.permutations(range(len(rewards)), shown):
+        told = -plackett_luce_by_hand(rewards[list(order)], np.arange(shown))
+        texts = [LETTERS[place] for place in order]
+        rows.append({"prompt": "p", "responses": texts, "ranks": [*range(1, shown + 1)], "weight": math.exp(told)})
+    return Judgments.from_rows(rows)
+
+
+@pytest.fixture(scope="module")
+def world():
+    draw = np.random.default_rng(0)
+    rewards = draw.normal(size=10)
+    reference = torch.log_softmax(torch.from_numpy(2 * draw.normal(size=10)), -1)
+    return rewards, reference
+
+
+@pytest.mark.parametrize(
+    ("mode", "beta", "shown"),
+    [("kl", 0.5, 2), ("pm", 1.0, 2), ("pm", 2.0, 2), ("conditional", 1.0, 2), ("conditional", 1.0, 3)],
+)
+def test_the_minimum_is_the_closed_form_optimum(mode, beta, shown, world, tmp_path):
+    """Of one-token answers whose judgments are Plackett-Luce: online's optimum, over the judged answers."""
+    rewards, reference = world
+    folder = bandit(tmp_path / "bandit", reference)
+    alpha = between(reference.numpy())
+    charged = [
+        0.0 if mode == "pm" or (mode != "kl" and own > math.log(alpha)) else own for own in reference.tolist()
+    ]
+    table = expected_judgments(rewards, shown) if shown == 2 else expected_judgments(rewards[:6], shown)
+    trainer = make(
+        folder, table, tmp_path, mode=mode, alpha=alpha, beta=beta, max_steps=150, learning_rate=0.05,
+        per_device_train_batch_size=len(table), layout="flat", lr_scheduler_type="cosine", logging_steps=1000,
+    )  # fmt: skip
+    trainer.train()
+    policy = load_policy_in_memory(trainer)
+    judged = sorted({text for row in table.rows() for text in row["responses"]})
+    count = len(judged)
+    expected = matched_log_probs(torch.from_numpy(rewards)[:count], torch.tensor(charged)[:count].double(), beta)
+    found = torch.log_softmax(policy[:count], -1)
+    before = torch.log_softmax(reference[:count], -1)
+    variation = (found.exp() - expected.exp()).abs().sum() / 2
+    assert variation < 5e-3  # Adam with a cosine to 0; the step's rounding and the last steps leave this much
+    assert (before.exp() - expected.exp()).abs().sum() / 2 > 0.05
+
+
+def load_policy_in_memory(trainer):
+    """log pi of the ten letters after the prompt."""
+    trainer.model.eval()
+    with torch.no_grad():
+        logits = trainer.model(input_ids=torch.tensor([[2]])).logits[0, -1].double()
+    return torch.log_softmax(logits, -1)[3:]
+
+
+# Runs.
+
+
+def config_of(base, parts, folder, **values):
+    given = {
+        "objective": "pm-dpo", "model_name_or_path": str(base), "train_files": [str(parts / "train.parquet")],
+        "eval_files": [str(parts / "test.parquet")], "output_dir": str(folder), "max_steps": 3, "use_cpu": True,
+        "learning_rate": 1e-3, "report_to": "none", "per_device_train_batch_size": 8, "save_strategy": "no",
+        "disable_tqdm": True,
+    }  # fmt: skip
+    file = folder.with_suffix(".yaml")
+    file.write_text(yaml.safe_dump({**given, **values}))
+    return file
+
+
+@pytest.fixture
+def parts(judgments, tmp_path):
+    judgments.select(range(16)).write(tmp_path / "train.parquet")
+    judgments.select(range(16, 24)).write(tmp_path / "test.parquet")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"gate": "token"},
+        {"gate": "sequence", "use_peft": True, "lora_target_modules": ["all-linear"]},
+        {"mode": "pm", "beta": 0.5},
+    ],
+)
+def test_a_run_is_evaluated_under_its_own_penalty(values, base, parts, tmp_path):
+    """`evaluate` gives the run's own held-out metrics; as if it were DPO's they would be others."""
+    folder, loaded = tmp_path / "run", load_causal_model(base)
+    if "gate" in values:
+        by_hand = tokens_by_hand(base, loaded.tokenize(items_of(pluralign.read(parts / "test.parquet"))))
+        values = values | {"alpha": threshold(by_hand, values["gate"])}
+    pluralign.train(config_of(base, parts, folder, **values))
+    own = read_metrics(folder)
+    wanted = {"mode": "conditional", "alpha": 0.1, "gate": "token", "beta": 1.0} | values
+    settings = json.loads((folder / "config.json").read_text())[SETTINGS]
+    assert settings["objective"] == "pm-dpo"
+    assert settings["beta"] == wanted["beta"]
+    assert settings["penalty"] == {name: wanted[name] for name in ("mode", "alpha", "gate")}
+    # Without a reference none is looked for.
+    gone = {"reference": str(tmp_path / "gone")} if wanted["mode"] == "pm" else {}
+    found = pluralign.evaluate(folder, parts / "test.parquet", tmp_path / "evaluation", **gone)
+    for key in ("accuracy", "log_loss", "ece"):
+        assert found[key] == pytest.approx(own[key], rel=1e-4), key
+    settings["penalty"] = {"mode": "kl"}
+    stored = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(stored | {SETTINGS: settings}))
+    other = pluralign.evaluate(folder, parts / "test.parquet", tmp_path / "as-dpo")
+    assert abs(other["log_loss"] - own["log_loss"]) > 0.05
+    assert "tuned" in (folder / "README.md").read_text() or "load_policy" in (folder / "README.md").read_text()
+
+
+# Types.
+
+
+def test_types_match_their_own_people(base, town_rows, tmp_path):
+    """EM-DPO with a penalty: what was scored, saved, routed and regretted is one utility."""
+    liked = [{**row, "group": "ab"[int(row["annotator"][1:]) % 2]} for row in town_rows[:40]]
+    rows = [
+        row
+        if row["group"] == "a"
+        else {**row, "ranks": [1 + sum(other > rank for other in row["ranks"]) for rank in row["ranks"]]}
+        for row in liked
+    ]
+    table = Judgments.from_rows(rows)
+    by_hand = tokens_by_hand(base, load_causal_model(base).tokenize(items_of(table)))
+    alpha = threshold(by_hand, "token")
+    trainer = make(
+        base, table, tmp_path, EMDPOConfig, EMDPOTrainer, types=2, start="groups", features="tfidf", rounds=1,
+        mode="conditional", alpha=alpha, beta=0.5, num_train_epochs=1, ties="breslow", layout="flat",
+    )  # fmt: skip
+    reference = trainer._untuned(trainer.train_tokens)
+    inside = np.array([0.5 * (sum(one) - charged_by_hand(one, alpha, "token")) for one in by_hand])
+    assert inside.min() < -1
+    np.testing.assert_allclose(reference, inside, rtol=1e-5, atol=1e-4)
+    trainer.train()
+    folder = tmp_path / "people"
+    trainer.save_model(str(folder))
+    assert is_typed_run(folder)
+    assert read_mixture(folder) == trainer.mixture
+    assert trainer.mixture.penalty == Penalty("conditional", alpha)
+    items, utilities = trainer.score(table)
+    assert np.abs(utilities[0] - utilities[1]).max() > 0.05
+    policy = load_policy(folder, device="cpu")
+    np.testing.assert_allclose(type_utilities(policy, items), utilities, rtol=1e-4, atol=1e-4)
+    tokens = policy.tokenize(items)
+    ratios = log_ratios_of(policy, tokens.prompt_ids, tokens.response_ids, tokens.item)
+    np.testing.assert_allclose(0.5 * ratios, utilities, rtol=1e-4, atol=1e-4)
+    for name in trainer.adapters:
+        settings = json.loads((folder / name / "config.json").read_text())[SETTINGS]
+        assert settings["penalty"] == {"mode": "conditional", "alpha": alpha, "gate": "token"}
+    scored = trainer.rounds[1].record
+    items = trainer.train_items
+    told = trainer.log_likelihoods(items, reference) * items.weight
+    assert told.sum() < scored["reference_log_likelihood"] < 0, "of the half that was scored"
+
+
+# What is refused.
+
+
+def test_what_has_no_meaning_is_refused(base, judgments, tmp_path):
+    for values, message in (
+        ({"alpha": 0.0}, "alpha: found 0.0"),
+        ({"mode": "rlhf"}, "mode: found 'rlhf', expected one of kl, pm, conditional"),
+        ({"gate": "word"}, "gate: found 'word'"),
+        ({"beta": 0.0}, "beta: found 0.0"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            PMDPOConfig(str(tmp_path), use_cpu=True, **values)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    with pytest.raises(PluralignError, match="ref_model: mode: pm takes nothing from a reference"):
+        make(base, judgments, tmp_path, mode="pm", ref_model=model)
+    Mixture({"type-1": 1.0}).write(tmp_path)
+    stored = json.loads((Path(tmp_path) / "mixture.json").read_text())
+    for penalty in ({"mode": "other"}, {"modes": "kl"}, 3):
+        (tmp_path / "mixture.json").write_text(json.dumps(stored | {"penalty": penalty}))
+        with pytest.raises(PluralignError, match="penalty: found"):
+            read_mixture(tmp_path)
+
+
+def test_dpo_shows_no_mode():
+    """One name for one thing: `dpo` is DPO, and what charges less is `pm-dpo` or a mode of `em-dpo`."""
+    from pluralign.workflows.settings import fields_of
+
+    assert "mode" not in fields_of(DPOConfig)
+    assert {"mode", "alpha", "gate"} <= fields_of(PMDPOConfig).keys()
+    assert fields_of(EMDPOConfig)["mode"][1].default == "kl"
+    assert EMDPOConfig("runs/people", use_cpu=True).penalty == DPOConfig("runs/policy", use_cpu=True).penalty
