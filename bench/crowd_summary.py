@@ -39,7 +39,7 @@ def choice_shares(crowd: Source, mu: np.ndarray, test: np.ndarray, pairs: np.nda
     higher = (worth[:, None] > worth).astype(float)
     first = np.einsum("pl,lm,pm->p", one, higher, other)
     second = np.einsum("pl,lm,pm->p", other, higher, one)
-    return np.asarray(first / np.maximum(first + second, 1e-12))
+    return np.asarray((first + 1e-12) / (first + second + 2e-12))  # a constant of one label says 1/2
 
 
 def columns(crowd: Source, entry: dict[str, Any], row: str) -> tuple[np.ndarray, np.ndarray]:
@@ -84,14 +84,17 @@ def evaluated(crowd: Source, entry: dict[str, Any], row: str) -> dict[str, float
     }
 
 
-def summary(crowd: Source, name: str, folder: Path) -> dict[str, Any]:
-    """Rows with means and intervals, and their paired differences to `ce` and to `marginal`.
+def summary(crowd: Source, name: str, folder: Path, order: tuple[str, ...]) -> dict[str, Any]:
+    """Rows in a given order with means and intervals, and their paired differences to constants and to `ce`.
 
     In a replicate seeds are drawn with replacement, and within each its held-out items, by cluster; all rows see
     the same draws. A pair of two clusters counts as often as the product of their draws.
     """
     entries = [json.loads(file.read_text()) for file in sorted(folder.glob(f"{name}-*.json"))]
-    rows = [row for row in entries[0]["rows"] if all(row in entry["rows"] for entry in entries)] if entries else []
+    # Seeds that still run are left out: every row has the same ones.
+    most = max((len(entry["rows"]) for entry in entries), default=0)
+    entries = [entry for entry in entries if len(entry["rows"]) == most]
+    rows = [row for row in order if entries and row in entries[0]["rows"]]
     if not rows:
         return {}
     seeds, metrics = len(entries), (*METRICS, *PAIR_METRICS)
@@ -132,7 +135,7 @@ def summary(crowd: Source, name: str, folder: Path) -> dict[str, Any]:
     for number, row in enumerate(rows):
         result["rows"][row] = told(means[number], mixed[:, number])
         result["rows"][row]["seconds"] = float(np.mean([entry["rows"][row]["seconds"] for entry in entries]))
-    for base in ("marginal", "ce"):
+    for base in ("marginal", "medians", "ce"):
         if base in rows:
             own = rows.index(base)
             result["to"][base] = {

@@ -2,8 +2,9 @@
 
 MiniLM, its lower layers as they are and read once for each text (`frozen_layers.py`), from the same head and in the
 same order whatever the loss; only the loss differs between `ce`, `w1`, `ot` and `energy`. `majority` is `ce` on the
-label that most voted for, `marginal` the mean shares of the training items, whatever the item. `bradley-terry`
-learns from pairs of the same training items, reads as many texts, and says nothing of a single one.
+label that most voted for. `marginal` says the mean shares of the training items of every item, and `medians` the
+medians of their cumulative shares, the best constant for a transport cost without a step. `bradley-terry` learns
+from pairs of the same training items, reads as many texts, and says nothing of a single one.
 
 What is stored are predictions, by source and seed; a stopped run goes on where it was. `crowd_summary.py` makes
 means and intervals of them.
@@ -33,7 +34,7 @@ from pluralign.training.dprm_config import DPRMConfig
 from pluralign.training.reward_trainer import BradleyTerryTrainer
 
 LOSSES = ("ce", "w1", "ot", "energy")
-ROWS = ("marginal", "majority", *LOSSES, "bradley-terry")
+ROWS = ("marginal", "medians", "majority", *LOSSES, "bradley-terry")
 
 SETTINGS: dict[str, tuple[float, float]] = {
     "polis-statements": (3e-4, 6),
@@ -83,8 +84,10 @@ def predictions(
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Shares of each held-out item `(items, labels)`, and of each of its pairs for the first `(pairs,)`."""
     pairs = crowd.own_pairs(test)
-    if row == "marginal":
-        shares = (crowd.counts[train] / crowd.counts[train].sum(1, keepdims=True)).mean(0)
+    if row in ("marginal", "medians"):
+        each = crowd.counts[train] / crowd.counts[train].sum(1, keepdims=True)
+        # Scales stand in the order of their rewards, up or down, so that cumulative shares run along the line.
+        shares = each.mean(0) if row == "marginal" else np.diff(np.median(each.cumsum(1), 0), prepend=0.0)
         mu = np.tile(shares, (len(test), 1))
         return mu, choice_shares(crowd, mu, test, pairs)
     if row == "bradley-terry":
@@ -203,7 +206,7 @@ def main() -> None:
         for seed in options.seeds:
             for name in options.sources:
                 run(name, seed, options)
-    found = {name: summary(source(name), name, folder) for name in SOURCES}
+    found = {name: summary(source(name), name, folder, ROWS) for name in SOURCES}
     store(options.name, {"options": vars(options), "sources": {name: one for name, one in found.items() if one}})
 
 

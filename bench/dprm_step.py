@@ -149,7 +149,7 @@ def measured(model: str, folder: str, options: argparse.Namespace) -> dict[str, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=8, help="in a step")
-    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=30)
     options = parser.parse_args()
     folders: dict[str, Path | str] = {"MiniLM": encoder(), "Llama": make_model(256, 4, TASK.vocabulary)}
     rows = []

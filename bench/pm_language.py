@@ -96,12 +96,11 @@ def shortened(judgments: Judgments, tokenizer: Any, most: int, seed: int) -> lis
 
 
 def cells(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every policy that is tuned, the seeds outermost."""
-    found: list[dict[str, Any]] = []
-    for seed in options.seeds:
-        found.append({"how": "reference", "seed": seed})
-        for how in ("online", "offline"):
-            for beta in options.betas:
+    """Every policy that is tuned, the betas outermost."""
+    found: list[dict[str, Any]] = [{"how": "reference", "seed": seed} for seed in options.seeds]
+    for beta in options.betas:
+        for seed in options.seeds:
+            for how in ("online", "offline"):
                 found.append({"how": how, "mode": "kl", "beta": beta, "seed": seed})
                 found.append({"how": how, "mode": "pm", "beta": beta, "seed": seed})
                 found += [
@@ -130,7 +129,7 @@ def online(folder: Path, cell: dict[str, Any], prompts: list[str], options: argp
         **common_arguments(folder, cell), max_steps=options.steps, learning_rate=options.online_rate,
         per_device_train_batch_size=options.batch, num_generations=4, max_completion_length=ANSWER,
     )  # fmt: skip
-    rewards = reward_function(load_reward_model(REWARD))
+    rewards = reward_function(load_reward_model(REWARD, dtype=torch.bfloat16))
     trainer = PMRLHFTrainer(
         AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32), rewards, args,
         train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
@@ -184,11 +183,11 @@ def run(cell: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--betas", type=float, nargs="+", default=[0.1, 0.5, 1.0])
+    parser.add_argument("--betas", type=float, nargs="+", default=[1.0, 0.5, 0.1])
     parser.add_argument("--alphas", type=float, nargs="+", default=[0.1, 0.3, 0.5])
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--batch", type=int, default=32, help="answers in a step, four to a prompt")
-    parser.add_argument("--pairs", type=int, default=800)
+    parser.add_argument("--pairs", type=int, default=640)
     parser.add_argument("--online-rate", type=float, default=3e-4)
     parser.add_argument("--offline-rate", type=float, default=1e-4)
     parser.add_argument("--asked", type=int, default=112)

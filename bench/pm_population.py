@@ -18,7 +18,6 @@ Every method and seed is kept as soon as it is done, and a stopped script goes o
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from pluralign.evaluation.matching import list_divergences, minority_mass
 from pluralign.judgments.population import PROMPTS, Simulation, Town, compose, simulate
 from pluralign.judgments.split import split
 from pluralign.policies.loading import load_policy
+from pluralign.policies.mixture import MixturePolicy
 from pluralign.policies.policy import Policy
 from pluralign.scoring.items import items_of_texts
 from pluralign.workflows.calibrate import calibrate
@@ -120,6 +120,20 @@ def listed(simulation: Simulation, texts: list[list[str]], log_probs: np.ndarray
     }
 
 
+def drawn_first(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Log-shares of a list's answers if a type is drawn by its weight and then chooses among them.
+
+    A mixture as one policy differs: over a list it counts each type also by the mass that the type's policy gives
+    to the whole list, and one that says few things gives more to each.
+
+    Args:
+        values: `(types, prompts, answers)` utilities or log-probabilities.
+        weights: `(types,)`.
+    """
+    parts = np.log(weights)[:, None, None] + log_softmax(values, axis=-1)
+    return np.asarray(np.logaddexp.reduce(parts, axis=0))
+
+
 def said(simulation: Simulation, policy: Policy, prompts: list[str], samples: int, seed: int) -> dict[str, Any]:
     """Shares of the kinds among a policy's own answers."""
     drawn = policy.sample(prompts, n=samples, max_new_tokens=ANSWER, seed=seed)
@@ -143,7 +157,7 @@ def said_by_people(simulation: Simulation) -> list[float]:
 
 
 def trained(folder: Path, config: dict[str, Any], train_file: Path, seed: int) -> Path:
-    """A finished run of `train`, made anew."""
+    """A finished run of `train`; one that is there is not trained again."""
     given = {
         "model_name_or_path": str(town_language_model()),
         "output_dir": str(folder),
@@ -155,7 +169,6 @@ def trained(folder: Path, config: dict[str, Any], train_file: Path, seed: int) -
         "lr_scheduler_type": "cosine",
         **config,
     }
-    shutil.rmtree(folder, ignore_errors=True)
     file = folder.with_suffix(".yaml")
     file.write_text(yaml.safe_dump(given, sort_keys=False))
     train(file)
@@ -189,8 +202,7 @@ def measured(method: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]
     if method in (PEOPLE, POOL):
         utilities = log_choices(simulation, [text for group in texts for text in group])
         utilities = utilities.reshape(len(utilities), len(texts), -1)
-        parts = np.log(shares_of(simulation))[:, None, None] + log_softmax(utilities, axis=-1)
-        exact = np.logaddexp.reduce(parts, axis=0)
+        exact = drawn_first(utilities, shares_of(simulation))
         if method == POOL:
             exact = np.einsum("k,kpa->pa", shares_of(simulation), utilities)
         found = {"listed": listed(simulation, texts, exact)}
@@ -206,11 +218,17 @@ def measured(method: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]
         run = tuned(folder / method.replace(" ", "-").replace(",", ""), METHODS[method] | quick, file, seed)
     tuning = clock()
     policy = load_policy(run, device="cpu", max_length=CONTEXT)
-    log_probs = policy.log_probs(items_of_texts(prompts, texts)).reshape(len(prompts), -1)
+    tokens = policy.tokenize(items_of_texts(prompts, texts))
+    log_probs = policy.values(tokens).reshape(len(prompts), -1)
+    by_type = {}
+    if isinstance(policy, MixturePolicy):
+        each = policy.adapter_values(tokens).reshape(-1, *log_probs.shape)
+        by_type = {"listed_by_type": listed(simulation, texts, drawn_first(each, policy.weights))}
     spoken = said(simulation, policy, prompts, settings["samples"], seed)
     spoken["shares"] = spoken["shares"].tolist()
     return {
         "listed": listed(simulation, texts, log_probs),
+        **by_type,
         "said": spoken,
         "tuning_seconds": tuning,
         "seconds": clock(),

@@ -54,7 +54,7 @@ class Stepping:
             "gradient_checkpointing": False, "bf16": False, "disable_dropout": True,
         }  # fmt: skip
         tokenizer = AutoTokenizer.from_pretrained(model)
-        ids = torch.randint(300, VOCABULARY, (64, options.prompt), generator=torch.Generator().manual_seed(0))
+        ids = torch.randint(300, VOCABULARY, (512, options.prompt), generator=torch.Generator().manual_seed(0))
         prompts = Dataset.from_list([{"prompt": tokenizer.decode(row)} for row in ids])
         given = KINDS[kind]
         if given is None:
@@ -92,7 +92,7 @@ class Stepping:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=12)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--prompt", type=int, default=32)
     parser.add_argument("--answer", type=int, default=32)

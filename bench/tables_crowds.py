@@ -24,6 +24,9 @@ NEED_A_CROWD = {"helpsteer2": ("transport_cost", "total_variation", "expected_re
 DIFFERENCES = (
     ("ce", "marginal"),
     ("ot", "marginal"),
+    ("energy", "marginal"),
+    ("bradley-terry", "marginal"),
+    ("ot", "medians"),
     ("majority", "ce"),
     ("w1", "ce"),
     ("ot", "ce"),

@@ -24,25 +24,32 @@ def pm_population() -> list[str]:
         "seeds; in brackets the least and the largest.",
         "",
         "| policy | seeds | listed: brief, warm, thorough | total variation to the people | minority mass "
-        "| said: brief, warm, thorough | entropy | s |",
-        "|" + "---|" * 8,
+        "| said: brief, warm, thorough | entropy of answers, nats |",
+        "|" + "---|" * 7,
     ]
     for method, rows in by_method.items():
         said = [row["said"] for row in rows if "said" in row]
         entropies = [one["entropy"] for one in said if "entropy" in one]
-        seconds = [row["seconds"] for row in rows if "seconds" in row]
         cells = [
             method,
             str(len(rows)),
-            _shares([row["listed"]["shares"] for row in rows]),
-            _spread([row["listed"]["total_variation"] for row in rows]),
-            _spread([row["listed"]["minority_mass"] for row in rows]),
+            *_listed([row["listed"] for row in rows]),
             _shares([one["shares"] for one in said]) if said else "",
             f"{np.mean(entropies):.1f}" if entropies else "",
-            f"{np.mean(seconds):.0f}" if seconds else "",
         ]
         lines.append("| " + " | ".join(cells) + " |")
+        if by_type := [row["listed_by_type"] for row in rows if "listed_by_type" in row]:
+            cells = [f"{method}, a type drawn first", str(len(by_type)), *_listed(by_type), "", ""]
+            lines.append("| " + " | ".join(cells) + " |")
     return lines
+
+
+def _listed(rows: list[dict[str, Any]]) -> list[str]:
+    return [
+        _shares([row["shares"] for row in rows]),
+        _spread([row["total_variation"] for row in rows]),
+        _spread([row["minority_mass"] for row in rows]),
+    ]
 
 
 def _shares(rows: list[list[float]]) -> str:

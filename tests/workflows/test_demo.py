@@ -11,8 +11,12 @@ from scipy.stats import wasserstein_distance
 from pluralign import read
 from pluralign.judgments.population import Town, simulate
 from pluralign.judgments.votes import read_votes, votes_of
+from pluralign.policies.loading import load_policy
+from pluralign.scoring.items import items_of_texts
+from pluralign.scoring.reward_models import load_reward_model
 from pluralign.workflows.demo import demo
 from pluralign.workflows.demo_crowd import true_shares
+from pluralign.workflows.demo_matching import candidates
 
 PLACES = ("market", "school")
 LABELS = "12345"
@@ -28,7 +32,9 @@ def test_the_demo_says_whom_one_policy_serves_and_what_each_type_gives_up(tmp_pa
     crowd, rest = rest.split("Whom does one reward")
     the_crowd_is_told_as_it_is(tmp_path, crowd, metrics["crowd"])
     served, rest = rest.split("What does each type give up")
-    given_up, liked = rest.split("Whose answers got better?")
+    given_up, rest = rest.split("Whose answers got better?")
+    liked, chosen = rest.split("Whose answers come?")
+    whose_answers_come_is_told_as_it_is(tmp_path, chosen)
     story = json.loads((tmp_path / "audit" / "audit.json").read_text())
     for group in story["groups"]:
         line = next(line for line in found_types.splitlines() if line.startswith(group["group"]))
@@ -103,6 +109,37 @@ def the_crowd_is_told_as_it_is(folder, text, metrics):
     told = [line for line in text.splitlines() if " votes  " in line]
     assert [float(line.split()[0]) for line in told] == pytest.approx(np.sort(moved)[:-4:-1], abs=6e-4)
     assert f"new judgments: {len(parts[1])}" in text
+
+
+def whose_answers_come_is_told_as_it_is(folder, text):
+    """By plain sums over answers: what a kind chooses, whose answer it is, how far a policy is from the people."""
+    simulation = simulate(Town(annotators=20, judgments_per_annotator=6, responses=3, overlap=0.2, seed=1))
+    prompts = sorted(set(read(folder / "test.parquet").column("prompt")))
+    texts = candidates(prompts, 12, seed=1)
+    flat = [one for group in texts for one in group]
+    utilities = np.array([simulation.utilities(text) for text in flat]).reshape(len(prompts), 12, 3)
+    choices = np.exp(utilities) / np.exp(utilities).sum(1, keepdims=True)
+    people = choices @ np.array([0.5, 0.3, 0.2])
+    policies = {"language model": "language-model", "KL-RLHF": "rlhf", "matching (pm-dpo)": "matched"}
+    odds = {"the people": people}
+    items = items_of_texts(prompts, texts)
+    for name, run in policies.items():
+        log_probs = load_policy(folder / run, max_length=160).log_probs(items).reshape(len(prompts), 12)
+        odds[name] = np.exp(log_probs - log_probs.max(1, keepdims=True))
+    rewards = load_reward_model(folder / "reward").score_items(items).reshape(len(prompts), 12)
+    odds["KL-RLHF, its aim"] = odds["language model"] * np.exp(rewards)
+    odds["matching, its aim"] = np.exp(rewards)
+    for name, mass in odds.items():
+        line = next(line for line in text.splitlines() if line.startswith(name + " "))
+        cells = [cell for cell in line.removeprefix(name).split() if not cell.startswith("#")]
+        *shares, off, kept = [float(cell.removesuffix("%")) for cell in cells]
+        assert sum(shares) == pytest.approx(100, abs=2)
+        shares_of_answers = mass / mass.sum(1, keepdims=True)
+        assert off == pytest.approx(abs(shares_of_answers - people).sum(1).mean() / 2, abs=0.006)
+        held = people.sum() - people.max(1).sum()
+        least = np.minimum(people, shares_of_answers)
+        minority = least.sum() - np.take_along_axis(least, people.argmax(1)[:, None], 1).sum()
+        assert kept == pytest.approx(minority / held, abs=0.006)
 
 
 def test_true_shares_are_what_a_large_town_says():

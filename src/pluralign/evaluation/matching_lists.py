@@ -200,8 +200,8 @@ def pair_plots(lists: AnswerLists, margin_map: MarginMap | None = None, most: in
         most: points at most, evenly spaced among the pairs.
 
     Returns:
-        `pairs` (how many there are); `bin_edges` of 20 equal bins, and for `reward`, `policy` and `reference` the share
-        of the pairs in each bin; `points`, a list of `reward`, `policy` and `reference` margins.
+        `pairs` (how many there are); `bin_edges` of 20 equal bins, and for `reward`, `policy` and `reference` the
+        share of the pairs in each bin; `points`, a list of `reward`, `policy` and `reference` margins.
 
     Examples:
         >>> lists = AnswerLists.of([0.0, 2.0], [-3.0, -1.0], [-1.0, -1.0], [0, 1], [0, 2], [0], [1.0])

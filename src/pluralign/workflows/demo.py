@@ -1,4 +1,4 @@
-"""`demo`: a simulated town, its kinds of people, one reward over two sources, a crowd, what is fair to all."""
+"""`demo`: a simulated town, its kinds of people, one reward, a crowd, what is fair to all, whose answers come."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from pluralign.training.from_scratch import make_causal_model
 from pluralign.workflows.aggregate import aggregate
 from pluralign.workflows.audit import audit
 from pluralign.workflows.calibrate import calibrate
+from pluralign.workflows.demo_configs import LANGUAGE_MODEL, MATCHED, POLICY, REWARD, RLHF, configs
 from pluralign.workflows.demo_crowd import rated, said
+from pluralign.workflows.demo_matching import histograms, whose_answers
 from pluralign.workflows.demo_people import ANSWER, CONTEXT, answers_preferred, asked_somewhere, types_by_kind
 from pluralign.workflows.demo_tables import confidence, given_up, kinds_found, liked, served
 from pluralign.workflows.evaluate import evaluate
@@ -61,70 +63,12 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
         make_causal_model(
             texts, base, vocab_size=1024, hidden_size=96, layers=3, heads=4, context=CONTEXT, seed=seed
         )
-    common: dict[str, Any] = {
-        "train_files": [str(folder / "train.parquet")],
-        "eval_files": [str(folder / "test.parquet")],
-        "seed": seed,
-        "save_strategy": "no",
-        "report_to": "none",
-        "lr_scheduler_type": "cosine",
-    }
-    language_model = {
-        "objective": "sft",
-        "model_name_or_path": str(base),
-        "output_dir": str(folder / "language-model"),
-        "responses": "all",
-        "per_device_train_batch_size": 32,
-        "learning_rate": 3e-3,
-        "num_train_epochs": 2,
-        "max_length": CONTEXT,
-    }
-    reward = {
-        "objective": "more",
-        "normalize": "none",  # of two gradients of length 1 the middle is the shortest, whatever they are
-        "model_name_or_path": str(folder / "language-model"),
-        "output_dir": str(folder / "reward"),
-        "per_device_train_batch_size": 16,
-        "learning_rate": 5e-4,
-        "num_train_epochs": 3,
-    }
-    crowd = {
-        "objective": "dprm",
-        "model_name_or_path": str(folder / "language-model"),
-        "output_dir": str(folder / "crowd"),
-        "per_device_train_batch_size": 8,
-        "learning_rate": 1e-3,
-        "num_train_epochs": 12,
-        **ratings.config,
-    }
-    tuning = {"per_device_train_batch_size": 16, "learning_rate": 2e-3, "num_train_epochs": 2, "beta": 1.0}
-    policy = {
-        "objective": "dpo",
-        "model_name_or_path": str(folder / "language-model"),
-        "output_dir": str(folder / "policy"),
-        "use_peft": True,
-        "lora_target_modules": ["all-linear"],
-        **tuning,
-    }
-    people = {
-        "objective": "em-dpo",
-        "model_name_or_path": str(folder / "language-model"),
-        "output_dir": str(folder / "people"),
-        **tuning,
-    }
-    configs = {
-        "language-model": language_model,
-        "reward": reward,
-        "crowd": crowd,
-        "policy": policy,
-        "people": people,
-    }
-    for name, config in configs.items():
+    for name, config in configs(folder, base, ratings.config, seed).items():
         with atomic_write(folder / f"{name}.yaml", "w") as file:
-            # The run's own keys stand first, and hold where both have one.
-            yaml.safe_dump({**config, **common, **config}, file, sort_keys=False)
+            yaml.safe_dump(config, file, sort_keys=False)
         train(folder / f"{name}.yaml")
-    temperature = fitted_temperature(folder / "reward", folder / "tuning.parquet")
+        if name == REWARD:
+            temperature = fitted_temperature(folder / REWARD, folder / "tuning.parquet")
     recalibrated = evaluate(folder / "reward", str(folder / "test.parquet"), folder / "reward-evaluation")
     regrets = aggregate(
         folder / "people",
@@ -143,9 +87,16 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
         "mixture": folder / "together" / "mixture",
         "distilled": folder / "together" / "distilled",
     }
+    answered = {
+        "DPO": folder / POLICY,
+        "KL-RLHF": folder / RLHF,
+        "matching (pm-dpo)": folder / MATCHED,
+    }
+    prompts = sorted(set(test_part.column("prompt")))
+    chosen = whose_answers(simulation, answered, folder / LANGUAGE_MODEL, folder / REWARD, prompts, seed)
     wins = answers_preferred(simulation, names, folder / "language-model", items_of(test_part), seed)
     metrics = {name: read_metrics(folder / name) for name in ("reward", "crowd", "policy", "people")}
-    pages = ("audit", "reward", "reward-evaluation", "crowd", "policy", "people", "together")
+    pages = ("audit", "reward", "reward-evaluation", "crowd", "policy", "people", "together", "rlhf", "matched")
     report([folder / name for name in pages], folder / "report.html")
     return "\n".join(
         [
@@ -162,6 +113,8 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
             "",
             *liked(simulation, wins),
             "",
+            *histograms(simulation, chosen, len(prompts)),
+            "",
             f"look at:        {folder / 'report.html'}",
             f"judgments:      {folder / 'train.parquet'}, {folder / 'tuning.parquet'}, {folder / 'test.parquet'}",
             f"audit:          {folder / 'audit'}   (pluralign audit {folder / 'train.parquet'})",
@@ -173,6 +126,8 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
             f"DPO policy:     {folder / 'policy'}   (pluralign train {folder / 'policy.yaml'})",
             f"types' policies: {folder / 'people'}  (pluralign train {folder / 'people.yaml'})",
             f"one for all:    {folder / 'together'}   (pluralign aggregate {folder / 'people'} ... --distill)",
+            f"KL-RLHF:        {folder / 'rlhf'}   (pluralign train {folder / 'rlhf.yaml'})",
+            f"matching:       {folder / 'matched'}   (pluralign train {folder / 'matched.yaml'})",
             "results:        README.md and metrics.json in each of these folders",
         ]
     )
