@@ -180,6 +180,12 @@ def run(cell: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
             "examples": examples}  # fmt: skip
 
 
+def keep_together(name: str) -> None:
+    """All cells there are, in one file, without the logs."""
+    cells = [json.loads(file.read_text()) for file in sorted(CELLS.glob(f"{name}-*.json"))]
+    store(name, [{key: value for key, value in cell.items() if key != "log"} for cell in cells])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -193,12 +199,12 @@ def main() -> None:
     parser.add_argument("--asked", type=int, default=112)
     parser.add_argument("--part", default="0/1", help="this process's share of the cells: I/N")
     parser.add_argument("--name", default="pm_language")
-    parser.add_argument("--reward-only", action="store_true")
+    parser.add_argument("--summary", action="store_true", help="nothing is run: what there is, for the table")
     options = parser.parse_args()
+    if options.summary:
+        return keep_together(options.name)
     if not (REWARD / "calibration.json").exists():
         reward_model()
-    if options.reward_only:
-        return
     transformers.logging.set_verbosity_error()
     CELLS.mkdir(parents=True, exist_ok=True)
     own, parts = (int(number) for number in options.part.split("/"))
@@ -207,8 +213,9 @@ def main() -> None:
         if number % parts != own or file.exists():
             continue
         found = run(cell, options)
-        settings = {key: value for key, value in vars(options).items() if key not in ("part", "reward_only")}
+        settings = {key: value for key, value in vars(options).items() if key not in ("part", "summary")}
         file.write_text(json.dumps({"options": settings, **found}))
+        keep_together(options.name)
         told = {key: round(value, 3) for key, value in found["metrics"].items() if isinstance(value, float)}
         print(name_of(cell), found["tuning_seconds"], found["seconds"], told, flush=True)
 

@@ -35,6 +35,7 @@ NAMES = {
     "matching_offline": ["matching_offline.py"],
     "matching_first_loss": ["matching_first_loss.py"],
     "pm_step": ["pm_step.py"],
+    "pm_language": ["pm_language.py"],
     "pm_population": ["pm_population.py"],
 }
 """Name to its script and options."""

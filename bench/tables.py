@@ -12,6 +12,7 @@ from typing import Any
 from common import OUT, interval
 from tables_crowds import TABLES as CROWD_TABLES
 from tables_fairness import TABLES as FAIRNESS_TABLES
+from tables_language import TABLES as LANGUAGE_TABLES
 from tables_matching import TABLES as MATCHING_TABLES
 from tables_more import TABLES as MORE_TABLES
 from tables_population import TABLES as POPULATION_TABLES
@@ -366,7 +367,7 @@ TABLES = (
     latent_class_biogeme, latent_class_choix, latent_class_scaling,
     types_identification, types_recovery, types_power, types_polis, types_convarg, types_qa,
     *TYPE_TABLES, *FAIRNESS_TABLES, *MORE_TABLES, *CROWD_TABLES, *VOTE_TABLES,
-    *MATCHING_TABLES, *POPULATION_TABLES,
+    *MATCHING_TABLES, *LANGUAGE_TABLES, *POPULATION_TABLES,
 )  # fmt: skip
 """Each is named like its block in the README and its file of results."""
 
