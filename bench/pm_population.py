@@ -25,10 +25,9 @@ import numpy as np
 import transformers
 import yaml
 from common import OUT, Clock
-from scipy.special import log_softmax, logsumexp, softmax
+from scipy.special import log_softmax, softmax
 from town_language_model import keep, kept, town_language_model
 
-from pluralign.evaluation.matching import list_divergences, minority_mass
 from pluralign.judgments.population import PROMPTS, Simulation, Town, compose, simulate
 from pluralign.judgments.split import split
 from pluralign.policies.loading import load_policy
@@ -37,6 +36,14 @@ from pluralign.policies.policy import Policy
 from pluralign.scoring.items import items_of_texts
 from pluralign.workflows.calibrate import calibrate
 from pluralign.workflows.demo import ANSWER, CONTEXT, TOWN
+from pluralign.workflows.demo_matching import (
+    COMPOSED,
+    candidates,
+    listed,
+    log_choices,
+    people_choose,
+    shares_of,
+)
 from pluralign.workflows.train import train
 
 FOLDER = OUT / "pm_population"
@@ -45,8 +52,8 @@ TUNING = {"per_device_train_batch_size": 16, "learning_rate": 2e-3, "num_train_e
 
 ADAPTER = {"use_peft": True, "lora_target_modules": ["all-linear"]}
 ONLINE: dict[str, Any] = {
-    "objective": "pm-rlhf", "num_generations": 4, "per_device_train_batch_size": 64, "learning_rate": 3e-4,
-    "max_steps": 120, "max_completion_length": ANSWER,
+    "objective": "pm-rlhf", "num_generations": 4, "per_device_train_batch_size": 32, "learning_rate": 1e-3,
+    "max_steps": 60, "max_completion_length": ANSWER,
 }  # fmt: skip
 REWARD: dict[str, Any] = {
     "objective": "plackett-luce", "per_device_train_batch_size": 16, "learning_rate": 1e-3, "num_train_epochs": 3,
@@ -67,57 +74,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "matching the average, online": {**ONLINE, "mode": "pm"},
 }
 """The base is not tuned. With six epochs a type's policy sees about as many rankings as one for all with two."""
-
-COMPOSED = 4000
-"""Answers over all prompts by which kinds are measured."""
-
-
-def log_choices(simulation: Simulation, texts: list[str]) -> np.ndarray:
-    """True utilities `(kinds, texts)`, each kind's less the log of the mean of exp(u) over composed answers."""
-    rng = np.random.default_rng(0)
-    composed = [compose(PROMPTS[rng.integers(len(PROMPTS))], rng).text for _ in range(COMPOSED)]
-    found, whole = (np.array([simulation.utilities(text) for text in one]).T for one in (texts, composed))
-    return found - (logsumexp(whole, axis=1, keepdims=True) - np.log(COMPOSED))
-
-
-def shares_of(simulation: Simulation) -> np.ndarray:
-    """Shares of the kinds of people: `(kinds,)`."""
-    shares = np.array([kind.share for kind in simulation.town.types])
-    return shares / shares.sum()
-
-
-def candidates(prompts: list[str], each: int, seed: int) -> list[list[str]]:
-    """Different composed answers to each prompt."""
-    rng = np.random.default_rng([seed, 7])
-    found = []
-    for prompt in prompts:
-        texts: dict[str, None] = {}
-        while len(texts) < each:
-            texts[compose(prompt, rng).text] = None
-        found.append(list(texts))
-    return found
-
-
-def listed(simulation: Simulation, texts: list[list[str]], log_probs: np.ndarray) -> dict[str, Any]:
-    """Shares of the kinds' answers, distance to the people, and what is kept of their less frequent answers.
-
-    Args:
-        simulation: the town.
-        texts: the answers to each prompt.
-        log_probs: `(prompts, answers)` log pi(y|x), or anything that differs from it by a number for each prompt.
-    """
-    utilities = log_choices(simulation, [text for group in texts for text in group])
-    utilities = utilities.reshape(len(utilities), len(texts), -1)
-    people = np.log(np.einsum("k,kpa->pa", shares_of(simulation), softmax(utilities, axis=-1)))
-    kinds = utilities.argmax(axis=0)
-    policy = softmax(log_probs, axis=-1)
-    kept_mass, held = minority_mass(people, log_probs)
-    return {
-        "shares": [float(policy[kinds == kind].sum() / len(texts)) for kind in range(len(utilities))],
-        "total_variation": float(list_divergences(people, log_probs)[2].mean()),
-        "minority_mass": float(kept_mass.sum() / held.sum()),
-        "largest": float(policy.max(-1).mean()),
-    }
 
 
 def drawn_first(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -205,7 +161,7 @@ def measured(method: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]
         exact = drawn_first(utilities, shares_of(simulation))
         if method == POOL:
             exact = np.einsum("k,kpa->pa", shares_of(simulation), utilities)
-        found = {"listed": listed(simulation, texts, exact)}
+        found = {"listed": listed(*people_choose(simulation, texts), exact)}
         return found | ({"said": {"shares": said_by_people(simulation)}} if method == PEOPLE else {})
     folder = FOLDER / f"{seed}{settings['suffix']}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -223,11 +179,11 @@ def measured(method: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]
     by_type = {}
     if isinstance(policy, MixturePolicy):
         each = policy.adapter_values(tokens).reshape(-1, *log_probs.shape)
-        by_type = {"listed_by_type": listed(simulation, texts, drawn_first(each, policy.weights))}
+        by_type = {"listed_by_type": listed(*people_choose(simulation, texts), drawn_first(each, policy.weights))}
     spoken = said(simulation, policy, prompts, settings["samples"], seed)
     spoken["shares"] = spoken["shares"].tolist()
     return {
-        "listed": listed(simulation, texts, log_probs),
+        "listed": listed(*people_choose(simulation, texts), log_probs),
         **by_type,
         "said": spoken,
         "tuning_seconds": tuning,
