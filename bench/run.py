@@ -37,6 +37,7 @@ NAMES = {
     "pm_step": ["pm_step.py"],
     "pm_language": ["pm_language.py"],
     "pm_population": ["pm_population.py"],
+    "pm_polis": ["pm_polis.py", "--conversations", "15-per-hour-seattle", "brexit-consensus"],
 }
 """Name to its script and options."""
 

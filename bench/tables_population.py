@@ -61,4 +61,27 @@ def _spread(values: list[float]) -> str:
     return f"{np.mean(values):.3f}{ends}"
 
 
-TABLES: tuple[Callable[[], list[str]], ...] = (pm_population,)
+def pm_polis() -> list[str]:
+    """Each conversation's policies over its statements."""
+    found = stored("pm_polis")
+    told = found["settings"]
+    lines = [
+        f"Rankings of {told['size']} statements or a few more, a fifth held out; {told['max_steps']} steps of "
+        f"{told['per_device_train_batch_size']}, learning rate {told['learning_rate']:g}, "
+        f"beta {told['beta']:g}; seed 0.",
+        "",
+        "| conversation | chooses | share of each group's statements | total variation to the people "
+        "| minority mass | the likeliest statement's share | s |",
+        "|" + "---|" * 7,
+    ]
+    for key, row in found["rows"].items():
+        place, name, _ = key.split(", ")
+        shares = ", ".join(f"{share:.2f}" for share in row["shares"])
+        lines.append(
+            f"| {place} | {name} | {shares} | {row['total_variation']:.3f} | {row['minority_mass']:.3f} "
+            f"| {row['largest']:.3f} | {row.get('seconds', '')} |"
+        )
+    return lines
+
+
+TABLES: tuple[Callable[[], list[str]], ...] = (pm_population, pm_polis)

@@ -1,0 +1,140 @@
+"""Whose statements does a policy speak? A Polis conversation, its statements listed, its opinion groups known.
+
+Policies are tuned on everybody's rankings of a few statements (agreed before passed before disagreed) by DPO and by
+plain matching, one for all or one for each opinion group, from a language model that has read the statements of all
+conversations. Then, over all statements, softmax(log pi) is held beside the people's agreement: each statement's
+share of agreement among its votes, over the sum of these shares. A statement is of the group that agrees with it
+more. Policies by group answer for all with a group drawn first, by its share of the people.
+
+Every row is kept as soon as it is done, and a stopped script goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import POLIS_CONVERSATIONS, Clock, load
+from em_polis import TOPIC, Conversation, conversation, statements
+from people_models import FOLDER, LENGTH, language_model
+from scipy.special import log_softmax
+from town_language_model import QUIET, keep, kept
+
+from pluralign.evaluation.matching import list_divergences, minority_mass
+from pluralign.judgments import Judgments
+from pluralign.scoring.causal_models import CausalModel, load_causal_model
+from pluralign.scoring.items import items_of_texts
+from pluralign.training.configs import PMDPOConfig
+from pluralign.training.pm_dpo import PMDPOTrainer
+
+METHODS: dict[str, dict[str, Any]] = {
+    "DPO": {"mode": "kl"},
+    "matching": {"mode": "pm"},
+    "DPO by group": {"mode": "kl", "by_group": True},
+    "matching by group": {"mode": "pm", "by_group": True},
+}
+TUNING = {
+    "learning_rate": 1e-3, "lr_scheduler_type": "cosine", "warmup_steps": 20, "beta": 1.0,
+    "per_device_train_batch_size": 16, "max_length": LENGTH,
+}  # fmt: skip
+"""Of whole models: adapters of rank 8 did not unlearn in as many steps what a statement's length makes of log pi."""
+
+LEAST = 10
+"""Votes of every group that a statement must have."""
+
+
+def agreement(name: str) -> dict[str, np.ndarray]:
+    """Of each statement with enough votes: the share of agreement among all votes, and among each group's."""
+    rows = load(f"polis-{name}")[0].rows()
+    votes: dict[str, dict[str, list[bool]]] = {}
+    for row in rows:
+        if row["group"] is not None:
+            said = votes.setdefault(row["responses"][0], {}).setdefault(row["group"], [])
+            said.append(row["labels"][0] == "agree")
+    groups = sorted({group for one in votes.values() for group in one})
+    return {
+        text: np.array(
+            [np.mean(list(itertools.chain.from_iterable(one.values()))), *(np.mean(one[group]) for group in groups)]
+        )
+        for text, one in votes.items()
+        if all(len(one.get(group, [])) >= LEAST for group in groups)
+    }
+
+
+def measured(agreed: np.ndarray, log_probs: np.ndarray) -> dict[str, Any]:
+    """A policy over the statements beside the people's agreement.
+
+    Args:
+        agreed: `(statements, 1 + groups)`, of everybody first.
+        log_probs: `(statements,)`.
+    """
+    people, log_policy = np.log(agreed[:, 0] / agreed[:, 0].sum()), log_softmax(log_probs)
+    kinds = agreed[:, 1:].argmax(1)
+    kept_mass, held = minority_mass(people, log_policy)
+    return {
+        "shares": [float(np.exp(log_policy)[kinds == kind].sum()) for kind in range(agreed.shape[1] - 1)],
+        "total_variation": float(list_divergences(people, log_policy)[2]),
+        "minority_mass": float(kept_mass / held),
+        "largest": float(np.exp(log_policy).max()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--conversations", nargs="+", default=["15-per-hour-seattle"], choices=POLIS_CONVERSATIONS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--size", type=int, default=5, help="statements in a ranking")
+    parser.add_argument("--steps", type=int, default=300, help="of 16 rankings, in each M-step")
+    options = parser.parse_args()
+    settings = {"size": options.size, "max_steps": options.steps, **TUNING}
+    every = Judgments.from_rows([row for one in POLIS_CONVERSATIONS for row in statements(one)])
+    model = language_model("polis", every, 3)
+    for place in options.conversations:
+        found = agreement(place)
+        texts, agreed = list(found), np.array(list(found.values()))
+        for seed in options.seeds:
+            rows = kept("pm_polis", settings)
+            data = conversation(place, options.size, 0.2, None, seed)
+            prompt = data.train.column("prompt")[0]
+            assert prompt == load(f"people-{place}")[0].column("prompt")[0][:TOPIC] + "\n"
+            items = items_of_texts([prompt], [texts])
+            rows[f"{place}, people, {seed}"] = measured(agreed, np.log(agreed[:, 0]))
+            rows[f"{place}, language model, {seed}"] = measured(agreed, load_causal_model(model).log_probs(items))
+            for name, method in METHODS.items():
+                key = f"{place}, {name}, {seed}"
+                if key in rows:
+                    continue
+                clock = Clock()
+                parts = by_group(data) if method.get("by_group") else [data.train]
+                weight = np.array([len(set(part.column("annotator"))) for part in parts], dtype=float)
+                log_probs = [
+                    tuned(model, part, method["mode"], seed, options.steps).log_probs(items) for part in parts
+                ]
+                chosen = np.log(weight / weight.sum())[:, None] + log_softmax(np.stack(log_probs), axis=1)
+                rows[key] = measured(agreed, np.logaddexp.reduce(chosen, axis=0)) | {"seconds": clock()}
+                print(key, rows[key], flush=True)
+                keep("pm_polis", settings, rows)
+
+
+def by_group(data: Conversation) -> list[Judgments]:
+    """The rankings of each opinion group's people."""
+    groups = [data.groups.get(name) for name in data.train.column("annotator")]
+    return [
+        data.train.select([row for row, found in enumerate(groups) if found == group])
+        for group in sorted(set(data.groups.values()))
+    ]
+
+
+def tuned(model: Path, judgments: Judgments, mode: str, seed: int, steps: int) -> CausalModel:
+    """A policy on the rankings."""
+    args = PMDPOConfig(str(FOLDER / "pm-polis"), mode=mode, max_steps=steps, seed=seed, **TUNING, **QUIET)
+    trainer = PMDPOTrainer(str(model), args, judgments)
+    trainer.train()
+    return trainer.policy
+
+
+if __name__ == "__main__":
+    main()
