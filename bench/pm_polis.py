@@ -40,7 +40,7 @@ TUNING = {
     "learning_rate": 1e-3, "lr_scheduler_type": "cosine", "warmup_steps": 20, "beta": 1.0,
     "per_device_train_batch_size": 16, "max_length": LENGTH,
 }  # fmt: skip
-"""Of whole models: adapters of rank 8 did not unlearn in as many steps what a statement's length makes of log pi."""
+"""Of whole models: adapters of rank 8 did not unlearn in as many steps what length makes of log pi."""
 
 LEAST = 10
 """Votes of every group that a statement must have."""
