@@ -102,6 +102,7 @@ def main() -> None:
             assert prompt == load(f"people-{place}")[0].column("prompt")[0][:TOPIC] + "\n"
             items = items_of_texts([prompt], [texts])
             rows[f"{place}, people, {seed}"] = measured(agreed, np.log(agreed[:, 0]))
+            rows[f"{place}, all alike, {seed}"] = measured(agreed, np.zeros(len(agreed)))
             rows[f"{place}, language model, {seed}"] = measured(agreed, load_causal_model(model).log_probs(items))
             for name, method in METHODS.items():
                 key = f"{place}, {name}, {seed}"

@@ -418,6 +418,9 @@ def test_a_yaml_runs_from_end_to_end(written, tmp_path):
     assert (stored["objective"], stored["beta"]) == ("pm-rlhf", 1.0)
     assert len(policy.sample(["Say"], n=2, max_new_tokens=4)[0]) == 2
     assert train(tmp_path / "matched.yaml") == metrics  # finished: nothing is done again
+    (tmp_path / "reward" / "calibration.json").write_text(json.dumps({"method": "temperature", "temperature": 2.0}))
+    with pytest.raises(PluralignError, match="these files have changed since: .*calibration.json"):
+        train(tmp_path / "matched.yaml")
 
 
 def test_stopped_and_started_again_it_ends_as_if_undisturbed(written, tmp_path, monkeypatch):

@@ -210,7 +210,7 @@ def evaluate(
     config |= {name: value for name, value in options.items() if value is not None}
     config |= {} if reward is None else {"samples": samples, "max_new_tokens": max_new_tokens}
     models = [name for name in (model, *others, reference, reward) if name is not None]
-    inputs = file_fingerprints([*paths, *(file for name in models for file in _weights(name, raw))])
+    inputs = file_fingerprints([*paths, *(file for name in models for file in weight_files(name, raw))])
     state = run_state(folder, config, inputs)
     if state == "finished":
         logger.warning(f"{folder}: this evaluation is finished already; nothing to do")
@@ -314,7 +314,7 @@ def _of_judgments(judgments: Judgments, items: Items, column: str) -> list[str |
     return [values[row] for row in items.row]
 
 
-def _weights(model: str | os.PathLike[str], raw: bool = False) -> list[Path]:
+def weight_files(model: str | os.PathLike[str], raw: bool = False) -> list[Path]:
     """The files of a local model, so that a changed model is not taken for the one evaluated before."""
     folder = Path(model)
     if not folder.is_dir():

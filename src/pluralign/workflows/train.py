@@ -42,6 +42,7 @@ from pluralign.workflows.evaluate import (
     reward_metrics,
     slices_of,
     typed_metrics,
+    weight_files,
     write_calibration,
 )
 from pluralign.workflows.evaluate_crowds import CrowdResult, evaluate_crowd, write_crowds
@@ -152,6 +153,10 @@ def run(job: TrainingRun) -> dict[str, Any]:
     state = PartialState()
     given = (job.resolved.get(key) for key in ("vote_state", "cost_matrix"))
     others = [file for file in given if isinstance(file, str)]
+    rewards = job.resolved.get("reward_model") or []
+    others += [
+        str(file) for name in ([rewards] if isinstance(rewards, str) else rewards) for file in weight_files(name)
+    ]
     inputs = file_fingerprints([*job.train_files, *job.eval_files, *others])
     found = run_state(job.folder, job.resolved, inputs)
     if found == "finished":
