@@ -412,6 +412,11 @@ def test_a_yaml_runs_from_end_to_end(written, tmp_path):
     told = {"train_reward", "train_penalty", "train_inside", "train_entropy", "train_mean_length", "pm_divergence"}
     assert told <= metrics.keys()
     assert metrics == json.loads((tmp_path / "matched" / "metrics.json").read_text())
+    answers = [json.loads(line) for line in (tmp_path / "matched" / "answers.jsonl").read_text().splitlines()]
+    rewards = [answer["reward"] for answer in answers if answer["by"] == "policy"]
+    assert np.mean(rewards) == pytest.approx(metrics["mean_reward/policy"])
+    plots = json.loads((tmp_path / "matched" / "matching.json").read_text())["lists"]
+    assert [plot["on"] for plot in plots] == ["policy", "reference"]
     policy = pluralign.load_policy(tmp_path / "matched", device="cpu")
     stored = policy.model.config.pluralign
     assert stored["penalty"] == {"mode": "conditional", "alpha": 0.004, "gate": "token"}

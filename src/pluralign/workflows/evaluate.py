@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import pyarrow as pa
 from transformers.utils import logging
 
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import atomic_write, disk_errors, write_json, write_parquet
+from pluralign.core.files import disk_errors, write_json, write_parquet
 from pluralign.core.runs import file_fingerprints, finish_run, read_metrics, run_state, start_run
 from pluralign.evaluation.calibration import reliability_table
 from pluralign.evaluation.over_rewarding import over_rewarding
@@ -44,7 +43,7 @@ from pluralign.workflows.evaluate_crowds import (
     write_crowds,
 )
 from pluralign.workflows.evaluate_types import believed, cross_table, shown_utilities, type_metrics
-from pluralign.workflows.matching import MATCHING, matching_beside, reward_note
+from pluralign.workflows.matching import matching_beside, reward_note, write_matching
 from pluralign.workflows.policies import against_reference, answer_rows, compare
 from pluralign.workflows.score import MarginMap, rewards_of
 
@@ -264,9 +263,7 @@ def evaluate(
     table = annotator_table(pairs, _of_judgments(judgments, items, "annotator"))
     write_parquet(pa.table(table), folder / "annotators.parquet")
     if answers:
-        with atomic_write(folder / "answers.jsonl", "w") as file:
-            file.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
-        write_json(folder / MATCHING, {"lists": plots})
+        write_matching(folder, answers, plots)
     if crowds is not None:
         write_crowds(folder, crowds)
     card = title

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pluralign.core.errors import PluralignError
+from pluralign.core.files import atomic_write, write_json
 from pluralign.evaluation.drawn_texts import distinct, entropy, perplexity
 from pluralign.evaluation.matching_lists import AnswerLists, MarginMap, matching_over, pair_plots
 from pluralign.policies.policy import Policy
@@ -65,6 +68,27 @@ def matching_metrics(
             pluralign.load_reward_model("runs/reward"), ["Tea?", "Rain or sun?"],
         )
     """
+    draws = drawn_by_both(
+        policy, reference, reward, prompts, samples=samples, max_new_tokens=max_new_tokens, seed=seed
+    )
+    return compare(draws, seed) | of_draws(draws, margin_map_of(reward), {}, seed)[0], answer_rows(prompts, draws)
+
+
+def drawn_by_both(
+    policy: Policy,
+    reference: Policy,
+    reward: Scorer,
+    prompts: Sequence[Any],
+    *,
+    samples: int,
+    max_new_tokens: int,
+    seed: int,
+) -> dict[str, Draws]:
+    """What a policy and its reference answer, with rewards and both log-probabilities; arguments as above.
+
+    Raises:
+        PluralignError: as of `matching_metrics`.
+    """
     if reference.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
         raise PluralignError("reference: has other tokens than the policy, so it cannot be its reference")
     if samples < 1:
@@ -74,7 +98,14 @@ def matching_metrics(
         drawn = model.sample(prompts, n=samples, max_new_tokens=max_new_tokens, seed=seed)
         tokens = drawn_tokens(prompts, drawn, model.tokenizer, model.limits.max_length - max_new_tokens)
         draws[name] = scored(prompts, drawn, reward, policy.values(tokens), reference.values(tokens))
-    return compare(draws, seed) | of_draws(draws, margin_map_of(reward), {}, seed)[0], answer_rows(prompts, draws)
+    return draws
+
+
+def write_matching(folder: Path, answers: Sequence[Mapping[str, Any]], plots: Sequence[Mapping[str, Any]]) -> None:
+    """Write `answers.jsonl` and `matching.json` into a folder."""
+    with atomic_write(folder / "answers.jsonl", "w") as file:
+        file.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
+    write_json(folder / MATCHING, {"lists": list(plots)})
 
 
 def of_judgments(

@@ -46,7 +46,8 @@ from pluralign.workflows.evaluate import (
     write_calibration,
 )
 from pluralign.workflows.evaluate_crowds import CrowdResult, evaluate_crowd, write_crowds
-from pluralign.workflows.matching import matching_metrics
+from pluralign.workflows.matching import drawn_by_both, margin_map_of, of_draws, write_matching
+from pluralign.workflows.policies import answer_rows, compare
 from pluralign.workflows.settings import Given, check_known, check_value, fields_of, plain, read_flags, read_yaml
 from pluralign.workflows.trainers import OBJECTIVES, TrainingRun, make_trainer, model_kwargs
 
@@ -292,7 +293,10 @@ _ANSWERS = 2
 
 
 def _matched(job: TrainingRun, trainer: transformers.Trainer) -> dict[str, float]:
-    """How far a policy tuned by online matching, as it was saved, is from its reward on prompts held out."""
+    """How far a policy tuned by online matching, as it was saved, is from its reward on prompts held out.
+
+    Writes the answers and what the plots need beside the policy.
+    """
     if not isinstance(trainer, PMRLHFTrainer) or trainer.scorer is None or trainer.eval_dataset is None:
         return {}
     prompts: list[Any] = list(trainer.eval_dataset["prompt"])
@@ -308,7 +312,7 @@ def _matched(job: TrainingRun, trainer: transformers.Trainer) -> dict[str, float
     }
     reference = load_policy(job.resolved["model_name_or_path"], revision=job.model.model_revision, **options)
     reward: Any = trainer.scorer
-    return matching_metrics(
+    draws = drawn_by_both(
         load_policy(job.folder, **options),
         reference,
         reward,
@@ -316,4 +320,7 @@ def _matched(job: TrainingRun, trainer: transformers.Trainer) -> dict[str, float
         samples=_ANSWERS,
         max_new_tokens=trainer.args.max_completion_length,
         seed=job.args.seed,
-    )[0]
+    )
+    found, plots = of_draws(draws, margin_map_of(reward), {}, job.args.seed)
+    write_matching(job.folder, answer_rows(prompts, draws), plots)
+    return compare(draws, job.args.seed) | found
