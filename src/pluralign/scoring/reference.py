@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, astuple
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +39,6 @@ def fingerprint_weights(model: Any) -> str:
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]
-
-
-def as_stored(penalty: Penalty) -> dict[str, Any]:
-    """A penalty as a policy's settings and a mixture's file hold it.
-
-    Examples:
-        >>> as_stored(Penalty("kl"))
-        {'mode': 'kl', 'alpha': 0.1, 'gate': 'token'}
-    """
-    return asdict(penalty)
 
 
 def stored_penalty(settings: Mapping[str, Any], place: str) -> Penalty:

@@ -15,6 +15,7 @@ import copy
 import functools
 import os
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,7 +31,7 @@ from pluralign.judgments.votes import read_votes
 from pluralign.scoring.causal_models import CausalModel, causal_model, load_causal_model
 from pluralign.scoring.forward import block_charges
 from pluralign.scoring.loading import SETTINGS
-from pluralign.scoring.reference import PENALTY, as_stored, fingerprint_weights, kept_log_probs, log_probs_file
+from pluralign.scoring.reference import PENALTY, fingerprint_weights, kept_log_probs, log_probs_file
 from pluralign.scoring.tokens import TokenizedItems
 from pluralign.scoring.votes import PairVotes
 from pluralign.training.configs import DPOConfig
@@ -82,7 +83,7 @@ class DPOTrainer(JudgmentTrainer):
             raise PluralignError("peft_config: the model has an adapter already; merge it first, or train it on")
         if ref_model is not None and args.penalty.mode == "pm":
             raise PluralignError("ref_model: mode: pm takes nothing from a reference; leave it out")
-        tuned = {"objective": self.objective, "beta": args.beta, PENALTY: as_stored(args.penalty)}
+        tuned = {"objective": self.objective, "beta": args.beta, PENALTY: asdict(args.penalty)}
         getattr(given.model.config, SETTINGS).update(tuned)
         self._ref_model = None if ref_model is None else causal_model(ref_model, given.tokenizer).model
         self._adapter_off = peft_config is not None and ref_model is None

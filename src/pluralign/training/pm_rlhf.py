@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import peft
@@ -29,7 +30,7 @@ from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head, use_adapte
 from pluralign.choice.matching import Penalty, charged, inside_mask
 from pluralign.core.errors import PluralignError
 from pluralign.scoring.loading import SETTINGS
-from pluralign.scoring.reference import PENALTY, as_stored
+from pluralign.scoring.reference import PENALTY
 from pluralign.training.checkpoints import CompletionMarker
 from pluralign.training.pm_config import PMRLHFConfig
 from pluralign.training.reward_functions import Scorer, load_rewards, reward_function, reward_name
@@ -152,7 +153,7 @@ class PMRLHFTrainer(trl.RLOOTrainer):
         self.scorer = scorer
         self.ref_model = ChargedReference(self._reference(ref_model), args.penalty)
         stored = getattr(self.model.config, SETTINGS, None) or {}
-        told = {"objective": "pm-rlhf", "beta": beta, PENALTY: as_stored(args.penalty)}
+        told = {"objective": "pm-rlhf", "beta": beta, PENALTY: asdict(args.penalty)}
         setattr(self.model.config, SETTINGS, stored | told)
         self.add_callback(CompletionMarker())
 

@@ -19,7 +19,7 @@ from pluralign.training.from_scratch import make_causal_model
 from pluralign.workflows.aggregate import aggregate
 from pluralign.workflows.audit import audit
 from pluralign.workflows.calibrate import calibrate
-from pluralign.workflows.demo_configs import LANGUAGE_MODEL, MATCHED, POLICY, REWARD, RLHF, configs
+from pluralign.workflows.demo_configs import configs
 from pluralign.workflows.demo_crowd import rated, said
 from pluralign.workflows.demo_matching import histograms, whose_answers
 from pluralign.workflows.demo_people import ANSWER, CONTEXT, answers_preferred, asked_somewhere, types_by_kind
@@ -67,8 +67,8 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
         with atomic_write(folder / f"{name}.yaml", "w") as file:
             yaml.safe_dump(config, file, sort_keys=False)
         train(folder / f"{name}.yaml")
-        if name == REWARD:
-            temperature = fitted_temperature(folder / REWARD, folder / "tuning.parquet")
+        if name == "reward":
+            temperature = fitted_temperature(folder / "reward", folder / "tuning.parquet")
     recalibrated = evaluate(folder / "reward", str(folder / "test.parquet"), folder / "reward-evaluation")
     regrets = aggregate(
         folder / "people",
@@ -88,12 +88,12 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
         "distilled": folder / "together" / "distilled",
     }
     answered = {
-        "DPO": folder / POLICY,
-        "KL-RLHF": folder / RLHF,
-        "matching (pm-dpo)": folder / MATCHED,
+        "DPO": folder / "policy",
+        "KL-RLHF": folder / "rlhf",
+        "matching (pm-dpo)": folder / "matched",
     }
     prompts = sorted(set(test_part.column("prompt")))
-    chosen = whose_answers(simulation, answered, folder / LANGUAGE_MODEL, folder / REWARD, prompts, seed)
+    chosen = whose_answers(simulation, answered, folder / "language-model", folder / "reward", prompts, seed)
     wins = answers_preferred(simulation, names, folder / "language-model", items_of(test_part), seed)
     metrics = {name: read_metrics(folder / name) for name in ("reward", "crowd", "policy", "people")}
     pages = ("audit", "reward", "reward-evaluation", "crowd", "policy", "people", "together", "rlhf", "matched")

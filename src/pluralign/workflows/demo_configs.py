@@ -8,9 +8,6 @@ from typing import Any
 
 from pluralign.workflows.demo_people import ANSWER, CONTEXT
 
-LANGUAGE_MODEL, REWARD, CROWD = "language-model", "reward", "crowd"
-POLICY, PEOPLE, RLHF, MATCHED = "policy", "people", "rlhf", "matched"
-
 
 def configs(folder: Path, untrained: Path, labelled: Mapping[str, Any], seed: int) -> dict[str, dict[str, Any]]:
     """Of each run, by the name of its folder; the reward is to be calibrated before `rlhf` answers to it.
@@ -21,10 +18,10 @@ def configs(folder: Path, untrained: Path, labelled: Mapping[str, Any], seed: in
         labelled: what the YAML of `dprm` says of data.
         seed: of all training.
     """
-    base = {"model_name_or_path": str(folder / LANGUAGE_MODEL)}
+    base = {"model_name_or_path": str(folder / "language-model")}
     tuning = {"per_device_train_batch_size": 16, "learning_rate": 2e-3, "num_train_epochs": 2, "beta": 1.0}
     found: dict[str, dict[str, Any]] = {
-        LANGUAGE_MODEL: {
+        "language-model": {
             "objective": "sft",
             "model_name_or_path": str(untrained),
             "responses": "all",
@@ -33,7 +30,7 @@ def configs(folder: Path, untrained: Path, labelled: Mapping[str, Any], seed: in
             "num_train_epochs": 2,
             "max_length": CONTEXT,
         },
-        REWARD: {
+        "reward": {
             "objective": "more",
             **base,
             "normalize": "none",  # of two gradients of length 1 the middle is the shortest, whatever they are
@@ -41,7 +38,7 @@ def configs(folder: Path, untrained: Path, labelled: Mapping[str, Any], seed: in
             "learning_rate": 5e-4,
             "num_train_epochs": 3,
         },
-        CROWD: {
+        "crowd": {
             "objective": "dprm",
             **base,
             "per_device_train_batch_size": 8,
@@ -49,19 +46,19 @@ def configs(folder: Path, untrained: Path, labelled: Mapping[str, Any], seed: in
             "num_train_epochs": 12,
             **labelled,
         },
-        POLICY: {
+        "policy": {
             "objective": "dpo",
             **base,
             "use_peft": True,
             "lora_target_modules": ["all-linear"],
             **tuning,
         },
-        PEOPLE: {"objective": "em-dpo", **base, **tuning},
-        RLHF: {
+        "people": {"objective": "em-dpo", **base, **tuning},
+        "rlhf": {
             "objective": "pm-rlhf",
             "mode": "kl",
             **base,
-            "reward_model": str(folder / REWARD),
+            "reward_model": str(folder / "reward"),
             "beta": 1.0,
             "num_generations": 4,
             "per_device_train_batch_size": 32,
@@ -69,7 +66,7 @@ def configs(folder: Path, untrained: Path, labelled: Mapping[str, Any], seed: in
             "learning_rate": 1e-3,
             "max_steps": 30,
         },
-        MATCHED: {
+        "matched": {
             "objective": "pm-dpo",
             "mode": "pm",  # the lists of answers are known, so that there is no noise to run off to
             **base,
