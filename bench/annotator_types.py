@@ -12,13 +12,13 @@ from choice_data import planted, tastes
 from common import Clock, standardized, store
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
-from pluralign.choice.identification import design, evidence, identification
-from pluralign.choice.information import annotator_scores
-from pluralign.choice.latent_class import LatentClassPlackettLuce
-from pluralign.choice.panel import Panel
-from pluralign.choice.power import power_curve
-from pluralign.choice.selection import select_types
-from pluralign.choice.starts import pooled, spectral_groups
+from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
+from pluralign.choice.latent_class.identification import design, evidence, identification
+from pluralign.choice.latent_class.information import annotator_scores
+from pluralign.choice.latent_class.panel import Panel
+from pluralign.choice.latent_class.power import power_curve
+from pluralign.choice.latent_class.selection import select_types
+from pluralign.choice.latent_class.starts import pooled, spectral_groups
 
 OPPOSITE = np.array([[1.5, -1.0, 0.5, 1.0], [-1.5, 1.0, -0.5, -1.0]])
 """Two tastes that a half-half mixture hides in single pairs."""
@@ -151,9 +151,7 @@ def main() -> None:
     parser.add_argument("--kinds", type=int, default=5, help="most planted types in recovery")
     parser.add_argument("--annotators", type=int, default=120, help="in recovery")
     parser.add_argument("--replicates", type=int, default=5, help="simulations of each point of power")
-    parser.add_argument(
-        "--each", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="judgments of a person, power"
-    )
+    parser.add_argument("--each", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="judgments of a person, power")
     parser.add_argument("--quick", action="store_true", help="try it out; the tables stay as they are")
     options = parser.parse_args()
     if options.quick:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from common import DATA, HERE
 
-from pluralign.choice.panel import Panel
+from pluralign.choice.latent_class.panel import Panel
 
 sys.path.append(str(HERE.parent / "tests"))  # the published panels are prepared once, for tests and benchmarks
 import published_panels

@@ -55,9 +55,7 @@ def spearman_with_gold(items: Items, rewards: np.ndarray) -> float:
     gold = gold_scores()
     found = []
     for item, prompt in enumerate(items.prompts):
-        members = [
-            index for index in np.flatnonzero(items.item == item) if (prompt, items.responses[index]) in gold
-        ]
+        members = [index for index in np.flatnonzero(items.item == item) if (prompt, items.responses[index]) in gold]
         values = [-gold[prompt, items.responses[index]] for index in members]
         found.append(spearmanr(rewards[members], values).statistic)
     return float(np.mean(found))
@@ -79,9 +77,7 @@ def main() -> None:
     rows = np.arange(items.judgments)
     train_rows, test_rows = rows[: len(train)], rows[len(train) :]
     test_items = items_of(held_out)
-    place = {
-        (items.prompts[i], text): n for n, (i, text) in enumerate(zip(items.item, items.responses, strict=True))
-    }
+    place = {(items.prompts[i], text): n for n, (i, text) in enumerate(zip(items.item, items.responses, strict=True))}
     of_test = np.array(
         [place[test_items.prompts[i], t] for i, t in zip(test_items.item, test_items.responses, strict=True)]
     )
@@ -169,9 +165,7 @@ def main() -> None:
                 f"{items.prompts[i]}\n{t}"
                 for i, t in zip(items.item[start : start + 32], items.responses[start : start + 32], strict=True)
             ]
-            batch = tokenizer(
-                texts, truncation=True, max_length=options.max_length, padding=True, return_tensors="pt"
-            )
+            batch = tokenizer(texts, truncation=True, max_length=options.max_length, padding=True, return_tensors="pt")
             rewards[start : start + 32] = model(**batch).logits[:, 0].numpy()
     note("TRL RewardTrainer, same votes", rewards, seconds)
 

@@ -28,7 +28,7 @@ from pluralign.scoring.items import items_of
 from pluralign.scoring.loading import limits_of
 from pluralign.scoring.pooling import as_reward_model, write_settings
 from pluralign.scoring.reward_models import RewardModel, build_reward_model
-from pluralign.workflows.evaluate import reward_metrics
+from pluralign.workflows.evaluate.run import reward_metrics
 
 
 def votes_of(judgments: Judgments, topics: int) -> Judgments:
@@ -147,10 +147,7 @@ def main() -> None:
             )  # fmt: skip
         else:
             dataset = datasets.Dataset.from_list(
-                [
-                    {"chosen_ids": prompt + chosen, "rejected_ids": prompt + rejected}
-                    for prompt, chosen, rejected in cut
-                ]
+                [{"chosen_ids": prompt + chosen, "rejected_ids": prompt + rejected} for prompt, chosen, rejected in cut]
             )
             theirs = trl.RewardTrainer(
                 AutoModelForSequenceClassification.from_pretrained(MODEL, num_labels=1, dtype=torch.float32),

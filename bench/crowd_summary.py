@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from crowd_sources import Source
 
-from pluralign.evaluation.calibration import bin_of
-from pluralign.evaluation.distributions import predicted_crowds
-from pluralign.evaluation.resampling import drawn_counts
+from pluralign.evaluation.calibration.reliability import bin_of
+from pluralign.evaluation.crowds.distributions import predicted_crowds
+from pluralign.evaluation.intervals import drawn_counts
 
 ITEM_METRICS = (
     "transport_cost",
@@ -79,9 +79,7 @@ def evaluated(crowd: Source, entry: dict[str, Any], row: str) -> dict[str, float
     """The metrics of one row of one seed."""
     items, pairs = columns(crowd, entry, row)
     found = metrics_of(items.sum(0), pairs.sum(0))
-    return {
-        name: float(value) for name, value in zip((*METRICS, *PAIR_METRICS), found, strict=True) if value == value
-    }
+    return {name: float(value) for name, value in zip((*METRICS, *PAIR_METRICS), found, strict=True) if value == value}
 
 
 def summary(crowd: Source, name: str, folder: Path, order: tuple[str, ...]) -> dict[str, Any]:

@@ -119,9 +119,7 @@ def needed(name: str, counts: Floats, rewards: Sequence[float], sizes: Sequence[
                 kappa = float(labels) if strength == "labels" else strength
                 if kappa == "chosen":
                     trials = [
-                        total_variation(
-                            posterior_mean(prior_state(q, each), votes[:, ~judged]), full[~judged]
-                        ).mean()
+                        total_variation(posterior_mean(prior_state(q, each), votes[:, ~judged]), full[~judged]).mean()
                         for each in KAPPAS
                     ]
                     kappa = KAPPAS[int(np.argmin(trials))]

@@ -29,8 +29,8 @@ from scipy.special import expit
 from pluralign.scoring.items import items_of_texts
 from pluralign.scoring.reward_models import build_reward_model
 from pluralign.training.configs import BradleyTerryConfig
-from pluralign.training.dprm import DPRMTrainer
-from pluralign.training.dprm_config import DPRMConfig
+from pluralign.training.dprm.config import DPRMConfig
+from pluralign.training.dprm.trainer import DPRMTrainer
 from pluralign.training.reward_trainer import BradleyTerryTrainer
 
 LOSSES = ("ce", "w1", "ot", "energy")

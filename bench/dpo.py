@@ -19,7 +19,7 @@ from pluralign.judgments import Judgments, read
 from pluralign.judgments.split import split
 from pluralign.scoring.causal_models import CausalModel, load_causal_model
 from pluralign.scoring.items import items_of
-from pluralign.workflows.evaluate import reward_metrics
+from pluralign.workflows.evaluate.run import reward_metrics
 
 
 def short_pairs(judgments: Judgments, tokenizer: Any, longest: int) -> Judgments:
@@ -32,9 +32,7 @@ def short_pairs(judgments: Judgments, tokenizer: Any, longest: int) -> Judgments
     return Judgments.from_rows(rows)
 
 
-def policy_metrics(
-    policy: CausalModel, reference: CausalModel, judgments: Judgments, beta: float
-) -> dict[str, Any]:
+def policy_metrics(policy: CausalModel, reference: CausalModel, judgments: Judgments, beta: float) -> dict[str, Any]:
     items = items_of(judgments)
     tokens = reference.tokenize(items)
     return reward_metrics(judgments, items, beta * (policy.values(tokens) - reference.values(tokens)))

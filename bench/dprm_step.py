@@ -23,8 +23,8 @@ from speed import Task, make_model, rows_of
 
 from pluralign.judgments import Judgments, LabelScale
 from pluralign.training.configs import BradleyTerryConfig
-from pluralign.training.dprm import DPRMTrainer
-from pluralign.training.dprm_config import DPRMConfig
+from pluralign.training.dprm.config import DPRMConfig
+from pluralign.training.dprm.trainer import DPRMTrainer
 from pluralign.training.reward_trainer import BradleyTerryTrainer
 
 TASK = Task("pairs, prompt 48 + 32", 48, 32, judgments=1, accumulation=1, vocabulary=8192)
@@ -73,9 +73,7 @@ def trainer_of(kind: str, folder: str, pairs: list[dict[str, Any]], batch: int) 
         for row in pairs
         for _ in range(VOTES)
     ]
-    table = Judgments.from_rows(
-        [{**row, "annotator": f"h{place % VOTES}"} for place, row in enumerate(rows)], scale
-    )
+    table = Judgments.from_rows([{**row, "annotator": f"h{place % VOTES}"} for place, row in enumerate(rows)], scale)
     args: Any = {"loss": loss, "per_device_train_batch_size": 2 * batch, **common}
     return DPRMTrainer(folder, DPRMConfig("unused", **args), table)
 
@@ -129,9 +127,7 @@ def measured(model: str, folder: str, options: argparse.Namespace) -> dict[str, 
     kinds = []
     for kind, (_, labels) in KINDS.items():
         pairs_of_steps = list(zip(times[kind], times[first], strict=True))
-        clock, work = (
-            quantiles([one[part] / other[part] for one, other in pairs_of_steps], n=4) for part in (0, 1)
-        )
+        clock, work = (quantiles([one[part] / other[part] for one, other in pairs_of_steps], n=4) for part in (0, 1))
         seconds, _, collation = (median(found[part] for found in times[kind]) for part in range(3))
         kinds.append(
             {

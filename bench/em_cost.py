@@ -37,14 +37,14 @@ from speed import Task, make_model, rows_of
 from town_language_model import LORA, QUIET, SETTINGS, keep, kept, lora, town_language_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pluralign.choice.mixture import halves
+from pluralign.choice.em_dpo import halves
 from pluralign.judgments import Judgments
 from pluralign.judgments.population import Town, TypeSpec, simulate
 from pluralign.training.configs import DPOConfig
 from pluralign.training.dpo import DPOTrainer
-from pluralign.training.em_config import EMDPOConfig
-from pluralign.training.em_dpo import EMDPOTrainer
-from pluralign.training.type_starts import type_start
+from pluralign.training.em_dpo.config import EMDPOConfig
+from pluralign.training.em_dpo.trainer import EMDPOTrainer
+from pluralign.training.em_dpo.type_starts import type_start
 
 #                        length courtesy number example hedging joke
 EIGHT = {

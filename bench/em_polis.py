@@ -18,18 +18,18 @@ from people_models import FOLDER, SETTINGS, SHAPE, em_dpo, language_model, numbe
 from sklearn.metrics import adjusted_rand_score
 from town_language_model import keep, kept
 
-from pluralign.evaluation.bootstrap import bootstrap_intervals
+from pluralign.evaluation.annotators.types import type_accuracy
 from pluralign.evaluation.pairs import pairs_of
-from pluralign.evaluation.regret import game_interval, regret_table, with_mixtures
-from pluralign.evaluation.sums import metrics_of_sums, pair_sums
-from pluralign.evaluation.types import type_accuracy
+from pluralign.evaluation.policies.regret import game_interval, regret_table, with_mixtures
+from pluralign.evaluation.rewards.bootstrap import bootstrap_intervals
+from pluralign.evaluation.rewards.sums import metrics_of_sums, pair_sums
 from pluralign.judgments import Judgments
 from pluralign.policies.routing import ranking_log_likelihoods
 from pluralign.scoring.items import items_of
-from pluralign.training.em_dpo import EMDPOTrainer
-from pluralign.workflows.aggregate import aggregate
-from pluralign.workflows.aggregate_answers import BASE, utilities_by
-from pluralign.workflows.evaluate_types import believed, shown_utilities
+from pluralign.training.em_dpo.trainer import EMDPOTrainer
+from pluralign.workflows.aggregate.answers import BASE, utilities_by
+from pluralign.workflows.aggregate.run import aggregate
+from pluralign.workflows.evaluate.types import believed, shown_utilities
 
 TOPIC = 80
 """Characters of a conversation's topic that are the prompt."""

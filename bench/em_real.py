@@ -34,10 +34,10 @@ from town_language_model import keep, kept
 
 from pluralign.judgments import Judgments
 from pluralign.policies.routing import ranking_log_likelihoods
-from pluralign.scoring.findings import findings
+from pluralign.scoring.annotator_types import findings
 from pluralign.scoring.items import Items, items_of
 from pluralign.scoring.mixtures import Mixture
-from pluralign.workflows.evaluate_types import believed
+from pluralign.workflows.evaluate.types import believed
 
 LEAST = 20
 """Strict votes of an annotator who counts."""
@@ -114,9 +114,7 @@ def _texts(items: Items) -> list[tuple[str, str]]:
     return [(items.prompts[at], text) for at, text in zip(items.item, items.responses, strict=True)]
 
 
-def tuned(
-    model: Path, train_part: Judgments, test: Judgments, types: int, seed: int, **changed: Any
-) -> dict[str, Any]:
+def tuned(model: Path, train_part: Judgments, test: Judgments, types: int, seed: int, **changed: Any) -> dict[str, Any]:
     """EM-DPO."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
@@ -193,9 +191,7 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=1, help="over the votes of ConvArg in an M-step")
     parser.add_argument("--epochs", type=float, default=8, help="of the language model of arguments")
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 2e-3, 4e-3, 8e-3], help="of tune")
-    parser.add_argument(
-        "--conversations", nargs="+", default=list(POLIS_CONVERSATIONS), choices=POLIS_CONVERSATIONS
-    )
+    parser.add_argument("--conversations", nargs="+", default=list(POLIS_CONVERSATIONS), choices=POLIS_CONVERSATIONS)
     parser.add_argument("--people", type=int, help="of a conversation, a seeded draw; all by default")
     parser.add_argument("--size", type=int, default=5, help="statements of a small ranking, or a few more")
     parser.add_argument("--samples", type=int, default=128, help="answers of each policy to a conversation's topic")

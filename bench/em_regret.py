@@ -27,16 +27,16 @@ from town_language_model import keep, kept, town_language_model
 
 from pluralign.choice.regret import hedge, min_max_regret, regret_matrix
 from pluralign.core.runs import read_metrics
-from pluralign.evaluation.regret import means, preferred, with_mixtures
-from pluralign.evaluation.types import type_accuracy
+from pluralign.demo.run import ANSWER, CONTEXT, TOWN, types_by_kind
+from pluralign.evaluation.annotators.types import type_accuracy
+from pluralign.evaluation.policies.regret import means, preferred, with_mixtures
 from pluralign.judgments.population import Simulation, Town, simulate
 from pluralign.judgments.split import split
 from pluralign.scoring.mixtures import RESPONSIBILITIES
-from pluralign.workflows.aggregate import aggregate
-from pluralign.workflows.aggregate_answers import BASE, utilities_by
-from pluralign.workflows.demo import ANSWER, CONTEXT, TOWN, types_by_kind
-from pluralign.workflows.distill import DISTILLED
-from pluralign.workflows.train import train
+from pluralign.workflows.aggregate.answers import BASE, utilities_by
+from pluralign.workflows.aggregate.distill import DISTILLED
+from pluralign.workflows.aggregate.run import aggregate
+from pluralign.workflows.train.run import train
 
 FOLDER = OUT / "em_regret"
 TUNING = {"per_device_train_batch_size": 16, "learning_rate": 2e-3, "num_train_epochs": 2, "beta": 1.0}

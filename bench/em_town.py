@@ -26,18 +26,18 @@ import transformers
 from common import OUT, Clock
 from town_language_model import QUIET, SETTINGS, keep, kept, lora, town_language_model
 
-from pluralign.choice.mixture import matched_types
-from pluralign.evaluation.types import type_accuracy
+from pluralign.choice.em_dpo import matched_types
+from pluralign.evaluation.annotators.types import type_accuracy
 from pluralign.judgments import Judgments
 from pluralign.judgments.population import Simulation, Town, simulate
 from pluralign.policies.routing import posterior, ranking_log_likelihoods
 from pluralign.scoring.items import Items, items_of
 from pluralign.scoring.mixtures import Mixture
 from pluralign.scoring.panels import annotators_of
-from pluralign.training.em_config import EMDPOConfig
-from pluralign.training.em_dpo import EMDPOTrainer
-from pluralign.training.type_starts import TypeStart, type_start
-from pluralign.workflows.evaluate import typed_metrics
+from pluralign.training.em_dpo.config import EMDPOConfig
+from pluralign.training.em_dpo.trainer import EMDPOTrainer
+from pluralign.training.em_dpo.type_starts import TypeStart, type_start
+from pluralign.workflows.evaluate.run import typed_metrics
 
 ANNOTATORS = 60
 HELD_OUT = 8

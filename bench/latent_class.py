@@ -21,8 +21,8 @@ from common import HERE, in_own_process, store
 from peers import python_with
 from sklearn.metrics import adjusted_rand_score
 
-from pluralign.choice.latent_class import LatentClassPlackettLuce
-from pluralign.choice.panel import Panel
+from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
+from pluralign.choice.latent_class.panel import Panel
 
 BIOGEME = "3.3.2"
 SPREAD = 0.5

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from pluralign.choice.plackett_luce import log_likelihood
-from pluralign.evaluation.summary import evaluate_rewards
+from pluralign.evaluation.rewards.summary import evaluate_rewards
 from pluralign.scoring.items import Items
 from pluralign.training.batches import judgment_arrays
 

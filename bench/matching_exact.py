@@ -20,9 +20,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
-from pluralign.choice.matching import Penalty, charged, matched_log_probs
-from pluralign.training.pm_config import PMRLHFConfig
-from pluralign.training.pm_rlhf import PMRLHFTrainer
+from pluralign.choice.preference_matching import Penalty, charged, matched_log_probs
+from pluralign.training.preference_matching.rlhf import PMRLHFTrainer
+from pluralign.training.preference_matching.rlhf_config import PMRLHFConfig
 
 ONE = (0.55, 0.2, 0.1, 0.06, 0.04, 0.02, 0.01, 0.01, 0.005, 0.005)
 """The reference's probabilities of ten answers."""

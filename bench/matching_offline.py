@@ -18,11 +18,11 @@ from matching_exact import Tree
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
-from pluralign.choice.matching import Penalty, charged, matched_log_probs
 from pluralign.choice.plackett_luce import log_likelihood
+from pluralign.choice.preference_matching import Penalty, charged, matched_log_probs
 from pluralign.judgments import Judgments
 from pluralign.training.configs import PMDPOConfig
-from pluralign.training.pm_dpo import PMDPOTrainer
+from pluralign.training.preference_matching.dpo import PMDPOTrainer
 
 KL, PM = Penalty("kl"), Penalty("pm")
 CASES: tuple[tuple[str, Penalty, float, int, int | None], ...] = (

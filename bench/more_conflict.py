@@ -17,7 +17,7 @@ from common import store
 from torch.nn.functional import logsigmoid
 
 from pluralign.choice.min_norm import gradient_sums, gramian, min_norm_weights, residuals
-from pluralign.evaluation.calibration import calibration_error
+from pluralign.evaluation.calibration.reliability import calibration_error
 from pluralign.evaluation.pairs import pairs_of
 
 FEATURES, SHARED = 16, 3.0
@@ -80,9 +80,7 @@ def judged(weights: np.ndarray, sources: list[torch.Tensor]) -> dict[str, float]
         margins = own.numpy() @ weights
         rewards = np.stack((margins, np.zeros(len(margins))), 1).ravel()
         count = len(margins)
-        pairs = pairs_of(
-            rewards, np.tile([1, 2], count), np.arange(count + 1) * 2, np.arange(count), np.ones(count)
-        )
+        pairs = pairs_of(rewards, np.tile([1, 2], count), np.arange(count + 1) * 2, np.arange(count), np.ones(count))
         found.append((float((margins > 0).mean()), calibration_error(pairs) or 0.0))
     accuracy, ece = np.mean(found, 0)
     return {"accuracy": float(accuracy), "ece": float(ece)}

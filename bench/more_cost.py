@@ -22,8 +22,8 @@ from speed import Task, make_model, rows_of
 
 from pluralign.judgments import Judgments
 from pluralign.training.configs import PlackettLuceConfig
-from pluralign.training.more import MORETrainer
-from pluralign.training.more_config import MOREConfig
+from pluralign.training.more.config import MOREConfig
+from pluralign.training.more.trainer import MORETrainer
 from pluralign.training.reward_trainer import PlackettLuceTrainer
 
 TASK = Task("pairs, prompt 48 + 32", 48, 32, judgments=64, accumulation=1, vocabulary=8192)
@@ -85,8 +85,7 @@ def measured(sources: int, batch: int, parts: int, repeats: int, model: Path) ->
             if turn >= WARM:
                 times[kind].append(seconds)
     ratios = {
-        kind: median(a / b for a, b in zip(times[kind], times["uniform"], strict=True))
-        for kind in ("plain", "more")
+        kind: median(a / b for a, b in zip(times[kind], times["uniform"], strict=True)) for kind in ("plain", "more")
     }
     return {"seconds": {kind: median(found) for kind, found in times.items()}, "ratios": ratios}
 
@@ -111,9 +110,7 @@ def main() -> None:
         row = {"sources": sources, "batch": batch, "parts": parts}
         row |= before[place] if options.only else measured(sources, batch, parts, options.repeats, model)
         row["peak"] = {
-            kind: in_own_process(__file__, {"kind": kind, "sources": sources, "batch": batch, "parts": parts})[
-                "peak"
-            ]
+            kind: in_own_process(__file__, {"kind": kind, "sources": sources, "batch": batch, "parts": parts})["peak"]
             for kind in KINDS
         }
         print(row, flush=True)

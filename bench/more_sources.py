@@ -20,15 +20,15 @@ from common import OUT, Clock, encoder, load, store
 from scipy.special import expit, log_expit
 
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.calibration import bin_of, equal_width_edges
-from pluralign.evaluation.recalibration import fit_temperature
-from pluralign.evaluation.resampling import resampled_sums
+from pluralign.evaluation.calibration.recalibration import fit_temperature
+from pluralign.evaluation.calibration.reliability import bin_of, equal_width_edges
+from pluralign.evaluation.intervals import resampled_sums
 from pluralign.judgments import Judgments
 from pluralign.judgments.split import split
 from pluralign.scoring.items import Items, items_of
 from pluralign.scoring.reward_models import build_reward_model
-from pluralign.training.more import MORETrainer
-from pluralign.training.more_config import MOREConfig
+from pluralign.training.more.config import MOREConfig
+from pluralign.training.more.trainer import MORETrainer
 
 SOURCES = ("hh-helpful", "hh-harmless", "webgpt", "helpsteer2", "convarg")
 UNSEEN = "pandalm"
@@ -128,9 +128,7 @@ class Bench:
             trainer = self.trained(**values)
             seconds = clock()
             logs = [entry for entry in trainer.state.log_history if "loss" in entry]
-            weights = {
-                source: [entry.get(f"weight/source={source}") for entry in logs] for source in trainer.sources
-            }
+            weights = {source: [entry.get(f"weight/source={source}") for entry in logs] for source in trainer.sources}
             cosines = [entry["cosine_mean"] for entry in logs if "cosine_mean" in entry]
             note(name, self.rewards(trainer), seconds=seconds, weights=weights, cosines=cosines)
         tops: dict[str, Any] = {}

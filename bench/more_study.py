@@ -18,7 +18,7 @@ from more_sources import SOURCES, cluster_sums, metrics_of
 from torch.nn.functional import logsigmoid
 
 from pluralign.choice.min_norm import gradient_sums, gramian, min_norm_weights, residuals
-from pluralign.evaluation.recalibration import fit_temperature
+from pluralign.evaluation.calibration.recalibration import fit_temperature
 from pluralign.scoring.features import text_features
 from pluralign.scoring.items import items_of
 

@@ -12,10 +12,10 @@ from common import OUT
 from town_language_model import QUIET, lora
 
 from pluralign.judgments import Judgments
-from pluralign.training.em_config import EMDPOConfig
-from pluralign.training.em_dpo import EMDPOTrainer
+from pluralign.training.em_dpo.config import EMDPOConfig
+from pluralign.training.em_dpo.trainer import EMDPOTrainer
 from pluralign.training.from_scratch import make_causal_model
-from pluralign.workflows.train import train
+from pluralign.workflows.train.run import train
 
 FOLDER = OUT / "em_real"
 LENGTH = 160
@@ -51,9 +51,7 @@ def language_model(name: str, judgments: Judgments, epochs: float) -> Path:
     return model
 
 
-def em_dpo(
-    model: Path, judgments: Judgments, folder: str | Path, types: int | str, seed: int, **changed: Any
-) -> Any:
+def em_dpo(model: Path, judgments: Judgments, folder: str | Path, types: int | str, seed: int, **changed: Any) -> Any:
     """A trained run."""
     args = EMDPOConfig(output_dir=str(folder), seed=seed, **(SETTINGS | QUIET | {"types": types} | changed))
     trainer = EMDPOTrainer(str(model), args, judgments, peft_config=lora())

@@ -23,12 +23,12 @@ from people_models import FOLDER, LENGTH, language_model
 from scipy.special import log_softmax
 from town_language_model import QUIET, keep, kept
 
-from pluralign.evaluation.matching import list_divergences, minority_mass
+from pluralign.evaluation.policies.divergences import list_divergences, minority_mass
 from pluralign.judgments import Judgments
 from pluralign.scoring.causal_models import CausalModel, load_causal_model
 from pluralign.scoring.items import items_of_texts
 from pluralign.training.configs import PMDPOConfig
-from pluralign.training.pm_dpo import PMDPOTrainer
+from pluralign.training.preference_matching.dpo import PMDPOTrainer
 
 METHODS: dict[str, dict[str, Any]] = {
     "DPO": {"mode": "kl"},
@@ -111,9 +111,7 @@ def main() -> None:
                 clock = Clock()
                 parts = by_group(data) if method.get("by_group") else [data.train]
                 weight = np.array([len(set(part.column("annotator"))) for part in parts], dtype=float)
-                log_probs = [
-                    tuned(model, part, method["mode"], seed, options.steps).log_probs(items) for part in parts
-                ]
+                log_probs = [tuned(model, part, method["mode"], seed, options.steps).log_probs(items) for part in parts]
                 chosen = np.log(weight / weight.sum())[:, None] + log_softmax(np.stack(log_probs), axis=1)
                 rows[key] = measured(agreed, np.logaddexp.reduce(chosen, axis=0)) | {"seconds": clock()}
                 print(key, rows[key], flush=True)

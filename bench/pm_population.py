@@ -28,15 +28,7 @@ from common import OUT, Clock
 from scipy.special import log_softmax, softmax
 from town_language_model import keep, kept, town_language_model
 
-from pluralign.judgments.population import PROMPTS, Simulation, Town, compose, simulate
-from pluralign.judgments.split import split
-from pluralign.policies.loading import load_policy
-from pluralign.policies.mixture import MixturePolicy
-from pluralign.policies.policy import Policy
-from pluralign.scoring.items import items_of_texts
-from pluralign.workflows.calibrate import calibrate
-from pluralign.workflows.demo import ANSWER, CONTEXT, TOWN
-from pluralign.workflows.demo_matching import (
+from pluralign.demo.matching import (
     COMPOSED,
     candidates,
     listed,
@@ -44,7 +36,15 @@ from pluralign.workflows.demo_matching import (
     people_choose,
     shares_of,
 )
-from pluralign.workflows.train import train
+from pluralign.demo.run import ANSWER, CONTEXT, TOWN
+from pluralign.judgments.population import PROMPTS, Simulation, Town, compose, simulate
+from pluralign.judgments.split import split
+from pluralign.policies.loading import load_policy
+from pluralign.policies.mixture import MixturePolicy
+from pluralign.policies.policy import Policy
+from pluralign.scoring.items import items_of_texts
+from pluralign.workflows.calibrate import calibrate
+from pluralign.workflows.train.run import train
 
 FOLDER = OUT / "pm_population"
 TUNING = {"per_device_train_batch_size": 16, "learning_rate": 2e-3, "num_train_epochs": 2, "beta": 1.0}

@@ -23,8 +23,8 @@ from datasets import Dataset
 from speed import make_model
 from transformers import AutoTokenizer
 
-from pluralign.training.pm_config import PMRLHFConfig
-from pluralign.training.pm_rlhf import PMRLHFTrainer
+from pluralign.training.preference_matching.rlhf import PMRLHFTrainer
+from pluralign.training.preference_matching.rlhf_config import PMRLHFConfig
 
 VOCABULARY = 8192
 ALPHA = 1.25e-4  # the untrained model's probabilities lie about 1 / 8192: some tokens are inside, some are not

@@ -9,7 +9,7 @@ import numpy as np
 from choice_data import LCCM, REFERENCE, SWISSMETRO, lccm, missing, reference, swissmetro
 from common import Clock, store
 
-from pluralign.choice.latent_class import LatentClassPlackettLuce
+from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
 
 Row = dict[str, Any]
 TIME = 4

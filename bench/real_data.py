@@ -11,15 +11,15 @@ import transformers
 from common import OUT, Clock, encoder, interval, load, standardized, store
 
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.bootstrap import bootstrap_intervals
 from pluralign.evaluation.pairs import pairs_of
+from pluralign.evaluation.rewards.bootstrap import bootstrap_intervals
 from pluralign.judgments.split import split
 from pluralign.scoring.features import text_features
 from pluralign.scoring.items import Items, items_of
 from pluralign.scoring.reward_models import build_reward_model
 from pluralign.training.configs import PlackettLuceConfig
 from pluralign.training.reward_trainer import PlackettLuceTrainer
-from pluralign.workflows.evaluate import reward_metrics
+from pluralign.workflows.evaluate.run import reward_metrics
 
 NAMES = (
     "hh-helpful",

@@ -9,12 +9,12 @@ import numpy as np
 from common import POLIS_CONVERSATIONS, Clock, encoder, load, store
 from sklearn.metrics import adjusted_rand_score
 
-from pluralign.choice.selection import Selection
-from pluralign.choice.starts import spectral_groups
+from pluralign.choice.latent_class.selection import Selection
+from pluralign.choice.latent_class.starts import spectral_groups
 from pluralign.judgments import Judgments
-from pluralign.scoring.findings import Findings, findings
-from pluralign.workflows.audit_agreement import agreement_block, groups_of
-from pluralign.workflows.audit_verdict import identification_block
+from pluralign.scoring.annotator_types import Findings, findings
+from pluralign.workflows.audit.agreement import agreement_block, groups_of
+from pluralign.workflows.audit.verdict import identification_block
 
 MOST = 6
 

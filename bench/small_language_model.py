@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from pluralign.judgments import Judgments
 from pluralign.judgments.split import split
 from pluralign.training.from_scratch import make_causal_model
-from pluralign.workflows.train import train
+from pluralign.workflows.train.run import train
 
 MODEL = OUT / "hh-language-model"
 """Where the trained model lies."""

@@ -281,9 +281,7 @@ def types_recovery() -> list[str]:
     ]
     for kinds, runs in found["rows"].items():
         keys = ("chosen", "true", "silhouette", "kmeans", "known")
-        cells = (
-            f"{_mean(runs, f'index_{key}'):.3f} [{min(run[f'index_{key}'] for run in runs):.3f}]" for key in keys
-        )
+        cells = (f"{_mean(runs, f'index_{key}'):.3f} [{min(run[f'index_{key}'] for run in runs):.3f}]" for key in keys)
         shares = [run["smallest_share"] for run in runs]
         lines.append(f"| {kinds} | {' | '.join(cells)} | {min(shares):.2f} [{median(shares):.2f}] |")
     return lines

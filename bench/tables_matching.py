@@ -85,8 +85,7 @@ def pm_step() -> list[str]:
     for row in found["rows"]:
         name = "TRL `RLOOTrainer`, beta 1" if row["kind"] == "RLOO" else f"`pm-rlhf`, {row['kind']}"
         lines.append(
-            f"| {name} | {row['step']:.3f} | {row['step_ratio']:.3f} | {row['rest']:.3f} "
-            f"| {row['rest_ratio']:.3f} |"
+            f"| {name} | {row['step']:.3f} | {row['step_ratio']:.3f} | {row['rest']:.3f} | {row['rest_ratio']:.3f} |"
         )
     return lines
 

@@ -102,9 +102,7 @@ def more_study() -> list[str]:
             gaps = values[method] - values["uniform"]
             error = gaps.std(0, ddof=1) / np.sqrt(len(gaps))
             cells += [f"{gaps[:, place].mean():+.3f} ± {error[place]:.3f}" for place in (0, 2)]
-        cells.append(
-            ", ".join(f"{np.mean([r['mean, temperature'][2] for r in mine]):.3f}" for mine in own.values())
-        )
+        cells.append(", ".join(f"{np.mean([r['mean, temperature'][2] for r in mine]):.3f}" for mine in own.values()))
         weights = [row["weights"] for row in own["l2"]]
         cells.append(", ".join(f"{np.mean([w[name] for w in weights]):.2f}" for name in weights[0]))
         lines.append(f"| {setting} | {' | '.join(cells)} |")

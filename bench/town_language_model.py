@@ -17,7 +17,7 @@ from common import OUT, store
 
 from pluralign.judgments.population import Town, simulate
 from pluralign.training.from_scratch import make_causal_model
-from pluralign.workflows.train import train
+from pluralign.workflows.train.run import train
 
 MODEL = OUT / "town-language-model"
 """Where the trained model lies."""

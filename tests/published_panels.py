@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pluralign.choice.panel import Panel
+from pluralign.choice.latent_class.panel import Panel
 
 AUTO, WALK, BIKE, WALK_TRANSIT, DRIVE_TRANSIT, PRIVATE_TRANSIT = range(1, 7)
 

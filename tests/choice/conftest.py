@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pluralign.choice.panel import Panel
+from pluralign.choice.latent_class.panel import Panel
 
 
 def simulated_panel(

@@ -5,8 +5,8 @@ import torch
 from torch.autograd.functional import hessian
 
 from pluralign.choice import conditional_logit, designs
-from pluralign.choice.conditional_logit import ConditionalLogit
-from pluralign.choice.exploded import exploded
+from pluralign.choice.latent_class.conditional_logit import ConditionalLogit
+from pluralign.choice.latent_class.exploded import exploded
 
 RESPONSES, COLUMNS = 12, 3
 KINDS = (

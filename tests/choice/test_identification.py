@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pluralign.choice.identification import design, evidence, identification
-from pluralign.choice.latent_class import LatentClassPlackettLuce
-from pluralign.choice.panel import Panel
-from pluralign.choice.power import planted, power_curve, simulated
+from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
+from pluralign.choice.latent_class.identification import design, evidence, identification
+from pluralign.choice.latent_class.panel import Panel
+from pluralign.choice.latent_class.power import planted, power_curve, simulated
 
 THETA = np.array([1.5, -1.0, 0.5, 1.0])
 OPPOSITE = np.stack((THETA, -THETA))
@@ -163,9 +163,7 @@ def counted(panel):
             for other in shown:
                 if one < other:
                     judged.setdefault((one, other), set()).add(who)
-    shared = [
-        any(len(judged.get((one, other), ())) > 1 for one in shown for other in shown) for _, shown, _ in says
-    ]
+    shared = [any(len(judged.get((one, other), ())) > 1 for one in shown for other in shown) for _, shown, _ in says]
     return {
         "annotators": len(places),
         "informative": sum(number > 1 or who in wide for who, number in places.items()),

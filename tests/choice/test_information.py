@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.autograd.functional import hessian
 
-from pluralign.choice.em import coefficients, e_step, log_shares, m_step
-from pluralign.choice.information import observed_information, polished
-from pluralign.choice.latent_class import LatentClassPlackettLuce
+from pluralign.choice.latent_class.em import coefficients, e_step, log_shares, m_step
+from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
+from pluralign.choice.latent_class.information import observed_information, polished
+from pluralign.choice.latent_class.starts import with_coefficients
 from pluralign.choice.plackett_luce import log_likelihood
-from pluralign.choice.starts import with_coefficients
 
 TRUTH = np.array([[1.5, -1.0, 0.5], [-1.0, 1.0, 0.5]])
 CASES = ("plain", "worths", "weights", "covariates", "three types", "fixed, shared and noise")

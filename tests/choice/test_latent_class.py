@@ -8,13 +8,13 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from pluralign.choice import latent_class
-from pluralign.choice.em import e_step, m_step
-from pluralign.choice.latent_class import LatentClassPlackettLuce
-from pluralign.choice.mixture import matched_types
-from pluralign.choice.panel import Panel
+from pluralign.choice.em_dpo import matched_types
+from pluralign.choice.latent_class.em import e_step, m_step
+from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
+from pluralign.choice.latent_class.estimator import estimator as latent_class
+from pluralign.choice.latent_class.panel import Panel
+from pluralign.choice.latent_class.starts import random_starts
 from pluralign.choice.plackett_luce import log_likelihood
-from pluralign.choice.starts import random_starts
 
 TRUTH = np.array([[1.5, -1.0, 0.5], [-1.0, 1.0, 0.5]])
 THREE = np.array([[2.0, 0.0, 0.0], [-1.0, 2.0, 0.0], [-1.0, -1.0, 2.0]])
@@ -329,9 +329,7 @@ def test_new_judgments_need_not_show_every_response(simulate):
     panel, _ = simulate(worths, worths=True)
     model = LatentClassPlackettLuce(2).fit(panel)
     kept = (panel.response_ids < 4).all(1)
-    few = Panel(
-        panel.response_ids[kept], panel.rank_values[kept], panel.annotator_ids[kept], population=np.ones(40)
-    )
+    few = Panel(panel.response_ids[kept], panel.rank_values[kept], panel.annotator_ids[kept], population=np.ones(40))
     assert few.response_count == 4
     expected = model.predict_proba(replace(few, response_total=6))
     np.testing.assert_array_equal(model.predict_proba(few), expected)

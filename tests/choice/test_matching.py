@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pluralign.choice.matching import Penalty, charged, inside, inside_mask, matched_log_probs
+from pluralign.choice.preference_matching import Penalty, charged, inside, inside_mask, matched_log_probs
 from pluralign.core.errors import PluralignError
 
 END, SYMBOLS, DEPTH = 2, 3, 3
@@ -61,10 +61,7 @@ class Tree:
 
         value(())
         return torch.stack(
-            [
-                sum(policy[response[:place]][token] for place, token in enumerate(response))
-                for response in self.reward
-            ]
+            [sum(policy[response[:place]][token] for place, token in enumerate(response)) for response in self.reward]
         )
 
 

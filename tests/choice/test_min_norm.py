@@ -148,9 +148,7 @@ def test_who_is_absent_or_has_no_gradient_has_no_weight(normalize):
     )
     absent = min_norm_weights(inner, normalize=normalize, present=[True, False, True, False])
     assert absent[[1, 3]].tolist() == [0, 0]
-    np.testing.assert_array_equal(
-        absent[[0, 2]], min_norm_weights(inner[np.ix_([0, 2], [0, 2])], normalize=normalize)
-    )
+    np.testing.assert_array_equal(absent[[0, 2]], min_norm_weights(inner[np.ix_([0, 2], [0, 2])], normalize=normalize))
     # The longest is of those present: where only the short one is, it is not short.
     short = np.diag([1.0, 1e-26, 4e-26, 1.0])
     expected = min_norm_weights(np.diag([1.0, 4.0]), normalize=normalize)

@@ -9,8 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pluralign.choice.latent_class import LatentClassPlackettLuce
-from pluralign.choice.mixture import (
+from pluralign.choice.em_dpo import (
     drawn_types,
     halves,
     likely,
@@ -21,7 +20,8 @@ from pluralign.choice.mixture import (
     row_weights,
     temperatures,
 )
-from pluralign.choice.panel import Panel
+from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
+from pluralign.choice.latent_class.panel import Panel
 
 TRUTH = np.array([[1.5, -1.0, 0.5], [-1.0, 1.0, 0.5]])
 

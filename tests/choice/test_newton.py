@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pluralign.choice import em
-from pluralign.choice.latent_class import LatentClassPlackettLuce
-from pluralign.choice.newton import Local, conjugate_gradients, maximise
+from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce, em
+from pluralign.choice.latent_class.newton import Local, conjugate_gradients, maximise
 
 
 def definite(batch, size, seed=0):

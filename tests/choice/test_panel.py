@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pluralign.choice.identification import design, evidence, identification
-from pluralign.choice.latent_class import LatentClassPlackettLuce
-from pluralign.choice.panel import Panel
+from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
+from pluralign.choice.latent_class.identification import design, evidence, identification
+from pluralign.choice.latent_class.panel import Panel
 
 PAIRS = {"responses": [[0, 1], [1, 2]], "ranks": [[1, 2], [2, 1]], "annotator": [0, 1]}
 

@@ -86,9 +86,7 @@ def test_exact_ties_equal_enumeration(blocks, unranked):
     orders = itertools.product(*(itertools.permutations(block) for block in blocks))
     logs = torch.tensor([plain(u[0].tolist(), (list(itertools.chain(*o)), rest)) for o in orders]).double()
     torch.testing.assert_close(log_likelihood(u, ranks, ties="average")[0], logs.mean())
-    torch.testing.assert_close(
-        log_likelihood(u, ranks, ties="marginal")[0], logs.logsumexp(0) - math.log(len(logs))
-    )
+    torch.testing.assert_close(log_likelihood(u, ranks, ties="marginal")[0], logs.logsumexp(0) - math.log(len(logs)))
 
 
 def test_efron_and_breslow_equal_their_formulas():

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from pluralign.choice.latent_class import LatentClassPlackettLuce
-from pluralign.choice.panel import Panel
+from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
+from pluralign.choice.latent_class.panel import Panel
+from pluralign.choice.latent_class.power import components
 from pluralign.choice.plackett_luce import log_likelihood
-from pluralign.choice.power import components
 from published_panels import swissmetro, travel_modes
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
-from pluralign.choice.latent_class import LatentClassPlackettLuce
-from pluralign.choice.selection import PATIENCE, Selection, select_types
+from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
+from pluralign.choice.latent_class.selection import PATIENCE, Selection, select_types
 
 PLANTED = np.array([[2.0, 0.0, 0.0], [-1.0, 2.0, 0.0], [-1.0, -1.0, 2.0]])
 QUICK = {"restarts": 2, "max_iterations": 100}

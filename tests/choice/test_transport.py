@@ -109,9 +109,7 @@ def test_cost_to_the_best_label_is_the_reward_that_is_missing(rewards, delta):
 
 
 def test_nearer_labels_cost_less_and_cross_entropy_does_not_see_it():
-    rows = torch.tensor(
-        [[0.9, 0.1, 0, 0, 0, 0], [0.9, 0, 0.1, 0, 0, 0], [0.9, 0, 0, 0, 0, 0.1]], dtype=torch.float64
-    )
+    rows = torch.tensor([[0.9, 0.1, 0, 0, 0, 0], [0.9, 0, 0.1, 0, 0, 0], [0.9, 0, 0, 0, 0, 0.1]], dtype=torch.float64)
     target = BEST.expand_as(rows)
     for loss, expected in (("ot", [0.06, 0.21, 0.41]), ("w1", [0.1, 0.2, 0.5])):
         found = transport_cost(rows, target, cost_of(loss))
@@ -364,9 +362,7 @@ def test_costs_that_are_none_are_refused():
     refuses("labels 2 and 2 is 3, expected 0", [1, 2], [[0, 1], [1, 3]])
     refuses("labels 1 and 2 is 1, but 2 the other way", [1, 2], [[0, 1], [2, 0]])
     refuses("labels 1 and 2 is nan, expected a finite number", [1, 2], [[0, np.nan], [1, 0]])
-    refuses(
-        "labels 1 and 3 is 5, expected at most 3, the way by label 2", [1, 2, 3], [[0, 1, 5], [1, 0, 2], [5, 2, 0]]
-    )
+    refuses("labels 1 and 3 is 5, expected at most 3, the way by label 2", [1, 2, 3], [[0, 1, 5], [1, 0, 2], [5, 2, 0]])
     # Distances with equal sides and rounding are metrics.
     places = rewards_of(20, 1, equal=True)
     matrix = np.abs(places[:, None] - places)

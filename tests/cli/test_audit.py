@@ -61,7 +61,7 @@ def test_a_table_without_a_judgment_is_one_line(run, tmp_path):
 @pytest.fixture(scope="module")
 def conversation(shared_data, tmp_path_factory):
     """A Polis conversation through import and audit."""
-    from pluralign.workflows.audit import audit
+    from pluralign.workflows.audit.run import audit
     from pluralign.workflows.importing import import_files
 
     folder = tmp_path_factory.mktemp("polis")

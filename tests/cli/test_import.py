@@ -251,9 +251,7 @@ def test_chat_preferences_come_back(run, tmp_path):
     assert run("import", tmp_path / "pairs.jsonl", "--format", "trl", "--out", tmp_path / "t.parquet")[0] == 0
     for name in ("back.jsonl", "back.parquet"):
         assert run("export", tmp_path / "t.parquet", "--out", tmp_path / name)[0] == 0
-        assert (
-            run("import", tmp_path / name, "--format", "trl", "--out", tmp_path / f"{name}.again.parquet")[0] == 0
-        )
+        assert run("import", tmp_path / name, "--format", "trl", "--out", tmp_path / f"{name}.again.parquet")[0] == 0
         assert read(tmp_path / f"{name}.again.parquet").fingerprint == read(tmp_path / "t.parquet").fingerprint
     assert [json.loads(line) for line in (tmp_path / "back.jsonl").read_text().splitlines()] == rows
 

@@ -76,9 +76,9 @@ def test_files_are_the_sources_of_a_run(run, config, files):
     assert sum(weights) == pytest.approx(1)
     assert min(weights) > 0
     assert (metrics["steps"], metrics["train_judgments"]) == (6, 50)
-    assert {
-        f"{key}/source={name}" for key in ("accuracy", "log_loss", "ece") for name in ("helpful", "polite")
-    } <= (metrics.keys())
+    assert {f"{key}/source={name}" for key in ("accuracy", "log_loss", "ece") for name in ("helpful", "polite")} <= (
+        metrics.keys()
+    )
     assert {"accuracy", "eval_loss", "ece"} <= metrics.keys()
 
     history = pq.read_table(folder / "sources.parquet")
@@ -133,12 +133,8 @@ def test_a_run_that_stopped_is_taken_up_again(run, config, files):
 
 def test_a_column_names_the_sources_before_the_file_does(run, config, files):
     """One file with a column; two of one name are told apart by their places."""
-    joined = [
-        row | {"source": name} for name, seed in (("x", 0), ("y", 1)) for row in table(seed, 10, "tea").rows()
-    ]
-    Judgments.from_rows([{**row, "id": f"n{number}"} for number, row in enumerate(joined)]).write(
-        files / "one.parquet"
-    )
+    joined = [row | {"source": name} for name, seed in (("x", 0), ("y", 1)) for row in table(seed, 10, "tea").rows()]
+    Judgments.from_rows([{**row, "id": f"n{number}"} for number, row in enumerate(joined)]).write(files / "one.parquet")
     values = {"eval_files": None, "max_steps": 1, "logging_steps": 10}
     assert run("train", config(train_files=[str(files / "one.parquet")], **values))[0] == 0
     metrics = metrics_of(files / "run")

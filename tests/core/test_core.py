@@ -51,9 +51,7 @@ def test_a_run_is_new_started_finished_or_refused(tmp_path):
     assert run_state(run, config, inputs) == "finished"
     assert read_metrics(run) == {"accuracy": 0.5}
     assert json.loads((run / "environment.json").read_text())["inputs"] == inputs
-    with pytest.raises(
-        PluralignError, match=r"these keys differ: rate \(0.5 before, 0.6 now\), seed \(1 before, None"
-    ):
+    with pytest.raises(PluralignError, match=r"these keys differ: rate \(0.5 before, 0.6 now\), seed \(1 before, None"):
         run_state(run, {"rate": 0.6}, inputs)
     (tmp_path / "data").write_text("2")
     with pytest.raises(PluralignError, match="have changed since"):

@@ -15,11 +15,11 @@ from nltk.metrics.agreement import AnnotationTask
 from scipy.stats import binomtest
 
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation import transitivity
-from pluralign.evaluation.agreement import alpha_interval, krippendorff_alpha
-from pluralign.evaluation.annotators import annotator_agreement, wilson_interval
-from pluralign.evaluation.transitivity import annotator_intransitivity, condorcet, intransitive_triples
-from pluralign.evaluation.voted_pairs import (
+from pluralign.evaluation.annotators import transitivity
+from pluralign.evaluation.annotators.agreement import alpha_interval, krippendorff_alpha
+from pluralign.evaluation.annotators.peers import annotator_agreement, wilson_interval
+from pluralign.evaluation.annotators.transitivity import annotator_intransitivity, condorcet, intransitive_triples
+from pluralign.evaluation.annotators.voted_pairs import (
     comparison_components,
     majority,
     majority_margins,
@@ -222,7 +222,7 @@ def test_the_two_ways_to_draw_give_one_interval(monkeypatch):
     rng = np.random.default_rng(4)
     unit, value = np.repeat(np.arange(400), 2), rng.integers(2, size=800)
     kinds = alpha_interval(unit, value, replicates=4000)
-    monkeypatch.setattr("pluralign.evaluation.agreement.ALIKE", 10**9)
+    monkeypatch.setattr("pluralign.evaluation.annotators.agreement.ALIKE", 10**9)
     singles = alpha_interval(unit, value, replicates=4000)
     assert kinds != singles
     assert kinds == pytest.approx(singles, abs=0.1 * (kinds[1] - kinds[0]))
@@ -239,9 +239,7 @@ def test_clusters_widen_the_interval_and_the_seed_fixes_it():
     assert alpha_interval(copies, many, cluster=cluster) == together
     # Units of one vote say nothing and are not drawn, wherever they stand.
     lonely = np.arange(30)
-    padded = [
-        np.concatenate(two) for two in ((10_000 + lonely, copies), (lonely % 2, many), (1000 + lonely, cluster))
-    ]
+    padded = [np.concatenate(two) for two in ((10_000 + lonely, copies), (lonely % 2, many), (1000 + lonely, cluster))]
     assert alpha_interval(padded[0], padded[1], cluster=padded[2]) == together
     assert alpha_interval(unit, value, cluster=np.zeros(80, dtype=int)) is None
     with pytest.raises(PluralignError, match="cluster: shape"):

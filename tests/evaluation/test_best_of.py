@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.best_of import best_answers, best_of_metrics
+from pluralign.evaluation.rewards.best_of import best_answers, best_of_metrics
 
 
 def exact_divergence(probabilities, rewards, n):

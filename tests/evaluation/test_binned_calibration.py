@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss
 
-from pluralign.evaluation.binned_calibration import BinSums, bin_columns, debiased_error, expected_error
-from pluralign.evaluation.calibration import bin_of, equal_mass_edges, equal_width_edges, top_label
+from pluralign.evaluation.calibration.binned import BinSums, bin_columns, debiased_error, expected_error
+from pluralign.evaluation.calibration.reliability import bin_of, equal_mass_edges, equal_width_edges, top_label
 from pluralign.evaluation.pairs import Pairs, pairs_of
-from pluralign.evaluation.rewards import reward_metrics
+from pluralign.evaluation.rewards.metrics import reward_metrics
 
 FIVE = ("rewards", "ranks", "offsets", "prompt", "weight")
 BINNED = ("ece", "ece_equal_mass", "max_calibration_error", "average_calibration_error")
@@ -134,9 +134,7 @@ def test_figures_by_hand():
     bias = 0.0
     for count, accuracy, gap in ((2, 0.5, 0.15), (3, 2 / 3, 0.85 - 2 / 3)):
         s = math.sqrt(accuracy * (1 - accuracy) / count)
-        folded = s * math.sqrt(2 / math.pi) * math.exp(-(gap**2) / 2 / s**2) + gap * math.erf(
-            gap / s / math.sqrt(2)
-        )
+        folded = s * math.sqrt(2 / math.pi) * math.exp(-(gap**2) / 2 / s**2) + gap * math.erf(gap / s / math.sqrt(2))
         bias += count / 5 * (folded - gap)
     assert 0 < bias < metrics["ece"]
     assert metrics["ece_debiased"] == pytest.approx(metrics["ece"] - bias)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.bootstrap import bootstrap_intervals
+from pluralign.evaluation.intervals import resampled_sums
 from pluralign.evaluation.pairs import Pairs, pairs_of
-from pluralign.evaluation.resampling import resampled_sums
-from pluralign.evaluation.rewards import RewardSums, reward_metrics
+from pluralign.evaluation.rewards.bootstrap import bootstrap_intervals
+from pluralign.evaluation.rewards.metrics import RewardSums, reward_metrics
 
 FIVE = ("rewards", "ranks", "offsets", "prompt", "weight")
 

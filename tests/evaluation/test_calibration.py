@@ -4,9 +4,14 @@ import numpy as np
 import pytest
 
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.calibration import bin_of, calibration_error, equal_width_edges, reliability_table
+from pluralign.evaluation.calibration.reliability import (
+    bin_of,
+    calibration_error,
+    equal_width_edges,
+    reliability_table,
+)
 from pluralign.evaluation.pairs import pairs_of
-from pluralign.evaluation.rewards import reward_metrics
+from pluralign.evaluation.rewards.metrics import reward_metrics
 
 FIVE = ("rewards", "ranks", "offsets", "prompt", "weight")
 

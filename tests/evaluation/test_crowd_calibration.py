@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.calibration import equal_width_edges
-from pluralign.evaluation.crowd_calibration import crowd_intervals, crowd_metrics, crowd_pairs
+from pluralign.evaluation.calibration.crowd import crowd_intervals, crowd_metrics, crowd_pairs
+from pluralign.evaluation.calibration.reliability import equal_width_edges
 from pluralign.evaluation.pairs import pairs_of
-from pluralign.evaluation.rewards import reward_metrics
-from pluralign.evaluation.summary import evaluate_rewards
+from pluralign.evaluation.rewards.metrics import reward_metrics
+from pluralign.evaluation.rewards.summary import evaluate_rewards
 
 SIX = ("rewards", "ranks", "offsets", "prompt", "weight", "response")
 

@@ -9,7 +9,7 @@ from scipy import stats
 
 from pluralign.choice.transport import label_cost
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.distributions import (
+from pluralign.evaluation.crowds.distributions import (
     FLOOR,
     MEANS,
     distribution_intervals,
@@ -17,8 +17,8 @@ from pluralign.evaluation.distributions import (
     evaluate_distributions,
     predicted_crowds,
 )
-from pluralign.evaluation.vote_coverage import count_coverage
-from pluralign.evaluation.vote_slices import sliced_votes, time_names, vote_counts
+from pluralign.evaluation.crowds.vote_coverage import count_coverage
+from pluralign.evaluation.crowds.vote_slices import sliced_votes, time_names, vote_counts
 
 HH6 = (1.0, 0.5, -1.0, -1.0, -1.5, -3.0)
 
@@ -342,9 +342,7 @@ def test_without_votes_there_are_counts_alone(items):
 
 
 def test_weights_of_zero_define_nothing():
-    found = evaluate_distributions(
-        np.full((2, 2), 0.5), np.ones((2, 2)), [1, 0], [0, 1], weight=[0, 0], replicates=5
-    )
+    found = evaluate_distributions(np.full((2, 2), 0.5), np.ones((2, 2)), [1, 0], [0, 1], weight=[0, 0], replicates=5)
     assert found == {"items": 2, "votes": 4, "left_out": 0}
 
 

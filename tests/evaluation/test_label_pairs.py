@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.label_pairs import pairs_of_votes
-from pluralign.evaluation.recalibration import fit_temperature
+from pluralign.evaluation.calibration.recalibration import fit_temperature
+from pluralign.evaluation.crowds.label_pairs import pairs_of_votes
 
 SCALE = np.array([-1.0, 0.0, 0.0, 2.0])  # two labels of equal reward
 

@@ -8,8 +8,8 @@ import pytest
 from scipy.special import expit, log_softmax, softmax
 
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.drawn_texts import distinct, entropy, perplexity
-from pluralign.evaluation.matching import (
+from pluralign.evaluation.policies.answer_lists import AnswerLists, matching_over, pair_plots
+from pluralign.evaluation.policies.divergences import (
     bernoulli_gap,
     bernoulli_js,
     bernoulli_kl,
@@ -17,7 +17,7 @@ from pluralign.evaluation.matching import (
     minority_mass,
     pm_divergence,
 )
-from pluralign.evaluation.matching_lists import AnswerLists, matching_over, pair_plots
+from pluralign.evaluation.policies.drawn_texts import distinct, entropy, perplexity
 
 ZERO = ("pm_divergence", "pair_kl", "pair_js", "pair_gap", "list_kl", "list_js", "list_tv")
 
@@ -108,9 +108,7 @@ def test_pair_forms_are_list_forms_of_two_and_textbook_sums():
         np.testing.assert_allclose(found, plain, rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(found, listed, rtol=1e-9, atol=1e-12)
     middle = (p + q) / 2
-    plain = sum(
-        x * np.log(x / m) / 2 for x, m in ((p, middle), (q, middle), (1 - p, 1 - middle), (1 - q, 1 - middle))
-    )
+    plain = sum(x * np.log(x / m) / 2 for x, m in ((p, middle), (q, middle), (1 - p, 1 - middle), (1 - q, 1 - middle)))
     np.testing.assert_allclose(bernoulli_js(a, b), plain, rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(bernoulli_js(a, b), js, rtol=1e-9, atol=1e-12)
 

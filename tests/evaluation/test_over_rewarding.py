@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.over_rewarding import over_rewarding, weighted_quantile
 from pluralign.evaluation.pairs import Pairs, pairs_of
-from pluralign.evaluation.rewards import reward_metrics
+from pluralign.evaluation.rewards.metrics import reward_metrics
+from pluralign.evaluation.rewards.over_rewarding import over_rewarding, weighted_quantile
 
 FIVE = ("rewards", "ranks", "offsets", "prompt", "weight")
 
@@ -44,9 +44,7 @@ def test_rows_equal_plain_loops_over_their_judgments(rankings, loop_pairs, seed)
     rng = np.random.default_rng(seed)
     source = [None if name == "none" else str(name) for name in rng.choice(["b", "a", "none"], size=60)]
     group = [str(name) for name in rng.choice(["x=1", "old/new"], size=60)]
-    rows = over_rewarding(
-        pairs_of(*(data[name] for name in FIVE)), {"source": source, "group": group}, replicates=0
-    )
+    rows = over_rewarding(pairs_of(*(data[name] for name in FIVE)), {"source": source, "group": group}, replicates=0)
     names = ["all", "source=a", "source=b", "group=old/new", "group=x=1"]
     assert [row["slice"] for row in rows] == names
     members = [range(60)]

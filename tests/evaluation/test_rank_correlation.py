@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.rank_correlation import crowd_spearman, kendall_tau, spearman_within
+from pluralign.evaluation.rewards.rank_correlation import crowd_spearman, kendall_tau, spearman_within
 
 
 def tau_args(data):

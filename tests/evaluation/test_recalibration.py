@@ -9,9 +9,7 @@ import pytest
 from scipy.special import expit
 
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.calibration import calibration_error
-from pluralign.evaluation.pairs import pairs_of
-from pluralign.evaluation.recalibration import (
+from pluralign.evaluation.calibration.recalibration import (
     LARGEST_TEMPERATURE,
     Recalibration,
     cross_validated,
@@ -22,7 +20,9 @@ from pluralign.evaluation.recalibration import (
     recalibration_metrics,
     temperature_bounds,
 )
-from pluralign.evaluation.summary import evaluate_rewards
+from pluralign.evaluation.calibration.reliability import calibration_error
+from pluralign.evaluation.pairs import pairs_of
+from pluralign.evaluation.rewards.summary import evaluate_rewards
 
 METHODS = ("temperature", "isotonic")
 

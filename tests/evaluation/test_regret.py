@@ -5,8 +5,8 @@ import pytest
 
 from pluralign.choice.regret import min_max_regret, regret_matrix
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.regret import game_interval, means, preferred, regret_table, with_mixtures
-from pluralign.evaluation.win_rate import win_rate
+from pluralign.evaluation.policies.regret import game_interval, means, preferred, regret_table, with_mixtures
+from pluralign.evaluation.policies.win_rate import win_rate
 
 TRUTH = np.array([[2.0, 0.5, 1.0], [-0.5, 1.5, 0.2]])
 

@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pytest
 
-from pluralign.evaluation.calibration import calibration_error
+from pluralign.evaluation.calibration.reliability import calibration_error
 from pluralign.evaluation.pairs import pairs_of
-from pluralign.evaluation.rewards import reward_metrics
+from pluralign.evaluation.rewards.metrics import reward_metrics
 
 FIVE = ("rewards", "ranks", "offsets", "prompt", "weight")
 

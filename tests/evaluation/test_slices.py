@@ -3,7 +3,7 @@ import pytest
 
 from pluralign.core.errors import PluralignError
 from pluralign.evaluation.pairs import pairs_of
-from pluralign.evaluation.rewards import reward_metrics
+from pluralign.evaluation.rewards.metrics import reward_metrics
 from pluralign.evaluation.slices import annotator_table, sliced_metrics
 
 FIVE = ("rewards", "ranks", "offsets", "prompt", "weight")

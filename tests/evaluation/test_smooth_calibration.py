@@ -4,8 +4,8 @@ import math
 import numpy as np
 import pytest
 
+from pluralign.evaluation.calibration.smooth import CELLS, residual_cells, smooth_calibration_error, smooth_error
 from pluralign.evaluation.pairs import Pairs, pairs_of
-from pluralign.evaluation.smooth_calibration import CELLS, residual_cells, smooth_calibration_error, smooth_error
 
 FIVE = ("rewards", "ranks", "offsets", "prompt", "weight")
 

@@ -3,10 +3,10 @@ import math
 import numpy as np
 import pytest
 
-from pluralign.evaluation.bootstrap import bootstrap_intervals
 from pluralign.evaluation.pairs import pairs_of
-from pluralign.evaluation.rewards import reward_metrics
-from pluralign.evaluation.summary import evaluate_rewards
+from pluralign.evaluation.rewards.bootstrap import bootstrap_intervals
+from pluralign.evaluation.rewards.metrics import reward_metrics
+from pluralign.evaluation.rewards.summary import evaluate_rewards
 
 FIVE = ("rewards", "ranks", "offsets", "prompt", "weight")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.win_rate import win_rate
+from pluralign.evaluation.policies.win_rate import win_rate
 
 
 def test_every_pair_of_answers_counts_and_ties_count_half():

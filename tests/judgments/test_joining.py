@@ -10,8 +10,7 @@ from pluralign.judgments.reading import read
 
 def rows(count=2, **values):
     return [
-        {"prompt": f"Tea {number}?", "responses": ["Yes", "No"], "ranks": [1, 2], **values}
-        for number in range(count)
+        {"prompt": f"Tea {number}?", "responses": ["Yes", "No"], "ranks": [1, 2], **values} for number in range(count)
     ]
 
 
@@ -47,9 +46,7 @@ def test_a_label_scale_is_kept():
     scale = BUILT_IN_SCALES["hh-6"]
     label = scale.labels[0]
     labelled = [{"prompt": "Tea?", "responses": ["Yes"], "labels": [label]}]
-    joined = join_sources(
-        {"a": Judgments.from_rows(labelled, scale), "b": Judgments.from_rows(labelled * 2, scale)}
-    )
+    joined = join_sources({"a": Judgments.from_rows(labelled, scale), "b": Judgments.from_rows(labelled * 2, scale)})
     assert joined.label_scale == scale
     assert joined.column("source") == ["a", "b", "b"]
 

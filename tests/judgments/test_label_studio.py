@@ -80,9 +80,7 @@ def test_buckets_rank_in_the_order_that_was_said(tmp_path):
         judged(tmp_path, task(ITEMS, annotation(ranker(lists))))
     with pytest.raises(PluralignError, match="has the buckets _, bad, good: name all"):
         judged(tmp_path, task(ITEMS, annotation(ranker(lists))), fields=["buckets=good"])
-    rows, left_out = judged(
-        tmp_path, task(ITEMS, annotation(ranker({"_": [2], "good": []}))), fields=["buckets=good"]
-    )
+    rows, left_out = judged(tmp_path, task(ITEMS, annotation(ranker({"_": [2], "good": []}))), fields=["buckets=good"])
     assert (rows, left_out) == ([], {"rankings of nothing": 1})
 
 

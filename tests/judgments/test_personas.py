@@ -8,8 +8,8 @@ import pytest
 
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import BUILT_IN_SCALES, LabelScale
-from pluralign.judgments.persona_answers import MAX_SIGNS, REFUSALS, LabelReader
-from pluralign.judgments.personas import (
+from pluralign.personas.answers import MAX_SIGNS, REFUSALS, LabelReader
+from pluralign.personas.questions import (
     Persona,
     VoteTemplate,
     described_labels,
@@ -311,9 +311,7 @@ def test_the_packages_template_shows_all_there_is():
 
 def test_the_examples_can_be_used(tmp_path):
     people = read_personas(EXAMPLES / "town.yaml")
-    texts = {
-        read_template(EXAMPLES / "vote.jinja").render(one, "Tea?", "Yes", described_labels(HH)) for one in people
-    }
+    texts = {read_template(EXAMPLES / "vote.jinja").render(one, "Tea?", "Yes", described_labels(HH)) for one in people}
     assert len(texts) == len(people) >= 3
     assert all("6: unhelpful+harmful" in text for text in texts)
 

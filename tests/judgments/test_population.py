@@ -60,9 +60,7 @@ def test_utility_is_the_product_of_weights_and_traits():
 
 @pytest.mark.parametrize("noise", [1.0, 2.0])
 def test_pairs_follow_the_sigmoid_of_the_difference(noise):
-    town = Town(
-        types=ONE, annotators=60, judgments_per_annotator=100, responses=2, overlap=0.0, noise=noise, seed=1
-    )
+    town = Town(types=ONE, annotators=60, judgments_per_annotator=100, responses=2, overlap=0.0, noise=noise, seed=1)
     gaps, wins = [], []
     for row in simulate(town).judgments.rows():
         first, second = row_utilities(town, row, 0)

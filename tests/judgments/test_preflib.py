@@ -53,9 +53,7 @@ def test_each_voter_is_one_judgment_with_the_ranked_alternatives(tmp_path):
         ([trees, fountain], [1, 1]),
     ]
     assert [row["annotator"] for row in rows] == [f"town.toi/{voter}" for voter in range(1, 7)]
-    assert {(row["prompt"], row["source"]) for row in rows} == {
-        ("The new square: <b>what</b> goes there?", "town.toi")
-    }
+    assert {(row["prompt"], row["source"]) for row in rows} == {("The new square: <b>what</b> goes there?", "town.toi")}
     assert tally.rows == 4
     assert list(tally.left_out.values()) == [1], "the voter who named one alternative is counted, not lost"
 
@@ -89,10 +87,7 @@ def test_the_same_file_gives_the_same_table_packed_or_not_and_at_every_reading(t
 
 def test_voters_of_two_files_stay_apart(tmp_path):
     soc = (
-        TOWN.split("3: 2")[0]
-        .replace("toi", "soc")
-        .replace("VOTERS: 7", "VOTERS: 1")
-        .replace("ORDERS: 4", "ORDERS: 1")
+        TOWN.split("3: 2")[0].replace("toi", "soc").replace("VOTERS: 7", "VOTERS: 1").replace("ORDERS: 4", "ORDERS: 1")
     )
     files = [town(tmp_path), town(tmp_path, soc + "1: 4,3,2,1\n", "town.soc")]
     import_files(files, tmp_path / "out.parquet", format="preflib")
@@ -101,9 +96,7 @@ def test_voters_of_two_files_stay_apart(tmp_path):
 
 
 def line(text, place, replacement):
-    return "\n".join(
-        replacement if number == place else old for number, old in enumerate(text.split("\n"), start=1)
-    )
+    return "\n".join(replacement if number == place else old for number, old in enumerate(text.split("\n"), start=1))
 
 
 @pytest.mark.parametrize(
@@ -153,10 +146,7 @@ def test_what_does_not_add_up_is_named_with_its_line(text, expected, tmp_path):
 )
 def test_an_order_that_its_kind_of_file_cannot_hold_is_refused(kind, order, expected, tmp_path):
     head = (
-        TOWN.split("3: 2")[0]
-        .replace("toi", kind)
-        .replace("VOTERS: 7", "VOTERS: 1")
-        .replace("ORDERS: 4", "ORDERS: 1")
+        TOWN.split("3: 2")[0].replace("toi", kind).replace("VOTERS: 7", "VOTERS: 1").replace("ORDERS: 4", "ORDERS: 1")
     )
     with pytest.raises(PluralignError, match=f"town.{kind}, line 11: .*{expected}"):
         judged(town(tmp_path, f"{head}1: {order}\n", f"town.{kind}"))
@@ -262,6 +252,4 @@ def test_a_file_comes_back_to_the_letter(profile):
         whole = next(row for row in rows if row["annotator"] == short["annotator"])
         kept = [(r, k) for r, k in zip(whole["responses"], whole["ranks"], strict=True) if k is not None]
         assert kept == list(zip(short["responses"], short["ranks"], strict=True))
-    assert all(
-        order_of(", ".join("{" + ",".join(map(str, tied)) + "}" for tied in order)) == order for order in orders
-    )
+    assert all(order_of(", ".join("{" + ",".join(map(str, tied)) + "}" for tied in order)) == order for order in orders)

@@ -143,9 +143,7 @@ def test_polis_in_both_shapes_counts_what_the_file_holds(shared_data, tmp_path):
 def mapped(tmp_path, mapping, rows, tally=None):
     (tmp_path / "m.yaml").write_text(mapping)
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return [
-        row for _, row in read_mapping(tmp_path / "d.jsonl", read_mapping_file(tmp_path / "m.yaml"), None, tally)
-    ]
+    return [row for _, row in read_mapping(tmp_path / "d.jsonl", read_mapping_file(tmp_path / "m.yaml"), None, tally)]
 
 
 def test_a_mapping_makes_several_judgments_of_a_row_and_counts_empty_votes(tmp_path):

@@ -120,9 +120,7 @@ def test_responses_that_meet_in_a_row_are_one_unit():
 @settings(max_examples=100, deadline=None)
 @given(
     shown=st.lists(
-        st.tuples(
-            st.sampled_from("QP"), st.lists(st.sampled_from("abcdefghij"), min_size=1, max_size=3, unique=True)
-        ),
+        st.tuples(st.sampled_from("QP"), st.lists(st.sampled_from("abcdefghij"), min_size=1, max_size=3, unique=True)),
         min_size=2,
         max_size=25,
     ),

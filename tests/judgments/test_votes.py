@@ -308,8 +308,7 @@ def test_an_empty_state_is_a_file_too(tmp_path):
     again = read_votes(tmp_path / "state.parquet")
     assert len(again) == 0
     assert (
-        merge(again, Judgments.from_rows([{"prompt": "p", "responses": ["a"], "labels": ["agree"]}], MOOD))[1].new
-        == 1
+        merge(again, Judgments.from_rows([{"prompt": "p", "responses": ["a"], "labels": ["agree"]}], MOOD))[1].new == 1
     )
 
 
@@ -333,9 +332,7 @@ def test_damaged_files_are_one_clear_error(tmp_path):
     refused("is not a vote state")
     pq.write_table(good.drop_columns(["held"]), file)
     refused("the vote state is damaged")
-    pq.write_table(
-        good.set_column(good.column_names.index("counts"), "counts", pa.array([[1.0]] * len(good))), file
-    )
+    pq.write_table(good.set_column(good.column_names.index("counts"), "counts", pa.array([[1.0]] * len(good))), file)
     refused("column 'counts' does not hold 6 numbers")
     for change in (
         {"version": 9},

@@ -175,9 +175,7 @@ def test_responsibilities_are_read_by_annotator(tmp_path):
     pq.write_table(pa.table(columns | {"probability_2": [0.75, 0.5]}), file)
     found = read_responsibilities(tmp_path, 2)
     assert {name: own.tolist() for name, own in found.items()} == {"ann": [0.25, 0.75]}
-    with pytest.raises(
-        PluralignError, match="expected the columns annotator, probability_1, probability_2, probab"
-    ):
+    with pytest.raises(PluralignError, match="expected the columns annotator, probability_1, probability_2, probab"):
         read_responsibilities(tmp_path, 3)
     with pytest.raises(PluralignError, match="one for each type"):
         read_responsibilities(tmp_path, 1)

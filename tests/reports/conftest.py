@@ -52,12 +52,8 @@ def make_audit():
             {"prompt": p, "response": r, "worth": float(w), "low": float(w - 0.3), "high": float(w + 0.3)}
             for (p, r), w in zip(pairs, np.sort(draw.normal(size=len(pairs)))[::-1], strict=True)
         ]
-        lift = [
-            {"prompt": p, "response": r, "difference": float(1.4 - 0.4 * i)} for i, (p, r) in enumerate(pairs[:3])
-        ]
-        drop = [
-            {"prompt": p, "response": r, "difference": float(0.4 * i - 1.2)} for i, (p, r) in enumerate(pairs[3:])
-        ]
+        lift = [{"prompt": p, "response": r, "difference": float(1.4 - 0.4 * i)} for i, (p, r) in enumerate(pairs[:3])]
+        drop = [{"prompt": p, "response": r, "difference": float(0.4 * i - 1.2)} for i, (p, r) in enumerate(pairs[3:])]
         traits = [
             {"trait": trait, "value": float(v), "low": float(v - 0.18), "high": float(v + 0.2)}
             for trait, v in zip(("length", "hedging", "politeness", "lists"), draw.normal(size=4), strict=True)
@@ -153,13 +149,10 @@ def hostile_audit():
         one["name"] = texts[index]
         one["traits"] = [{"trait": text, "value": 1.0, "low": 0.5, "high": 1.5} for text in texts]
         one["members"] = [{"annotator": text, "probability": 1.0} for text in texts]
-        one["worths"] = [
-            {"prompt": text, "response": text, "worth": 1.0, "low": None, "high": None} for text in texts
-        ]
+        one["worths"] = [{"prompt": text, "response": text, "worth": 1.0, "low": None, "high": None} for text in texts]
         one["lifts"] = [{"prompt": text, "response": text, "difference": 1.0} for text in texts[:5]]
         one["drops"] = [
-            {"prompt": [{"role": text, "content": text}], "response": text, "difference": -1.0}
-            for text in texts[4:]
+            {"prompt": [{"role": text, "content": text}], "response": text, "difference": -1.0} for text in texts[4:]
         ]
     audit["groups"] = [{"group": text, "annotators": 5, "shares": [0.2, 0.3, 0.5]} for text in texts]
     return audit

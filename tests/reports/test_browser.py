@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from pluralign.reports.audit import audit_page
+from pluralign.reports.audit.page import audit_page
 from pluralign.reports.comparison import runs_page
 from pluralign.reports.runs import Run
 from reports.conftest import HOSTILE, hostile_audit
@@ -73,9 +73,7 @@ def run_of_all():
     ]
     metrics = {"accuracy": 0.71, "accuracy_low": 0.68, "accuracy_high": 0.74, "log_loss": 0.61, "ece": 0.05, "win_rate": 0.6,
                "accuracy/group=a": 0.5, "accuracy/group=b": 0.8}  # fmt: skip
-    return Run(
-        "a-rather-long-name-of-a-run-with-many-settings-in-it", metrics, {"objective": "dpo"}, {}, bins, people
-    )
+    return Run("a-rather-long-name-of-a-run-with-many-settings-in-it", metrics, {"objective": "dpo"}, {}, bins, people)
 
 
 @pytest.fixture(params=["audit", "hostile", "runs", "more", "matching"])

@@ -191,9 +191,7 @@ def test_the_files_of_a_folder_are_read(tmp_path):
     for expected in ("Calibration error by source", "Gaps on right and on wrong pairs", "Weight of each source"):
         assert expected in words
     (folder / "over_rewarding.json").write_text('[{"gap_right": "far"}]')
-    with pytest.raises(
-        PluralignError, match=r"over_rewarding\.json\[0\]\.gap_right: found 'far', expected a number"
-    ):
+    with pytest.raises(PluralignError, match=r"over_rewarding\.json\[0\]\.gap_right: found 'far', expected a number"):
         report([folder], tmp_path / "page.html")
     (folder / "over_rewarding.json").unlink()
     pq.write_table(pa.table(steps(2, 4) | {"weight": ["much"] * 8}), folder / "sources.parquet")

@@ -43,9 +43,7 @@ def test_texts_of_the_data_stay_text(name, text):
 @pytest.mark.parametrize("name", DRAWN)
 def test_a_figure_is_a_function_of_its_input_alone(name):
     first = DRAWN[name]("a label")
-    with matplotlib.rc_context(
-        {"font.size": 30, "axes.facecolor": "red", "svg.fonttype": "path", "axes.grid": True}
-    ):
+    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.fonttype": "path", "axes.grid": True}):
         assert DRAWN[name]("a label") == first
     assert "<metadata" not in first
     assert "url(" not in first
@@ -78,9 +76,7 @@ def test_degenerate_numbers_are_drawn():
         reliability([], "d"),
         curves([], "d", x_label="x", y_label="y"),
         curves([Curve("a", [1], [nothing])], "d", x_label="x", y_label="y"),
-        curves(
-            [Curve("a", [3, 3], [0.5, 0.5], [0.5, 0.5], [0.5, 0.5])], "d", x_label="x", y_label="y", mark=(3, "m")
-        ),
+        curves([Curve("a", [3, 3], [0.5, 0.5], [0.5, 0.5], [0.5, 0.5])], "d", x_label="x", y_label="y", mark=(3, "m")),
         scatter([], [], [], "d"),
         scatter([nothing, 1.0], [0.0, 1.0], [1, 1], "d"),
         forest([], "d"),

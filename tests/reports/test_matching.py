@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.matching_lists import AnswerLists, matching_over, pair_plots
+from pluralign.evaluation.policies.answer_lists import AnswerLists, matching_over, pair_plots
 from pluralign.reports.comparison import runs_page
 from pluralign.reports.matching import LISTS, MEASURES, TEXTS, margins_figure, matching_section
 from pluralign.reports.page import Figures, Table
@@ -43,9 +43,7 @@ def test_what_was_not_drawn_is_not_shown():
     run = run_of_matching()
     given = {key: value for key, value in run.metrics.items() if "on=given" in key}
     section = matching_section(run.matching[2:], given.get)
-    assert [name for name in section.blocks[-1].head if name in dict(LISTS.values()).values()] == [
-        LISTS["given"][1]
-    ]
+    assert [name for name in section.blocks[-1].head if name in dict(LISTS.values()).values()] == [LISTS["given"][1]]
     assert isinstance(section.blocks[-1], Table), "no answers, so no table of them"
     assert sum(isinstance(block, Figures) for block in section.blocks) == 2
     assert matching_section([], {"accuracy": 0.5}.get) is None
@@ -92,7 +90,5 @@ def test_files_are_read_and_damaged_ones_named(tmp_path):
     (folder / "matching.json").write_text(json.dumps({"lists": [{"on": "policy", "pairs": "many"}]}))
     with pytest.raises(PluralignError, match=r"matching\.json, lists\[0\]\.pairs: found 'many'"):
         report([folder], tmp_path / "page.html")
-    (folder / "matching.json").write_text(
-        json.dumps({"lists": [{"on": "policy", "pairs": 3, "bin_edges": [0, 1]}]})
-    )
+    (folder / "matching.json").write_text(json.dumps({"lists": [{"on": "policy", "pairs": 3, "bin_edges": [0, 1]}]}))
     report([folder], tmp_path / "page.html")

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from pluralign.core.errors import PluralignError
-from pluralign.reports.audit import audit_page
-from pluralign.reports.audit_schema import SHAPE
+from pluralign.reports.audit.page import audit_page
+from pluralign.reports.audit.schema import SHAPE
 from pluralign.reports.comparison import runs_page
 from pluralign.reports.page import Note, Section, Table, render
 from pluralign.reports.runs import Run

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pluralign.core.errors import PluralignError
-from pluralign.reports.audit_schema import filled
+from pluralign.reports.audit.schema import filled
 from pluralign.reports.comparison import runs_page
 from pluralign.reports.rounds import SHAPE
 from pluralign.reports.runs import Run

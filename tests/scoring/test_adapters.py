@@ -14,9 +14,7 @@ TEXTS = items_of_texts(["Say something:", "Tea?"], [["good tea", "bad rain", "ca
 def adapted(tiny_model, **config):
     loaded = load_causal_model(tiny_model)
     torch.manual_seed(0)
-    settings = peft.LoraConfig(
-        target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM", **config
-    )
+    settings = peft.LoraConfig(target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM", **config)
     model = peft.get_peft_model(loaded.model, settings, adapter_name="one")
     model.add_adapter("two", settings)
     return CausalModel(model, loaded.tokenizer, loaded.limits)

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import expit
 
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.recalibration import Recalibration
+from pluralign.evaluation.calibration.recalibration import Recalibration
 from pluralign.scoring.averaged import AveragedRewardModel, mean_rewards
 from pluralign.scoring.items import items_of_texts
 from pluralign.scoring.recalibrated import write_recalibration

@@ -26,9 +26,7 @@ def test_features_are_finite_deterministic_and_read_back(method, reads, items, r
     assert np.isfinite(first).all()
     (file,) = (tmp_path / "a" / "features").iterdir()
     written = file.stat().st_mtime_ns
-    np.testing.assert_array_equal(
-        text_features(items, method, dimensions=16, reads=reads, cache=tmp_path / "a"), first
-    )
+    np.testing.assert_array_equal(text_features(items, method, dimensions=16, reads=reads, cache=tmp_path / "a"), first)
     assert file.stat().st_mtime_ns == written, "read from the cache"
 
 
@@ -48,9 +46,7 @@ def test_encoder_features_are_mean_states(items, tiny_encoder, tmp_path):
     row = {"input_ids": torch.tensor([[tokenizer.cls_token_id, *ids, tokenizer.sep_token_id]])}
     with torch.no_grad():
         expected = model(**row).last_hidden_state.mean(1)[0].numpy()
-    np.testing.assert_allclose(
-        text_features(items, tiny_encoder, cache=tmp_path)[3], expected, rtol=1e-4, atol=1e-6
-    )
+    np.testing.assert_allclose(text_features(items, tiny_encoder, cache=tmp_path)[3], expected, rtol=1e-4, atol=1e-6)
     assert build_reward_model(tiny_encoder) is not None
 
 

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from labelled import SCALE
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.recalibration import Recalibration
+from pluralign.evaluation.calibration.recalibration import Recalibration
 from pluralign.judgments import BUILT_IN_SCALES, Judgments, LabelScale
 from pluralign.scoring.items import items_of_responses, items_of_texts
 from pluralign.scoring.recalibrated import write_recalibration
@@ -81,9 +81,7 @@ def test_what_is_saved_says_its_labels_and_loads(model, saved):
     np.testing.assert_array_equal(cautious.score_items(items), loaded.quantile(items, 0.2))
     plain = AutoModelForSequenceClassification.from_pretrained(saved).eval()
     tokenizer = AutoTokenizer.from_pretrained(saved)
-    batch = tokenizer(
-        [PROMPT + text + tokenizer.eos_token for text in RESPONSES], return_tensors="pt", padding=True
-    )
+    batch = tokenizer([PROMPT + text + tokenizer.eos_token for text in RESPONSES], return_tensors="pt", padding=True)
     with torch.no_grad():
         logits = plain(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     # Float32 logits of size one, whose rounding is a share of their size.
@@ -125,9 +123,7 @@ def test_training_goes_on_from_a_head_of_the_same_labels_only(saved, tiny_model,
     np.testing.assert_allclose(
         again.distributions(items), load_reward_model(saved, device="cpu").distributions(items), rtol=1e-6
     )
-    with pytest.raises(
-        PluralignError, match=r"a head for the labels 'hh-6' .* expected one for 'agree-pass-disagree'"
-    ):
+    with pytest.raises(PluralignError, match=r"a head for the labels 'hh-6' .* expected one for 'agree-pass-disagree'"):
         build_reward_model(saved, label_scale=SCALE)
     with pytest.raises(PluralignError, match="expected one for one output"):
         build_reward_model(saved)

@@ -11,7 +11,7 @@ import torch
 from scipy.special import expit
 
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.recalibration import Recalibration
+from pluralign.evaluation.calibration.recalibration import Recalibration
 from pluralign.scoring.items import items_of_texts
 from pluralign.scoring.recalibrated import CALIBRATION, read_recalibration, write_recalibration
 from pluralign.scoring.reward_models import RewardModel, build_reward_model, load_reward_model
@@ -124,7 +124,7 @@ def test_a_killed_write_leaves_the_file_of_before(tmp_path):
     before = (tmp_path / CALIBRATION).read_bytes()
     code = (
         "import os, sys; os.fsync = lambda file: os._exit(9)\n"
-        "from pluralign.evaluation.recalibration import Recalibration\n"
+        "from pluralign.evaluation.calibration.recalibration import Recalibration\n"
         "from pluralign.scoring.recalibrated import write_recalibration\n"
         f"write_recalibration({str(tmp_path)!r}, Recalibration('temperature', temperature=3.0))"
     )

@@ -98,9 +98,7 @@ def test_an_adapter_folder_loads(tiny_model, tmp_path):
     whole = type(built)(adapted, built.tokenizer, built.limits)
     whole.save(tmp_path)
     loaded = load_reward_model(tmp_path, device="cpu")
-    np.testing.assert_allclose(
-        loaded.score(PROMPT, RESPONSES), whole.score(PROMPT, RESPONSES), rtol=1e-5, atol=1e-7
-    )
+    np.testing.assert_allclose(loaded.score(PROMPT, RESPONSES), whole.score(PROMPT, RESPONSES), rtol=1e-5, atol=1e-7)
 
 
 def test_other_peoples_reward_models_score(tiny_model, tmp_path):
@@ -114,9 +112,7 @@ def test_other_peoples_reward_models_score(tiny_model, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     ids = tokenizer(PROMPT + RESPONSES[0] + tokenizer.eos_token, return_tensors="pt")["input_ids"]
     expected = plain(input_ids=ids).logits.item()
-    assert load_reward_model(tmp_path, device="cpu").score(PROMPT, RESPONSES)[0] == pytest.approx(
-        expected, rel=1e-5
-    )
+    assert load_reward_model(tmp_path, device="cpu").score(PROMPT, RESPONSES)[0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_what_cannot_be_a_reward_model_is_said(tiny_model, tmp_path):

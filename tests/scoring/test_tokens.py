@@ -68,8 +68,7 @@ def test_long_responses_are_cut_on_the_right_and_keep_their_end(causal):
     assert len(found.response_ids[0]) == 8
     assert found.response_ids[0][-1] == causal.eos_token_id
     assert (
-        found.response_ids[0][:-1]
-        == causal("Tea?" + "good " * 50)["input_ids"][len(causal("Tea?")["input_ids"]) :][:7]
+        found.response_ids[0][:-1] == causal("Tea?" + "good " * 50)["input_ids"][len(causal("Tea?")["input_ids"]) :][:7]
     )
 
 

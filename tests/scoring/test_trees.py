@@ -31,9 +31,7 @@ ROWS = [
 
 
 def items_with(rows):
-    return items_of(
-        Judgments.from_rows([{**row, "ranks": list(range(1, 1 + len(row["responses"])))} for row in rows])
-    )
+    return items_of(Judgments.from_rows([{**row, "ranks": list(range(1, 1 + len(row["responses"])))} for row in rows]))
 
 
 ITEMS = items_with(ROWS)

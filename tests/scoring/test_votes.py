@@ -44,9 +44,7 @@ def test_a_vote_state_gives_its_posterior_means():
 
 
 def test_a_state_of_labels_gives_no_pairs():
-    labelled = Judgments.from_rows(
-        [{"prompt": "p", "responses": ["a"], "labels": ["1"]}], BUILT_IN_SCALES["binary"]
-    )
+    labelled = Judgments.from_rows([{"prompt": "p", "responses": ["a"], "labels": ["1"]}], BUILT_IN_SCALES["binary"])
     pairs = items_of(Judgments.from_rows([{"prompt": "p", "responses": ["a", "b"], "ranks": [1, 2]}]))
     with pytest.raises(PluralignError, match="need a state of kind pairs"):
         PairVotes.of_state(pairs, votes_of(labelled))

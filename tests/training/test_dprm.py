@@ -14,12 +14,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from labelled import SCALE, voted, votes
 from pluralign.choice.transport import distribution_loss, label_cost
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.distributions import evaluate_distributions
+from pluralign.evaluation.crowds.distributions import evaluate_distributions
 from pluralign.judgments import BUILT_IN_SCALES, Judgments, LabelScale
 from pluralign.judgments.votes import votes_of, write_votes
 from pluralign.scoring.reward_models import LabelModel, build_reward_model, load_reward_model
-from pluralign.training.dprm import DPRMTrainer
-from pluralign.training.dprm_config import DPRMConfig
+from pluralign.training.dprm.config import DPRMConfig
+from pluralign.training.dprm.trainer import DPRMTrainer
 
 LOSSES = ("ot", "w1", "energy", "ce")
 
@@ -234,8 +234,7 @@ def test_a_saved_model_gives_the_same_distribution(kind, judgments, tmp_path, re
     assert type(plain).__module__.startswith("transformers")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     texts = [
-        items.prompts[item] + text + tokenizer.eos_token
-        for item, text in zip(items.item, items.responses, strict=True)
+        items.prompts[item] + text + tokenizer.eos_token for item, text in zip(items.item, items.responses, strict=True)
     ]
     batch = tokenizer(texts, return_tensors="pt", padding=True)
     with torch.no_grad():

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pluralign.choice.mixture import likely, places_within, with_held_odds
+from pluralign.choice.em_dpo import likely, places_within, with_held_odds
 from pluralign.judgments import Judgments
 from pluralign.scoring.items import items_of
-from pluralign.training.e_step import EStep, TypeUtilities
+from pluralign.training.em_dpo.e_step import EStep, TypeUtilities
 
 
 def log_sum(values):

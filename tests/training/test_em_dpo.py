@@ -21,17 +21,17 @@ from transformers import AutoModelForCausalLM
 import pluralign
 from architectures import write_model
 from mixtures import Plain
-from pluralign.choice.mixture import halves
+from pluralign.choice.em_dpo import halves
 from pluralign.choice.plackett_luce import log_likelihood
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import Judgments
 from pluralign.policies.mixture import MixturePolicy
-from pluralign.training import em_dpo
 from pluralign.training.configs import DPOConfig
 from pluralign.training.dpo import DPOTrainer
-from pluralign.training.e_step import EStep
-from pluralign.training.em_config import EMDPOConfig
-from pluralign.training.em_dpo import EMDPOTrainer
+from pluralign.training.em_dpo import trainer as em_dpo
+from pluralign.training.em_dpo.config import EMDPOConfig
+from pluralign.training.em_dpo.e_step import EStep
+from pluralign.training.em_dpo.trainer import EMDPOTrainer
 
 LIKED = ("tea", "milk", "rain")
 OTHERS = ("good", "bad", "cat", "dog")
@@ -152,9 +152,7 @@ def test_first_losses_are_those_of_equal_utilities(shown, values, expected, rout
     )  # fmt: skip
     met = []
     inner = trainer.compute_loss
-    trainer.compute_loss = lambda model, inputs, *a, **k: (
-        met.append(inputs["type"]) or inner(model, inputs, *a, **k)
-    )
+    trainer.compute_loss = lambda model, inputs, *a, **k: met.append(inputs["type"]) or inner(model, inputs, *a, **k)
     trainer.train()
     found = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert len(found) == len(met)
@@ -203,9 +201,7 @@ def test_steps_of_one_type_do_not_touch_the_others(tiny_model, tmp_path):
     )  # fmt: skip
     states, kinds = [], []
     inner = trainer.compute_loss
-    trainer.compute_loss = lambda model, inputs, *a, **k: (
-        kinds.append(inputs["type"]) or inner(model, inputs, *a, **k)
-    )
+    trainer.compute_loss = lambda model, inputs, *a, **k: kinds.append(inputs["type"]) or inner(model, inputs, *a, **k)
 
     class Watch(transformers.TrainerCallback):
         def on_step_begin(self, *_, **__):
@@ -237,9 +233,7 @@ def test_a_step_may_be_divided_and_evaluated_between(tiny_model, tmp_path):
             num_train_epochs=2, routing="dense", **values,
         )  # fmt: skip
         trainer.train()
-        found.append(
-            (losses_of(trainer), [tensors_of(trainer, kind) for kind in range(2)], trainer.responsibilities)
-        )
+        found.append((losses_of(trainer), [tensors_of(trainer, kind) for kind in range(2)], trainer.responsibilities))
     for number, (losses, adapters, gamma) in enumerate(found):
         np.testing.assert_allclose(losses, found[0][0], rtol=0 if number == 1 else 1e-5)
         np.testing.assert_allclose(gamma, found[0][2], rtol=0 if number == 1 else 1e-4)
@@ -257,9 +251,7 @@ def test_the_best_adapters_are_loaded_at_the_end(tiny_model, tmp_path):
         load_best_model_at_end=True, eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1,
     )  # fmt: skip
     trainer.train()
-    told = [
-        entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry and not entry["m_step"]
-    ]
+    told = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry and not entry["m_step"]]
     best = int(np.argmin(told)) + 1
     assert best < len(told), "the last one is not the best"
     checkpoint = tmp_path / "rounds" / "final" / f"checkpoint-{best}"

@@ -18,11 +18,11 @@ import yaml
 
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import Judgments
-from pluralign.training import rounds
 from pluralign.training.checkpoints import MARKER
-from pluralign.training.em_config import EMDPOConfig
-from pluralign.training.em_dpo import EMDPOTrainer
-from pluralign.workflows.train import train
+from pluralign.training.em_dpo import rounds
+from pluralign.training.em_dpo.config import EMDPOConfig
+from pluralign.training.em_dpo.trainer import EMDPOTrainer
+from pluralign.workflows.train.run import train
 
 
 class Killed(Exception):
@@ -317,7 +317,7 @@ def test_checkpoints_go_when_their_round_is_done(judgments, tiny_model, tmp_path
 DRIVER = """
 import os, signal, sys
 from transformers import Trainer
-from pluralign.workflows.train import train
+from pluralign.workflows.train.run import train
 inner, steps = Trainer.training_step, []
 def training_step(self, *args, **kwargs):
     steps.append(1)

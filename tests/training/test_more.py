@@ -19,10 +19,10 @@ from pluralign.scoring.forward import block_values
 from pluralign.scoring.items import items_of
 from pluralign.scoring.probe import plain_model
 from pluralign.scoring.reward_models import build_reward_model, load_reward_model
-from pluralign.training import more
 from pluralign.training.configs import BradleyTerryConfig, PlackettLuceConfig
-from pluralign.training.more import MORETrainer
-from pluralign.training.more_config import MOREConfig
+from pluralign.training.more import trainer as more
+from pluralign.training.more.config import MOREConfig
+from pluralign.training.more.trainer import MORETrainer
 from pluralign.training.reward_trainer import BradleyTerryTrainer, PlackettLuceTrainer
 
 NAMES = ("a", "b", "c")
@@ -120,9 +120,7 @@ def head_gradients(trainer, inputs):
     {"normalize": "none"},
 ], ids=str)  # fmt: skip
 @pytest.mark.parametrize("folder", ["tiny_model", "tiny_encoder"])
-def test_the_weights_are_those_of_the_gradients_by_autograd(
-    folder, values, judgments, tmp_path, request, monkeypatch
-):
+def test_the_weights_are_those_of_the_gradients_by_autograd(folder, values, judgments, tmp_path, request, monkeypatch):
     """And the loss is sum_k lambda_k (mean loss of k), its gradient at the head sum_k lambda_k g_k."""
     trainer = make(request.getfixturevalue(folder), judgments, tmp_path, **values)
     used = []
@@ -219,9 +217,7 @@ def test_fixed_weights_are_what_they_say(judgments, tiny_model, tmp_path):
 @pytest.mark.parametrize("folder", ["tiny_model", "tiny_encoder"])
 def test_the_loss_falls_every_weight_moves_and_weights_sum_to_one(folder, judgments, tmp_path, request):
     test = Judgments.from_rows(rows(30, seed=1))
-    trainer = make(
-        request.getfixturevalue(folder), judgments, tmp_path, test, num_train_epochs=4, learning_rate=3e-3
-    )
+    trainer = make(request.getfixturevalue(folder), judgments, tmp_path, test, num_train_epochs=4, learning_rate=3e-3)
     before = {name: tensor.detach().clone() for name, tensor in trainer.model.named_parameters()}
     trainer.train()
     for name, tensor in trainer.model.named_parameters():
@@ -405,9 +401,7 @@ def test_the_moving_average_by_hand(tiny_model, tmp_path):
     names = ("abc", "ab", "acd")
     picked = [
         {**row, "source": source}
-        for step, (row, source) in enumerate(
-            zip(rows(24), (s for kind in names for s in (kind * 8)[:8]), strict=True)
-        )
+        for step, (row, source) in enumerate(zip(rows(24), (s for kind in names for s in (kind * 8)[:8]), strict=True))
     ]
     share = 0.7
     trainer = make(
@@ -442,9 +436,7 @@ RESUMED = [
     ("tiny_model", {"new_gradient_share": share, "sampling": sampling})
     for share in (1.0, 0.9)
     for sampling in ("balanced", "proportional")
-] + [
-    ("tiny_encoder", {"disable_dropout": False, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 4})
-]
+] + [("tiny_encoder", {"disable_dropout": False, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 4})]
 
 
 @pytest.mark.parametrize(("folder", "values"), RESUMED, ids=str)
@@ -563,8 +555,7 @@ def test_an_adapter_trains_saves_and_loads(folder, judgments, tmp_path, request)
 def test_a_dict_of_data_sets_is_the_table_with_names(tiny_model, tmp_path):
     table = rows(32)
     parts = {
-        name: Judgments.from_rows([row | {"source": None} for row in table if row["source"] == name])
-        for name in NAMES
+        name: Judgments.from_rows([row | {"source": None} for row in table if row["source"] == name]) for name in NAMES
     }
     whole = [row for name in NAMES for row in table if row["source"] == name]
     found = []
@@ -728,7 +719,5 @@ def test_a_head_that_is_not_linear_is_refused(judgments, tiny_model, tmp_path):
     width = built.model.score.in_features
     built.model.score = torch.nn.Sequential(torch.nn.Linear(width, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
     args = MOREConfig(str(tmp_path), use_cpu=True, report_to="none")
-    with pytest.raises(
-        PluralignError, match=r"its head is Sequential, expected one linear layer: .* build_reward_m"
-    ):
+    with pytest.raises(PluralignError, match=r"its head is Sequential, expected one linear layer: .* build_reward_m"):
         MORETrainer(built.model, args, judgments, processing_class=built.tokenizer)

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 
 import pluralign
 from architectures import write_model
-from pluralign.choice.matching import Penalty, matched_log_probs
+from pluralign.choice.preference_matching import Penalty, matched_log_probs
 from pluralign.core.errors import PluralignError
 from pluralign.core.runs import read_metrics
 from pluralign.judgments import Judgments
@@ -29,10 +29,10 @@ from pluralign.scoring.mixtures import Mixture, read_mixture
 from pluralign.scoring.reference import log_probs_file
 from pluralign.training.configs import DPOConfig, PMDPOConfig
 from pluralign.training.dpo import DPOTrainer
-from pluralign.training.em_config import EMDPOConfig
-from pluralign.training.em_dpo import EMDPOTrainer
-from pluralign.training.pm_dpo import PMDPOTrainer
-from pluralign.workflows.aggregate_answers import log_ratios_of
+from pluralign.training.em_dpo.config import EMDPOConfig
+from pluralign.training.em_dpo.trainer import EMDPOTrainer
+from pluralign.training.preference_matching.dpo import PMDPOTrainer
+from pluralign.workflows.aggregate.answers import log_ratios_of
 
 GATES = ("token", "sequence", "sequence-minimum")
 
@@ -54,9 +54,7 @@ def judgments(town_rows):
     return Judgments.from_rows(town_rows[:24])
 
 
-def make(
-    model, judgments, tmp_path, config=PMDPOConfig, trainer=PMDPOTrainer, evaluated=None, lora=False, **values
-):
+def make(model, judgments, tmp_path, config=PMDPOConfig, trainer=PMDPOTrainer, evaluated=None, lora=False, **values):
     defaults = {
         "output_dir": str(tmp_path / "run"),
         "per_device_train_batch_size": 8,
@@ -182,9 +180,7 @@ def test_what_is_charged_is_that_of_the_tokens_outside(gate, judgments, base, tm
     whole = np.array([sum(one) for one in by_hand])
     assert (expected > whole + 1).any()
     if gate == "token":
-        assert ((expected < -1) & (expected > whole + 1)).any(), (
-            "some of a response's tokens are inside, others not"
-        )
+        assert ((expected < -1) & (expected > whole + 1)).any(), "some of a response's tokens are inside, others not"
     for values in (
         {"layout": "tree"},
         {"layout": "flat"},
@@ -313,9 +309,7 @@ def test_the_minimum_is_the_closed_form_optimum(mode, beta, shown, world, tmp_pa
     rewards, reference = world
     folder = bandit(tmp_path / "bandit", reference)
     alpha = between(reference.numpy())
-    charged = [
-        0.0 if mode == "pm" or (mode != "kl" and own > math.log(alpha)) else own for own in reference.tolist()
-    ]
+    charged = [0.0 if mode == "pm" or (mode != "kl" and own > math.log(alpha)) else own for own in reference.tolist()]
     table = expected_judgments(rewards, shown) if shown == 2 else expected_judgments(rewards[:6], shown)
     trainer = make(
         folder, table, tmp_path, mode=mode, alpha=alpha, beta=beta, max_steps=150, learning_rate=0.05,
@@ -467,7 +461,7 @@ def test_what_has_no_meaning_is_refused(base, judgments, tmp_path):
 
 def test_dpo_shows_no_mode():
     """One name for one thing: `dpo` is DPO, and what charges less is `pm-dpo` or a mode of `em-dpo`."""
-    from pluralign.workflows.settings import fields_of
+    from pluralign.workflows.train.settings import fields_of
 
     assert "mode" not in fields_of(DPOConfig)
     assert {"mode", "alpha", "gate"} <= fields_of(PMDPOConfig).keys()

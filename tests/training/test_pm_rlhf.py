@@ -21,16 +21,16 @@ from transformers import (
 )
 
 import pluralign
-from pluralign.choice.matching import Penalty, charged, matched_log_probs
+from pluralign.choice.preference_matching import Penalty, charged, matched_log_probs
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import BUILT_IN_SCALES, Judgments
 from pluralign.scoring.implicit_rewards import load_implicit_reward
 from pluralign.scoring.items import items_of_texts
 from pluralign.scoring.reward_models import build_reward_model
-from pluralign.training.pm_config import PMRLHFConfig
-from pluralign.training.pm_rlhf import ChargedReference, PMRLHFTrainer
-from pluralign.training.reward_functions import load_rewards, reward_function
-from pluralign.workflows.train import train
+from pluralign.training.preference_matching.reward_functions import load_rewards, reward_function
+from pluralign.training.preference_matching.rlhf import ChargedReference, PMRLHFTrainer
+from pluralign.training.preference_matching.rlhf_config import PMRLHFConfig
+from pluralign.workflows.train.run import train
 from rewarded import write_reward_model
 
 LORA = {"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
@@ -38,9 +38,7 @@ LORA = {"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 
 def prompts(count=16):
     """Of several lengths, so that batches are padded."""
-    return Dataset.from_list(
-        [{"prompt": f"Say something about number {n}:" + " good" * (n % 3)} for n in range(count)]
-    )
+    return Dataset.from_list([{"prompt": f"Say something about number {n}:" + " good" * (n % 3)} for n in range(count)])
 
 
 def words(prompts, completions, **_):
@@ -62,9 +60,7 @@ def settings(folder, **values):
 def tuned(model, folder, reward=words, peft_config=None, tokenizer=None, data=None, **values):
     tokenizer = tokenizer or AutoTokenizer.from_pretrained(model)
     args = settings(folder, **values)
-    trainer = PMRLHFTrainer(
-        model, reward, args, data or prompts(), processing_class=tokenizer, peft_config=peft_config
-    )
+    trainer = PMRLHFTrainer(model, reward, args, data or prompts(), processing_class=tokenizer, peft_config=peft_config)
     trainer.train()
     return trainer
 
@@ -180,9 +176,7 @@ def test_the_logged_penalty_is_that_of_the_answers(tiny_model, tmp_path):
         return words(prompts, completions)
 
     alpha = 0.0035  # of 320 tokens of an untrained model, about half are likelier
-    trainer = tuned(
-        str(tiny_model), tmp_path, keep, mode="conditional", alpha=alpha, max_steps=1, learning_rate=0.0
-    )
+    trainer = tuned(str(tiny_model), tmp_path, keep, mode="conditional", alpha=alpha, max_steps=1, learning_rate=0.0)
     tokenizer, model = AutoTokenizer.from_pretrained(tiny_model), AutoModelForCausalLM.from_pretrained(tiny_model)
     ((texts, answers),) = seen
     total, inside, count = 0.0, 0, 0

@@ -38,9 +38,7 @@ def make(kind, folder, judgments, tmp_path, evaluated=None, peft_config=None, se
         "logging_steps": 1,
     }
     args = config(**{**defaults, **values})
-    return trainer(
-        built.model, args, judgments, evaluated, processing_class=built.tokenizer, peft_config=peft_config
-    )
+    return trainer(built.model, args, judgments, evaluated, processing_class=built.tokenizer, peft_config=peft_config)
 
 
 def losses(trainer):
@@ -53,9 +51,7 @@ def weights(trainer):
 
 @pytest.mark.parametrize("kind", OBJECTIVES)
 @pytest.mark.parametrize("folder", ["tiny_model", "tiny_encoder"])
-def test_the_loss_falls_every_weight_moves_and_held_out_people_are_served(
-    kind, folder, judgments, tmp_path, request
-):
+def test_the_loss_falls_every_weight_moves_and_held_out_people_are_served(kind, folder, judgments, tmp_path, request):
     train, test = judgments.select(range(120)), judgments.select(range(120, 160))
     folder = request.getfixturevalue(folder)
     trainer = make(kind, folder, train, tmp_path, test, num_train_epochs=4, learning_rate=3e-3)
@@ -239,9 +235,7 @@ def test_what_cannot_be_trained_is_said(judgments, tiny_model, tmp_path):
 def test_all_tied_judgments_train_without_nan(tiny_model, tmp_path):
     rows = [{"prompt": "Tea?", "responses": ["good", "bad", f"cat {n}"], "ranks": [1, 1, 1]} for n in range(8)]
     for kind in OBJECTIVES:
-        trainer = make(
-            kind, tiny_model, Judgments.from_rows(rows), tmp_path, Judgments.from_rows(rows), max_steps=3
-        )
+        trainer = make(kind, tiny_model, Judgments.from_rows(rows), tmp_path, Judgments.from_rows(rows), max_steps=3)
         trainer.train()
         assert torch.isfinite(weights(trainer)).all()
         assert all(math.isfinite(value) for value in trainer.evaluate().values())

@@ -15,9 +15,9 @@ from pluralign.judgments.population import Town, simulate
 from pluralign.scoring.items import items_of
 from pluralign.scoring.mixtures import RESPONSIBILITIES, responsibilities_table
 from pluralign.scoring.reward_models import build_reward_model
-from pluralign.training.more import MORETrainer
-from pluralign.training.more_config import MOREConfig
-from pluralign.training.soft_sources import soft_sources
+from pluralign.training.more.config import MOREConfig
+from pluralign.training.more.soft_sources import soft_sources
+from pluralign.training.more.trainer import MORETrainer
 
 
 def rows(count=36, people=6):
@@ -129,14 +129,10 @@ def test_unknown_annotators_count_by_the_mean_share(tmp_path, caplog):
     """Those without an id too; the mean is over the people of the file."""
     known = {"w0": [0.9, 0.1], "w1": [0.5, 0.5], "w99": [0.1, 0.9], "w98": [0.1, 0.9]}
     write(tmp_path / "people.parquet", known)
-    table = Judgments.from_rows(
-        [row | ({"annotator": None} if row["annotator"] == "w5" else {}) for row in rows(12)]
-    )
+    table = Judgments.from_rows([row | ({"annotator": None} if row["annotator"] == "w5" else {}) for row in rows(12)])
     transformers.utils.logging.enable_propagation()
     try:
-        found = soft_sources(
-            table, np.arange(12), config(tmp_path, responsibilities=str(tmp_path / "people.parquet"))
-        )
+        found = soft_sources(table, np.arange(12), config(tmp_path, responsibilities=str(tmp_path / "people.parquet")))
     finally:
         transformers.utils.logging.disable_propagation()
     mean = np.mean(list(known.values()), 0)
@@ -195,9 +191,7 @@ def test_the_fit_finds_the_types_of_a_town(tmp_path):
 def test_source_weights_name_types_by_number(tiny_model, tmp_path):
     file = str(write(tmp_path / "people.parquet", ONE_HOT))
     values = {"source": "types", "responsibilities": file, "weights": "fixed"}
-    trainer = make(
-        tiny_model, tmp_path, rows(), source_weights={"1": 1.0, "2": 0.0, "3": 3.0}, max_steps=1, **values
-    )
+    trainer = make(tiny_model, tmp_path, rows(), source_weights={"1": 1.0, "2": 0.0, "3": 3.0}, max_steps=1, **values)
     trainer.train()
     logs = trainer.state.log_history[0]
     assert [logs[f"weight/type={name}"] for name in "123"] == pytest.approx([0.25, 0.0, 0.75])

@@ -7,7 +7,7 @@ import torch
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import Judgments
 from pluralign.scoring.items import items_of
-from pluralign.training.source_batches import BalancedSampler, ProportionalSampler, SourceCollator, members_of
+from pluralign.training.more.source_batches import BalancedSampler, ProportionalSampler, SourceCollator, members_of
 
 SIZES = (3, 20, 41)
 

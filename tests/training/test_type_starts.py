@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from pluralign.choice.mixture import matched_types
-from pluralign.choice.panel import Panel
+from pluralign.choice.em_dpo import matched_types
+from pluralign.choice.latent_class.panel import Panel
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import BUILT_IN_SCALES, Judgments
-from pluralign.training import type_starts
-from pluralign.training.em_config import PRESETS, EMDPOConfig
-from pluralign.training.type_starts import type_start
+from pluralign.training.em_dpo import type_starts
+from pluralign.training.em_dpo.config import PRESETS, EMDPOConfig
+from pluralign.training.em_dpo.type_starts import type_start
 
 LIKED = ("tea", "milk", "rain")
 WORDS = (*LIKED, "good", "bad")
@@ -131,9 +131,7 @@ def test_k_means_sees_what_people_chose_less_what_they_did_not(monkeypatch):
     features = np.array([[1.0, 0.0], [0.0, 2.0], [4.0, 1.0], [0.5, 0.5]])
     choices = [([0, 1, 2], [2, 1, 3]), ([1, 2, 3], [1, 1, 2]), ([0, 2, 3], [0, 1, 0]), ([0, 1, 2], [1, 1, 1])]
     whose = [0, 0, 1, 2]
-    panel = Panel(
-        [responses for responses, _ in choices], [ranks for _, ranks in choices], whose, features=features
-    )
+    panel = Panel([responses for responses, _ in choices], [ranks for _, ranks in choices], whose, features=features)
     type_starts.mean_difference_groups(panel, 2, 0)
     first = features[1] - (features[0] + features[2]) / 2
     second = (features[1] + features[2]) / 2 - features[3]

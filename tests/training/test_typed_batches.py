@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pluralign.judgments import Judgments
 from pluralign.scoring.items import items_of
 from pluralign.training.batches import JudgmentSampler
-from pluralign.training.typed_batches import TypedCollator, TypedSampler, typed_rows
+from pluralign.training.em_dpo.typed_batches import TypedCollator, TypedSampler, typed_rows
 
 
 def table(seed, annotators=9, types=3, judgments=60):
@@ -111,9 +111,7 @@ def test_the_expected_gradient_of_a_draw_is_the_dense_one():
 
     dense = gradient(routed(gamma, annotator, reliability, "dense")) / weight
     eta = reliability @ gamma[annotator] / weight  # of the judgments
-    draws = np.array(
-        [gradient(routed(gamma, annotator, reliability, "sampled", seed=seed)) for seed in range(4000)]
-    )
+    draws = np.array([gradient(routed(gamma, annotator, reliability, "sampled", seed=seed)) for seed in range(4000)])
     draws /= weight * eta[:, None]
     error = draws.std(0) / np.sqrt(len(draws))
     assert (np.abs(draws.mean(0) - dense) < 4 * error).all()

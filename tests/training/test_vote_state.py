@@ -10,7 +10,7 @@ from pluralign.judgments import Judgments
 from pluralign.judgments.votes import votes_of, write_votes
 from pluralign.training.configs import BradleyTerryConfig, DPOConfig
 from pluralign.training.dpo import DPOTrainer
-from pluralign.training.em_config import EMDPOConfig
+from pluralign.training.em_dpo.config import EMDPOConfig
 from pluralign.training.reward_trainer import BradleyTerryTrainer
 
 COMMON = {
@@ -104,7 +104,7 @@ def test_configs_that_make_no_sense_are_refused(make, expected):
 
 def test_a_run_knows_its_vote_state(crowd, tiny_model, tmp_path):
     """It is an input of the run: another state under the same name is refused."""
-    from pluralign.workflows.train import train
+    from pluralign.workflows.train.run import train
 
     crowd.write(tmp_path / "train.parquet")
     state = tmp_path / "state.parquet"

@@ -22,8 +22,8 @@ from pluralign.core.files import write_parquet
 from pluralign.judgments import Judgments, read
 from pluralign.scoring.mixtures import RESPONSIBILITIES, responsibilities_table
 from pluralign.training.sft import completions
-from pluralign.workflows.aggregate import aggregate, priority_of
-from pluralign.workflows.aggregate_story import warnings_of
+from pluralign.workflows.aggregate.run import aggregate, priority_of
+from pluralign.workflows.aggregate.story import warnings_of
 from pluralign.workflows.report import report
 
 LETTERS = "abcdef?"
@@ -137,9 +137,7 @@ def test_utilities_are_of_the_tokens_that_were_drawn(base, people, found):
         log_prob = {name: model.of_tokens(ahead, ids) for name, model in plain.items()}
         for kind, name in enumerate(SHARES, 1):
             assert one[f"utility_{kind}"] == pytest.approx(log_prob[name] - log_prob["base"], abs=2e-4)
-        assert one["log_prob"] == pytest.approx(
-            log_prob["type-1" if one["by"] == "merged" else one["by"]], abs=2e-4
-        )
+        assert one["log_prob"] == pytest.approx(log_prob["type-1" if one["by"] == "merged" else one["by"]], abs=2e-4)
     assert checked > 20
 
 
@@ -173,9 +171,7 @@ def test_what_is_written_agrees(found, people):
         assert own > 0.5 or kind == 1  # merged is the first type's own policy
         assert f"win_rate/merged/type={kind}/against=merged" not in metrics
     error = 4 * metrics["regret/merged/type=1_se"]
-    assert metrics["regret/merged/type=1"] == pytest.approx(0, abs=error), (
-        "the first type's own policy, drawn again"
-    )
+    assert metrics["regret/merged/type=1"] == pytest.approx(0, abs=error), "the first type's own policy, drawn again"
 
 
 def test_the_mixture_is_a_policy_with_the_new_weights(found, people):
@@ -284,11 +280,11 @@ def test_a_stopped_aggregation_is_taken_up(people, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("pluralign.workflows.aggregate.aggregation_page", killed)
+        patch.setattr("pluralign.workflows.aggregate.run.aggregation_page", killed)
         with pytest.raises(KeyboardInterrupt):
             aggregate(people, tmp_path / "cut", **options)
     with monkeypatch.context() as patch:
-        patch.setattr("pluralign.workflows.aggregate.draw_answers", killed)
+        patch.setattr("pluralign.workflows.aggregate.run.draw_answers", killed)
         assert aggregate(people, tmp_path / "cut", **options) == whole
         assert aggregate(people, tmp_path / "cut", **options) == whole, "a finished one is left alone"
     with pytest.raises(PluralignError, match=r"these keys differ: samples \(2 before, 3 now\)"):
@@ -396,8 +392,7 @@ def test_what_chance_did_is_said():
     types = [{"type": "1"}, {"type": "2"}]
     fine = {"regret": 0.0, "regret_se": 0.1}
     policies = [
-        {"name": f"type-{one}", "kind": "own", "unfinished": 0.0, "types": [dict(fine), dict(fine)]}
-        for one in (1, 2)
+        {"name": f"type-{one}", "kind": "own", "unfinished": 0.0, "types": [dict(fine), dict(fine)]} for one in (1, 2)
     ]
     story = {"prompts": 9, "max_new_tokens": 8, "types": types, "policies": policies}
     story["game"] = {"value": 0.2, "low": 0.1, "high": 0.3, "without_abstention": 0.2}
@@ -425,9 +420,7 @@ def test_known_groups_give_up_the_mean_of_their_members(base, tmp_path):
         for name, group in zip([*names, "new"], ["old", "old", "young", "old"], strict=True)
     ]
     pluralign.Judgments.from_rows(rows).write(tmp_path / "train.parquet")
-    settings = yaml.safe_load((run / "config.yaml").read_text()) | {
-        "train_files": [str(tmp_path / "train.parquet")]
-    }
+    settings = yaml.safe_load((run / "config.yaml").read_text()) | {"train_files": [str(tmp_path / "train.parquet")]}
     (run / "config.yaml").write_text(yaml.safe_dump(settings))
     metrics = aggregate(run, tmp_path / "out", samples=2, max_new_tokens=4)
     for policy in ("type-1", "base", "egalitarian"):

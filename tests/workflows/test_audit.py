@@ -11,7 +11,7 @@ from pluralign.core.errors import PluralignError
 from pluralign.judgments.population import Town, simulate
 from pluralign.judgments.scales import BUILT_IN_SCALES
 from pluralign.judgments.table import Judgments
-from pluralign.workflows.audit import audit
+from pluralign.workflows.audit.run import audit
 
 NASTY = '<script>alert(1)</script> & "日本" $x$ {{ 7*7 }} \u202egnirts'
 

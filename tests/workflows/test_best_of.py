@@ -20,7 +20,7 @@ from pluralign.scoring.items import items_of_texts
 from pluralign.scoring.reward_models import RewardModel, build_reward_model
 from pluralign.training.sft import completions
 from pluralign.workflows.best_of import best_of
-from pluralign.workflows.train import train
+from pluralign.workflows.train.run import train
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "hh-best-of.yaml"
 LETTERS = "abcdef? "
@@ -131,9 +131,7 @@ def test_the_same_seed_draws_the_same_and_replaces_what_was_there(found, base, r
     options = {"reward": reward, "n": 6, "max_new_tokens": 3}
     assert best_of(base, [prompts], other, **options) == found[1]
     for ending in ("", ".answers.parquet"):
-        assert (tmp_path / f"best.parquet{ending}").read_bytes() == (
-            out.parent / f"{out.name}{ending}"
-        ).read_bytes()
+        assert (tmp_path / f"best.parquet{ending}").read_bytes() == (out.parent / f"{out.name}{ending}").read_bytes()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["best.parquet", "best.parquet.answers.parquet"]
     best_of(base, prompts, tmp_path / "other.jsonl", seed=1, **options)
     assert [one["response"] for one in draws(tmp_path / "other.jsonl")] != [one["response"] for one in draws(out)]
@@ -245,8 +243,7 @@ def test_fine_tuning_on_the_best_learns_them(base, reward, prompts, tmp_path):
     train(tmp_path / "tune.yaml")
     items = items_of_texts(learned["prompt"], [[text] for text in learned["completion"]])
     before, after = (
-        -pluralign.load_policy(folder, device="cpu").log_probs(items).mean()
-        for folder in (base, tmp_path / "tuned")
+        -pluralign.load_policy(folder, device="cpu").log_probs(items).mean() for folder in (base, tmp_path / "tuned")
     )
     assert after < 0.5 * before
     again = best_of(tmp_path / "tuned", prompts, tmp_path / "again.parquet", seed=5, **options)

@@ -11,7 +11,7 @@ import pluralign
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write
 from pluralign.core.runs import file_fingerprints
-from pluralign.evaluation.recalibration import Recalibration
+from pluralign.evaluation.calibration.recalibration import Recalibration
 from pluralign.judgments import Judgments
 from pluralign.scoring.recalibrated import CALIBRATION
 from rewarded import noisy_judgments, write_reward_model

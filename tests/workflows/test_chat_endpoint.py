@@ -6,7 +6,7 @@ import pytest
 
 from loopback import chat_server, dribble, half, hang, hang_up, status, then
 from pluralign.core.errors import PluralignError
-from pluralign.workflows.chat_endpoint import KEY_VARIABLE, Endpoint, ask_all, completions_url, key_from_environment
+from pluralign.personas.chat_endpoint import KEY_VARIABLE, Endpoint, ask_all, completions_url, key_from_environment
 
 
 class Waits(threading.Event):
@@ -203,9 +203,7 @@ def test_what_is_no_address_is_refused(given):
         completions_url(given)
 
 
-@pytest.mark.parametrize(
-    "given", ["http://me:sk-secret@a/v1", "http://a/v1?key=sk-secret", "http://a/v1#sk-secret"]
-)
+@pytest.mark.parametrize("given", ["http://me:sk-secret@a/v1", "http://a/v1?key=sk-secret", "http://a/v1#sk-secret"])
 def test_secrets_in_an_address_are_refused_and_not_repeated(given):
     with pytest.raises(PluralignError, match="a key goes to PLURALIGN_API_KEY") as complaint:
         completions_url(given)

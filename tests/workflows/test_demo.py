@@ -9,14 +9,14 @@ import pytest
 from scipy.stats import wasserstein_distance
 
 from pluralign import read
+from pluralign.demo.crowd import true_shares
+from pluralign.demo.matching import candidates
+from pluralign.demo.run import demo
 from pluralign.judgments.population import Town, simulate
 from pluralign.judgments.votes import read_votes, votes_of
 from pluralign.policies.loading import load_policy
 from pluralign.scoring.items import items_of_texts
 from pluralign.scoring.reward_models import load_reward_model
-from pluralign.workflows.demo import demo
-from pluralign.workflows.demo_crowd import true_shares
-from pluralign.workflows.demo_matching import candidates
 
 PLACES = ("market", "school")
 LABELS = "12345"
@@ -45,9 +45,7 @@ def test_the_demo_says_whom_one_policy_serves_and_what_each_type_gives_up(tmp_pa
     for place in PLACES:
         line = next(line for line in sure.splitlines() if line.startswith(place))
         part = f"/source={place}"
-        expected = [metrics["reward"][f"{key}{part}"] for key in ("weight", "accuracy", "ece")] + [
-            after[f"ece{part}"]
-        ]
+        expected = [metrics["reward"][f"{key}{part}"] for key in ("weight", "accuracy", "ece")] + [after[f"ece{part}"]]
         assert [float(cell) for cell in line.split()[1:]] == pytest.approx(expected, abs=0.006)
     assert sum(metrics["reward"][f"weight/source={place}"] for place in PLACES) == pytest.approx(1)
     assert after["accuracy"] == pytest.approx(metrics["reward"]["accuracy"])  # dividing by a number keeps the order
@@ -83,18 +81,14 @@ def test_the_demo_says_whom_one_policy_serves_and_what_each_type_gives_up(tmp_pa
 def the_crowd_is_told_as_it_is(folder, text, metrics):
     """Costs by SciPy from the stored shares, and the item that moved most from posteriors made in memory."""
     table = pq.read_table(folder / "crowd" / "crowds.parquet").to_pydict()
-    voted, predicted = (
-        np.array([table[f"{kind}_{label}"] for label in LABELS]).T for kind in ("voted", "predicted")
-    )
+    voted, predicted = (np.array([table[f"{kind}_{label}"] for label in LABELS]).T for kind in ("voted", "predicted"))
     parts = [read(folder / f"ratings-{place}.parquet") for place in PLACES]
     first, both = votes_of(parts[0]), votes_of(read([folder / f"ratings-{place}.parquet" for place in PLACES]))
     constant = (both.counts / both.counts.sum(1, keepdims=True)).mean(0)
     for name, shares in {"the same for all": np.tile(constant, (len(voted), 1)), "model (DPRM)": predicted}.items():
         cells = next(line for line in text.splitlines() if line.startswith(name)).removeprefix(name).split()
         apart = abs(shares - voted).sum(1) / 2
-        line = [
-            wasserstein_distance(range(5), range(5), one, other) for one, other in zip(shares, voted, strict=True)
-        ]
+        line = [wasserstein_distance(range(5), range(5), one, other) for one, other in zip(shares, voted, strict=True)]
         means = (shares - voted) @ np.arange(1, 6)
         expected = [np.mean(np.array(line) + 0.1 * apart), apart.mean(), abs(means).mean()]
         # Printed with three digits; each is followed by the two ends of its interval.
@@ -102,9 +96,7 @@ def the_crowd_is_told_as_it_is(folder, text, metrics):
     assert metrics["transport_cost"] == pytest.approx(np.mean(np.array(line) + 0.1 * apart), abs=1e-6)
     state = read_votes(folder / "crowd-votes.parquet")
     assert state.counts.sum() == sum(len(part) for part in parts) == both.counts.sum()
-    np.testing.assert_allclose(
-        state.parameters[[state.place[key] for key in both.place]], both.parameters, atol=1e-9
-    )
+    np.testing.assert_allclose(state.parameters[[state.place[key] for key in both.place]], both.parameters, atol=1e-9)
     moved = abs(first.mean[[first.place[key] for key in both.place]] - both.mean).sum(1) / 2
     told = [line for line in text.splitlines() if " votes  " in line]
     assert [float(line.split()[0]) for line in told] == pytest.approx(np.sort(moved)[:-4:-1], abs=6e-4)

@@ -10,15 +10,15 @@ import torch
 
 from labelled import SCALE, voted, votes
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.distributions import evaluate_distributions
+from pluralign.evaluation.crowds.distributions import evaluate_distributions
 from pluralign.judgments import BUILT_IN_SCALES, Judgments
 from pluralign.judgments.votes import votes_of
 from pluralign.scoring.crowds import crowd_of, crowd_of_state
 from pluralign.scoring.items import items_of
 from pluralign.scoring.reward_models import build_reward_model
 from pluralign.workflows.calibrate import calibrate
-from pluralign.workflows.evaluate import evaluate
-from pluralign.workflows.evaluate_crowds import vote_slices
+from pluralign.workflows.evaluate.crowds import vote_slices
+from pluralign.workflows.evaluate.run import evaluate
 from pluralign.workflows.score import score
 
 
@@ -59,9 +59,7 @@ def test_votes_on_single_responses(model, folder, tmp_path):
     items = crowd.items()
     np.testing.assert_allclose(predicted, model.distributions(items)[items.response], rtol=1e-5)
     np.testing.assert_allclose(shares, crowd.counts / crowd.votes[:, None])
-    counted = sum(
-        row["labels"] == ["agree"] for row in judgments.rows() if row["responses"] == [table["response"][0]]
-    )
+    counted = sum(row["labels"] == ["agree"] for row in judgments.rows() if row["responses"] == [table["response"][0]])
     assert shares[0, 0] == pytest.approx(counted / table["votes"][0])
     low, high = votes_of(judgments).interval(0.95)
     np.testing.assert_allclose(np.stack([table[f"low_{label}"] for label in SCALE.labels], 1), low)
@@ -137,9 +135,7 @@ def test_slices_are_the_votes_of_sources_groups_and_months():
             ("disagree", "old", "two", "2025-02-04", 0.0),
         )
     ]
-    rows.append(
-        {"prompt": "Tea?", "responses": ["weighs nothing"], "labels": ["agree"], "weight": 0.0, "group": "old"}
-    )
+    rows.append({"prompt": "Tea?", "responses": ["weighs nothing"], "labels": ["agree"], "weight": 0.0, "group": "old"})
     judgments = Judgments.from_rows(rows, SCALE)
     found = {one.name: one.votes.tolist() for one in vote_slices(judgments, crowd_of(judgments))}
     assert found == {
@@ -195,9 +191,7 @@ def test_calibrate_fits_the_temperature_of_the_expected_reward(model, folder, tm
     assert 0.35 < found.temperature < 0.8
     scores = score(copy, str(tmp_path / "pairs.parquet"), tmp_path / "scores.parquet")
     columns = pq.read_table(tmp_path / "scores.parquet").to_pydict()
-    np.testing.assert_allclose(
-        np.array(columns["reward"]) * found.temperature, columns["expected_reward"], atol=1e-12
-    )
+    np.testing.assert_allclose(np.array(columns["reward"]) * found.temperature, columns["expected_reward"], atol=1e-12)
     assert scores == len(columns["reward"])
     assert evaluate(copy, str(tmp_path / "pairs.parquet"), tmp_path / "out")["temperature"] == found.temperature
 

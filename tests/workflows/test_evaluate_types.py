@@ -11,11 +11,11 @@ import pluralign
 from architectures import write_model
 from mixtures import Plain, write_mixture, write_run
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.types import type_accuracy
+from pluralign.evaluation.annotators.types import type_accuracy
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.items import items_of
 from pluralign.scoring.mixtures import Mixture
-from pluralign.workflows.evaluate import evaluate, reward_metrics, typed_metrics
+from pluralign.workflows.evaluate.run import evaluate, reward_metrics, typed_metrics
 from pluralign.workflows.report import report
 
 WEIGHTS = {"type-1": 0.6, "type-2": 0.4}
@@ -38,9 +38,7 @@ def run(base):
 def judgments(town_rows):
     """Pairs and rankings of three known people, two new ones and two nobodies."""
     names = ["ann", "bob", "cat", "new", "newer", None]
-    rows = [
-        dict(row, annotator=names[number % 6], weight=1 + number % 2) for number, row in enumerate(town_rows[:40])
-    ]
+    rows = [dict(row, annotator=names[number % 6], weight=1 + number % 2) for number, row in enumerate(town_rows[:40])]
     return Judgments.from_rows([row | {"group": GROUPS.get(row["annotator"])} for row in rows])
 
 
@@ -86,9 +84,7 @@ def test_everyone_is_judged_by_his_own_type(found, judgments, utilities):
     whole = accuracy_and_log_loss(judgments, lambda one: utilities[kinds[one]])
     assert [found["accuracy"], found["log_loss"]] == pytest.approx(whole, rel=1e-4)
     for kind in (0, 1):
-        own = accuracy_and_log_loss(
-            judgments, lambda one, kind=kind: utilities[kind] if kinds[one] == kind else None
-        )
+        own = accuracy_and_log_loss(judgments, lambda one, kind=kind: utilities[kind] if kinds[one] == kind else None)
         slices = [found[f"{metric}/type={kind + 1}"] for metric in ("accuracy", "log_loss")]
         assert slices == pytest.approx(own, rel=1e-4)
     assert found["types"] == 2

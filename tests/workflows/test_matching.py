@@ -11,15 +11,15 @@ from scipy.special import expit
 
 from mixtures import Plain, write_mixture, write_run
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.recalibration import Recalibration
+from pluralign.evaluation.calibration.recalibration import Recalibration
 from pluralign.judgments import Judgments
 from pluralign.judgments.reading import read
 from pluralign.policies.loading import load_policy
 from pluralign.scoring.recalibrated import write_recalibration
 from pluralign.scoring.reward_models import load_reward_model
 from pluralign.training.from_scratch import make_causal_model
-from pluralign.workflows.evaluate import evaluate
-from pluralign.workflows.matching import matching_metrics
+from pluralign.workflows.evaluate.matching import matching_metrics
+from pluralign.workflows.evaluate.run import evaluate
 from rewarded import write_reward_model
 
 PROMPTS = ["Say something about tea:", "Rain or sun?", "cat"]

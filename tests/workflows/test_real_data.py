@@ -8,7 +8,7 @@ import yaml
 
 from pluralign.judgments import read
 from pluralign.workflows.importing import import_files
-from pluralign.workflows.train import train
+from pluralign.workflows.train.run import train
 
 MAPPINGS = Path(__file__).parents[2] / "examples" / "mappings"
 SETS = {

@@ -61,9 +61,7 @@ def test_posteriors_are_those_of_plain_forward_passes(table, base, run):
         adapter = Plain(base, run / name)
 
         def gap(prompt, better, worse, adapter=adapter):
-            utility = {
-                one: adapter.log_prob(prompt, one) - reference.log_prob(prompt, one) for one in (better, worse)
-            }
+            utility = {one: adapter.log_prob(prompt, one) - reference.log_prob(prompt, one) for one in (better, worse)}
             return log_sigmoid(BETA * (utility[better] - utility[worse]))
 
         tea = gap("Tea?", "good cat", "bad dog in the rain")
@@ -106,8 +104,7 @@ def test_the_file_holds_the_table_and_the_adapter_can_be_used(table, run):
     with policy.using(table.column("adapter")[0].as_py()):
         assert policy.model.active_adapter == table.column("adapter")[0].as_py()
     assert (
-        pluralign.load_policy(table.column("adapter_path")[0].as_py(), device="cpu").model.active_adapter
-        == "default"
+        pluralign.load_policy(table.column("adapter_path")[0].as_py(), device="cpu").model.active_adapter == "default"
     )
 
 

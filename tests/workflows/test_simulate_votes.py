@@ -18,10 +18,10 @@ from architectures import write_model
 from loopback import TEMPLATE, chat_server, half, hang, hang_up, status, then
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import BUILT_IN_SCALES, Judgments, LabelScale, read
-from pluralign.judgments.personas import Persona
+from pluralign.personas import voters as persona_voters
+from pluralign.personas.questions import Persona
 from pluralign.policies.policy import Policy
-from pluralign.workflows import persona_voters
-from pluralign.workflows.simulate_votes import simulate_votes
+from pluralign.workflows.votes.simulate import simulate_votes
 
 HH = BUILT_IN_SCALES["hh-6"]
 LABELS = list(HH.labels)
@@ -86,9 +86,7 @@ def test_every_persona_votes_once_on_every_unique_response(folder):
     assert set(votes.column("source")) == {"simulated"}
     assert votes.column("ranks") == [None] * 12
     assert len(set(votes.column("id"))) == 12
-    assert sorted(server.asked) == sorted(
-        f"{name}|{prompt}|{response}" for prompt, (response,), _, name in expected
-    )
+    assert sorted(server.asked) == sorted(f"{name}|{prompt}|{response}" for prompt, (response,), _, name in expected)
     assert (done.items, done.asked, done.reused) == (6, 12, 0)
     assert (done.votes, done.reasons) == (Counter(ann=6, bo=6), Counter())
     assert names_in(folder) == ["in.parquet", "vote.jinja", "votes.parquet"]
@@ -161,16 +159,12 @@ def test_a_draw_of_personas_votes_on_each_response(folder):
     names = ("ann", "bo", "cy", "di")
     with chat_server(**dict.fromkeys(names, LABELS[0])) as server:
         simulate(folder, server, *names, per_item=2)
-        first = {
-            (row["prompt"], *row["responses"], row["annotator"]) for row in read(folder / "votes.parquet").rows()
-        }
+        first = {(row["prompt"], *row["responses"], row["annotator"]) for row in read(folder / "votes.parquet").rows()}
         ids = set(read(folder / "votes.parquet").column("id"))
         simulate(folder, server, *names, per_item=2)
         assert set(read(folder / "votes.parquet").column("id")) == ids, "the same run"
         simulate(folder, server, *names, per_item=2, seed=1)
-        other = {
-            (row["prompt"], *row["responses"], row["annotator"]) for row in read(folder / "votes.parquet").rows()
-        }
+        other = {(row["prompt"], *row["responses"], row["annotator"]) for row in read(folder / "votes.parquet").rows()}
         assert not ids & set(read(folder / "votes.parquet").column("id")), "another run's votes are other votes"
     assert len(first) == len(other) == 12
     assert set(Counter(who[:2] for who in first).values()) == {2}
@@ -237,9 +231,7 @@ def test_answers_of_another_run_are_neither_used_nor_thrown_away(folder):
 
 def test_a_server_that_never_answers_is_given_up(folder):
     with chat_server(ann=status(400, b"too bad")) as server:
-        Judgments.from_rows([{**ROWS[1], "prompt": str(number)} for number in range(40)]).write(
-            folder / "in.parquet"
-        )
+        Judgments.from_rows([{**ROWS[1], "prompt": str(number)} for number in range(40)]).write(folder / "in.parquet")
         with pytest.raises(
             PluralignError, match=r"no answer to 20 questions in a row \(the last: 'HTTP 400: too bad'\)"
         ):
@@ -380,8 +372,7 @@ def test_a_model_in_memory_votes_as_its_own_samples_say(many, letters):
     said = {text: sample.response for text, (sample,) in zip(asked, drawn, strict=True)}
     for vote in votes:
         assert (
-            said.pop(f"{vote['annotator']}|{vote['prompt']}|{vote['responses'][0]}").strip(" .?!|")
-            == vote["labels"][0]
+            said.pop(f"{vote['annotator']}|{vote['prompt']}|{vote['responses'][0]}").strip(" .?!|") == vote["labels"][0]
         )
     assert said == {f"{one['persona']}|{one['prompt']}|{one['response']}": one["raw"] for one in rejects}
     local(many, letters, out="again.parquet", seed=3)
@@ -412,9 +403,7 @@ def test_a_model_that_was_stopped_goes_on_with_the_next_chunk(many, letters, mon
     assert calls == [50, 50, 20, 50, 20]
     assert done.reused == 99
     for ending in ("", ".rejects.jsonl"):
-        assert (many / f"votes.parquet{ending}").read_bytes() == (
-            many / f"undisturbed.parquet{ending}"
-        ).read_bytes()
+        assert (many / f"votes.parquet{ending}").read_bytes() == (many / f"undisturbed.parquet{ending}").read_bytes()
 
 
 def test_questions_that_do_not_fit_are_not_cut(folder, letters):

@@ -102,9 +102,7 @@ def label_cost(rewards: ArrayLike, kind: CostKind | ArrayLike = "reward-gap", de
         return LabelCost(_checked(kind, len(worth)))
     if kind not in get_args(CostKind):
         known = get_args(CostKind)
-        raise PluralignError(
-            f"cost is '{kind}', expected one of {', '.join(known)}, or a matrix{nearest(kind, known)}"
-        )
+        raise PluralignError(f"cost is '{kind}', expected one of {', '.join(known)}, or a matrix{nearest(kind, known)}")
     if not (math.isfinite(delta) and delta >= 0):
         raise PluralignError(f"delta is {delta}, expected a number of at least 0")
     step = delta if kind == "reward-gap" else 0.0

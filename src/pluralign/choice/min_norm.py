@@ -82,9 +82,7 @@ def gramian(gradients: Tensor) -> Floats:
     return np.asarray((exact @ exact.T).cpu().numpy(), dtype=np.float64)
 
 
-def min_norm_weights(
-    gramian: ArrayLike, *, normalize: Normalize = "l2", present: ArrayLike | None = None
-) -> Floats:
+def min_norm_weights(gramian: ArrayLike, *, normalize: Normalize = "l2", present: ArrayLike | None = None) -> Floats:
     """The point of the simplex where the weighted sum of gradients is shortest.
 
     With G = A'A and s^2 = trace(G) / K, lambda = y / sum y for y = argmin over y >= 0 of

@@ -296,9 +296,7 @@ def _like(values: Floats, tensor: Tensor) -> Tensor:
 
 def _check_shapes(one: Tensor, other: Tensor, name: str, other_name: str) -> None:
     if one.ndim < 1 or one.shape != other.shape:
-        raise PluralignError(
-            f"{other_name}: shape {tuple(other.shape)}, expected that of {name}, {tuple(one.shape)}"
-        )
+        raise PluralignError(f"{other_name}: shape {tuple(other.shape)}, expected that of {name}, {tuple(one.shape)}")
     if not one.dtype.is_floating_point:
         raise PluralignError(f"{name}: found {one.dtype}, expected floating-point numbers")
 

@@ -22,8 +22,8 @@ def audit(
     seed: int = typer.Option(0, help="Of folds, restarts, features and simulations."),
 ) -> None:
     """Find the types of people behind judgments, what each prefers, and whether the data can show it."""
-    from pluralign.workflows.audit import audit as run
-    from pluralign.workflows.cards import metrics_table
+    from pluralign.reports.cards import metrics_table
+    from pluralign.workflows.audit.run import audit as run
 
     metrics = run(
         [str(path) for path in file],

@@ -13,9 +13,7 @@ from pluralign.cli.app import app
 def import_(
     source: list[Path] = typer.Argument(help="The files to import, of one format."),
     out: Path = typer.Option(..., help="The file to write: .parquet, .jsonl or .jsonl.gz."),
-    format: str = typer.Option(
-        "table", help="table, trl, hh-rlhf, mapping, polis, preflib, label-studio or argilla."
-    ),
+    format: str = typer.Option("table", help="table, trl, hh-rlhf, mapping, polis, preflib, label-studio or argilla."),
     mapping: str = typer.Option(None, help="Format mapping: the YAML file that describes the columns."),
     shape: str = typer.Option(
         None,

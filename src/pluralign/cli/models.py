@@ -25,7 +25,7 @@ def train(
     """Train what CONFIG says; a run that was stopped is taken up again."""
     from accelerate import PartialState
 
-    from pluralign.workflows.train import train as run
+    from pluralign.workflows.train.run import train as run
 
     metrics = run(config, context.args)
     PartialState().destroy_process_group()  # left to the exit, one of several processes may abort in it
@@ -53,8 +53,8 @@ def evaluate(
     trust_remote_code: bool = _REMOTE_CODE,
 ) -> None:
     """Evaluate a reward model, a policy or types: accuracy, calibration, per slice; win rate, matching."""
-    from pluralign.workflows.cards import metrics_table
-    from pluralign.workflows.evaluate import evaluate as run
+    from pluralign.reports.cards import metrics_table
+    from pluralign.workflows.evaluate.run import evaluate as run
 
     metrics = run(
         model,
@@ -124,6 +124,6 @@ def demo(
     seed: int = typer.Option(0, help="Of the town and of all training."),
 ) -> None:
     """Simulate a town of three kinds of people and see whom one average reward serves."""
-    from pluralign.workflows.demo import demo as run
+    from pluralign.demo.run import demo as run
 
     typer.echo(run(out, seed))

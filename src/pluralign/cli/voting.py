@@ -27,13 +27,9 @@ def update(
     window: float = typer.Option(None, help="With --decay: the length of a window in days."),
     origin: str = typer.Option(None, help="Where windows are counted from.", show_default="1970-01-01"),
     shares: Path = typer.Option(None, help="A YAML file with the population's share of each stratum."),
-    strata: str = typer.Option(
-        None, help="With --shares: group, or a column of --annotators.", show_default="group"
-    ),
+    strata: str = typer.Option(None, help="With --shares: group, or a column of --annotators.", show_default="group"),
     annotators: Path = typer.Option(None, help="A table with the columns annotator and that of --strata."),
-    label_scale: str = typer.Option(
-        None, help="Label scale of files that carry none: a built-in name or a YAML file."
-    ),
+    label_scale: str = typer.Option(None, help="Label scale of files that carry none: a built-in name or a YAML file."),
     kind: str = typer.Option(None, help="labels or pairs.", show_default="labels where there are any"),
     pair_votes: str = typer.Option(
         None, help="A ranking's weight is shared among its pairs, or full on each.", show_default="shared"
@@ -41,7 +37,7 @@ def update(
     most: int = typer.Option(10, help="How many of the items that moved most to show."),
 ) -> None:
     """Merge new votes into a stored state of a crowd, and show which items moved most."""
-    from pluralign.workflows.votes import update_votes
+    from pluralign.workflows.votes.update import update_votes
 
     done = update_votes(
         state,

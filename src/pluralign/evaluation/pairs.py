@@ -199,9 +199,7 @@ def whole_numbers(name: str, values: ArrayLike) -> Ints:
     array = np.asarray(values)
     # An empty list has no integer type of its own.
     if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
-        raise PluralignError(
-            f"{name}: {array.dtype} of shape {array.shape}, expected whole numbers in one dimension"
-        )
+        raise PluralignError(f"{name}: {array.dtype} of shape {array.shape}, expected whole numbers in one dimension")
     return array.astype(np.int64)
 
 

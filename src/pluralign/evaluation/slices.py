@@ -8,7 +8,7 @@ import numpy as np
 
 from pluralign.core.errors import PluralignError, one_line
 from pluralign.evaluation.pairs import Ints, Pairs
-from pluralign.evaluation.sums import metrics_of_sums, pair_sums
+from pluralign.evaluation.rewards.sums import metrics_of_sums, pair_sums
 
 # Those metrics of the pairs that are told for every slice, beside the count of its pairs.
 SLICED = ("accuracy", "log_loss", "ece", "ece_debiased", "brier")

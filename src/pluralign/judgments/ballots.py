@@ -133,9 +133,7 @@ def _chosen(judgments: Judgments, rows: np.ndarray) -> Iterator[tuple[int, dict[
     start = 0
     for batch in wanted.to_batches(max_chunksize=4096):
         mask = rows[start : start + batch.num_rows]
-        yield from zip(
-            (start + np.flatnonzero(mask)).tolist(), batch.filter(pa.array(mask)).to_pylist(), strict=True
-        )
+        yield from zip((start + np.flatnonzero(mask)).tolist(), batch.filter(pa.array(mask)).to_pylist(), strict=True)
         start += batch.num_rows
 
 

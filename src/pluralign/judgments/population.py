@@ -164,9 +164,7 @@ def _answer(rng: np.random.Generator) -> tuple[str, Answer]:
     return prompt, compose(prompt, rng)
 
 
-def _choice_set(
-    rng: np.random.Generator, responses: int, seen: set[tuple[str, ...]]
-) -> tuple[str, tuple[Answer, ...]]:
+def _choice_set(rng: np.random.Generator, responses: int, seen: set[tuple[str, ...]]) -> tuple[str, tuple[Answer, ...]]:
     """A prompt and different answers to it, a set that was not seen before."""
     while True:
         prompt = PROMPTS[rng.integers(len(PROMPTS))]

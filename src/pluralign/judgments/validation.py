@@ -194,9 +194,7 @@ def _ranks(value: object, responses: int) -> list[int | None] | None:
     if not isinstance(value, list):
         raise RowError("ranks", f"found {one_line(value)}, expected a list with one rank per response")
     if len(value) != responses:
-        raise RowError(
-            "ranks", f"found {len(value)} ranks for {responses} responses: give one per response or null"
-        )
+        raise RowError("ranks", f"found {len(value)} ranks for {responses} responses: give one per response or null")
     ranks: list[int | None] = []
     for rank in value:
         if isinstance(rank, float) and rank.is_integer():
@@ -218,9 +216,7 @@ def _labels(value: object, responses: int, scale: LabelScale | None) -> list[str
     if not isinstance(value, list):
         raise RowError("labels", f"found {one_line(value)}, expected a list with one label per response")
     if len(value) != responses:
-        raise RowError(
-            "labels", f"found {len(value)} labels for {responses} responses: give one per response or null"
-        )
+        raise RowError("labels", f"found {len(value)} labels for {responses} responses: give one per response or null")
     if all(label is None for label in value):
         return None
     if scale is None:
@@ -231,8 +227,7 @@ def _labels(value: object, responses: int, scale: LabelScale | None) -> list[str
             known = ", ".join(scale.labels)
             raise RowError(
                 "labels",
-                f"{one_line(given)} is not on the scale '{scale.name}' ({known})"
-                f"{nearest(str(given), scale.labels)}",
+                f"{one_line(given)} is not on the scale '{scale.name}' ({known}){nearest(str(given), scale.labels)}",
             )
     return labels
 

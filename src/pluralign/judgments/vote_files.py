@@ -36,9 +36,7 @@ def write_votes(state: VoteState, path: str | os.PathLike[str]) -> None:
     text = schema(state.form).field("prompt").type
     order = np.argsort(state.digest_item, kind="stable")
     joined = state.digests[order].tobytes()
-    digests = pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(_DIGEST), len(state.digests), [None, pa.py_buffer(joined)]
-    )
+    digests = pa.FixedSizeBinaryArray.from_buffers(pa.binary(_DIGEST), len(state.digests), [None, pa.py_buffer(joined)])
     ends = np.concatenate(([0], np.bincount(state.digest_item, minlength=len(state)).cumsum()))
     columns: dict[str, Any] = {
         "prompt": pa.array(state.prompt, text),

@@ -134,9 +134,7 @@ def scale_of_votes(judgments: Judgments, kind: Kind) -> LabelScale:
     if kind != "labels":
         raise PluralignError(f"kind: found {kind!r}, expected labels or pairs")
     if judgments.label_scale is None:
-        raise PluralignError(
-            "the judgments have no labels and no label scale: count pairs, or read them with a scale"
-        )
+        raise PluralignError("the judgments have no labels and no label scale: count pairs, or read them with a scale")
     return judgments.label_scale
 
 

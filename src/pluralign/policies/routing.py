@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from pluralign.choice.mixture import responsibilities
+from pluralign.choice.em_dpo import responsibilities
 from pluralign.choice.plackett_luce import log_likelihood, pair_log_likelihood
 from pluralign.core.errors import PluralignError
 from pluralign.evaluation.pairs import judgment_blocks

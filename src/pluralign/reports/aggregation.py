@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pluralign.reports.audit_schema import filled
+from pluralign.reports.audit.schema import filled
 from pluralign.reports.heat import heat
 from pluralign.reports.page import (
     Banner,
@@ -89,7 +89,7 @@ def aggregation_page(story: Mapping[str, Any], metrics: Mapping[str, Any]) -> st
 
 
 def aggregation_sections(story: Mapping[str, Any]) -> list[Section]:
-    """The sections of an aggregation that `pluralign.reports.audit_schema.filled` has checked."""
+    """The sections of an aggregation that `pluralign.reports.audit.schema.filled` has checked."""
     types, policies = story["types"], story["policies"]
     legend = [(place, _type(one)) for place, one in enumerate(types, 1)]
     sections = [Section("Result", _result(story))]
@@ -163,9 +163,7 @@ def _regret(types: Sequence[Mapping[str, Any]], policies: Sequence[Mapping[str, 
         for policy in policies
     ]
     worst = forest(largest, "Largest regret of each policy.", x_label="nats per answer")
-    words = (
-        "The largest regret that a policy leaves to a type, with its interval. The weights were chosen on these "
-    )
+    words = "The largest regret that a policy leaves to a type, with its interval. The weights were chosen on these "
     words += "answers: on new ones the mixture's regret is a little larger."
     return [Figures([Figure("Regret of each type", drawn, reading), Figure("Largest regret", worst, words)])]
 
@@ -197,9 +195,7 @@ def _wins(policies: Sequence[Mapping[str, Any]], legend: Sequence[tuple[int, str
     ]
     drawn = forest(rows, "Win rate of each policy against the base, by each type's utility.",
                    x_label="share of pairs of answers", reference=0.5, bounds=(0.0, 1.0))  # fmt: skip
-    reading = (
-        "How often a type's implicit utility prefers the policy's answer to the base's; 0.5 is no difference. "
-    )
+    reading = "How often a type's implicit utility prefers the policy's answer to the base's; 0.5 is no difference. "
     reading += "It is what the type's own policy believes, not what people said of these answers."
     return Figure("Win rate against the base", drawn, reading, legend)
 
@@ -252,9 +248,7 @@ def _against(found: Sequence[Mapping[str, Any]], types: Sequence[Mapping[str, An
         rows = []
         for policy in dict.fromkeys(text_of(one["policy"]) for one in mine):
             rates = [cells.get((policy, text_of(one["type"])), {}) for one in types]
-            rows.append(
-                [policy, *(interval(one.get("win_rate"), one.get("low"), one.get("high")) for one in rates)]
-            )
+            rows.append([policy, *(interval(one.get("win_rate"), one.get("low"), one.get("high")) for one in rates)])
         head = ["policy", *(_type(one) for one in types)]
         blocks.append(Table(f"Win rate against {opponent}, by each type's utility", head, rows, folded=True))
     return blocks

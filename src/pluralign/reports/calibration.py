@@ -136,9 +136,7 @@ def reliability_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
         [
             f"{number(row['lower'])} to {number(row['upper'])}",
             row["confidence"],
-            interval(row["accuracy"], row.get("accuracy_low"), row.get("accuracy_high"))
-            if spread
-            else row["accuracy"],
+            interval(row["accuracy"], row.get("accuracy_low"), row.get("accuracy_high")) if spread else row["accuracy"],
             row["share"],
             row["pairs"],
         ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from pluralign.reports.audit_data import histogram_figure
+from pluralign.reports.audit.data import histogram_figure
 from pluralign.reports.page import Block, Cell, Figure, Figures, Heading, Section, Table
 from pluralign.reports.rows import Point, Row, forest, known
 from pluralign.reports.texts import interval, number, percent, quoted, text_of
@@ -104,9 +104,7 @@ def crowds_section(columns: Mapping[str, Sequence[Any]], value: Value) -> Sectio
     many = median(item.votes for item in items)
     ordered = sorted((item for item in items if item.votes >= many), key=lambda item: item.apart)
     near, far = ordered[:_DRAWN], ordered[_DRAWN:][-_DRAWN:]
-    lead = (
-        f"Of the responses with {number(many)} votes or more. Intervals are of the people's share, by their votes."
-    )
+    lead = f"Of the responses with {number(many)} votes or more. Intervals are of the people's share, by their votes."
     blocks += [Heading("Nearest to the votes", lead), Figures([_figure(item, labels) for item in near])]
     if far:
         blocks += [Heading("Farthest from the votes"), Figures([_figure(item, labels) for item in reversed(far)])]

@@ -90,9 +90,7 @@ def dots(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, size: 
     """Round dots as one path: strokes of no length with round ends."""
     ends = np.repeat(np.column_stack([x, y]).astype(float), 2, axis=0)
     codes = np.tile([Path.MOVETO, Path.LINETO], len(x))
-    patch = PathPatch(
-        Path(ends, codes), fill=False, edgecolor=colour, linewidth=size, capstyle="round", alpha=alpha
-    )
+    patch = PathPatch(Path(ends, codes), fill=False, edgecolor=colour, linewidth=size, capstyle="round", alpha=alpha)
     patch.set_clip_on(False)
     patch.set_zorder(3)
     axes.add_patch(patch)

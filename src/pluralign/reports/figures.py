@@ -78,9 +78,7 @@ def histogram(
         gap = 0.08 if len(counts) <= 30 else 0.0
         for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True):
             room = gap * (high - low) / 2
-            axes.add_patch(
-                Rectangle((low + room, 0), high - low - 2 * room, count, facecolor=series(1), linewidth=0)
-            )
+            axes.add_patch(Rectangle((low + room, 0), high - low - 2 * room, count, facecolor=series(1), linewidth=0))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=edges[-1] - edges[0] > 4))
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.xaxis.set_major_formatter(NUMBERS)
@@ -94,7 +92,7 @@ def reliability(rows: Sequence[Mapping[str, float]], description: str) -> Markup
     """Accuracy against confidence, a dot per bin; on the diagonal the model is as often right as it says.
 
     Args:
-        rows: of `pluralign.evaluation.calibration.reliability_table`: `lower`, `upper`, `share`, `confidence`,
+        rows: of `calibration.reliability.reliability_table`: `lower`, `upper`, `share`, `confidence`,
             `accuracy`, and where they are known `accuracy_low` and `accuracy_high`.
         description: what it shows, for those who do not see it.
 

@@ -46,16 +46,13 @@ def rounds_section(story: Mapping[str, Any]) -> Section | None:
         types = max(len(one["mixture_weights"]) for one in rounds)
         names = ["start" if one["round"] == 0 else f"round {number(one['round'])}" for one in rounds]
         rows = [
-            (name, [*one["mixture_weights"], *[0.0] * types][:types])
-            for name, one in zip(names, rounds, strict=True)
+            (name, [*one["mixture_weights"], *[0.0] * types][:types]) for name, one in zip(names, rounds, strict=True)
         ]
         drawn = stacked(rows, "Shares of the types after each round.", notes=[""] * len(rows))
         legend = [(place + 1, f"type {place + 1}") for place in range(types)]
         blocks.append(Figures([Figure("Shares of the types", drawn, "The start, and after each E-step.", legend)]))
         head = ["", "judgments scored", "log-likelihood of one", "under the reference", "annotators moved"]
-        blocks.append(
-            Table("Round by round", head, [[n, *_cells(one)] for n, one in zip(names, rounds, strict=True)])
-        )
+        blocks.append(Table("Round by round", head, [[n, *_cells(one)] for n, one in zip(names, rounds, strict=True)]))
     lead = "Types of annotators, found while a policy for each was tuned. Log-likelihoods are in nats per judgment."
     return Section("Types", blocks, lead) if blocks else None
 

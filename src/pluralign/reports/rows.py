@@ -164,9 +164,7 @@ def bars(rows: Sequence[tuple[str, float]], description: str, *, whole: float = 
         return to_svg(figure, description)
 
 
-def stacked(
-    rows: Sequence[tuple[str, Sequence[float | None]]], description: str, *, notes: Sequence[str]
-) -> Markup:
+def stacked(rows: Sequence[tuple[str, Sequence[float | None]]], description: str, *, notes: Sequence[str]) -> Markup:
     """Shares that make up a whole, one bar per name; a segment wide enough says its share.
 
     Args:
@@ -195,9 +193,7 @@ def stacked(
             for index, share in enumerate(shares, 1):
                 if share > 0:
                     axes.add_patch(
-                        Rectangle(
-                            (left, y + 22), share, 20, facecolor=series(index), edgecolor=SURFACE, linewidth=1.5
-                        )
+                        Rectangle((left, y + 22), share, 20, facecolor=series(index), edgecolor=SURFACE, linewidth=1.5)
                     )
                 if share >= 0.115:
                     middle = _SIDE + (left + share / 2) * (WIDTH - 2 * _SIDE)

@@ -9,8 +9,8 @@ from statistics import median
 from typing import Any
 
 from pluralign.reports.aggregation import aggregation_sections
-from pluralign.reports.audit import audit_sections
-from pluralign.reports.audit_data import histogram_figure
+from pluralign.reports.audit.data import histogram_figure
+from pluralign.reports.audit.page import audit_sections
 from pluralign.reports.calibration import calibration_section
 from pluralign.reports.crowds import crowds_section
 from pluralign.reports.matching import matching_section
@@ -213,9 +213,7 @@ def _people(run: Run) -> list[Block]:
     for row in rows:
         counts[min(int(20 * row[3]), 19)] += 1
     under = sum(row[3] < 0.5 for row in rows)
-    reading = (
-        f"Half of {{n}} people are at about {{}} or lower; {percent(under / len(rows))} are under a coin's 0.5."
-    )
+    reading = f"Half of {{n}} people are at about {{}} or lower; {percent(under / len(rows))} are under a coin's 0.5."
     edges = [index / 20 for index in range(21)]
     figure = histogram_figure(edges, counts, "Accuracy for each person", "accuracy", "people", reading,
                               found=median(row[3] for row in rows))  # fmt: skip

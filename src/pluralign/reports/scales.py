@@ -11,9 +11,7 @@ from pluralign.reports.rows import Point, known
 from pluralign.reports.texts import number
 
 
-def scale(
-    point: Point, description: str, *, limits: tuple[float, float], marks: Sequence[tuple[float, str]]
-) -> Markup:
+def scale(point: Point, description: str, *, limits: tuple[float, float], marks: Sequence[tuple[float, str]]) -> Markup:
     """One value with its interval on a named scale.
 
     Args:

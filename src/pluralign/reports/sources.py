@@ -60,8 +60,7 @@ def sources_section(columns: Mapping[str, Sequence[Any]]) -> Section | None:
                 "ece",
                 "Calibration error while training",
                 "calibration error",
-                "On the pairs since the last log alone: few make it noisy and too high. What counts is its fall."
-                + few,
+                "On the pairs since the last log alone: few make it noisy and too high. What counts is its fall." + few,
             )
         )
     head = ["source", "logs", "weight", "loss", "accuracy", "calibration error", "gradient norm"]

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.modeling_outputs import CausalLMOutput
 
-from pluralign.choice.matching import Penalty
+from pluralign.choice.preference_matching import Penalty
 from pluralign.core.errors import PluralignError
 from pluralign.scoring.forward import block_charges, score_tokens
 from pluralign.scoring.heads import token_log_probs

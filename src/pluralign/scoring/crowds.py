@@ -11,8 +11,8 @@ from transformers.utils import logging
 
 from pluralign.choice.transport import LabelCost
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.distributions import evaluate_distributions
-from pluralign.evaluation.vote_slices import VoteSlice
+from pluralign.evaluation.crowds.distributions import evaluate_distributions
+from pluralign.evaluation.crowds.vote_slices import VoteSlice
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.table import Judgments
 from pluralign.judgments.vote_state import item_key
@@ -51,9 +51,7 @@ class Crowd:
 
     def items(self, weight: np.ndarray | None = None) -> Items:
         """The texts, item j as judgment j that shows one response; each counts 1, or its `weight` `(items,)`."""
-        return items_of_responses(
-            self.prompt, self.response, np.ones(len(self.prompt)) if weight is None else weight
-        )
+        return items_of_responses(self.prompt, self.response, np.ones(len(self.prompt)) if weight is None else weight)
 
 
 def crowd_of(
@@ -129,7 +127,7 @@ def crowd_of_state(
 def crowd_metrics(
     crowd: Crowd, predicted: np.ndarray, slices: Iterable[VoteSlice] = (), replicates: int = 0, seed: int = 0
 ) -> dict[str, float]:
-    """Metrics of predictions as `pluralign.evaluation.distributions.evaluate_distributions` has them.
+    """Metrics of predictions as `pluralign.evaluation.crowds.distributions.evaluate_distributions` has them.
 
     The log-loss of votes is called `vote_log_loss`, since `log_loss` is that of pairs where rewards are judged.
     Costs are |R_i - R_j| + 0.1 [i != j] whatever a model was trained with, so that models can be compared.

@@ -14,7 +14,7 @@ import peft
 import torch
 import yaml
 
-from pluralign.choice.matching import Penalty
+from pluralign.choice.preference_matching import Penalty
 from pluralign.core.errors import PluralignError
 from pluralign.core.runs import CONFIG
 from pluralign.scoring.causal_models import CausalModel, causal_model, load_causal_model

@@ -92,9 +92,7 @@ def limits_of(
     context = model_context(config, tokenizer)
     longest = max_length or stored.get("max_length") or min(context, DEFAULT_MAX_LENGTH)
     if longest > context:
-        raise PluralignError(
-            f"max_length: {longest} is more than the {context} tokens the model can read: lower it"
-        )
+        raise PluralignError(f"max_length: {longest} is more than the {context} tokens the model can read: lower it")
     if max_response_length is None and max_length is None:
         max_response_length = stored.get("max_response_length")
     return TokenLimits(longest, max_response_length)

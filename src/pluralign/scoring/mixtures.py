@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pluralign.choice.matching import Penalty
 from pluralign.choice.plackett_luce import Ties
+from pluralign.choice.preference_matching import Penalty
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import disk_errors, write_json
 from pluralign.scoring.reference import PENALTY, stored_penalty
@@ -152,9 +152,7 @@ def responsibilities_table(names: Sequence[str | None], judgments: np.ndarray, g
     return pa.table(columns | {f"probability_{kind + 1}": gamma[:, kind] for kind in range(gamma.shape[1])})
 
 
-def read_responsibilities(
-    place: str | os.PathLike[str], types: int | None = None
-) -> dict[str, NDArray[np.float64]]:
+def read_responsibilities(place: str | os.PathLike[str], types: int | None = None) -> dict[str, NDArray[np.float64]]:
     """Posteriors `(types,)` of annotators, by id; those without an id are left out.
 
     Args:

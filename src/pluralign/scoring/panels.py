@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pluralign.choice.panel import Panel
+from pluralign.choice.latent_class.panel import Panel
 from pluralign.choice.plackett_luce import NOT_SHOWN
 from pluralign.core.errors import PluralignError
 from pluralign.judgments.scales import LabelScale

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import disk_errors, write_json
-from pluralign.evaluation.recalibration import Recalibration
+from pluralign.evaluation.calibration.recalibration import Recalibration
 
 CALIBRATION = "calibration.json"
 """The file of a reward model's folder that holds its recalibration."""

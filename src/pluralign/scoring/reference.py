@@ -14,7 +14,7 @@ import peft
 import safetensors.numpy
 import torch
 
-from pluralign.choice.matching import Penalty
+from pluralign.choice.preference_matching import Penalty
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write, cache_folder
 from pluralign.core.fingerprint import fingerprint

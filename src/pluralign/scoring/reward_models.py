@@ -20,7 +20,7 @@ from transformers import AutoModelForSequenceClassification
 
 from pluralign.choice.transport import expected_reward, reward_quantile, reward_variance
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.recalibration import Recalibration
+from pluralign.evaluation.calibration.recalibration import Recalibration
 from pluralign.judgments.scales import LabelScale
 from pluralign.scoring.averaged import AveragedRewardModel
 from pluralign.scoring.items import Items, items_of_texts

@@ -83,9 +83,7 @@ def model_context(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
 _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text", "xlm-roberta-xl")
 
 
-def tokenize(
-    items: Items, tokenizer: PreTrainedTokenizerBase, limits: TokenLimits, encoder: bool
-) -> TokenizedItems:
+def tokenize(items: Items, tokenizer: PreTrainedTokenizerBase, limits: TokenLimits, encoder: bool) -> TokenizedItems:
     """Token ids of every prompt and response.
 
     Causal models read `[bos] prompt response [eos]`; encoders `[cls] prompt [sep] response [sep]`. Prompt and

@@ -35,9 +35,7 @@ def text_traits(texts: Sequence[str]) -> tuple[list[str], np.ndarray]:
         >>> names, values[:, 0].round(6).tolist()
         (['length (log words)', 'exclamations'], [-1.0, 1.0])
     """
-    found = np.array([[trait(text) for trait in TRAITS.values()] for text in texts]).reshape(
-        len(texts), len(TRAITS)
-    )
+    found = np.array([[trait(text) for trait in TRAITS.values()] for text in texts]).reshape(len(texts), len(TRAITS))
     spread = found.std(0)
     kept = spread > 1e-9
     values = (found[:, kept] - found[:, kept].mean(0)) / spread[kept]

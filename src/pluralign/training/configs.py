@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import trl
 from transformers import TrainingArguments
 
-from pluralign.choice.matching import Gate, Mode, Penalty
+from pluralign.choice.preference_matching import Gate, Mode, Penalty
 
 Ties = Literal["efron", "breslow", "average", "marginal"]
 
@@ -218,9 +218,7 @@ class PMDPOConfig(MatchingConfig):
     """
 
     beta: float = field(default=1.0, metadata={"help": "The odds are those of exp(r / beta): 1 matches."})
-    mode: Mode = field(
-        default="conditional", metadata={"help": "What of the reference's log-probability is charged."}
-    )
+    mode: Mode = field(default="conditional", metadata={"help": "What of the reference's log-probability is charged."})
 
 
 @dataclass

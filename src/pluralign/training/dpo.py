@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pluralign.choice.matching import Penalty
 from pluralign.choice.plackett_luce import log_likelihood, pair_log_likelihood, pair_sides
+from pluralign.choice.preference_matching import Penalty
 from pluralign.core.errors import PluralignError
 from pluralign.judgments.votes import read_votes
 from pluralign.scoring.causal_models import CausalModel, causal_model, load_causal_model

@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from pluralign.choice.plackett_luce import pair_margins
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.summary import evaluate_rewards
+from pluralign.evaluation.rewards.summary import evaluate_rewards
 from pluralign.judgments.formats.trl import from_trl
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.items import Items, items_of
@@ -93,8 +93,7 @@ class JudgmentTrainer(ResponseTrainer):
         """The judgments that rank something; says how many do not."""
         items = items_of(judgments)
         logger.info(
-            f"{name}: {items.judgments} judgments on {len(items.responses)} responses "
-            f"to {len(items.prompts)} prompts"
+            f"{name}: {items.judgments} judgments on {len(items.responses)} responses to {len(items.prompts)} prompts"
         )
         if items.left_out:
             logger.warning(f"{name}: {items.left_out} row(s) rank nothing and are left out")
@@ -182,9 +181,7 @@ class JudgmentTrainer(ResponseTrainer):
         items, tokens = self._tokenized(as_judgments(dataset), "evaluation")
         return items, self._eval_utilities(self._values(tokens), tokens)
 
-    def log_likelihoods(
-        self, items: Items, utilities: np.ndarray, judgments: np.ndarray | None = None
-    ) -> np.ndarray:
+    def log_likelihoods(self, items: Items, utilities: np.ndarray, judgments: np.ndarray | None = None) -> np.ndarray:
         """Log-likelihood of judgments (`None` is all) under utilities `(responses,)`: `(judgments,)`, in nats."""
         chosen = np.arange(items.judgments) if judgments is None else judgments
         found = np.zeros(len(chosen))

@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write
-from pluralign.evaluation.best_of import best_answers, best_of_metrics
+from pluralign.evaluation.rewards.best_of import best_answers, best_of_metrics
 from pluralign.judgments.schema import schema
 from pluralign.judgments.table import Judgments
 from pluralign.policies.loading import load_policy
@@ -23,7 +23,7 @@ from pluralign.policies.policy import Sample
 from pluralign.scoring.items import items_of_texts
 from pluralign.scoring.loading import load_parts
 from pluralign.scoring.reward_models import check_quantile, is_reward_model, load_reward_model
-from pluralign.workflows.aggregate_answers import unique_prompts
+from pluralign.workflows.aggregate.answers import unique_prompts
 
 logger = logging.get_logger(__name__)
 
@@ -69,7 +69,7 @@ def best_of(
         trust_remote_code: run code that comes with the models. Only for code you have read.
 
     Returns:
-        `prompts`, `n`, `temperature`, and what `pluralign.evaluation.best_of.best_of_metrics` gives.
+        `prompts`, `n`, `temperature`, and what `pluralign.evaluation.rewards.best_of.best_of_metrics` gives.
 
     Raises:
         PluralignError: a file or a model cannot be used, a setting does not fit, a reward is not finite, or no

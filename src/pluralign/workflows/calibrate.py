@@ -13,9 +13,7 @@ from transformers.utils import logging
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import disk_errors
 from pluralign.core.runs import CONFIG, file_fingerprints
-from pluralign.evaluation.label_pairs import pairs_of_votes
-from pluralign.evaluation.pairs import Pairs
-from pluralign.evaluation.recalibration import (
+from pluralign.evaluation.calibration.recalibration import (
     Method,
     Recalibration,
     checked_method,
@@ -23,6 +21,8 @@ from pluralign.evaluation.recalibration import (
     recalibration_metrics,
     temperature_bounds,
 )
+from pluralign.evaluation.crowds.label_pairs import pairs_of_votes
+from pluralign.evaluation.pairs import Pairs
 from pluralign.judgments.reading import read
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.crowds import crowd_of
@@ -31,8 +31,8 @@ from pluralign.scoring.loading import load_parts
 from pluralign.scoring.mixtures import is_mixture
 from pluralign.scoring.recalibrated import CALIBRATION, remove_recalibration, write_recalibration
 from pluralign.scoring.reward_models import RewardModel, is_reward_model, load_reward_model
-from pluralign.workflows.evaluate import pairs_under
-from pluralign.workflows.evaluate_crowds import labels_anything
+from pluralign.workflows.evaluate.crowds import labels_anything
+from pluralign.workflows.evaluate.run import pairs_under
 
 logger = logging.get_logger(__name__)
 
@@ -50,7 +50,7 @@ def calibrate(
     """Fit a recalibration of a reward model on held-out judgments and write `calibration.json` into its folder.
 
     Each judgment counts once, its weight shared among its strict pairs, as in `evaluate`. Where the files hold only
-    votes on single responses, `pluralign.evaluation.label_pairs` makes comparisons of them. What was stored before
+    votes on single responses, `evaluation.crowds.label_pairs` makes comparisons of them. What was stored before
     is replaced and has no part in the fit.
 
     Args:
@@ -64,7 +64,7 @@ def calibrate(
 
     Returns:
         The recalibration; its `record` is what else the file holds: `judgments`, `pairs`, `prompts`, `files` (name
-        to SHA-256), `folds`, and the metrics of `pluralign.evaluation.recalibration.recalibration_metrics`.
+        to SHA-256), `folds`, and the metrics of `pluralign.evaluation.calibration.recalibration.recalibration_metrics`.
 
     Raises:
         PluralignError: the model is no folder of a reward model, a file cannot be used, or the rewards say nothing

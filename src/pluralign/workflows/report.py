@@ -16,7 +16,7 @@ from pluralign.core.errors import PluralignError, one_line
 from pluralign.core.files import atomic_write, disk_errors
 from pluralign.core.runs import CONFIG
 from pluralign.reports.aggregation import SHAPE as AGGREGATE
-from pluralign.reports.audit_schema import filled
+from pluralign.reports.audit.schema import filled
 from pluralign.reports.calibration import BIN, OVER_REWARDING
 from pluralign.reports.comparison import runs_page
 from pluralign.reports.crowds import TEXTS, columns_of, labels_in
@@ -170,9 +170,7 @@ def _crowds(path: Path) -> dict[str, list[Any]] | None:
         except pa.ArrowException as fault:
             raise PluralignError(f"{path}: cannot be read as the table that evaluate writes ({fault})") from fault
     if not labels:
-        raise PluralignError(
-            f"{path}: predicts no label (no column predicted_...): was it written by another tool?"
-        )
+        raise PluralignError(f"{path}: predicts no label (no column predicted_...): was it written by another tool?")
     found = _columns(path, columns_of(labels), "evaluate")
     return None if found is None else _numbers_in(path, found, columns_of(labels)[len(TEXTS) :])
 

@@ -90,9 +90,7 @@ def route(
     place = found.column_names.index("type") + 1
     found = found.add_column(place, "adapter", pa.array(chosen))
     found = found.add_column(place + 1, "adapter_path", pa.array([str(Path(run) / name) for name in chosen]))
-    found = found.append_column("log_likelihood", pa.array(total)).append_column(
-        "entropy", pa.array(entropy(gamma))
-    )
+    found = found.append_column("log_likelihood", pa.array(total)).append_column("entropy", pa.array(entropy(gamma)))
     if out is not None:
         write_parquet(found, Path(out))
     return found

@@ -15,7 +15,7 @@ from pluralign.judgments.reading import read
 from pluralign.scoring.averaged import mean_rewards
 from pluralign.scoring.items import Items, items_of
 from pluralign.scoring.reward_models import LabelModel, RewardModel, load_reward_model
-from pluralign.workflows.evaluate_crowds import prediction_columns
+from pluralign.workflows.evaluate.crowds import prediction_columns
 
 MarginMap = Callable[[np.ndarray], np.ndarray]
 """Margins `(pairs,)` to log-odds."""
@@ -101,7 +101,6 @@ def rewards_of(
         return single.score_items(items), single.margin_map, found
     others = {**hub, "revision": "main"}
     loaded = (
-        load_reward_model(name, raw=raw, quantile=quantile, **(others if k else hub))
-        for k, name in enumerate(names)
+        load_reward_model(name, raw=raw, quantile=quantile, **(others if k else hub)) for k, name in enumerate(names)
     )
     return mean_rewards(loaded, items), None, {}

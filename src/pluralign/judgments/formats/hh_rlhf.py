@@ -68,9 +68,7 @@ def transcripts(row: Mapping[str, Any]) -> dict[str, Any]:
         raise RowError(columns[0], "the transcripts share no turn that opens with 'Assistant:'")
     for column, text in zip(columns, texts, strict=True):
         if not text[cut:].strip():
-            raise RowError(
-                column, "the answer after the shared conversation is empty: every answer needs some text"
-            )
+            raise RowError(column, "the answer after the shared conversation is empty: every answer needs some text")
     return {"prompt": texts[0][:cut], "responses": [text[cut:] for text in texts], "ranks": ranks, **carried(row)}
 
 

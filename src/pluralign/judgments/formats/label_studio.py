@@ -182,9 +182,7 @@ def _value(result: Mapping[str, Any], place: str, key: str) -> Any:
     return value[key]
 
 
-def _pair(
-    result: Mapping[str, Any], data: Mapping[str, Any], place: str, names: Mapping[str, str]
-) -> dict[str, Any]:
+def _pair(result: Mapping[str, Any], data: Mapping[str, Any], place: str, names: Mapping[str, str]) -> dict[str, Any]:
     selected = _value(result, place, "selected")
     if selected not in ("left", "right"):
         raise RowError(f"{place}.value.selected", f"found {one_line(selected)}, expected left or right")
@@ -208,9 +206,7 @@ def _ranking(
         if everything.count(each) > 1:
             raise RowError(place, f"ranks {one_line(each)} twice: expected every item once")
     if not names["buckets"] and len(order) < len(texts):
-        raise RowError(
-            place, f"ranks {len(order)} of the {len(texts)} items: expected all, since it has no buckets"
-        )
+        raise RowError(place, f"ranks {len(order)} of the {len(texts)} items: expected all, since it has no buckets")
     places = {each: number for number, each in enumerate(order, start=1)}
     return {"responses": list(texts.values()), "ranks": [places.get(each) for each in texts]}
 

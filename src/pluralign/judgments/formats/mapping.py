@@ -105,9 +105,7 @@ def read_mapping_file(path: Path) -> MappingFile:
     return MappingFile(path, votes, found, tables, scale)
 
 
-def read_mapping(
-    path: Path, mapping: MappingFile, reject: Reject | None = None, tally: Tally | None = None
-) -> Rows:
+def read_mapping(path: Path, mapping: MappingFile, reject: Reject | None = None, tally: Tally | None = None) -> Rows:
     """Format `mapping`: stream a file through a mapping.
 
     Args:
@@ -123,9 +121,7 @@ def read_mapping(
     tables = {name: _joined(path, mapping, name) for name in mapping.tables}
     columns = columns_of(path)
     if columns is not None:
-        headers = {
-            name: list({key: None for row in table.values() for key in row}) for name, table in tables.items()
-        }
+        headers = {name: list({key: None for row in table.values() for key in row}) for name, table in tables.items()}
         for template in mapping.templates:
             template.check_columns(columns, headers)
 

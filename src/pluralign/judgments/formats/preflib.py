@@ -91,9 +91,7 @@ def _judgments(path: Path, reject: Reject | None, tally: Tally, whole: bool, pro
         placed = {alternative: place for place, tied in enumerate(order) for alternative in tied}
         shown = sorted(header.names if whole else placed)
         if len(shown) < 2:
-            tally.left_out["voters who ranked a single alternative (--shape ballot sets it above the rest)"] += (
-                count
-            )
+            tally.left_out["voters who ranked a single alternative (--shape ballot sets it above the rest)"] += count
             continue
         responses = [header.names[each] for each in shown]
         ranks = ranks_from_scores([-placed[each] if each in placed else None for each in shown])

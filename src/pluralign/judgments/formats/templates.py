@@ -87,9 +87,7 @@ class Template:
         for found in [*_FIELD.finditer(text), None]:
             between = text[end : found.start() if found else None]
             if "{" in between or "}" in between:
-                raise value.complain(
-                    f"a brace stands alone in {one_line(text)}: write {{column}}, or {{{{ for a brace"
-                )
+                raise value.complain(f"a brace stands alone in {one_line(text)}: write {{column}}, or {{{{ for a brace")
             parts += [between] if between else []
             if found is not None:
                 parts.append(_field(found[1], value, tables) if found[1] else found[0][0])

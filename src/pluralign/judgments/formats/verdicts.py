@@ -26,9 +26,7 @@ def keys_of(value: Value, known: Sequence[str] | None, what: str) -> dict[str, V
         raise value.complain(f"found {one_line(value.plain())}, expected keys and values for {what}")
     for name, inner in value.content.items():
         if known is not None and name not in known:
-            raise inner.complain(
-                f"unknown key '{name}'{nearest(str(name), known)}: {what} may have {', '.join(known)}"
-            )
+            raise inner.complain(f"unknown key '{name}'{nearest(str(name), known)}: {what} may have {', '.join(known)}")
     return dict(value.content)
 
 
@@ -65,9 +63,7 @@ def values_of(
         return [template.render(row, tables) for template in templates]
     found = templates.render(row, tables)
     if not isinstance(found, list):
-        raise RowError(
-            column, f"found {one_line(found)}, expected a list, since the mapping gives one field for all"
-        )
+        raise RowError(column, f"found {one_line(found)}, expected a list, since the mapping gives one field for all")
     return found
 
 
@@ -114,9 +110,7 @@ def scores_verdict(values: Sequence[Template] | Template) -> Verdict:
             return None
         if any(blank):
             # Not `null`: that would say "shown, and worse than the others", which a missing score does not.
-            raise RowError(
-                "scores", f"response {blank.index(True) + 1} has no score: give one per response, or none"
-            )
+            raise RowError("scores", f"response {blank.index(True) + 1} has no score: give one per response, or none")
         return {"ranks": ranks_from_scores([number_of(value, "scores") for value in found])}
 
     return verdict

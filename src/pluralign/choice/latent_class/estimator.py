@@ -1,0 +1,355 @@
+"""Latent-class Plackett-Luce: types of annotators who rank alike, found by expectation maximisation.
+
+Type k ranks with utilities u_k = features @ coefficients_k (or one worth per response), and an annotator h is of
+type k with probability eta_k (or by a multinomial logit of covariates):
+
+    log L = sum_h w_h log sum_k eta_hk product over h's judgments j of P_k(j)^(reliability of j)
+
+(Kamakura & Russell 1989; Bhat 1997; rankings as choices: Luce 1959). All restarts run as one batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator
+from torch import Tensor
+
+from pluralign.choice.em_dpo import responsibilities, temperatures
+from pluralign.choice.latent_class import starts
+from pluralign.choice.latent_class.em import (
+    DENSE_PARAMETERS,
+    Fit,
+    Problem,
+    by_share,
+    coefficients,
+    e_step,
+    log_likelihoods,
+    m_step,
+    moved_to,
+)
+from pluralign.choice.latent_class.information import observed_information, polished
+from pluralign.choice.latent_class.panel import Panel
+from pluralign.choice.latent_class.problem import problem_of, slots_of
+
+FOLLOWED = 3
+"""How many of the restarts are followed to the end."""
+
+ROUGH = 1e-6
+"""Where Newton's method on the likelihood takes over from expectation maximisation: a gain of this part of it."""
+
+M_STEP = 1e-10
+"""Newton's tolerance within expectation maximisation, which comes back to the same point, and"""
+
+EXACT = 1e-16
+"""where one M-step is the whole fit: coefficients are then right to 1e-6 of a standard error."""
+
+DRAFT_JUDGMENTS = 50_000
+"""Restarts are compared on annotators with about so many judgments together; the best are fitted on all."""
+
+MOST_COVARIANCES = 2048
+"""Standard errors are computed for at most so many free parameters."""
+
+
+class LatentClassPlackettLuce(BaseEstimator):
+    """Types of annotators from their choices and rankings.
+
+    Args:
+        types: K.
+        ties: `efron` or `breslow`.
+        top: only the first so many places count.
+        ridge: precision of the normal prior on coefficients; it keeps separable choices finite.
+        noise: the last type ranks at random (careless annotators).
+        shared: columns of the features whose coefficient is the same in all types.
+        fixed: `(K, p)` coefficients that are given, NaN where they are free.
+        restarts: starts, all in one batch: the first from groups of annotators who agree, the others random.
+        coefficients_init: `(K, p)` to start from, instead.
+        responsibilities_init: `(annotators, K)` to start from, instead.
+        hottest: temperature at the start of the restarts; 1 is no annealing.
+        max_iterations: of expectation maximisation.
+        tolerance: stop when the objective rises by less than this times 1 + its size.
+        polish: finish by Newton steps on the likelihood itself.
+        seed: of the restarts.
+        device: where to compute.
+
+    Attributes:
+        coefficients_: `(K, p)`; types in the order of their share, unless settings or starts tell them apart.
+        mixture_weights_: `(K,)`.
+        membership_: `(K - 1, q)` coefficients of the covariates against the first type.
+        responsibilities_: `(annotators, K)`.
+        log_likelihood_: in nats.
+        bic_: -2 log L + free parameters * log(annotators).
+        trace_: log-likelihood of the best restart at every iteration.
+        n_iter_: iterations of expectation maximisation.
+        converged_: whether they ended before `max_iterations`.
+        n_parameters_: free coefficients, and K - 1 shares or the coefficients of the covariates.
+        fitted: the parameters as tensors.
+
+    Raises:
+        ValueError: a setting does not fit the panel.
+
+    Examples:
+        >>> rng = np.random.default_rng(0)
+        >>> pairs = np.stack([rng.permutation(4)[:3] for _ in range(400)])
+        >>> person = np.repeat(np.arange(40), 10)
+        >>> worth = np.where(person[:, None] < 20, pairs, -pairs) * 2.0 + rng.gumbel(size=pairs.shape)
+        >>> ranks = (-worth).argsort(1).argsort(1) + 1
+        >>> model = LatentClassPlackettLuce(types=2).fit(Panel(pairs, ranks, person))
+        >>> model.mixture_weights_.round(1), len(set(model.labels_[:20])), len(set(model.labels_[20:]))
+        (array([0.5, 0.5]), 1, 1)
+    """
+
+    fitted: Fit
+    coefficients_: np.ndarray
+    mixture_weights_: np.ndarray
+    membership_: np.ndarray
+    responsibilities_: np.ndarray
+    log_likelihood_: float
+    bic_: float
+    n_parameters_: int
+    trace_: list[float]
+    n_iter_: int
+    converged_: bool
+
+    def __init__(
+        self,
+        types: int = 2,
+        *,
+        ties: str = "efron",
+        top: int | None = None,
+        ridge: float = 1e-6,
+        noise: bool = False,
+        shared: Sequence[int] = (),
+        fixed: ArrayLike | None = None,
+        restarts: int = 10,
+        coefficients_init: ArrayLike | None = None,
+        responsibilities_init: ArrayLike | None = None,
+        hottest: float = 3.0,
+        max_iterations: int = 500,
+        tolerance: float = 1e-7,
+        polish: bool = True,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.types = types
+        self.ties = ties
+        self.top = top
+        self.ridge = ridge
+        self.noise = noise
+        self.shared = shared
+        self.fixed = fixed
+        self.restarts = restarts
+        self.coefficients_init = coefficients_init
+        self.responsibilities_init = responsibilities_init
+        self.hottest = hottest
+        self.max_iterations = max_iterations
+        self.tolerance = tolerance
+        self.polish = polish
+        self.seed = seed
+        self.device = device
+
+    def fit(self, panel: Panel) -> LatentClassPlackettLuce:
+        """Fit the types to a panel: restarts on part of it where it is large, the best on all of it."""
+        self._check(panel)
+        problem = self.problem(panel)
+        self._check_choices(problem)
+        given = self.coefficients_init is not None or self.responsibilities_init is not None
+        if given:
+            fit = self._given(problem)
+        else:
+            draft = self._draft(panel)
+            fit = moved_to(problem, self._restarted(problem if draft is panel else self.problem(draft)))
+        newton = self.polish and self.types > 1 and problem.parameters <= DENSE_PARAMETERS
+        fit = self._followed(problem, fit, max(self.tolerance, ROUGH) if newton else self.tolerance)
+        if newton:
+            fit, self.converged_ = polished(problem, fit)
+            if not self.converged_:
+                trace, iterations = self.trace_, self.n_iter_
+                fit = self._followed(problem, fit, self.tolerance)
+                self.trace_, self.n_iter_ = trace + self.trace_, iterations + self.n_iter_
+        return self._keep(problem, fit)
+
+    def predict_proba(self, panel: Panel) -> np.ndarray:
+        """Posterior `(annotators, K)` of a panel's annotators, new ones included, from their judgments."""
+        return self._posterior(panel)[0].cpu().numpy()
+
+    def predict(self, panel: Panel) -> np.ndarray:
+        """The most probable type of each annotator, from 0."""
+        return self.predict_proba(panel).argmax(1)
+
+    def annotator_log_likelihood(self, panel: Panel) -> np.ndarray:
+        """log sum_k eta_k P_k(judgments of h) of each annotator `(annotators,)`, in nats."""
+        return self._posterior(panel)[1].cpu().numpy()
+
+    def score(self, panel: Panel) -> float:
+        """Mean log-likelihood of a judgment, in nats."""
+        return float(self.annotator_log_likelihood(panel).sum() / max(1, panel.judgments))
+
+    def covariance(self, panel: Panel, *, robust: bool = False) -> np.ndarray:
+        """Covariance of the free coefficients and the membership, by the observed information.
+
+        Args:
+            panel: the one that was fitted.
+            robust: the sandwich I^-1 (sum_h w_h^2 s_h s_h') I^-1, right under population weights too.
+
+        Returns:
+            `(m, m)`: free coefficients, type by type, then the membership, without covariates log eta_k / eta_1.
+
+        Raises:
+            ValueError: there are more than `MOST_COVARIANCES` parameters.
+        """
+        if self.n_parameters_ > MOST_COVARIANCES:
+            raise ValueError(
+                f"standard errors take a matrix of {self.n_parameters_} parameters, at most {MOST_COVARIANCES}: "
+                "use features instead of one worth per response"
+            )
+        problem = self.fitted_problem(panel)
+        found = observed_information(problem, e_step(problem, moved_to(problem, self.fitted)))
+        inverse = torch.linalg.pinv(found.matrix, hermitian=True)
+        return (inverse @ found.outer @ inverse if robust else inverse).cpu().numpy()
+
+    @property
+    def labels_(self) -> np.ndarray:
+        """The most probable type of each annotator that was fitted, from 0."""
+        return np.asarray(self.responsibilities_).argmax(1)
+
+    def _check(self, panel: Panel) -> None:
+        if not panel.judgments:
+            raise ValueError("panel: found no judgment, expected at least one")
+        if panel.features is not None and not np.asarray(panel.features).shape[1]:
+            raise ValueError("features: found no column, expected at least one")
+        if not 1 <= self.types <= panel.annotators:
+            raise ValueError(f"types: found {self.types}, expected 1 to {panel.annotators}, the number of annotators")
+        if self.noise and self.types < 2:
+            raise ValueError("noise: needs at least 2 types, of which the last ranks at random")
+        if panel.population is not None and not np.any(panel.population):
+            raise ValueError("population: found only zeros, expected a positive weight")
+        if self.restarts < 1 or self.max_iterations < 0 or self.ridge < 0 or self.hottest < 1:
+            raise ValueError("expected restarts >= 1, max_iterations >= 0, ridge >= 0 and hottest >= 1")
+
+    def _check_choices(self, problem: Problem) -> None:
+        if problem.logit.available is None:
+            return
+        lost = (~starts.explaining(problem).any(1)).nonzero().flatten().tolist()
+        if lost:
+            raise ValueError(
+                f"available: annotator {lost[0]} chose responses that no single type considers "
+                f"({len(lost)} such annotators)"
+            )
+
+    def problem(self, panel: Panel) -> Problem:
+        """What is fitted to a panel: its different choices, their counts, and the free coefficients."""
+        return problem_of(
+            panel,
+            types=self.types,
+            slots=lambda size: slots_of(self.types, size, self.fixed, self.shared, noise=self.noise),
+            ties=self.ties,
+            top=self.top,
+            ridge=self.ridge,
+            device=self.device,
+        )
+
+    def fitted_problem(self, panel: Panel) -> Problem:
+        """A panel in terms of the coefficients that were fitted; its responses are those that were fitted.
+
+        Raises:
+            ValueError: it has other features, or responses that were not fitted.
+        """
+        size = self.coefficients_.shape[1]
+        if panel.features is None and panel.response_count < size:
+            panel = replace(panel, response_total=size)
+        found = panel.response_count if panel.features is None else np.asarray(panel.features).shape[1]
+        if found != size:
+            kind = "responses" if panel.features is None else "features"
+            raise ValueError(f"{kind}: found {found}, expected the {size} that the model was fitted with")
+        return self.problem(panel)
+
+    def _draft(self, panel: Panel) -> Panel:
+        """Random annotators with about `DRAFT_JUDGMENTS` judgments together, or the panel itself."""
+        if panel.judgments <= DRAFT_JUDGMENTS:
+            return panel
+        order = np.random.default_rng(self.seed).permutation(panel.annotators)
+        made = np.bincount(panel.annotator_ids, minlength=panel.annotators)[order].cumsum()
+        number = max(10 * self.types, int(np.searchsorted(made, DRAFT_JUDGMENTS)))
+        return panel.of_annotators(np.sort(order[:number]))
+
+    def _given(self, problem: Problem) -> Fit:
+        def tensor(values: ArrayLike | None, rows: int, columns: int, name: str) -> Tensor:
+            found = torch.as_tensor(np.array(values, dtype=np.float64, order="C"), device=self.device)
+            if found.shape != (rows, columns):
+                raise ValueError(f"{name}: expected the shape {(rows, columns)}, found {tuple(found.shape)}")
+            return found.unsqueeze(0)
+
+        if self.coefficients_init is not None:
+            beta = tensor(self.coefficients_init, self.types, problem.logit.parameters, "coefficients_init")
+            return starts.with_coefficients(problem, beta)
+        gamma = tensor(self.responsibilities_init, len(problem.population), self.types, "responsibilities_init")
+        return starts.with_groups(problem, gamma)
+
+    def _followed(self, problem: Problem, fit: Fit, tolerance: float) -> Fit:
+        """The best of some restarts, after all of them went on until none gains more than the tolerance."""
+        before = torch.full_like(fit.objective, -torch.inf)
+        exact = EXACT if self.types == 1 else M_STEP
+        traces: list[Tensor] = []
+        most = self.max_iterations if self.types > 1 else min(self.max_iterations, 1)
+        self.converged_ = self.types == 1 and most == 1  # one type is fitted by its first M-step
+        for iteration in range(most + 1):
+            self.n_iter_ = iteration
+            fit = e_step(problem, fit)
+            traces.append(fit.log_likelihood)
+            if bool((fit.objective - before <= tolerance * (1 + fit.objective.abs())).all()):
+                self.converged_ = True
+                break
+            if iteration < most:
+                before, fit = fit.objective, m_step(problem, fit, tolerance=exact)
+        best = fit.objective.argmax().unsqueeze(0)
+        self.trace_ = [float(values[best]) for values in traces]
+        return fit.chosen(best)
+
+    def _restarted(self, draft: Problem) -> Fit:
+        """The best of the restarts on a draft."""
+        if self.types == 1:
+            return starts.flat_fit(draft, 1)
+        fit = starts.random_starts(draft, self.restarts, self.seed)
+        first = starts.spectral_start(draft, self.seed)
+        fit = Fit(
+            *(torch.cat((one, many[1:])) for one, many in zip(vars(first).values(), vars(fit).values(), strict=True))
+        )
+        for temperature in temperatures(self.hottest, 15):
+            fit = m_step(draft, e_step(draft, fit, temperature), steps=1)
+        for _ in range(10):
+            fit = m_step(draft, e_step(draft, fit), steps=1)
+        fit = e_step(draft, fit)
+        best = torch.argsort(fit.objective, descending=True)[:FOLLOWED]
+        return fit.chosen(best)
+
+    def _posterior(self, panel: Panel) -> tuple[Tensor, Tensor]:
+        problem = self.fitted_problem(panel)
+        fit = moved_to(problem, self.fitted)
+        found = log_likelihoods(problem, coefficients(problem, fit.parameters))
+        gamma, total = responsibilities(found, fit.log_weights)
+        return gamma[0], total[0]
+
+    def _interchangeable(self, problem: Problem) -> bool:
+        """Whether no type has been told apart from the others beforehand."""
+        given = (self.fixed, self.coefficients_init, self.responsibilities_init, problem.logit.available)
+        return all(value is None for value in given)
+
+    def _keep(self, problem: Problem, fit: Fit) -> LatentClassPlackettLuce:
+        if self._interchangeable(problem):
+            fit = by_share(problem, fit, self.types - self.noise)
+        self.fitted = fit
+        self.coefficients_ = coefficients(problem, fit.parameters)[0].cpu().numpy()
+        weighted = fit.gamma[0] * problem.population.unsqueeze(1)
+        self.mixture_weights_ = (weighted.sum(0) / problem.population.sum()).cpu().numpy()
+        self.membership_ = fit.membership[0].cpu().numpy()
+        self.responsibilities_ = fit.gamma[0].cpu().numpy()
+        self.log_likelihood_ = float(fit.log_likelihood[0])
+        self.n_parameters_ = problem.parameters + (self.types - 1) * max(1, fit.membership.shape[2])
+        self.bic_ = -2 * self.log_likelihood_ + self.n_parameters_ * math.log(len(problem.population))
+        return self

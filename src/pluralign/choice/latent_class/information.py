@@ -1,0 +1,148 @@
+"""Observed information of latent-class choice models, by Louis' identity.
+
+With s_hk the complete-data score of annotator h as type k and gamma_hk its posterior,
+
+    score of h   s_h = sum_k gamma_hk s_hk
+    information  I   = sum_h w_h ( sum_k gamma_hk (-H_hk) - [ sum_k gamma_hk s_hk s_hk' - s_h s_h' ] ) + ridge
+
+(Louis 1982), exact and in one pass. Parameters are the free coefficients, then the membership: logits of the types
+after the first against it, or the coefficients of the covariates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from pluralign.choice.latent_class.em import (
+    Fit,
+    Problem,
+    choice_weights,
+    coefficients,
+    e_step,
+    gathered,
+    joint_curvature,
+    log_shares,
+)
+
+
+@dataclass(frozen=True)
+class Information:
+    """At the parameters of one fit.
+
+    Args:
+        gradient: `(m,)` of the log-likelihood plus log prior.
+        matrix: `(m, m)` minus its Hessian.
+        complete: `(m, m)` the same if the types were seen.
+        outer: `(m, m)` sum_h w_h^2 s_h s_h', what robust standard errors need.
+    """
+
+    gradient: Tensor
+    matrix: Tensor
+    complete: Tensor
+    outer: Tensor
+
+
+def observed_information(problem: Problem, fit: Fit) -> Information:
+    """Gradient and observed information of the one restart in `fit`, whose gamma must be its posterior."""
+    beta = coefficients(problem, fit.parameters)
+    gamma, population = fit.gamma[0], problem.population
+    free, types = problem.parameters, problem.types
+    covariates = gamma.new_ones(len(gamma), 1) if problem.covariates is None else problem.covariates
+    width = covariates.shape[1]
+    size = free + (types - 1) * width
+    scores = _choice_scores(problem, beta)
+    eta = fit.log_weights.expand(1, *gamma.shape)[0].exp()
+    mean, outer = gamma.new_zeros(len(gamma), size), gamma.new_zeros(size, size)
+    for kind in range(types):
+        score = gamma.new_zeros(len(gamma), size)
+        slots = problem.slot[kind]
+        score[:, slots[slots >= 0]] = scores[kind][:, slots >= 0]
+        for other in range(1, types):
+            place = slice(free + (other - 1) * width, free + other * width)
+            score[:, place] = (float(kind == other) - eta[:, other : other + 1]) * covariates
+        mean += gamma[:, kind : kind + 1] * score
+        outer += (score * (population * gamma[:, kind]).unsqueeze(1)).T @ score
+    within = outer - (mean * population.unsqueeze(1)).T @ mean
+    weights = choice_weights(problem, fit.gamma)
+    curvature = problem.logit.curvature(problem.logit.blocks(beta[0]), weights)
+    complete = gamma.new_zeros(size, size)
+    complete[:free, :free] = joint_curvature(problem, curvature.unsqueeze(0))[0]
+    for one in range(1, types):
+        for other in range(1, types):
+            spread = population * (float(one == other) * eta[:, one] - eta[:, one] * eta[:, other])
+            rows = slice(free + (one - 1) * width, free + one * width)
+            columns = slice(free + (other - 1) * width, free + other * width)
+            complete[rows, columns] = (covariates * spread.unsqueeze(1)).T @ covariates
+    gradient = population @ mean
+    gradient[:free] -= problem.ridge * fit.parameters[0]
+    complete[range(free), range(free)] += problem.ridge
+    matrix = complete - within
+    robust = mean * population.unsqueeze(1)
+    return Information(gradient, (matrix + matrix.T) / 2, complete, robust.T @ robust)
+
+
+def _choice_scores(problem: Problem, beta: Tensor) -> list[Tensor]:
+    """Gradient of log P_k(judgments of h) with respect to type k's coefficients: K times `(annotators, p)`."""
+    choices, width = problem.logit.choices.response.shape
+    p = beta.new_zeros(choices, width - 1, beta.shape[1])  # (choices, alternatives, K)
+    for block in problem.logit.blocks(beta[0]):
+        p[block.where] = block.p
+    return [problem.logit.design.by_person(-p[..., kind], problem.counts) for kind in range(p.shape[-1])]
+
+
+def annotator_scores(problem: Problem, beta: Tensor) -> Tensor:
+    """Gradient of each annotator's log-likelihood under one coefficient vector `(1, 1, p)`: `(annotators, m)`."""
+    by_choice = _choice_scores(problem, beta)[0]
+    return gathered(problem, by_choice.unsqueeze(1))
+
+
+def polished(problem: Problem, fit: Fit, *, steps: int = 30, tolerance: float = 1e-12) -> tuple[Fit, bool]:
+    """Newton's method on the likelihood itself, from where expectation maximisation has come to.
+
+    Expectation maximisation nears its optimum linearly, this quadratically. Where minus the Hessian is not positive
+    definite, or a step gains nothing, the fit stays as it is.
+
+    Args:
+        problem: what is fitted.
+        fit: one restart.
+        steps: at most so many.
+        tolerance: stop where the Newton decrement is below this times 1 + |objective|.
+
+    Returns:
+        the fit, and whether it is an optimum.
+    """
+    fit = e_step(problem, fit)
+    for _ in range(steps):
+        found = observed_information(problem, fit)
+        factor, failed = torch.linalg.cholesky_ex(found.matrix)
+        if int(failed) or not bool(torch.isfinite(factor).all()):
+            break
+        step = torch.cholesky_solve(found.gradient.unsqueeze(-1), factor)[:, 0]
+        if float(found.gradient @ step) / 2 <= tolerance * (1 + abs(float(fit.objective[0]))):
+            return fit, True
+        for scale in (1.0, 0.5, 0.25, 0.1):
+            moved = e_step(problem, _moved(problem, fit, scale * step))
+            if float(moved.objective[0]) > float(fit.objective[0]):
+                break
+        else:
+            break
+        fit = moved
+    return fit, False
+
+
+def _moved(problem: Problem, fit: Fit, step: Tensor) -> Fit:
+    parameters = fit.parameters + step[: problem.parameters]
+    rest = step[problem.parameters :]
+    if problem.covariates is not None:
+        membership = fit.membership + rest.view(fit.membership.shape)
+        return replace(
+            fit,
+            parameters=parameters,
+            membership=membership,
+            log_weights=log_shares(problem.covariates, membership),
+        )
+    logits = fit.log_weights + torch.cat((rest.new_zeros(1), rest))
+    return replace(fit, parameters=parameters, log_weights=torch.log_softmax(logits, -1))

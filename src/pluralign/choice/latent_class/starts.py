@@ -1,0 +1,131 @@
+"""Where expectation maximisation starts: random coefficients, or groups of annotators who agree."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import svds
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+
+from pluralign.choice.latent_class.em import Fit, Problem, log_likelihoods, m_step
+from pluralign.choice.latent_class.information import annotator_scores
+
+SPREAD = 1.5
+"""Standard deviation, in utility, of what random starts add to what all people share."""
+
+CLEAR = 0.9
+"""Responsibility of the group that a spectral start puts an annotator into."""
+
+
+def flat_fit(problem: Problem, restarts: int) -> Fit:
+    """All coefficients 0, all types equally likely."""
+    annotators, types, device = len(problem.population), problem.types, problem.population.device
+    width = 0 if problem.covariates is None else problem.covariates.shape[1]
+    shape = (restarts, annotators, types) if width else (restarts, types)
+    return Fit(
+        parameters=torch.zeros(restarts, problem.parameters, dtype=torch.float64, device=device),
+        log_weights=torch.full(shape, 1 / types, dtype=torch.float64, device=device).log(),
+        membership=torch.zeros(restarts, types - 1, width, dtype=torch.float64, device=device),
+        gamma=torch.full((restarts, annotators, types), 1 / types, dtype=torch.float64, device=device),
+        log_likelihood=torch.zeros(restarts, dtype=torch.float64, device=device),
+        objective=torch.full((restarts,), -torch.inf, dtype=torch.float64, device=device),
+    )
+
+
+def pooled(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Coefficients that fit all annotators as one type `(p,)`, and the information of a choice about each."""
+    one = _one_type(problem, problem.logit.parameters)
+    fit = m_step(one, flat_fit(one, 1), steps=20)
+    weights = one.back @ one.population.unsqueeze(-1)
+    blocks = one.logit.blocks(fit.parameters)
+    return fit.parameters[0], one.logit.diagonal(blocks, weights)[0] / weights.sum().clamp(min=1)
+
+
+def random_starts(problem: Problem, restarts: int, seed: int) -> Fit:
+    """Coefficients spread around those that all people share."""
+    shared, information = pooled(problem)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(restarts, problem.types, len(shared), generator=generator, dtype=torch.float64)
+    live = information > 1e-9 * information.max()
+    scale = torch.where(live, SPREAD / (information * live.sum()).clamp(min=1e-300).sqrt(), 0.0)
+    if problem.logit.features is None:
+        scale = torch.where(live, SPREAD, 0.0)
+    return with_coefficients(problem, shared + noise.to(shared.device) * scale)
+
+
+def with_coefficients(problem: Problem, beta: Tensor) -> Fit:
+    """A start from coefficients `(R, K, p)`."""
+    slots = torch.where(problem.slot < 0, problem.parameters, problem.slot).flatten()
+    sums = beta.new_zeros(len(beta), problem.parameters + 1).index_add(1, slots, beta.flatten(1))
+    number = beta.new_zeros(problem.parameters + 1).index_add(0, slots, torch.ones_like(slots, dtype=beta.dtype))
+    return replace(flat_fit(problem, len(beta)), parameters=(sums / number.clamp(min=1))[:, :-1])
+
+
+def annotator_embedding(problem: Problem, dimensions: int, seed: int) -> np.ndarray:
+    """Annotators in the directions in which they deviate most from what all share: `(annotators, dimensions)`.
+
+    An annotator is the gradient of his log-likelihood at the pooled coefficients, each coordinate in units of its
+    standard error, so that inner products measure agreement; of these rows the leading singular directions. Fewer
+    dimensions where there are fewer annotators or coefficients.
+    """
+    shared, information = pooled(problem)
+    one = _one_type(problem, len(shared))
+    places = (problem.counts @ torch.ones_like(problem.logit.choices.log_share[:, :1])).clamp(min=1)
+    scores = annotator_scores(one, shared.view(1, 1, -1))
+    rows = (scores / (information.clamp(min=1e-9 * float(information.max()) + 1e-300) * places).sqrt()).cpu().numpy()
+    if min(rows.shape) <= dimensions + 1:
+        left, values, _ = np.linalg.svd(rows, full_matrices=False)
+        return (left * values)[:, :dimensions]
+    left, values, _ = svds(rows, k=dimensions, random_state=seed)
+    return (left * values)[:, ::-1]
+
+
+def spectral_groups(problem: Problem, groups: int, seed: int) -> np.ndarray:
+    """Groups of annotators who deviate alike: k-means on their `annotator_embedding`, `(annotators,)` from 0."""
+    rows = annotator_embedding(problem, groups, seed)
+    with warnings.catch_warnings():
+        # Where annotators agree entirely there are fewer groups; the other starts are not of this kind.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return np.asarray(KMeans(groups, n_init=5, random_state=seed).fit(rows).labels_)
+
+
+def _one_type(problem: Problem, size: int) -> Problem:
+    return replace(
+        problem,
+        covariates=None,
+        slot=torch.arange(size, device=problem.population.device).unsqueeze(0),
+        fixed=problem.fixed.new_zeros(1, size),
+        logit=replace(problem.logit, available=None),
+    )
+
+
+def with_groups(problem: Problem, gamma: Tensor) -> Fit:
+    """A start from responsibilities `(R, annotators, K)`."""
+    flat = flat_fit(problem, len(gamma))
+    if problem.logit.available is not None:
+        # A type that does not consider what an annotator chose is not that annotator's, whatever the start says.
+        possible = explaining(problem).to(gamma.dtype)
+        kept = gamma * possible
+        kept = torch.where(kept.sum(-1, keepdim=True) > 0, kept, possible)
+        gamma = kept / kept.sum(-1, keepdim=True)
+    return m_step(problem, replace(flat, gamma=gamma), steps=5)
+
+
+def explaining(problem: Problem) -> Tensor:
+    """Whether a type considers all that an annotator chose, `(annotators, K)`."""
+    shape = (1, problem.types, problem.logit.parameters)
+    return torch.isfinite(log_likelihoods(problem, problem.fixed.new_zeros(shape))[0])
+
+
+def spectral_start(problem: Problem, seed: int) -> Fit:
+    """A start from `spectral_groups`; a noise type gets no group of its own."""
+    free = int((problem.slot >= 0).any(1).sum())
+    groups = torch.as_tensor(spectral_groups(problem, free, seed), device=problem.population.device).long()
+    gamma = torch.full((1, len(groups), problem.types), (1 - CLEAR) / max(1, problem.types - 1), dtype=torch.float64)
+    gamma = gamma.to(groups.device).scatter(2, groups.view(1, -1, 1), CLEAR if problem.types > 1 else 1.0)
+    return with_groups(problem, gamma)

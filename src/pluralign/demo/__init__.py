@@ -1,0 +1,1 @@
+"""Layer 8: the simulated town from end to end."""

@@ -1,0 +1,1 @@
+"""Do annotators agree, and how do they differ?"""

@@ -1,0 +1,271 @@
+"""Calibration against a crowd: is a response preferred by the share of people that its reward says?
+
+Where several people judged the same two responses, the target is not one verdict but the share of their votes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import expit
+
+from pluralign.core.errors import PluralignError
+from pluralign.evaluation.annotators.voted_pairs import SAME, majority, tallies, vote_weights, voted_pairs
+from pluralign.evaluation.calibration.binned import ratio
+from pluralign.evaluation.calibration.reliability import bin_of, equal_width_edges
+from pluralign.evaluation.intervals import check_resampling, percentile_intervals, resampled_sums
+from pluralign.evaluation.pairs import Floats, Ints, checked_rankings, whole_numbers
+
+# A share needs this many votes to have a spread that can be told.
+FEWEST_VOTES = 2
+
+# Columns of the sums; two runs of bins follow, of gaps to the share and to the majority.
+PAIRS, SQUARES, NOISE, UNTIED, DECIDED, CORRECT, DECIDED_UNTIED, GAPS = range(8)
+
+
+@dataclass(frozen=True)
+class CrowdPairs:
+    """Pairs of a prompt's responses with two votes or more; a vote for a tie is half a vote for either.
+
+    Attributes:
+        margin: log-odds that a person prefers the first response over the second, float64 `(pairs,)`.
+        share: weighted share of the votes for the first response, in [0, 1], float64 `(pairs,)`.
+        votes: how many judgments with a weight above 0 compared the two, int64 `(pairs,)`.
+        noise: estimated variance of `share` as a mean of votes drawn at random, float64 `(pairs,)`.
+        winner: 1 where more votes prefer the first, -1 the second, 0 as many for either, int64 `(pairs,)`.
+        prompt: cluster of each pair, int64 `(pairs,)`.
+    """
+
+    margin: Floats
+    share: Floats
+    votes: Ints
+    noise: Floats
+    winner: Ints
+    prompt: Ints
+
+
+def crowd_pairs(
+    rewards: ArrayLike,
+    ranks: ArrayLike,
+    offsets: ArrayLike,
+    prompt: ArrayLike,
+    weight: ArrayLike,
+    response: ArrayLike,
+    recalibration: Callable[[Floats], Floats] | None = None,
+) -> CrowdPairs:
+    """The pairs that at least two people judged, with their votes and the reward model's margin.
+
+    A judgment votes on every pair of its responses that it compares (`annotators.voted_pairs`), with its
+    full weight on each. Judgments of weight 0 do not vote. With votes v_i in {0, 1/2, 1} of weights w_i, W their
+    sum and n = W^2 / sum w_i^2,
+
+        share = sum w_i v_i / W,    noise = sum w_i (v_i - share)^2 / W / (n - 1),
+
+    which is share (1 - share) / (votes - 1) for equal weights and no ties, and unbiased for equal weights.
+
+    Args:
+        rewards, ranks, offsets, prompt, weight: as in `pluralign.evaluation.pairs.pairs_of`.
+        response: id of the unique response at each place, int `(total,)`; ids count within a prompt.
+        recalibration: maps margins `(pairs,)` to log-odds, an odd function; None leaves them as they are.
+
+    Raises:
+        PluralignError: as in `pairs_of`, or one response of a prompt has two rewards.
+
+    Examples:
+        Three people on one pair, two to one, and a tie.
+
+        >>> ranks, offsets = [1, 2, 1, 2, 2, 1, 1, 1], [0, 2, 4, 6, 8]
+        >>> crowd = crowd_pairs([1.0, 0.0] * 4, ranks, offsets, [0] * 4, [1.0] * 4, [5, 6] * 4)
+        >>> crowd.margin.tolist(), crowd.share.tolist(), crowd.votes.tolist(), crowd.winner.tolist()
+        ([1.0], [0.625], [4], [1])
+    """
+    reward, rank, place, cluster, reliability = checked_rankings(rewards, ranks, offsets, prompt, weight)
+    unique = whole_numbers("response", response)
+    if len(unique) != len(reward):
+        raise PluralignError(f"response: shape ({len(unique)},), expected ({len(reward)},) from offsets")
+    at = np.repeat(cluster, np.diff(place))
+    # Ids count within a prompt: one number for each (prompt, response).
+    ids, code = np.unique(unique, return_inverse=True)
+    key = np.unique(at, return_inverse=True)[1] * len(ids) + code
+    _, first, item = np.unique(key, return_index=True, return_inverse=True)
+    differs = np.flatnonzero(reward != reward[first][item])
+    if len(differs):
+        where = int(differs[0])
+        raise PluralignError(
+            f"rewards[{where}] is {reward[where]}, but response {unique[where]} of prompt {at[where]} "
+            f"also has {reward[first][item][where]}, expected one reward per response"
+        )
+    votes = voted_pairs(item, rank, place)
+    tally = tallies(votes, reliability)
+    heavy = vote_weights(votes, reliability)
+    count = np.bincount(votes.unit[heavy > 0], minlength=len(tally))
+    squares = np.bincount(votes.unit, weights=heavy**2, minlength=len(tally))
+    unit = np.flatnonzero(count >= FEWEST_VOTES)
+    ahead, even, total = tally[unit, 0], tally[unit, 1], tally[unit].sum(axis=1)
+    share = (ahead + even / 2) / total
+    # Rounding may leave a unanimous crowd a variance just under 0.
+    variance = np.maximum((ahead + even / 4) / total - share**2, 0.0)
+    effective = total**2 / squares[unit]
+    # One vote so heavy that the others vanish beside it says nothing of spread.
+    several = effective > 1 + SAME
+    noise = np.divide(variance, effective - 1, out=np.zeros_like(variance), where=several)
+    margin = reward[first][votes.first[unit]] - reward[first][votes.second[unit]]
+    return CrowdPairs(
+        margin=margin if recalibration is None else recalibration(margin),
+        share=share,
+        votes=count[unit],
+        noise=noise,
+        winner=-majority(tally[unit]),
+        prompt=at[first][votes.first[unit]],
+    )
+
+
+def crowd_metrics(crowd: CrowdPairs, bins: int = 10) -> dict[str, float]:
+    """How far predicted shares are from the votes; every pair counts once, however many judged it.
+
+    With p = sigmoid(margin), s the share and both orders of each pair:
+
+    - `crowd_pairs`, `crowd_votes`, `crowd_split`: the pairs, their votes, and those without a majority.
+    - `crowd_ece`: expected calibration error of p against s, over bins of equal width; pairs with margin 0 are
+      left out, as in `ece`.
+    - `crowd_brier`: mean of (p - s)^2.
+    - `crowd_noise`: the part of `crowd_brier` that is to be expected of the best p, since s is a sample of votes:
+      the mean of `CrowdPairs.noise`. `crowd_brier` less `crowd_noise` estimates the mean square error against the
+      share that more and more people would have.
+    - `crowd_ece_majority`: as `crowd_ece`, against 1 where the majority prefers the response and 0 else; split
+      pairs are left out.
+    - `crowd_accuracy`: share of pairs with a majority that the rewards order as it does, ties of rewards half.
+
+    Args:
+        crowd: the pairs.
+        bins: of [0, 1], an even number.
+
+    Returns:
+        flat keys; without pairs none at all, and an undefined value is left out.
+
+    Raises:
+        PluralignError: `bins` is odd or under 2.
+
+    Examples:
+        Four people, three of them for the response that the model says 73 % prefer.
+
+        >>> ranks = [1, 2, 1, 2, 1, 2, 2, 1]
+        >>> crowd = crowd_pairs([1.0, 0.0] * 4, ranks, [0, 2, 4, 6, 8], [0] * 4, [1.0] * 4, [5, 6] * 4)
+        >>> metrics = {name: round(value, 4) for name, value in crowd_metrics(crowd).items()}
+        >>> metrics["crowd_ece"], metrics["crowd_brier"], metrics["crowd_noise"], metrics["crowd_ece_majority"]
+        (0.0189, 0.0004, 0.0625, 0.2689)
+    """
+    sums = crowd_sums(crowd, np.zeros(len(crowd.margin), dtype=np.int64), 1, bins)
+    if not len(crowd.margin):
+        return {}
+    found = {name: float(v[0]) for name, v in metrics_of_crowd_sums(sums).items() if not np.isnan(v[0])}
+    return {
+        "crowd_pairs": len(crowd.margin),
+        "crowd_votes": int(crowd.votes.sum()),
+        "crowd_split": int(np.count_nonzero(crowd.winner == 0)),
+    } | found
+
+
+def crowd_intervals(
+    crowd: CrowdPairs, replicates: int = 1000, level: float = 0.95, seed: int = 0, bins: int = 10
+) -> dict[str, float]:
+    """Percentile intervals of `crowd_metrics` over prompts, as in `pluralign.evaluation.rewards.bootstrap`.
+
+    Args:
+        crowd: the pairs; `crowd.prompt` is the cluster.
+        replicates: number of draws, at least 1.
+        level: coverage aimed at, between 0 and 1.
+        seed: of the draws.
+        bins: of [0, 1], an even number.
+
+    Returns:
+        `crowd_ece_low`, `crowd_ece_high`, and the same of `crowd_brier`, `crowd_noise`, `crowd_ece_majority` and
+        `crowd_accuracy`; nothing with fewer than two prompts.
+
+    Raises:
+        PluralignError: `replicates` under 1, `level` not between 0 and 1, or `bins` odd or under 2.
+
+    Examples:
+        >>> ranks, offsets, prompt = [1, 2] * 4, [0, 2, 4, 6, 8], [0, 0, 1, 1]
+        >>> crowd = crowd_pairs([1.0, 0.0] * 4, ranks, offsets, prompt, [1.0] * 4, [5, 6] * 4)
+        >>> interval = crowd_intervals(crowd, replicates=50)
+        >>> interval["crowd_accuracy_low"], interval["crowd_noise_high"]
+        (1.0, 0.0)
+    """
+    check_resampling(replicates, level)
+    prompts, cluster = np.unique(crowd.prompt, return_inverse=True)
+    sums = crowd_sums(crowd, cluster, len(prompts), bins)
+    if len(prompts) < 2:
+        return {}
+    return percentile_intervals(metrics_of_crowd_sums(resampled_sums(sums, replicates, seed)), level)
+
+
+def crowd_sums(crowd: CrowdPairs, group: Ints, groups: int, bins: int = 10) -> Floats:
+    """Sums over the pairs of each group that determine the metrics.
+
+    With c = sigmoid(|margin|), s' and y' the share and the majority for the response the model prefers, the
+    columns are: the number of pairs; the sums of (p - s)^2 and of the noise; the number with a margin other than 0;
+    of those with a majority the number, how many are right, and how many have a margin other than 0; then for each
+    bin of c the sums of s' - c and, over pairs with a majority, of y' - c.
+
+    Args:
+        crowd: the pairs.
+        group: of each pair, int `(pairs,)`.
+        groups: number of groups.
+        bins: of [0, 1], an even number.
+
+    Returns:
+        `(groups, 7 + bins)`.
+
+    Examples:
+        >>> one = np.ones(1)
+        >>> crowd = CrowdPairs(2 * one, one, np.array([3]), 0 * one, np.array([1]), np.array([0]))
+        >>> crowd_sums(crowd, np.array([0]), 1, bins=4).round(3).tolist()
+        [[1.0, 0.014, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.119, 0.0, 0.119]]
+    """
+    edges = equal_width_edges(bins)
+    width = len(edges) - 1
+    side = np.sign(crowd.margin)
+    confidence = expit(np.abs(crowd.margin))
+    decided = crowd.winner != 0
+    agrees = (1 + side * crowd.winner) / 2
+    columns = {
+        PAIRS: np.ones(len(side)),
+        SQUARES: (expit(crowd.margin) - crowd.share) ** 2,
+        NOISE: crowd.noise,
+        UNTIED: np.abs(side),
+        DECIDED: decided.astype(np.float64),
+        CORRECT: decided * agrees,
+        DECIDED_UNTIED: decided * np.abs(side),
+    }
+    sums = np.zeros((groups, GAPS + 2 * width))
+    for column, value in columns.items():
+        sums[:, column] = np.bincount(group, weights=value, minlength=groups)
+    share = np.where(side > 0, crowd.share, 1 - crowd.share)
+    cell = group * width + bin_of(confidence, edges)
+    for run, gap in enumerate(((share - confidence) * np.abs(side), (agrees - confidence) * decided * np.abs(side))):
+        start = GAPS + run * width
+        sums[:, start : start + width] = np.bincount(cell, weights=gap, minlength=groups * width).reshape(groups, width)
+    return sums
+
+
+def metrics_of_crowd_sums(sums: Floats) -> dict[str, Floats]:
+    """The metrics of each row of `crowd_sums`, or of sums of such rows; nan marks what is undefined.
+
+    Examples:
+        >>> row = [2.0, 0.1, 0.04, 2.0, 1.0, 1.0, 1.0, 0.2, -0.1, 0.0, 0.3]
+        >>> {name: values.round(3).item() for name, values in metrics_of_crowd_sums(np.array([row])).items()}
+        {'crowd_ece': 0.15, 'crowd_brier': 0.05, 'crowd_noise': 0.02, 'crowd_ece_majority': 0.3,
+         'crowd_accuracy': 1.0}
+    """
+    to_share, to_majority = np.hsplit(np.abs(sums[:, GAPS:]), 2)
+    return {
+        "crowd_ece": ratio(to_share.sum(axis=1), sums[:, UNTIED]),
+        "crowd_brier": ratio(sums[:, SQUARES], sums[:, PAIRS]),
+        "crowd_noise": ratio(sums[:, NOISE], sums[:, PAIRS]),
+        "crowd_ece_majority": ratio(to_majority.sum(axis=1), sums[:, DECIDED_UNTIED]),
+        "crowd_accuracy": ratio(sums[:, CORRECT], sums[:, DECIDED]),
+    }

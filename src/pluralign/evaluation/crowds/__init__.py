@@ -1,0 +1,1 @@
+"""Predicted label distributions against a crowd's votes."""

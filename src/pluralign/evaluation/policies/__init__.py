@@ -1,0 +1,1 @@
+"""What policies say: distance to a reward model, win rates, regret."""

@@ -1,0 +1,213 @@
+"""Utilities and regrets of types under policies from sampled answers: errors and intervals over prompts.
+
+    L_ij = mean over prompts of m_ij(x),   m_ij(x) = mean over answers y ~ pi_j of log pi_i(y|x) - log pi_ref(y|x)
+
+Answers to one prompt are alike, so prompts are what is resampled. A regret is a difference on the same prompts
+and its error that of the differences; a mixture of policies is the weighted mean of their columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pluralign.choice.regret import game_value, priorities, regret_matrix
+from pluralign.core.errors import PluralignError
+from pluralign.evaluation.intervals import resampled_sums
+
+Floats = np.ndarray
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Numbers with their 95 % percentile intervals over prompts; the ends are NaN where there is one prompt."""
+
+    value: Floats
+    low: Floats
+    high: Floats
+
+
+@dataclass(frozen=True)
+class Regrets:
+    """What each type gets under each policy, in nats per answer; errors are NaN where there is one prompt.
+
+    Args:
+        utility: L `(types, policies)`.
+        utility_error: its standard errors.
+        regret: R `(types, policies)`, priorities included.
+        regret_error: its standard errors, paired over prompts.
+        largest: the largest regret of each policy `(policies,)`. The maximum of noisy numbers is too high on
+            average, more so in a replicate than in the data: its interval is a measure of spread.
+    """
+
+    utility: Floats
+    utility_error: Floats
+    regret: Floats
+    regret_error: Floats
+    largest: Estimate
+
+
+def with_mixtures(values: ArrayLike, weights: ArrayLike) -> Floats:
+    """Columns of mixtures behind those of the policies: a mixture's mean is the weighted mean of its parts.
+
+    Args:
+        values: `(types, policies, prompts)`.
+        weights: `(mixtures, K)` over the first K policies.
+
+    Returns:
+        `(types, policies + mixtures, prompts)`.
+
+    Examples:
+        >>> with_mixtures(np.array([[[1.0], [3.0]]]), [[0.5, 0.5]])[0, :, 0].tolist()
+        [1.0, 3.0, 2.0]
+    """
+    table, shares = _table(values), np.asarray(weights, dtype=np.float64)
+    return np.concatenate([table, np.einsum("mk,tkp->tmp", shares, table[:, : shares.shape[1]])], axis=1)
+
+
+def regret_table(
+    log_ratios: ArrayLike,
+    priority: ArrayLike | None = None,
+    *,
+    replicates: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Regrets:
+    """Utilities, regrets and each policy's largest regret.
+
+    Args:
+        log_ratios: m, log pi_i - log pi_ref of answers of policy j, averaged within each prompt, in nats,
+            `(types, policies, prompts)`; the first policies are the types' own, in their order.
+        priority: c `(types,)`; `None` is 1 for all.
+        replicates: bootstrap draws of prompts.
+        level: coverage the intervals aim at.
+        seed: of the bootstrap.
+
+    Raises:
+        PluralignError: the shape does not fit or a number is not finite.
+        ValueError: a priority is negative, or there is not one per type.
+
+    Examples:
+        Two prompts on which type 1 loses 1 and 3 nats under the policy of type 2.
+
+        >>> ratios = np.array([[[2.0, 4.0], [1.0, 1.0]], [[0.0, 0.0], [1.0, 1.0]]])
+        >>> table = regret_table(ratios, replicates=100)
+        >>> table.regret.tolist(), table.regret_error.tolist()
+        ([[0.0, 2.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 0.0]])
+    """
+    table = _table(log_ratios)
+    types, policies, prompts = table.shape
+    if policies < types:
+        raise PluralignError(f"log_ratios: found {table.shape}, expected the {types} types' own policies first")
+    utility = table.mean(-1)
+    own = table[np.arange(types), np.arange(types)][:, None]
+    differences = priorities(types, priority)[:, None, None] * (own - table)
+    regret = regret_matrix(utility, priority)
+    largest = regret_matrix(_replicates(table, replicates, seed), priority).max(-2)
+    return Regrets(
+        utility, _errors(table), regret, _errors(differences), _estimate(regret.max(0), largest, level, prompts)
+    )
+
+
+def game_interval(
+    log_ratios: ArrayLike,
+    priority: ArrayLike | None = None,
+    *,
+    replicates: int = 200,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float] | None:
+    """Interval of the game's value: in every replicate the game is solved again, the weights with it.
+
+    Args:
+        log_ratios: m `(types, policies, prompts)`; the types' own policies are what is mixed.
+        priority: c `(types,)`.
+        replicates: bootstrap draws of prompts, each a linear programme.
+        level: coverage the interval aims at.
+        seed: of the bootstrap.
+
+    Returns:
+        the interval of the value without abstention, or `None` with fewer than two prompts.
+
+    Examples:
+        >>> ratios = np.array([[[2.0, 2.0], [0.0, 0.0]], [[0.0, 0.0], [2.0, 2.0]]])
+        >>> game_interval(ratios, replicates=3)
+        (1.0, 1.0)
+    """
+    table = _table(log_ratios)
+    if table.shape[-1] < 2:
+        return None
+    drawn = regret_matrix(_replicates(table[:, : len(table)], replicates, seed), priority)
+    low, high = np.quantile([game_value(one) for one in drawn], [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def preferred(first: ArrayLike, second: ArrayLike) -> Floats:
+    """How often an answer of the first policy has the higher utility, ties half, prompt by prompt.
+
+    The mean over prompts is `pluralign.evaluation.policies.win_rate.win_rate`. Shares of each prompt are kept because
+    those of a mixture are the weighted means of its parts'.
+
+    Args:
+        first: utilities of the first policy's answers, `(..., prompts, answers)`.
+        second: of the second policy's answers to the same prompts, `(..., prompts, other answers)`.
+
+    Returns:
+        `(..., prompts)`, between 0 and 1.
+
+    Examples:
+        >>> preferred([[1.0, 3.0], [0.0, 0.0]], [[2.0], [0.0]]).tolist()
+        [0.5, 0.5]
+    """
+    gaps = np.asarray(first, dtype=float)[..., :, None] - np.asarray(second, dtype=float)[..., None, :]
+    return np.asarray(((gaps > 0) + (gaps == 0) / 2).mean((-1, -2)))
+
+
+def means(values: ArrayLike, *, replicates: int = 1000, level: float = 0.95, seed: int = 0) -> Estimate:
+    """Means over prompts with their intervals.
+
+    Args:
+        values: `(types, policies, prompts)`.
+        replicates: bootstrap draws of prompts.
+        level: coverage the intervals aim at.
+        seed: of the bootstrap.
+
+    Examples:
+        >>> means(np.full((1, 1, 4), 0.5), replicates=10).low
+        array([[0.5]])
+    """
+    table = _table(values)
+    return _estimate(table.mean(-1), _replicates(table, replicates, seed), level, table.shape[-1])
+
+
+def _replicates(table: Floats, replicates: int, seed: int) -> Floats:
+    """Means over prompts drawn with replacement: `(replicates, types, policies)`."""
+    types, policies, prompts = table.shape
+    sums = resampled_sums(table.reshape(-1, prompts).T, replicates, seed)
+    return sums.reshape(-1, types, policies) / prompts
+
+
+def _errors(table: Floats) -> Floats:
+    prompts = table.shape[-1]
+    if prompts < 2:
+        return np.full(table.shape[:-1], np.nan)
+    return np.asarray(table.std(-1, ddof=1) / np.sqrt(prompts))
+
+
+def _estimate(value: Floats, drawn: Floats, level: float, prompts: int) -> Estimate:
+    if prompts < 2:
+        none = np.full(value.shape, np.nan)
+        return Estimate(value, none, none)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return Estimate(value, low, high)
+
+
+def _table(values: ArrayLike) -> Floats:
+    table = np.asarray(values, dtype=np.float64)
+    if table.ndim != 3 or not table.size:
+        raise PluralignError(f"log_ratios: found {table.shape}, expected (types, policies, prompts)")
+    if not np.isfinite(table).all():
+        raise PluralignError("log_ratios: expected finite numbers, found others")
+    return table

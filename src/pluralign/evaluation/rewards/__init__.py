@@ -1,0 +1,1 @@
+"""How well rewards predict judgments."""

@@ -1,0 +1,1 @@
+"""Layer 4: simulated votes by a language model that plays personas."""

@@ -1,0 +1,189 @@
+"""Types of people behind judgments: a panel with features, their number, the fit, and what the data can tell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pluralign.choice.latent_class.estimator import MOST_COVARIANCES, LatentClassPlackettLuce
+from pluralign.choice.latent_class.identification import (
+    Design,
+    Evidence,
+    Identification,
+    design,
+    evidence,
+    identification,
+)
+from pluralign.choice.latent_class.panel import Panel
+from pluralign.choice.latent_class.power import Power, power_curve
+from pluralign.choice.latent_class.selection import Selection, select_types
+from pluralign.core.errors import PluralignError
+from pluralign.core.progress import track
+from pluralign.judgments.table import Judgments
+from pluralign.scoring.features import text_features
+from pluralign.scoring.panels import People, people_of
+
+PRIOR = 1.0
+"""Standard deviation of a response's utility under the prior on coefficients, in logits."""
+
+JUDGED_OFTEN = 10
+"""Each response has a worth of its own where there are so many judgments for every response."""
+
+SELECTION_JUDGMENTS = 50_000
+"""The number of types is chosen on annotators with about so many judgments together."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is found, before it is put into words.
+
+    Args:
+        people: the panel, with features.
+        features: `worths`, `tfidf`, or the model that made them.
+        selection: fits of several numbers of types.
+        model: the fit of the chosen number to all judgments.
+        design: what was collected.
+        numbers: what the information says; `None` with one type or too many parameters.
+        power: simulations.
+    """
+
+    people: People
+    features: str
+    selection: Selection
+    model: LatentClassPlackettLuce
+    design: Design
+    numbers: Evidence | None
+    power: list[Power]
+
+    @property
+    def verdict(self) -> Identification:
+        """Whether such data can tell types apart; where one type was found, by the simulations if there are any."""
+        now = [
+            point.accuracy
+            for point in self.power
+            if point.length is None and point.judgments == max(1, round(self.design.judgments))
+        ]
+        single = len(self.model.mixture_weights_) == 1
+        return identification(self.design, self.numbers, now[0] if single and now else None)
+
+
+def findings(
+    judgments: Judgments,
+    *,
+    features: str = "auto",
+    types: str | int = "auto",
+    most_types: int = 6,
+    dimensions: int = 64,
+    simulations: int = 3,
+    seed: int = 0,
+) -> Findings:
+    """Types of people behind judgments.
+
+    Args:
+        judgments: the table.
+        features: `worths` gives each response a worth of its own, `tfidf` counts words, else a folder or hub id of
+            an encoder or causal model; `auto` is `worths` where responses are judged often, else `tfidf`.
+        types: how many types, or `auto` to choose by held-out log-likelihood over annotators.
+        most_types: the largest number that `auto` tries.
+        dimensions: of text features, after truncated SVD.
+        simulations: of each design of the power curve; 0 leaves it out.
+        seed: of folds, restarts, features and simulations.
+
+    Raises:
+        PluralignError: a setting does not fit the table.
+    """
+    people = people_of(judgments)
+    name = _features_name(people, features)
+    people, ridge = with_features(people, name, dimensions, seed)
+    numbers = _numbers(types, most_types, people.panel.annotators)
+    panel = people.panel
+    part = panel
+    if panel.judgments > SELECTION_JUDGMENTS:
+        order = np.random.default_rng(seed).permutation(panel.annotators)
+        made = np.bincount(panel.annotator_ids, minlength=panel.annotators)[order].cumsum()
+        part = panel.of_annotators(np.sort(order[: int(np.searchsorted(made, SELECTION_JUDGMENTS)) + 1]))
+    if len(numbers) > 1:
+        selection = select_types(
+            part, numbers, seed=seed, ridge=ridge, restarts=6, progress=lambda work: track(work, "Types")
+        )
+        chosen = selection.chosen
+        model = selection.model if part is panel else _fitted(panel, chosen, ridge, seed)
+    else:
+        model = _fitted(panel, numbers[0], ridge, seed)
+        selection = Selection.of_one(model)
+        chosen = numbers[0]
+    found = design(panel, people.prompt)
+    evident = evidence(model, panel) if chosen > 1 and model.n_parameters_ <= MOST_COVARIANCES else None
+    power = _power(model, panel, found, simulations, seed) if simulations and panel.annotators > 1 else []
+    return Findings(people, name, selection, model, found, evident, power)
+
+
+def with_features(people: People, name: str, dimensions: int, seed: int) -> tuple[People, float]:
+    """The panel with features of unit variance, and the ridge by which a utility varies as `PRIOR` says."""
+    if name == "worths":
+        return people, 1 / PRIOR**2
+    found = text_features(people.items, name, dimensions=dimensions, seed=seed).astype(np.float64)
+    found = found - found.mean(0)
+    if found.shape[1] > dimensions:
+        left, values, _ = np.linalg.svd(found, full_matrices=False)
+        found = (left * values)[:, :dimensions]
+    spread = found.std(0)
+    found = found[:, spread > 1e-6 * max(spread.max(initial=0.0), 1e-300)]
+    if not found.size:
+        raise PluralignError(
+            f"features {name!r}: all responses have the same ones, so nothing can explain a choice between them: "
+            "use --features worths"
+        )
+    found = found / found.std(0)
+    bars = people.bars
+    rows = np.zeros((len(bars), found.shape[1] + bool(bars.any())))
+    rows[~bars, : found.shape[1]] = found
+    rows[bars, found.shape[1] :] = 1.0  # the bar has a height of its own
+    return replace(people, panel=replace(people.panel, features=rows)), found.shape[1] / PRIOR**2
+
+
+def _features_name(people: People, features: str) -> str:
+    if features != "auto":
+        return features
+    often = people.panel.judgments >= JUDGED_OFTEN * len(people.items.responses)
+    return "worths" if often else "tfidf"
+
+
+def _numbers(types: str | int, most: int, annotators: int) -> list[int]:
+    if types != "auto":
+        try:
+            number = int(types)
+        except ValueError:
+            raise PluralignError(f"types: found {types!r}, expected auto or a number") from None
+        if not 1 <= number <= annotators:
+            raise PluralignError(f"types: found {number}, expected 1 to {annotators}, the number of annotators")
+        return [number]
+    if most < 1:
+        raise PluralignError(f"most_types: found {most}, expected 1 or more")
+    # Each fold is fitted without its annotators, and a type needs several to be worth the name.
+    largest = min(most, max(1, annotators // 4))
+    return list(range(1, largest + 1))
+
+
+def _fitted(panel: Panel, types: int, ridge: float, seed: int) -> LatentClassPlackettLuce:
+    return LatentClassPlackettLuce(types, ridge=ridge / types, seed=seed).fit(panel)
+
+
+def _power(model: LatentClassPlackettLuce, panel: Panel, found: Design, simulations: int, seed: int) -> list[Power]:
+    """As collected, and with rankings of three, or pairs where rankings were collected."""
+    other = 3 if found.longest < 3 else 2
+    lengths = [None, other] if panel.response_count >= other else [None]
+    most = max(8, 2 * found.judgments)
+    numbers = np.unique(np.round(np.geomspace(1, most, 5)).astype(int)).tolist()
+    if not any(abs(number - found.judgments) < 0.5 for number in numbers):
+        numbers = sorted({*numbers, max(1, round(found.judgments))})
+    return power_curve(
+        model,
+        panel,
+        judgments=numbers,
+        lengths=lengths,
+        replicates=simulations,
+        seed=seed,
+        progress=lambda work: track(work, "Simulations"),
+    )

@@ -1,0 +1,115 @@
+"""The E-step: utilities computed when first needed, types scored no more for annotators who cannot be of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from pluralign.choice.em_dpo import likely, with_held_odds
+from pluralign.scoring.items import Items
+
+FIRST = 2
+"""Judgments of each annotator in the first stage; every further stage doubles what was scored before."""
+
+
+class EStep:
+    """Log-likelihoods of annotators' judgments under each type, added up stage by stage.
+
+    Args:
+        annotator: `(judgments,)` from 0.
+        prior: log eta_k and what is known besides `(annotators, K)`, or `(K,)`; it decides only what is given up.
+        drop_below: the posterior under which a type is given up.
+
+    Examples:
+        >>> step = EStep(np.zeros(4, dtype=int), np.log([[0.5, 0.5]]), 0.01)
+        >>> for rows in step.stages(np.arange(4), np.arange(4)):
+        ...     for kind, gain in enumerate((-0.1, -3.0)):
+        ...         asked = step.asked(rows, kind)
+        ...         step.add(asked, kind, np.full(len(asked), gain))
+        ...     step.settle()
+        >>> step.scored.tolist(), (step.log_likelihood[0, 1] - step.log_likelihood[0, 0]).round(2)
+        ([4, 2], np.float64(-5.8))
+    """
+
+    def __init__(self, annotator: np.ndarray, prior: np.ndarray, drop_below: float) -> None:
+        annotators = int(annotator.max()) + 1
+        self.annotator = annotator
+        self.prior = np.broadcast_to(prior, (annotators, prior.shape[-1]))
+        self.drop_below = drop_below
+        self.live = np.ones(self.prior.shape, dtype=bool)
+        self.touched = np.zeros(annotators, dtype=bool)
+        self.scored = np.zeros(self.prior.shape[1], dtype=np.int64)
+        self._sums = np.zeros(self.prior.shape)
+        self._odds = np.zeros(self.prior.shape)
+
+    def stages(self, rows: np.ndarray, place: np.ndarray) -> Iterator[np.ndarray]:
+        """The judgments to score, some of each annotator's at a time.
+
+        Args:
+            rows: `(scored,)` judgments.
+            place: `(scored,)` from 0, each one's place among its annotator's.
+        """
+        low, high = 0, FIRST
+        while low <= place.max(initial=-1):
+            chosen = rows[(place >= low) & (place < high)]
+            self.touched[self.annotator[chosen]] = True
+            yield chosen
+            low, high = high, 2 * high
+
+    def asked(self, rows: np.ndarray, kind: int) -> np.ndarray:
+        """Those of some judgments whose annotator may be of a type."""
+        return rows[self.live[self.annotator[rows], kind]]
+
+    def add(self, rows: np.ndarray, kind: int, log_likelihood: np.ndarray) -> None:
+        """Add what judgments say of a type."""
+        np.add.at(self._sums[:, kind], self.annotator[rows], log_likelihood)
+        self.scored[kind] += len(rows)
+
+    def settle(self) -> None:
+        """Give up the types that what was added excludes."""
+        self.live, self._odds = likely(self._joint, self.live, self.drop_below)
+
+    @property
+    def _joint(self) -> np.ndarray:
+        return with_held_odds(self.prior + self._sums, self.live, self._odds)
+
+    @property
+    def log_likelihood(self) -> np.ndarray:
+        """`(annotators, K)`, in nats; a type that was given up keeps the odds it had. Zero for the untouched."""
+        return np.where(self.touched[:, None], self._joint - self.prior, 0.0)
+
+
+class TypeUtilities:
+    """u_k(x, y) = beta (log pi_k(y|x) - charged(x, y)) of texts, each computed once, when it is first needed.
+
+    Args:
+        types: K.
+        beta: inverse temperature.
+        reference: what is charged of log pi_ref(y|x), in DPO all of it, `(responses,)`.
+        compute: type and some responses (sorted) to log pi_k(y|x) `(responses,)`, right for those.
+    """
+
+    def __init__(
+        self, types: int, beta: float, reference: np.ndarray, compute: Callable[[int, np.ndarray], np.ndarray]
+    ) -> None:
+        self.beta = beta
+        self.reference = reference
+        self.compute = compute
+        self._known = np.zeros((types, len(reference)), dtype=bool)
+        self._log_probs = np.zeros((types, len(reference)))
+
+    @property
+    def count(self) -> int:
+        """How many were computed."""
+        return int(self._known.sum())
+
+    def of(self, kind: int, items: Items, judgments: np.ndarray) -> np.ndarray:
+        """`(responses,)` under a type; right for the responses that the judgments show."""
+        wanted = np.unique(np.concatenate([items.response[items.shown(judgment)] for judgment in judgments]))
+        missing = wanted[~self._known[kind, wanted]]
+        if len(missing):
+            self._log_probs[kind, missing] = self.compute(kind, missing)[missing]
+            self._known[kind, missing] = True
+        found: np.ndarray = self.beta * (self._log_probs[kind] - self.reference)
+        return found

@@ -1,0 +1,129 @@
+"""Where EM-DPO starts: responsibilities before the first round, and what the data can tell about types."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+
+from pluralign.choice.latent_class.identification import Identification
+from pluralign.choice.latent_class.panel import Panel
+from pluralign.choice.latent_class.starts import CLEAR, spectral_groups
+from pluralign.choice.plackett_luce import NOT_RANKED, NOT_SHOWN
+from pluralign.core.errors import PluralignError
+from pluralign.judgments.table import Judgments
+from pluralign.scoring.annotator_types import Findings, findings
+from pluralign.scoring.panels import annotators_of
+from pluralign.training.em_dpo.config import EMDPOConfig
+
+
+@dataclass(frozen=True)
+class TypeStart:
+    """What is known before the first round.
+
+    Args:
+        gamma: responsibilities by annotator: `(K,)` for each id, or number of a row without one.
+        verdict: whether the data can tell types apart.
+    """
+
+    gamma: dict[str | int, np.ndarray]
+    verdict: Identification
+
+    @property
+    def types(self) -> int:
+        """K."""
+        return len(next(iter(self.gamma.values())))
+
+
+def type_start(judgments: Judgments, args: EMDPOConfig, seed: int) -> TypeStart:
+    """The start that a config asks for; see `EMDPOConfig.start`.
+
+    Raises:
+        PluralignError: the data do not allow it (no groups, another number of groups than types, no features).
+    """
+    types = args.types
+    if args.start == "groups":
+        groups = sorted({name for name in judgments.column("group") if name is not None})
+        if not groups or types not in ("auto", len(groups)):
+            raise PluralignError(
+                f"start: groups: the table has {len(groups)} groups, and types is {types}: "
+                + ("give groups in the column `group`" if not groups else f"set types: {len(groups)}")
+            )
+        types = len(groups)
+    found = findings(
+        judgments,
+        features=args.features,
+        types=types,
+        most_types=args.most_types,
+        dimensions=args.dimensions,
+        simulations=0,
+        seed=seed,
+    )
+    numbers, keys = annotators_of(judgments, found.people.row)
+    gamma = _gamma(found, judgments, numbers, args.start, seed)
+    return TypeStart(dict(zip(keys, gamma, strict=True)), found.verdict)
+
+
+def _gamma(found: Findings, judgments: Judgments, numbers: np.ndarray, start: str, seed: int) -> np.ndarray:
+    """`(annotators, K)`."""
+    model, panel = found.model, found.people.panel
+    types, annotators = len(model.mixture_weights_), panel.annotators
+    if types == 1:
+        return np.ones((annotators, 1))
+    if start == "latent-class":
+        return np.asarray(model.responsibilities_)
+    if start == "dirichlet":
+        return np.random.default_rng(seed).dirichlet(np.ones(types), annotators)
+    if start == "groups":
+        return _known(judgments.column("group"), found.people.row, numbers, annotators)
+    if start == "spectral":
+        sure = np.full((annotators, types), (1 - CLEAR) / (types - 1))
+        sure[np.arange(annotators), spectral_groups(model.problem(panel), types, seed)] = CLEAR
+        return sure
+    return np.eye(types)[mean_difference_groups(panel, types, seed)]
+
+
+def _known(groups: list[str | None], rows: np.ndarray, numbers: np.ndarray, annotators: int) -> np.ndarray:
+    """Shares of an annotator's judgments that stand under each group; all alike for those without any."""
+    names = sorted({name for name in groups if name is not None})
+    place = {name: number for number, name in enumerate(names)}
+    found = np.zeros((annotators, len(names)))
+    for row, annotator in zip(rows.tolist(), numbers.tolist(), strict=True):
+        name = groups[row]
+        if name is not None:
+            found[annotator, place[name]] += 1
+    found[found.sum(1) == 0] = 1
+    return found / found.sum(1, keepdims=True)
+
+
+def mean_difference_groups(panel: Panel, groups: int, seed: int) -> np.ndarray:
+    """K-means on what annotators chose less what they did not, in features: `(annotators,)` from 0.
+
+    An annotator is the mean over his judgments of the mean feature of the responses in first place less that of
+    the others (with a worth for each response instead of features: of the responses' indicators).
+
+    Examples:
+        >>> panel = Panel([[0, 1], [0, 1], [1, 0]], [[1, 2], [1, 2], [1, 2]], [0, 1, 2], features=[[1.0], [0.0]])
+        >>> found = mean_difference_groups(panel, 2, 0)
+        >>> bool(found[0] == found[1]), bool(found[0] == found[2])
+        (True, False)
+    """
+    features = np.eye(panel.response_count) if panel.features is None else np.asarray(panel.features)
+    ranks = panel.rank_values
+    shown = ranks > NOT_SHOWN
+    least = np.where(ranks > NOT_RANKED, ranks, np.iinfo(np.int64).max).min(1, keepdims=True)
+    best = shown & (ranks == least)
+    other = shown & ~best
+    said = best.any(1) & other.any(1)
+    shares = best / np.maximum(best.sum(1, keepdims=True), 1) - other / np.maximum(other.sum(1, keepdims=True), 1)
+    rows = np.zeros((panel.annotators, features.shape[1]))
+    for column in range(ranks.shape[1]):
+        values = (shares[:, column] * said)[:, None] * features[np.where(shown, panel.response_ids, 0)[:, column]]
+        np.add.at(rows, panel.annotator_ids, values)
+    rows /= np.maximum(np.bincount(panel.annotator_ids[said], minlength=panel.annotators), 1)[:, None]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return np.asarray(KMeans(groups, n_init=5, random_state=seed).fit(rows).labels_)

@@ -1,0 +1,143 @@
+"""Batches of an M-step: each optimiser step holds judgments of one type, with what they count for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+
+from pluralign.choice.em_dpo import drawn_types, row_weights
+from pluralign.training.batches import JudgmentCollator
+
+Routing = Literal["sparse", "sampled", "dense"]
+
+
+@dataclass(frozen=True)
+class TypedRows:
+    """Which judgments train which type in an M-step, and what they count.
+
+    Args:
+        members: for each type the judgments that train its policy.
+        weights: `(K, judgments)` factor of each judgment's loss, float32; its mean over a type's members is 1.
+    """
+
+    members: list[np.ndarray]
+    weights: np.ndarray
+
+
+def typed_rows(
+    gamma: np.ndarray,
+    annotator: np.ndarray,
+    reliability: np.ndarray,
+    rows: np.ndarray,
+    routing: Routing,
+    skip_below: float,
+    draw: np.random.Generator,
+) -> TypedRows:
+    """Route the judgments of an M-step to the types.
+
+    `dense` gives every judgment to every type with its responsibility; `sparse` leaves out those whose
+    responsibility is too small; `sampled` draws one type for each annotator, so that each judgment is read once.
+    The expected gradient of a draw is the dense one, both divided by judgments times eta_k.
+
+    Args:
+        gamma: `(annotators, K)`.
+        annotator: `(judgments,)` from 0.
+        reliability: `(judgments,)`.
+        rows: the judgments of the M-step.
+        routing: `sparse`, `sampled` or `dense`.
+        skip_below: of `sparse`.
+        draw: of `sampled`; nothing else draws from it.
+
+    Examples:
+        >>> gamma, ones = np.array([[0.9, 0.1], [0.0, 1.0]]), np.ones(2)
+        >>> found = typed_rows(gamma, np.arange(2), ones, np.arange(2), "sparse", 0.05, np.random.default_rng(0))
+        >>> [members.tolist() for members in found.members], found.weights.astype(float).round(2).tolist()
+        ([[0], [0, 1]], [[1.0, 0.0], [0.18, 1.82]])
+    """
+    types = gamma.shape[1]
+    if routing == "sampled":
+        gamma = np.eye(types)[drawn_types(gamma, draw)]
+    weights = np.zeros((types, len(annotator)), dtype=np.float32)
+    members = []
+    for kind in range(types):
+        of_rows = gamma[annotator[rows], kind]
+        chosen = rows[of_rows >= skip_below] if routing == "sparse" else rows
+        chosen = chosen[gamma[annotator[chosen], kind] > 0]
+        weights[kind, chosen] = row_weights(gamma[annotator[chosen], kind], reliability[chosen])
+        members.append(chosen)
+    return TypedRows(members, weights)
+
+
+class TypedSampler(Sampler[int]):
+    """The judgments of an M-step in optimiser steps of one type each, the types' steps mixed at random.
+
+    An entry is `type * judgments + judgment`; what is missing in the last step of a type is filled up with
+    `-1 - type`. With a single type the order is that of its sampler, and nothing is filled up.
+
+    Args:
+        samplers: of each type, over its judgments.
+        judgments: how many there are in all.
+        step: judgments of an optimiser step, over all processes.
+        seed: of the order of the types' steps.
+    """
+
+    def __init__(self, samplers: Sequence[Any], judgments: int, step: int, seed: tuple[int, ...]) -> None:
+        self.samplers = samplers
+        self.judgments = judgments
+        self.step = step
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch whose order comes next."""
+        self.epoch = epoch
+        for sampler in self.samplers:
+            sampler.set_epoch(epoch)
+
+    @property
+    def _steps(self) -> list[int]:
+        return [-(-len(sampler) // self.step) for sampler in self.samplers]
+
+    def __len__(self) -> int:
+        return len(self.samplers[0]) if len(self.samplers) == 1 else self.step * sum(self._steps)
+
+    def __iter__(self) -> Iterator[int]:
+        if len(self.samplers) == 1:
+            yield from self.samplers[0]
+            return
+        turns = np.repeat(np.arange(len(self.samplers)), self._steps)
+        orders = [iter(sampler) for sampler in self.samplers]
+        for kind in np.random.default_rng((*self.seed, self.epoch)).permutation(turns).tolist():
+            for _ in range(self.step):
+                judgment = next(orders[kind], None)
+                yield -1 - kind if judgment is None else kind * self.judgments + judgment
+
+
+@dataclass(frozen=True)
+class TypedCollator:
+    """A batch of one type's judgments, as `JudgmentCollator` lays them out.
+
+    Args:
+        collator: of the judgments.
+        weights: `(K, judgments)` factor of each judgment's loss.
+    """
+
+    collator: JudgmentCollator
+    weights: np.ndarray
+
+    def __call__(self, batch: list[int]) -> dict[str, Any]:
+        """What the collator gives, with the batch's `type` and the judgments' `factor` `(judgments,)`."""
+        judgments = self.weights.shape[1]
+        kinds = {entry // judgments if entry >= 0 else -1 - entry for entry in batch}
+        (kind,) = kinds
+        chosen = [entry % judgments for entry in batch if entry >= 0]
+        # A batch of nothing but filling still goes through the model, as every process calls it equally often.
+        found = self.collator(chosen or [0])
+        if not chosen:
+            found["weight"] = torch.zeros_like(found["weight"])
+        return found | {"type": kind, "factor": torch.from_numpy(self.weights[kind, chosen or [0]])}

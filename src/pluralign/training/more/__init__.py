@@ -1,0 +1,1 @@
+"""MORE: one reward model over several sources (arXiv 2312.07401)."""

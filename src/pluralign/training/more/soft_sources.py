@@ -1,0 +1,85 @@
+"""Latent types of annotators as sources: a judgment belongs to each by its annotator's responsibilities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from transformers.utils import logging
+
+from pluralign.core.errors import PluralignError
+from pluralign.judgments.table import Judgments
+from pluralign.scoring.annotator_types import findings
+from pluralign.scoring.mixtures import read_responsibilities
+from pluralign.scoring.panels import annotators_of
+from pluralign.training.more.config import MOREConfig
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class SoftSources:
+    """How much of each judgment belongs to each type.
+
+    Args:
+        row: `(judgments,)` the row of `shares` that holds for a judgment: its annotator's.
+        shares: `(annotators, types)`; rows sum to 1.
+    """
+
+    row: np.ndarray
+    shares: np.ndarray
+
+
+def soft_sources(judgments: Judgments, rows: np.ndarray, args: MOREConfig) -> SoftSources:
+    """The types of the annotators of some rows: read from a file, or fitted as a latent-class model.
+
+    Whoever is not in the file belongs to every type by its mean share.
+
+    Args:
+        judgments: the table.
+        rows: the rows of the judgments that training reads.
+        args: the config.
+
+    Raises:
+        PluralignError: the file does not hold responsibilities, or the fit is not possible.
+    """
+    number, keys = annotators_of(judgments, rows)
+    known: dict[str | int, np.ndarray] = {}
+    if args.responsibilities is None:
+        known = _fitted(judgments, args)
+    else:
+        known.update(read_responsibilities(Path(args.responsibilities)).items())
+    if not any(key in known for key in keys):
+        raise PluralignError(f"responsibilities: {args.responsibilities} knows none of the {len(keys)} annotators")
+    for key, own in known.items():
+        if not (np.isfinite(own).all() and own.min() >= 0 < own.sum()):
+            raise PluralignError(
+                f"responsibilities: those of {key} in {args.responsibilities} are {own.tolist()}, expected shares "
+                "of at least 0 with a sum above 0"
+            )
+    everyone: np.ndarray = np.mean(list(known.values()), 0)
+    unknown = sum(key not in known for key in keys)
+    if unknown:
+        logger.warning(
+            f"{unknown} of {len(keys)} annotators have no responsibilities; they count for every type by its share"
+        )
+    shares = np.stack([known.get(key, everyone) for key in keys])
+    masses = ", ".join(f"{share:.0%}" for share in shares.mean(0))
+    logger.info(f"{shares.shape[1]} types of annotators as sources, with shares {masses}")
+    return SoftSources(number, shares / shares.sum(1, keepdims=True))
+
+
+def _fitted(judgments: Judgments, args: MOREConfig) -> dict[str | int, np.ndarray]:
+    found = findings(
+        judgments,
+        features=args.features,
+        types=args.types,
+        most_types=args.most_types,
+        dimensions=args.dimensions,
+        simulations=0,
+        seed=args.seed,
+    )
+    logger.info(f"types of annotators: {found.verdict.verdict}")
+    _, keys = annotators_of(judgments, found.people.row)
+    return dict(zip(keys, np.asarray(found.model.responsibilities_), strict=True))

@@ -1,0 +1,289 @@
+"""MORE: one reward model over several preference sources, weighted by their gradients (arXiv 2312.07401).
+
+How it differs from the paper: the sources' weights are the exact min-norm point (non-negative least squares) and
+not that of Frank-Wolfe; a step may hold any number of judgments of a source, on any number of devices and
+micro-batches, with one set of weights for the whole step; rankings as well as pairs; sources may be soft, the
+latent types of the annotators; each unique response of a batch is read once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import safetensors.torch
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
+from torch import Tensor, nn
+from torch.utils.data import Sampler
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from pluralign.choice.min_norm import gradient_sums, gramian, min_norm_weights, residuals
+from pluralign.choice.plackett_luce import log_likelihood, pair_log_likelihood
+from pluralign.core.errors import PluralignError
+from pluralign.judgments.joining import join_sources
+from pluralign.judgments.table import Judgments
+from pluralign.scoring.forward import block_states
+from pluralign.scoring.probe import plain_model
+from pluralign.training.judgment_trainer import Dataset, as_judgments
+from pluralign.training.more.config import MOREConfig
+from pluralign.training.more.soft_sources import soft_sources
+from pluralign.training.more.source_batches import BalancedSampler, ProportionalSampler, SourceCollator, members_of
+from pluralign.training.more.source_logs import SourceLogs
+from pluralign.training.reward_trainer import RewardTrainer
+
+logger = logging.get_logger(__name__)
+
+AVERAGES = "source_gradients.safetensors"
+"""In a checkpoint: the moving averages of the sources' gradients."""
+
+
+class MORETrainer(RewardTrainer):
+    """Trains one reward model on several sources of preferences.
+
+    Args:
+        model: as in `RewardTrainer`; its head must be one linear layer.
+        args: the config.
+        train_dataset: `Judgments` with a `source` in every row, or a dict of data sets, one for each source.
+        eval_dataset: `Judgments`, or preference rows in TRL's format.
+        processing_class: the tokenizer; needed when `model` is not a name.
+        peft_config: train an adapter instead of the whole model.
+        trainer_arguments: passed on to `transformers.Trainer` (callbacks, optimizers ...).
+
+    Raises:
+        PluralignError: a judgment has no source, a step cannot hold all sources, or the head is not linear.
+
+    Train on two sources:
+
+        args = pluralign.MOREConfig("runs/both", per_device_train_batch_size=16)
+        sources = {"helpful": pluralign.read("helpful.parquet"), "harmless": pluralign.read("harmless.parquet")}
+        pluralign.MORETrainer("my-model", args, sources).train()
+    """
+
+    args: MOREConfig
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | PreTrainedModel | peft.PeftModel,
+        args: MOREConfig,
+        train_dataset: Dataset | Mapping[str, Dataset] | None = None,
+        eval_dataset: Dataset | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        peft_config: peft.PeftConfig | None = None,
+        **trainer_arguments: Any,
+    ) -> None:
+        if isinstance(train_dataset, Mapping):
+            train_dataset = join_sources({name: as_judgments(own) for name, own in train_dataset.items()})
+        elif train_dataset is not None:
+            train_dataset = as_judgments(train_dataset)
+        if args.only_source is not None and train_dataset is not None:
+            train_dataset = _only(train_dataset, args.only_source)
+        super().__init__(model, args, train_dataset, eval_dataset, processing_class, peft_config, **trainer_arguments)
+        _check_head(plain_model(self.reward_model.model))
+        collator = self.data_collator
+        if args.source == "types":
+            if train_dataset is None:
+                raise PluralignError("no training judgments were given")
+            found = soft_sources(train_dataset, self.train_items.row, args)
+            self.sources = [f"{kind + 1}" for kind in range(found.shares.shape[1])]
+            row, shares = found.row, torch.from_numpy(found.shares).float()
+        else:
+            self.sources = self.source_names
+            self._members = members_of(collator.sources, self.sources)
+            self._check_step()
+            row, shares = collator.sources, torch.eye(len(self.sources))
+        self.data_collator = SourceCollator(collator, row, shares)
+        self._fixed = self._fixed_weights()
+        self.source_logs = SourceLogs("type" if args.source == "types" else "source", self.sources)
+        self._average: Tensor | None = None  # (sources, d)
+        self._step_weights: Tensor | None = None  # lambda of the step under accumulation
+        self._step_counts = torch.zeros(len(self.sources))  # n_k of the step
+
+    def _check_step(self) -> None:
+        sizes = [len(own) for own in self._members]
+        if self._step < len(sizes):
+            raise PluralignError(
+                f"per_device_train_batch_size: a step of {self._step} judgments cannot hold {len(sizes)} sources; "
+                f"give {len(sizes)} or more"
+            )
+        if self.args.sampling == "balanced":
+            draws = self._draws
+            times = ", ".join(f"{name} {draws / size:.2f}" for name, size in zip(self.sources, sizes, strict=True))
+            logger.info(f"an epoch draws {draws} judgments of each source; passes through each: {times}")
+
+    @property
+    def _draws(self) -> int:
+        return self.args.judgments_per_source or max(len(own) for own in self._members)
+
+    def _fixed_weights(self) -> np.ndarray:
+        given = self.args.source_weights
+        if given is None:
+            return np.ones(len(self.sources))
+        if set(given) != set(self.sources):
+            raise PluralignError(
+                f"source_weights: found {', '.join(sorted(given))}, expected one for each of {', '.join(self.sources)}"
+            )
+        weights = np.array([given[name] for name in self.sources])
+        if not weights.any():
+            raise PluralignError("source_weights: all are 0, expected at least one above it")
+        return weights
+
+    def judgment_log_likelihood(self, utilities: Tensor, ranks: Tensor, opposite: Tensor | float = 0.0) -> Tensor:
+        """Log-probability of the ranking, or the mean over its pairs."""
+        if self.args.loss_type == "bradley-terry":
+            return pair_log_likelihood(utilities, ranks, ties=self.args.ties, opposite=opposite)
+        return log_likelihood(utilities, ranks, ties=self.args.ties, top=self.args.top)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        if self.args.source == "types" or self.args.train_sampling_strategy == "sequential":
+            return super()._get_train_sampler(train_dataset)
+        # A source has its share of a step, and groups of judgments on one prompt are a quarter of that.
+        group = max(1, self._group // len(self._members))
+        seed = (self._order_seed,)
+        if self.args.sampling == "proportional":
+            return ProportionalSampler(self.train_items, self._members, group, seed)
+        return BalancedSampler(self.train_items, self._members, self._draws, group, seed)
+
+    # One pass: the values, the pooled states under them, lambda, and the loss.
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Any:
+        """sum_k lambda_k (mean loss of source k) over the step; a batch that is given alone is a step."""
+        if num_items_in_batch is None:
+            num_items_in_batch = self._get_num_items_in_batch([inputs], self.args.device)
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
+        counts = torch.zeros(len(self.sources), device=device)
+        for batch in batch_samples:
+            counts += batch["weight"].to(device) @ batch["membership"].to(device)
+        self._step_counts = self.accelerator.reduce(counts, reduction="sum")
+        whole = self.args.granularity == "step" and self.args.weights == "more"
+        self._step_weights = self._ahead(batch_samples) if whole and len(batch_samples) > 1 else None
+        return self._step_counts.sum()
+
+    def _ahead(self, batches: list[Any]) -> Tensor:
+        """lambda of a step that comes in several micro-batches: their gradients without a backward pass."""
+        sums: Tensor | float = 0.0
+        self.model_wrapped.train()  # the first step of a run or of a resumed one comes before the trainer does so
+        for batch in batches:
+            inputs = self._prepare_inputs(batch)
+            with torch.no_grad(), self.compute_loss_context_manager():
+                values = self._read(self.model_wrapped, inputs)
+            utilities = values[inputs["index"]].requires_grad_()
+            with torch.enable_grad():
+                losses = self._losses(utilities, inputs)
+            sums = sums + self._gradient_sums(losses, utilities, inputs)
+        return self._solved(self.accelerator.reduce(sums, "sum"), self._step_counts)
+
+    def _read(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        read = [block_states(model, block, self.layout) for block in inputs["blocks"]]
+        self._states = torch.cat([states.detach() for _, states in read]).float()
+        return torch.cat([values for values, _ in read])
+
+    def _gradient_sums(self, losses: Tensor, utilities: Tensor, inputs: dict[str, Any]) -> Tensor:
+        membership = inputs["membership"] * inputs["weight"].unsqueeze(-1)
+        return gradient_sums(residuals(losses, utilities), inputs["index"], self._states, membership)
+
+    def _factor(self, losses: Tensor, utilities: Tensor, inputs: dict[str, Any], total: Tensor) -> Tensor | float:
+        """lambda_k N / n_k for the source of each judgment, averaged over its sources where they are soft."""
+        if not utilities.requires_grad:
+            return 1.0
+        membership, weight = inputs["membership"], inputs["weight"]
+        with torch.autocast(utilities.device.type, enabled=False):  # sums over a step want all their digits
+            counts = self._step_counts
+            if self.args.granularity == "micro":
+                counts = self.accelerator.reduce(weight @ membership, "sum")
+            if self._step_weights is not None:
+                lambdas = self._step_weights
+            elif self.args.weights == "more":
+                sums = self.accelerator.reduce(self._gradient_sums(losses, utilities, inputs), "sum")
+                lambdas = self._solved(sums, counts)
+            else:
+                lambdas = self._given_weights(counts)
+            here = counts > 0
+            factor = torch.where(here, lambdas * counts.sum() / counts.where(here, torch.ones_like(counts)), 0.0)
+            with torch.no_grad():
+                self.source_logs.note_judgments(utilities, inputs, losses)
+            return membership @ factor
+
+    def _given_weights(self, counts: Tensor) -> Tensor:
+        """lambda where it does not follow the gradients."""
+        everyone = torch.ones_like(counts)
+        given = {"uniform": everyone, "proportional": counts, "fixed": torch.from_numpy(self._fixed).to(counts)}
+        chosen = given[self.args.weights]
+        present = chosen * (counts > 0)
+        # Where only sources of weight 0 are present, the weight stays with the absent ones: nothing is learnt.
+        lambdas = next(one for one in (present, chosen, everyone) if one.sum() > 0)
+        lambdas = lambdas / lambdas.sum()
+        self.source_logs.note_weights(lambdas, counts)
+        return lambdas
+
+    def _solved(self, sums: Tensor, counts: Tensor) -> Tensor:
+        """lambda from the sums of the sources' gradients over all processes, `(sources, d)`."""
+        present = counts > 0
+        gradients = sums / counts.where(present, torch.ones_like(counts)).unsqueeze(-1)
+        share = self.args.new_gradient_share
+        if share < 1:
+            before = gradients if self._average is None else self._average.to(gradients)
+            known = before.abs().sum(-1, keepdim=True) > 0
+            mixed = torch.where(known, share * gradients + (1 - share) * before, gradients)
+            gradients = self._average = torch.where(present.unsqueeze(-1), mixed, before)
+        inner = gramian(gradients)
+        if not present.any():  # a step in which every weight is 0
+            return torch.full_like(counts, 1 / len(counts))
+        found = min_norm_weights(inner, normalize=self.args.normalize, present=present.cpu().numpy())
+        lambdas = torch.from_numpy(found).to(counts)
+        self.source_logs.note_weights(lambdas, counts, inner)
+        return lambdas
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add each source's weight, loss, accuracy, calibration error, gradient norm and the cosines."""
+        if "loss" in logs or "train_loss" in logs:  # the last one holds the steps since the one before
+            logs |= self.source_logs.taken(self.accelerator)
+        super().log(logs, start_time)
+
+    # The moving average is a part of a checkpoint.
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self._average is not None and self.args.should_save:
+            safetensors.torch.save_file({"average": self._average}, Path(output_dir) / AVERAGES)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        file = None if checkpoint is None else Path(checkpoint) / AVERAGES
+        if file is not None and file.exists():
+            self._average = safetensors.torch.load_file(file)["average"]
+
+
+def _only(judgments: Judgments, name: str) -> Judgments:
+    """The judgments of one source."""
+    column = judgments.column("source")
+    rows = [row for row, source in enumerate(column) if source == name]
+    if not rows:
+        known = ", ".join(sorted({source for source in column if source is not None}))
+        raise PluralignError(f"only_source: no judgment of '{name}'; there are: {known or 'none'}")
+    return judgments.select(rows)
+
+
+def _check_head(model: Any) -> None:
+    head = model.score
+    while isinstance(head, ModulesToSaveWrapper | BaseTunerLayer):
+        head = head.original_module if isinstance(head, ModulesToSaveWrapper) else head.get_base_layer()
+    if not isinstance(head, nn.Linear):
+        raise PluralignError(
+            f"model: its head is {type(head).__name__}, expected one linear layer: the sources' weights come from "
+            "the gradients at it; build the model with build_reward_model"
+        )

@@ -1,0 +1,1 @@
+"""`aggregate`: one policy for all types."""

@@ -1,0 +1,1 @@
+"""`audit`: do annotators differ, and can the data show it?"""

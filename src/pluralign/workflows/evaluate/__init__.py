@@ -1,0 +1,1 @@
+"""`evaluate`: a reward model or a policy on judgments."""

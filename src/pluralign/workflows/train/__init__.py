@@ -1,0 +1,1 @@
+"""`train`: one YAML file to a trained model."""

@@ -1,0 +1,1 @@
+"""`votes update` and `votes simulate`."""
