@@ -14,29 +14,40 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PLURALIGN_CACHE"] = tempfile.mkdtemp(prefix="pluralign-tests-")  # never the user's own
 
 NO_BROWSER = shutil.which("chromium") is None and not os.environ.get("CI")
+DATA = Path(os.environ.get("PLURALIGN_DATA") or Path(__file__).parents[1].parent / "shared" / "data")
+NO_DATA = not DATA.is_dir()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the browser's tests out where there is no browser; under CI they stay, and fail."""
-    left_out = [item for item in items if NO_BROWSER and item.get_closest_marker("browser")]
+    """Deselect what cannot run here: tests in a browser where there is none (under CI they stay, and fail), and
+    tests on real data where the data is not."""
+
+    def can_run(item: pytest.Item) -> bool:
+        if NO_BROWSER and item.get_closest_marker("browser"):
+            return False
+        return not (NO_DATA and "shared_data" in getattr(item, "fixturenames", ()))
+
+    left_out = [item for item in items if not can_run(item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+        items[:] = [item for item in items if can_run(item)]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say so in one line."""
+    """One line for each kind of test that was deselected."""
     if NO_BROWSER:
-        terminalreporter.write_line("No chromium on the path: the pages were not tested in a browser.")
+        terminalreporter.write_line("Deselected: tests in a browser, which need `chromium` on the path.")
+    if NO_DATA:
+        terminalreporter.write_line(
+            f"Deselected: tests on real data, which is not at {DATA}. CONTRIBUTING.md lists the data sets; "
+            "set PLURALIGN_DATA to their folder."
+        )
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder with the real data sets (`PLURALIGN_DATA`, else `shared/data` beside the repository)."""
-    given = os.environ.get("PLURALIGN_DATA")
-    folder = Path(given) if given else Path(__file__).parents[1].parent / "shared" / "data"
-    assert folder.is_dir(), f"no real data at {folder}: set PLURALIGN_DATA"
-    return folder
+    return DATA
 
 
 WORDS = ("good", "bad", "cat", "dog", "tea", "milk", "rain", "sun")
