@@ -14,11 +14,16 @@ if TYPE_CHECKING:
     from pluralign.policies.loading import load_policy
     from pluralign.policies.mixture import MixturePolicy
     from pluralign.policies.policy import Policy, Sample
-    from pluralign.scoring.averaged import AveragedRewardModel
     from pluralign.scoring.features import text_features
     from pluralign.scoring.implicit_rewards import ImplicitReward, load_implicit_reward
     from pluralign.scoring.items import items_of
-    from pluralign.scoring.reward_models import LabelModel, RewardModel, build_reward_model, load_reward_model
+    from pluralign.scoring.reward_models import (
+        AveragedRewardModel,
+        LabelModel,
+        RewardModel,
+        build_reward_model,
+        load_reward_model,
+    )
     from pluralign.training.configs import BradleyTerryConfig, DPOConfig, PlackettLuceConfig, PMDPOConfig, SFTConfig
     from pluralign.training.dpo import DPOTrainer
     from pluralign.training.dprm.config import DPRMConfig
@@ -46,7 +51,7 @@ if TYPE_CHECKING:
     from pluralign.workflows.votes.update import update_votes
 
 _HOMES = {
-    "AveragedRewardModel": "pluralign.scoring.averaged",
+    "AveragedRewardModel": "pluralign.scoring.reward_models",
     "BUILT_IN_SCALES": "pluralign.judgments",
     "BradleyTerryConfig": "pluralign.training.configs",
     "BradleyTerryTrainer": "pluralign.training.reward_trainer",

@@ -48,7 +48,7 @@ def test_route_writes_a_row_for_each_annotator_and_says_what_it_found(run, peopl
 
 def test_route_complains_in_one_line(run, people, table, tmp_path):
     for words, expected in (
-        ([tmp_path, table], "no mixture of policies there (mixture.json is missing)"),
+        ([tmp_path, table], "mixture.json is missing"),
         ([people, tmp_path / "none.parquet"], "none.parquet: no such file"),
         ([people, table, "--prior", "flat"], "prior: found 'flat', expected one of run, uniform"),
     ):

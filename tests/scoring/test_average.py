@@ -6,10 +6,9 @@ from scipy.special import expit
 
 from pluralign.core.errors import PluralignError
 from pluralign.evaluation.calibration.recalibration import Recalibration
-from pluralign.scoring.averaged import AveragedRewardModel, mean_rewards
 from pluralign.scoring.items import items_of_texts
 from pluralign.scoring.recalibrated import write_recalibration
-from pluralign.scoring.reward_models import build_reward_model, load_reward_model
+from pluralign.scoring.reward_models import AveragedRewardModel, build_reward_model, load_reward_model, mean_rewards
 from rewarded import write_reward_model
 
 ITEMS = items_of_texts(["Tea?", "Say something:"], [["good cat", "bad rain", "milk"], ["sun", "good " * 40]])
@@ -62,5 +61,5 @@ def test_temperatures_count_in_an_average_and_curves_cannot(folders):
 
 def test_an_average_of_nothing_is_refused():
     for make in (lambda: load_reward_model([]), lambda: mean_rewards([], ITEMS)):
-        with pytest.raises(PluralignError, match="needs one reward model or more, found none"):
+        with pytest.raises(PluralignError, match="needs at least one reward model"):
             make()
