@@ -123,7 +123,7 @@ def test_a_wrong_value_is_named_with_its_file(values, message, copy):
 def test_folders_that_are_no_mixture_are_named(copy, folder):
     with pytest.raises(PluralignError, match=r"type-1: .*mixture.json is missing"):
         read_mixture(folder / "type-1")
-    with pytest.raises(PluralignError, match="is a mixture and has its adapters already"):
+    with pytest.raises(PluralignError, match="is a mixture, which has its own adapters"):
         load_policy(folder, adapters={"a": folder / "type-1"})
     (copy / "mixture.json").write_text("{")
     with pytest.raises(PluralignError, match="not a valid mixture"):

@@ -82,7 +82,7 @@ def findings(
 
     Args:
         judgments: the table.
-        features: `worths` gives each response a worth of its own, `tfidf` uses word counts, else the folder or hub id of
+        features: `worths` gives each response its own worth, `tfidf` uses word counts, else the folder or hub id of
             an encoder or causal model; `auto` is `worths` if responses are judged often, else `tfidf`.
         types: number of types, or `auto` to choose it by held-out log-likelihood over annotators.
         most_types: the largest number that `auto` tries.
