@@ -10,7 +10,8 @@ from mkdocs.exceptions import PluginError
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\s*\\[(\[](.*?)\\[)\]]\s*</\1>', re.DOTALL)
 LIMITS = re.compile(r"\\(sum|prod|min|max)\s*(?=[_^])")
 UNSUPPORTED = re.compile(r"<m[io][^>]*>(\\[A-Za-z]+|&)</m[io]>")
-FUNCTION = re.compile(r"(<mi>(?:exp|log|ln|min|max)</mi>)(?!<mo)")
+SPACE = '<mspace width="0.17em"/>'
+FUNCTION = re.compile(r"(</m(?:i|n|sub|sup)>)?(<mi>(?:exp|log|ln|min|max)</mi>)(<mo)?")
 
 
 def on_page_content(content: str, page: Any, **kwargs: Any) -> str:
@@ -24,7 +25,11 @@ def on_page_content(content: str, page: Any, **kwargs: Any) -> str:
         markup = convert(formula, display="block" if block else "inline")
         if unsupported := UNSUPPORTED.search(markup):
             raise PluginError(f"{page.file.src_uri}: {unsupported[1]} is not supported, in the formula {formula}")
-        markup = FUNCTION.sub(r'\1<mspace width="0.17em"/>', markup)
+        markup = FUNCTION.sub(spaced, markup)
         return f'<div class="formula">{markup}</div>' if block else markup
+
+    def spaced(match: re.Match[str]) -> str:
+        before, name, operator = match.groups("")
+        return f"{before}{before and SPACE}{name}{operator or SPACE}"
 
     return FORMULA.sub(mathml, content)
