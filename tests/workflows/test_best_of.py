@@ -146,10 +146,10 @@ def test_one_draw_is_the_policy_itself(base, reward, prompts, tmp_path):
     assert all(row["ranks"] == [1] for row in rows)
 
 
-def test_most_prompts_and_mixtures(base, reward, prompts, tmp_path):
+def test_max_prompts_and_mixtures(base, reward, prompts, tmp_path):
     mixture = write_mixture(base, tmp_path / "mixture", {"type-1": 0.5, "type-2": 0.5})
     out = tmp_path / "best.parquet"
-    metrics = best_of(mixture, prompts, out, reward=reward, n=8, max_new_tokens=4, most_prompts=3)
+    metrics = best_of(mixture, prompts, out, reward=reward, n=8, max_new_tokens=4, max_prompts=3)
     assert metrics["prompts"] == 3
     assert {one["adapter"] for one in draws(out)} == {"type-1", "type-2"}
     asked = list(dict.fromkeys(one["prompt"] for one in draws(out)))
@@ -214,7 +214,7 @@ def test_settings_and_files_that_do_not_fit_are_refused(base, reward, prompts, t
     for options, expected in (
         ({"n": 0}, "n: found 0, expected 1 or more"),
         ({"max_new_tokens": 0}, "max_new_tokens: found 0"),
-        ({"most_prompts": 0}, "most_prompts: found 0"),
+        ({"max_prompts": 0}, "max_prompts: found 0"),
         ({"temperature": 0.0}, "temperature: found 0.0"),
         ({"temperature": float("nan")}, "temperature: found nan"),
         ({"reward": base}, "base: is not a reward model"),

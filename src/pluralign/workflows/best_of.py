@@ -39,7 +39,7 @@ def best_of(
     n: int = 4,
     max_new_tokens: int = 128,
     temperature: float = 1.0,
-    most_prompts: int | None = None,
+    max_prompts: int | None = None,
     quantile: float | None = None,
     label_scale: str | None = None,
     seed: int = 0,
@@ -61,7 +61,7 @@ def best_of(
         n: answers to each prompt.
         max_new_tokens: the longest answer.
         temperature: of drawing, above 0; 1 draws from the policy itself.
-        most_prompts: a seeded draw of so many prompts where there are more.
+        max_prompts: a seeded draw of so many prompts where there are more.
         quantile: of reward models that predict labels: the reward is this quantile, not the mean.
         label_scale: for files whose labels come without one.
         seed: of prompts and answers.
@@ -75,7 +75,7 @@ def best_of(
         PluralignError: a file or a model cannot be used, a setting does not fit, a reward is not finite, or no
             answer says anything.
     """
-    for name, number in {"n": n, "max_new_tokens": max_new_tokens, "most_prompts": most_prompts}.items():
+    for name, number in {"n": n, "max_new_tokens": max_new_tokens, "max_prompts": max_prompts}.items():
         if number is not None and number < 1:
             raise PluralignError(f"{name}: found {number}, expected 1 or more")
     if not 0 < temperature < math.inf:
@@ -89,7 +89,7 @@ def best_of(
         raise PluralignError(f"{reward}: is not a reward model (it has no head with one output): give another one")
     check_quantile(reward, config, quantile)
     files = [prompts] if isinstance(prompts, str | os.PathLike) else list(prompts)
-    asked = unique_prompts(files, label_scale, most_prompts, seed)
+    asked = unique_prompts(files, label_scale, max_prompts, seed)
     policy = load_policy(model, revision=revision, trust_remote_code=trust_remote_code)
     drawn = policy.sample(asked, n=n, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     del policy
