@@ -20,8 +20,8 @@ from pluralign.scoring.reward_models import build_reward_model as build_reward_m
 from pluralign.scoring.reward_models import load_reward_model as load_reward_model
 from pluralign.training.configs import BradleyTerryConfig as BradleyTerryConfig
 from pluralign.training.configs import DPOConfig as DPOConfig
-from pluralign.training.configs import PMDPOConfig as PMDPOConfig
 from pluralign.training.configs import PlackettLuceConfig as PlackettLuceConfig
+from pluralign.training.configs import PMDPOConfig as PMDPOConfig
 from pluralign.training.configs import SFTConfig as SFTConfig
 from pluralign.training.dpo import DPOTrainer as DPOTrainer
 from pluralign.training.dprm.config import DPRMConfig as DPRMConfig

@@ -192,7 +192,7 @@ def test_equal_rewards_share_the_first_rank(base, reward, prompts, tmp_path, mon
     assert shared
     monkeypatch.setattr(RewardModel, "score_items", lambda self, items: np.full(len(items.responses), np.inf))
     before = (tmp_path / "best.parquet").read_bytes()
-    with pytest.raises(PluralignError, match="judge: gives rewards that are not finite"):
+    with pytest.raises(PluralignError, match="judge: .*not finite"):
         best_of(base, prompts, tmp_path / "best.parquet", reward=reward, n=2, max_new_tokens=2)
     assert (tmp_path / "best.parquet").read_bytes() == before
 
@@ -205,7 +205,7 @@ def test_what_is_cut_or_empty_is_said(base, reward, prompts, tmp_path, said, mon
     assert "of the answers say nothing" in said()
     assert sum(one["reward"] is None for one in draws(tmp_path / "best.parquet")) > 0, "they are kept there"
     monkeypatch.setattr("pluralign.workflows.best_of._said", lambda response: "")
-    with pytest.raises(PluralignError, match=r"none of its 40 answers says anything"):
+    with pytest.raises(PluralignError, match=r"all of its 40 responses are empty"):
         best_of(base, prompts, tmp_path / "none.parquet", reward=reward, n=4, max_new_tokens=1)
     assert not list(tmp_path.glob("*none*"))
 

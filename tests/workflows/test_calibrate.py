@@ -179,11 +179,11 @@ def test_training_data_are_warned_of(folder, table, tmp_path, caplog):
 
 
 def test_what_cannot_be_calibrated_is_refused(folder, table, tiny_model, tmp_path, town_rows, caplog):
-    with pytest.raises(PluralignError, match="no such folder; calibration.json is written into the model's own"):
+    with pytest.raises(PluralignError, match="no such folder; calibration.json"):
         pluralign.calibrate("someone/reward-model", table)
     with pytest.raises(PluralignError, match="no such folder"):
         pluralign.remove_calibration("someone/reward-model")
-    with pytest.raises(PluralignError, match="is not a reward model; only rewards are recalibrated"):
+    with pytest.raises(PluralignError, match="is not a reward model"):
         pluralign.calibrate(tiny_model, table)
     (tmp_path / "types").mkdir()
     (tmp_path / "types" / "mixture.json").write_text("{}")

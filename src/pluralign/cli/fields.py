@@ -50,7 +50,7 @@ def print_fields(objective: str | None) -> None:
         else:
             typer.echo(f"# {title}")
             for key in keys:
-                typer.echo(f"{key.name} ({key.type}; default: {key.default}): {key.help}")
+                typer.echo(f"{key.name}: {key.type} = {key.default}  # {key.help}")
     raise typer.Exit
 
 
@@ -70,7 +70,7 @@ def keys_of(objective: str) -> dict[str, list[Key]]:
         (objective, config, [name for name in own if name not in shared]),
         ("all objectives: files and model", RunKeys, list(fields_of(RunKeys))),
         ("all training on judgments", JudgmentConfig, shared),
-        (f"TRL's {config.__name__}", config, trl),
+        ("TRL's " + (classes[trl[0]].__name__ if trl else ""), config, trl),
         ("TRL's ModelConfig", ModelConfig, list(fields_of(ModelConfig))),
         ("transformers' TrainingArguments", config, [name for name in classes if name not in (*own, *trl)]),
     )
@@ -117,7 +117,7 @@ def _default(field: dataclasses.Field[Any]) -> str:
     if field.default_factory is not dataclasses.MISSING:
         value = field.default_factory()
     elif field.default is dataclasses.MISSING:
-        return "none, required"
+        return "(required)"
     else:
         value = field.default
     if isinstance(value, enum.Enum):
