@@ -80,7 +80,7 @@ def test_calibrate_complains_in_one_line(run, folder, table, tiny_model, tmp_pat
     for words, expected in (
         (
             ["someone/reward", table],
-            "someone/reward: no such folder; calibration.json is written into the model's own",
+            "someone/reward: no such folder; calibration.json",
         ),
         ([tiny_model, table], f"{tiny_model}: is not a reward model; only rewards are recalibrated"),
         ([folder, tmp_path / "none.parquet"], "none.parquet: no such file"),

@@ -200,9 +200,9 @@ def test_equal_rewards_share_the_first_rank(base, reward, prompts, tmp_path, mon
 def test_what_is_cut_or_empty_is_said(base, reward, prompts, tmp_path, said, monkeypatch):
     metrics = best_of(base, prompts, tmp_path / "best.parquet", reward=reward, n=4, max_new_tokens=1)
     assert metrics["unfinished"] > 0.1
-    assert f"{100 * metrics['unfinished']:.0f} % of the answers were cut at 1 tokens" in said()
+    assert f"{100 * metrics['unfinished']:.0f} % of the responses were cut at 1 tokens" in said()
     assert metrics["empty_answers"] > 0
-    assert "of the answers say nothing" in said()
+    assert "of the responses are empty" in said()
     assert sum(one["reward"] is None for one in draws(tmp_path / "best.parquet")) > 0, "they are kept there"
     monkeypatch.setattr("pluralign.workflows.best_of._said", lambda response: "")
     with pytest.raises(PluralignError, match=r"all of its 40 responses are empty"):

@@ -27,7 +27,7 @@ def import_(
     field: Annotated[list[str] | None, Option(help="label-studio and argilla: KEY=NAME; can be repeated.")] = None,
     label_scale: Annotated[str | None, Option(help="table, mapping, argilla: name or YAML file of the labels.")] = None,
     source_name: Annotated[str | None, Option(help="Value of the column source where there is none.")] = None,
-    drop_columns: Annotated[str, Option(help="Columns to ignore, separated by commas.")] = "",
+    drop_columns: Annotated[str | None, Option(help="Columns to ignore, separated by commas.")] = None,
     on_error: Annotated[OnError, Option(help="Stop at the first bad row, or skip bad rows.")] = "stop",
     rejects: Annotated[Path | None, Option(help="With --on-error skip: output file of bad rows (JSON Lines).")] = None,
     anonymize: Annotated[bool, Option("--anonymize", help="Replace annotators by keyed pseudonyms.")] = False,
@@ -42,7 +42,7 @@ def import_(
     imported = import_files(
         sources, out, format=format, mapping=mapping, shape=shape, comments=comments, prompt=prompt,
         fields=field or (), label_scale=label_scale, source=source_name,
-        drop_columns=[name for name in drop_columns.split(",") if name], on_error=on_error, rejects=rejects,
+        drop_columns=[name for name in (drop_columns or "").split(",") if name], on_error=on_error, rejects=rejects,
         anonymize=anonymize, key_file=key_file,
     )  # fmt: skip
     typer.echo("\n".join(imported.summary()))

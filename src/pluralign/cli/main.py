@@ -107,7 +107,7 @@ def main() -> None:
     """Run a command and exit: 0 done, 2 bad input or usage, 130 interrupted, each in one line; 1 with a traceback."""
     message = None
     try:
-        code = app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0
+        code = app(sys.argv[1:] or ["--help"], prog_name="pluralign", standalone_mode=False) or 0
     except PluralignError as error:
         code, message = 2, str(error)
     except _UsageError as error:

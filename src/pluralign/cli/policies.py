@@ -99,7 +99,7 @@ def aggregate(
 
     metrics = aggregate_run(
         run, out, prompts=prompts, samples=samples, max_new_tokens=max_new_tokens, max_prompts=max_prompts,
-        priority=_priority(priority or []), hedge=hedge, policies=_named(policy or [], "--policy"), distill=distill,
+        priority=_priority(priority or []), hedge=hedge, policies=_named(policy or [], "--policy", "NAME=FOLDER"), distill=distill,
         distill_prompts=distill_prompts, distill_samples=distill_samples, distill_epochs=distill_epochs,
         distill_learning_rate=distill_learning_rate, label_scale=label_scale, seed=seed,
         trust_remote_code=trust_remote_code,
@@ -112,17 +112,17 @@ def _priority(words: list[str]) -> dict[str, float] | list[float] | None:
     """`["1=2", "2=1"]` by name, `["2,1"]` in the order of the types; `None` for equal weights."""
     parts = [part for word in words for part in word.split(",")]
     if any("=" in part for part in parts):
-        return {name: _number(value) for name, value in _named(parts, "--priority").items()}
+        return {name: _number(value) for name, value in _named(parts, "--priority", "TYPE=WEIGHT").items()}
     return [_number(part) for part in parts] or None
 
 
-def _named(words: list[str], flag: str) -> dict[str, str]:
+def _named(words: list[str], flag: str, form: str) -> dict[str, str]:
     """`["a=b"]` as `{"a": "b"}`."""
     values: dict[str, str] = {}
     for word in words:
         name, _, value = word.partition("=")
         if not (name and value):
-            raise PluralignError(f"{flag}: found '{word}', expected NAME=VALUE")
+            raise PluralignError(f"{flag}: found '{word}', expected {form}")
         if name in values:
             raise PluralignError(f"{flag}: '{name}' is given twice")
         values[name] = value

@@ -26,7 +26,7 @@ _DISK = {
     errno.EROFS: "the file system is read-only: choose another place",
     errno.ENOTDIR: "a part of the path is a file, not a folder: choose another place",
     errno.EEXIST: "a part of the path is a file, not a folder: choose another place",
-    errno.EISDIR: "is a folder, but a file was expected: give a file name",
+    errno.EISDIR: "is a folder, and a file was expected: give a file name",
     errno.ENOENT: "no such file or folder: check the path",
     errno.ENAMETOOLONG: "the name is too long for this file system: choose a shorter one",
 }
