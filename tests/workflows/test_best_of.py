@@ -204,7 +204,7 @@ def test_what_is_cut_or_empty_is_said(base, reward, prompts, tmp_path, said, mon
     assert metrics["empty_answers"] > 0
     assert "of the responses are empty" in said()
     assert sum(one["reward"] is None for one in draws(tmp_path / "best.parquet")) > 0, "they are kept there"
-    monkeypatch.setattr("pluralign.workflows.best_of._said", lambda response: "")
+    monkeypatch.setattr("pluralign.workflows.best_of._text", lambda response: "")
     with pytest.raises(PluralignError, match=r"all of its 40 responses are empty"):
         best_of(base, prompts, tmp_path / "none.parquet", reward=reward, n=4, max_new_tokens=1)
     assert not list(tmp_path.glob("*none*"))

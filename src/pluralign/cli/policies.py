@@ -99,10 +99,10 @@ def aggregate(
 
     metrics = aggregate_run(
         run, out, prompts=prompts, samples=samples, max_new_tokens=max_new_tokens, max_prompts=max_prompts,
-        priority=_priority(priority or []), hedge=hedge, policies=_named(policy or [], "--policy", "NAME=FOLDER"), distill=distill,
-        distill_prompts=distill_prompts, distill_samples=distill_samples, distill_epochs=distill_epochs,
-        distill_learning_rate=distill_learning_rate, label_scale=label_scale, seed=seed,
-        trust_remote_code=trust_remote_code,
+        priority=_priority(priority or []), hedge=hedge, policies=_named(policy or [], "--policy", "NAME=FOLDER"),
+        distill=distill, distill_prompts=distill_prompts, distill_samples=distill_samples,
+        distill_epochs=distill_epochs, distill_learning_rate=distill_learning_rate, label_scale=label_scale,
+        seed=seed, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     typer.echo("\n".join(regret_lines(metrics)))
     typer.echo(f"written to {out}; open {out / 'report.html'}")
