@@ -1,11 +1,12 @@
 """Align language models with a population, not with an average annotator.
 
-Names load when they are first used, so that `import pluralign` is quick and needs no torch.
+The public names are listed in `__init__.pyi`. Each loads on first use, so `import pluralign` is quick and needs no
+torch.
 """
 
-from __future__ import annotations
-
+import ast
 import importlib
+<<<<<<< HEAD
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -100,59 +101,20 @@ _HOMES = {
     "text_features": "pluralign.scoring.features",
     "train": "pluralign.workflows.train.run",
     "update_votes": "pluralign.workflows.votes.update",
-}
+=======
+from pathlib import Path
+from typing import Any
 
-__all__ = [
-    "BUILT_IN_SCALES",
-    "AveragedRewardModel",
-    "BradleyTerryConfig",
-    "BradleyTerryTrainer",
-    "DPOConfig",
-    "DPOTrainer",
-    "DPRMConfig",
-    "DPRMTrainer",
-    "EMDPOConfig",
-    "EMDPOTrainer",
-    "ImplicitReward",
-    "Judgments",
-    "LabelModel",
-    "LabelScale",
-    "MOREConfig",
-    "MORETrainer",
-    "MixturePolicy",
-    "PMDPOConfig",
-    "PMDPOTrainer",
-    "PMRLHFConfig",
-    "PMRLHFTrainer",
-    "PlackettLuceConfig",
-    "PlackettLuceTrainer",
-    "PluralignError",
-    "Policy",
-    "RewardModel",
-    "SFTConfig",
-    "SFTTrainer",
-    "Sample",
-    "aggregate",
-    "audit",
-    "best_of",
-    "build_reward_model",
-    "calibrate",
-    "evaluate",
-    "items_of",
-    "load_implicit_reward",
-    "load_policy",
-    "load_reward_model",
-    "read",
-    "remove_calibration",
-    "report",
-    "reward_function",
-    "route",
-    "score",
-    "simulate_votes",
-    "text_features",
-    "train",
-    "update_votes",
-]
+_HOMES = {
+    name.asname: statement.module
+    for statement in ast.parse(Path(__file__).with_suffix(".pyi").read_bytes()).body
+    if isinstance(statement, ast.ImportFrom)
+    for name in statement.names
+>>>>>>> wt-cli
+}
+"""Each public name and the module that defines it."""
+
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

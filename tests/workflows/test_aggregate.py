@@ -217,7 +217,7 @@ def test_hedge_finds_the_same_value(people, found, tmp_path):
 
 def test_one_type_and_one_prompt_are_defined(base, tmp_path):
     run = write_run(base, tmp_path / "one", {"type-1": 1.0})
-    metrics = aggregate(run, tmp_path / "out", samples=2, max_new_tokens=4, most_prompts=1)
+    metrics = aggregate(run, tmp_path / "out", samples=2, max_new_tokens=4, max_prompts=1)
     assert (metrics["types"], metrics["prompts"]) == (1, 1)
     assert metrics["mixture_weights/type=1"] == 1.0
     assert metrics["game_value"] == 0.0
@@ -233,7 +233,7 @@ def test_prompts_come_once_and_from_where_they_are_asked(base, tmp_path):
     aggregate(run, tmp_path / "out", prompts=tmp_path / "others.jsonl", samples=1, max_new_tokens=2)
     asked = pq.read_table(tmp_path / "out" / "answers.parquet")["prompt"].to_pylist()
     assert asked == ["dd?", "ee?"] * 2
-    aggregate(run, tmp_path / "few", most_prompts=3, samples=1, max_new_tokens=2)
+    aggregate(run, tmp_path / "few", max_prompts=3, samples=1, max_new_tokens=2)
     asked = pq.read_table(tmp_path / "few" / "answers.parquet")["prompt"].to_pylist()
     assert len(asked) == 6
     assert asked[:3] == [prompt for prompt in PROMPTS if prompt in asked]

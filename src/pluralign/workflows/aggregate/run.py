@@ -48,7 +48,7 @@ def aggregate(
     prompts: Files | None = None,
     samples: int = 4,
     max_new_tokens: int = 128,
-    most_prompts: int | None = None,
+    max_prompts: int | None = None,
     priority: Mapping[str, float] | Sequence[float] | None = None,
     hedge: bool = False,
     policies: Mapping[str, str | os.PathLike[str]] | None = None,
@@ -78,7 +78,7 @@ def aggregate(
             `train_files`.
         samples: answers to each prompt from each policy.
         max_new_tokens: the longest answer.
-        most_prompts: a seeded draw of so many prompts where there are more.
+        max_prompts: a seeded draw of so many prompts where there are more.
         priority: c of each type by its name or number, 1 where none is given, or one number for each type.
         hedge: solve the game by optimistic Hedge, as the paper does, instead of by a linear programme.
         policies: names and folders of other policies to compare with, with the same tokenizer.
@@ -104,7 +104,7 @@ def aggregate(
     types = list(mixture.weights)
     others = {name: str(path) for name, path in (policies or {}).items()}
     _check_names(others, types)
-    counted = {"samples": samples, "max_new_tokens": max_new_tokens, "most_prompts": most_prompts}
+    counted = {"samples": samples, "max_new_tokens": max_new_tokens, "max_prompts": max_prompts}
     for name, number in (counted | {"distill_samples": distill_samples}).items():
         if number is not None and number < 1:
             raise PluralignError(f"{name}: found {number}, expected 1 or more")
@@ -126,7 +126,7 @@ def aggregate(
         "policies": others,
         "seed": seed,
     }
-    config |= {} if most_prompts is None else {"most_prompts": most_prompts}
+    config |= {} if max_prompts is None else {"max_prompts": max_prompts}
     config |= {} if scale is None else {"label_scale": scale}
     learned_files: list[str] = []
     if distill:
@@ -138,7 +138,7 @@ def aggregate(
     if state == "finished":
         logger.warning(f"{folder}: this aggregation is finished already; nothing to do")
         return read_metrics(folder)
-    found = unique_prompts(asked_files, scale, most_prompts, seed)
+    found = unique_prompts(asked_files, scale, max_prompts, seed)
     drawing: dict[str, Any] = {"samples": samples, "max_new_tokens": max_new_tokens, "seed": seed}
     drawing |= {"trust_remote_code": trust_remote_code}
     asked = Asked(
@@ -161,7 +161,7 @@ def aggregate(
             folder,
             folder / "mixture",
             source,
-            unique_prompts(learned_files, scale, most_prompts, seed),
+            unique_prompts(learned_files, scale, max_prompts, seed),
             samples=distill_samples,
             max_new_tokens=max_new_tokens,
             epochs=distill_epochs,
