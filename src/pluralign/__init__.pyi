@@ -9,11 +9,11 @@ from pluralign.policies.loading import load_policy as load_policy
 from pluralign.policies.mixture import MixturePolicy as MixturePolicy
 from pluralign.policies.policy import Policy as Policy
 from pluralign.policies.policy import Sample as Sample
-from pluralign.scoring.averaged import AveragedRewardModel as AveragedRewardModel
 from pluralign.scoring.features import text_features as text_features
 from pluralign.scoring.implicit_rewards import ImplicitReward as ImplicitReward
 from pluralign.scoring.implicit_rewards import load_implicit_reward as load_implicit_reward
 from pluralign.scoring.items import items_of as items_of
+from pluralign.scoring.reward_models import AveragedRewardModel as AveragedRewardModel
 from pluralign.scoring.reward_models import LabelModel as LabelModel
 from pluralign.scoring.reward_models import RewardModel as RewardModel
 from pluralign.scoring.reward_models import build_reward_model as build_reward_model
