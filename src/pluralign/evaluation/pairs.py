@@ -173,19 +173,10 @@ def checked_rankings(
 
 
 def unique_responses(response: ArrayLike, rewards: Floats, prompt: Ints) -> tuple[Ints, Ints]:
-    """Number the unique responses of all prompts, and check that each of them has one reward.
+    """Number the unique responses of all prompts by prompt and id, and check that each of them has one reward.
 
-    Args:
-        response: id of the response at each position, int `(total,)`; ids count within a prompt.
-        rewards: at each position, `(total,)`.
-        prompt: at each position, `(total,)`.
-
-    Returns:
-        the number of the response at each position, by prompt and id, `(total,)`, and the first position of each
-        response, `(unique,)`.
-
-    Raises:
-        PluralignError: `response` has another length, or a response has two rewards.
+    The arguments are ids, rewards and prompts at each position, `(total,)`; ids count within a prompt. The results are
+    the number of the response at each position, `(total,)`, and the first position of each response, `(unique,)`.
 
     Examples:
         >>> number, first = unique_responses([3, 1, 3], np.array([0.5, 2.0, 0.5]), np.zeros(3, dtype=int))

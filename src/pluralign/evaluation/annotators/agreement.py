@@ -224,15 +224,7 @@ def others(votes: Comparable) -> Iterator[Floats]:
 
 
 def coincidences(votes: Comparable, group: Ints, groups: int) -> Floats:
-    """How often votes c of each group meet other annotators' votes k: the sum over its votes c of that share.
-
-    Args:
-        votes: the votes.
-        group: group of each vote, int from 0 `(votes,)`.
-        groups: number of groups.
-
-    Returns:
-        `(groups, categories, categories)`.
+    """How often votes c of each group meet other annotators' votes k, `(groups, categories, categories)`.
 
     Examples:
         >>> votes = comparable([0, 0, 0], [4, 4, 5], None, "nominal", False)
@@ -249,15 +241,7 @@ def coincidences(votes: Comparable, group: Ints, groups: int) -> Floats:
 
 
 def alphas_of(observed: Floats, everyone: Floats, level: str) -> Floats:
-    """1 - D_o / D_e of each group, with D_o from its own coincidences and D_e from those of all.
-
-    Args:
-        observed: `(groups, categories, categories)`.
-        everyone: `(categories, categories)`.
-        level: "nominal" or "ordinal".
-
-    Returns:
-        `(groups,)`; nan marks an undefined alpha.
+    """1 - D_o / D_e of each group `(groups,)`, nan if undefined; D_o from its own coincidences, D_e from those of all.
 
     Examples:
         >>> everyone = np.array([[2.0, 1.0], [1.0, 2.0]])

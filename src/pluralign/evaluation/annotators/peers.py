@@ -99,15 +99,7 @@ def annotator_agreement(
 
 
 def wilson_interval(successes: Floats, trials: Floats, coverage: float = 0.95) -> tuple[Floats, Floats]:
-    """Wilson's score interval of a share: all p with (p_hat - p)^2 <= z^2 p (1 - p) / n.
-
-    Args:
-        successes: `(shares,)`, at most `trials`.
-        trials: n, `(shares,)`.
-        coverage: between 0 and 1.
-
-    Returns:
-        low and high, `(shares,)`; nan marks a share of no trials.
+    """Wilson's score interval of shares `(shares,)`: all p with (p_hat - p)^2 <= z^2 p (1 - p) / n; nan without trials.
 
     Examples:
         >>> low, high = wilson_interval(np.array([8.0, 0.0]), np.array([10.0, 0.0]))

@@ -117,7 +117,7 @@ def tallies(votes: VotedPairs, weight: ArrayLike | None = None) -> Floats:
         `(units, 3)`.
 
     Raises:
-        PluralignError: `weight` has another length, or holds something negative or not finite.
+        PluralignError: `weight` has another length, or a value is negative or not finite.
 
     Examples:
         >>> tallies(voted_pairs([0, 1, 0, 1], [1, 2, 1, 1], [0, 2, 4]), [2.0, 0.5]).tolist()

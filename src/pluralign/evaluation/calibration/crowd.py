@@ -20,7 +20,7 @@ from pluralign.evaluation.pairs import SAME, Floats, Ints, checked_rankings, uni
 # A share of fewer votes has no estimate of its variance.
 FEWEST_VOTES = 2
 
-# Columns of `crowd_sums`; the bins follow twice, for gaps to the share and to the majority.
+# Columns of `_sums`; the bins follow twice, for gaps to the share and to the majority.
 PAIRS, SQUARES, NOISE, UNTIED, DECIDED, CORRECT, DECIDED_UNTIED, GAPS = range(8)
 
 
@@ -150,38 +150,23 @@ def crowd_calibration(
         (0.0189, 0.0004, 0.0625, 0.2689)
     """
     resampling = Resampling(crowd.prompt, replicates, level, seed)
-    sums = crowd_sums(crowd, resampling.group, resampling.groups, bins)
+    sums = _sums(crowd, resampling.group, resampling.groups, bins)
     if not len(crowd.margin):
         return {}
     return {
         "crowd_pairs": len(crowd.margin),
         "crowd_votes": int(crowd.votes.sum()),
         "crowd_split": int(np.count_nonzero(crowd.winner == 0)),
-    } | resampling.intervals(lambda weights: metrics_of_crowd_sums(weights @ sums))
+    } | resampling.intervals(lambda weights: _metrics(weights @ sums))
 
 
-def crowd_sums(crowd: CrowdPairs, group: Ints, groups: int, bins: int = 10) -> Floats:
-    """Sums over the pairs of each group that determine the metrics.
+def _sums(crowd: CrowdPairs, group: Ints, groups: int, bins: int) -> Floats:
+    """Sums over the pairs of each group that determine the metrics, `(groups, 7 + bins)`.
 
     With c = sigmoid(|margin|), s' and y' the share and the majority for the response that the model prefers, the
     columns are: the number of pairs; the sums of (p - s)^2 and of the noise; the number with a margin other than 0; of
     the pairs with a majority the number, how many are right, and how many have a margin other than 0; then for each bin
     of c the sums of s' - c and, over pairs with a majority, of y' - c.
-
-    Args:
-        crowd: the pairs.
-        group: of each pair, int `(pairs,)`.
-        groups: number of groups.
-        bins: of [0, 1], an even number.
-
-    Returns:
-        `(groups, 7 + bins)`.
-
-    Examples:
-        >>> one = np.ones(1)
-        >>> crowd = CrowdPairs(2 * one, one, np.array([3]), 0 * one, np.array([1]), np.array([0]))
-        >>> crowd_sums(crowd, np.array([0]), 1, bins=4).round(3).tolist()
-        [[1.0, 0.014, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.119, 0.0, 0.119]]
     """
     edges = equal_width_edges(bins)
     width = len(edges) - 1
@@ -209,15 +194,8 @@ def crowd_sums(crowd: CrowdPairs, group: Ints, groups: int, bins: int = 10) -> F
     return sums
 
 
-def metrics_of_crowd_sums(sums: Floats) -> dict[str, Floats]:
-    """The metrics of each row of `crowd_sums`, or of sums of such rows; nan marks what is undefined.
-
-    Examples:
-        >>> row = [2.0, 0.1, 0.04, 2.0, 1.0, 1.0, 1.0, 0.2, -0.1, 0.0, 0.3]
-        >>> {name: values.round(3).item() for name, values in metrics_of_crowd_sums(np.array([row])).items()}
-        {'crowd_ece': 0.15, 'crowd_brier': 0.05, 'crowd_noise': 0.02, 'crowd_ece_majority': 0.3,
-         'crowd_accuracy': 1.0}
-    """
+def _metrics(sums: Floats) -> dict[str, Floats]:
+    """The metrics of each row of `_sums`, or of sums of such rows; nan marks what is undefined."""
     to_share, to_majority = np.hsplit(np.abs(sums[:, GAPS:]), 2)
     return {
         "crowd_ece": ratio(to_share.sum(axis=1), sums[:, UNTIED]),

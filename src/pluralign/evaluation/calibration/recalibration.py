@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -145,7 +145,7 @@ def checked_method(method: object) -> Method:
         raise PluralignError(
             f"method: found {one_line(method)}, expected one of {', '.join(METHODS)}{nearest(str(method), METHODS)}"
         )
-    return method  # type: ignore[return-value]
+    return cast(Method, method)
 
 
 def fit_temperature(margins: ArrayLike, weight: ArrayLike | None = None) -> float:

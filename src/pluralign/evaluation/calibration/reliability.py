@@ -236,16 +236,10 @@ class BinSums:
 
 
 def bin_columns(pairs: Pairs, group: Ints, groups: int, edges: Floats) -> Floats:
-    """The sums of `BinSums` for each group of pairs, side by side, so that rows can be added up.
+    """The sums of `BinSums` for each group of pairs as rows that can be added, `(groups, 6 * bins)`.
 
-    Args:
-        pairs: strict pairs; those of one prompt are not independent.
-        group: group of each pair, int `(pairs,)`; -1 leaves the pair out.
-        groups: number of groups.
-        edges: of the bins, `(bins + 1,)`.
-
-    Returns:
-        `(groups, 6 * bins)`: the bins of `mass`, then those of `right`, `gap` and so on.
+    `group` is the group of each pair, int `(pairs,)`; -1 leaves the pair out. The bins of `mass` come first, then those
+    of `right`, `gap` and so on.
 
     Examples:
         >>> from pluralign.evaluation.pairs import pairs_of

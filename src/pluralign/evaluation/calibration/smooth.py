@@ -25,18 +25,11 @@ HALVINGS = 40
 
 
 def residual_cells(pairs: Pairs, group: Ints, groups: int) -> csr_array:
-    """Residuals w ([m > 0] - c) of each group on cells of the confidence c = sigmoid(|m|), as rows that can be added.
+    """Residuals w ([m > 0] - c) of each group on cells of c = sigmoid(|m|) from 1 down to 1/2, `(groups, CELLS)`.
 
     A residual is shared between the two nearest cell centres in proportion to their nearness. Beyond c = 1 lies the
-    mirror image of the last cell; below c = 1/2 that of the first with opposite sign, the pair's other order.
-
-    Args:
-        pairs: strict pairs; those with margin 0 are left out.
-        group: group of each pair, int `(pairs,)`; -1 leaves the pair out.
-        groups: number of groups.
-
-    Returns:
-        `(groups, CELLS)`, from c = 1 down to c = 1/2.
+    mirror image of the last cell; below c = 1/2 that of the first with opposite sign, the pair's other order. Pairs
+    with margin 0 or group -1 are left out. Rows can be added.
 
     Examples:
         A pair near 1/2 partly cancels with its own mirror image, a confident one does not.

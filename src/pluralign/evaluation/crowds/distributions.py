@@ -118,13 +118,7 @@ def predicted_crowds(
         raise PluralignError(f"cost: {between.labels} labels, expected {len(worth)}, as there are rewards")
     total = counts.sum(axis=1)
     kept = total > 0
-    kappa = None if concentration is None else np.asarray(concentration, dtype=np.float64)
-    if kappa is not None and kappa.ndim:
-        if kappa.shape != kept.shape:
-            raise PluralignError(
-                f"concentration: shape {kappa.shape}, expected one number or {kept.shape}, one per item"
-            )
-        kappa = kappa[kept]
+    coverage = count_coverage(mu, counts, coverage_level, concentration).mean(axis=1)
     mu, counts, total = mu[kept], counts[kept], total[kept]
     share = counts / total[:, None]
     log_loss = -xlogy(share, np.maximum(mu, FLOOR)).sum(axis=1)
@@ -138,7 +132,7 @@ def predicted_crowds(
         "log_loss_excess": log_loss - entropy,
         "expected_reward_error": np.abs(bias),
         "expected_reward_bias": bias,
-        "interval_coverage": count_coverage(mu, counts, coverage_level, kappa).mean(axis=1),
+        "interval_coverage": coverage[kept],
         "majority_accuracy": _same_top(mu, share),
     }
     left_out = int(np.count_nonzero(~kept))

@@ -125,11 +125,9 @@ def game_interval(
     """Interval of the game's value; every replicate solves the game again, with new mixture weights.
 
     Args:
-        log_ratios: m `(types, policies, prompts)`; the types' own policies are mixed.
-        priority: c `(types,)`.
+        log_ratios, priority: as in `regret_table`; the types' own policies are mixed.
         replicates: bootstrap replicates over prompts, each a linear programme.
-        level: nominal coverage of the interval.
-        seed: random seed of the bootstrap.
+        level, seed: as in `regret_table`.
 
     Returns:
         the interval of the value without abstention, or `None` with fewer than two prompts.
@@ -177,9 +175,7 @@ def means(values: ArrayLike, *, replicates: int = 1000, level: float = 0.95, see
 
     Args:
         values: `(types, policies, prompts)`.
-        replicates: bootstrap replicates over prompts.
-        level: nominal coverage of the intervals.
-        seed: random seed of the bootstrap.
+        replicates, level, seed: as in `regret_table`.
 
     Examples:
         >>> means(np.full((1, 1, 4), 0.5), replicates=10).low

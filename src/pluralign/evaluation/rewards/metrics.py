@@ -88,17 +88,9 @@ def pair_metrics(
 
 
 def weighted_metrics(pairs: Pairs, group: Ints, groups: int, bins: int = 10) -> Metrics:
-    """The metrics of groups of pairs as a function of the groups' weights.
+    """A function from weights of the groups of pairs `(rows, groups)` to metrics, each `(rows,)`; nan if undefined.
 
-    Args:
-        pairs: strict pairs.
-        group: group of each pair, int `(pairs,)`.
-        groups: number of groups.
-        bins: of [0, 1], an even number.
-
-    Returns:
-        a function from weights `(rows, groups)` to the metrics of `metrics_of_sums`, `ece_equal_mass` and
-        `ece_smooth`, each `(rows,)`; nan marks what is undefined.
+    The metrics are those of `metrics_of_sums`, `ece_equal_mass` and `ece_smooth`.
 
     Examples:
         >>> from pluralign.evaluation.pairs import pairs_of

@@ -96,12 +96,7 @@ def over_rewarding(
 
 
 def weighted_quantile(values: Floats, weight: Floats, share: float) -> float | None:
-    """The smallest value with at least this share of the weight at or below it; None without weight.
-
-    Args:
-        values: `(n,)`.
-        weight: at least 0, `(n,)`.
-        share: between 0 and 1.
+    """The smallest value `(n,)` with at least this share of the weight `(n,)` at or below it; None without weight.
 
     Examples:
         >>> weighted_quantile(np.array([5.0, 1.0, 2.0]), np.array([1.0, 1.0, 2.0]), 0.75)

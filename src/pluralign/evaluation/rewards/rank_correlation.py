@@ -111,14 +111,8 @@ def crowd_spearman(
 def spearman_within(group: Ints, left: Floats, right: Floats) -> Floats:
     """Spearman's correlation in each group of at least three elements in which neither side is constant.
 
-    It is the Pearson correlation of the midranks (ties share the mean of their ranks).
-
-    Args:
-        group: group of each element, int `(elements,)`.
-        left, right: the two sides, `(elements,)`.
-
-    Returns:
-        `(qualifying groups,)`, in the order of the group numbers.
+    It is the Pearson correlation of the midranks (ties share the mean of their ranks), `(qualifying groups,)` in the
+    order of the group numbers.
 
     Examples:
         >>> group = np.array([4, 4, 4, 9, 9, 9])
