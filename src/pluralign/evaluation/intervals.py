@@ -33,8 +33,8 @@ class Resampling:
         cells: weights held at once; it bounds the memory and does not change the draws.
 
     Attributes:
-        group: the group of each observation, int64 `(observations,)`. A group holds observations that always have
-            the same weight; it is the unit in which callers sum.
+        group: the group of each observation, int64 `(observations,)`. A group holds observations that have the same
+            weight in every replicate; it is the unit in which callers sum.
         groups: number of groups.
         size: how many clusters each group stands for, float64 `(groups,)`: the weights of the estimate itself.
 
@@ -46,8 +46,8 @@ class Resampling:
 
         >>> resampling = Resampling([7, 7, 8, 9, 9], replicates=100)
         >>> sums = resampling.sums(np.array([1.0, 0.0, 1.0, 1.0, 1.0]), np.ones(5))
-        >>> found = resampling.intervals(lambda weights: {"mean": ratio(*(weights @ sums).T)})
-        >>> {name: round(value, 3) for name, value in found.items()}
+        >>> metrics = resampling.intervals(lambda weights: {"mean": ratio(*(weights @ sums).T)})
+        >>> {name: round(value, 3) for name, value in metrics.items()}
         {'mean': 0.8, 'mean_low': 0.5, 'mean_high': 1.0}
     """
 
@@ -152,11 +152,11 @@ class Resampling:
             {'a': 0.5, 'a_low': 0.5, 'a_high': 0.5}
         """
         estimate = {name: float(value[0]) for name, value in metrics(self.size[None]).items()}
-        found = {name: value for name, value in estimate.items() if not np.isnan(value)}
+        result = {name: value for name, value in estimate.items() if not np.isnan(value)}
         for name, values in self.replicated(metrics).items():
             if (ends := percentiles(values, self.level)) is not None:
-                found |= {f"{name}_low": float(ends[0]), f"{name}_high": float(ends[1])}
-        return found
+                result |= {f"{name}_low": float(ends[0]), f"{name}_high": float(ends[1])}
+        return result
 
     def mean_intervals(self, means: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> dict[str, float]:
         """Ratios of sums over the observations, such as weighted means, with their intervals.
