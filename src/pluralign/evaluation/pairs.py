@@ -177,11 +177,6 @@ def unique_responses(response: ArrayLike, rewards: Floats, prompt: Ints) -> tupl
 
     The arguments are ids, rewards and prompts at each position, `(total,)`; ids count within a prompt. The results are
     the number of the response at each position, `(total,)`, and the first position of each response, `(unique,)`.
-
-    Examples:
-        >>> number, first = unique_responses([3, 1, 3], np.array([0.5, 2.0, 0.5]), np.zeros(3, dtype=int))
-        >>> number.tolist(), first.tolist()
-        ([1, 0, 1], [1, 0])
     """
     unique = whole_numbers("response", response)
     if len(unique) != len(rewards):

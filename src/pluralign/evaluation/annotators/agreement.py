@@ -209,13 +209,7 @@ def comparable(
 
 
 def others(votes: Comparable) -> Iterator[Floats]:
-    """For each category in turn, the share of the other annotators of each vote's unit who chose it, `(votes,)`.
-
-    Examples:
-        >>> votes = comparable([0, 0, 0], [4, 4, 5], None, "nominal", False)
-        >>> [share.tolist() for share in others(votes)]
-        [[0.5, 0.5, 1.0], [0.5, 0.5, 0.0]]
-    """
+    """For each category in turn, the share of the other annotators of each vote's unit who chose it, `(votes,)`."""
     for k in range(len(votes.categories)):
         chosen = votes.share * (votes.value == k)
         everyone = np.bincount(votes.unit, weights=chosen)[votes.unit]
@@ -224,13 +218,7 @@ def others(votes: Comparable) -> Iterator[Floats]:
 
 
 def coincidences(votes: Comparable, group: Ints, groups: int) -> Floats:
-    """How often votes c of each group meet other annotators' votes k, `(groups, categories, categories)`.
-
-    Examples:
-        >>> votes = comparable([0, 0, 0], [4, 4, 5], None, "nominal", False)
-        >>> coincidences(votes, np.zeros(3, dtype=int), 1).tolist()
-        [[[1.0, 1.0], [1.0, 0.0]]]
-    """
+    """How often votes c of each group meet other annotators' votes k, `(groups, categories, categories)`."""
     categories = len(votes.categories)
     table = np.zeros((groups, categories, categories))
     cell = group * categories + votes.value

@@ -99,13 +99,7 @@ def annotator_agreement(
 
 
 def wilson_interval(successes: Floats, trials: Floats, coverage: float = 0.95) -> tuple[Floats, Floats]:
-    """Wilson's score interval of shares `(shares,)`: all p with (p_hat - p)^2 <= z^2 p (1 - p) / n; nan without trials.
-
-    Examples:
-        >>> low, high = wilson_interval(np.array([8.0, 0.0]), np.array([10.0, 0.0]))
-        >>> low.round(3).tolist(), high.round(3).tolist()
-        ([0.49, nan], [0.943, nan])
-    """
+    """Wilson's score interval of shares `(shares,)`: all p with (p_hat - p)^2 <= z^2 p (1 - p) / n; nan if n is 0."""
     square = ndtri((1 + coverage) / 2) ** 2
     with np.errstate(divide="ignore", invalid="ignore"):
         centre = (successes + square / 2) / (trials + square)

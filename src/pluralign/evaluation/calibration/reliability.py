@@ -109,12 +109,7 @@ def bin_of(confidence: Floats, edges: Floats) -> Ints:
 
 
 def bin_sums(index: Ints, bins: int, *values: Floats) -> Floats:
-    """Sum of each array of values `(kept,)` within each bin: `(len(values), bins)`.
-
-    Examples:
-        >>> bin_sums(np.array([0, 2, 2]), 3, np.array([1.0, 2.0, 3.0])).tolist()
-        [[1.0, 0.0, 5.0]]
-    """
+    """Sum of each array of values `(kept,)` within each bin: `(len(values), bins)`."""
     return np.stack([np.bincount(index, weights=value, minlength=bins) for value in values]).astype(np.float64)
 
 
@@ -267,13 +262,6 @@ def expected_error(bins: BinSums) -> Floats:
 
     Returns:
         `(rows,)`; here and below nan marks a row without weight.
-
-    Examples:
-        >>> from pluralign.evaluation.pairs import pairs_of
-        >>> pairs = pairs_of([2.0, 0.0, 0.0, 2.0], [1, 2, 1, 2], [0, 2, 4], [0, 1], [1.0, 1.0])
-        >>> sums = BinSums.of_columns(bin_columns(pairs, np.array([0, 0]), 2, np.array([0.5, 0.8, 1.0])))
-        >>> expected_error(sums).round(3).tolist()
-        [0.381, nan]
     """
     return ratio(np.abs(bins.gap).sum(axis=1), bins.mass.sum(axis=1))
 

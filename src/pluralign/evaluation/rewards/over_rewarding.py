@@ -96,12 +96,7 @@ def over_rewarding(
 
 
 def weighted_quantile(values: Floats, weight: Floats, share: float) -> float | None:
-    """The smallest value `(n,)` with at least this share of the weight `(n,)` at or below it; None without weight.
-
-    Examples:
-        >>> weighted_quantile(np.array([5.0, 1.0, 2.0]), np.array([1.0, 1.0, 2.0]), 0.75)
-        2.0
-    """
+    """The smallest value `(n,)` with at least this share of the weight `(n,)` at or below it; None without weight."""
     order = np.argsort(values, kind="stable")
     order = order[weight[order] > 0]
     if not len(order):

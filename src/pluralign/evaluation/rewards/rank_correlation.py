@@ -113,11 +113,6 @@ def spearman_within(group: Ints, left: Floats, right: Floats) -> Floats:
 
     It is the Pearson correlation of the midranks (ties share the mean of their ranks), `(qualifying groups,)` in the
     order of the group numbers.
-
-    Examples:
-        >>> group = np.array([4, 4, 4, 9, 9, 9])
-        >>> spearman_within(group, np.arange(6.0), np.array([1.0, 3.0, 2.0, 5.0, 5.0, 5.0])).tolist()
-        [0.5]
     """
     code = np.unique(group, return_inverse=True)[1]
     centred: list[Floats] = []
@@ -132,12 +127,7 @@ def spearman_within(group: Ints, left: Floats, right: Floats) -> Floats:
 
 
 def standing(group: Ints, value: Floats | Ints) -> tuple[Ints, Ints, Ints]:
-    """For each value `(elements,)`: how many of its group are smaller, how many are equal to it, the group's size.
-
-    Examples:
-        >>> [a.tolist() for a in standing(np.array([0, 0, 0, 1]), np.array([5, 2, 5, 1]))]
-        [[1, 0, 1, 0], [2, 1, 2, 1], [3, 3, 3, 1]]
-    """
+    """For each value `(elements,)`: how many of its group are smaller, how many are equal to it, the group's size."""
     order = np.lexsort((value, group))
     new = np.ones(len(order), dtype=bool)
     new[1:] = (np.diff(group[order]) != 0) | (value[order][1:] != value[order][:-1])
