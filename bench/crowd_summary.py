@@ -11,7 +11,7 @@ from crowd_sources import Source
 
 from pluralign.evaluation.calibration.reliability import bin_of
 from pluralign.evaluation.crowds.distributions import predicted_crowds
-from pluralign.evaluation.intervals import drawn_counts
+from pluralign.evaluation.intervals import Resampling
 
 ITEM_METRICS = (
     "transport_cost",
@@ -105,7 +105,8 @@ def summary(crowd: Source, name: str, folder: Path, order: tuple[str, ...]) -> d
         sums = [columns(crowd, entry, row) for row in rows]
         for number, (items, compared) in enumerate(sums):
             plain[place, number] = metrics_of(items.sum(0), compared.sum(0))
-        for start, counts in drawn_counts(len(clusters), REPLICATES, seed=place):
+        start = 0
+        for counts in Resampling(clusters, REPLICATES, seed=place).weights():
             twice = np.where(
                 ends[:, 0] == ends[:, 1], counts[:, ends[:, 0]], counts[:, ends[:, 0]] * counts[:, ends[:, 1]]
             )
@@ -113,6 +114,7 @@ def summary(crowd: Source, name: str, folder: Path, order: tuple[str, ...]) -> d
                 drawn[place, start : start + len(counts), number] = metrics_of(
                     counts[:, cluster] @ items, twice @ compared
                 )
+            start += len(counts)
     choice = np.random.default_rng(0).integers(seeds, size=(REPLICATES, seeds))
     mixed = drawn[choice, np.arange(REPLICATES)[:, None]].mean(1)
     means = plain.mean(0)

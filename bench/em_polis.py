@@ -21,8 +21,7 @@ from town_language_model import keep, kept
 from pluralign.evaluation.annotators.types import type_accuracy
 from pluralign.evaluation.pairs import pairs_of
 from pluralign.evaluation.policies.regret import game_interval, regret_table, with_mixtures
-from pluralign.evaluation.rewards.bootstrap import bootstrap_intervals
-from pluralign.evaluation.rewards.sums import metrics_of_sums, pair_sums
+from pluralign.evaluation.rewards.metrics import pair_metrics
 from pluralign.judgments import Judgments
 from pluralign.policies.routing import ranking_log_likelihoods
 from pluralign.scoring.items import items_of
@@ -113,12 +112,12 @@ def served(trainer: EMDPOTrainer, test: Judgments) -> dict[str, Any]:
         told = ranking_log_likelihoods(utilities, items, trainer.mixture)
         with np.errstate(divide="ignore"):
             both = np.logaddexp.reduce(np.log(beliefs.gamma) + told, axis=1)
-        sums = pair_sums(pairs, np.zeros(len(pairs.margin), dtype=np.int64), 1, 10)
-        metrics = {key: float(value[0]) for key, value in metrics_of_sums(sums).items()}
+        metrics = pair_metrics(pairs, replicates=1000)
+        ends = {key: value for key, value in metrics.items() if key.endswith(("_low", "_high"))}
         found["everyone" if name is None else name] = {
             "people": len(unique), "rankings": items.judgments, "pairs": len(pairs.margin),
             **{key: metrics[key] for key in ("accuracy", "log_loss")},
-            **{key: value for key, value in bootstrap_intervals(pairs).items() if not key.startswith("ece")},
+            **{key: value for key, value in ends.items() if not key.startswith("ece")},
             "mixture_log_loss": -float(both.mean()),
         }  # fmt: skip
     return found

@@ -22,7 +22,7 @@ from scipy.special import expit, log_expit
 from pluralign.core.errors import PluralignError
 from pluralign.evaluation.calibration.recalibration import fit_temperature
 from pluralign.evaluation.calibration.reliability import bin_of, equal_width_edges
-from pluralign.evaluation.intervals import resampled_sums
+from pluralign.evaluation.intervals import Resampling
 from pluralign.judgments import Judgments
 from pluralign.judgments.split import split
 from pluralign.scoring.items import Items, items_of
@@ -172,8 +172,9 @@ def summary(folder: Path) -> dict[str, Any]:
         columns.append(np.concatenate(columns[: len(SOURCES)]))
         for number, sums in enumerate(columns):
             plain[place, number] = metrics_of(sums.sum(0, keepdims=True))[0]
-            flat = resampled_sums(sums.reshape(len(sums), -1), REPLICATES, seed=number)
-            drawn[place, :, number] = metrics_of(flat.reshape(REPLICATES, *sums.shape[1:]))
+            flat = sums.reshape(len(sums), -1)
+            weights = np.concatenate(list(Resampling(np.arange(len(sums)), REPLICATES, seed=number).weights()))
+            drawn[place, :, number] = metrics_of((weights @ flat).reshape(REPLICATES, *sums.shape[1:]))
     seeds = np.random.default_rng(0).integers(len(stored), size=(REPLICATES, len(stored)))
     over = drawn[seeds, np.arange(REPLICATES)[:, None]].mean(1)  # (replicates, sources, methods, metrics)
     means = plain.mean(0)

@@ -12,7 +12,7 @@ from common import OUT, Clock, encoder, interval, load, standardized, store
 
 from pluralign.core.errors import PluralignError
 from pluralign.evaluation.pairs import pairs_of
-from pluralign.evaluation.rewards.bootstrap import bootstrap_intervals
+from pluralign.evaluation.rewards.metrics import pair_metrics
 from pluralign.judgments.split import split
 from pluralign.scoring.features import text_features
 from pluralign.scoring.items import Items, items_of
@@ -110,7 +110,9 @@ def main() -> None:
 def over_people(items: Items, rewards: np.ndarray) -> dict[str, float]:
     """Intervals where there is one prompt: every row is a person, and people are drawn anew."""
     people = np.arange(items.judgments)
-    return bootstrap_intervals(pairs_of(rewards[items.response], items.ranks, items.offsets, people, items.weight))
+    pairs = pairs_of(rewards[items.response], items.ranks, items.offsets, people, items.weight)
+    metrics = pair_metrics(pairs, replicates=1000)
+    return {key: value for key, value in metrics.items() if key.endswith(("_low", "_high"))}
 
 
 def _of(items: Items, rewards: np.ndarray, part: Items) -> np.ndarray:

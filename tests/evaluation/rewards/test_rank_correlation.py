@@ -26,7 +26,7 @@ def test_kendall_equals_scipy_judgment_by_judgment(rankings, seed):
             taus.append(stats.kendalltau(rewards, -bottom).statistic)
             weights.append(weight)
     assert len(taus) > 10
-    assert kendall_tau(*tau_args(data)) == pytest.approx(np.average(taus, weights=weights), rel=1e-12)
+    assert kendall_tau(*tau_args(data)) == pytest.approx(np.average(taus, weights=weights), rel=1e-12, abs=1e-12)
 
 
 def crowd_oracle(data) -> float | None:
@@ -58,7 +58,7 @@ def crowd_oracle(data) -> float | None:
 @pytest.mark.parametrize("prompts", [3, 25])
 def test_crowd_spearman_equals_a_plain_loop(rankings, seed, prompts):
     data = rankings(seed, prompts=prompts)
-    assert crowd_spearman(*crowd_args(data)) == pytest.approx(crowd_oracle(data), rel=1e-12)
+    assert crowd_spearman(*crowd_args(data)) == pytest.approx(crowd_oracle(data), rel=1e-12, abs=1e-12)
 
 
 def test_rewards_that_follow_the_ranking_score_one_and_their_opposite_minus_one():
@@ -114,4 +114,4 @@ def test_spearman_within_equals_scipy():
     group = rng.integers(6, size=80)
     left, right = rng.integers(5, size=(2, 80)).astype(float)
     expected = [stats.spearmanr(left[group == g], right[group == g]).statistic for g in range(6)]
-    np.testing.assert_allclose(spearman_within(group, left, right), expected, rtol=1e-12)
+    np.testing.assert_allclose(spearman_within(group, left, right), expected, rtol=1e-12, atol=1e-12)

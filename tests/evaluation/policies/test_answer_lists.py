@@ -1,23 +1,14 @@
-"""Matching: laws of the divergences, hand-computed saturation and minority mass, entropy against enumeration."""
+"""Matching over lists of responses: its laws, saturation and minority mass by hand, slices and plots."""
 
 import itertools
 import math
 
 import numpy as np
 import pytest
-from scipy.special import expit, log_softmax, softmax
+from scipy.special import log_softmax
 
 from pluralign.core.errors import PluralignError
 from pluralign.evaluation.policies.answer_lists import AnswerLists, matching_over, pair_plots
-from pluralign.evaluation.policies.divergences import (
-    bernoulli_gap,
-    bernoulli_js,
-    bernoulli_kl,
-    list_divergences,
-    minority_mass,
-    pm_divergence,
-)
-from pluralign.evaluation.policies.drawn_texts import distinct, entropy, perplexity
 
 ZERO = ("pm_divergence", "pair_kl", "pair_js", "pair_gap", "list_kl", "list_js", "list_tv")
 
@@ -46,7 +37,6 @@ def random_lists(seed=0, prompts=40, answers=4):
 def test_the_divergence_of_softmax_of_the_reward_is_nothing():
     rewards, _ = random_lists()
     exact = log_softmax(rewards, axis=1)
-    assert pm_divergence(rewards, exact, replicates=0)["pm_divergence"] == pytest.approx(0, abs=1e-24)
     found = matching_over(lists_of(rewards, exact, lengths=[4] * 40))
     for key in ZERO:
         assert found[key] == pytest.approx(0, abs=1e-12), key
@@ -57,20 +47,24 @@ def test_the_divergence_of_softmax_of_the_reward_is_nothing():
 @pytest.mark.parametrize("beta", [0.1, 0.5, 3.0])
 def test_what_another_temperature_leaves_is_known(beta):
     rewards, _ = random_lists()
-    found = pm_divergence(rewards, log_softmax(rewards / beta, axis=1), replicates=0)["pm_divergence"]
+    lists = lists_of(rewards, log_softmax(rewards / beta, axis=1), lengths=[4] * 40)
     pairs = np.mean([(rewards[:, i] - rewards[:, j]) ** 2 for i, j in itertools.combinations(range(4), 2)])
-    assert found == pytest.approx((1 - 1 / beta) ** 2 * pairs)
+    assert matching_over(lists, replicates=0)["pm_divergence"] == pytest.approx((1 - 1 / beta) ** 2 * pairs)
 
 
-def test_two_answers_are_the_papers_form_and_many_are_all_their_pairs():
+def test_two_responses_are_the_papers_form_and_many_are_all_their_pairs():
     rewards, log_probs = random_lists()
     gaps = (rewards[:, 0] - rewards[:, 1]) - (log_probs[:, 0] - log_probs[:, 1])
-    two = pm_divergence(rewards[:, :2], log_probs[:, :2])
+    two = matching_over(lists_of(rewards[:, :2], log_probs[:, :2], lengths=[2] * 40))
     assert two["pm_divergence"] == pytest.approx(np.mean(gaps**2))
     assert two["pm_divergence_low"] < two["pm_divergence"] < two["pm_divergence_high"]
     found = matching_over(lists_of(rewards, log_probs, lengths=[4] * 40), seed=0)
-    for key, value in pm_divergence(rewards, log_probs, seed=0).items():
-        assert found[key] == pytest.approx(value), key
+    # The mean of (d_i - d_j)^2 over pairs is twice the sample variance of d.
+    each = 2 * (rewards - log_probs).var(axis=1, ddof=1)
+    drawn = np.random.default_rng(0).integers(40, size=(1000, 40))
+    low, high = np.quantile(each[drawn].mean(1), [0.025, 0.975])
+    for key, value in {"": each.mean(), "_low": low, "_high": high}.items():
+        assert found[f"pm_divergence{key}"] == pytest.approx(value), key
 
 
 def test_only_differences_within_a_prompt_count():
@@ -83,55 +77,14 @@ def test_only_differences_within_a_prompt_count():
         assert other[key] == pytest.approx(value), key
 
 
-def test_kl_grows_by_the_log_odds_and_js_stops_at_ln_2():
-    a = np.linspace(-3, 3, 13)
-    far = np.array([50.0, 100.0, 200.0, 1e4])
-    for margin in a:
-        kl = bernoulli_kl(np.full(4, margin), far)
-        # Each further nat of log-odds costs the probability of the other answer.
-        assert np.diff(kl) / np.diff(far) == pytest.approx(expit(-margin))
-        assert (bernoulli_js(np.full(4, margin), far) <= math.log(2)).all()
-    assert bernoulli_js(np.array([1e4]), np.array([-1e4])) == pytest.approx(math.log(2))
-    assert bernoulli_gap(np.array([1e4]), np.array([-1e4])) == pytest.approx(1)
-
-
-def test_pair_forms_are_list_forms_of_two_and_textbook_sums():
-    draw = np.random.default_rng(3)
-    a, b = draw.normal(size=(2, 200)) * 4
-    p, q = expit(a), expit(b)
-    kl, js, tv = list_divergences(np.stack([a, 0 * a], 1), np.stack([b, 0 * b], 1))
-    for found, listed, plain in (
-        (bernoulli_kl(a, b), kl, p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))),
-        (bernoulli_gap(a, b), tv, np.abs(p - q)),
-    ):
-        # The plain sums lose digits where a probability is next to 1.
-        np.testing.assert_allclose(found, plain, rtol=1e-6, atol=1e-9)
-        np.testing.assert_allclose(found, listed, rtol=1e-9, atol=1e-12)
-    middle = (p + q) / 2
-    plain = sum(x * np.log(x / m) / 2 for x, m in ((p, middle), (q, middle), (1 - p, 1 - middle), (1 - q, 1 - middle)))
-    np.testing.assert_allclose(bernoulli_js(a, b), plain, rtol=1e-6, atol=1e-9)
-    np.testing.assert_allclose(bernoulli_js(a, b), js, rtol=1e-9, atol=1e-12)
-
-
-def test_minority_mass_by_hand():
+def test_minority_mass_is_a_ratio_of_sums():
     rewards = np.log([[0.5, 0.3, 0.2], [0.6, 0.2, 0.2]])
     policy = np.log([[0.85, 0.05, 0.1], [0.2, 0.7, 0.1]])
-    kept, held = minority_mass(rewards, policy)
-    np.testing.assert_allclose(kept, [0.05 + 0.1, 0.2 + 0.1])
-    np.testing.assert_allclose(held, [0.5, 0.4])
     found = matching_over(lists_of(rewards, policy, lengths=[3, 3]))
     assert found["minority_mass"] == pytest.approx(0.45 / 0.9), "a ratio of sums, not a mean of .3 and .75"
     assert found["minority_mass/reference"] == pytest.approx((0.5 + 0.4) / 0.9), "a uniform one keeps all of it"
-
-
-def test_a_collapsed_policy_keeps_nothing_and_a_tie_depends_on_no_order():
-    rewards = np.array([1.0, 0.5, 0.0])
-    collapsed = matching_over(lists_of(rewards, [0.0, -900.0, -900.0]))
+    collapsed = matching_over(lists_of([1.0, 0.5, 0.0], [0.0, -900.0, -900.0]))
     assert collapsed["minority_mass"] == pytest.approx(0, abs=1e-12)
-    tied, policy = np.log([0.4, 0.4, 0.2]), np.log([0.7, 0.2, 0.1])
-    found = [minority_mass(tied[list(order)], policy[list(order)]) for order in itertools.permutations(range(3))]
-    # Either of the two best may be the one left out: kept is .1 + (.4 + .2) / 2.
-    np.testing.assert_allclose(found, [[0.4, 0.6]] * 6)
 
 
 def test_saturation_by_hand_and_one_answer_twice_is_no_pair():
@@ -220,65 +173,21 @@ def test_the_histograms_are_of_the_better_answer():
     assert sum(tied["policy"][:10]) == pytest.approx(0.5), "without a better one, half in either order"
 
 
-def test_entropy_and_perplexity_of_a_policy_that_can_be_enumerated():
-    """Answers of up to three tokens: a coin says whether each goes on; drawn and counted out."""
-    draw = np.random.default_rng(0)
-    go_on, tokens = 0.4, np.array([0.5, 0.3, 0.2])
-    exact, mean_length = 0.0, 0.0
-    for length in (1, 2, 3):
-        for answer in itertools.product(range(3), repeat=length):
-            chance = np.prod(tokens[list(answer)]) * go_on ** (length - 1) * (1 - go_on if length < 3 else 1)
-            exact -= chance * math.log(chance)
-            mean_length += chance * length
-    answers, log_probs = [], []
-    for _ in range(4000):
-        answer = [draw.choice(3, p=tokens)]
-        while len(answer) < 3 and draw.random() < go_on:
-            answer.append(draw.choice(3, p=tokens))
-        length = len(answer)
-        chance = np.prod(tokens[answer]) * go_on ** (length - 1) * (1 - go_on if length < 3 else 1)
-        answers.append(answer)
-        log_probs.append(math.log(chance))
-    lengths = [len(answer) for answer in answers]
-    found = entropy(log_probs, lengths, np.arange(4000) // 2)
-    error = np.std(log_probs) / math.sqrt(4000)
-    assert found["entropy"] == pytest.approx(exact, abs=4 * error)
-    assert found["entropy_low"] < exact < found["entropy_high"]
-    assert found["entropy_per_token"] == pytest.approx(-sum(log_probs) / sum(lengths))
-    assert np.mean(lengths) == pytest.approx(mean_length, abs=0.1)
-    # A reference that takes each of three tokens as likely as another, and never ends.
-    assert perplexity(-math.log(3) * np.array(lengths), lengths, np.arange(4000))["perplexity"] == pytest.approx(3)
-
-
-def test_distinct_grams_are_counted_over_all_answers():
-    answers = [[1, 2, 3], [1, 2], [9]]
-    assert distinct(answers, 1) == pytest.approx(4 / 6)
-    assert distinct(answers, 2) == pytest.approx(2 / 3)
-    assert distinct(answers, 4) is None
-
-
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("arguments", "more", "message"),
     [
-        (lambda: pm_divergence([[1.0]], [[1.0]]), "with two answers or more"),
-        (lambda: pm_divergence([[1.0, math.inf]], [[1.0, 0.0]]), "rewards: expected finite numbers"),
-        (lambda: pm_divergence([[1.0, 2.0]], [[1.0, math.nan]]), "log_probs: expected finite numbers"),
-        (lambda: pm_divergence([[1.0, 2.0]], [1.0, 2.0]), r"log_probs: shape \(2,\), expected \(1, 2\)"),
-        (lambda: lists_of([1.0, 2.0], [1.0, 2.0], lengths=[1]), "offsets: expected to rise from 0 to 2"),
-        (lambda: lists_of([1.0, 2.0], [1.0, 2.0], weight=np.array([-1.0])), "weight: expected finite numbers of 0"),
-        (lambda: entropy([-1.0], [0], [0]), "lengths: found 0, expected 1 or more"),
-        (lambda: entropy([], [], np.zeros(0, int)), "one at least"),
-        (lambda: distinct([[1]], 0), "n: found 0, expected 1 or more"),
+        (([1.0, math.inf], [1.0, 0.0]), {}, "rewards: expected finite numbers"),
+        (([1.0, 2.0], [1.0, math.nan]), {}, "log_probs: expected finite numbers"),
+        (([1.0, 2.0], [1.0]), {}, r"log_probs: shape \(1,\), expected \(2,\)"),
+        (([1.0, 2.0], [1.0, 2.0]), {"lengths": [1]}, "offsets: expected to rise from 0 to 2"),
+        (([1.0, 2.0], [1.0, 2.0]), {"weight": np.array([-1.0])}, "weight: expected finite numbers of 0"),
     ],
 )
-def test_what_does_not_fit_is_said(call, message):
+def test_lists_that_do_not_fit_are_refused(arguments, more, message):
     with pytest.raises(PluralignError, match=message):
-        call()
+        lists_of(*arguments, **more)
 
 
-def test_lists_are_compared_after_their_softmax():
-    rewards, log_probs = random_lists(prompts=1)
-    p, q = softmax(rewards[0]), softmax(log_probs[0])
-    kl, _, tv = list_divergences(rewards[0], log_probs[0])
-    assert kl == pytest.approx((p * np.log(p / q)).sum())
-    assert tv == pytest.approx(np.abs(p - q).sum() / 2)
+def test_a_slice_has_a_weight_for_every_list():
+    with pytest.raises(PluralignError, match=r"slices, source=a: shape \(2,\), expected \(1,\)"):
+        matching_over(lists_of([1.0, 2.0], [1.0, 2.0]), slices={"source=a": np.ones(2)})

@@ -5,7 +5,7 @@ import pytest
 
 from pluralign.core.errors import PluralignError
 from pluralign.evaluation.pairs import Pairs, pairs_of
-from pluralign.evaluation.rewards.metrics import reward_metrics
+from pluralign.evaluation.rewards.metrics import pair_metrics
 from pluralign.evaluation.rewards.over_rewarding import over_rewarding, weighted_quantile
 
 FIVE = ("rewards", "ranks", "offsets", "prompt", "weight")
@@ -70,9 +70,9 @@ def test_rows_equal_plain_loops_over_their_judgments(rankings, loop_pairs, seed)
 
 def test_all_pairs_agree_with_the_flat_metrics(rankings):
     pairs = pairs_of(*(rankings(4)[name] for name in FIVE))
-    row, metrics = over_rewarding(pairs, replicates=0)[0], reward_metrics(pairs)
+    row, metrics = over_rewarding(pairs, replicates=0)[0], pair_metrics(pairs)
     for name in ("pairs", "accuracy", "gap_right", "gap_wrong", "sure_wrong"):
-        assert row[name] == pytest.approx(metrics[name], rel=1e-12)
+        assert row[name] == pytest.approx(metrics[name], rel=1e-12, abs=1e-12)
 
 
 def test_twice_the_rewards_make_twice_the_gaps_at_one_accuracy(rankings):

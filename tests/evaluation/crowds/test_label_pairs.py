@@ -16,8 +16,8 @@ def test_shares_are_those_of_drawing_a_vote_on_each():
     first, second = (np.repeat(SCALE, row) for row in counts)
     won = (first[:, None] > second).mean()
     lost = (first[:, None] < second).mean()
-    np.testing.assert_allclose(pairs.weight, [6 * won, 6 * lost], rtol=1e-12)
-    np.testing.assert_allclose(pairs.margin, [0.8, -0.8], rtol=1e-12)
+    np.testing.assert_allclose(pairs.weight, [6 * won, 6 * lost], rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(pairs.margin, [0.8, -0.8], rtol=1e-12, atol=1e-12)
     assert (pairs.judgments, pairs.undecided, pairs.prompt.tolist()) == (1, 0, [5, 5])
 
 
@@ -25,7 +25,7 @@ def test_order_and_prompts_do_not_matter_and_a_prompt_counts_as_its_votes():
     generator = np.random.default_rng(0)
     rewards, counts = generator.normal(size=7), generator.integers(0, 4, (7, 4))
     prompt = np.array([0, 1, 0, 1, 1, 2, 0])
-    counts[6] = 0  # nobody voted on it
+    counts[6] = 0  # without a vote
     whole = pairs_of_votes(rewards, counts, SCALE, prompt)
     order = generator.permutation(7)
     turned = pairs_of_votes(rewards[order], counts[order], SCALE, prompt[order])
@@ -42,7 +42,7 @@ def test_equal_rewards_have_no_winner():
 
 
 def test_the_temperature_of_a_crowd_that_follows_the_rewards_is_found():
-    """Votes good or bad with log-odds u: the odds that one of two people says the better of it are exp(u_a - u_b)."""
+    """Votes good or bad with log-odds u: the odds that a random vote on a is better than one on b are exp(u_a - u_b)."""
     utility = np.linspace(-1.5, 1.5, 6)
     share = 1 / (1 + np.exp(-utility))
     counts = 1e6 * np.stack([1 - share, share], 1)

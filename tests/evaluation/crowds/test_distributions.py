@@ -12,13 +12,10 @@ from pluralign.core.errors import PluralignError
 from pluralign.evaluation.crowds.distributions import (
     FLOOR,
     MEANS,
-    distribution_intervals,
     distribution_metrics,
     evaluate_distributions,
     predicted_crowds,
 )
-from pluralign.evaluation.crowds.vote_coverage import count_coverage
-from pluralign.evaluation.crowds.vote_slices import sliced_votes, time_names, vote_counts
 
 HH6 = (1.0, 0.5, -1.0, -1.0, -1.5, -3.0)
 
@@ -158,53 +155,6 @@ def test_shares_of_the_truth_are_calibrated_with_few_votes():
     assert found["interval_coverage"] == pytest.approx(0.9, abs=0.005)
 
 
-# Coverage.
-
-
-@pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
-@pytest.mark.parametrize("kappa", [None, 0.5, 4.0, 300.0, 1e7, 1e12])
-@pytest.mark.parametrize("n", [1, 2, 10, 100])
-def test_counts_drawn_as_the_model_says_are_covered_at_the_level(n, kappa, level):
-    """Summed over all counts with their probabilities: exact for every n, as no plain interval of counts is."""
-    counts = np.arange(n + 1)
-    votes = np.stack([counts, n - counts], axis=1)
-    for p in (0.001, 0.2, 0.5, 0.93, 1.0):
-        mu = np.tile([p, 1 - p], (n + 1, 1))
-        dist = (
-            stats.binom(n, p)
-            if kappa is None or kappa > 1e8 or p == 1
-            else stats.betabinom(n, kappa * p, kappa * (1 - p))
-        )
-        covered = count_coverage(mu, votes, level, kappa)
-        assert covered.min() >= 0
-        assert covered.max() <= 1
-        # At a concentration of 1e7 log-gamma functions are exact to 1e-8.
-        assert dist.pmf(counts) @ covered[:, 0] == pytest.approx(level, abs=1e-6)
-
-
-@pytest.mark.parametrize("kappa", [0.3, 5.0, 80.0])
-def test_coverage_is_that_of_the_beta_binomial(kappa):
-    data, _ = crowd(7, most=40)
-    heard = data["votes"].sum(1) > 0
-    mu, votes = data["predicted"][heard], data["votes"][heard]
-    n = votes.sum(1, keepdims=True)
-    dist = stats.betabinom(n, kappa * mu, kappa * (1 - mu))
-    below, upto = dist.cdf(votes - 1), dist.cdf(votes)
-    expected = np.clip(np.minimum(upto, 0.9) - np.maximum(below, 0.1), 0, None) / (upto - below)
-    np.testing.assert_allclose(count_coverage(mu, votes, 0.8, kappa), expected, atol=1e-9)
-    each = np.linspace(0.5, 2, len(mu)) * kappa
-    alone = [count_coverage(mu[[i]], votes[[i]], 0.8, each[i])[0] for i in range(len(mu))]
-    np.testing.assert_allclose(count_coverage(mu, votes, 0.8, each), alone, atol=1e-12)
-
-
-def test_weighted_votes_are_rounded_to_whole_ones():
-    mu = np.array([[0.5, 0.5]] * 3)
-    found = count_coverage(mu, [[2.0, 8.0], [2.1, 7.8], [0.04, 0.36]])
-    np.testing.assert_array_equal(found[0], found[1])
-    assert 0 < found[0, 0] < 1
-    np.testing.assert_array_equal(found[2], count_coverage(mu[:1], [[0, 1]])[0])
-
-
 def test_a_prediction_in_doubt_covers_more():
     data, _ = crowd(8)
     means = [
@@ -214,85 +164,6 @@ def test_a_prediction_in_doubt_covers_more():
     assert means[0] < means[2] - 0.05
 
 
-# Slices.
-
-
-def voted(seed=0, votes=400, items=30, labels=3):
-    draw = np.random.default_rng(seed)
-    item, label = draw.integers(items, size=votes), draw.integers(labels, size=votes)
-    names = np.array(["old", "young", None], dtype=object)
-    time = np.datetime64("2025-01-10") + draw.integers(0, 60, size=votes)
-    return item, label, names[draw.integers(3, size=votes)].tolist(), time, draw.choice([0.5, 1.0, 2.0], size=votes)
-
-
-def test_a_slice_is_judged_by_its_own_votes():
-    item, label, group, time, reliability = voted()
-    mu = np.random.default_rng(1).dirichlet(np.ones(3), size=30)
-    prompt, weight, kappa = np.arange(30) // 3, np.linspace(1, 2, 30), np.linspace(3, 9, 30)
-    columns = {"group": group, "time": time_names(time)}
-    common = {
-        "rewards": [1.0, 0.0, -2.0],
-        "prompt": prompt,
-        "weight": weight,
-        "concentration": kappa,
-        "replicates": 0,
-    }
-    found = evaluate_distributions(
-        mu, vote_counts(item, label, 30, 3, reliability),
-        slices=sliced_votes(item, label, 30, 3, columns, reliability), **common,
-    )  # fmt: skip
-    names = {key.split("/")[1] for key in found if "/" in key}
-    assert names == {"group=old", "group=young", "time=2025-01", "time=2025-02", "time=2025-03"}
-    for column, value in (name.split("=") for name in names):
-        own = np.array([v == value for v in columns[column]])
-        counts = vote_counts(item[own], label[own], 30, 3, reliability[own])
-        alone = evaluate_distributions(mu, counts, **common)
-        assert alone.pop("left_out") == (counts.sum(1) == 0).sum()
-        sliced = {key.split("/")[0]: v for key, v in found.items() if key.endswith(f"/{column}={value}")}
-        assert sliced == pytest.approx(alone, abs=1e-12)
-
-
-def test_counts_by_hand_and_slices_add_up():
-    item, label, _, time, reliability = voted(2)
-    counts = vote_counts(item, label, 30, 3, reliability)
-    expected = np.zeros((30, 3))
-    for i, k, w in zip(item, label, reliability, strict=True):
-        expected[i, k] += w
-    np.testing.assert_allclose(counts, expected, atol=1e-12)
-    total = np.zeros((30, 3))
-    for one in sliced_votes(item, label, 30, 3, {"time": time_names(time, "day")}, reliability):
-        total[one.items] += one.votes
-    np.testing.assert_allclose(total, counts, atol=1e-12)
-    silent = sliced_votes([0, 1], [0, 0], 2, 2, {"group": ["heard", "silent"]}, weight=[1.0, 0.0])
-    assert [one.name for one in silent] == ["group=heard"]
-
-
-def test_windows_of_time_are_named_in_order():
-    times = np.array(["2024-12-31T23:59:59", "NaT", "2025-01-01"], dtype="datetime64[us]")
-    assert time_names(times) == ["2024-12", None, "2025-01"]
-    assert time_names(times, "year") == ["2024", None, "2025"]
-    assert time_names(times, "day") == ["2024-12-31", None, "2025-01-01"]
-    with pytest.raises(PluralignError, match="window is 'months', expected one of year.*'month'"):
-        time_names(times, "months")
-    with pytest.raises(PluralignError, match="times: .*expected datetime64 or ISO 8601"):
-        time_names(["yesterday"])
-
-
-def test_drift_shows_in_the_slices_of_time():
-    """A prediction that fits January; in March the crowd has changed its mind."""
-    draw = np.random.default_rng(3)
-    before, after = draw.dirichlet(np.ones(3), size=(2, 40))
-    item = np.repeat(np.arange(40), 50)
-    labels = [np.concatenate([draw.choice(3, 50, p=p) for p in shares]) for shares in (before, after)]
-    times = ["2025-01-05"] * 2000 + ["2025-03-05"] * 2000
-    all_items, all_labels = np.tile(item, 2), np.concatenate(labels)
-    found = evaluate_distributions(
-        before, vote_counts(all_items, all_labels, 40, 3), [1, 0, -1], np.arange(40), replicates=0,
-        slices=sliced_votes(all_items, all_labels, 40, 3, {"time": time_names(times)}),
-    )  # fmt: skip
-    assert found["transport_cost/time=2025-01"] < 0.15 < 0.4 < found["transport_cost/time=2025-03"]
-
-
 # Intervals.
 
 
@@ -300,7 +171,7 @@ def test_intervals_draw_whole_prompts():
     """By a plain loop over the same draws: metrics of the drawn prompts' items together."""
     data, weight = crowd(9, prompts=6)
     crowds = predicted_crowds(**data, weight=weight)
-    found = distribution_intervals(crowds, replicates=40, level=0.8, seed=3)
+    found = distribution_metrics(crowds, replicates=40, level=0.8, seed=3)
     prompts = np.unique(crowds.prompt)
     drawn = np.random.default_rng(3).integers(len(prompts), size=(40, len(prompts)))
     heard = data["votes"].sum(1) > 0
@@ -320,19 +191,24 @@ def test_intervals_draw_whole_prompts():
 def test_more_items_of_a_prompt_do_not_narrow_its_interval():
     data, _ = crowd(10)
     many = {name: value if name == "rewards" else np.concatenate([value] * 5) for name, value in data.items()}
-    once, often = (distribution_intervals(predicted_crowds(**one), replicates=100) for one in (data, many))
-    assert once == pytest.approx(often, abs=1e-12)
+    once, often = (distribution_metrics(predicted_crowds(**one), replicates=100) for one in (data, many))
+    counts = ("items", "votes", "left_out")
+    assert {k: v for k, v in once.items() if k not in counts} == pytest.approx(
+        {k: v for k, v in often.items() if k not in counts}, abs=1e-12
+    )
+    assert often["items"] == 5 * once["items"]
 
 
 def test_the_whole_holds_its_parts():
     data, weight = crowd(11)
     found = evaluate_distributions(**data, weight=weight, replicates=30, seed=1)
     crowds = predicted_crowds(**data, weight=weight)
-    assert found == distribution_metrics(crowds) | distribution_intervals(crowds, 30, seed=1)
+    assert found == distribution_metrics(crowds, replicates=30, seed=1)
+    assert found.items() >= distribution_metrics(crowds).items()
     assert all(isinstance(value, int | float) and math.isfinite(value) for value in found.values())
 
 
-# What is not defined, and what is refused.
+# Undefined values and bad input.
 
 
 @pytest.mark.parametrize("items", [0, 3])
@@ -373,12 +249,3 @@ def test_arguments_that_do_not_fit_are_refused():
     for match, wrong in cases.items():
         with pytest.raises(PluralignError, match=match):
             evaluate_distributions(**(good | wrong))
-    for match, call in {
-        r"label\[1\] is 3, expected 0 to 2": lambda: vote_counts([0, 0], [0, 3], 1, 3),
-        r"item\[0\] is -1, expected 0 to 0": lambda: vote_counts([-1], [0], 1, 3),
-        "label: 1 values, expected 2": lambda: vote_counts([0, 0], [0], 1, 3),
-        r"weight\[0\] is -1.0": lambda: vote_counts([0], [0], 1, 3, [-1.0]),
-        "group: 1 values, expected 2": lambda: list(sliced_votes([0, 0], [0, 0], 1, 3, {"group": ["a"]})),
-    }.items():
-        with pytest.raises(PluralignError, match=match):
-            call()

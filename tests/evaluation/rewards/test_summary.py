@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from pluralign.evaluation.pairs import pairs_of
-from pluralign.evaluation.rewards.bootstrap import bootstrap_intervals
-from pluralign.evaluation.rewards.metrics import reward_metrics
+from pluralign.evaluation.rewards.metrics import pair_metrics
 from pluralign.evaluation.rewards.summary import evaluate_rewards
 
 FIVE = ("rewards", "ranks", "offsets", "prompt", "weight")
@@ -19,7 +18,7 @@ def test_order_of_judgments_never_matters(rankings, subset, seed):
     order = rng.permutation(60)
     straight = evaluate_rewards(**data, slices={"source": source.tolist()}, replicates=100)
     shuffled = evaluate_rewards(**subset(data, order), slices={"source": source[order].tolist()}, replicates=100)
-    assert shuffled == pytest.approx(straight, rel=1e-9)
+    assert shuffled == pytest.approx(straight, rel=1e-9, abs=1e-12)
     assert {"accuracy", "kendall_tau", "spearman", "ece_low", "log_loss/source=a"} <= set(straight)
     measures = {
         "ece_equal_mass",
@@ -39,8 +38,7 @@ def test_it_merges_its_parts_as_finite_python_numbers(rankings):
     data = rankings(1)
     metrics = evaluate_rewards(**data, replicates=100, seed=5, level=0.8)
     pairs = pairs_of(*(data[name] for name in FIVE))
-    assert metrics.items() >= reward_metrics(pairs).items()
-    assert metrics.items() >= bootstrap_intervals(pairs, 100, 0.8, 5).items()
+    assert metrics.items() >= pair_metrics(pairs, replicates=100, level=0.8, seed=5).items()
     assert all(type(value) in (int, float) and math.isfinite(value) for value in metrics.values())
 
 

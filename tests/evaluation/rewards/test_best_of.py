@@ -60,5 +60,5 @@ def test_one_answer_is_the_first_all_and_the_best():
     assert found["mean_reward/first"] == found["mean_reward/all"] == found["mean_reward/best"] == 0.5
     assert (found["kl_bound"], found["unfinished_best"]) == (0.0, 1.0)
     assert "mean_reward/best_se" not in found, "of one prompt there is no error"
-    with pytest.raises(PluralignError, match="no answer has one"):
+    with pytest.raises(PluralignError, match="rewards: no response"):
         best_of_metrics(np.array([[np.nan]]), np.array([[True]]))
