@@ -121,12 +121,18 @@ class PowerPoint:
 
 
 @dataclass(frozen=True)
-class Identification:
-    """Whether the data identify the types, why, what would help, and the evidence."""
+class Verdict:
+    """Whether the data identify the types, why, and what would help."""
 
     verdict: str
     reason: str
     mend: str
+
+
+@dataclass(frozen=True)
+class CheckedVerdict(Verdict):
+    """A verdict with its evidence."""
+
     checks: list[Check]
     posterior_entropy: Histogram | None
     power: list[PowerPoint]
@@ -224,7 +230,7 @@ class AuditPage:
     data: Data
     warnings: list[str]
     agreement: Agreement
-    identification: Identification
+    identification: CheckedVerdict
     selection: list[Candidate]
     types: list[AnnotatorType]
     groups: list[Group]
@@ -241,7 +247,7 @@ def audit_sections(audit: AuditPage) -> list[Section]:
     """The sections of an audit's page."""
     caution = _VERDICTS.get(audit.identification.verdict, ("", "", ""))[2]
     sections = [
-        Section("Verdict", _verdict(audit)),
+        Section("Verdict", _summary(audit)),
         Section("The data", _data(audit.data), "How many judgments there are, of which kinds, and from whom."),
         Section("Agreement", _agreement(audit.agreement), "Do annotators who judged the same responses agree?"),
         Section(
@@ -262,12 +268,17 @@ def audit_sections(audit: AuditPage) -> list[Section]:
     return sections
 
 
-def _verdict(audit: AuditPage) -> list[Block]:
-    """The verdict, the key figures and the warnings."""
-    verdict, data, alpha = audit.identification, audit.data, audit.agreement.krippendorff_alpha
+def verdict_banner(verdict: Verdict) -> Banner:
+    """The verdict in its colour."""
     tone, title, _ = _VERDICTS.get(verdict.verdict, ("plain", verdict.verdict, ""))
     help_with = f"What would help: {verdict.mend}" if verdict.mend else ""
     paragraphs = [text for text in (verdict.reason, help_with) if text]
+    return Banner(tone, "Do these data identify annotator types?", title, paragraphs)
+
+
+def _summary(audit: AuditPage) -> list[Block]:
+    """The verdict, the key figures and the warnings."""
+    data, alpha = audit.data, audit.agreement.krippendorff_alpha
     shares = sorted((kind.share for kind in audit.types), reverse=True)[:4]
     each = f"{number(round(data.judgments / data.annotators, 1))} judgments each on average" if data.annotators else ""
     tiles = [
@@ -279,7 +290,7 @@ def _verdict(audit: AuditPage) -> list[Block]:
     ]
     if alpha is not None:
         tiles.append(("agreement (alpha)", number(alpha), "1 is full agreement, 0 is chance"))
-    blocks: list[Block] = [Banner(tone, "Do these data identify annotator types?", title, paragraphs), Tiles(tiles)]
+    blocks: list[Block] = [verdict_banner(audit.identification), Tiles(tiles)]
     return [*blocks, Remarks("Warnings", audit.warnings)] if audit.warnings else blocks
 
 
@@ -395,13 +406,13 @@ def _cycles(triples: Triples | None, cycles: Cycles | None) -> list[tuple[str, s
     return tiles
 
 
-def _identification(found: Identification) -> list[Block]:
+def _identification(verdict: CheckedVerdict) -> list[Block]:
     """How certain each annotator's type is, how many judgments are enough, and the checks."""
     figures = []
-    if found.posterior_entropy is not None:
+    if verdict.posterior_entropy is not None:
         figures.append(
             histogram_figure(
-                found.posterior_entropy,
+                verdict.posterior_entropy,
                 "Uncertainty about each annotator's type",
                 "entropy of the posterior over types (nats)",
                 "annotators",
@@ -409,9 +420,9 @@ def _identification(found: Identification) -> list[Block]:
                 "the right may belong to any of several types.",
             )
         )
-    if found.power:
-        figures.append(_power(found.power))
-    rows: list[list[Cell]] = [[check.name, check.value, check.meaning] for check in found.checks]
+    if verdict.power:
+        figures.append(_power(verdict.power))
+    rows: list[list[Cell]] = [[check.name, check.value, check.meaning] for check in verdict.checks]
     blocks: list[Block] = [Figures(figures)] if figures else []
     return [*blocks, Table("Checks", ["check", "value", "meaning"], rows)]
 

@@ -4,20 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pluralign.reports.page import Banner, Block, Cell, Figure, Figures, Section, Table, Tone
+from pluralign.reports.audit import Verdict, verdict_banner
+from pluralign.reports.page import Block, Cell, Figure, Figures, Section, Table
 from pluralign.reports.plots import stacked
 from pluralign.reports.texts import percent
-
-_TONES: dict[str, Tone] = {"identified": "good", "weak": "careful", "not identified": "bad"}
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether the data identify the types, why, and what would help."""
-
-    verdict: str
-    reason: str
-    mend: str
 
 
 @dataclass(frozen=True)
@@ -43,10 +33,7 @@ class TypeRounds:
 
 def rounds_section(story: TypeRounds) -> Section:
     """The types of a run, and how they changed from round to round."""
-    verdict = story.identification
-    words = [text for text in (verdict.reason, verdict.mend) if text]
-    tone = _TONES.get(verdict.verdict, "plain")
-    blocks: list[Block] = [Banner(tone, "Do these data identify annotator types?", verdict.verdict, words)]
+    blocks: list[Block] = [verdict_banner(story.identification)]
     if story.rounds:
         names = [f"round {one.round}" if one.round else "start" for one in story.rounds]
         rows = [(name, one.mixture_weights) for name, one in zip(names, story.rounds, strict=True)]
