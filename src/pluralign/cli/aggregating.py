@@ -31,7 +31,7 @@ def aggregate(
 ) -> None:
     """Mix the policies of types by min-max regret, and say what each type gives up under each policy."""
     from pluralign.workflows.aggregate.run import aggregate as work
-    from pluralign.workflows.aggregate.story import regret_lines
+    from pluralign.workflows.aggregate.contents import regret_lines
 
     metrics = work(
         run,

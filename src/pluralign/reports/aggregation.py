@@ -66,7 +66,7 @@ class PolicyOutcome:
 
 
 @dataclass(frozen=True)
-class Game:
+class SolvedGame:
     """The solved game: its value with an adversary that may abstain, and without abstention."""
 
     value: float
@@ -130,7 +130,7 @@ class AggregationPage:
     max_new_tokens: int
     types: list[AggregatedType]
     policies: list[PolicyOutcome]
-    game: Game
+    game: SolvedGame
     against: list[WinRate]
     groups: list[GroupOutcome]
     examples: list[Example]

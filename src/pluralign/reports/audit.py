@@ -344,8 +344,8 @@ def _agreement(agreement: Agreement) -> list[Block]:
     figures = [] if agreement.krippendorff_alpha is None else [_alpha(agreement, agreement.krippendorff_alpha)]
     if agreement.annotator_agreement is not None:
         reading = (
-            "Half of {n} annotators agree with most of the others in a share of at most {} of their judgments. Those "
-            "at the left may be a minority with other preferences, or careless: the number alone does not tell."
+            "Half of {n} annotators agree with the majority of the others in at most {} of the cases. Those at the left "
+            "may be a minority with other preferences, or careless: the number alone does not tell."
         )
         figures.append(
             histogram_figure(
@@ -549,11 +549,12 @@ def _card(kind: AnnotatorType) -> Card:
         ("Rates lower than other types", kind.drops, "down"),
     )
     for title, differences, sign in directions:
-        if differences:
-            entries = [
-                Excerpt(one.prompt, one.response, f"{one.difference:+.2f}".replace("-", "\u2212"), sign)
-                for one in differences[:_MOST_EXCERPTS]
-            ]
+        entries = [
+            Excerpt(one.prompt, one.response, f"{one.difference:+.2f}".replace("-", "\u2212"), sign)
+            for one in differences[:_MOST_EXCERPTS]
+            if (one.difference > 0) == (sign == "up")
+        ]
+        if entries:
             excerpts.append((title, entries))
     tables = []
     if kind.worths:
