@@ -392,10 +392,10 @@ def test_numbers_that_are_due_to_chance_raise_warnings():
     """A negative game, an interval that includes zero, a type that prefers another's responses, cut responses."""
 
     def warned(value=0.2, low=0.1, without_abstention=0.2, regret=0.0, unfinished=0.0):
-        outcomes = [TypeOutcome(1.0, 0.1, regret, 0.1, 0.5, 0.4, 0.6), TypeOutcome(1.0, 0.1, 0.0, 0.1, 0.5, 0.4, 0.6)]
+        first, second = (TypeOutcome(1.0, 0.1, of_type, 0.1, 0.5, 0.4, 0.6) for of_type in (regret, 0.0))
         policies = [
-            PolicyOutcome("type-1", "own", None, 0.0, 0.0, 0.0, 3.0, unfinished, outcomes[::-1]),
-            PolicyOutcome("type-2", "own", None, 0.0, 0.0, 0.0, 3.0, 0.0, outcomes),
+            PolicyOutcome("type-1", "own", None, 0.0, 0.0, 0.0, 3.0, unfinished, [second, second]),
+            PolicyOutcome("type-2", "own", None, 0.0, 0.0, 0.0, 3.0, 0.0, [first, second]),
         ]
         types = [AggregatedType(name, f"type-{name}", 0.5, 1.0) for name in "12"]
         game = SolvedGame(value, low, 0.3, without_abstention, [0.5, 0.5], "linear programme")

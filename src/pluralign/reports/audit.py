@@ -344,8 +344,8 @@ def _agreement(agreement: Agreement) -> list[Block]:
     figures = [] if agreement.krippendorff_alpha is None else [_alpha(agreement, agreement.krippendorff_alpha)]
     if agreement.annotator_agreement is not None:
         reading = (
-            "Half of {n} annotators agree with the majority of the others in at most {} of the cases. Those at the left "
-            "may be a minority with other preferences, or careless: the number alone does not tell."
+            "Half of {n} annotators agree with the majority of the others in at most {} of the cases. Those on the "
+            "left may be a minority with other preferences, or careless: the number alone does not tell."
         )
         figures.append(
             histogram_figure(

@@ -84,14 +84,7 @@ class RewardGaps:
 def calibration_section(
     value: Value, bins: Sequence[ReliabilityBin], slices: Figure | None, gaps: Sequence[RewardGaps]
 ) -> Section | None:
-    """The calibration of a reward model; None where nothing about it is stored.
-
-    Args:
-        value: gives a metric by its key, None where it is not stored.
-        bins: of `reliability.json`.
-        slices: a figure of the error of each source.
-        gaps: of `over_rewarding.json`.
-    """
+    """The calibration of a reward model, with a figure of slices; None where nothing about it is stored."""
     figures = [figure for figure in (reliability_figure(bins) if bins else None, slices, gaps_figure(gaps)) if figure]
     measures = measures_table("Measures of calibration", value, MEASURES)
     blocks: list[Block] = [Figures(figures)] if figures else []

@@ -67,12 +67,7 @@ class Crowds:
 
 
 def crowds_section(crowds: Crowds, value: Value) -> Section | None:
-    """A model that predicts labels; None where no response was voted on.
-
-    Args:
-        crowds: predictions and votes.
-        value: gives a metric by its key, None where it is not stored.
-    """
+    """The predictions of a model next to the votes; None where no response was voted on."""
     responses = [one for one in crowds.responses if len(known(*one.voted, *one.predicted)) == 2 * len(crowds.labels)]
     if not responses:
         return None
@@ -100,7 +95,7 @@ def crowds_section(crowds: Crowds, value: Value) -> Section | None:
     if far:
         blocks += [Heading("Farthest from the votes"), Figures([_shares(one, crowds.labels) for one in reversed(far)])]
     blocks.append(_table(responses, crowds.labels))
-    return Section("Predicted votes", blocks, "How annotators voted on each response, and what the model predicts.")
+    return Section("What the crowd says", blocks, "How annotators voted on each response, and what the model predicts.")
 
 
 def _shares(one: VotedResponse, labels: Sequence[str]) -> Figure:

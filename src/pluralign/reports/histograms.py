@@ -52,15 +52,9 @@ class Histogram:
 def histogram_figure(
     bins: Histogram, title: str, x_label: str, unit: str, reading: str, median: float | None = None
 ) -> Figure:
-    """A histogram with its median marked and its numbers in a folded table.
+    """A histogram with its numbers in a folded table and its median marked, by default estimated from the bins.
 
-    Args:
-        bins: what to draw.
-        title: of the figure.
-        x_label: what is measured.
-        unit: what is counted.
-        reading: the sentence below, in which `{}` stands for the median and `{n}` for the count of all bins.
-        median: where it is known exactly; by default it is estimated from the bins.
+    In `reading`, `{}` stands for the median and `{n}` for the count of all bins; `unit` is what is counted.
     """
     middle = bins.median if median is None else median
     shown = number(middle)

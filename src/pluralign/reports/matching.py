@@ -103,12 +103,7 @@ class MatchingLists:
 
 
 def matching_section(lists: Sequence[MatchingPlots], value: Value) -> Section | None:
-    """How well a policy matches its reward model; None where nothing about it is stored.
-
-    Args:
-        lists: of `matching.json`.
-        value: gives a metric by its key, None where it is not stored.
-    """
+    """How well a policy matches its reward model; None where nothing about it is stored."""
     kinds = {on: of for on, of in LISTS.items() if any(value(key + of[0]) is not None for key in MEASURES)}
     if not kinds:
         return None
@@ -129,13 +124,7 @@ def matching_section(lists: Sequence[MatchingPlots], value: Value) -> Section | 
 
 
 def saturation_figure(plots: MatchingPlots, value: Value, ending: str = "") -> Figure:
-    """How certain reward model, policy and reference are about each pair: a histogram each.
-
-    Args:
-        plots: pairs from lists of one kind.
-        value: gives a metric by its key.
-        ending: what this kind of list appends to keys.
-    """
+    """How certain reward model, policy and reference are about each pair; `ending` is what the list appends to keys."""
     panels = [
         ("reward model", plots.reward, _SERIES["reward"]),
         ("policy", plots.policy, _SERIES["policy"]),

@@ -25,13 +25,9 @@ def metric_point(value: Value, key: str, series: int = 1) -> Point:
 def measures_table(
     title: str, value: Value, measures: Mapping[str, tuple[str, str]], columns: Mapping[str, str] | None = None
 ) -> Table:
-    """The stored measures with their intervals, each with a sentence that explains it.
+    """The stored measures with their intervals; `measures` gives for each key a name and a sentence that explains it.
 
-    Args:
-        title: of the table.
-        value: gives a metric by its key.
-        measures: keys, each with a name and the sentence.
-        columns: heads of the value columns, and what each appends to the keys; a single one by default.
+    `columns` are the heads of the value columns and what each appends to the keys; by default there is one.
 
     Examples:
         >>> measures = {"brier": ("Brier score", "Mean squared error."), "ece": ("Calibration error", "A gap.")}

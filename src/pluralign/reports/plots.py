@@ -140,13 +140,7 @@ def histogram(
 def probability_histograms(
     edges: Sequence[float], panels: Sequence[tuple[str, Sequence[float], int]], description: str, *, x_label: str
 ) -> Markup:
-    """Histograms over the interval from 0 to 1, one below the other; the first and the last bin stand out.
-
-    Args:
-        edges: of the bins, for all panels.
-        panels: name, share of each bin, and series.
-        description: what it shows.
-        x_label: name of the common axis.
+    """Histograms from 0 to 1 below each other, given as name, share of each bin, and series; the outer bins stand out.
 
     Examples:
         >>> svg = probability_histograms([0, 0.5, 1], [("policy", [0.2, 0.8], 1)], "Pairs", x_label="probability")
@@ -222,17 +216,9 @@ def curves(
     shares: bool = False,
     limits: tuple[float, float] | None = None,
 ) -> Markup:
-    """Lines with bands.
+    """Lines with bands; `mark` is a place on the horizontal axis with its name, `limits` are of the vertical axis.
 
-    Args:
-        lines: what to draw.
-        description: what it shows.
-        x_label: name of the horizontal axis.
-        y_label: name of the vertical axis.
-        mark: a place on the horizontal axis with its name.
-        whole: the horizontal axis counts whole things, one tick each.
-        shares: the vertical axis is in percent.
-        limits: of the vertical axis.
+    With `whole` the horizontal axis shows whole numbers, with `shares` the vertical axis is in percent.
 
     Examples:
         >>> line = Curve("held out", [1, 2], [-1.0, -0.8], [-1.1, -0.9], [-0.9, -0.7])
@@ -297,17 +283,9 @@ def type_map(x: Sequence[float], y: Sequence[float], types: Sequence[int], descr
 def diagonal(
     x: np.ndarray, groups: Sequence[tuple[np.ndarray, int]], description: str, *, x_label: str, y_label: str
 ) -> tuple[Markup, list[int]]:
-    """Dots against the line of equality; the frame leaves out the extreme ones.
+    """Dots against the line of equality; also returns how many extreme points of each group lie outside the frame.
 
-    Args:
-        x: `(points,)`, at least 0.
-        groups: values `(points,)` and series of each group.
-        description: what it shows.
-        x_label: name of the horizontal axis.
-        y_label: name of the vertical axis.
-
-    Returns:
-        the plot, and how many points of each group lie outside the frame.
+    `x` `(points,)` is at least 0; a group is its values `(points,)` and its series.
 
     Examples:
         >>> _, outside = diagonal(np.ones(20), [(np.r_[np.ones(19), 50.0], 1)], "Margins", x_label="x", y_label="y")
@@ -415,14 +393,8 @@ def forest(
 ) -> Markup:
     """Dots with intervals, a row per name; the points of one row stand one below the other.
 
-    Args:
-        rows: from top to bottom.
-        description: what it shows.
-        x_label: what the values are.
-        reference: a value to compare with, drawn as a dashed line.
-        limits: of the axis; by default the range of the values.
-        bounds: the possible range of the values, which the axis does not exceed.
-        shares: the values are shares, shown in percent.
+    `reference` is drawn as a dashed line. The axis covers `limits`, or else the values, but never exceeds `bounds`.
+    With `shares` values are shown in percent.
 
     Examples:
         >>> svg = forest([Row("all", [Point(0.7, 0.6, 0.8)])], "Accuracy")
@@ -494,12 +466,7 @@ def bars(rows: Sequence[tuple[str, float]], description: str, *, whole: float = 
 
 
 def stacked(rows: Sequence[tuple[str, Sequence[float | None]]], description: str, *, notes: Sequence[str]) -> Markup:
-    """Shares that make up a whole, one bar per name; a wide segment shows its share.
-
-    Args:
-        rows: name and the share of each series.
-        description: what it shows.
-        notes: a short text at the right of each name.
+    """Shares of each series that make up a whole, one bar per name; `notes` stand at the right of the names.
 
     Examples:
         >>> svg = stacked([("nurses", [0.25, 0.75])], "Composition", notes=["12 annotators"])
@@ -532,12 +499,7 @@ def stacked(rows: Sequence[tuple[str, Sequence[float | None]]], description: str
 def heat(
     columns: Sequence[str], rows: Sequence[tuple[str, Sequence[tuple[float | None, float | None]]]], description: str
 ) -> Markup:
-    """A table whose cells are darker for larger numbers; zero and less have no colour.
-
-    Args:
-        columns: their names.
-        rows: name, and for each column a number and its standard error.
-        description: what it shows.
+    """A table of numbers with standard errors, whose cells are darker for larger numbers; zero and less have no colour.
 
     Examples:
         >>> svg = heat(["type 1"], [("base", [(0.5, 0.1)])], "Regret")
@@ -570,13 +532,7 @@ def heat(
 
 
 def scale(point: Point, description: str, *, limits: tuple[float, float], marks: Sequence[tuple[float, str]]) -> Markup:
-    """One value with its interval on a named scale.
-
-    Args:
-        point: the value.
-        description: what it shows.
-        limits: ends of the scale.
-        marks: places on the scale and what they mean, with space for their texts.
+    """One value with its interval on a scale with these ends; `marks` are places on the scale and their names.
 
     Examples:
         >>> svg = scale(Point(0.2, 0.1, 0.3), "Agreement", limits=(0, 1), marks=[(0, "chance"), (1, "full")])

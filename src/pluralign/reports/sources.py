@@ -103,17 +103,9 @@ def _figure(sources: Sequence[_Source], key: str, title: str, axis: str, reading
 def thinned(
     steps: Sequence[float], values: Sequence[float | None], first: float, last: float, most: int = _MOST_POINTS
 ) -> tuple[list[float], list[float | None], int]:
-    """Means within equal spans of the steps, so that a long run gives a readable line.
+    """Mean steps and values within `most` equal spans from `first` to `last`, and the largest count in a span.
 
-    Args:
-        steps: of the values.
-        values: as many; those that are None or not finite are ignored.
-        first: start of the first span.
-        last: end of the last one.
-        most: number of spans; as many values or fewer are returned unchanged.
-
-    Returns:
-        mean step and mean value of each span that holds a value, and the largest number of values in a span.
+    A long run then gives a readable line. At most `most` values are returned unchanged; undefined ones are ignored.
 
     Examples:
         >>> thinned([0, 1, 2, 3], [1.0, 3.0, None, 5.0], 0, 3, most=2)

@@ -54,16 +54,7 @@ def draw_answers(
     """Draw responses and score each under the policy of every type and the base.
 
     Other policies are loaded one after the other, and never at the same time as those of the types.
-
-    Args:
-        run: the folder of a mixture.
-        prompts: texts, or lists of messages.
-        further: names and folders of other policies.
-        own: also draw from the policy of each type and from their base.
-        samples: responses to each prompt from each policy.
-        max_new_tokens: length limit of a response.
-        seed: each policy draws with a seed made of this one and its name.
-        trust_remote_code: run code that comes with a model.
+    With `own`, responses are also drawn from the policies of the types and from their base.
 
     Returns:
         a row per response, policy by policy and prompt by prompt: `prompt`, `response`, `by` (the policy), `log_prob`
@@ -119,14 +110,8 @@ def log_ratios_of(
 
     As in tuning, log pi_ref(y|x) is subtracted only as far as the penalty of the mixture includes it.
 
-    Args:
-        policy: the policies of the types.
-        prompt_ids: token ids of each prompt.
-        answers: token ids of each response as drawn; tokenizing its text again could give other tokens.
-        prompt: `(responses,)` the prompt of each response.
-
-    Returns:
-        `(types, responses)`, float64.
+    `answers` are token ids as drawn, since tokenizing their texts again could give other tokens; `prompt` `(responses,)`
+    is the prompt of each. The result is `(types, responses)`, float64.
     """
     place: dict[tuple[int, ...], int] = {}
     keys = [(int(of), *answer) for of, answer in zip(prompt, answers, strict=True)]

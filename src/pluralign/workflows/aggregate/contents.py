@@ -50,29 +50,17 @@ _MANY_UNFINISHED = 0.1
 
 @dataclass(frozen=True)
 class Setting:
-    """What is aggregated and how.
-
-    Args:
-        run: the folder of the types' policies.
-        types: names of the types' policies.
-        shares: eta `(types,)`.
-        priority: c `(types,)`.
-        prompts: number of prompts.
-        samples: responses to each prompt from each policy.
-        max_new_tokens: length limit of a response.
-        hedge: whether Hedge solves the game.
-        seed: of the bootstrap.
-    """
+    """What is aggregated and how: the run with the policies of the types, and the settings of the command."""
 
     run: str
-    types: Sequence[str]
-    shares: np.ndarray
-    priority: np.ndarray
+    types: Sequence[str]  # names of the policies
+    shares: np.ndarray  # eta (types,)
+    priority: np.ndarray  # c (types,)
     prompts: int
-    samples: int
+    samples: int  # to each prompt from each policy
     max_new_tokens: int
-    hedge: bool
-    seed: int
+    hedge: bool  # whether Hedge solves the game
+    seed: int  # of the bootstrap
 
 
 @dataclass(frozen=True)
@@ -85,14 +73,7 @@ class KnownGroup:
 
 
 def known_groups(run: Path, files: Sequence[str], types: int, label_scale: str | None) -> list[KnownGroup]:
-    """The known groups of a run's annotators; none if its files or its table of annotators are missing.
-
-    Args:
-        run: of `em-dpo`.
-        files: its training files; missing ones are skipped.
-        types: number of types.
-        label_scale: of files without one.
-    """
+    """The known groups of a run's annotators, from those of its training files that exist."""
     present = [file for file in files if Path(file).is_file()]
     if not present or not is_typed_run(run):
         return []
@@ -129,13 +110,8 @@ def aggregation_contents(
 ) -> AggregationPage:
     """The content of `aggregate.json`.
 
-    Args:
-        answers: of `draw_answers`.
-        setting: how they were drawn.
-        further: names of the policies besides the types' own and the base.
-        game: of `solve`.
-        mixtures: of `solve`.
-        groups: of `known_groups`.
+    `answers` are those of `draw_answers`, `game` and `mixtures` those of `solve`; `further` names the policies besides
+    those of the types and the base.
     """
     drawers = [*setting.types, BASE, *further]
     utilities = utilities_by(answers, drawers, setting.prompts)  # (types, policies, prompts, samples)
@@ -220,16 +196,10 @@ def aggregation_contents(
 def group_outcomes(
     groups: Sequence[KnownGroup], names: Sequence[str], regrets: Floats, wins: Floats, seed: int
 ) -> list[GroupOutcome]:
-    """Regret and win rate of each group under each policy.
+    """Regret and win rate of each group under each policy, with intervals over prompts.
 
-    The regret of a group is the mean over its members, sum_k p_k R_kj with p the mean of their posteriors.
-
-    Args:
-        groups: of `known_groups`.
-        names: of the policies.
-        regrets: `(types, policies, prompts)`, in nats per response.
-        wins: shares of responses preferred to those of the base, `(types, policies, prompts)`.
-        seed: of the bootstrap over prompts.
+    The regret of a group is the mean over its members, sum_k p_k R_kj with p the mean of their posteriors. `regrets`
+    (nats per response) and `wins` (shares of responses preferred to the base's) are `(types, policies, prompts)`.
 
     Examples:
         >>> two = [KnownGroup("old", 3, np.array([0.5, 0.5]))]

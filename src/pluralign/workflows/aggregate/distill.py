@@ -51,20 +51,8 @@ def distill_mixture(
     their middle, and so are empty ones, which a table of judgments cannot hold. The adapter thus learns the mixture
     conditional on a finished, non-empty response.
 
-    Args:
-        folder: gets `draws.parquet`, `distill.yaml` and `distilled/`.
-        mixture: the folder of the mixture.
-        run: of `em-dpo`; the adapter uses its model settings.
-        prompts: texts, or lists of messages.
-        samples: responses to each prompt.
-        max_new_tokens: length limit of a response.
-        epochs: passes over the responses.
-        learning_rate: of AdamW.
-        seed: of the responses and the training.
-        trust_remote_code: run code that comes with the model.
-
-    Returns:
-        `distill_prompts`, `distill_draws`, `distill_left_out`, `distill_train_loss`.
+    `folder` gets `draws.parquet`, `distill.yaml` and `distilled/`; the adapter uses the model settings of `run`.
+    Returns the metrics `distill_prompts`, `distill_draws`, `distill_left_out` and `distill_train_loss`.
 
     Raises:
         PluralignError: the adapters of the types are not LoRA adapters, or no response is left.

@@ -52,15 +52,7 @@ _DESIGNS = {None: "as collected", 2: "pairs", 3: "rankings of three"}
 def audit_contents(
     judgments: Judgments, found: Findings, errors: np.ndarray | None, files: list[str], seed: int
 ) -> AuditPage:
-    """The content of `audit.json`.
-
-    Args:
-        judgments: the table.
-        found: the fitted types.
-        errors: of `worth_errors`.
-        files: names of the table's files.
-        seed: of bootstrap and map.
-    """
+    """The content of `audit.json`; `errors` are those of `worth_errors`, `files` the names of the table's files."""
     people, model = found.people, found.model
     groups = groups_of(judgments, people)
     known = np.array([group is not None for group in groups])
