@@ -30,8 +30,8 @@ def aggregate(
     trust_remote_code: bool = typer.Option(False, help="Run code that comes with the models."),
 ) -> None:
     """Mix the policies of types by min-max regret, and say what each type gives up under each policy."""
-    from pluralign.workflows.aggregate.run import aggregate as work
     from pluralign.workflows.aggregate.contents import regret_lines
+    from pluralign.workflows.aggregate.run import aggregate as work
 
     metrics = work(
         run,

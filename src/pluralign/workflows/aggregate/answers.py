@@ -110,8 +110,8 @@ def log_ratios_of(
 
     As in tuning, log pi_ref(y|x) is subtracted only as far as the penalty of the mixture includes it.
 
-    `answers` are token ids as drawn, since tokenizing their texts again could give other tokens; `prompt` `(responses,)`
-    is the prompt of each. The result is `(types, responses)`, float64.
+    `answers` are token ids as drawn, since tokenizing their texts again could give other tokens; `prompt`, of shape
+    `(responses,)`, is the prompt of each. The result is `(types, responses)`, float64.
     """
     place: dict[tuple[int, ...], int] = {}
     keys = [(int(of), *answer) for of, answer in zip(prompt, answers, strict=True)]
