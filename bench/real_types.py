@@ -13,8 +13,7 @@ from pluralign.choice.latent_class.selection import Selection
 from pluralign.choice.latent_class.starts import spectral_groups
 from pluralign.judgments import Judgments
 from pluralign.scoring.annotator_types import Findings, findings
-from pluralign.workflows.audit.agreement import agreement_block, groups_of
-from pluralign.workflows.audit.verdict import identification_block
+from pluralign.workflows.audit.contents import agreement_of, groups_of
 
 MOST = 6
 
@@ -27,7 +26,7 @@ def chosen(found: Findings) -> dict[str, Any]:
         "annotators": found.people.panel.annotators,
         "responses": len(found.people.items.responses),
         "types": int(selection.chosen),
-        "verdict": identification_block(found)["verdict"],
+        "verdict": found.verdict.verdict,
         **curve(selection),
     }
 
@@ -67,7 +66,7 @@ def polis() -> dict[str, Any]:
         rows[name] = chosen(found) | {
             "seconds": seconds,
             "groups": count,
-            "alpha": agreement_block(people, 0)["krippendorff_alpha"],
+            "alpha": agreement_of(people, 0).krippendorff_alpha,
             "index": adjusted_rand_score(named, model.labels_[known]),
             "index_same": adjusted_rand_score(named, same.labels_[known]),
             "index_kmeans": adjusted_rand_score(named, kmeans[known]),

@@ -94,8 +94,8 @@ def aggregate(
 
     Reports what each type gives up under each policy. Writes the mixture and report.html.
     """
+    from pluralign.workflows.aggregate.contents import regret_lines
     from pluralign.workflows.aggregate.run import aggregate as aggregate_run
-    from pluralign.workflows.aggregate.story import regret_lines
 
     metrics = aggregate_run(
         run, out, prompts=prompts, samples=samples, max_new_tokens=max_new_tokens, max_prompts=max_prompts,

@@ -1,25 +1,45 @@
-"""Figures: the same bytes for the same numbers, texts of the data as text, every degenerate input drawn."""
+"""Plots: the same bytes for the same numbers, texts of the data as text, every degenerate input drawn."""
 
+import os
+import re
 import subprocess
 import sys
 from xml.etree import ElementTree
 
 import matplotlib
+import numpy as np
 import pytest
 
 from pluralign.reports.drawing import WIDTH
-from pluralign.reports.figures import Curve, curves, histogram, reliability, scatter
-from pluralign.reports.rows import Point, Row, bars, forest, stacked
-from pluralign.reports.scales import scale
+from pluralign.reports.plots import (
+    Curve,
+    Point,
+    ReliabilityBin,
+    Row,
+    bars,
+    curves,
+    diagonal,
+    forest,
+    heat,
+    histogram,
+    probability_histograms,
+    reliability,
+    scale,
+    stacked,
+    type_map,
+)
 from reports.conftest import HOSTILE
 
-BIN = {"lower": 0.8, "upper": 0.9, "share": 1.0, "confidence": 0.88, "accuracy": 0.2}
+BIN = ReliabilityBin(0.8, 0.9, 40, 1.0, 0.88, 0.2, -0.68)
 
 DRAWN = {
     "histogram": lambda text: histogram([0, 1, 2], [3, 4], text, x_label="x", y_label="n", mark=(1, text)),
     "reliability": lambda text: reliability([BIN], text),
     "curves": lambda text: curves([Curve(text, [1, 2], [0.1, None], [0, None], [1, None])], text, x_label="x", y_label="y", mark=(1, text)),
-    "scatter": lambda text: scatter([0, 1, 2], [0, 1, 0], [1, 2, 9], text),
+    "panels": lambda text: probability_histograms([0, 0.5, 1], [(text, [0.2, 0.8], 1)], text, x_label="x"),
+    "diagonal": lambda text: diagonal(np.arange(3.0), [(np.ones(3), 1)], text, x_label="x", y_label=text)[0],
+    "heat": lambda text: heat([text], [(text, [(0.5, 0.1)])], text),
+    "type_map": lambda text: type_map([0, 1, 2], [0, 1, 0], [1, 2, 9], text),
     "forest": lambda text: forest([Row(text, [Point(0.5, 0.4, 0.6), Point(None)])], text, x_label="x", reference=0.5),
     "bars": lambda text: bars([(text, 3), ("other", 0)], text, whole=6),
     "stacked": lambda text: stacked([(text, [0.5, None, 0.5])], text, notes=[text]),
@@ -52,10 +72,14 @@ def test_a_figure_is_a_function_of_its_input_alone(name):
 
 
 def test_another_process_draws_the_same_bytes():
-    code = "from pluralign.reports.figures import histogram; print(histogram([0, 1, 2], [3, 4], 'd', x_label='x'))"
+    code = "from pluralign.reports.plots import histogram; print(histogram([0, 1, 2], [3, 4], 'd', x_label='x'))"
     found = {
         subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed}
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
         ).stdout
         for seed in ("1", "2")
     }
@@ -74,11 +98,14 @@ def test_degenerate_numbers_are_drawn():
         histogram([0, 0], [0], "d", x_label="x"),
         histogram([0, 1], [0], "d", x_label="x", mark=(0.5, "m")),
         reliability([], "d"),
+        diagonal(np.zeros(0), [(np.zeros(0), 1)], "d", x_label="x", y_label="y")[0],
+        heat([], [], "d"),
+        heat([str(n) for n in range(8)], [("x", [(0.0, 0.0)] * 8)], "d"),
         curves([], "d", x_label="x", y_label="y"),
         curves([Curve("a", [1], [nothing])], "d", x_label="x", y_label="y"),
         curves([Curve("a", [3, 3], [0.5, 0.5], [0.5, 0.5], [0.5, 0.5])], "d", x_label="x", y_label="y", mark=(3, "m")),
-        scatter([], [], [], "d"),
-        scatter([nothing, 1.0], [0.0, 1.0], [1, 1], "d"),
+        type_map([], [], [], "d"),
+        type_map([nothing, 1.0], [0.0, 1.0], [1, 1], "d"),
         forest([], "d"),
         forest([Row("a", [])], "d"),
         forest([Row("a", [Point(0.0)])], "d", bounds=(0, 1)),
@@ -95,18 +122,47 @@ def test_degenerate_numbers_are_drawn():
         assert "inf" not in svg
 
 
+def strokes(svg, width):
+    """Places of the dots of a width, as pairs of coordinates."""
+    paths = [path for path in ElementTree.fromstring(svg).iter("path") if f"stroke-width: {width}" in path.get("style")]
+    return np.array([[float(number) for number in path.get("d").split()[1:3]] for path in paths])
+
+
 def test_a_forest_places_its_dots_in_order():
-    svg = ElementTree.fromstring(forest([Row("a", [Point(0.2)]), Row("b", [Point(0.8)])], "d", limits=(0, 1)))
-    dots = [path.get("d").split() for path in svg.iter("path") if "stroke-width: 9" in path.get("style")]
-    across, down = ([float(dot[place]) for dot in dots] for place in (1, 2))
-    assert across[0] == pytest.approx(10 + 0.2 * (WIDTH - 20), abs=0.02)
-    assert across[1] == pytest.approx(10 + 0.8 * (WIDTH - 20), abs=0.02)
-    assert down[0] < down[1]
+    dots = strokes(forest([Row(str(n), [Point(n / 10)]) for n in (2, 4, 8)], "d", limits=(0, 1)), 9)
+    steps = np.diff(dots, axis=0)
+    assert steps[1, 0] == pytest.approx(2 * steps[0, 0], abs=0.05)
+    assert (steps > 0).all(), "to the right and down"
 
 
 def test_a_reliability_dot_stands_at_confidence_and_accuracy():
-    svg = ElementTree.fromstring(reliability([BIN | {"accuracy": 0.75}], "d"))
-    (dot,) = [path.get("d").split() for path in svg.iter("path") if "stroke-width: 18" in path.get("style")]
-    left, right, top, bottom, height = 46, 22, 30, 128, 340
-    assert float(dot[1]) == pytest.approx(left + (0.88 - 0.5) / 0.5 * (WIDTH - left - right), abs=0.02)
-    assert float(dot[2]) == pytest.approx(height - bottom - (0.75 - 0.5) / 0.5 * (height - top - bottom), abs=0.02)
+    """Dots of calibrated bins lie on the dashed line, one of an over-confident bin lies below."""
+    bins = [ReliabilityBin(low, low + 0.1, 9, 0.25, low + 0.05, low + 0.05, 0.0) for low in (0.5, 0.6, 0.8)]
+    dots = strokes(reliability(bins, "d"), 12)
+    across, down = np.diff(dots, axis=0).T
+    assert across[1] == pytest.approx(2 * across[0], abs=0.05)
+    assert down[1] == pytest.approx(2 * down[0], abs=0.05)
+    assert (down < 0).all()
+    low = strokes(reliability([*bins[:2], ReliabilityBin(0.8, 0.9, 9, 0.25, 0.85, 0.6, -0.25)], "d"), 12)
+    assert low[2, 0] == pytest.approx(dots[2, 0], abs=0.05)
+    assert low[2, 1] > dots[2, 1]
+
+
+def test_cells_are_darker_for_larger_numbers():
+    svg = str(heat(["a", "b"], [("one", [(4.0, None), (-1.0, 0.2)]), ("two", [(None, None), (2.0, 0.1)])], "Heat"))
+    shades = {float(shade) for shade in re.findall(r"opacity: ?([\d.]+)", svg)}
+    assert {0.75, 0.38, 0.0} <= shades, "of 4, of 2 and of less than nothing"
+    assert ">± 0.2<" in svg
+
+
+def test_points_outside_the_frame_are_counted():
+    x, y = np.ones(40), np.r_[np.ones(39), 90.0]
+    assert diagonal(x, [(y, 1), (x, 2)], "d", x_label="x", y_label="y")[1] == [1, 0]
+
+
+def test_long_curves_are_lines_without_dots():
+    def dots(count):
+        line = Curve("a", list(range(count)), [0.5] * count)
+        return len(strokes(curves([line], "d", x_label="x", y_label="y"), 7))
+
+    assert (dots(24), dots(25)) == (1, 0)
