@@ -128,7 +128,7 @@ def write_tables(subject: str, tables: Tables) -> list[str]:
         if not (OUT / f"{name}.json").exists():
             continue
         found = json.loads((OUT / f"{name}.json").read_text())
-        origin = f"`{found['command']}`, {found['date']}, {found['processor']}."
+        origin = paragraph(f"`{found['command']}`, {found['date']}, {found['processor']}.")
         content = "\n\n".join([origin, *make(found["results"])])
         block = f"<!-- {name} -->\n{content}\n<!-- end {name} -->"
         text, count = re.subn(rf"<!-- {name} -->.*?<!-- end {name} -->", lambda _, b=block: b, text, flags=re.DOTALL)
