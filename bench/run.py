@@ -88,7 +88,7 @@ def main() -> None:
         module, *own = BENCHMARKS[name][0].split()
         command = " ".join(["python bench/run.py", name, *options])
         environment = os.environ | {"PLURALIGN_BENCH_COMMAND": command}
-        call = [sys.executable, "-m", f"bench.{module}", *own, *options]
+        call = [sys.executable, "-c", f"from bench.{module} import main; main()", *own, *options]
         done = subprocess.run(call, cwd=ROOT, env=environment, check=False)
         if done.returncode:
             raise SystemExit(done.returncode)

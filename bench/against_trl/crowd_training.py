@@ -133,7 +133,3 @@ def main() -> None:
             epochs = max(1, int(np.floor(seconds_of_trl / once[batch])))
             trainer = ours(objective, batch, epochs, rate, group)
             note(objective, f"ours, {name}, equal time", trainer, batch, epochs)
-
-
-if __name__ == "__main__":
-    main()

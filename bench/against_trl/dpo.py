@@ -98,7 +98,3 @@ def main() -> None:
         args = pluralign.DPOConfig(**temporary(loss_type=loss, **epochs))
         trainer = pluralign.DPOTrainer(str(MODEL), args, train)
         note(f"QA-feedback rankings, {loss}", trainer, reference, train, test)
-
-
-if __name__ == "__main__":
-    main()

@@ -36,7 +36,3 @@ def main() -> None:
     results = {key: metrics[key] for key in ("steps", "train_loss", "eval_loss")}
     results |= {"parameters": sum(tensor.numel() for tensor in model.parameters()), "seconds": clock()}
     store("small_language_model", results | {"uniform_loss": math.log(model.config.vocab_size)})
-
-
-if __name__ == "__main__":
-    main()

@@ -182,7 +182,3 @@ def main() -> None:
     options.names = {part: f"latent_class_{part}{'_quick' * options.quick}" for part in PARTS}
     for part in options.only:
         PARTS[part](options)
-
-
-if __name__ == "__main__":
-    main()

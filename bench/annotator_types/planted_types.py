@@ -164,7 +164,3 @@ def main() -> None:
         results = PARTS[part](options)
         settings = {key: value for key, value in vars(options).items() if key != "only"}
         store(f"types_{part}{'_quick' * options.quick}", {"options": settings, **results, "seconds": clock()})
-
-
-if __name__ == "__main__":
-    main()

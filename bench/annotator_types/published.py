@@ -81,7 +81,3 @@ def main() -> None:
     one = logit()
     two, path = classes()
     store("published", {"rows": one + two, "path": path, "seconds": clock()})
-
-
-if __name__ == "__main__":
-    main()

@@ -81,7 +81,3 @@ PARTS = {
 def main() -> None:
     for part in parsed(__doc__, only=parts(PARTS)).only:
         store(f"types_{part}", {"rows": PARTS[part]()})
-
-
-if __name__ == "__main__":
-    main()

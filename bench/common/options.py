@@ -7,6 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from .results import COMMAND
+
 
 @dataclass(frozen=True)
 class Option:
@@ -40,7 +42,8 @@ def parsed(description: str | None, **options: Any) -> argparse.Namespace:
     class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
         pass
 
-    parser = argparse.ArgumentParser(description=description, formatter_class=Formatter)
+    prog = " ".join(COMMAND.split()[:3])
+    parser = argparse.ArgumentParser(prog, description=description, formatter_class=Formatter)
     for name, given in options.items():
         option = given if isinstance(given, Option) else Option(*given) if isinstance(given, tuple) else Option(given)
         default = option.default

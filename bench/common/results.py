@@ -17,6 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "bench" / "out"
 """Everything that benchmarks write: results, trained models, imported data."""
 
+COMMAND = os.environ.get("PLURALIGN_BENCH_COMMAND", "python bench/run.py")
+"""The command that started this benchmark; `run.py` sets it."""
+
 
 def processor() -> str:
     """The processor's name and the number of its cores."""
@@ -35,9 +38,8 @@ def write_json(file: Path, content: Any) -> None:
 
 def store(name: str, results: Any) -> None:
     """Keep results for a table, with the command, date and processor that made them."""
-    command = os.environ.get("PLURALIGN_BENCH_COMMAND", " ".join(sys.argv))
-    date = datetime.date.today().isoformat()
-    write_json(OUT / f"{name}.json", {"command": command, "date": date, "processor": processor(), "results": results})
+    origin = {"command": COMMAND, "date": datetime.date.today().isoformat(), "processor": processor()}
+    write_json(OUT / f"{name}.json", origin | {"results": results})
 
 
 def stored(name: str) -> Any:
@@ -77,10 +79,8 @@ print(json.dumps(getattr(importlib.import_module(module), name)(**json.loads(giv
 
 def in_own_process(function: Callable[..., Any], given: dict[str, Any], **environment: str) -> Any:
     """The result of a benchmark's function in a new process, so that its time and memory are its own."""
-    module = function.__module__
-    if module == "__main__":
-        module = sys.modules["__main__"].__spec__.name  # type: ignore[union-attr]
-    return json_of([sys.executable, "-c", CALL, module, function.__name__, json.dumps(given)], **environment)
+    call = [sys.executable, "-c", CALL, function.__module__, function.__name__, json.dumps(given)]
+    return json_of(call, **environment)
 
 
 def peak_memory() -> float:

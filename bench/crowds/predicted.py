@@ -205,7 +205,3 @@ def main() -> None:
     summaries = {name: summary(source(name), name, folder, ROWS) for name in SOURCES}
     results = {name: own for name, own in summaries.items() if own}
     store(options.name, {"options": vars(options), "sources": results})
-
-
-if __name__ == "__main__":
-    main()

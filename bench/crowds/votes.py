@@ -232,7 +232,3 @@ def main() -> None:
     sizes = (5, 10, 30, 100)
     rows = [groups(name, sample, sizes, options) for sample in SAMPLES for name in POLIS_CONVERSATIONS]
     store("crowd_votes_groups", {"options": vars(options), "sizes": sizes, "rows": rows})
-
-
-if __name__ == "__main__":
-    main()

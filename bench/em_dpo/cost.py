@@ -303,7 +303,3 @@ def main() -> None:
             memory(options)
         else:
             timed(part, options)
-
-
-if __name__ == "__main__":
-    main()

@@ -158,7 +158,3 @@ def main() -> None:
             largest = {policy: round(regret["value"], 2) for policy, regret in row["regret"].items()}
             print(f"seed {seed}: {largest}, {row['seconds']} s", flush=True)
             keep(name, settings, rows)
-
-
-if __name__ == "__main__":
-    main()

@@ -261,7 +261,3 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     for part in options.only:
         PARTS[part](options)
-
-
-if __name__ == "__main__":
-    main()

@@ -48,7 +48,3 @@ def main() -> None:
         print(rows[-1], flush=True)
     lengths = {"median": float(np.median(tokens)), "cut": int(trainer.train_tokens.cut_responses)}
     store("matching_first_loss", {"options": vars(options), "pairs": len(first), "tokens": lengths, "rows": rows})
-
-
-if __name__ == "__main__":
-    main()

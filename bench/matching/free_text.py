@@ -215,7 +215,3 @@ def main() -> None:
         keep_together(options.name)
         values = {key: round(value, 3) for key, value in result["metrics"].items() if isinstance(value, float)}
         print(name_of(cell), result["tuning_seconds"], result["seconds"], values, flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -136,7 +136,3 @@ def tuned(model: Path, judgments: Judgments, mode: str, seed: int, steps: int) -
     trainer = PMDPOTrainer(str(model), args, judgments)
     trainer.train()
     return trainer.policy
-
-
-if __name__ == "__main__":
-    main()

@@ -182,7 +182,3 @@ def main() -> None:
             print(f"{method}, {seed}: {row}", flush=True)
             # Read again, because another process may have added its part in the meantime.
             keep(name, settings, kept(name, settings) | {f"{method}, {seed}": row})
-
-
-if __name__ == "__main__":
-    main()

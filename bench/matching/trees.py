@@ -162,7 +162,3 @@ def main() -> None:
         print(row, flush=True)
         rows.append(row)
     store("matching_exact", {"options": vars(options), "rows": rows})
-
-
-if __name__ == "__main__":
-    main()

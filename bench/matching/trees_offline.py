@@ -111,7 +111,3 @@ def main() -> None:
         rows.append(trained(case, options))
         print(rows[-1], flush=True)
     store("matching_offline", {"options": vars(options), "rows": rows})
-
-
-if __name__ == "__main__":
-    main()

@@ -154,7 +154,3 @@ def main() -> None:
     note(f"MiniLM tuned on {len(votes)} votes", trainer.reward_model.score_items(items), seconds)
     transformers.set_seed(options.seed)
     note("TRL RewardTrainer, same votes", *trl_rewards(votes, items, options.max_length, common))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,10 +1,15 @@
-"""The baseline without fine-tuning: a linear reward on fixed features, fitted by Plackett-Luce with a ridge."""
+"""Linear rewards on fixed features: the baseline without fine-tuning, and MORE where its gradients are exact."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
+from torch.nn.functional import logsigmoid
 
+from pluralign.choice.min_norm import gradient_sums, gramian, min_norm_weights, residuals
 from pluralign.choice.plackett_luce import log_likelihood
 from pluralign.evaluation.rewards.summary import evaluate_rewards
 from pluralign.scoring.items import Items
@@ -50,3 +55,43 @@ def evaluate(items: Items, rows: np.ndarray, rewards: np.ndarray, replicates: in
         rewards[responses], items.ranks[shown], offsets, items.prompt[rows], items.weight[rows],
         response=responses, replicates=replicates,
     )  # fmt: skip
+
+
+def fit_sources(
+    sources: Sequence[np.ndarray], counts: Sequence[int], normalize: Any, *, steps: int, rate: float, final: float,
+    seed: tuple[int, int],
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """A reward trained by Adam on batches of several sources, and the mean weights of the sources over the steps.
+
+    Args:
+        sources: feature differences of pairs, chosen minus rejected, `(pairs, features)` each.
+        counts: pairs of each source in a step.
+        normalize: of MORE's min-norm weights; `None` weights each source by its pairs in the step.
+        steps: optimiser steps.
+        rate: learning rate at the start; it falls linearly.
+        final: last learning rate divided by the first.
+        seed: of the batches.
+    """
+    draw = np.random.default_rng(seed)
+    weights = torch.zeros(sources[0].shape[1], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([weights], lr=rate)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, final, steps)
+    membership = torch.eye(len(sources), dtype=torch.float64).repeat_interleave(torch.tensor(counts), 0)
+    totals = membership.sum(0)
+    index = torch.arange(len(membership))[:, None]
+    mixed = totals / totals.sum()
+    summed = np.zeros(len(sources))
+    for _ in range(steps):
+        drawn = [own[draw.integers(len(own), size=count)] for own, count in zip(sources, counts, strict=True)]
+        states = torch.from_numpy(np.concatenate(drawn))
+        margins = (states @ weights)[:, None]  # a pair is its difference alone: the rejected response is at 0
+        losses = -logsigmoid(margins[:, 0])
+        if normalize is not None:
+            sums = gradient_sums(residuals(losses, margins), index, states, membership)
+            mixed = torch.from_numpy(min_norm_weights(gramian(sums / totals[:, None]), normalize=normalize))
+        summed += mixed.numpy()
+        optimizer.zero_grad()
+        (mixed @ (membership.T @ losses / totals)).backward()
+        optimizer.step()
+        schedule.step()
+    return weights.detach().numpy(), summed / steps

@@ -11,10 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
-from torch.nn.functional import logsigmoid
 
-from pluralign.choice.min_norm import gradient_sums, gramian, min_norm_weights, residuals
 from pluralign.evaluation.calibration.recalibration import fit_temperature
 from pluralign.scoring.features import text_features
 from pluralign.scoring.items import items_of
@@ -22,6 +19,7 @@ from pluralign.scoring.items import items_of
 from ..common.data import encoder, load
 from ..common.options import parsed
 from ..common.results import OUT, store
+from .linear import fit_sources
 from .more_sources import SOURCES, cluster_sums, metrics_of
 
 METHODS = ("uniform", "l2", "none")
@@ -93,33 +91,11 @@ def parts(pairs: Pairs, seed: int) -> dict[str, Pairs]:
 
 def trained(train: list[Pairs], method: str, setting: Setting, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The weights of the reward, and the mean weights of the sources over the steps."""
-    draw = np.random.default_rng((seed, 1))
-    count = len(train)
-    each = setting.batch // count
-    weights = torch.zeros(train[0].states.shape[1], dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.Adam([weights], lr=setting.rate)
-    steps = setting.epochs * DRAWS // each
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
-    membership = torch.eye(count, dtype=torch.float64).repeat_interleave(each, 0)
-    index = torch.arange(count * each)[:, None]
-    total = np.zeros(count)
-    for _ in range(steps):
-        states = torch.from_numpy(
-            np.concatenate([own.states[draw.integers(len(own.states), size=each)] for own in train])
-        )
-        margins = (states @ weights)[:, None]
-        losses = -logsigmoid(margins[:, 0])
-        mixed = np.full(count, 1 / count)
-        if method != "uniform":
-            sums = gradient_sums(residuals(losses, margins), index, states, membership)
-            kind: Any = method
-            mixed = min_norm_weights(gramian(sums / each), normalize=kind)
-        total += mixed
-        optimizer.zero_grad()
-        (torch.from_numpy(mixed) @ (membership.T @ losses / each)).backward()
-        optimizer.step()
-        schedule.step()
-    return weights.detach().numpy(), total / steps
+    each = setting.batch // len(train)
+    return fit_sources(
+        [own.states for own in train], [each] * len(train), None if method == "uniform" else method,
+        steps=setting.epochs * DRAWS // each, rate=setting.rate, final=0.0, seed=(seed, 1),
+    )  # fmt: skip
 
 
 def evaluated(reward: np.ndarray, tuning: list[Pairs], test: list[Pairs]) -> dict[str, Any]:
@@ -155,7 +131,3 @@ def main() -> None:
             print(f"{label:<32}{method:<9}", *(values.round(3) for values in shown), flush=True)
     counts = {name: len(own.states) for name, own in data.items()}
     store("more_study", {"options": vars(options), "pairs": counts, "rows": rows})
-
-
-if __name__ == "__main__":
-    main()

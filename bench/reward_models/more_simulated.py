@@ -12,15 +12,13 @@ import itertools
 from typing import Any
 
 import numpy as np
-import torch
-from torch.nn.functional import logsigmoid
 
-from pluralign.choice.min_norm import gradient_sums, gramian, min_norm_weights, residuals
 from pluralign.evaluation.calibration.reliability import calibration_error
 from pluralign.evaluation.pairs import pairs_of
 
 from ..common.options import parsed
 from ..common.results import store
+from .linear import fit_sources
 
 FEATURES, SHARED = 16, 3.0
 METHODS = ("MultiTask, plain mean", "MultiTask, uniform", "MORE, l2", "MORE, none")
@@ -34,49 +32,28 @@ CASES: dict[str, dict[str, float]] = {
 }
 
 
-def source(weights: np.ndarray, pairs: int, flips: float, draw: np.random.Generator) -> torch.Tensor:
+def source(weights: np.ndarray, pairs: int, flips: float, draw: np.random.Generator) -> np.ndarray:
     """Feature differences of pairs, chosen minus rejected: `(pairs, features)`."""
     difference = draw.normal(size=(pairs, FEATURES)) * np.sqrt(2 / FEATURES)
     won = draw.random(pairs) < 1 / (1 + np.exp(-difference @ weights))
     won ^= draw.random(pairs) < flips
-    return torch.from_numpy(np.where(won[:, None], difference, -difference))
+    return np.where(won[:, None], difference, -difference)
 
 
-def trained(sources: list[torch.Tensor], method: str, steps: int, batch: int, seed: int) -> np.ndarray:
+def trained(sources: list[np.ndarray], method: str, steps: int, batch: int, seed: int) -> np.ndarray:
     """The weights of a linear reward after training."""
-    draw = np.random.default_rng((seed, 7))
-    weights = torch.zeros(FEATURES, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.Adam([weights], lr=0.02)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, steps)
     sizes = np.array([len(own) for own in sources])
     shares = sizes / sizes.sum() if method == METHODS[0] else np.full(len(sources), 1 / len(sources))
     counts = (batch * shares).round().astype(int).tolist()
-    of_source = torch.repeat_interleave(torch.arange(len(sources)), torch.tensor(counts))
-    membership = torch.nn.functional.one_hot(of_source, len(sources)).double()
-    totals = membership.sum(0)
-    index = torch.arange(len(of_source))[:, None]
-    for _ in range(steps):
-        drawn = [own[draw.integers(len(own), size=count)] for own, count in zip(sources, counts, strict=True)]
-        states = torch.cat(drawn)
-        margins = (states @ weights)[:, None]  # a pair is its difference alone: the rejected response is at 0
-        losses = -logsigmoid(margins[:, 0])
-        mixed = totals / totals.sum()
-        if method.startswith("MORE"):
-            sums = gradient_sums(residuals(losses, margins), index, states, membership)
-            kind: Any = method.removeprefix("MORE, ")
-            mixed = torch.from_numpy(min_norm_weights(gramian(sums / totals[:, None]), normalize=kind))
-        optimizer.zero_grad()
-        (mixed @ (membership.T @ losses / totals)).backward()
-        optimizer.step()
-        schedule.step()
-    return weights.detach().numpy()
+    normalize = method.removeprefix("MORE, ") if method.startswith("MORE") else None
+    return fit_sources(sources, counts, normalize, steps=steps, rate=0.02, final=0.01, seed=(seed, 7))[0]
 
 
-def evaluated(weights: np.ndarray, sources: list[torch.Tensor]) -> dict[str, float]:
+def evaluated(weights: np.ndarray, sources: list[np.ndarray]) -> dict[str, float]:
     """Accuracy and calibration error on held-out pairs, means over the sources."""
     values = []
     for own in sources:
-        margins = own.numpy() @ weights
+        margins = own @ weights
         rewards = np.stack((margins, np.zeros(len(margins))), 1).ravel()
         count = len(margins)
         pairs = pairs_of(rewards, np.tile([1, 2], count), np.arange(count + 1) * 2, np.arange(count), np.ones(count))
@@ -112,7 +89,3 @@ def main() -> None:
             means = [f"{key} {np.mean([row[key] for row in own]):+.3f}" for key in keys]
             print(f"{case:<38} {drift:>4} {method:<24}", *means, flush=True)
     store("more_conflict", {"options": vars(options), "rows": rows})
-
-
-if __name__ == "__main__":
-    main()

@@ -247,7 +247,3 @@ def main() -> None:
         file.write_text(json.dumps({"options": vars(options), **found, "seconds": clock()}))
         print(f"seed {seed}: {clock()} s", flush=True)
     store(options.name, summary(folder))
-
-
-if __name__ == "__main__":
-    main()

@@ -101,7 +101,3 @@ def main() -> None:
         metrics = reward_metrics(test, held, rewards)
         note("MiniLM tuned", metrics | (over_annotators(held, rewards) if by == "annotator" else {}))
         store("real_data", {"options": vars(options), "sets": sets})
-
-
-if __name__ == "__main__":
-    main()

@@ -110,7 +110,3 @@ def main() -> None:
         rows.append(measured(model, str(folder), options))
         print(rows[-1], flush=True)
         store("dprm_step", {"options": vars(options), "threads": torch.get_num_threads(), "rows": rows})
-
-
-if __name__ == "__main__":
-    main()

@@ -71,7 +71,3 @@ def main() -> None:
         print(row, flush=True)
         rows.append(row)
         store("more_cost", {"options": vars(options), "rows": rows})
-
-
-if __name__ == "__main__":
-    main()

@@ -106,7 +106,3 @@ def main() -> None:
         print(row, flush=True)
         rows.append(row)
     store("pm_step", {"options": vars(options) | {"threads": torch.get_num_threads()}, "rows": rows})
-
-
-if __name__ == "__main__":
-    main()

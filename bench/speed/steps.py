@@ -151,7 +151,3 @@ def main() -> None:
         __doc__, steps=1, warm=1, repeats=2, hidden=384, layers=6, curves=(False, "Measure the curves instead.")
     )
     (curves if options.curves else tasks)(options)
-
-
-if __name__ == "__main__":
-    main()

@@ -103,7 +103,3 @@ def main() -> None:
         rows.append(measured(loss, labels, options.repeats, options.seed))
         print(rows[-1], flush=True)
     store("transport_speed", {"options": vars(options), "items": ITEMS, "pot": ot.__version__, "rows": rows})
-
-
-if __name__ == "__main__":
-    main()
