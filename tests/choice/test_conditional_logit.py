@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd.functional import hessian
 
-from pluralign.choice import conditional_logit, designs
+from pluralign.choice.latent_class import conditional_logit, designs
 from pluralign.choice.latent_class.conditional_logit import ConditionalLogit
 from pluralign.choice.latent_class.exploded import exploded
 
