@@ -95,7 +95,7 @@ def test_worths_and_their_connected_parts(simulate, ridge):
     )
     found = verdict_of(apart, ridge=ridge)[2]
     assert found.verdict == "weak"
-    assert "2 parts that nobody compared" in found.reason
+    assert "2 parts" in found.reason
     # Where every part is a prompt, nothing else could have been collected.
     prompt = np.repeat([0, 1], 6)
     assert design(apart, prompt).parts == 1
@@ -119,7 +119,7 @@ def test_one_type_fitted_as_two_is_not_identified(simulate):
 def test_little_power_makes_one_type_weak(simulate):
     panel, _ = simulate([THETA])
     assert identification(design(panel), power=0.6).verdict == "weak"
-    assert "60% of the people" in identification(design(panel), power=0.6).reason
+    assert "60%" in identification(design(panel), power=0.6).reason
     assert identification(design(panel), power=0.95).verdict == "identified"
 
 

@@ -7,13 +7,13 @@ import ot
 import pytest
 import torch
 
-from pluralign.choice.metric_transport import metric_transport
 from pluralign.choice.transport import (
     DEFAULT_COST,
     distribution_loss,
     energy,
     expected_reward,
     label_cost,
+    metric_transport,
     reward_quantile,
     reward_variance,
     soft_cross_entropy,

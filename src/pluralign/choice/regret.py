@@ -112,16 +112,8 @@ def min_max_regret(regret: ArrayLike) -> Game:
         return _even(table)
     weights, adversary, value = _solved(scaled)
     # The first solution may give a type more regret than necessary: at the same value, minimise the sum.
-    types, policies = scaled.shape
-    better = linprog(
-        scaled.sum(0),
-        A_ub=scaled,
-        b_ub=np.full(types, value),
-        A_eq=np.ones((1, policies)),
-        b_eq=[1.0],
-        method="highs-ds",
-        options=_EXACT,
-    )
+    simplex = {"A_eq": np.ones((1, scaled.shape[1])), "b_eq": [1.0]}
+    better = linprog(scaled.sum(0), scaled, np.full(len(scaled), value), **simplex, method="highs-ds", options=_EXACT)
     if better.success:
         chosen = _on_simplex(better.x)
         if (scaled @ chosen).max() <= value + 1e-9 and scaled.sum(0) @ chosen < scaled.sum(0) @ weights - 1e-9:
