@@ -2,10 +2,8 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from pluralign.choice.em_dpo import likely, places_within, with_held_odds
+from pluralign.choice.em_dpo import places_within
 from pluralign.judgments import Judgments
 from pluralign.scoring.items import items_of
 from pluralign.training.em_dpo.e_step import EStep, TypeUtilities

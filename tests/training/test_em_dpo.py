@@ -100,11 +100,6 @@ def tensors_of(trainer, kind):
     return {key.replace(name, "."): weight for key, weight in found.items()}
 
 
-# One type.
-
-
-# The first losses, and the start of every round.
-
 def test_steps_of_one_type_do_not_touch_the_others(tiny_model, tmp_path):
     """Though Adam has moments of theirs and decays weights."""
     trainer = make(

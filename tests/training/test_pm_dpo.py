@@ -11,12 +11,11 @@ import peft
 import pytest
 import torch
 import yaml
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM
 
 import pluralign
 from architectures import write_model
-from pluralign.choice.preference_matching import Penalty, matched_log_probs
+from pluralign.choice.preference_matching import Penalty
 from pluralign.core.errors import PluralignError
 from pluralign.core.runs import read_metrics
 from pluralign.judgments import Judgments
@@ -224,8 +223,6 @@ def test_kept_numbers_are_told_apart_by_penalty(judgments, base, tmp_path, cache
     names = {log_probs_file("m", tokens, "float32", Penalty("conditional", alpha)).name for alpha in (0.1, 0.11)}
     assert len(names) == 2
 
-
-# Where it leads.
 
 # Runs.
 

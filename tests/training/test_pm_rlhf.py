@@ -21,7 +21,7 @@ from transformers import (
 )
 
 import pluralign
-from pluralign.choice.preference_matching import Penalty, charged, matched_log_probs
+from pluralign.choice.preference_matching import Penalty
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import BUILT_IN_SCALES, Judgments
 from pluralign.scoring.implicit_rewards import load_implicit_reward
@@ -73,6 +73,8 @@ def logged(trainer, name):
 
 
 REFERENCE = torch.tensor([0.6, 0.25, 0.1, 0.05])
+
+
 def bandit():
     """A model with four tokens and its tokenizer; after the prompt its probabilities are `REFERENCE`."""
     size = len(REFERENCE)
@@ -182,9 +184,6 @@ def test_a_given_reference_is_used(tiny_model, tmp_path):
         PMRLHFTrainer(str(tiny_model), words, settings(tmp_path, mode="pm"), prompts(), ref_model=other)
     with pytest.raises(PluralignError, match=r"ref_model: has 4 tokens"):
         PMRLHFTrainer(str(tiny_model), words, args, prompts(), processing_class=tokenizer, ref_model=model)
-
-
-# Equality with TRL --------------------------------------------------------------------------------------------
 
 
 def test_plain_matching_keeps_and_runs_no_reference(tiny_model, tmp_path):
