@@ -11,10 +11,10 @@ import yaml
 from common import OUT
 from town_language_model import QUIET, lora
 
+from pluralign.demo.from_scratch import make_causal_model
 from pluralign.judgments import Judgments
 from pluralign.training.em_dpo.config import EMDPOConfig
 from pluralign.training.em_dpo.trainer import EMDPOTrainer
-from pluralign.training.from_scratch import make_causal_model
 from pluralign.workflows.train.run import train
 
 FOLDER = OUT / "em_real"

@@ -10,9 +10,9 @@ import yaml
 from common import OUT, Clock, load, store
 from transformers import AutoModelForCausalLM
 
+from pluralign.demo.from_scratch import make_causal_model
 from pluralign.judgments import Judgments
 from pluralign.judgments.split import split
-from pluralign.training.from_scratch import make_causal_model
 from pluralign.workflows.train.run import train
 
 MODEL = OUT / "hh-language-model"

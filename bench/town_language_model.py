@@ -15,8 +15,8 @@ import peft
 import yaml
 from common import OUT, store
 
+from pluralign.demo.from_scratch import make_causal_model
 from pluralign.judgments.population import Town, simulate
-from pluralign.training.from_scratch import make_causal_model
 from pluralign.workflows.train.run import train
 
 MODEL = OUT / "town-language-model"

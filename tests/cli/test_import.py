@@ -236,7 +236,7 @@ def test_values_mean_the_same_as_words_numbers_and_truth_values(run, tmp_path):
     assert code == 0, err
     assert read(tmp_path / "o.parquet").column("ranks") == [[1, 2]] * 2 + [[1, 1]] * 4 + [[2, 1]] * 2
     assert set(read(tmp_path / "o.parquet").column("prompt")) == {"{v}"}
-    assert "left out: 2 votes that were not cast" in out
+    assert "left out: 2 judgments without ranks or labels" in out
 
 
 def test_chat_preferences_come_back(run, tmp_path):

@@ -5,10 +5,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from pluralign.personas.answers import MAX_SIGNS, REFUSALS, LabelReader
 
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import BUILT_IN_SCALES, LabelScale
-from pluralign.personas.answers import MAX_SIGNS, REFUSALS, LabelReader
 from pluralign.personas.questions import (
     Persona,
     VoteTemplate,

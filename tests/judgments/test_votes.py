@@ -265,7 +265,7 @@ def test_a_bad_prior_names_its_row_and_column(prior, expected):
     with pytest.raises(PluralignError) as complaint:
         votes_of(judgments, prior=[prior])
     assert expected in str(complaint.value)
-    with pytest.raises(PluralignError, match="row 2, column 'response': the item stands twice"):
+    with pytest.raises(PluralignError, match="row 2, column 'response': .* twice"):
         good = {"prompt": "p", "response": "a", "agree": 1, "pass": 1, "disagree": 1}
         votes_of(judgments, prior=[good, good])
 
@@ -351,13 +351,13 @@ def test_damaged_files_are_one_clear_error(tmp_path):
     [
         ({"strength": 0.0}, "strength: found 0.0"),
         ({"decay": 1.5, "window_days": 1.0}, "decay: found 1.5"),
-        ({"decay": 0.5}, "a decay under 1 needs a window"),
-        ({"window_days": 3.0}, "a window needs one"),
+        ({"decay": 0.5}, "decay under 1 needs a window"),
+        ({"window_days": 3.0}, "window needs a decay"),
         ({"decay": 0.5, "window_days": 0.0}, "window: found 0.0"),
         ({"origin": "yesterday"}, "origin: found 'yesterday'"),
         ({"strata": "group"}, "give shares too"),
         ({"shares": {"a": -1.0}}, "shares: found"),
-        ({"shares": {"a": 1.0, "b": 1.0}}, "are of no stratum with a share"),
+        ({"shares": {"a": 1.0, "b": 1.0}}, "no stratum with a share"),
         ({"shares": {"a": 1.0}, "strata": "region"}, "a column of a table of annotators: give that table"),
         ({"pair_votes": "half"}, "pair_votes: found 'half'"),
         ({"kind": "stars"}, "kind: found 'stars'"),

@@ -14,13 +14,13 @@ from pluralign.core.files import atomic_write
 from pluralign.core.runs import read_metrics
 from pluralign.demo.configs import configs
 from pluralign.demo.crowd import rated, said
+from pluralign.demo.from_scratch import make_causal_model
 from pluralign.demo.matching import histograms, whose_answers
 from pluralign.demo.people import ANSWER, CONTEXT, answers_preferred, asked_somewhere, types_by_kind
 from pluralign.demo.tables import confidence, given_up, kinds_found, liked, served
 from pluralign.judgments.population import Town, simulate
 from pluralign.judgments.split import split
 from pluralign.scoring.items import items_of
-from pluralign.training.from_scratch import make_causal_model
 from pluralign.workflows.aggregate.run import aggregate
 from pluralign.workflows.audit.run import audit
 from pluralign.workflows.calibrate import calibrate

@@ -1,4 +1,4 @@
-"""Templates: text with `{column}` fields, into nested values and into joined tables."""
+"""Templates: text with `{column}` fields, which may lead into nested values and joined tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _JOIN = re.compile(r"(\w+)\[(.+)\]\.(.+)")
 
 
 def word(value: Any) -> str:
-    """A value as it is compared with others: `1`, `1.0` and ` 1 ` are the same word, and so are truth values.
+    """A value in the form in which values are compared: `1`, `1.0` and ` 1 ` are the same word.
 
     Examples:
         >>> word(1.0), word(" 1 "), word(True)
@@ -31,10 +31,10 @@ def word(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Field:
-    """What stands between braces: a column, or a column that leads to a row of another table.
+    """A field between braces: a column, or a column whose value is the key of a row in a joined table.
 
     Args:
-        column: of the file, dots leading into nested values.
+        column: a column of the file; dots lead into nested values.
         table: the joined table, or `None`.
         wanted: the column of the joined table.
     """
@@ -44,25 +44,25 @@ class Field:
     wanted: str = ""
 
     def value(self, row: Mapping[str, Any], tables: Tables) -> Any:
-        """What the field stands for in a row.
+        """The value of the field in a row.
 
         Raises:
             RowError: the row has no such column, or the joined table no such row.
         """
-        found = _reach(row, self.column, self.column)
+        value = _nested(row, self.column, self.column)
         if self.table is None:
-            return found
-        joined = tables[self.table].get(word(found))
+            return value
+        joined = tables[self.table].get(word(value))
         if joined is None:
-            raise RowError(self.column, f"{one_line(found)} is not in the table '{self.table}'")
-        return _reach(joined, self.wanted, f"{self.table}.{self.wanted}")
+            raise RowError(self.column, f"{one_line(value)} is not in the table '{self.table}'")
+        return _nested(joined, self.wanted, f"{self.table}.{self.wanted}")
 
 
 @dataclass(frozen=True)
 class Template:
-    """Text with fields. One field and nothing else keeps the type of its value; else the parts make text.
+    """Text with fields. A template that is a single field keeps the type of its value; others give text.
 
-    Two braces stand for one that is text: `{{a}}` is the text `{a}`.
+    A doubled brace is a literal one: `{{a}}` is the text `{a}`.
 
     Examples:
         >>> template = Template.of(Value("{who} says {what.0}", "map.yaml, line 1", "prompt"), [])
@@ -75,10 +75,10 @@ class Template:
 
     @classmethod
     def of(cls, value: Value, tables: Sequence[str]) -> Template:
-        """Read a template; numbers stand for their digits.
+        """Parse a template; numbers are taken as text.
 
         Raises:
-            PluralignError: it is no text, a brace stands alone, or it names an unknown table.
+            PluralignError: it is not text, a brace is not closed, or it names an unknown table.
         """
         if isinstance(value.content, bool) or not isinstance(value.content, str | int | float):
             raise value.complain(f"found {one_line(value.plain())}, expected text like '{{column}}'")
@@ -87,7 +87,7 @@ class Template:
         for found in [*_FIELD.finditer(text), None]:
             between = text[end : found.start() if found else None]
             if "{" in between or "}" in between:
-                raise value.complain(f"a brace stands alone in {one_line(text)}: write {{column}}, or {{{{ for a brace")
+                raise value.complain(f"a single brace in {one_line(text)}: write {{column}}, or {{{{ for a brace")
             parts += [between] if between else []
             if found is not None:
                 parts.append(_field(found[1], value, tables) if found[1] else found[0][0])
@@ -98,7 +98,7 @@ class Template:
         """The template's value for a row.
 
         Raises:
-            RowError: a field has no value to stand for, or a list where text is made.
+            RowError: a field has no value, or a list inside text.
         """
         if len(self.parts) == 1 and isinstance(self.parts[0], Field):
             return self.parts[0].value(row, tables)
@@ -111,7 +111,7 @@ class Template:
         return "".join(shown)
 
     def check_columns(self, columns: Sequence[str], tables: Mapping[str, Sequence[str]]) -> None:
-        """Complain about a field that a file's header, or a joined table, does not have.
+        """Check that the header of a file, and the joined tables, have all fields.
 
         Raises:
             PluralignError: names the line and key of the mapping, the column, and the nearest one.
@@ -140,16 +140,16 @@ def _has(columns: Sequence[str], name: str) -> bool:
     return name in columns or name.split(".")[0] in columns
 
 
-def _reach(value: Any, path: str, column: str) -> Any:
-    """Follow a dotted path into nested mappings and lists; a name that holds dots itself comes first."""
+def _nested(value: Any, path: str, column: str) -> Any:
+    """Follow a dotted path into nested mappings and lists; a key that contains the dots takes precedence."""
     if isinstance(value, Mapping) and path in value:
         return value[path]
     first, _, rest = path.partition(".")
     if isinstance(value, Mapping) and first in value:
-        found = value[first]
+        inner = value[first]
     elif isinstance(value, list) and first.isdigit() and int(first) < len(value):
-        found = value[int(first)]
+        inner = value[int(first)]
     else:
         known = list(value) if isinstance(value, Mapping) else []
         raise RowError(column, f"there is no '{first}' in the row{nearest(first, map(str, known))}")
-    return _reach(found, rest, column) if rest else found
+    return _nested(inner, rest, column) if rest else inner

@@ -1,14 +1,8 @@
-"""Vote states from tables of judgments: made at once, or merged step by step with the same result.
-
-state = votes_of(read("votes.parquet"), strength=3.0)
-state, merged = merge(state, read("more-votes.parquet"))
-state.targets(smoothing=0.05).distribution
-"""
+"""Build vote states from tables of judgments, at once or merged step by step."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +10,10 @@ import numpy as np
 
 from pluralign.choice.dirichlet import faded
 from pluralign.core.errors import PluralignError
-from pluralign.judgments.ballots import (
+from pluralign.judgments.scales import LabelScale
+from pluralign.judgments.schema import Form
+from pluralign.judgments.table import Judgments
+from pluralign.judgments.votes.ballots import (
     ballots_of,
     check_fits,
     digests_of,
@@ -24,34 +21,22 @@ from pluralign.judgments.ballots import (
     strata_of,
     times_of,
 )
-from pluralign.judgments.scales import LabelScale
-from pluralign.judgments.schema import Form
-from pluralign.judgments.table import Judgments
-from pluralign.judgments.vote_files import read_votes, write_votes
-from pluralign.judgments.vote_priors import Priors, read_priors
-from pluralign.judgments.vote_state import (
+from pluralign.judgments.votes.priors import PriorRows, Priors, read_priors
+from pluralign.judgments.votes.state import (
     EPOCH,
     NO_WINDOW,
     PAIR_SCALE,
     Kind,
     PairVotes,
-    Targets,
     VoteSettings,
     VoteState,
     item_key,
 )
 
-__all__ = [
-    "Merged", "Targets", "VoteSettings", "VoteState", "merge", "new_state", "read_votes", "votes_of", "write_votes"
-]  # fmt: skip
-
-PriorRows = str | os.PathLike[str] | Iterable[Mapping[str, Any]]
-"""A side table of priors: a file, or rows with `prompt`, `response` (of pairs `other`) and a share per label."""
-
 
 @dataclass(frozen=True)
 class Merged:
-    """What came of a merge.
+    """The result of a merge.
 
     Args:
         new: judgments whose votes were added.
@@ -84,64 +69,71 @@ def votes_of(
 
     Args:
         judgments: the table.
-        strength: kappa, the prior's weight in votes; `None` is the number of labels.
-        prior: the side table of priors; `None`, and items it does not name, have the uniform prior.
-        kind: `labels` or `pairs`; `None` takes labels where the table has any.
-        decay: what is left of a vote after each boundary of a window.
-        window_days: the length of a window, with a decay under 1.
-        origin: where windows are counted from; `None` is 1970.
-        shares: the population's share of each stratum.
-        strata: with `shares`: `group` (`None`), or what `stratum_of` gives.
-        stratum_of: the stratum of each annotator, where strata are not the table's `group`.
-        pair_votes: of pairs: a ranking's weight is `shared` among its pairs, or counts in `full` on each.
+        strength: kappa, the weight of the prior in votes. Default: the number of labels.
+        prior: the table of priors. Without it, and for items that it does not list, the prior is uniform.
+        kind: `labels` or `pairs`. Default: labels if the table has any.
+        decay: the factor by which a vote fades at each window boundary.
+        window_days: the length of a window, with a decay below 1.
+        origin: the start of window 0. Default: 1970.
+        shares: the population share of each stratum.
+        strata: with `shares`: `group` (default), or what `stratum_of` holds.
+        stratum_of: the stratum of each annotator, if the strata are not the table's `group`.
+        pair_votes: for pairs: the weight of a ranking is `shared` among its pairs, or counts in `full` on each.
 
     Raises:
-        PluralignError: a setting is out of range, or the judgments do not go with the settings.
+        PluralignError: a setting is out of range, or the judgments do not fit the settings.
 
     Examples:
-        Of eight people who saw both, six prefer Yes; two votes of prior say one half.
+        Six of eight annotators prefer Yes; the prior counts as two votes, one for each side.
 
         >>> yes = {"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, 2]}
         >>> state = votes_of(Judgments.from_rows([yes] * 6 + [{**yes, "ranks": [2, 1]}] * 2))
         >>> state.response, state.other, state.mean.tolist(), state.votes.tolist()
         (['No'], ['Yes'], [[0.3, 0.7]], [8.0])
     """
-    chosen = kind_of_votes(judgments) if kind is None else kind
-    scale = scale_of_votes(judgments, chosen)
-    priors = None if prior is None else read_priors(prior, chosen, judgments.form, scale)
-    settings = VoteSettings(
-        strength=float(len(scale.labels)) if strength is None else float(strength),
-        decay=decay,
-        window_days=window_days,
-        origin=EPOCH if origin is None else origin,
-        shares=shares,
-        strata=strata,
-        pair_votes=pair_votes,
-        prior=None if priors is None else priors.fingerprint,
-    )
-    state = new_state(chosen, judgments.form, scale, settings, priors)
-    return merge(state, judgments, stratum_of)[0]
+    settings = {
+        "strength": None if strength is None else float(strength),
+        "decay": decay,
+        "window_days": window_days,
+        "origin": origin,
+        "shares": shares,
+        "strata": strata,
+        "pair_votes": pair_votes,
+    }
+    return merge(empty_state(judgments, kind, prior, settings), judgments, stratum_of)[0]
 
 
-def scale_of_votes(judgments: Judgments, kind: Kind) -> LabelScale:
-    """The labels that are voted for.
+def empty_state(
+    judgments: Judgments, kind: Kind | None, prior: PriorRows | None, settings: Mapping[str, Any]
+) -> VoteState:
+    """A state without votes that fits a table.
+
+    Args:
+        judgments: the table; gives the form, the label scale and, if `kind` is `None`, the kind.
+        kind: `labels` or `pairs`.
+        prior: the table of priors.
+        settings: fields of `VoteSettings`; `None` values take their defaults.
 
     Raises:
-        PluralignError: labels are wanted and the table has no scale.
+        PluralignError: a setting is out of range, or labels are asked for and the table has no label scale.
     """
-    if kind == "pairs":
-        return PAIR_SCALE
-    if kind != "labels":
-        raise PluralignError(f"kind: found {kind!r}, expected labels or pairs")
-    if judgments.label_scale is None:
+    chosen = kind_of_votes(judgments) if kind is None else kind
+    if chosen not in ("labels", "pairs"):
+        raise PluralignError(f"kind: found {chosen!r}, expected labels or pairs")
+    scale = PAIR_SCALE if chosen == "pairs" else judgments.label_scale
+    if scale is None:
         raise PluralignError("the judgments have no labels and no label scale: count pairs, or read them with a scale")
-    return judgments.label_scale
+    priors = None if prior is None else read_priors(prior, chosen, judgments.form, scale)
+    given = {name: value for name, value in settings.items() if value is not None}
+    defaults = {"strength": float(len(scale.labels)), "origin": EPOCH}
+    made = VoteSettings(**{**defaults, **given, "prior": None if priors is None else priors.fingerprint})
+    return new_state(chosen, judgments.form, scale, made, priors)
 
 
 def new_state(
     kind: Kind, form: Form, scale: LabelScale, settings: VoteSettings, priors: Priors | None = None
 ) -> VoteState:
-    """A state without a vote; the items of a prior table are in it from the start."""
+    """A state without votes; it holds the items of the table of priors from the start."""
     labels, strata = len(scale.labels), 1 if settings.shares is None else len(settings.shares)
     items = 0 if priors is None else len(priors.prompt)
     return VoteState(
@@ -164,20 +156,20 @@ def new_state(
 def merge(
     state: VoteState, judgments: Judgments, stratum_of: Mapping[str, str] | None = None
 ) -> tuple[VoteState, Merged]:
-    """A state with the votes of a table added; judgments whose ids it has merged before change nothing.
+    """Add the votes of a table to a state. Judgments whose ids were merged before change nothing.
 
-    The result does not depend on the order of merges: a vote of window w counts decay^(present - w), whenever it
-    comes, with the present the newest window of any vote.
+    The result does not depend on the order of merges: a vote of window w counts decay^(present - w) whenever it
+    is merged, where present is the newest window of any vote.
 
     Args:
-        state: stays as it is.
-        judgments: of the state's form and scale.
-        stratum_of: the stratum of each annotator, where the state's strata are not `group`.
+        state: the state; it is not modified.
+        judgments: a table with the state's form and label scale.
+        stratum_of: the stratum of each annotator, if the state's strata are not `group`.
 
     Raises:
         PluralignError: the judgments do not fit the state, or lack a time or a stratum that it needs.
     """
-    check_fits(judgments, state.kind, state.form, state.scale)
+    check_fits(judgments, state)
     settings = state.settings
     digests = digests_of(judgments)
     fresh = np.zeros(len(digests), dtype=bool)
@@ -193,16 +185,14 @@ def merge(
     if not len(rows):
         return state, merged
 
-    texts = (cast.prompt, cast.response, cast.other) if cast.other else (cast.prompt, cast.response)
     item_of: list[int] = []
     added: list[int] = []
-    for number, of_item in enumerate(zip(*texts, strict=True)):
-        found = state.place.get(item_key(*of_item))
-        item_of.append(len(state) + len(added) if found is None else found)
-        if found is None:
+    for number, texts in enumerate(zip(*cast.texts, strict=True)):
+        known = state.place.get(item_key(*texts))
+        item_of.append(len(state) + len(added) if known is None else known)
+        if known is None:
             added.append(number)
-    grown = _grown(state, [[part[number] for number in added] for part in (cast.prompt, cast.response)],
-                   [cast.other[number] for number in added] if cast.other else [])  # fmt: skip
+    grown = _with_items(state, *([part[number] for number in added] for part in cast.texts))
     item = np.array(item_of, dtype=np.int64)[cast.item]
 
     present = max(state.present, int(window.max()))
@@ -217,26 +207,25 @@ def merge(
     counts = grown.counts + np.bincount(item * labels + cast.label, cast.weight, items * labels).reshape(items, -1)
     newest = grown.window.copy()
     np.maximum.at(newest, item, window)
-    begun = (grown.counts.sum(1) <= 0) & (counts.sum(1) > 0)
-    return replace(
+    after = replace(
         grown,
         held=held,
         counts=counts,
         window=newest,
         digests=np.concatenate((state.digests, digests[rows])),
         digest_item=np.concatenate((state.digest_item, item[first])),
-    ), replace(merged, new_items=int(begun.sum()))
+    )
+    return after, replace(merged, new_items=int((after.voted & ~grown.voted).sum()))
 
 
-def _grown(state: VoteState, texts: list[list[Any]], other: list[Any]) -> VoteState:
-    """The state with more items, without a vote and with the uniform prior."""
-    prompt, response = texts
+def _with_items(state: VoteState, prompt: list[Any], response: list[Any], other: list[Any] | None = None) -> VoteState:
+    """The state with more items, which have no vote and the uniform prior."""
     more, (strata, labels) = len(prompt), state.held.shape[1:]
     return replace(
         state,
         prompt=state.prompt + prompt,
         response=state.response + response,
-        other=state.other + other,
+        other=state.other + (other or []),
         prior=np.concatenate((state.prior, np.full((more, labels), 1 / labels))),
         counts=np.concatenate((state.counts, np.zeros((more, labels)))),
         held=np.concatenate((state.held, np.zeros((more, strata, labels)))),
