@@ -16,7 +16,6 @@ from pluralign.core.errors import PluralignError, RowError, nearest, one_line
 from pluralign.core.yaml_lines import read_yaml_lines
 from pluralign.judgments.reading import common_scale, read, read_rows
 from pluralign.judgments.scales import LabelScale
-from pluralign.judgments.table import Judgments
 from pluralign.judgments.votes import Merged, VoteState, merge, read_votes, write_votes
 from pluralign.judgments.votes.merging import empty_state
 from pluralign.judgments.votes.priors import read_priors
@@ -137,6 +136,7 @@ def update_votes(
 
     Examples:
         >>> import tempfile
+        >>> from pluralign.judgments import Judgments
         >>> folder = Path(tempfile.mkdtemp())
         >>> row = {"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, 2]}
         >>> Judgments.from_rows([row] * 2).write(folder / "votes.parquet")
