@@ -27,7 +27,8 @@ from town_language_model import keep, kept, town_language_model
 
 from pluralign.choice.regret import hedge, min_max_regret, regret_matrix
 from pluralign.core.runs import read_metrics
-from pluralign.demo.run import ANSWER, CONTEXT, TOWN, types_by_kind
+from pluralign.demo.comparison import ANSWER, CONTEXT
+from pluralign.demo.town import TOWN, types_by_group
 from pluralign.evaluation.annotators.types import type_accuracy
 from pluralign.evaluation.policies.regret import means, preferred, with_mixtures
 from pluralign.judgments.population import Simulation, Town, simulate
@@ -93,7 +94,7 @@ def measured(folder: Path, seed: int, settings: dict[str, Any]) -> dict[str, Any
         "types": found["types"],
         "verdict": found["identification"],
         "type_accuracy": recovered(simulation, people),
-        "kinds": types_by_kind(simulation, people),
+        "kinds": types_by_group(simulation, people),
         "training_seconds": training,
         **regrets(together, story),
         **liked(simulation, people, together, story, seed),
@@ -147,7 +148,7 @@ def liked(
     better = preferred(utilities, utilities[:, [len(types)]])  # (kinds, policies, prompts)
     better = with_mixtures(better, np.array(list(mixtures.values())))
     names = [*drawers, *mixtures]
-    own = types_by_kind(simulation, run)
+    own = types_by_group(simulation, run)
     kinds = [kind.name for kind in simulation.town.types]
     mine = np.stack([better[place, names.index(own[kind])] for place, kind in enumerate(kinds)])[:, None]
     found = means(np.concatenate((better, mine), axis=1), seed=seed)

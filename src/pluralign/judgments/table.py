@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import gzip
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write
@@ -113,71 +115,50 @@ class Judgments:
                 write(batch)
 
 
-class table_writer:
-    """A context manager that writes record batches of the canonical schema to one file, atomically.
+@contextlib.contextmanager
+def table_writer(path: str | os.PathLike[str], schema: pa.Schema) -> Iterator[Callable[[pa.RecordBatch], None]]:
+    """Write record batches of the canonical schema to one file, atomically: a context that gives a write function.
 
     Args:
         path: the file; its ending selects the format: `.parquet`, `.jsonl` or `.jsonl.gz`. JSON Lines has no
             metadata, so a label scale goes to `FILE.scale.yaml` beside it, where `read` looks for it.
         schema: the Arrow schema of the batches.
     """
-
-    def __init__(self, path: str | os.PathLike[str], schema: pa.Schema) -> None:
-        self.path, self.schema = Path(path), schema
-        name = self.path.name.lower()
+    path = Path(path)
+    name = path.name.lower()
+    if not name.endswith((".parquet", ".jsonl", ".jsonl.gz")):
+        raise PluralignError(f"{path}: the name must end in .parquet, .jsonl or .jsonl.gz")
+    with atomic_write(path) as out:
         if name.endswith(".parquet"):
-            self.kind = "parquet"
-        elif name.endswith((".jsonl", ".jsonl.gz")):
-            self.kind = "jsonl"
-        else:
-            raise PluralignError(f"{path}: the name must end in .parquet, .jsonl or .jsonl.gz")
-
-    def __enter__(self) -> Any:
-        self._file = atomic_write(self.path)
-        self._out = out = self._file.__enter__()
-        if self.kind == "parquet":
-            self._sink: Any = pq.ParquetWriter(out, self.schema, compression="zstd")
-            return self._sink.write_batch
-        if self.path.suffix == ".gz":
-            import gzip
-
-            # Without the time and name in the header, equal tables give equal files.
-            self._sink = gzip.GzipFile(filename="", fileobj=out, mode="wb", mtime=0)
-        else:
-            self._sink = out
-        return self._write_lines
-
-    def _write_lines(self, batch: pa.RecordBatch) -> None:
-        for row in batch.to_pylist():
-            line = json.dumps(row, ensure_ascii=False, default=datetime.datetime.isoformat)
-            self._sink.write(line.encode() + b"\n")
-
-    def __exit__(self, *fault: Any) -> None:
-        if fault[0] is None:
+            writer = pq.ParquetWriter(out, schema, compression="zstd")
             try:
-                if self.kind == "parquet" or self.path.suffix == ".gz":
-                    self._sink.close()
-                if self.kind == "jsonl":
-                    self._out.flush()  # a full disk shows here, before anything else is touched
-                    self._write_scale()
-            except BaseException as closing:
-                self._file.__exit__(type(closing), closing, closing.__traceback__)
+                yield writer.write_batch
+            except BaseException:
+                # An open writer would print an error later; its file is discarded.
+                with contextlib.suppress(OSError, pa.ArrowException):
+                    writer.close()
                 raise
-        elif self.kind == "parquet":
-            # An open writer would print an error later; its file is discarded.
-            with contextlib.suppress(OSError, pa.ArrowException):
-                self._sink.close()
-        self._file.__exit__(*fault)
-
-    def _write_scale(self) -> None:
-        scale = scale_of(self.schema)
-        if scale is None:
-            sidecar(self.path).unlink(missing_ok=True)  # left by the table that this one replaces
+            writer.close()
             return
-        import yaml
+        # Without the time and name in the header, equal tables give equal files.
+        packed = gzip.GzipFile(filename="", fileobj=out, mode="wb", mtime=0) if name.endswith(".gz") else None
+        sink: Any = packed or out
 
-        with atomic_write(sidecar(self.path), "w") as out:
-            yaml.safe_dump(scale.as_dict(), out, allow_unicode=True, sort_keys=False)
+        def write_lines(batch: pa.RecordBatch) -> None:
+            for row in batch.to_pylist():
+                line = json.dumps(row, ensure_ascii=False, default=datetime.datetime.isoformat)
+                sink.write(line.encode() + b"\n")
+
+        yield write_lines
+        if packed is not None:
+            packed.close()
+        out.flush()  # a full disk shows here, before anything else is touched
+        scale = scale_of(schema)
+        if scale is None:
+            sidecar(path).unlink(missing_ok=True)  # left by the table that this one replaces
+        else:
+            with atomic_write(sidecar(path), "w") as beside:
+                yaml.safe_dump(scale.as_dict(), beside, allow_unicode=True, sort_keys=False)
 
 
 def sidecar(path: Path) -> Path:

@@ -67,16 +67,6 @@ def record_judgments(
 ) -> Iterator[dict[str, Any] | RowError]:
     """The judgments of one record.
 
-    Args:
-        record: as exported.
-        questions: the questions to read, as `QUESTIONS`.
-        prompt: the field with the prompt, empty for none.
-        answers: the field of each value of a ranking, if their names differ.
-        tally: counts what gives no judgment.
-
-    Raises:
-        RowError: the record is not from an export.
-
     Examples:
         >>> record = {"fields": {"prompt": "Tea?", "a": "Yes", "b": "No"},
         ...           "responses": {"ranking": [{"value": ["b", "a"], "user_id": "ann"}]}}

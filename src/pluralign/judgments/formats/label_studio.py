@@ -60,16 +60,7 @@ def read_label_studio(
 def task_judgments(
     task: Mapping[str, Any], names: Mapping[str, str], tally: Tally, compared: dict[str, str]
 ) -> Iterator[dict[str, Any] | RowError]:
-    """The judgments of one task.
-
-    Args:
-        task: as exported.
-        names: the field names, see `FIELDS`.
-        tally: counts what gives no judgment.
-        compared: the objects that controls of each type compare, in all tasks so far; updated.
-
-    Raises:
-        RowError: the task is not from an export.
+    """The judgments of one task. `compared` collects the objects that controls of each type compare.
 
     Examples:
         >>> task = {"data": {"prompt": "Tea?", "answer1": "Yes", "answer2": "No"}, "annotations": [
@@ -79,7 +70,11 @@ def task_judgments(
         >>> made["responses"], made["ranks"], made["annotator"], made["source"]
         (['Yes', 'No'], [2, 1], 7, 'better')
     """
-    data, annotations = _minimal(task) if "annotations" not in task else _whole(task)
+    data, annotations = _minimal(task) if "annotations" not in task else (task.get("data"), task["annotations"])
+    if not isinstance(data, Mapping):
+        raise RowError("data", f"found {one_line(data)}, expected the fields of the task")
+    if not isinstance(annotations, list):
+        raise RowError("annotations", f"found {one_line(annotations)}, expected a list")
     if not annotations:
         tally.left_out["tasks without an annotation"] += 1
     for key in ("predictions", "drafts"):
@@ -93,15 +88,6 @@ def task_judgments(
             tally.left_out["annotations that were cancelled (skipped)"] += 1
         else:
             yield from _annotation(annotation, data, place, names, tally, compared)
-
-
-def _whole(task: Mapping[str, Any]) -> tuple[Mapping[str, Any], Sequence[Any]]:
-    data, annotations = task.get("data"), task["annotations"]
-    if not isinstance(data, Mapping):
-        raise RowError("data", f"found {one_line(data)}, expected the fields of the task")
-    if not isinstance(annotations, list):
-        raise RowError("annotations", f"found {one_line(annotations)}, expected a list")
-    return data, annotations
 
 
 def _minimal(task: Mapping[str, Any]) -> tuple[Mapping[str, Any], Sequence[Any]]:

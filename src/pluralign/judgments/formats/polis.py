@@ -67,11 +67,7 @@ def read_polis(
 
 
 def read_conversation(path: Path, comments: Path | None = None, prompt: str | None = None) -> Conversation:
-    """The statements and the topic that belong to a votes file.
-
-    Raises:
-        PluralignError: there are no statements, there is no topic, or an id appears twice.
-    """
+    """The statements and the topic that belong to a votes file."""
     stem = path.name.lower().removesuffix(".gz").removesuffix(".csv").removesuffix("participants-votes")
     stem = path.name[: len(stem)]
     if comments is None:

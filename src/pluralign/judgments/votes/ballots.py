@@ -46,11 +46,6 @@ class Ballots:
     judgment: np.ndarray
     left_out: int
 
-    @property
-    def texts(self) -> tuple[list[Any], ...]:
-        """The texts that identify the items: prompt and response, or prompt and both responses of a pair."""
-        return (self.prompt, self.response, self.other) if self.other else (self.prompt, self.response)
-
 
 def digests_of(judgments: Judgments) -> np.ndarray:
     """A 16-byte digest of each judgment's id: `(judgments,)`."""
@@ -65,16 +60,10 @@ def kind_of_votes(judgments: Judgments) -> Kind:
 
 
 def ballots_of(judgments: Judgments, rows: np.ndarray, kind: Kind, settings: VoteSettings) -> Ballots:
-    """The votes of some rows of a table.
+    """The votes of the selected rows, `(judgments,)` bool, of a table.
 
     For pairs, a judgment votes on every pair that it compares: unranked responses come after the ranked ones, and a
     tie is half a vote for each side. Rows without ranks are ranked by the rewards of their labels.
-
-    Args:
-        judgments: the table.
-        rows: `(judgments,)` bool, the rows to use.
-        kind: what the votes are about.
-        settings: the settings of the vote state.
     """
     scale = judgments.label_scale
     label_number = {} if scale is None else {label: number for number, label in enumerate(scale.labels)}
@@ -197,11 +186,7 @@ def _by_appearance(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def times_of(judgments: Judgments, rows: np.ndarray) -> np.ndarray:
-    """Times of some rows in microseconds since 1970: `(rows,)`.
-
-    Raises:
-        PluralignError: a row has no time.
-    """
+    """Times of some rows in microseconds since 1970: `(rows,)`; an error names the first row without a time."""
     column = judgments.table.column("time").take(pa.array(rows))
     if column.null_count:
         row = int(rows[pc.index(pc.is_null(column), True).as_py()])
@@ -216,11 +201,7 @@ def times_of(judgments: Judgments, rows: np.ndarray) -> np.ndarray:
 def strata_of(
     judgments: Judgments, rows: np.ndarray, settings: VoteSettings, stratum_of: Mapping[str, str] | None
 ) -> np.ndarray:
-    """The index of each row's stratum in `settings.shares`: `(rows,)`.
-
-    Raises:
-        PluralignError: an annotator has no stratum, or a stratum without a share.
-    """
+    """The index of each row's stratum in `settings.shares`, `(rows,)`; every row needs a stratum with a share."""
     if settings.shares is None:
         return np.zeros(len(rows), dtype=np.int64)
     by_group = settings.strata == "group"
@@ -244,12 +225,7 @@ def strata_of(
 
 
 def check_fits(judgments: Judgments, state: VoteState) -> None:
-    """Check that a table can be merged into a state.
-
-    Raises:
-        PluralignError: texts and messages differ, the label scales differ, or the table has no labels for a state of
-            labels.
-    """
+    """Check that a table has the form of a state and, for a state of labels, its label scale."""
     if judgments.form != state.form:
         raise PluralignError(f"the judgments hold {judgments.form} and the state {state.form}: convert one of them")
     scale = judgments.label_scale

@@ -30,7 +30,7 @@ from pluralign.judgments.votes.state import (
     PairVotes,
     VoteSettings,
     VoteState,
-    item_key,
+    item_keys,
 )
 
 
@@ -69,7 +69,7 @@ def votes_of(
 
     Args:
         judgments: the table.
-        strength: kappa, the weight of the prior in votes. Default: the number of labels.
+        strength: as in `VoteSettings`, like the other settings below. Default: the number of labels.
         prior: the table of priors. Without it, and for items that it does not list, the prior is uniform.
         kind: `labels` or `pairs`. Default: labels if the table has any.
         decay: the factor by which a vote fades at each window boundary.
@@ -78,7 +78,7 @@ def votes_of(
         shares: the population share of each stratum.
         strata: with `shares`: `group` (default), or what `stratum_of` holds.
         stratum_of: the stratum of each annotator, if the strata are not the table's `group`.
-        pair_votes: for pairs: the weight of a ranking is `shared` among its pairs, or counts in `full` on each.
+        pair_votes: `shared` or `full`.
 
     Raises:
         PluralignError: a setting is out of range, or the judgments do not fit the settings.
@@ -106,17 +106,7 @@ def votes_of(
 def empty_state(
     judgments: Judgments, kind: Kind | None, prior: PriorRows | None, settings: Mapping[str, Any]
 ) -> VoteState:
-    """A state without votes that fits a table.
-
-    Args:
-        judgments: the table; gives the form, the label scale and, if `kind` is `None`, the kind.
-        kind: `labels` or `pairs`.
-        prior: the table of priors.
-        settings: fields of `VoteSettings`; `None` values take their defaults.
-
-    Raises:
-        PluralignError: a setting is out of range, or labels are asked for and the table has no label scale.
-    """
+    """A state without votes that fits a table; `settings` are fields of `VoteSettings`, or `None` for the defaults."""
     chosen = kind_of_votes(judgments) if kind is None else kind
     if chosen not in ("labels", "pairs"):
         raise PluralignError(f"kind: found {chosen!r}, expected labels or pairs")
@@ -135,16 +125,17 @@ def new_state(
 ) -> VoteState:
     """A state without votes; it holds the items of the table of priors from the start."""
     labels, strata = len(scale.labels), 1 if settings.shares is None else len(settings.shares)
-    items = 0 if priors is None else len(priors.prompt)
+    known = Priors([], [], [], np.zeros((0, labels))) if priors is None else priors
+    items = len(known.prompt)
     return VoteState(
         kind=kind,
         form=form,
         scale=scale,
         settings=settings,
-        prompt=[] if priors is None else priors.prompt,
-        response=[] if priors is None else priors.response,
-        other=[] if priors is None else priors.other,
-        prior=np.zeros((0, labels)) if priors is None else priors.shares,
+        prompt=known.prompt,
+        response=known.response,
+        other=known.other,
+        prior=known.shares,
         counts=np.zeros((items, labels)),
         held=np.zeros((items, strata, labels)),
         window=np.full(items, NO_WINDOW),
@@ -185,15 +176,13 @@ def merge(
     if not len(rows):
         return state, merged
 
-    item_of: list[int] = []
-    added: list[int] = []
-    for number, texts in enumerate(zip(*cast.texts, strict=True)):
-        known = state.place.get(item_key(*texts))
-        item_of.append(len(state) + len(added) if known is None else known)
-        if known is None:
-            added.append(number)
-    grown = _with_items(state, *([part[number] for number in added] for part in cast.texts))
-    item = np.array(item_of, dtype=np.int64)[cast.item]
+    place_of = dict(state.place)
+    keys = item_keys(cast.prompt, cast.response, cast.other)
+    item = np.array([place_of.setdefault(key, len(place_of)) for key in keys], dtype=np.int64)
+    added = np.flatnonzero(item >= len(state))
+    texts = (cast.prompt, cast.response, cast.other)
+    grown = _with_items(state, *([part[number] for number in added] if part else [] for part in texts))
+    item = item[cast.item]
 
     present = max(state.present, int(window.max()))
     held, weight = grown.held, cast.weight
@@ -218,14 +207,14 @@ def merge(
     return after, replace(merged, new_items=int((after.voted & ~grown.voted).sum()))
 
 
-def _with_items(state: VoteState, prompt: list[Any], response: list[Any], other: list[Any] | None = None) -> VoteState:
+def _with_items(state: VoteState, prompt: list[Any], response: list[Any], other: list[Any]) -> VoteState:
     """The state with more items, which have no vote and the uniform prior."""
     more, (strata, labels) = len(prompt), state.held.shape[1:]
     return replace(
         state,
         prompt=state.prompt + prompt,
         response=state.response + response,
-        other=state.other + (other or []),
+        other=state.other + other,
         prior=np.concatenate((state.prior, np.full((more, labels), 1 / labels))),
         counts=np.concatenate((state.counts, np.zeros((more, labels)))),
         held=np.concatenate((state.held, np.zeros((more, strata, labels)))),

@@ -15,7 +15,7 @@ from pluralign.core.fingerprint import fingerprint
 from pluralign.judgments.reading import read_rows
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.schema import Form
-from pluralign.judgments.votes.state import Kind, item_key, text_key
+from pluralign.judgments.votes.state import Kind, item_key, item_keys, text_key
 
 PriorRows = str | os.PathLike[str] | Iterable[Mapping[str, Any]]
 """A table of priors: a file, or rows with `prompt`, `response` (for pairs also `other`) and a share per label."""
@@ -40,8 +40,7 @@ class Priors:
     @property
     def fingerprint(self) -> str:
         """A fingerprint of the content that does not depend on the order of the rows."""
-        texts = (self.prompt, self.response, self.other) if self.other else (self.prompt, self.response)
-        keys = [item_key(*of_item) for of_item in zip(*texts, strict=True)]
+        keys = item_keys(self.prompt, self.response, self.other)
         return fingerprint(sorted(zip(keys, self.shares.tolist(), strict=True)))
 
 

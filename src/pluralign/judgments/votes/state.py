@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -103,6 +103,12 @@ def item_key(prompt: Any, *responses: Any) -> tuple[str, ...]:
     return (text_key(prompt), *sorted(map(text_key, responses)))
 
 
+def item_keys(prompt: Iterable[Any], response: Iterable[Any], other: Sequence[Any] = ()) -> list[tuple[str, ...]]:
+    """The keys of many items; `other` is empty for labels."""
+    texts = (prompt, response, other) if other else (prompt, response)
+    return [item_key(*of_item) for of_item in zip(*texts, strict=True)]
+
+
 def text_key(text: Any) -> str:
     """Text as it is, messages as JSON. A state holds one form only, so the two cannot collide."""
     return text if isinstance(text, str) else json.dumps(text, ensure_ascii=False, sort_keys=True)
@@ -189,8 +195,7 @@ class VoteState:
     @cached_property
     def place(self) -> dict[tuple[str, ...], int]:
         """The index of each item by `item_key`."""
-        texts = (self.prompt, self.response, self.other) if self.other else (self.prompt, self.response)
-        return {item_key(*of_item): number for number, of_item in enumerate(zip(*texts, strict=True))}
+        return {key: number for number, key in enumerate(item_keys(self.prompt, self.response, self.other))}
 
     @property
     def present(self) -> int:
