@@ -24,7 +24,7 @@ LABELS = "12345"
 @pytest.mark.slow
 def test_the_demo_reports_what_its_runs_hold(tmp_path):
     text = demo(tmp_path, seed=1, annotators=20, judgments_per_annotator=6)
-    runs = ("reward", "crowd", "policy", "people", "together")
+    runs = ("reward", "crowd", "policy", "types", "together")
     metrics = {name: json.loads((tmp_path / name / "metrics.json").read_text()) for name in runs}
     found_types, rest = text.split("How well calibrated is the reward model?")
     calibrated, rest = rest.split("How well are the crowd's labels predicted?")
@@ -49,12 +49,12 @@ def test_the_demo_reports_what_its_runs_hold(tmp_path):
     assert sum(metrics["reward"][f"weight/source={place}"] for place in PLACES) == pytest.approx(1)
     assert after["accuracy"] == pytest.approx(metrics["reward"]["accuracy"])  # dividing by a number keeps the order
     page = (tmp_path / "report.html").read_text()
-    titles = ("What the data can tell", "What the crowd says", "reward", "policy", "people", "together")
+    titles = ("What the data can tell", "What the crowd says", "reward", "policy", "types", "together")
     assert all(name in page for name in titles)
     for kind in ("brief", "warm", "thorough"):
         line = next(line for line in served.splitlines() if line.startswith(kind))
         _, share, *reached, ceiling = line.split()
-        for found, name in zip(reached, ("reward", "policy", "people"), strict=True):
+        for found, name in zip(reached, ("reward", "policy", "types"), strict=True):
             assert found == f"{metrics[name][f'accuracy/group={kind}']:.3f}"
         assert 0.6 < float(ceiling) <= 1.0
         assert share in ("50%", "30%", "20%")

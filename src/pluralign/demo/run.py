@@ -36,7 +36,7 @@ RUNS = {
     "reward-evaluation": "the calibrated reward model on test data",
     "crowd": "a model of the crowd's labels",
     "policy": "one DPO policy",
-    "people": "a policy per annotator type",
+    "types": "a policy per annotator type",
     "together": "policies for all types: mixtures, and one distilled policy",
     "rlhf": "KL-RLHF on the reward model",
     "matched": "preference matching",
@@ -79,7 +79,7 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
             temperature = _fitted_temperature(folder / "reward", folder / "tuning.parquet")
     calibrated = evaluate(folder / "reward", str(folder / "test.parquet"), folder / "reward-evaluation")
     regret = aggregate(
-        folder / "people",
+        folder / "types",
         folder / "together",
         policies={"dpo": folder / "policy"},
         samples=4,
@@ -91,7 +91,7 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
     )
     sampled = {
         "DPO": folder / "policy",
-        "own type's": folder / "people",
+        "own type's": folder / "types",
         "mixture": folder / "together" / "mixture",
         "distilled": folder / "together" / "distilled",
     }
@@ -103,14 +103,14 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
     prompts, test_items = sorted(set(test_part.column("prompt"))), items_of(test_part)
     choices = compare_lists(simulation, matched, folder / "language-model", folder / "reward", prompts, seed)
     wins = win_rates(simulation, sampled, folder / "language-model", test_items, seed)
-    metrics = {name: read_metrics(folder / name) for name in ("reward", "crowd", "policy", "people")}
+    metrics = {name: read_metrics(folder / name) for name in ("reward", "crowd", "policy", "types")}
     report([folder / name for name in RUNS if name != "language-model"], folder / "report.html")
     sections = [
         tables.types_found(audited, folder / "audit" / "audit.json"),
         tables.calibration(metrics["reward"], calibrated, temperature),
         tables.labels_predicted(simulation, ratings, metrics["crowd"], folder / "crowd", seed),
         tables.served(simulation, test_items, metrics, test_part),
-        tables.regrets(regret, types_by_group(simulation, folder / "people")),
+        tables.regrets(regret, types_by_group(simulation, folder / "types")),
         tables.preferred(simulation, wins),
         tables.histograms(simulation, choices, len(prompts)),
         [
@@ -170,7 +170,7 @@ def configs(folder: Path, untrained: Path, ratings: Mapping[str, Any], seed: int
             "lora_target_modules": ["all-linear"],
             **tuning,
         },
-        "people": {"objective": "em-dpo", **base, **tuning},
+        "types": {"objective": "em-dpo", **base, **tuning},
         "rlhf": {
             "objective": "pm-rlhf",
             "mode": "kl",

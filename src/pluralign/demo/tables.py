@@ -123,7 +123,7 @@ def served(
     Rankings are noisy, so even the true utility does not agree with all of them: it is the upper bound.
     """
     columns = ("reward model", "DPO policy", "own type's policy", "true utility")
-    runs = ("reward", "policy", "people")
+    runs = ("reward", "policy", "types")
     lines = [
         "How well do one reward model and one policy serve each group? (accuracy on held-out pairs)",
         "",

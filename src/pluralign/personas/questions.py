@@ -174,13 +174,7 @@ class VoteTemplate:
                 raise PluralignError(f"{place}: does not use '{name}', so all questions would be the same")
 
     def render(self, persona: Persona, prompt: Any, response: Any, labels: Sequence[DescribedLabel]) -> str:
-        """The question to one persona about one response.
-
-        Args:
-            persona: the persona.
-            prompt: text, or messages, which are shown as a transcript.
-            response: as `prompt`.
-            labels: the labels to choose from.
+        """The question to one persona about one response, which may be text or messages.
 
         Raises:
             PluralignError: the template fails, or gives an empty text.

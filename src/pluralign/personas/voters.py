@@ -72,16 +72,7 @@ class Reject:
 
 
 def questions_of(judgments: Judgments, personas: Sequence[Persona], per_item: int | None, seed: int) -> list[Question]:
-    """Every unique response with every persona that votes on it, item by item.
-
-    Args:
-        judgments: the table; each unique (prompt, response) is an item.
-        personas: the personas.
-        per_item: the number of personas that vote on an item, drawn by the seed; `None` for all.
-        seed: random seed.
-
-    Raises:
-        PluralignError: `per_item` is below 1 or above the number of personas.
+    """Every unique response with every persona that votes on it (see `voters_of`), item by item.
 
     Examples:
         >>> rows = [{"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, 2]}] * 2
@@ -138,15 +129,7 @@ class Asker:
     ) -> str:
         """Ask a server all questions that the log does not answer.
 
-        Args:
-            server: the server.
-            questions: all questions of the run.
-            log: the log of answers; new ones are added.
-            failed: questions without an answer are added.
-            concurrency: the number of questions that wait for an answer at once.
-
-        Returns:
-            why the run stopped early, or an empty string.
+        Answers go to `log`, questions without one to `failed`. Returns why the run stopped early, or an empty string.
         """
         missing = [question for question in questions if question.key not in log.answers]
         replies = ask_all(server, missing, self.text_of, lambda question: self.seed_of(*question.key), concurrency)
@@ -172,17 +155,9 @@ class Asker:
         failed: dict[Key, Reject],
         options: dict[str, Any],
     ) -> None:
-        """Ask a local model all questions that the log does not answer, chunk by chunk.
+        """Ask a local model, loaded by `load_policy`, all questions that the log does not answer, chunk by chunk.
 
-        Args:
-            model: what `load_policy` takes.
-            questions: all questions of the run.
-            log: the log of answers; new ones are added.
-            failed: questions that are too long for the model are added.
-            options: further arguments of `load_policy`.
-
-        Raises:
-            PluralignError: the model cannot be loaded.
+        Answers go to `log`, questions that are too long for the model to `failed`.
         """
         from pluralign.policies.loading import load_policy  # here: an endpoint needs no torch
         from pluralign.scoring.tokens import prompt_tokens
@@ -226,14 +201,9 @@ def read_answers(
     reader: LabelReader,
     run: str,
 ) -> tuple[list[dict[str, Any]], list[Reject]]:
-    """The votes as rows of the canonical table, and the questions that gave none.
+    """The votes as rows of the canonical table, and the questions that gave none; those not asked are skipped.
 
-    Args:
-        questions: all questions of the run; those neither answered nor failed are skipped.
-        answers: the answers by question.
-        failed: the questions that got no answer.
-        reader: reads labels from answers.
-        run: the fingerprint of the run; the same vote in another run gets another id.
+    `run` is the fingerprint of the run: the same vote in another run gets another id.
     """
     rows, rejects = [], []
     for question in questions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -27,16 +28,18 @@ KEYS = (*OF_A_VOTE, "votes", "tables", "label_scale")
 _Templates = Sequence[Template] | Template
 """A template per value, or one template that gives a list."""
 
-_Outcome = Callable[[Mapping[str, Any], Tables, int], dict[str, Any] | None]
-"""A row, the joined tables and the number of responses to `ranks` or `labels`; `None` if the row holds none."""
+_Outcome = Callable[[list[Any], int], dict[str, Any] | None]
+"""The values in a row and the number of responses to `ranks` or `labels`; `None` if the row gives none."""
 
 
 @dataclass(frozen=True)
 class _Vote:
-    """How one judgment is made from a row."""
+    """How one judgment is made from a row: its columns, its responses, and its outcome from the values of `kind`."""
 
-    templates: Mapping[str, Template]
+    columns: Mapping[str, Template]
     responses: _Templates
+    kind: str
+    values: _Templates
     outcome: _Outcome
 
 
@@ -170,29 +173,31 @@ def _vote(root: Value, keys: Mapping[str, Value], template: Callable[[Value], Te
     if len(kinds) != 1:
         raise root.complain(f"expected one of {', '.join(OUTCOMES)} for each judgment, found {kinds or 'none'}")
     kind = kinds[0]
-    templates = {key: template(keys[key]) for key in ("prompt", *PLAIN, "weight") if key in keys}
+    columns = {key: template(keys[key]) for key in ("prompt", *PLAIN, "weight") if key in keys}
     responses = _one_or_list(keys["responses"], template)
+    described, outcome = keys[kind], _OUTCOMES[kind]
     if kind == "choice":
         if "choices" not in keys:
-            raise keys["choice"].complain("'choice' needs 'choices', which give the ranks for each value")
-        outcome = _choice(template(keys["choice"]), keys["choices"])
+            raise described.complain("'choice' needs 'choices', which give the ranks for each value")
+        values: _Templates = [template(described)]
+        outcome = partial(outcome, _choice_ranks(keys["choices"]))
     elif kind == "pairwise":
-        outcome = _pairwise(keys["pairwise"], template)
-    elif kind == "labels":
-        names = _words_of(keys["label_map"]) if "label_map" in keys else {}
-        outcome = _labels(_one_or_list(keys[kind], template), names)
+        described, points = _pairwise_points(described)
+        values, outcome = _one_or_list(described, template), partial(outcome, points)
     else:
-        outcome = {"ranks": _ranks, "scores": _scores}[kind](_one_or_list(keys[kind], template))
-    return _Vote(templates, responses, outcome)
+        values = _one_or_list(described, template)
+        if kind == "labels":
+            outcome = partial(outcome, _words_of(keys["label_map"]) if "label_map" in keys else {})
+    return _Vote(columns, responses, kind, values, outcome)
 
 
 def _judgment(vote: _Vote, row: Mapping[str, Any], tables: Tables) -> dict[str, Any] | None:
     responses = _values_of(vote.responses, row, tables, "responses")
-    outcome = vote.outcome(row, tables, len(responses))
+    outcome = vote.outcome(_values_of(vote.values, row, tables, vote.kind), len(responses))
     if outcome is None:
         return None
     made: dict[str, Any] = {"responses": responses, **outcome}
-    for key, template in vote.templates.items():
+    for key, template in vote.columns.items():
         value = template.render(row, tables)
         if key == "time":
             value = None if _is_blank(value) else value
@@ -260,98 +265,85 @@ def _number(value: Any, column: str) -> float:
     return number
 
 
-def _ranks(templates: _Templates) -> _Outcome:
+def _ranks(values: list[Any], responses: int) -> dict[str, Any] | None:
     """Ranks as they are in the row."""
-
-    def outcome(row: Mapping[str, Any], tables: Tables, responses: int) -> dict[str, Any] | None:
-        values = _values_of(templates, row, tables, "ranks")
-        ranks = [None if _is_blank(value) else _number(value, "ranks") for value in values]
-        return {"ranks": ranks} if any(rank is not None for rank in ranks) else None
-
-    return outcome
+    ranks = [None if _is_blank(value) else _number(value, "ranks") for value in values]
+    return {"ranks": ranks} if any(rank is not None for rank in ranks) else None
 
 
-def _scores(templates: _Templates) -> _Outcome:
+def _scores(values: list[Any], responses: int) -> dict[str, Any] | None:
     """Scores, higher is better; equal ones tie."""
-
-    def outcome(row: Mapping[str, Any], tables: Tables, responses: int) -> dict[str, Any] | None:
-        values = _values_of(templates, row, tables, "scores")
-        if len(values) != responses:
-            raise RowError("scores", f"found {len(values)} scores for {responses} responses: give one per response")
-        blank = [_is_blank(value) for value in values]
-        if all(blank):
-            return None
-        if any(blank):
-            # Not `null`: that would mean "shown, and worse than the others", which a missing score does not.
-            raise RowError("scores", f"response {blank.index(True) + 1} has no score: give one per response, or none")
-        return {"ranks": ranks_from_scores([_number(value, "scores") for value in values])}
-
-    return outcome
+    if len(values) != responses:
+        raise RowError("scores", f"found {len(values)} scores for {responses} responses: give one per response")
+    blank = [_is_blank(value) for value in values]
+    if all(blank):
+        return None
+    if any(blank):
+        # Not `null`: that would mean "shown, and worse than the others", which a missing score does not.
+        raise RowError("scores", f"response {blank.index(True) + 1} has no score: give one per response, or none")
+    return {"ranks": ranks_from_scores([_number(value, "scores") for value in values])}
 
 
-def _labels(templates: _Templates, names: Mapping[str, Value]) -> _Outcome:
+def _labels(names: Mapping[str, Value], values: list[Any], responses: int) -> dict[str, Any] | None:
     """Labels, renamed by `names` where it lists them."""
-
-    def outcome(row: Mapping[str, Any], tables: Tables, responses: int) -> dict[str, Any] | None:
-        values = _values_of(templates, row, tables, "labels")
-        labels = [None if _is_blank(value) else value for value in values]
-        labels = [names[word(label)].content if word(label) in names else label for label in labels]
-        return {"labels": labels} if any(label is not None for label in labels) else None
-
-    return outcome
+    labels = [None if _is_blank(value) else value for value in values]
+    labels = [names[word(label)].content if word(label) in names else label for label in labels]
+    return {"labels": labels} if any(label is not None for label in labels) else None
 
 
-def _choice(chosen: Template, choices: Value) -> _Outcome:
-    """One value that stands for ranks."""
+def _choice_ranks(choices: Value) -> dict[str, list[Any]]:
+    """The ranks that each value stands for."""
     ranks = {key: value.plain() for key, value in _words_of(choices).items()}
     for key, given in ranks.items():
         if not isinstance(given, list):
             raise choices.complain(f"for {key}: found {one_line(given)}, expected ranks like [1, 2]")
-
-    def outcome(row: Mapping[str, Any], tables: Tables, responses: int) -> dict[str, Any] | None:
-        value = chosen.render(row, tables)
-        if _is_blank(value):
-            return None
-        text = word(value)
-        if text not in ranks:
-            known = ", ".join(ranks)
-            raise RowError("choice", f"found {one_line(value)}, expected one of {known}{nearest(text, ranks)}")
-        return {"ranks": ranks[text]}
-
-    return outcome
+    return ranks
 
 
-def _pairwise(described: Value, template: Callable[[Value], Template]) -> _Outcome:
-    """Comparisons of all pairs, which must agree with a ranking by wins."""
+def _choice(ranks: Mapping[str, list[Any]], values: list[Any], responses: int) -> dict[str, Any] | None:
+    (value,) = values
+    if _is_blank(value):
+        return None
+    text = word(value)
+    if text not in ranks:
+        raise RowError("choice", f"found {one_line(value)}, expected one of {', '.join(ranks)}{nearest(text, ranks)}")
+    return {"ranks": ranks[text]}
+
+
+def _pairwise_points(described: Value) -> tuple[Value, dict[str, tuple[float, float]]]:
+    """The values of the comparisons, and the points that each one gives to the first and the second response."""
     keys = _keys_of(described, ("values", "first", "second", "tie"), "pairwise")
     for needed in ("values", "first", "second"):
         if needed not in keys:
             raise described.complain(f"the key '{needed}' is missing")
-    templates = _one_or_list(keys["values"], template)
     meanings = {"first": (1.0, 0.0), "second": (0.0, 1.0), "tie": (0.5, 0.5)}
     given = {key: word(keys[key].plain()) for key in meanings if key in keys}
     if len(set(given.values())) < len(given):
         raise described.complain("'first', 'second' and 'tie' must differ")
-    points = {given[key]: meanings[key] for key in given}
+    return keys["values"], {given[key]: meanings[key] for key in given}
 
-    def outcome(row: Mapping[str, Any], tables: Tables, responses: int) -> dict[str, Any] | None:
-        values = _values_of(templates, row, tables, "pairwise")
-        pairs = list(combinations(range(responses), 2))
-        if len(values) != len(pairs):
-            expected = f"expected {len(pairs)} for {responses} responses"
-            raise RowError("pairwise", f"found {len(values)} comparisons, {expected}")
-        wins = [0.0] * responses
-        for (first, second), value in zip(pairs, values, strict=True):
-            if word(value) not in points:
-                raise RowError("pairwise", f"found {one_line(value)}, expected one of {', '.join(points)}")
-            wins[first] += points[word(value)][0]
-            wins[second] += points[word(value)][1]
-        # Ties need not be transitive (1 ~ 2, 2 ~ 3, 1 > 3): then wins decide, and only strict comparisons bind.
-        for (first, second), value in zip(pairs, values, strict=True):
-            lead = points[word(value)][0] - points[word(value)][1]
-            if lead * (wins[first] - wins[second]) <= 0 and lead != 0:
-                contradiction = f"the comparison of {first + 1} and {second + 1} contradicts the others"
-                raise RowError("pairwise", f"{contradiction}: no ranking fits")
-        return {"ranks": ranks_from_scores(wins)}
 
-    return outcome
+def _pairwise(points: Mapping[str, tuple[float, float]], values: list[Any], responses: int) -> dict[str, Any] | None:
+    """Comparisons of all pairs, which must agree with a ranking by wins."""
+    pairs = list(combinations(range(responses), 2))
+    if len(values) != len(pairs):
+        expected = f"expected {len(pairs)} for {responses} responses"
+        raise RowError("pairwise", f"found {len(values)} comparisons, {expected}")
+    wins = [0.0] * responses
+    for (first, second), value in zip(pairs, values, strict=True):
+        if word(value) not in points:
+            raise RowError("pairwise", f"found {one_line(value)}, expected one of {', '.join(points)}")
+        wins[first] += points[word(value)][0]
+        wins[second] += points[word(value)][1]
+    # Ties need not be transitive (1 ~ 2, 2 ~ 3, 1 > 3): then wins decide, and only strict comparisons bind.
+    for (first, second), value in zip(pairs, values, strict=True):
+        lead = points[word(value)][0] - points[word(value)][1]
+        if lead * (wins[first] - wins[second]) <= 0 and lead != 0:
+            contradiction = f"the comparison of {first + 1} and {second + 1} contradicts the others"
+            raise RowError("pairwise", f"{contradiction}: no ranking fits")
+    return {"ranks": ranks_from_scores(wins)}
+
+
+_OUTCOMES: dict[str, Callable[..., dict[str, Any] | None]] = {
+    "ranks": _ranks, "scores": _scores, "choice": _choice, "pairwise": _pairwise, "labels": _labels
+}  # fmt: skip
