@@ -59,16 +59,11 @@ def win_rates(
 
 
 def list_metrics(population: np.ndarray, types: np.ndarray, log_probs: np.ndarray) -> dict[str, Any]:
-    """How a policy chooses from lists of responses, compared with the town.
+    """How a policy chooses from lists of responses, compared with the town; all arrays are `(prompts, responses)`.
 
-    Args:
-        population: `(prompts, responses)` log of the town's shares, from `population_choices`.
-        types: `(prompts, responses)` the type that each response belongs to, from `population_choices`.
-        log_probs: `(prompts, responses)` log pi(y|x), up to a constant per prompt.
-
-    Returns:
-        `shares` of each type's responses, `total_variation` to the town (mean over prompts), `minority_mass`, and
-        `largest`, the mean share of the likeliest response.
+    `population` and `types` come from `population_choices`; `log_probs` is log pi(y|x), up to a constant per prompt.
+    Returns the `shares` of each type's responses, `total_variation` to the town (mean over prompts), `minority_mass`,
+    and `largest`, the mean share of the likeliest response.
 
     Examples:
         >>> metrics = list_metrics(np.log([[0.6, 0.4]]), np.array([[0, 1]]), np.log([[0.9, 0.1]]))
@@ -98,15 +93,7 @@ def compare_lists(
     """What the town and policies choose from the same lists of responses; see `list_metrics`.
 
     The two optima over the lists at beta 1, softmax(r + log pi_ref) and softmax(r), are what KL-RLHF and preference
-    matching aim at.
-
-    Args:
-        simulation: the town.
-        policies: folders, by name in the table.
-        base: the language model that the policies were tuned from.
-        reward: the folder of a reward model.
-        prompts: the prompts.
-        seed: random seed of the lists.
+    matching aim at. `base` is the language model that the policies were tuned from.
     """
     texts = candidates(prompts, LISTED, seed)
     population, types = population_choices(simulation, texts)

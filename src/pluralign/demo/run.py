@@ -127,13 +127,7 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
 def configs(folder: Path, untrained: Path, ratings: Mapping[str, Any], seed: int) -> dict[str, dict[str, Any]]:
     """The config of each training run, by the name of its folder, in the order of their dependencies.
 
-    The reward model must be calibrated before `rlhf` uses it.
-
-    Args:
-        folder: the folder of the demo.
-        untrained: the language model before training.
-        ratings: the data keys of the `dprm` config.
-        seed: random seed of all training.
+    The reward model must be calibrated before `rlhf` uses it. `ratings` are the data keys of the `dprm` config.
     """
     base = {"model_name_or_path": str(folder / "language-model")}
     tuning = {"per_device_train_batch_size": 16, "learning_rate": 2e-3, "num_train_epochs": 2, "beta": 1.0}

@@ -65,15 +65,7 @@ def calibration(before: Mapping[str, Any], after: Mapping[str, Any], temperature
 def labels_predicted(
     simulation: Simulation, ratings: Ratings, metrics: Mapping[str, Any], run: Path, seed: int
 ) -> list[str]:
-    """The model's label shares compared with those of the votes, with a constant prediction, and with the truth.
-
-    Args:
-        simulation: gives the true shares.
-        ratings: the labels of the town.
-        metrics: of the model, on the held-out responses.
-        run: the folder of the model.
-        seed: random seed of the bootstrap.
-    """
+    """The model's label shares compared with those of the votes, with a constant prediction, and with the truth."""
     train, crowd = crowd_of(ratings.train), crowd_of(ratings.test)
     constant = (train.counts / train.votes[:, None]).mean(0)
     rows = {
@@ -160,13 +152,7 @@ def preferred(simulation: Simulation, wins: Mapping[str, Mapping[str, Mapping[st
 
 
 def histograms(simulation: Simulation, choices: Mapping[str, Mapping[str, Any]], prompts: int) -> list[str]:
-    """A bar for each group's share of the responses that a policy chooses.
-
-    Args:
-        simulation: names the groups.
-        choices: from `compare_lists`.
-        prompts: the number of prompts.
-    """
+    """A bar for each group's share of the responses that each policy chooses; `choices` is from `compare_lists`."""
     width = BAR + 8
     lines = [
         f"Whose preferences does each policy reproduce? ({LISTED} responses to each of {prompts} held-out prompts; "

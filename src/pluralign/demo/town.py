@@ -33,21 +33,13 @@ COMPOSED = 4000
 
 @dataclass(frozen=True)
 class Ratings:
-    """The labels that the town gives.
+    """The labels that the town gives."""
 
-    Args:
-        train: labels of the responses to learn from.
-        test: labels of the held-out responses, to other prompts.
-        files: the files of `train`, one for each place.
-        state: the vote state of `train`.
-        update: what the votes of the second place changed.
-    """
-
-    train: Judgments
-    test: Judgments
-    files: list[Path]
-    state: Path
-    update: Updated
+    train: Judgments  # labels of the responses to learn from
+    test: Judgments  # labels of the held-out responses, to other prompts
+    files: list[Path]  # the files of `train`, one for each place
+    state: Path  # the vote state of `train`
+    update: Updated  # what the votes of the second place changed
 
     @property
     def config(self) -> dict[str, Any]:
@@ -76,11 +68,6 @@ def rated(simulation: Simulation, folder: Path, seed: int) -> Ratings:
     """Let all annotators label the same responses, and merge the votes of one place after the other.
 
     The vote state is created anew each time, so that a second call reports the same update.
-
-    Args:
-        simulation: the town.
-        folder: the folder for the files.
-        seed: random seed of the split and of the sources.
     """
     survey = replace(simulation.town, responses=1, top=None, judgments_per_annotator=RATED, overlap=1.0, labels="only")
     train, test = split(with_sources(simulate(survey), seed), by="prompt", test=0.3, seed=seed)
@@ -147,14 +134,8 @@ def population_choices(simulation: Simulation, texts: Sequence[Sequence[str]]) -
     """How the town chooses from lists of responses, and the type that each response belongs to.
 
     Type k chooses with probability softmax(u_k); the town is the mixture of its types. A response belongs to the
-    type that chooses it most, relative to `log_choices`.
-
-    Args:
-        simulation: the town.
-        texts: lists of responses, all of one length.
-
-    Returns:
-        log of the town's shares, and indices of types, both `(prompts, responses)`.
+    type with the largest `log_choices`. Returns the log of the town's shares and indices of types, both
+    `(prompts, responses)`; all lists have one length.
 
     Examples:
         >>> from pluralign.judgments.population import Town

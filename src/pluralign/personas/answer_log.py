@@ -19,30 +19,19 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer of a language model.
+    """An answer of a language model."""
 
-    Args:
-        text: the raw text.
-        refused: whether the server marked it as a refusal.
-    """
-
-    text: str
-    refused: bool = False
+    text: str  # the raw text
+    refused: bool = False  # whether the server marked it as a refusal
 
 
 @dataclass
 class AnswerLog:
-    """A file of answers, one JSON object per line; the first line holds the settings of the run.
+    """A file of answers, one JSON object per line; the first line holds the settings of the run."""
 
-    Args:
-        path: the file.
-        answers: the answers in it.
-        file: the open file.
-    """
-
-    path: Path
-    answers: dict[Key, Answer]
-    file: IO[bytes]
+    path: Path  # the file
+    answers: dict[Key, Answer]  # the answers in it
+    file: IO[bytes]  # the open file
 
     def add(self, answers: Iterable[tuple[Key, Answer]]) -> None:
         """Append answers; they are in the file when this returns."""
@@ -58,14 +47,10 @@ class AnswerLog:
 
 @contextlib.contextmanager
 def answer_log(path: Path, settings: Mapping[str, Any]) -> Iterator[AnswerLog]:
-    """Open the log of a run, with the answers that an interrupted one left; an incomplete last line is dropped.
+    """Open or create the log of a run, with the answers that an interrupted run left.
 
-    Args:
-        path: the file; created if it does not exist.
-        settings: plain values on which the answers depend.
-
-    Raises:
-        PluralignError: the file holds answers of a run with other settings, or is damaged; nothing is changed.
+    An incomplete last line is dropped. A file of a run with other `settings`, or a damaged one, raises a
+    `PluralignError`, and is not changed.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -33,23 +33,14 @@ Question = TypeVar("Question")
 
 @dataclass(frozen=True)
 class Reply:
-    """The outcome of a question.
+    """The outcome of a question."""
 
-    Args:
-        text: the answer of the model, or `None` if there is none.
-        refused: whether the server marked the text as a refusal.
-        failure: why there is no answer.
-        detail: an explanation of the failure; never contains the key.
-        final: whether every other question would fail in the same way.
-        of_question: whether the server rejected this question (other statuses 4xx except 429).
-    """
-
-    text: str | None
-    refused: bool = False
-    failure: Failure | None = None
-    detail: str = ""
-    final: bool = False
-    of_question: bool = False
+    text: str | None  # the answer of the model, or `None` if there is none
+    refused: bool = False  # whether the server marked the text as a refusal
+    failure: Failure | None = None  # why there is no answer
+    detail: str = ""  # an explanation of the failure; never contains the key
+    final: bool = False  # whether every other question would fail in the same way
+    of_question: bool = False  # whether the server rejected this question (other statuses 4xx except 429)
 
 
 @dataclass(frozen=True)
@@ -229,14 +220,9 @@ def ask_all(
     seed_of: Callable[[Question], int],
     concurrency: int,
 ) -> Generator[tuple[Question, Reply], None, None]:
-    """Ask many questions, several at once, and yield replies as they arrive.
+    """Ask many questions, `concurrency` at once, and yield replies as they arrive.
 
-    Args:
-        endpoint: the server.
-        questions: the questions, in order.
-        text_of: the text of a question, called when its turn comes.
-        seed_of: the seed of a question.
-        concurrency: the number of questions that wait for an answer at once.
+    `text_of` and `seed_of` give the text and the seed of a question; they are called when its turn comes.
     """
     stop = threading.Event()
     pool = ThreadPoolExecutor(concurrency, thread_name_prefix="ask")

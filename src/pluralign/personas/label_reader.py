@@ -44,17 +44,11 @@ _SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n")
 
 @dataclass(frozen=True)
 class Reading:
-    """What an answer says.
+    """What an answer says."""
 
-    Args:
-        label: the label that it gives, or `None`.
-        reason: `refusal`, `unparsable` or `empty` if there is no label.
-        detail: an explanation of the reason.
-    """
-
-    label: str | None
-    reason: Reason | None = None
-    detail: str = ""
+    label: str | None  # the label that it gives, or `None`
+    reason: Reason | None = None  # `refusal`, `unparsable` or `empty` if there is no label
+    detail: str = ""  # an explanation of the reason
 
 
 class LabelReader:

@@ -61,17 +61,11 @@ class Persona:
 
 @dataclass(frozen=True)
 class DescribedLabel:
-    """A label as a template shows it.
+    """A label as a template shows it."""
 
-    Args:
-        label: the label on the scale.
-        description: its meaning; may be empty.
-        number: its place on the scale, from 1; `None` if labels are numbers themselves.
-    """
-
-    label: str
-    description: str
-    number: int | None
+    label: str  # the label on the scale
+    description: str  # its meaning; may be empty
+    number: int | None  # its place on the scale, from 1; `None` if labels are numbers themselves
 
 
 def read_personas(path: str | os.PathLike[str]) -> list[Persona]:

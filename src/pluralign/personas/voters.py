@@ -34,41 +34,27 @@ _CHUNK = 256  # questions to a local model between two writes of the log
 
 @dataclass(frozen=True)
 class Question:
-    """A persona's question about one response.
+    """A persona's question about one response."""
 
-    Args:
-        prompt: the prompt of the item.
-        response: the response of the item.
-        item: the item's name.
-        persona: the persona that is asked.
-    """
-
-    prompt: Any
-    response: Any
-    item: str
-    persona: Persona
+    prompt: Any  # the prompt of the item
+    response: Any  # the response of the item
+    item: str  # the item's name
+    persona: Persona  # the persona that is asked
 
     @property
     def key(self) -> Key:
-        """The key of the question in the log of answers."""
+        """Its key in the log of answers."""
         return self.item, self.persona.name
 
 
 @dataclass(frozen=True)
 class Reject:
-    """A question that gave no vote.
+    """A question that gave no vote."""
 
-    Args:
-        question: the question.
-        reason: `refusal`, `unparsable`, `empty`, `time-out`, `http-error`, `connection` or `too-long`.
-        detail: an explanation.
-        raw: the answer of the model, or `None` if there was none.
-    """
-
-    question: Question
-    reason: str
-    detail: str
-    raw: str | None = None
+    question: Question  # the question
+    reason: str  # `refusal`, `unparsable`, `empty`, `time-out`, `http-error`, `connection` or `too-long`
+    detail: str  # an explanation
+    raw: str | None = None  # the answer of the model, or `None` if there was none
 
 
 def questions_of(judgments: Judgments, personas: Sequence[Persona], per_item: int | None, seed: int) -> list[Question]:
@@ -94,22 +80,13 @@ def questions_of(judgments: Judgments, personas: Sequence[Persona], per_item: in
 
 @dataclass(frozen=True)
 class Asker:
-    """Asks the questions of a run.
-
-    Args:
-        template: the form of the questions.
-        labels: the labels to choose from.
-        temperature: sampling temperature of a local model.
-        max_new_tokens: the longest answer of a local model.
-        seed: random seed; the seed of each question to a server, and of each chunk of questions to a local model, is
-            derived from it.
-    """
+    """Asks the questions of a run."""
 
     template: VoteTemplate
     labels: Sequence[DescribedLabel]
-    temperature: float
+    temperature: float  # of a local model, like the next
     max_new_tokens: int
-    seed: int
+    seed: int  # the seeds of questions to a server, and of chunks of questions to a local model, derive from it
 
     def text_of(self, question: Question) -> str:
         """The text of a question."""

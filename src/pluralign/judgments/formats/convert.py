@@ -90,11 +90,7 @@ def without(row: Mapping[str, Any], drop_columns: Collection[str], tally: Tally 
 
 
 def check_known(row: Mapping[str, Any], known: Collection[str]) -> None:
-    """Check that the format or the canonical table knows every column.
-
-    Raises:
-        RowError: names the unknown column, the known ones and the fix.
-    """
+    """Check that the format or the canonical table knows every column."""
     names = (*known, *CARRIED)
     for name in row:
         if name not in names:
@@ -131,12 +127,7 @@ def read_table(
 def named_fields(given: Sequence[str], defaults: Mapping[str, str]) -> dict[str, str]:
     """The field names that a reader uses: the defaults, replaced by what the user gave as `KEY=NAME`.
 
-    Args:
-        given: `KEY=NAME` each; an empty name means that there is no such field.
-        defaults: all keys that the format knows.
-
-    Raises:
-        PluralignError: there is no `=`, the key is unknown (the nearest one is named), or it is given twice.
+    An empty name means that there is no such field. An unknown or repeated key raises a `PluralignError`.
 
     Examples:
         >>> named_fields(["prompt=query"], {"prompt": "prompt", "items": "items"})
@@ -165,16 +156,7 @@ def names_in(text: str) -> list[str]:
 
 
 def field_value(data: Mapping[str, Any], name: str, place: str, fix: str) -> Any:
-    """The value of a field; dots lead into nested values.
-
-    Args:
-        data: the mapping that holds the field.
-        name: the field.
-        place: prefix of the name in errors.
-        fix: the option that names another field, for errors.
-
-    Raises:
-        RowError: there is no such field, or it is null.
+    """The value of a field, not null; dots lead into nested values. `place` and `fix` are for the error message.
 
     Examples:
         >>> field_value({"query": {"text": "Tea?"}}, "query.text", "data.", "--field prompt=NAME")

@@ -31,9 +31,6 @@ def read_hh_rlhf(
 def transcripts(row: Mapping[str, Any]) -> dict[str, Any]:
     """One row of transcripts as a row of the canonical table.
 
-    Raises:
-        RowError: no turn of the assistant is shared, a response is empty, or two are the same.
-
     Examples:
         >>> made = transcripts({"chosen": "\\n\\nHuman: Tea?\\n\\nAssistant: Yes.",
         ...                     "rejected": "\\n\\nHuman: Tea?\\n\\nAssistant: No."})

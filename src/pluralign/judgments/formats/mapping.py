@@ -45,21 +45,13 @@ class _Vote:
 
 @dataclass(frozen=True)
 class MappingFile:
-    """A mapping that was read and checked.
+    """A mapping that was read and checked."""
 
-    Args:
-        path: the YAML file.
-        votes: the judgments that each row makes.
-        templates: all templates in it, for checking columns.
-        tables: joined tables: name to (file name, key column), with their places.
-        scale: the label scale, or `None`.
-    """
-
-    path: Path
-    votes: Sequence[_Vote]
-    templates: Sequence[Template]
-    tables: Mapping[str, tuple[Value, Value]]
-    scale: LabelScale | None
+    path: Path  # the YAML file
+    votes: Sequence[_Vote]  # the judgments that each row makes
+    templates: Sequence[Template]  # all templates in it, for checking columns
+    tables: Mapping[str, tuple[Value, Value]]  # joined tables: name to (file name, key column), with their places
+    scale: LabelScale | None  # the label scale, or `None`
 
 
 def read_mapping_file(path: str | Path | None) -> MappingFile:

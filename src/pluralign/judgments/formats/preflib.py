@@ -29,19 +29,12 @@ Order = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class Header:
-    """The header of a file.
+    """The header of a file."""
 
-    Args:
-        title: the title, or an empty string.
-        kind: `soc`, `soi`, `toc` or `toi`.
-        names: the alternatives by number.
-        numbers: the counts that the header claims, each with its line.
-    """
-
-    title: str
-    kind: str
-    names: dict[int, str]
-    numbers: dict[str, tuple[int, int]]
+    title: str  # the title, or an empty string
+    kind: str  # `soc`, `soi`, `toc` or `toi`
+    names: dict[int, str]  # the alternatives by number
+    numbers: dict[str, tuple[int, int]]  # the counts that the header claims, each with its line
 
 
 def read_preflib(
@@ -122,9 +115,6 @@ def _counted(line: str, before: int, header: Header) -> tuple[int, str]:
 
 def order_of(text: str) -> Order:
     """Parse an order in PrefLib's notation: commas from better to worse, braces around alternatives that tie.
-
-    Raises:
-        RowError: the text is not an order, or an alternative appears twice.
 
     Examples:
         >>> order_of("1, {4, 3}, 2")

@@ -31,24 +31,14 @@ def word(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Field:
-    """A field between braces: a column, or a column whose value is the key of a row in a joined table.
+    """A field between braces: a column, or a column whose value is the key of a row in a joined table."""
 
-    Args:
-        column: a column of the file; dots lead into nested values.
-        table: the joined table, or `None`.
-        wanted: the column of the joined table.
-    """
-
-    column: str
-    table: str | None = None
-    wanted: str = ""
+    column: str  # a column of the file; dots lead into nested values
+    table: str | None = None  # the joined table, or `None`
+    wanted: str = ""  # the column of the joined table
 
     def value(self, row: Mapping[str, Any], tables: Tables) -> Any:
-        """The value of the field in a row.
-
-        Raises:
-            RowError: the row has no such column, or the joined table no such row.
-        """
+        """The value of the field in a row; it must exist there, and in the joined table."""
         value = _nested(row, self.column, self.column)
         if self.table is None:
             return value
@@ -75,11 +65,7 @@ class Template:
 
     @classmethod
     def of(cls, value: Value, tables: Sequence[str]) -> Template:
-        """Parse a template; numbers are taken as text.
-
-        Raises:
-            PluralignError: it is not text, a brace is not closed, or it names an unknown table.
-        """
+        """Parse a template; numbers are taken as text."""
         if isinstance(value.content, bool) or not isinstance(value.content, str | int | float):
             raise value.complain(f"found {one_line(value.plain())}, expected text like '{{column}}'")
         parts: list[str | Field] = []
@@ -95,11 +81,7 @@ class Template:
         return cls(tuple(parts), value)
 
     def render(self, row: Mapping[str, Any], tables: Tables) -> Any:
-        """The template's value for a row.
-
-        Raises:
-            RowError: a field has no value, or a list inside text.
-        """
+        """The template's value for a row; a list cannot be part of a text."""
         if len(self.parts) == 1 and isinstance(self.parts[0], Field):
             return self.parts[0].value(row, tables)
         shown = []
@@ -111,11 +93,7 @@ class Template:
         return "".join(shown)
 
     def check_columns(self, columns: Sequence[str], tables: Mapping[str, Sequence[str]]) -> None:
-        """Check that the header of a file, and the joined tables, have all fields.
-
-        Raises:
-            PluralignError: names the line and key of the mapping, the column, and the nearest one.
-        """
+        """Check that the header of a file, and the joined tables, have all fields."""
         for part in self.parts:
             if not isinstance(part, Field):
                 continue

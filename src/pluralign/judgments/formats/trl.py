@@ -106,17 +106,11 @@ def _inside_word(text: str, cut: int) -> bool:
 
 @dataclass(frozen=True)
 class Exported:
-    """The result of an export.
+    """The result of an export."""
 
-    Args:
-        out: the file written.
-        rows: the number of preference rows.
-        lost: counts of what preference rows cannot hold, by kind.
-    """
-
-    out: Path
-    rows: int
-    lost: Counter[str]
+    out: Path  # the file written
+    rows: int  # the number of preference rows
+    lost: Counter[str]  # counts of what preference rows cannot hold, by kind
 
     def summary(self) -> list[str]:
         """A summary for the terminal, as lines."""

@@ -24,27 +24,16 @@ _Ranking = tuple[list[int], list[int], float, int]  # numbers of the responses, 
 
 @dataclass(frozen=True)
 class Ballots:
-    """The votes that some judgments cast.
+    """The votes that some judgments cast."""
 
-    Args:
-        prompt: `(items,)` prompts of the items, in order of first appearance.
-        response: `(items,)` responses; for pairs, A: the first by `text_key`.
-        other: `(items,)` B of each pair; empty for labels.
-        item: `(votes,)` index of the item.
-        label: `(votes,)` index of the label.
-        weight: `(votes,)` weight of the vote.
-        judgment: `(votes,)` row of the table that the vote comes from, ascending.
-        left_out: number of rows without a vote of this kind.
-    """
-
-    prompt: list[Any]
-    response: list[Any]
-    other: list[Any]
-    item: np.ndarray
-    label: np.ndarray
-    weight: np.ndarray
-    judgment: np.ndarray
-    left_out: int
+    prompt: list[Any]  # `(items,)` prompts of the items, in order of first appearance
+    response: list[Any]  # `(items,)` responses; for pairs, A: the first by `text_key`
+    other: list[Any]  # `(items,)` B of each pair; empty for labels
+    item: np.ndarray  # `(votes,)` index of the item
+    label: np.ndarray  # `(votes,)` index of the label
+    weight: np.ndarray  # `(votes,)` weight of the vote
+    judgment: np.ndarray  # `(votes,)` row of the table that the vote comes from, ascending
+    left_out: int  # number of rows without a vote of this kind
 
 
 def digests_of(judgments: Judgments) -> np.ndarray:

@@ -23,19 +23,12 @@ PriorRows = str | os.PathLike[str] | Iterable[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Priors:
-    """Prior shares by item.
+    """Prior shares by item."""
 
-    Args:
-        prompt: `(items,)`.
-        response: `(items,)`; for pairs, A.
-        other: `(items,)` B of each pair; empty for labels.
-        shares: q `(items, labels)`, each row sums to 1.
-    """
-
-    prompt: list[Any]
-    response: list[Any]
-    other: list[Any]
-    shares: np.ndarray
+    prompt: list[Any]  # `(items,)`
+    response: list[Any]  # `(items,)`; for pairs, A
+    other: list[Any]  # `(items,)` B of each pair; empty for labels
+    shares: np.ndarray  # q `(items, labels)`, each row sums to 1
 
     @property
     def fingerprint(self) -> str:
