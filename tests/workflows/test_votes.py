@@ -129,7 +129,7 @@ def test_strata_of_a_table_of_annotators(files, tmp_path):
     settings = {"shares": {"north": 1, "south": 1}, "strata": "region"}
     file = files("one.parquet", made)
     pluralign.update_votes(tmp_path / "s.parquet", file, **settings, annotators=tmp_path / "people.csv")
-    np.testing.assert_allclose(read_votes(tmp_path / "s.parquet").crowd, [[1.5, 0, 1.5]])
+    np.testing.assert_allclose(read_votes(tmp_path / "s.parquet").crowd, [[1.5, 0, 1.5]], atol=1e-12)
     with pytest.raises(PluralignError, match="give that table"):
         pluralign.update_votes(tmp_path / "t.parquet", file, **settings)
     (tmp_path / "people.csv").write_text("annotator,regoin\nw0,north\n")
