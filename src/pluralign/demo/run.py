@@ -114,10 +114,10 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
         tables.preferred(simulation, wins),
         tables.histograms(simulation, choices, len(prompts)),
         [
-            f"report:       {folder / 'report.html'}",
-            f"judgments:    {folder / 'train.parquet'}, tuning.parquet, test.parquet",
-            f"vote state:   {ratings.state}   (pluralign votes update {ratings.state} FILE)",
-            *(f"{name + ':':<14}{folder / name}   ({what})" for name, what in RUNS.items()),
+            f"report:             {folder / 'report.html'}",
+            f"judgments:          {folder / 'train.parquet'}, tuning.parquet, test.parquet",
+            f"vote state:         {ratings.state}   (pluralign votes update {ratings.state} FILE)",
+            *(f"{name + ':':<20}{folder / name}   ({what})" for name, what in RUNS.items()),
             f"Each folder holds README.md and metrics.json. To repeat a run: pluralign train {folder / 'policy.yaml'}",
         ],
     ]
