@@ -41,10 +41,10 @@ def is_typed_run(folder: str | os.PathLike[str]) -> bool:
 def type_utilities(policy: MixturePolicy, items: Items) -> Floats:
     """Implicit rewards of every unique response under each adapter: `(adapters, responses)`.
 
-        u_k(x, y) = beta (log pi_k(y|x) - sum over outside t of log pi_ref(y_t | ...))
+        u_k(x, y) = beta (log pi_k(y|x) - sum over charged t of log pi_ref(y_t | x, y_<t))
 
-    Every token is outside in DPO, and fewer are under a penalty of preference matching. Each response is read once
-    under each adapter and once under the base alone, which is the reference.
+    DPO charges every token, a penalty of preference matching fewer. Each response is read once under each adapter and
+    once under the base without adapters, which is the reference.
     """
     tokens = policy.tokenize(items)
     return policy.mixture.beta * (policy.adapter_values(tokens) - policy.reference_charges(tokens))
@@ -71,42 +71,38 @@ def ranking_log_likelihoods(utilities: ArrayLike, items: Items, mixture: Mixture
         `(judgments, types)`, without the judgments' weights; 0 where a judgment ranks nothing.
 
     Raises:
-        PluralignError: the mixture's likelihood does not allow these ties.
+        PluralignError: shapes do not match, or the mixture's likelihood does not allow these ties.
 
     Examples:
         >>> from pluralign.judgments import Judgments
         >>> from pluralign.scoring.items import items_of
         >>> rows = [{"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": ranks} for ranks in ([1, 2], [2, 1])]
         >>> items = items_of(Judgments.from_rows(rows))
-        >>> found = ranking_log_likelihoods([[np.log(3.0), 0.0], [0.0, 0.0]], items, Mixture({"a": 0.5, "b": 0.5}))
-        >>> np.exp(found).round(3).tolist()
+        >>> log_p = ranking_log_likelihoods([[np.log(3.0), 0.0], [0.0, 0.0]], items, Mixture({"a": 0.5, "b": 0.5}))
+        >>> np.exp(log_p).round(3).tolist()
         [[0.75, 0.5], [0.25, 0.5]]
     """
     values = np.asarray(utilities, dtype=np.float64)
     if values.ndim != 2 or values.shape[1] != len(items.responses):
         raise PluralignError(f"utilities: shape {values.shape}, expected (types, {len(items.responses)})")
-    found = np.zeros((items.judgments, len(values)))
+    log_likelihoods = np.zeros((items.judgments, len(values)))
     # Judgments are grouped by length, which needs no padding; those of a single response stay 0.
     for block, places in judgment_blocks(items.offsets, _PAIRS_AT_ONCE):
         shown = torch.from_numpy(values[:, items.response[places]])  # (types, judgments, responses)
         ranks = torch.from_numpy(items.ranks[places])
         try:
             if mixture.loss_type == "sigmoid":
-                each = pair_log_likelihood(shown, ranks, ties=mixture.ties)
+                log_p = pair_log_likelihood(shown, ranks, ties=mixture.ties)
             else:
-                each = log_likelihood(shown, ranks, ties=mixture.ties, top=mixture.top)
+                log_p = log_likelihood(shown, ranks, ties=mixture.ties, top=mixture.top)
         except ValueError as fault:
             raise PluralignError(f"the mixture was tuned with ties: {mixture.ties}: {fault}") from fault
-        found[block] = each.numpy().T
-    return found
+        log_likelihoods[block] = log_p.numpy().T
+    return log_likelihoods
 
 
 def posterior(
-    log_likelihoods: ArrayLike,
-    annotator: ArrayLike,
-    annotators: int,
-    prior: ArrayLike,
-    weight: ArrayLike | None = None,
+    log_likelihoods: ArrayLike, annotator: ArrayLike, annotators: int, prior: ArrayLike, weight: ArrayLike | None = None
 ) -> tuple[Floats, Floats]:
     """The posterior of each annotator over types, and the log-probability of their judgments.
 

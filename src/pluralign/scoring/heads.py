@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,10 +19,9 @@ LOGITS_KEPT = 2**27
 
 
 class _ChosenLogProb(torch.autograd.Function):
-    """log softmax(logits)[target], in the buffer of the logits: one exponential, no other tensor of that size.
+    """log softmax(logits)[target], in the buffer of the logits, where autograd would hold four tensors of that size.
 
-    d log p_target / d logits = onehot(target) - softmax(logits). Plain autograd would hold logits, log-softmax and two
-    gradients.
+    d log p_target / d logits = onehot(target) - softmax(logits).
     """
 
     @staticmethod
@@ -57,8 +57,7 @@ def token_log_probs(
         targets: `(tokens,)` token ids.
         vocabulary: number of logits per state.
         at_once: maximum number of logits per piece.
-        kept: maximum number of logits kept for the backward pass; above it, the head is computed again there, one
-            piece at a time.
+        kept: maximum number of logits kept for the backward pass; above it, each piece is computed again there.
 
     Returns:
         `(tokens,)`, float32 (float64 for float64 states).
@@ -72,14 +71,11 @@ def token_log_probs(
 
     def chosen(states: Tensor, targets: Tensor) -> Tensor:
         logits = head(states)
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        found: Tensor = _ChosenLogProb.apply(logits, targets)
-        return found
+        log_probs: Tensor = _ChosenLogProb.apply(logits if logits.dtype == torch.float64 else logits.float(), targets)
+        return log_probs
 
+    compute: Callable[..., Tensor] = chosen
+    if len(states) * vocabulary > kept and torch.is_grad_enabled():
+        compute = functools.partial(checkpoint, chosen, use_reentrant=False, preserve_rng_state=False)
     size = max(1, at_once // vocabulary)
-    parts = list(zip(states.split(size), targets.split(size), strict=True))
-    if len(states) * vocabulary <= kept or not torch.is_grad_enabled():
-        return torch.cat([chosen(part, aim) for part, aim in parts])
-    return torch.cat(
-        [checkpoint(chosen, part, aim, use_reentrant=False, preserve_rng_state=False) for part, aim in parts]
-    )
+    return torch.cat([compute(*part) for part in zip(states.split(size), targets.split(size), strict=True)])

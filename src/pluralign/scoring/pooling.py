@@ -25,12 +25,12 @@ LABEL_SCALE = "label_scale"
 
 
 def pool(states: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
-    """One state per row: `(rows, tokens, d)` and `(rows, tokens)` to `(rows, d)`.
+    """One state per row, of the last token or the mean over tokens: `(rows, tokens, d)` to `(rows, d)`.
 
     Args:
-        states: hidden states.
-        attention_mask: 1 for tokens, 0 for padding, on either side.
-        pooling: `"last"` is the state of the last token, `"mean"` the mean over tokens.
+        states: `(rows, tokens, d)`.
+        attention_mask: `(rows, tokens)`, 1 for tokens, 0 for padding on either side.
+        pooling: `"last"` or `"mean"`.
 
     Examples:
         >>> states = torch.tensor([[[1.0], [3.0], [9.0]]])
@@ -84,26 +84,22 @@ class _EncoderHead(Pooled):
 
 def write_settings(config: Any, limits: TokenLimits) -> None:
     """Store pooling and token limits in a model's config."""
-    pooling = "mean" if is_encoder(config) else "last"
-    stored = {"pooling": pooling, "max_length": limits.max_length, "max_response_length": limits.response}
-    setattr(config, SETTINGS, stored)
+    lengths = {"max_length": limits.max_length, "max_response_length": limits.response}
+    setattr(config, SETTINGS, {"pooling": "mean" if is_encoder(config) else "last"} | lengths)
 
 
 def write_label_scale(config: Any, scale: LabelScale) -> None:
-    """Give a model's config one output per label of a scale, after `write_settings`.
-
-    `id2label` holds the labels as `transformers` expects them; the settings hold their rewards too.
-    """
+    """Store a label scale in a model's config, after `write_settings`; the head then has one output per label."""
     config.id2label = dict(enumerate(scale.labels))
     config.label2id = {label: place for place, label in enumerate(scale.labels)}
     getattr(config, SETTINGS)[LABEL_SCALE] = scale.as_dict()
 
 
 def label_scale_of(config: Any) -> LabelScale | None:
-    """The label scale stored in a model's config; None if its head predicts no labels.
+    """The label scale stored in a model's config; `None` if its head predicts no labels.
 
     Raises:
-        PluralignError: what is stored is not a scale, or its number of labels is not the head's.
+        PluralignError: the scale is damaged, or its number of labels is not the head's.
     """
     stored = (getattr(config, SETTINGS, None) or {}).get(LABEL_SCALE)
     if stored is None:

@@ -44,10 +44,7 @@ class TextModel:
     def layout(
         self, tokens: TokenizedItems, name: LayoutName = "auto", max_tokens_per_row: int = MAX_TOKENS_PER_ROW
     ) -> Layout:
-        """The layout for some texts, from `choose_layout`.
-
-        A layout that was verified is reused for texts that are not longer.
-        """
+        """The layout for some texts, from `choose_layout`; reused for texts that are not longer."""
         prompts = np.array([len(ids) for ids in tokens.prompt_ids])
         responses = np.bincount(tokens.item, [len(ids) for ids in tokens.response_ids], len(prompts))
         longest = int((prompts + responses).max())
