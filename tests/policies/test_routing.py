@@ -164,7 +164,7 @@ def test_what_does_not_fit_is_named(items):
     with pytest.raises(PluralignError, match=r"utilities: shape \(3,\), expected \(types,"):
         ranking_log_likelihoods(np.zeros(3), items, Mixture(WEIGHTS))
     rows = [{"prompt": "Tea?", "responses": list("abcde"), "ranks": [1, 1, 1, 1, 2]}]
-    with pytest.raises(PluralignError, match="the mixture was tuned with ties: average: .* found 4 responses tied"):
+    with pytest.raises(PluralignError, match="the mixture was tuned with ties: average: .* found 4"):
         tied = items_of(Judgments.from_rows(rows))
         ranking_log_likelihoods(np.zeros((1, 5)), tied, Mixture({"a": 1.0}, ties="average"))
 

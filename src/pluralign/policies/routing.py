@@ -1,8 +1,8 @@
 """Routing: which adapter of a mixture fits an annotator, from a few judgments and without training.
 
 The implicit utility of a response for type k is u_k(x, y) = beta (log pi_k(y|x) - log pi_ref(y|x)), where the
-mixture's penalty may charge only a part of log pi_ref. A judgment has the probability P_k of the likelihood used in
-tuning: Plackett-Luce, or the mean log-sigmoid over its pairs. The posterior of annotator h is
+mixture's penalty may charge only some tokens of log pi_ref. A judgment has the probability P_k of the likelihood used
+in tuning: Plackett-Luce, or the mean log-sigmoid over its pairs. The posterior of annotator h is
 
     gamma_hk proportional to eta_k * product over h's judgments j of P_k(j)^(weight of j)
 
@@ -39,23 +39,13 @@ def is_typed_run(folder: str | os.PathLike[str]) -> bool:
 
 
 def type_utilities(policy: MixturePolicy, items: Items) -> Floats:
-    """Implicit rewards of every unique response under each adapter: `(adapters, responses)`.
-
-        u_k(x, y) = beta (log pi_k(y|x) - sum over charged t of log pi_ref(y_t | x, y_<t))
-
-    DPO charges every token, a penalty of preference matching fewer. Each response is read once under each adapter and
-    once under the base without adapters, which is the reference.
-    """
+    """u_k of every unique response under each adapter: `(adapters, responses)`; the base alone is the reference."""
     tokens = policy.tokenize(items)
     return policy.mixture.beta * (policy.adapter_values(tokens) - policy.reference_charges(tokens))
 
 
 def judgment_log_likelihoods(policy: MixturePolicy, items: Items) -> Floats:
-    """log P_k of every judgment under every adapter, in nats: `(judgments, adapters)`.
-
-    Raises:
-        PluralignError: the mixture's likelihood does not allow these ties.
-    """
+    """log P_k of every judgment under every adapter, in nats: `(judgments, adapters)`."""
     return ranking_log_likelihoods(type_utilities(policy, items), items, policy.mixture)
 
 
@@ -129,20 +119,20 @@ def posterior(
         >>> gamma.round(3).tolist(), np.exp(total).round(3).tolist()
         ([[0.6, 0.4], [0.75, 0.25]], [0.125, 1.0])
     """
-    each, who, eta = np.asarray(log_likelihoods, dtype=np.float64), np.asarray(annotator), np.asarray(prior)
-    reliability = np.ones(len(each)) if weight is None else np.asarray(weight, dtype=np.float64)
-    if each.ndim != 2 or eta.shape != each.shape[1:] or not len(who) == len(reliability) == len(each):
+    log_p, ids, eta = np.asarray(log_likelihoods, dtype=np.float64), np.asarray(annotator), np.asarray(prior)
+    reliability = np.ones(len(log_p)) if weight is None else np.asarray(weight, dtype=np.float64)
+    if log_p.ndim != 2 or eta.shape != log_p.shape[1:] or not len(ids) == len(reliability) == len(log_p):
         raise PluralignError(
             "expected log-likelihoods (judgments, types) with annotator and weight (judgments,) and prior "
-            f"(types,), found {each.shape} with {who.shape}, {reliability.shape} and {eta.shape}"
+            f"(types,), found {log_p.shape} with {ids.shape}, {reliability.shape} and {eta.shape}"
         )
-    if len(who) and not 0 <= who.min() <= who.max() < annotators:
-        raise PluralignError(f"annotator: found {who.min()} to {who.max()}, expected 0 to {annotators - 1}")
-    sums = np.stack([np.bincount(who, reliability * column, annotators) for column in each.T], 1)
+    if len(ids) and not 0 <= ids.min() <= ids.max() < annotators:
+        raise PluralignError(f"annotator: found {ids.min()} to {ids.max()}, expected 0 to {annotators - 1}")
+    sums = np.stack([np.bincount(ids, reliability * column, annotators) for column in log_p.T], 1)
     with np.errstate(divide="ignore"):  # a type may have no share
         log_prior = np.log(eta.astype(np.float64))
     gamma, total = responsibilities(torch.from_numpy(sums), torch.from_numpy(log_prior))
-    # Weights that miss 1 by rounding would show as a likelihood of annotators without judgments.
+    # If the prior misses 1 by rounding, annotators without judgments would not get exactly 0.
     return gamma.numpy(), total.numpy() - np.log(eta.sum())
 
 

@@ -45,9 +45,8 @@ def with_log_probs(model: Any) -> Any:
     if isinstance(plain, _WithLogProbs):
         return model
     if "forward" in vars(plain):
-        raise PluralignError(
-            "model: another library has replaced its forward (TRL's trainers do): save it and load it again"
-        )
+        fault = "another library has replaced its forward (TRL's trainers do)"
+        raise PluralignError(f"model: {fault}: save it and load it again")
     kind = type(plain)
 
     @functools.wraps(kind.forward)

@@ -84,22 +84,16 @@ def plain_text(text: Any) -> str:
     return text if isinstance(text, str) else "\n".join(message["content"] for message in text)
 
 
-def _texts(items: Items, reads: Reads) -> list[str]:
-    if reads == "response":
-        return [plain_text(response) for response in items.responses]
-    return [
-        f"{plain_text(items.prompts[item])}\n{plain_text(response)}"
-        for response, item in zip(items.responses, items.item, strict=True)
-    ]
-
-
 def _tfidf(items: Items, dimensions: int, reads: Reads, seed: int) -> np.ndarray:
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=r"(?u)\w+")
+    texts = [plain_text(response) for response in items.responses]
+    if reads == "prompt+response":
+        texts = [f"{plain_text(items.prompts[item])}\n{text}" for item, text in zip(items.item, texts, strict=True)]
     try:
-        counts = vectorizer.fit_transform(_texts(items, reads))
+        counts = vectorizer.fit_transform(texts)
     except ValueError as fault:
         raise PluralignError(f"the texts contain no words ({fault}): use a model's features") from fault
     if min(counts.shape) <= dimensions:  # no reduction is needed: an exact SVD of the small matrix

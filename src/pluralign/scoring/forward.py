@@ -24,11 +24,9 @@ Reader = Callable[[nn.Module, dict[str, Tensor], Layout], Tensor]
 def seen_by(block: dict[str, Tensor], layout: Layout) -> dict[str, Any]:
     """The attention mask and position ids of a block, in the form that the model's attention takes."""
     branch = block["branch"]
-    if "position_ids" not in block:  # one response per row: the model's own mask, which is faster
+    if "position_ids" not in block:  # one response per row: the model makes its own mask, which is faster
         return {"attention_mask": (branch >= 0).long()}
-    if layout.mask == "blocks":
-        return {"attention_mask": block_mask(branch), "position_ids": block["position_ids"]}
-    mask = sees(branch)
+    mask = block_mask(branch) if layout.mask == "blocks" else sees(branch)
     if layout.mask == "additive":
         mask = additive(mask, torch.float32)
     return {"attention_mask": mask, "position_ids": block["position_ids"]}

@@ -42,31 +42,12 @@ class _ChosenLogProb(torch.autograd.Function):
 
 
 def token_log_probs(
-    head: Callable[[Tensor], Tensor],
-    states: Tensor,
-    targets: Tensor,
-    vocabulary: int,
-    at_once: int = LOGITS_AT_ONCE,
-    kept: int = LOGITS_KEPT,
+    head: Any, states: Tensor, targets: Tensor, vocabulary: int, at_once: int = LOGITS_AT_ONCE, kept: int = LOGITS_KEPT
 ) -> Tensor:
-    """log softmax(head(state))[target] for every state, in nats.
+    """log softmax(head(state))[target] in nats: `(tokens, d)` states and `(tokens,)` targets to `(tokens,)`.
 
-    Args:
-        head: maps states to new logits, which are overwritten.
-        states: `(tokens, d)`.
-        targets: `(tokens,)` token ids.
-        vocabulary: number of logits per state.
-        at_once: maximum number of logits per piece.
-        kept: maximum number of logits kept for the backward pass; above it, each piece is computed again there.
-
-    Returns:
-        `(tokens,)`, float32 (float64 for float64 states).
-
-    Examples:
-        >>> head, states, targets = torch.nn.Linear(3, 7), torch.randn(4, 3), torch.tensor([0, 1, 2, 3])
-        >>> whole = torch.log_softmax(head(states), -1)[torch.arange(4), targets]
-        >>> torch.allclose(token_log_probs(head, states, targets, 7, at_once=14), whole, atol=1e-6)
-        True
+    Float32, or float64 for float64 states. The head's logits, `vocabulary` per state, are overwritten. A piece has at
+    most `at_once` logits; if there are more than `kept` in all, the backward pass computes each piece again.
     """
 
     def chosen(states: Tensor, targets: Tensor) -> Tensor:

@@ -87,8 +87,8 @@ def load_implicit_reward(
     if is_mixture(model_name_or_path):
         names = ", ".join(str(Path(model_name_or_path) / name) for name in read_mixture(model_name_or_path).weights)
         raise PluralignError(f"{model_name_or_path}: holds one reward per annotator type: give one of {names}")
-    hub = {"revision": "main", "trust_remote_code": trust_remote_code}
-    settings = getattr(load_parts(model_name_or_path, hub)[0], SETTINGS, None) or {}
+    config, _ = load_parts(model_name_or_path, {"revision": "main", "trust_remote_code": trust_remote_code})
+    settings = getattr(config, SETTINGS, None) or {}
     if settings.get("objective") not in TUNED:
         raise PluralignError(
             f"{model_name_or_path}: is neither a reward model nor a policy tuned by {', '.join(TUNED)}, so it has "

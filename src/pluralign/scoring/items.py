@@ -26,7 +26,7 @@ class Items:
         response: `(shown,)` index into `responses`; the judgments are concatenated.
         ranks: `(shown,)` 1 best, equal = tie, 0 = shown but not ranked.
         offsets: `(judgments + 1,)` judgment j shows `response[offsets[j]:offsets[j + 1]]`.
-        row: `(judgments,)` the row of each judgment in the table it came from.
+        row: `(judgments,)` the row of the table that each judgment came from.
         weight: `(judgments,)` reliability.
         left_out: number of rows that rank nothing (a single response, or neither ranks nor labels).
 
@@ -140,13 +140,7 @@ def items_of_texts(prompts: Sequence[Any], responses: Sequence[Sequence[Any]]) -
 
 
 def items_of_responses(prompts: Sequence[Any], responses: Sequence[Any], weight: np.ndarray) -> Items:
-    """Distinct (prompt, response) pairs, each a judgment that shows one response; all arguments are `(judgments,)`.
-
-    Examples:
-        >>> items = items_of_responses(["Tea?", "Rain?", "Tea?"], ["Yes", "No", "No"], np.ones(3))
-        >>> items.prompts, items.responses, items.response.tolist()
-        (['Tea?', 'Rain?'], ['Yes', 'No', 'No'], [0, 2, 1])
-    """
+    """Distinct (prompt, response) pairs, each a judgment that shows one response; all arguments are `(judgments,)`."""
     unique = {_key(prompt): prompt for prompt in prompts}
     places = {key: place for place, key in enumerate(unique)}
     item = [places[_key(prompt)] for prompt in prompts]

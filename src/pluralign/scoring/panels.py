@@ -107,13 +107,7 @@ def _from_labels(judgments: Judgments) -> People:
 
 
 def bar_of(scale: LabelScale) -> float:
-    """The reward at the middle of a scale.
-
-    Examples:
-        >>> from pluralign.judgments import BUILT_IN_SCALES
-        >>> bar_of(BUILT_IN_SCALES["hh-6"]), bar_of(BUILT_IN_SCALES["1-to-5"])
-        (0.0, 3.0)
-    """
+    """The reward at the middle of a scale."""
     lowest, highest = min(scale.rewards), max(scale.rewards)
     return 0.0 if lowest < 0 < highest else (lowest + highest) / 2
 

@@ -25,19 +25,7 @@ LABEL_SCALE = "label_scale"
 
 
 def pool(states: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
-    """One state per row, of the last token or the mean over tokens: `(rows, tokens, d)` to `(rows, d)`.
-
-    Args:
-        states: `(rows, tokens, d)`.
-        attention_mask: `(rows, tokens)`, 1 for tokens, 0 for padding on either side.
-        pooling: `"last"` or `"mean"`.
-
-    Examples:
-        >>> states = torch.tensor([[[1.0], [3.0], [9.0]]])
-        >>> mask = torch.tensor([[1, 1, 0]])
-        >>> pool(states, mask, "last").item(), pool(states, mask, "mean").item()
-        (3.0, 2.0)
-    """
+    """`(rows, d)` the state of each row's `last` token, or the `mean` over its tokens, padded on either side."""
     if pooling == "mean":
         mask = attention_mask.unsqueeze(-1).to(states.dtype)
         return (states * mask).sum(1) / mask.sum(1)
@@ -59,7 +47,7 @@ class Pooled:
     ) -> SequenceClassifierOutput:
         """One score per row; with `last` `(responses,)`, one per index into the flattened `(rows * tokens)`.
 
-        The `hidden_states` of the output are the pooled states under the scores, `(rows or responses, d)`.
+        The `hidden_states` of the output are the pooled states, `(rows or responses, d)`.
         """
         backbone = getattr(self, self.base_model_prefix)
         states = backbone(input_ids=input_ids, attention_mask=attention_mask, **inputs).last_hidden_state

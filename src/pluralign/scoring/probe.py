@@ -39,13 +39,8 @@ def choose_layout(
 
     The model reads a few items (including the longest) as trees and flat. Models with sliding attention, recurrent
     state, or another use of the mask give different values; they stay flat, and the reason is logged. On a GPU,
-    FlexAttention is tried first if the architecture supports it.
-
-    Args:
-        model: a reward model or causal model of `pluralign.scoring`, or an adapter on one.
-        tokens: the texts that will be read.
-        reads: as in `Layout`, like `pad_token_id` and `max_tokens_per_row`.
-        name: `auto`; `flat` for one response per row; `tree` to raise an error if trees are not possible.
+    FlexAttention is tried first if the architecture supports it. `name` is `auto`, `flat` for one response per row, or
+    `tree` for an error if trees are not possible; the other arguments are those of `Layout`.
 
     Raises:
         PluralignError: `tree` is requested and the model computes other values with trees.

@@ -60,15 +60,8 @@ def stored_penalty(settings: Mapping[str, Any], place: str) -> Penalty:
 
 
 def log_probs_file(model_name: str, tokens: TokenizedItems, dtype: str, penalty: Penalty) -> Path:
-    """The cache file of the log-probabilities of some texts that a penalty charges.
-
-    Args:
-        model_name: the fingerprint of the model.
-        tokens: the texts.
-        dtype: the precision of the computation.
-        penalty: under `kl`, threshold and gate have no meaning.
-    """
-    charged = () if penalty.mode == "kl" else astuple(penalty)
+    """The cache file of the log-probabilities that a penalty charges, for a model's fingerprint and a precision."""
+    charged = () if penalty.mode == "kl" else astuple(penalty)  # under `kl`, threshold and gate have no meaning
     key = fingerprint("log-probs-1", model_name, tokens.fingerprint(), dtype, *charged)
     return cache_folder() / "reference-log-probs" / f"{key}.safetensors"
 

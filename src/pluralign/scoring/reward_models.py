@@ -55,9 +55,6 @@ class RewardModel(TextModel):
     """A reward model with its tokenizer, ready to score.
 
     Args:
-        model: returns one logit per row.
-        tokenizer: pads on the right.
-        limits: the token limits of training.
         recalibration: maps margins to log-odds, or `None`. `values` returns raw rewards in any case.
 
     Load a model and score responses:

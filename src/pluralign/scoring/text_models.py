@@ -60,10 +60,8 @@ class TextModel:
     ) -> np.ndarray:
         """Value of every unique response, each computed once: `(responses,)`, float64.
 
-        Args:
-            tokens: the texts, tokenized by this model.
-            layout: `auto`, `tree`, `flat`, or a chosen layout.
-            max_tokens: maximum padded tokens of one batch (a single row may be longer).
+        `layout` is `auto`, `tree`, `flat`, or a chosen layout. A batch has at most `max_tokens` padded tokens, unless a
+        single row has more.
         """
         chosen = layout if isinstance(layout, Layout) else self.layout(tokens, layout)
         return score_tokens(self.model, tokens, chosen, max_tokens=max_tokens)

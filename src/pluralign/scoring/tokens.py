@@ -145,11 +145,7 @@ def _cut(
 
 
 def prompt_tokens(prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase, room: int) -> list[list[int]]:
-    """Token ids of prompts for a causal model, truncated on the left to `room` tokens, keeping the start token.
-
-    Raises:
-        PluralignError: messages without a chat template.
-    """
+    """Token ids of prompts for a causal model, truncated on the left to `room` tokens, keeping the start token."""
     if not prompts:
         return []
     render = _Renderer(tokenizer, encoder=False, chat=isinstance(prompts[0], list))

@@ -67,11 +67,6 @@ def plan_rows(tokens: TokenizedItems, responses: np.ndarray, layout: Layout) -> 
     response token of a tree is minimal when its responses have `sqrt(P (A + P))` tokens together. An item gets the
     cheaper of the two whole numbers of rows around that. Its responses are assigned in order of length, so that the
     branches of a row have similar lengths.
-
-    Examples:
-        >>> tokens = TokenizedItems([[1, 2, 3], [4]], [[5, 6], [7, 8], [9]], np.array([0, 0, 1]), 0, 0)
-        >>> plan_rows(tokens, np.arange(3), Layout("last", 0, tree=True))
-        [[0, 1], [2]]
     """
     if not layout.tree:
         return [[int(response)] for response in responses]
@@ -112,19 +107,8 @@ def _deal(members: np.ndarray, lengths: np.ndarray, prompt: int, layout: Layout)
 def plan_blocks(lengths: np.ndarray, block_tokens: float, max_tokens: float = math.inf) -> list[np.ndarray]:
     """Split rows, sorted by length, into blocks that minimise the cost of padding and of model calls together.
 
-    Exact by dynamic programming: a block of rows costs `block_tokens + rows * longest`.
-
-    Args:
-        lengths: `(rows,)` tokens.
-        block_tokens: cost of one more block; infinite makes one block.
-        max_tokens: the largest padded block (a single row may be larger).
-
-    Returns:
-        Indices of the rows of each block, longest first.
-
-    Examples:
-        >>> [block.tolist() for block in plan_blocks(np.array([4, 100, 5, 99]), 16.0)]
-        [[1, 3], [2, 0]]
+    Exact by dynamic programming: a block of rows costs `block_tokens + rows * longest` and has at most `max_tokens`
+    padded tokens, unless a single row has more. Returns the indices of the rows of each block, longest first.
     """
     order = np.argsort(-lengths, kind="stable")
     if math.isinf(block_tokens) and math.isinf(max_tokens):
