@@ -62,7 +62,7 @@ def crowd_of(
         judgments: the table.
         strength: of the uniform prior, in votes; default: the number of labels.
         smoothing: as in `VoteState.targets`.
-        cost: between labels; decides between tied runners-up in smoothing.
+        cost: decides between tied runners-up in smoothing.
 
     Raises:
         PluralignError: the table has no labels.
@@ -84,19 +84,12 @@ def crowd_of(
 
 
 def crowd_of_state(
-    state: VoteState,
-    judgments: Judgments | None = None,
-    *,
-    smoothing: float = 0.0,
-    cost: LabelCost | None = None,
+    state: VoteState, judgments: Judgments | None = None, *, smoothing: float = 0.0, cost: LabelCost | None = None
 ) -> Crowd:
-    """The crowd posterior of a vote state, for all its items with a vote.
+    """The crowd posterior of a vote state of labels, for all its items with a vote.
 
-    Args:
-        state: a state of labels.
-        judgments: keep only items whose texts are in this table; a warning counts those without a vote.
-        smoothing: as in `VoteState.targets`.
-        cost: between labels; decides between tied runners-up in smoothing.
+    With `judgments`, only items whose texts are in that table are kept, and a warning counts its texts without a vote.
+    `smoothing` and `cost` are as in `crowd_of`.
 
     Raises:
         PluralignError: the state counts pairs, or no item is left.
@@ -134,7 +127,6 @@ def crowd_metrics(
         predicted: `(items, labels)`.
         slices: of the votes.
         replicates: bootstrap draws over prompts; 0 omits the intervals.
-        seed: of the bootstrap.
 
     Examples:
         >>> from pluralign.judgments import BUILT_IN_SCALES
@@ -144,17 +136,10 @@ def crowd_metrics(
         >>> metrics["items"], metrics["total_variation"], round(metrics["vote_log_loss"], 3)
         (1, 0.25, 0.288)
     """
-    found = evaluate_distributions(
-        predicted,
-        crowd.counts,
-        crowd.scale.rewards,
-        crowd.items().prompt,
-        slices=slices,
-        replicates=replicates,
-        seed=seed,
-    )
-    del found["left_out"]  # every item of a crowd has a vote
-    return {f"vote_{key}" if key.startswith("log_loss") else key: value for key, value in found.items()}
+    votes = (crowd.counts, crowd.scale.rewards, crowd.items().prompt)
+    metrics = evaluate_distributions(predicted, *votes, slices=slices, replicates=replicates, seed=seed)
+    del metrics["left_out"]  # every item of a crowd has a vote
+    return {f"vote_{key}" if key.startswith("log_loss") else key: value for key, value in metrics.items()}
 
 
 def _known(keys: Sequence[Any], judgments: Judgments) -> list[int]:
@@ -168,11 +153,7 @@ def _known(keys: Sequence[Any], judgments: Judgments) -> list[int]:
 
 
 def check_labels(found: LabelScale, expected: LabelScale, place: str) -> None:
-    """Check that votes use the labels, and rewards of labels, that a model predicts.
-
-    Raises:
-        PluralignError: they differ.
-    """
+    """Raise a `PluralignError` if votes do not use the labels, and rewards of labels, that a model predicts."""
     if found.same_labels(expected):
         return
     missing = [label for label in found.labels if label not in expected.labels]
