@@ -22,10 +22,9 @@ from common import encoder, load, store
 from speed import Task, make_model, rows_of
 
 from pluralign.judgments import Judgments, LabelScale
-from pluralign.training.configs import BradleyTerryConfig
 from pluralign.training.dprm.config import DPRMConfig
 from pluralign.training.dprm.trainer import DPRMTrainer
-from pluralign.training.reward_trainer import BradleyTerryTrainer
+from pluralign.training.reward_trainer import BradleyTerryConfig, BradleyTerryTrainer
 
 TASK = Task("pairs, prompt 48 + 32", 48, 32, judgments=1, accumulation=1, vocabulary=8192)
 KINDS: dict[str, tuple[str, int]] = {

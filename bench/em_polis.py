@@ -26,10 +26,10 @@ from pluralign.evaluation.rewards.sums import metrics_of_sums, pair_sums
 from pluralign.judgments import Judgments
 from pluralign.policies.routing import ranking_log_likelihoods
 from pluralign.scoring.items import items_of
+from pluralign.scoring.measured import believed, shown_rewards
 from pluralign.training.em_dpo.trainer import EMDPOTrainer
 from pluralign.workflows.aggregate.answers import BASE, utilities_by
 from pluralign.workflows.aggregate.run import aggregate
-from pluralign.workflows.evaluate.types import believed, shown_utilities
 
 TOPIC = 80
 """Characters of a conversation's topic that are the prompt."""
@@ -106,8 +106,8 @@ def served(trainer: EMDPOTrainer, test: Judgments) -> dict[str, Any]:
         items, utilities = trainer.score(part)
         column = part.column("annotator")
         names = [column[row] for row in items.row]
-        beliefs = believed(names, trainer.people, trainer.mixture)
-        shown = shown_utilities(utilities, items, beliefs.type)
+        beliefs = believed(names, trainer.posteriors, trainer.mixture)
+        shown = shown_rewards(items, utilities, beliefs.type)
         person, unique = numbered(names)
         pairs = pairs_of(shown, items.ranks, items.offsets, person, items.weight)
         told = ranking_log_likelihoods(utilities, items, trainer.mixture)
@@ -216,13 +216,13 @@ def polis(options: argparse.Namespace) -> None:
             found: dict[str, Any] = {
                 "types": len(trainer.adapters), "verdict": trainer.verdict.verdict,
                 "shares": trainer.mixture_weights.tolist(), "seconds": clock(),
-                "served": served(trainer, data.test), "recovered": against_groups(trainer.people, data.groups),
+                "served": served(trainer, data.test), "recovered": against_groups(trainer.posteriors, data.groups),
             }  # fmt: skip
             first = dict(zip(map(str, trainer.annotators), trainer.rounds[0].gamma, strict=True))
             found["recovered_start"] = against_groups(first, data.groups)
             trainer.save_model(str(folder))
             if found["types"] > 1:
-                people = trainer.people
+                people = trainer.posteriors
                 found["regret"] = regrets(
                     folder, dpo, prompts, people, data.groups, options.samples, options.longest, options.seed
                 )

@@ -36,8 +36,8 @@ from pluralign.judgments import Judgments
 from pluralign.policies.routing import ranking_log_likelihoods
 from pluralign.scoring.annotator_types import findings
 from pluralign.scoring.items import Items, items_of
+from pluralign.scoring.measured import believed
 from pluralign.scoring.mixtures import Mixture
-from pluralign.workflows.evaluate.types import believed
 
 LEAST = 20
 """Strict votes of an annotator who counts."""
@@ -121,7 +121,7 @@ def tuned(model: Path, train_part: Judgments, test: Judgments, types: int, seed:
         trainer = em_dpo(model, train_part, folder, types, seed, **changed)
         seconds = clock()
         items, utilities = trainer.score(test)
-    losses = annotator_losses(test, items, utilities, trainer.mixture, trainer.people)
+    losses = annotator_losses(test, items, utilities, trainer.mixture, trainer.posteriors)
     return {
         "shares": trainer.mixture_weights.tolist(),
         "verdict": trainer.verdict.verdict,

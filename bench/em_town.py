@@ -32,12 +32,12 @@ from pluralign.judgments import Judgments
 from pluralign.judgments.population import Simulation, Town, simulate
 from pluralign.policies.routing import posterior, ranking_log_likelihoods
 from pluralign.scoring.items import Items, items_of
+from pluralign.scoring.measured import typed_metrics
 from pluralign.scoring.mixtures import Mixture
 from pluralign.scoring.panels import annotators_of
 from pluralign.training.em_dpo.config import EMDPOConfig
 from pluralign.training.em_dpo.trainer import EMDPOTrainer
 from pluralign.training.em_dpo.type_starts import TypeStart, type_start
-from pluralign.workflows.evaluate.run import typed_metrics
 
 ANNOTATORS = 60
 HELD_OUT = 8
@@ -208,7 +208,7 @@ def measured(method: str, responses: int, judgments: int, seed: int, annotators:
     trainer.train()
     seconds = clock()
     items, utilities = trainer.score(test)
-    found = held_out_metrics(test, items, utilities, trainer.mixture, trainer.people)
+    found = held_out_metrics(test, items, utilities, trainer.mixture, trainer.posteriors)
     found |= {"verdict": trainer.verdict.verdict, "seconds": seconds, "masses": trainer.mixture_weights.tolist()}
     if METHODS[method].get("types") == 1:
         del found["type_accuracy"]

@@ -15,8 +15,7 @@ from small_language_model import MODEL
 
 from pluralign.choice.preference_matching import Penalty
 from pluralign.judgments import read
-from pluralign.training.configs import PMDPOConfig
-from pluralign.training.preference_matching.dpo import PMDPOTrainer
+from pluralign.training.preference_matching.dpo import PMDPOConfig, PMDPOTrainer
 
 PENALTIES = (Penalty("kl"), *(Penalty("conditional", alpha) for alpha in (0.5, 0.3, 0.1)), Penalty("pm"))
 

@@ -21,10 +21,9 @@ from em_cost import peak
 from speed import Task, make_model, rows_of
 
 from pluralign.judgments import Judgments
-from pluralign.training.configs import PlackettLuceConfig
 from pluralign.training.more.config import MOREConfig
 from pluralign.training.more.trainer import MORETrainer
-from pluralign.training.reward_trainer import PlackettLuceTrainer
+from pluralign.training.reward_trainer import PlackettLuceConfig, PlackettLuceTrainer
 
 TASK = Task("pairs, prompt 48 + 32", 48, 32, judgments=64, accumulation=1, vocabulary=8192)
 KINDS = ("plain", "uniform", "more")

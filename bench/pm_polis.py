@@ -27,8 +27,7 @@ from pluralign.evaluation.policies.divergences import list_divergences, minority
 from pluralign.judgments import Judgments
 from pluralign.scoring.causal_models import CausalModel, load_causal_model
 from pluralign.scoring.items import items_of_texts
-from pluralign.training.configs import PMDPOConfig
-from pluralign.training.preference_matching.dpo import PMDPOTrainer
+from pluralign.training.preference_matching.dpo import PMDPOConfig, PMDPOTrainer
 
 METHODS: dict[str, dict[str, Any]] = {
     "DPO": {"mode": "kl"},

@@ -19,25 +19,29 @@ if TYPE_CHECKING:
     from pluralign.scoring.implicit_rewards import ImplicitReward, load_implicit_reward
     from pluralign.scoring.items import items_of
     from pluralign.scoring.reward_models import LabelModel, RewardModel, build_reward_model, load_reward_model
-    from pluralign.training.configs import BradleyTerryConfig, DPOConfig, PlackettLuceConfig, PMDPOConfig, SFTConfig
-    from pluralign.training.dpo import DPOTrainer
+    from pluralign.training.dpo import DPOConfig, DPOTrainer
     from pluralign.training.dprm.config import DPRMConfig
     from pluralign.training.dprm.trainer import DPRMTrainer
     from pluralign.training.em_dpo.config import EMDPOConfig
     from pluralign.training.em_dpo.trainer import EMDPOTrainer
     from pluralign.training.more.config import MOREConfig
     from pluralign.training.more.trainer import MORETrainer
-    from pluralign.training.preference_matching.dpo import PMDPOTrainer
+    from pluralign.training.preference_matching.dpo import PMDPOConfig, PMDPOTrainer
     from pluralign.training.preference_matching.reward_functions import reward_function
     from pluralign.training.preference_matching.rlhf import PMRLHFTrainer
     from pluralign.training.preference_matching.rlhf_config import PMRLHFConfig
-    from pluralign.training.reward_trainer import BradleyTerryTrainer, PlackettLuceTrainer
-    from pluralign.training.sft import SFTTrainer
+    from pluralign.training.reward_trainer import (
+        BradleyTerryConfig,
+        BradleyTerryTrainer,
+        PlackettLuceConfig,
+        PlackettLuceTrainer,
+    )
+    from pluralign.training.sft import SFTConfig, SFTTrainer
     from pluralign.workflows.aggregate.run import aggregate
     from pluralign.workflows.audit.run import audit
     from pluralign.workflows.best_of import best_of
     from pluralign.workflows.calibrate import calibrate, remove_calibration
-    from pluralign.workflows.evaluate.run import evaluate
+    from pluralign.workflows.evaluate import evaluate
     from pluralign.workflows.report import report
     from pluralign.workflows.route import route
     from pluralign.workflows.score import score
@@ -48,9 +52,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "AveragedRewardModel": "pluralign.scoring.averaged",
     "BUILT_IN_SCALES": "pluralign.judgments",
-    "BradleyTerryConfig": "pluralign.training.configs",
+    "BradleyTerryConfig": "pluralign.training.reward_trainer",
     "BradleyTerryTrainer": "pluralign.training.reward_trainer",
-    "DPOConfig": "pluralign.training.configs",
+    "DPOConfig": "pluralign.training.dpo",
     "DPOTrainer": "pluralign.training.dpo",
     "DPRMConfig": "pluralign.training.dprm.config",
     "DPRMTrainer": "pluralign.training.dprm.trainer",
@@ -63,24 +67,24 @@ _HOMES = {
     "MOREConfig": "pluralign.training.more.config",
     "MORETrainer": "pluralign.training.more.trainer",
     "MixturePolicy": "pluralign.policies.mixture",
-    "PMDPOConfig": "pluralign.training.configs",
+    "PMDPOConfig": "pluralign.training.preference_matching.dpo",
     "PMDPOTrainer": "pluralign.training.preference_matching.dpo",
     "PMRLHFConfig": "pluralign.training.preference_matching.rlhf_config",
     "PMRLHFTrainer": "pluralign.training.preference_matching.rlhf",
-    "PlackettLuceConfig": "pluralign.training.configs",
+    "PlackettLuceConfig": "pluralign.training.reward_trainer",
     "PlackettLuceTrainer": "pluralign.training.reward_trainer",
     "PluralignError": "pluralign.core.errors",
     "Policy": "pluralign.policies.policy",
     "RewardModel": "pluralign.scoring.reward_models",
     "Sample": "pluralign.policies.policy",
-    "SFTConfig": "pluralign.training.configs",
+    "SFTConfig": "pluralign.training.sft",
     "SFTTrainer": "pluralign.training.sft",
     "aggregate": "pluralign.workflows.aggregate.run",
     "audit": "pluralign.workflows.audit.run",
     "best_of": "pluralign.workflows.best_of",
     "build_reward_model": "pluralign.scoring.reward_models",
     "calibrate": "pluralign.workflows.calibrate",
-    "evaluate": "pluralign.workflows.evaluate.run",
+    "evaluate": "pluralign.workflows.evaluate",
     "items_of": "pluralign.scoring.items",
     "load_implicit_reward": "pluralign.scoring.implicit_rewards",
     "load_policy": "pluralign.policies.loading",

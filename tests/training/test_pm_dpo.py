@@ -27,11 +27,10 @@ from pluralign.scoring.items import items_of
 from pluralign.scoring.loading import SETTINGS
 from pluralign.scoring.mixtures import Mixture, read_mixture
 from pluralign.scoring.reference import log_probs_file
-from pluralign.training.configs import DPOConfig, PMDPOConfig
-from pluralign.training.dpo import DPOTrainer
+from pluralign.training.dpo import DPOConfig, DPOTrainer
 from pluralign.training.em_dpo.config import EMDPOConfig
 from pluralign.training.em_dpo.trainer import EMDPOTrainer
-from pluralign.training.preference_matching.dpo import PMDPOTrainer
+from pluralign.training.preference_matching.dpo import PMDPOConfig, PMDPOTrainer
 from pluralign.workflows.aggregate.answers import log_ratios_of
 
 GATES = ("token", "sequence", "sequence-minimum")

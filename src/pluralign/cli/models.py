@@ -54,7 +54,7 @@ def evaluate(
 ) -> None:
     """Evaluate a reward model, a policy or types: accuracy, calibration, per slice; win rate, matching."""
     from pluralign.reports.cards import metrics_table
-    from pluralign.workflows.evaluate.run import evaluate as run
+    from pluralign.workflows.evaluate import evaluate as run
 
     metrics = run(
         model,

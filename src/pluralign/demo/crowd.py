@@ -15,8 +15,7 @@ from pluralign.demo.people import PLACES, asked_somewhere
 from pluralign.judgments.population import Simulation, label_thresholds, simulate
 from pluralign.judgments.split import split
 from pluralign.judgments.table import Judgments
-from pluralign.scoring.crowds import crowd_metrics, crowd_of
-from pluralign.workflows.evaluate.crowds import CROWDS
+from pluralign.scoring.crowds import CROWDS, crowd_metrics, crowd_of
 from pluralign.workflows.votes.update import Updated, update_votes
 
 RATED = 160

@@ -13,8 +13,8 @@ from pluralign.demo.people import PLACES
 from pluralign.judgments.population import Simulation
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.items import Items
+from pluralign.scoring.measured import reward_metrics
 from pluralign.workflows.aggregate.story import regret_lines
-from pluralign.workflows.evaluate.run import reward_metrics
 
 
 def kinds_found(metrics: Mapping[str, Any], story: Path) -> list[str]:

@@ -20,17 +20,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from pluralign.choice.em_dpo import responsibilities
-from pluralign.choice.plackett_luce import log_likelihood, pair_log_likelihood
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.pairs import judgment_blocks
 from pluralign.policies.mixture import MixturePolicy
 from pluralign.scoring.items import Items
-from pluralign.scoring.mixtures import RESPONSIBILITIES, Mixture
+from pluralign.scoring.mixtures import RESPONSIBILITIES, ranking_log_likelihoods
 
 Floats = NDArray[np.float64]
 Prior = Literal["run", "uniform"]
-
-_PAIRS_AT_ONCE = 1 << 17
 
 
 def is_typed_run(folder: str | os.PathLike[str]) -> bool:
@@ -57,48 +53,6 @@ def judgment_log_likelihoods(policy: MixturePolicy, items: Items) -> Floats:
         PluralignError: the mixture's likelihood does not take such ties.
     """
     return ranking_log_likelihoods(type_utilities(policy, items), items, policy.mixture)
-
-
-def ranking_log_likelihoods(utilities: ArrayLike, items: Items, mixture: Mixture) -> Floats:
-    """log P_k of every judgment under utilities, in nats, by the likelihood that a mixture was tuned with.
-
-    Args:
-        utilities: of the unique responses, `(types, responses)`.
-        items: the judgments.
-        mixture: its `loss_type`, `ties` and `top` count here.
-
-    Returns:
-        `(judgments, types)`, without the judgments' weights; 0 where a judgment ranks nothing.
-
-    Raises:
-        PluralignError: the mixture's likelihood does not take such ties.
-
-    Examples:
-        >>> from pluralign.judgments import Judgments
-        >>> from pluralign.scoring.items import items_of
-        >>> rows = [{"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": ranks} for ranks in ([1, 2], [2, 1])]
-        >>> items = items_of(Judgments.from_rows(rows))
-        >>> found = ranking_log_likelihoods([[np.log(3.0), 0.0], [0.0, 0.0]], items, Mixture({"a": 0.5, "b": 0.5}))
-        >>> np.exp(found).round(3).tolist()
-        [[0.75, 0.5], [0.25, 0.5]]
-    """
-    values = np.asarray(utilities, dtype=np.float64)
-    if values.ndim != 2 or values.shape[1] != len(items.responses):
-        raise PluralignError(f"utilities: shape {values.shape}, expected (types, {len(items.responses)})")
-    found = np.zeros((items.judgments, len(values)))
-    # Judgments of one length at a time need no padding; those of a single response say nothing and stay 0.
-    for block, places in judgment_blocks(items.offsets, _PAIRS_AT_ONCE):
-        shown = torch.from_numpy(values[:, items.response[places]])  # (types, judgments, responses)
-        ranks = torch.from_numpy(items.ranks[places])
-        try:
-            if mixture.loss_type == "sigmoid":
-                each = pair_log_likelihood(shown, ranks, ties=mixture.ties)
-            else:
-                each = log_likelihood(shown, ranks, ties=mixture.ties, top=mixture.top)
-        except ValueError as fault:
-            raise PluralignError(f"the mixture was tuned with ties: {mixture.ties}: {fault}") from fault
-        found[block] = each.numpy().T
-    return found
 
 
 def posterior(

@@ -20,6 +20,7 @@ from pluralign.reports.rows import Point, Row, forest, known
 from pluralign.reports.scales import scale
 from pluralign.reports.sources import sources_section
 from pluralign.reports.texts import interval, number, percent, quoted, text_of
+from pluralign.training.objectives import OBJECTIVES
 
 METRICS = {
     "accuracy": ("Accuracy", "share of pairs ranked as the person did", 0.5, "higher is better; 0.5 is a coin"),
@@ -81,13 +82,7 @@ def describe(run: Run) -> str:
         return f"Evaluation of {text_of(config.get('model'))} on {_files(config.get('files'))}."
     if "objective" in config:
         objective = text_of(config["objective"])
-        kind = {
-            "sft": "Language model trained",
-            "dpo": "Policy tuned",
-            "pm-dpo": "Policy tuned",
-            "pm-rlhf": "Policy matched to a reward",
-            "em-dpo": "Types found and their policies tuned",
-        }.get(objective, "Model trained")
+        kind = OBJECTIVES[objective].product if objective in OBJECTIVES else "Model trained"
         base = text_of(config.get("model_name_or_path"))
         held_out = f", judged on {_files(config['eval_files'])}" if config.get("eval_files") else ""
         return f"{kind} from {base} with the objective {objective}{held_out}."

@@ -23,8 +23,8 @@ from pluralign.scoring.loading import SETTINGS, load_parts, on_device
 from pluralign.scoring.mixtures import base_of, is_mixture, read_mixture
 from pluralign.scoring.reference import stored_penalty
 
-TUNED = ("dpo", "em-dpo", "pm-dpo")
-"""Objectives whose policies have an implicit reward in log-odds of judgments."""
+IMPLICIT_REWARD = "implicit_reward"
+"""The key of a tuned policy's settings that is false if its implicit reward is not in log-odds of judgments."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,10 @@ def load_implicit_reward(
         )
     hub = {"revision": "main", "trust_remote_code": trust_remote_code}
     settings = getattr(load_parts(model_name_or_path, hub)[0], SETTINGS, None) or {}
-    if settings.get("objective") not in TUNED:
+    if not ("beta" in settings and settings.get(IMPLICIT_REWARD, True)):
         raise PluralignError(
-            f"{model_name_or_path}: is neither a reward model nor a policy tuned by {', '.join(TUNED)}, so it says "
-            "nothing of rewards: give another one"
+            f"{model_name_or_path}: is neither a reward model nor a policy tuned by judgments, so it gives no rewards: "
+            "give another one"
         )
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, **model_kwargs}
     policy = _ready(load_causal_model(model_name_or_path, **options), device)

@@ -1,4 +1,4 @@
-"""Judgments of several sources in an order in which every step holds some of each."""
+"""The order of judgments of several sources, with some of each source in every step."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ from pluralign.training.batches import JudgmentCollator, JudgmentSampler
 
 
 class BalancedSampler(Sampler[int]):
-    """The same number of judgments of every source in turn, so that any K in a row are one of each.
+    """The sources in turn, so that any K judgments in a row are one of each source.
 
-    Every source goes through its own judgments again and again, each time in a new order: a source with fewer than
-    an epoch draws comes several times, one with more goes on in the next epoch. Nothing but the seed and the epoch
-    decides the order.
+    Each source runs through its own judgments again and again, each time in a new order: a small source repeats
+    within an epoch, a large one continues in the next. The order depends on the seed and the epoch alone.
 
     Args:
         items: the judgments.
-        members: of each source, its judgments.
-        draws: judgments of each source in an epoch.
+        members: the judgments of each source.
+        draws: judgments of each source per epoch.
         group: the most judgments on one prompt of a source that stand together.
-        seed: of all orders.
+        seed: seed of all orders.
     """
 
     def __init__(
@@ -38,7 +37,7 @@ class BalancedSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch whose order comes next."""
+        """Set the epoch whose order comes next."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -52,7 +51,7 @@ class BalancedSampler(Sampler[int]):
 
     @staticmethod
     def _stream(sampler: JudgmentSampler, start: int) -> Iterator[int]:
-        """A source's judgments from its `start`-th draw on, without end."""
+        """The judgments of a source from its `start`-th draw on, without end."""
         past, skipped = divmod(start, len(sampler))
         while True:
             sampler.set_epoch(past)
@@ -62,13 +61,13 @@ class BalancedSampler(Sampler[int]):
 
 
 class ProportionalSampler(Sampler[int]):
-    """Every judgment once, each source spread evenly over the epoch: steps hold sources by their sizes.
+    """Every judgment once, with each source spread evenly over the epoch, so that steps hold sources by size.
 
     Args:
         items: the judgments.
-        members: of each source, its judgments.
+        members: the judgments of each source.
         group: the most judgments on one prompt of a source that stand together.
-        seed: of all orders.
+        seed: seed of all orders.
     """
 
     def __init__(self, items: Items, members: Sequence[np.ndarray], group: int, seed: tuple[int, ...]) -> None:
@@ -77,7 +76,7 @@ class ProportionalSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch whose order comes next."""
+        """Set the epoch whose order comes next."""
         self.epoch = epoch
         for sampler in self.samplers:
             sampler.set_epoch(epoch)
@@ -93,7 +92,7 @@ class ProportionalSampler(Sampler[int]):
 
 
 def members_of(sources: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
-    """The judgments of each source, by the number of each judgment's source.
+    """The judgments of each source, from the number of each judgment's source.
 
     Raises:
         PluralignError: a judgment has no source (a number past the last).
@@ -113,10 +112,10 @@ def members_of(sources: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
 
 @dataclass(frozen=True)
 class SourceCollator:
-    """A batch as `JudgmentCollator` lays it out, with how much of each judgment belongs to each source.
+    """A batch as `JudgmentCollator` lays it out, with the share of each judgment that belongs to each source.
 
     Args:
-        collator: of the judgments.
+        collator: lays the judgments out.
         row: `(judgments,)` each judgment's row of `shares`.
         shares: `(rows, sources)`, float32; rows sum to 1.
     """
@@ -126,5 +125,5 @@ class SourceCollator:
     shares: torch.Tensor
 
     def __call__(self, batch: list[int]) -> dict[str, Any]:
-        """What the collator gives, and `membership` `(judgments, sources)`."""
+        """The collator's batch with `membership` `(judgments, sources)`."""
         return self.collator(batch) | {"membership": self.shares[torch.from_numpy(self.row[batch])]}
