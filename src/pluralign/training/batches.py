@@ -29,7 +29,20 @@ class JudgmentIndices(Dataset[int]):
         return index
 
 
-class JudgmentSampler(Sampler[int]):
+class EpochSampler(Sampler[int]):
+    """A sampler, perhaps of other samplers, whose order depends on the epoch."""
+
+    epoch = 0
+    samplers: Sequence[Any] = ()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch whose order comes next."""
+        self.epoch = epoch
+        for sampler in self.samplers:
+            sampler.set_epoch(epoch)
+
+
+class JudgmentSampler(EpochSampler):
     """A random order in which judgments that share responses form groups.
 
     Within an item, responses get random places, and judgments are sorted by the Z-order (Morton 1966) of the places
@@ -50,16 +63,11 @@ class JudgmentSampler(Sampler[int]):
         self.items = items
         self.group = group
         self.seed = seed if isinstance(seed, tuple) else (seed,)
-        self.epoch = 0
         chosen = np.arange(items.judgments) if members is None else members
         prompt = items.prompt[chosen]
         order = np.argsort(prompt, kind="stable")
         self._members = len(chosen)
         self._of_item = np.split(chosen[order], np.flatnonzero(np.diff(prompt[order])) + 1)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch whose order comes next."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return self._members

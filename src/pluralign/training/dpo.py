@@ -36,7 +36,7 @@ from pluralign.scoring.tokens import TokenizedItems
 from pluralign.scoring.votes import PairVotes
 from pluralign.training.configs import JudgmentConfig, setting
 from pluralign.training.judgment_trainer import Dataset, JudgmentTrainer
-from pluralign.training.response_trainer import adapted, load_options
+from pluralign.training.response_trainer import ModelOrName, adapted, load_options
 
 TUNED_POLICY_USAGE = """```python
 import pluralign
@@ -127,7 +127,7 @@ class DPOTrainer(JudgmentTrainer):
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | PreTrainedModel | peft.PeftModel,
+        model: ModelOrName,
         args: DPOConfig,
         train_dataset: Dataset | None = None,
         eval_dataset: Dataset | None = None,
@@ -257,7 +257,7 @@ class DPOTrainer(JudgmentTrainer):
 
 
 def _policy(
-    model: str | os.PathLike[str] | PreTrainedModel | peft.PeftModel,
+    model: ModelOrName,
     args: DPOConfig,
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> CausalModel:

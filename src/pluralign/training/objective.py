@@ -89,10 +89,8 @@ class Objective:
     def resume_point(cls, run: TrainingRun, started: bool, remove_halves: bool) -> str | bool | None:
         """The argument `resume_from_checkpoint` of `train`: by default the newest whole checkpoint of the run.
 
-        Args:
-            run: the run.
-            started: whether its folder holds a run that was interrupted.
-            remove_halves: whether this process removes half-written checkpoints (one of several does).
+        `started` says whether the run was interrupted before, `remove_halves` whether this process removes
+        half-written checkpoints.
         """
         checkpoint = newest_checkpoint(run.folder, remove_halves=remove_halves)
         if checkpoint is None:

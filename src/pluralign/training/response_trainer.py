@@ -8,6 +8,7 @@ Checkpoints count only when they are whole.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,8 @@ from pluralign.training.configs import JudgmentConfig
 from pluralign.training.objective import Objective, TrainingRun
 
 logger = logging.get_logger(__name__)
+
+ModelOrName = str | os.PathLike[str] | PreTrainedModel | peft.PeftModel
 
 
 class ResponseTrainer(Objective, Trainer):

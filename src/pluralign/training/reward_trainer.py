@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import peft
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from pluralign.choice.plackett_luce import log_likelihood, pair_log_likelihood
 from pluralign.core.errors import PluralignError
@@ -27,7 +27,7 @@ from pluralign.scoring.reward_models import LabelModel, RewardModel, build_rewar
 from pluralign.scoring.votes import PairVotes
 from pluralign.training.configs import JudgmentConfig, setting
 from pluralign.training.judgment_trainer import Dataset, JudgmentTrainer
-from pluralign.training.response_trainer import adapted, load_options
+from pluralign.training.response_trainer import ModelOrName, adapted, load_options
 
 REWARD_MODEL_USAGE = """```python
 import pluralign
@@ -89,7 +89,7 @@ class RewardTrainer(JudgmentTrainer):
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | PreTrainedModel | peft.PeftModel,
+        model: ModelOrName,
         args: RewardConfig,
         train_dataset: Dataset | None = None,
         eval_dataset: Dataset | None = None,
@@ -145,7 +145,7 @@ class PlackettLuceTrainer(RewardTrainer):
 
 
 def reward_model_of(
-    model: str | os.PathLike[str] | PreTrainedModel | peft.PeftModel,
+    model: ModelOrName,
     args: JudgmentConfig,
     tokenizer: PreTrainedTokenizerBase | None,
     scale: LabelScale | None = None,

@@ -7,7 +7,6 @@ prompt share its tokens, and each is read once however many annotators voted on 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,7 +15,7 @@ import peft
 import torch
 from scipy.special import softmax
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from pluralign.choice.transport import (
@@ -38,7 +37,7 @@ from pluralign.scoring.reward_models import LabelModel
 from pluralign.scoring.tokens import TokenizedItems
 from pluralign.training.batches import JudgmentCollator
 from pluralign.training.dprm.config import DPRMConfig
-from pluralign.training.response_trainer import ResponseTrainer, adapted, weighted_mean
+from pluralign.training.response_trainer import ModelOrName, ResponseTrainer, adapted, weighted_mean
 from pluralign.training.reward_trainer import reward_model_of
 
 logger = logging.get_logger(__name__)
@@ -60,18 +59,10 @@ class TargetCollator:
         return self.collator(batch) | {"target": self.targets[batch]}
 
 
-@dataclass(frozen=True)
-class _Evaluated:
-    """A data set for evaluation, kept alive with its votes and texts."""
-
-    dataset: Judgments
-    crowd: Crowd
-    items: Items
-    tokens: TokenizedItems
-
-
 class DPRMTrainer(ResponseTrainer):
     """Trains a model to predict the crowd's distribution over labels; its reward is the expected reward.
+
+    Arguments that are not listed are those of `RewardTrainer`.
 
     Args:
         model: a folder or hub id, a model from `build_reward_model(..., label_scale=...).model`, or any causal
@@ -79,7 +70,6 @@ class DPRMTrainer(ResponseTrainer):
         args: the config.
         train_dataset: `Judgments` with labels.
         eval_dataset: the same, for evaluation.
-        processing_class, peft_config, trainer_arguments: as in `RewardTrainer`.
 
     Raises:
         PluralignError: the judgments have no labels, or other labels than the model.
@@ -104,7 +94,7 @@ reward_model.distributions(items)  # how a crowd would label them: (responses, l
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | PreTrainedModel | peft.PeftModel,
+        model: ModelOrName,
         args: DPRMConfig,
         train_dataset: Judgments | None = None,
         eval_dataset: Judgments | None = None,
@@ -125,7 +115,7 @@ reward_model.distributions(items)  # how a crowd would label them: (responses, l
         logger.info(
             f"training: {self.crowd.votes.sum():g} votes on {items.judgments} responses to {len(items.prompts)} prompts"
         )
-        self._eval_of: dict[int, _Evaluated] = {}  # by identity
+        self._eval_of: dict[int, tuple[Judgments, Crowd, Items, TokenizedItems]] = {}  # by identity, kept alive
         super().__init__(self.label_model, args, items, eval_dataset, **trainer_arguments)
         sources = np.zeros(items.judgments, dtype=np.int64)
         self.data_collator = TargetCollator(
@@ -169,10 +159,10 @@ reward_model.distributions(items)  # how a crowd would label them: (responses, l
         if id(dataset) not in self._eval_of:
             crowd = self.crowd_of(dataset)
             items = crowd.items()
-            self._eval_of[id(dataset)] = _Evaluated(dataset, crowd, items, self._tokens(items, "evaluation"))
-        data = self._eval_of[id(dataset)]
-        predicted = softmax(self._values(data.tokens), -1)[data.items.response]
-        metrics = {"loss": self.mean_loss(data.crowd, predicted)} | crowd_metrics(data.crowd, predicted)
+            self._eval_of[id(dataset)] = dataset, crowd, items, self._tokens(items, "evaluation")
+        _, crowd, items, tokens = self._eval_of[id(dataset)]
+        predicted = softmax(self._values(tokens), -1)[items.response]
+        metrics = {"loss": self.mean_loss(crowd, predicted)} | crowd_metrics(crowd, predicted)
         return self._announced(metrics, metric_key_prefix)
 
     def measure(self, judgments: Judgments) -> Measured:

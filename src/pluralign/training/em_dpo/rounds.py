@@ -71,8 +71,8 @@ def next_round(
 
     Args:
         before: the round before.
-        log_likelihood: of the judgments that this round scored `(annotators, K)`, in nats.
-        scored: `(annotators,)` bool, whether this round scored any of the annotator's judgments.
+        log_likelihood: as in `Round`.
+        scored: as in `Round`.
         both_halves: whether the round before scored other judgments than this one.
         temperature: flattens the responsibilities if above 1.
         floor: the least responsibility.

@@ -63,13 +63,14 @@ FINAL = "final"
 class EMDPOTrainer(DPOTrainer):
     """Estimates annotator types and tunes an adapter for each.
 
+    Arguments that are not listed are those of `DPOTrainer`.
+
     Args:
         model: a folder or hub id, or a causal language model; it is frozen and is the reference of all types.
         args: the config.
-        train_dataset: `Judgments`, or preference rows in TRL's format. Each judgment
-            without an annotator counts as an annotator of its own.
+        train_dataset: `Judgments`, or preference rows in TRL's format. Each judgment without an annotator counts as
+            an annotator of its own.
         eval_dataset: the same, for evaluation; annotators are recognised by their ids.
-        processing_class, trainer_arguments: as in `DPOTrainer`.
         peft_config: the LoRA of each type; `None` is PEFT's default on all linear layers.
 
     Raises:
@@ -98,11 +99,6 @@ pluralign.load_policy("{folder}/type-1").sample(["a prompt"], n=2)  # one type's
 Each folder `type-1`, `type-2` ... is a plain PEFT adapter on the base. `responsibilities.parquet` gives each
 annotator's type, `types.json` the estimates of every round."""
 
-    @classmethod
-    def resume_point(cls, run: TrainingRun, started: bool, remove_halves: bool) -> bool:
-        """Whether to go on: the checkpoints are those of the rounds, which `train` finds by itself."""
-        return started
-
     def __init__(
         self,
         model: str | os.PathLike[str] | PreTrainedModel,
@@ -130,15 +126,8 @@ annotator's type, `types.json` the estimates of every round."""
             if args.auto_find_batch_size:
                 raise PluralignError("auto_find_batch_size: a step holds judgments of one type, so set its size")
             args.ddp_find_unused_parameters = True  # every step leaves the other types' adapters unused
-        super().__init__(
-            model,
-            args,
-            judgments,
-            eval_dataset,
-            processing_class,
-            peft_config or peft.LoraConfig(target_modules="all-linear"),
-            **trainer_arguments,
-        )
+        adapter = peft_config or peft.LoraConfig(target_modules="all-linear")
+        super().__init__(model, args, judgments, eval_dataset, processing_class, adapter, **trainer_arguments)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise PluralignError("em-dpo: FSDP and DeepSpeed shard what types share; use plain data parallelism")
         rows = self.train_items.row
@@ -250,15 +239,8 @@ annotator's type, `types.json` the estimates of every round."""
         """Tune every adapter, from the reference, on its judgments; number 0 is the last M-step."""
         args = self.args
         draw = np.random.default_rng((args.seed, number))
-        self._routed = typed_rows(
-            self.responsibilities,
-            self.annotator,
-            self.train_items.weight,
-            rows,
-            args.routing,
-            args.skip_below,
-            draw,
-        )
+        gamma, reliability = self.responsibilities, self.train_items.weight
+        self._routed = typed_rows(gamma, self.annotator, reliability, rows, args.routing, args.skip_below, draw)
         for name, members in zip(self.adapters, self._routed.members, strict=True):
             if not len(members):
                 logger.warning(f"{folder}: no judgment trains {name}, which stays equal to the reference")
@@ -374,6 +356,11 @@ annotator's type, `types.json` the estimates of every round."""
 
     def _types(self, judgments: Judgments, items: Items) -> np.ndarray:
         return believed(column_of(judgments, items, "annotator"), self.posteriors, self.mixture).type
+
+    @classmethod
+    def resume_point(cls, run: TrainingRun, started: bool, remove_halves: bool) -> bool:
+        """Whether to go on: the checkpoints are those of the rounds, which `train` finds by itself."""
+        return started
 
     def training_metrics(self) -> dict[str, Any]:
         """The types, their shares, and the log-likelihood of the last round."""

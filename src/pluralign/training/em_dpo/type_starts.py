@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from sklearn.cluster import KMeans
@@ -53,15 +54,8 @@ def type_start(judgments: Judgments, args: EMDPOConfig, seed: int) -> TypeStart:
                 + ("give groups in the column `group`" if not groups else f"set types: {len(groups)}")
             )
         types = len(groups)
-    fit = findings(
-        judgments,
-        features=args.features,
-        types=types,
-        most_types=args.most_types,
-        dimensions=args.dimensions,
-        simulations=0,
-        seed=seed,
-    )
+    options: dict[str, Any] = {"features": args.features, "most_types": args.most_types, "dimensions": args.dimensions}
+    fit = findings(judgments, types=types, simulations=0, seed=seed, **options)
     numbers, keys = annotators_of(judgments, fit.people.row)
     gamma = _gamma(fit, judgments, numbers, args.start, seed)
     return TypeStart(dict(zip(keys, gamma, strict=True)), fit.verdict)

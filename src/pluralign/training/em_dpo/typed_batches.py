@@ -8,10 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.utils.data import Sampler
 
 from pluralign.choice.em_dpo import drawn_types, row_weights
-from pluralign.training.batches import JudgmentCollator
+from pluralign.training.batches import EpochSampler, JudgmentCollator
 
 Routing = Literal["sparse", "sampled", "dense"]
 
@@ -73,7 +72,7 @@ def typed_rows(
     return TypedRows(members, weights)
 
 
-class TypedSampler(Sampler[int]):
+class TypedSampler(EpochSampler):
     """The judgments of an M-step in optimiser steps of one type each, with the types' steps in random order.
 
     An entry is `type * judgments + judgment`; the last step of a type is padded with `-1 - type`. With a single type
@@ -91,13 +90,6 @@ class TypedSampler(Sampler[int]):
         self.judgments = judgments
         self.step = step
         self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch whose order comes next."""
-        self.epoch = epoch
-        for sampler in self.samplers:
-            sampler.set_epoch(epoch)
 
     @property
     def _steps(self) -> list[int]:
@@ -120,12 +112,7 @@ class TypedSampler(Sampler[int]):
 
 @dataclass(frozen=True)
 class TypedCollator:
-    """A batch of one type's judgments, as `JudgmentCollator` lays them out.
-
-    Args:
-        collator: lays the judgments out.
-        weights: `(K, judgments)` factor of each judgment's loss.
-    """
+    """A batch of one type's judgments as `JudgmentCollator` lays them out; `weights` as in `TypedRows`."""
 
     collator: JudgmentCollator
     weights: np.ndarray

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers.utils import logging
@@ -71,15 +72,8 @@ def soft_sources(judgments: Judgments, rows: np.ndarray, args: MOREConfig) -> So
 
 
 def _fitted(judgments: Judgments, args: MOREConfig) -> dict[str | int, np.ndarray]:
-    fit = findings(
-        judgments,
-        features=args.features,
-        types=args.types,
-        most_types=args.most_types,
-        dimensions=args.dimensions,
-        simulations=0,
-        seed=args.seed,
-    )
+    options: dict[str, Any] = {"features": args.features, "most_types": args.most_types, "dimensions": args.dimensions}
+    fit = findings(judgments, types=args.types, simulations=0, seed=args.seed, **options)
     logger.info(f"types of annotators: {fit.verdict.verdict}")
     _, keys = annotators_of(judgments, fit.people.row)
     return dict(zip(keys, np.asarray(fit.model.responsibilities_), strict=True))

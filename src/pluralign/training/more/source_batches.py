@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Sampler
 
 from pluralign.core.errors import PluralignError
 from pluralign.scoring.items import Items
-from pluralign.training.batches import JudgmentCollator, JudgmentSampler
+from pluralign.training.batches import EpochSampler, JudgmentCollator, JudgmentSampler
 
 
-class BalancedSampler(Sampler[int]):
+class BalancedSampler(EpochSampler):
     """The sources in turn, so that any K judgments in a row are one of each source.
 
     Each source runs through its own judgments again and again, each time in a new order: a small source repeats
@@ -34,11 +33,6 @@ class BalancedSampler(Sampler[int]):
     ) -> None:
         self.samplers = [JudgmentSampler(items, group, (*seed, source), own) for source, own in enumerate(members)]
         self.draws = draws
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch whose order comes next."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return self.draws * len(self.samplers)
@@ -60,26 +54,15 @@ class BalancedSampler(Sampler[int]):
             past, skipped = past + 1, 0
 
 
-class ProportionalSampler(Sampler[int]):
+class ProportionalSampler(EpochSampler):
     """Every judgment once, with each source spread evenly over the epoch, so that steps hold sources by size.
 
-    Args:
-        items: the judgments.
-        members: the judgments of each source.
-        group: the most judgments on one prompt of a source that stand together.
-        seed: seed of all orders.
+    Arguments as in `BalancedSampler`.
     """
 
     def __init__(self, items: Items, members: Sequence[np.ndarray], group: int, seed: tuple[int, ...]) -> None:
         self.samplers = [JudgmentSampler(items, group, (*seed, source), own) for source, own in enumerate(members)]
         self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch whose order comes next."""
-        self.epoch = epoch
-        for sampler in self.samplers:
-            sampler.set_epoch(epoch)
 
     def __len__(self) -> int:
         return sum(len(sampler) for sampler in self.samplers)
@@ -114,10 +97,7 @@ def members_of(sources: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
 class SourceCollator:
     """A batch as `JudgmentCollator` lays it out, with the share of each judgment that belongs to each source.
 
-    Args:
-        collator: lays the judgments out.
-        row: `(judgments,)` each judgment's row of `shares`.
-        shares: `(rows, sources)`, float32; rows sum to 1.
+    `row` `(judgments,)` is each judgment's row of `shares` `(rows, sources)`, float32; rows sum to 1.
     """
 
     collator: JudgmentCollator

@@ -8,20 +8,17 @@ latent types of the annotators; each unique response of a batch is read once.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import peft
 import safetensors.torch
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from torch.utils.data import Sampler
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from pluralign.choice.min_norm import gradient_sums, gramian, min_norm_weights, residuals
@@ -39,6 +36,7 @@ from pluralign.training.more.soft_sources import soft_sources
 from pluralign.training.more.source_batches import BalancedSampler, ProportionalSampler, SourceCollator, members_of
 from pluralign.training.more.source_logs import SourceLogs, mean_weights, source_history
 from pluralign.training.objective import TrainingRun
+from pluralign.training.response_trainer import ModelOrName
 from pluralign.training.reward_trainer import RewardTrainer
 
 logger = logging.get_logger(__name__)
@@ -55,7 +53,7 @@ class MORETrainer(RewardTrainer):
         args: the config.
         train_dataset: `Judgments` with a `source` in every row, or a dict of data sets, one for each source.
         eval_dataset: `Judgments`, or preference rows in TRL's format.
-        processing_class, peft_config, trainer_arguments: as in `RewardTrainer`.
+        others: as in `RewardTrainer`.
 
     Raises:
         PluralignError: a judgment has no source, a step cannot hold all sources, or the head is not linear.
@@ -69,38 +67,13 @@ class MORETrainer(RewardTrainer):
 
     args: MOREConfig
 
-    @classmethod
-    def read_files(cls, files: list[str], label_scale: str | None) -> Judgments:
-        """The files as one table; if there are several, a row without a source gets the name of its file."""
-        if len(files) == 1:
-            return read(files, label_scale)
-        names = [Path(file).name.split(".")[0] for file in files]
-        if len(set(names)) < len(names):
-            names = files
-        twice = [file for file in files if files.count(file) > 1]
-        if twice:
-            raise PluralignError(f"{twice[0]}: is given twice, and each file is a source: give it once")
-        return join_sources({name: read(file, label_scale) for name, file in zip(names, files, strict=True)})
-
-    def training_metrics(self) -> dict[str, Any]:
-        """The mean weight of each source."""
-        return mean_weights(self.state.log_history, self.source_logs.kind, self.sources)
-
-    def after_saving(self, run: TrainingRun) -> dict[str, Any]:
-        """Write `sources.parquet`, the logs of each source."""
-        history = source_history(self.state.log_history, self.source_logs.kind, self.sources)
-        write_parquet(history, run.folder / "sources.parquet")
-        return {}
-
     def __init__(
         self,
-        model: str | os.PathLike[str] | PreTrainedModel | peft.PeftModel,
+        model: ModelOrName,
         args: MOREConfig,
         train_dataset: Dataset | Mapping[str, Dataset] | None = None,
         eval_dataset: Dataset | None = None,
-        processing_class: PreTrainedTokenizerBase | None = None,
-        peft_config: peft.PeftConfig | None = None,
-        **trainer_arguments: Any,
+        **others: Any,
     ) -> None:
         if isinstance(train_dataset, Mapping):
             train_dataset = join_sources({name: as_judgments(own) for name, own in train_dataset.items()})
@@ -108,7 +81,7 @@ class MORETrainer(RewardTrainer):
             train_dataset = as_judgments(train_dataset)
         if args.only_source is not None and train_dataset is not None:
             train_dataset = _only(train_dataset, args.only_source)
-        super().__init__(model, args, train_dataset, eval_dataset, processing_class, peft_config, **trainer_arguments)
+        super().__init__(model, args, train_dataset, eval_dataset, **others)
         _check_head(plain_model(self.reward_model.model))
         collator = self.data_collator
         if args.source == "types":
@@ -278,6 +251,29 @@ class MORETrainer(RewardTrainer):
         if "loss" in logs or "train_loss" in logs:  # the final log covers the steps since the last one
             logs |= self.source_logs.taken(self.accelerator)
         super().log(logs, start_time)
+
+    @classmethod
+    def read_files(cls, files: list[str], label_scale: str | None) -> Judgments:
+        """The files as one table; if there are several, a row without a source gets the name of its file."""
+        if len(files) == 1:
+            return read(files, label_scale)
+        names = [Path(file).name.split(".")[0] for file in files]
+        if len(set(names)) < len(names):
+            names = files
+        twice = [file for file in files if files.count(file) > 1]
+        if twice:
+            raise PluralignError(f"{twice[0]}: is given twice, and each file is a source: give it once")
+        return join_sources({name: read(file, label_scale) for name, file in zip(names, files, strict=True)})
+
+    def training_metrics(self) -> dict[str, Any]:
+        """The mean weight of each source."""
+        return mean_weights(self.state.log_history, self.source_logs.kind, self.sources)
+
+    def after_saving(self, run: TrainingRun) -> dict[str, Any]:
+        """Write `sources.parquet`, the logs of each source."""
+        history = source_history(self.state.log_history, self.source_logs.kind, self.sources)
+        write_parquet(history, run.folder / "sources.parquet")
+        return {}
 
     # The moving average is part of a checkpoint.
 

@@ -130,74 +130,6 @@ class PMRLHFTrainer(Objective, trl.RLOOTrainer):
     required_keys: ClassVar[tuple[str, ...]] = ("reward_model",)
     card_usage: ClassVar[str] = TUNED_POLICY_USAGE
 
-    @classmethod
-    def input_files(cls, args: PMRLHFConfig) -> list[str]:
-        """The weights of the reward models."""
-        names = args.reward_model or []
-        return [str(file) for name in ([names] if isinstance(names, str) else names) for file in weight_files(name)]
-
-    @classmethod
-    def from_run(cls, run: TrainingRun, judgments: Judgments, evaluated: Judgments | None) -> Self:
-        """The trainer of a run, on the prompts of its judgments."""
-        args: Any = run.args
-        loaded: Any = load_causal_model(
-            run.model.model_name_or_path,
-            revision=run.model.model_revision,
-            trust_remote_code=args.trust_remote_code,
-            **run.model_kwargs,
-            **(args.model_init_kwargs or {}),
-        )
-        args.model_init_kwargs = None
-        if isinstance(loaded.model, peft.PeftModel):
-            loaded.model.set_adapter(loaded.model.active_adapter)  # an adapter is loaded frozen
-        most_tokens = model_context(loaded.model.config, loaded.tokenizer) - args.max_completion_length
-        train = _prompt_dataset(judgments, loaded.tokenizer, most_tokens)
-        test = None if evaluated is None else _prompt_dataset(evaluated, loaded.tokenizer, most_tokens)
-        at_once = args.generation_batch_size // args.num_generations
-        if len(train) < at_once:
-            raise PluralignError(
-                f"train_files: found {len(train)} prompts, and each batch needs {at_once}: lower "
-                "per_device_train_batch_size or gradient_accumulation_steps, or raise num_generations"
-            )
-        arguments: dict[str, Any] = {"processing_class": loaded.tokenizer, "peft_config": get_peft_config(run.model)}
-        return cls(loaded.model, None, args, train, test, **arguments)
-
-    def training_metrics(self) -> dict[str, Any]:
-        """The means of the last log."""
-        return last_means(self.state.log_history)
-
-    def measure(self, judgments: Judgments) -> Measured:
-        """Nothing before the policy is saved; see `after_saving`."""
-        return Measured({})
-
-    def after_saving(self, run: TrainingRun) -> dict[str, Any]:
-        """How far the saved policy is from its reward on held-out prompts, with its responses and plots beside it."""
-        if self.scorer is None or self.eval_dataset is None:
-            return {}
-        prompts: list[Any] = list(self.eval_dataset["prompt"])
-        if len(prompts) > MOST_PROMPTS:
-            chosen = np.random.default_rng(run.args.seed).choice(len(prompts), size=MOST_PROMPTS, replace=False)
-            prompts = [prompts[index] for index in sorted(chosen)]
-        tokenizer: Any = self.processing_class
-        options: dict[str, Any] = {
-            "max_length": model_context(self.model.config, tokenizer),
-            "trust_remote_code": self.args.trust_remote_code,
-            "device": self.args.device,
-            **run.model_kwargs,
-        }
-        draws = drawn_by_both(
-            load_policy(run.folder, **options),
-            load_policy(run.model.model_name_or_path, revision=run.model.model_revision, **options),
-            self.scorer,
-            prompts,
-            samples=HELD_OUT_SAMPLES,
-            max_new_tokens=self.args.max_completion_length,
-            seed=run.args.seed,
-        )
-        metrics, plots = of_draws(draws, margin_map_of(self.scorer), {}, run.args.seed)
-        write_matching(run.folder, answer_rows(prompts, draws), plots)
-        return compare(draws, run.args.seed) | metrics
-
     def __init__(
         self,
         model: str | PreTrainedModel | peft.PeftModel,
@@ -294,6 +226,74 @@ class PMRLHFTrainer(Objective, trl.RLOOTrainer):
             counts = self.accelerator.reduce(self.ref_model.counted().to(self.accelerator.device), reduction="sum")
             metrics["inside"].append((counts[0] / counts[1].clamp(min=1)).item())
         return batch
+
+    @classmethod
+    def input_files(cls, args: PMRLHFConfig) -> list[str]:
+        """The weights of the reward models."""
+        names = args.reward_model or []
+        return [str(file) for name in ([names] if isinstance(names, str) else names) for file in weight_files(name)]
+
+    @classmethod
+    def from_run(cls, run: TrainingRun, judgments: Judgments, evaluated: Judgments | None) -> Self:
+        """The trainer of a run, on the prompts of its judgments."""
+        args: Any = run.args
+        loaded: Any = load_causal_model(
+            run.model.model_name_or_path,
+            revision=run.model.model_revision,
+            trust_remote_code=args.trust_remote_code,
+            **run.model_kwargs,
+            **(args.model_init_kwargs or {}),
+        )
+        args.model_init_kwargs = None
+        if isinstance(loaded.model, peft.PeftModel):
+            loaded.model.set_adapter(loaded.model.active_adapter)  # an adapter is loaded frozen
+        most_tokens = model_context(loaded.model.config, loaded.tokenizer) - args.max_completion_length
+        train = _prompt_dataset(judgments, loaded.tokenizer, most_tokens)
+        test = None if evaluated is None else _prompt_dataset(evaluated, loaded.tokenizer, most_tokens)
+        at_once = args.generation_batch_size // args.num_generations
+        if len(train) < at_once:
+            raise PluralignError(
+                f"train_files: found {len(train)} prompts, and each batch needs {at_once}: lower "
+                "per_device_train_batch_size or gradient_accumulation_steps, or raise num_generations"
+            )
+        arguments: dict[str, Any] = {"processing_class": loaded.tokenizer, "peft_config": get_peft_config(run.model)}
+        return cls(loaded.model, None, args, train, test, **arguments)
+
+    def training_metrics(self) -> dict[str, Any]:
+        """The means of the last log."""
+        return last_means(self.state.log_history)
+
+    def measure(self, judgments: Judgments) -> Measured:
+        """Nothing before the policy is saved; see `after_saving`."""
+        return Measured({})
+
+    def after_saving(self, run: TrainingRun) -> dict[str, Any]:
+        """Metrics of the saved policy's match with its reward on held-out prompts; writes responses and plots."""
+        if self.scorer is None or self.eval_dataset is None:
+            return {}
+        prompts: list[Any] = list(self.eval_dataset["prompt"])
+        if len(prompts) > MOST_PROMPTS:
+            chosen = np.random.default_rng(run.args.seed).choice(len(prompts), size=MOST_PROMPTS, replace=False)
+            prompts = [prompts[index] for index in sorted(chosen)]
+        tokenizer: Any = self.processing_class
+        options: dict[str, Any] = {
+            "max_length": model_context(self.model.config, tokenizer),
+            "trust_remote_code": self.args.trust_remote_code,
+            "device": self.args.device,
+            **run.model_kwargs,
+        }
+        draws = drawn_by_both(
+            load_policy(run.folder, **options),
+            load_policy(run.model.model_name_or_path, revision=run.model.model_revision, **options),
+            self.scorer,
+            prompts,
+            samples=HELD_OUT_SAMPLES,
+            max_new_tokens=self.args.max_completion_length,
+            seed=run.args.seed,
+        )
+        metrics, plots = of_draws(draws, margin_map_of(self.scorer), {}, run.args.seed)
+        write_matching(run.folder, answer_rows(prompts, draws), plots)
+        return compare(draws, run.args.seed) | metrics
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """An adapter's folder gets the config too, so that it loads with its own tokenizer and settings."""
