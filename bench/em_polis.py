@@ -24,9 +24,9 @@ from pluralign.evaluation.policies.regret import game_interval, regret_table, wi
 from pluralign.evaluation.rewards.bootstrap import bootstrap_intervals
 from pluralign.evaluation.rewards.sums import metrics_of_sums, pair_sums
 from pluralign.judgments import Judgments
-from pluralign.policies.routing import ranking_log_likelihoods
 from pluralign.scoring.items import items_of
 from pluralign.scoring.measured import believed, shown_rewards
+from pluralign.scoring.mixtures import ranking_log_likelihoods
 from pluralign.training.em_dpo.trainer import EMDPOTrainer
 from pluralign.workflows.aggregate.answers import BASE, utilities_by
 from pluralign.workflows.aggregate.run import aggregate

@@ -33,11 +33,10 @@ from real_types import of_busy_annotators
 from town_language_model import keep, kept
 
 from pluralign.judgments import Judgments
-from pluralign.policies.routing import ranking_log_likelihoods
 from pluralign.scoring.annotator_types import findings
 from pluralign.scoring.items import Items, items_of
 from pluralign.scoring.measured import believed
-from pluralign.scoring.mixtures import Mixture
+from pluralign.scoring.mixtures import Mixture, ranking_log_likelihoods
 
 LEAST = 20
 """Strict votes of an annotator who counts."""

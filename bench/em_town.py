@@ -30,10 +30,10 @@ from pluralign.choice.em_dpo import matched_types
 from pluralign.evaluation.annotators.types import type_accuracy
 from pluralign.judgments import Judgments
 from pluralign.judgments.population import Simulation, Town, simulate
-from pluralign.policies.routing import posterior, ranking_log_likelihoods
+from pluralign.policies.routing import posterior
 from pluralign.scoring.items import Items, items_of
 from pluralign.scoring.measured import typed_metrics
-from pluralign.scoring.mixtures import Mixture
+from pluralign.scoring.mixtures import Mixture, ranking_log_likelihoods
 from pluralign.scoring.panels import annotators_of
 from pluralign.training.em_dpo.config import EMDPOConfig
 from pluralign.training.em_dpo.trainer import EMDPOTrainer

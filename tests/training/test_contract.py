@@ -41,7 +41,9 @@ LORA = {"use_peft": True, "lora_target_modules": ["all-linear"], "lora_r": 4, "l
 def data(town_rows, tiny_model, tmp_path_factory):
     """Files of rankings and of votes, and a reward model."""
     folder = tmp_path_factory.mktemp("contract")
-    rows = [row | {"group": "xy"[int(row["annotator"][1:]) % 2], "weight": 1 + n % 3} for n, row in enumerate(town_rows)]
+    rows = [
+        row | {"group": "xy"[int(row["annotator"][1:]) % 2], "weight": 1 + n % 3} for n, row in enumerate(town_rows)
+    ]
     voted = []
     for row in rows:
         scores = [text.split().count("good") - text.split().count("bad") for text in row["responses"][:2]]
@@ -243,7 +245,8 @@ def both(data, tiny_model, tmp_path_factory):
     """The folder with the runs of all objectives in two processes."""
     folder = tmp_path_factory.mktemp("both")
     files = [
-        str(written(name, data, tiny_model, folder / name, **PROCESSES, per_device_train_batch_size=4)) for name in EQUAL
+        str(written(name, data, tiny_model, folder / name, **PROCESSES, per_device_train_batch_size=4))
+        for name in EQUAL
     ]
     (folder / "script.py").write_text(SCRIPT)
     done = subprocess.run(
@@ -269,6 +272,9 @@ def test_two_processes_give_the_results_of_one(objective, both, data, tiny_model
         if isinstance(expected[key], float):
             assert found[key] == pytest.approx(expected[key], rel=1e-4, abs=1e-5), key
     for file in (tmp_path / "alone").rglob("*model.safetensors"):
-        one, two = (safetensors.numpy.load_file(path) for path in (file, both / objective / file.relative_to(tmp_path / "alone")))
+        one, two = (
+            safetensors.numpy.load_file(path)
+            for path in (file, both / objective / file.relative_to(tmp_path / "alone"))
+        )
         for key in one:
             np.testing.assert_allclose(two[key], one[key], rtol=1e-3, atol=2e-5, err_msg=key)

@@ -17,6 +17,13 @@ def setting(default: Any, description: str) -> Any:
     return field(default=default, metadata={"help": description})
 
 
+TOP_HELP = "Use only this many first places of a ranking; 1 is best of n. Default: all."
+GATE_HELP = (
+    "With mode: conditional, compare each token with alpha (token), or a whole response by its tokens' geometric mean "
+    "(sequence) or their minimum (sequence-minimum)."
+)
+
+
 def apply_preset(config: Any, presets: Mapping[str, Mapping[str, Any]]) -> None:
     """Set the values of the config's `preset` in the fields that were left at their defaults.
 

@@ -34,7 +34,7 @@ from pluralign.scoring.loading import SETTINGS
 from pluralign.scoring.reference import PENALTY, fingerprint_weights, kept_log_probs, log_probs_file
 from pluralign.scoring.tokens import TokenizedItems
 from pluralign.scoring.votes import PairVotes
-from pluralign.training.configs import JudgmentConfig, setting
+from pluralign.training.configs import TOP_HELP, JudgmentConfig, setting
 from pluralign.training.judgment_trainer import Dataset, JudgmentTrainer
 from pluralign.training.response_trainer import ModelOrName, adapted, load_options
 
@@ -59,7 +59,7 @@ class DPOConfig(JudgmentConfig):
         "A ranking counts as a whole (plackett-luce) or as the mean over its pairs (sigmoid); for pairs they are the "
         "same.",
     )
-    top: int | None = setting(None, "Use only this many first places of a ranking; 1 is best of n. Default: all.")
+    top: int | None = setting(None, TOP_HELP)
     label_smoothing: float | Literal["votes"] = setting(
         0.0,
         "The probability that a judgment should be reversed, below 0.5, or `votes` for the share of training votes "

@@ -15,6 +15,7 @@ from trl import ModelConfig, get_quantization_config
 from pluralign.judgments.reading import read
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.measured import Measured
+from pluralign.scoring.recalibrated import remove_recalibration
 from pluralign.training.checkpoints import newest_checkpoint
 
 logger = logging.get_logger(__name__)
@@ -51,7 +52,10 @@ class Objective:
     `train` and the model card use nothing else of a trainer but `train`, `save_model`, `evaluate` and `push_to_hub`.
     """
 
-    evaluate: Any  # of the trainer that this is mixed into
+    # Of the trainer that this is mixed into.
+    args: Any
+    model: Any
+    evaluate: Any
 
     required_keys: ClassVar[tuple[str, ...]] = ()
     """Keys that a config must have besides those that every run needs."""
@@ -118,3 +122,15 @@ class Objective:
     def after_saving(self, run: TrainingRun) -> dict[str, Any]:
         """Write what else belongs beside the model, in the main process, and return further metrics."""
         return {}
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Safetensors, tokenizer and config, an adapter's too, so that it loads alone; no pickled arguments."""
+        trainer: Any = super()
+        trainer._save(output_dir, state_dict)
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        (folder / "training_args.bin").unlink(missing_ok=True)
+        remove_recalibration(folder)  # a stored one belongs to other weights
+        if not isinstance(self.model, transformers.PreTrainedModel):
+            self.model.config.save_pretrained(folder)

@@ -11,7 +11,6 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -27,7 +26,6 @@ from pluralign.core.errors import PluralignError
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.forward import Reader, block_values, score_tokens
 from pluralign.scoring.items import Items
-from pluralign.scoring.recalibrated import remove_recalibration
 from pluralign.scoring.text_models import TextModel
 from pluralign.scoring.tokens import TokenizedItems
 from pluralign.scoring.trees import Layout
@@ -233,17 +231,6 @@ class ResponseTrainer(Objective, Trainer):
             values = score_tokens(self.model if model is None else model, tokens, self.layout, share, read=read)
         total = self.accelerator.reduce(torch.from_numpy(values).to(self.accelerator.device), "sum")
         return total.cpu().numpy()
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Safetensors, config and tokenizer; no pickled arguments."""
-        super()._save(output_dir, state_dict)
-        if not self.args.should_save:
-            return
-        folder = Path(output_dir or self.args.output_dir)
-        (folder / "training_args.bin").unlink(missing_ok=True)
-        remove_recalibration(folder)  # a stored one belongs to other weights
-        if not isinstance(self.model, PreTrainedModel):
-            self.model.config.save_pretrained(folder)
 
 
 def weighted_mean(values: np.ndarray, weight: np.ndarray) -> float:

@@ -25,7 +25,7 @@ from pluralign.scoring.loading import SETTINGS, is_encoder, limits_of, set_pad_t
 from pluralign.scoring.pooling import as_reward_model, label_scale_of, write_label_scale, write_settings
 from pluralign.scoring.reward_models import LabelModel, RewardModel, build_reward_model
 from pluralign.scoring.votes import PairVotes
-from pluralign.training.configs import JudgmentConfig, setting
+from pluralign.training.configs import TOP_HELP, JudgmentConfig, setting
 from pluralign.training.judgment_trainer import Dataset, JudgmentTrainer
 from pluralign.training.response_trainer import ModelOrName, adapted, load_options
 
@@ -62,7 +62,7 @@ class BradleyTerryConfig(RewardConfig):
 class PlackettLuceConfig(RewardConfig):
     """Plackett-Luce: a ranking counts as a whole."""
 
-    top: int | None = setting(None, "Use only this many first places of a ranking; 1 is best of n. Default: all.")
+    top: int | None = setting(None, TOP_HELP)
 
 
 class RewardTrainer(JudgmentTrainer):

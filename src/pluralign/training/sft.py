@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 import datasets
-import peft
 import transformers
 import trl
 from trl import get_peft_config
@@ -118,9 +117,3 @@ pipeline("text-generation", "{folder}")("a prompt")
             processing_class=tokenizer,
             peft_config=get_peft_config(run.model),
         )
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """An adapter's folder gets the config too, so that it loads with its own tokenizer and chat template."""
-        super()._save(output_dir, state_dict)
-        if self.args.should_save and isinstance(self.model, peft.PeftModel):
-            self.model.config.save_pretrained(output_dir or self.args.output_dir)

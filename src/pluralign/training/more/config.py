@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pluralign.choice.min_norm import Normalize
-from pluralign.training.configs import apply_preset, check_choices, check_least, setting
+from pluralign.training.configs import TOP_HELP, apply_preset, check_choices, check_least, setting
 from pluralign.training.reward_trainer import RewardConfig
 
 Weights = Literal["more", "uniform", "proportional", "fixed"]
@@ -46,7 +46,7 @@ class MOREConfig(RewardConfig):
         "A ranking counts as a whole (plackett-luce) or as the mean over its pairs (bradley-terry); for pairs they "
         "are the same.",
     )
-    top: int | None = setting(None, "Use only this many first places of a ranking; 1 is best of n. Default: all.")
+    top: int | None = setting(None, TOP_HELP)
     source: Source = setting(
         "column",
         "The sources: those of the table's column source (column), or latent annotator types, to which a judgment "

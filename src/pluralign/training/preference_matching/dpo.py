@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pluralign.choice.preference_matching import Gate, Mode, Penalty
-from pluralign.training.configs import setting
+from pluralign.training.configs import GATE_HELP, setting
 from pluralign.training.dpo import DPOConfig, DPOTrainer
 
 _MODE = (
@@ -29,11 +29,7 @@ class MatchingConfig(DPOConfig):
 
     mode: Mode = setting("kl", _MODE)
     alpha: float = setting(0.1, "With mode: conditional, tokens above this probability under the reference are likely.")
-    gate: Gate = setting(
-        "token",
-        "With mode: conditional, compare each token with alpha (token), or a whole response by its tokens' geometric "
-        "mean (sequence) or their minimum (sequence-minimum).",
-    )
+    gate: Gate = setting("token", GATE_HELP)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -295,12 +295,6 @@ class PMRLHFTrainer(Objective, trl.RLOOTrainer):
         write_matching(run.folder, answer_rows(prompts, draws), plots)
         return compare(draws, run.args.seed) | metrics
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """An adapter's folder gets the config too, so that it loads with its own tokenizer and settings."""
-        super()._save(output_dir, state_dict)
-        if self.args.should_save and isinstance(self.model, peft.PeftModel):
-            self.model.config.save_pretrained(output_dir or self.args.output_dir)
-
 
 def prompts_that_fit(judgments: Judgments, tokenizer: Any, most_tokens: int) -> list[Any]:
     """The different prompts of a table that leave space for a response, in order; warns of the others.

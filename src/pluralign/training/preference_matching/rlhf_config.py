@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from pluralign.choice.preference_matching import Gate, Mode, Penalty
 from pluralign.core.errors import PluralignError
-from pluralign.training.configs import setting, unpin_without_gpu
+from pluralign.training.configs import GATE_HELP, setting, unpin_without_gpu
 
 logger = logging.get_logger(__name__)
 
@@ -48,11 +48,7 @@ class PMRLHFConfig(trl.RLOOConfig):
     alpha: float = setting(
         0.1, "With mode: conditional, tokens above this probability under the reference are likely; from 1 on it is kl."
     )
-    gate: Gate = setting(
-        "token",
-        "With mode: conditional, compare each token with alpha (token), or a whole response by its tokens' geometric "
-        "mean (sequence) or their minimum (sequence-minimum).",
-    )
+    gate: Gate = setting("token", GATE_HELP)
     beta: float = setting(1.0, "Weight of the penalty, above 0; the target is softmax(r / beta).")
     reward_model: str | list[str] | None = setting(
         None,
@@ -102,7 +98,7 @@ def mismatches(config: trl.RLOOConfig) -> list[str]:
     """Settings of TRL's `RLOOConfig` under which the optimum is not the match, each with the reason.
 
     Examples:
-        >>> args = trl.RLOOConfig("/tmp/never-made", top_p=0.9, report_to="none", bf16=False)
+        >>> args = trl.RLOOConfig("never-made", top_p=0.9, report_to="none", bf16=False, gradient_checkpointing=None)
         >>> mismatches(args)
         ['top_p: found 0.9; responses that are not drawn from the policy itself do not estimate its penalty']
     """

@@ -164,7 +164,6 @@ def run(job: TrainingRun) -> dict[str, Any]:
     partial = contextlib.nullcontext(job.folder / ".partial")
     with atomic_folder(job.folder) if state.is_main_process else partial as folder:
         trainer.save_model(str(folder), _internal_call=True)
-        (folder / "training_args.bin").unlink(missing_ok=True)
     if state.is_main_process:
         metrics |= trainer.after_saving(job)
         metrics = {key: value for key, value in metrics.items() if not isinstance(value, float) or math.isfinite(value)}

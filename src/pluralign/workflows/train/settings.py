@@ -21,7 +21,7 @@ from pluralign.core.yaml_lines import read_yaml_lines
 
 @dataclass(frozen=True)
 class Given:
-    """A value as it was given, and where: a line of the file, or a flag."""
+    """A value as it was given, and its place: a line of the file, or a flag."""
 
     value: Any
     place: str
@@ -68,14 +68,14 @@ def read_flags(arguments: Sequence[str]) -> dict[str, Given]:
 
 
 def check_known(given: Mapping[str, Given], known: Sequence[str]) -> None:
-    """Complain about the first key that nothing knows, with the nearest one that something does."""
+    """Raise for the first unknown key, with the nearest known one."""
     for key, found in given.items():
         if key not in known:
             raise found.complain(f"unknown key '{key}'{nearest(key, known)}")
 
 
 def fields_of(kind: type) -> dict[str, tuple[Any, dataclasses.Field[Any]]]:
-    """The fields of a config dataclass that may be given: name to (type, field)."""
+    """The fields of a config dataclass that a user may set: name to (type, field)."""
     hints = typing.get_type_hints(kind)
     return {field.name: (hints[field.name], field) for field in dataclasses.fields(kind) if field.init}
 
@@ -103,7 +103,7 @@ def check_value(given: Given, hint: Any, choices: Sequence[Any] | None = None) -
 
 
 class _Mismatch(Exception):
-    """Says what was expected."""
+    """Carries the expected value."""
 
 
 def _as_type(value: Any, hint: Any, flag: bool) -> Any:
@@ -204,7 +204,7 @@ def _number(value: Any, kind: type) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """A config's value as YAML can hold it and read it back."""
+    """A config's value in a form that YAML can store and read back."""
     if isinstance(value, enum.Enum):
         return value.value
     return json.loads(json.dumps(value, default=str))
