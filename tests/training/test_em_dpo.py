@@ -3,10 +3,7 @@
 import itertools
 import json
 import math
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -718,57 +715,6 @@ def test_identification_is_written_before_training_begins(tiny_model, tmp_path):
     assert found[0]["reason"]
     assert found[0]["mend"]
     assert vars(trainer.verdict) == found[0]
-
-
-# Two processes.
-
-SCRIPT = """
-import sys, json
-sys.path[:0] = [{tests!r}, {here!r}]
-import test_em_dpo as here
-from accelerate import PartialState
-
-def main():
-    trainer = here.make({model!r}, here.people(**{people}), {folder!r}, **{values})
-    trainer.train()
-    trainer.save_model()
-    if trainer.accelerator.is_main_process:
-        found = {{"losses": here.losses_of(trainer), "gamma": trainer.responsibilities.tolist()}}
-        open({folder!r} + "/found.json", "w").write(json.dumps(found))
-    trainer.accelerator.wait_for_everyone()
-
-main()  # what the trainer holds goes before the process group does
-PartialState().destroy_process_group()
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_give_the_losses_of_one(tiny_model, tmp_path):
-    shape = {"annotators": 7, "each": 5}
-    values = {"rounds": 2, "learning_rate": 1e-3, "num_train_epochs": 2, "weight_floor": 0.01}
-    alone = make(tiny_model, people(**shape), tmp_path / "alone", per_device_train_batch_size=8, **values)
-    alone.train()
-    script = tmp_path / "both.py"
-    values |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
-    script.write_text(
-        SCRIPT.format(
-            tests=str(Path(__file__).parents[1]), here=str(Path(__file__).parent), model=str(tiny_model),
-            people=shape, folder=str(tmp_path / "both"), values=values,
-        )
-    )  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PLURALIGN_CACHE": str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads((tmp_path / "both" / "found.json").read_text())
-    assert len(found["losses"]) > 10
-    np.testing.assert_allclose(found["losses"], losses_of(alone), rtol=1e-5)
-    np.testing.assert_allclose(found["gamma"], alone.responsibilities, rtol=1e-5, atol=1e-8)
 
 
 def test_rounds_that_say_nothing_are_warned_of(tiny_model, tmp_path, said):

@@ -448,7 +448,7 @@ def test_what_has_no_meaning_is_refused(base, judgments, tmp_path):
         with pytest.raises(ValueError, match=re.escape(message)):
             PMDPOConfig(str(tmp_path), use_cpu=True, **values)
     model = AutoModelForCausalLM.from_pretrained(base)
-    with pytest.raises(PluralignError, match="ref_model: mode: pm takes nothing from a reference"):
+    with pytest.raises(PluralignError, match="ref_model: mode: pm"):
         make(base, judgments, tmp_path, mode="pm", ref_model=model)
     Mixture({"type-1": 1.0}).write(tmp_path)
     stored = json.loads((Path(tmp_path) / "mixture.json").read_text())
