@@ -44,8 +44,7 @@ from pluralign.choice.regret import (
     utilitarian,
 )
 from pluralign.judgments import Judgments
-from pluralign.training.configs import DPOConfig
-from pluralign.training.dpo import DPOTrainer
+from pluralign.training.dpo import DPOConfig, DPOTrainer
 from pluralign.training.em_dpo.config import EMDPOConfig
 from pluralign.training.em_dpo.e_step import EStep
 from pluralign.training.em_dpo.trainer import EMDPOTrainer

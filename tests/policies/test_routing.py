@@ -16,11 +16,10 @@ from pluralign.policies.routing import (
     entropy,
     judgment_log_likelihoods,
     posterior,
-    ranking_log_likelihoods,
     type_utilities,
 )
 from pluralign.scoring.items import items_of
-from pluralign.scoring.mixtures import Mixture, read_responsibilities
+from pluralign.scoring.mixtures import Mixture, ranking_log_likelihoods, read_responsibilities
 
 WEIGHTS = {"type-1": 0.5, "type-2": 0.3, "type-3": 0.2}
 

@@ -13,12 +13,11 @@ from pluralign.core.errors import PluralignError
 from pluralign.evaluation.crowds.distributions import evaluate_distributions
 from pluralign.judgments import BUILT_IN_SCALES, Judgments
 from pluralign.judgments.votes import votes_of
-from pluralign.scoring.crowds import crowd_of, crowd_of_state
+from pluralign.scoring.crowds import crowd_of, crowd_of_state, vote_slices
 from pluralign.scoring.items import items_of
 from pluralign.scoring.reward_models import build_reward_model
 from pluralign.workflows.calibrate import calibrate
-from pluralign.workflows.evaluate.crowds import vote_slices
-from pluralign.workflows.evaluate.run import evaluate
+from pluralign.workflows.evaluate import evaluate
 from pluralign.workflows.score import score
 
 

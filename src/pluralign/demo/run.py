@@ -23,7 +23,7 @@ from pluralign.scoring.items import items_of
 from pluralign.workflows.aggregate.run import aggregate
 from pluralign.workflows.audit.run import audit
 from pluralign.workflows.calibrate import calibrate
-from pluralign.workflows.evaluate.run import evaluate
+from pluralign.workflows.evaluate import evaluate
 from pluralign.workflows.report import report
 from pluralign.workflows.train.run import train
 

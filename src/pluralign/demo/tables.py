@@ -15,11 +15,10 @@ from pluralign.demo.comparison import LISTED
 from pluralign.demo.town import PLACES, Ratings, true_shares
 from pluralign.judgments.population import Simulation
 from pluralign.judgments.table import Judgments
-from pluralign.scoring.crowds import crowd_metrics, crowd_of
+from pluralign.scoring.crowds import CROWDS, crowd_metrics, crowd_of
 from pluralign.scoring.items import Items
+from pluralign.scoring.measured import reward_metrics
 from pluralign.workflows.aggregate.contents import regret_lines
-from pluralign.workflows.evaluate.crowds import CROWDS
-from pluralign.workflows.evaluate.run import reward_metrics
 from pluralign.workflows.votes.update import Updated
 
 COLUMNS = {

@@ -20,17 +20,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from pluralign.choice.em_dpo import responsibilities
-from pluralign.choice.plackett_luce import log_likelihood, pair_log_likelihood
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.pairs import judgment_blocks
 from pluralign.policies.mixture import MixturePolicy
 from pluralign.scoring.items import Items
-from pluralign.scoring.mixtures import RESPONSIBILITIES, Mixture
+from pluralign.scoring.mixtures import RESPONSIBILITIES, ranking_log_likelihoods
 
 Floats = NDArray[np.float64]
 Prior = Literal["run", "uniform"]
-
-_PAIRS_AT_ONCE = 1 << 17
 
 
 def is_typed_run(folder: str | os.PathLike[str]) -> bool:
@@ -47,48 +43,6 @@ def type_utilities(policy: MixturePolicy, items: Items) -> Floats:
 def judgment_log_likelihoods(policy: MixturePolicy, items: Items) -> Floats:
     """log P_k of every judgment under every adapter, in nats: `(judgments, adapters)`."""
     return ranking_log_likelihoods(type_utilities(policy, items), items, policy.mixture)
-
-
-def ranking_log_likelihoods(utilities: ArrayLike, items: Items, mixture: Mixture) -> Floats:
-    """log P_k of every judgment under utilities, in nats, by the likelihood used in a mixture's tuning.
-
-    Args:
-        utilities: of the unique responses, `(types, responses)`.
-        items: the judgments.
-        mixture: provides `loss_type`, `ties` and `top`.
-
-    Returns:
-        `(judgments, types)`, without the judgments' weights; 0 where a judgment ranks nothing.
-
-    Raises:
-        PluralignError: shapes do not match, or the mixture's likelihood does not allow these ties.
-
-    Examples:
-        >>> from pluralign.judgments import Judgments
-        >>> from pluralign.scoring.items import items_of
-        >>> rows = [{"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": ranks} for ranks in ([1, 2], [2, 1])]
-        >>> items = items_of(Judgments.from_rows(rows))
-        >>> log_p = ranking_log_likelihoods([[np.log(3.0), 0.0], [0.0, 0.0]], items, Mixture({"a": 0.5, "b": 0.5}))
-        >>> np.exp(log_p).round(3).tolist()
-        [[0.75, 0.5], [0.25, 0.5]]
-    """
-    values = np.asarray(utilities, dtype=np.float64)
-    if values.ndim != 2 or values.shape[1] != len(items.responses):
-        raise PluralignError(f"utilities: shape {values.shape}, expected (types, {len(items.responses)})")
-    log_likelihoods = np.zeros((items.judgments, len(values)))
-    # Judgments are grouped by length, which needs no padding; those of a single response stay 0.
-    for block, places in judgment_blocks(items.offsets, _PAIRS_AT_ONCE):
-        shown = torch.from_numpy(values[:, items.response[places]])  # (types, judgments, responses)
-        ranks = torch.from_numpy(items.ranks[places])
-        try:
-            if mixture.loss_type == "sigmoid":
-                log_p = pair_log_likelihood(shown, ranks, ties=mixture.ties)
-            else:
-                log_p = log_likelihood(shown, ranks, ties=mixture.ties, top=mixture.top)
-        except ValueError as fault:
-            raise PluralignError(f"the mixture was tuned with ties: {mixture.ties}: {fault}") from fault
-        log_likelihoods[block] = log_p.numpy().T
-    return log_likelihoods
 
 
 def posterior(

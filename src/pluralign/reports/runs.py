@@ -20,6 +20,7 @@ from pluralign.reports.plots import Point, ReliabilityBin, Row, forest, known, s
 from pluralign.reports.rounds import TypeRounds, rounds_section
 from pluralign.reports.sources import SourceLog, sources_section
 from pluralign.reports.texts import number, percent, quoted, text_of
+from pluralign.training.objectives import OBJECTIVES
 
 
 @dataclass(frozen=True)
@@ -150,8 +151,9 @@ def describe(run: Run) -> str:
         return f"Evaluation of {text_of(config.get('model'))} on {_files(config.get('files'))}."
     if "objective" in config:
         base, objective = text_of(config.get("model_name_or_path")), text_of(config["objective"])
+        product = OBJECTIVES[objective].product if objective in OBJECTIVES else "Model trained"
         held_out = f", evaluated on {_files(config['eval_files'])}" if config.get("eval_files") else ""
-        return f"Model trained from {base} with the objective {objective}{held_out}."
+        return f"{product} from {base} with the objective {objective}{held_out}."
     return ""
 
 

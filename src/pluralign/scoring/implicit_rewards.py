@@ -22,8 +22,8 @@ from pluralign.scoring.loading import SETTINGS, load_parts, on_device
 from pluralign.scoring.mixtures import base_of, is_mixture, read_mixture
 from pluralign.scoring.reference import stored_penalty
 
-TUNED = ("dpo", "em-dpo", "pm-dpo")
-"""Objectives whose policies have an implicit reward in log-odds of judgments."""
+IMPLICIT_REWARD = "implicit_reward"
+"""The key of a tuned policy's settings that is false if its implicit reward is not in log-odds of judgments."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,10 @@ def load_implicit_reward(
         raise PluralignError(f"{model_name_or_path}: holds one reward per annotator type: give one of {names}")
     config, _ = load_parts(model_name_or_path, {"revision": "main", "trust_remote_code": trust_remote_code})
     settings = getattr(config, SETTINGS, None) or {}
-    if settings.get("objective") not in TUNED:
+    if not ("beta" in settings and settings.get(IMPLICIT_REWARD, True)):
         raise PluralignError(
-            f"{model_name_or_path}: is neither a reward model nor a policy tuned by {', '.join(TUNED)}, so it has "
-            "no reward: give another model"
+            f"{model_name_or_path}: is neither a reward model nor a policy tuned on judgments, so it has no reward: "
+            "give another model"
         )
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, **model_kwargs}
     policy = load_causal_model(model_name_or_path, **options)

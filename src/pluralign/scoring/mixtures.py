@@ -13,13 +13,17 @@ import numpy as np
 import peft
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
+import torch
+from numpy.typing import ArrayLike, NDArray
 
-from pluralign.choice.plackett_luce import Ties
+from pluralign.choice.plackett_luce import Ties, log_likelihood, pair_log_likelihood
 from pluralign.choice.preference_matching import Penalty
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import disk_errors, write_json
 from pluralign.core.records import read_json
+from pluralign.evaluation.pairs import judgment_blocks
+from pluralign.scoring.items import Items
+from pluralign.scoring.recalibrated import CALIBRATION
 from pluralign.scoring.reference import PENALTY, stored_penalty
 
 RESPONSIBILITIES = "responsibilities.parquet"
@@ -29,6 +33,8 @@ MIXTURE = "mixture.json"
 """The file that describes a mixture; its adapters are in folders beside it."""
 
 _ADAPTER = "adapter_config.json"
+
+_PAIRS_AT_ONCE = 1 << 17
 
 LossType = Literal["plackett-luce", "sigmoid"]
 
@@ -165,3 +171,66 @@ def read_responsibilities(place: str | os.PathLike[str], types: int | None = Non
     shares = np.stack([table.column(name).to_numpy() for name in columns], 1)
     names = table.column("annotator").to_pylist()
     return {name: gamma for name, gamma in zip(names, shares, strict=True) if name is not None}
+
+
+def ranking_log_likelihoods(utilities: ArrayLike, items: Items, mixture: Mixture) -> NDArray[np.float64]:
+    """log P_k of every judgment under utilities, in nats, by the likelihood used in a mixture's tuning.
+
+    Args:
+        utilities: of the unique responses, `(types, responses)`.
+        items: the judgments.
+        mixture: provides `loss_type`, `ties` and `top`.
+
+    Returns:
+        `(judgments, types)`, without the judgments' weights; 0 where a judgment ranks nothing.
+
+    Raises:
+        PluralignError: shapes do not match, or the mixture's likelihood does not allow these ties.
+
+    Examples:
+        >>> from pluralign.judgments import Judgments
+        >>> from pluralign.scoring.items import items_of
+        >>> rows = [{"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": ranks} for ranks in ([1, 2], [2, 1])]
+        >>> items = items_of(Judgments.from_rows(rows))
+        >>> log_p = ranking_log_likelihoods([[np.log(3.0), 0.0], [0.0, 0.0]], items, Mixture({"a": 0.5, "b": 0.5}))
+        >>> np.exp(log_p).round(3).tolist()
+        [[0.75, 0.5], [0.25, 0.5]]
+    """
+    values = np.asarray(utilities, dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] != len(items.responses):
+        raise PluralignError(f"utilities: shape {values.shape}, expected (types, {len(items.responses)})")
+    log_likelihoods = np.zeros((items.judgments, len(values)))
+    # Judgments are grouped by length, which needs no padding; those of a single response stay 0.
+    for block, places in judgment_blocks(items.offsets, _PAIRS_AT_ONCE):
+        shown = torch.from_numpy(values[:, items.response[places]])  # (types, judgments, responses)
+        ranks = torch.from_numpy(items.ranks[places])
+        try:
+            if mixture.loss_type == "sigmoid":
+                log_p = pair_log_likelihood(shown, ranks, ties=mixture.ties)
+            else:
+                log_p = log_likelihood(shown, ranks, ties=mixture.ties, top=mixture.top)
+        except ValueError as fault:
+            raise PluralignError(f"the mixture was tuned with ties: {mixture.ties}: {fault}") from fault
+        log_likelihoods[block] = log_p.numpy().T
+    return log_likelihoods
+
+
+def weight_files(model: str | os.PathLike[str], raw: bool = False) -> list[Path]:
+    """The files that determine what a local model computes, for a fingerprint; a hub id has none.
+
+    Args:
+        model: a folder or a hub id.
+        raw: exclude the stored recalibration.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        return []
+    with disk_errors(folder):
+        files = sorted(folder.glob("*.safetensors"))
+        if not raw:
+            files += folder.glob(CALIBRATION)
+        if is_mixture(folder):
+            files += [folder / MIXTURE, *folder.glob(RESPONSIBILITIES)]
+            for name in read_mixture(folder).weights:
+                files += sorted((folder / name).glob("*.safetensors"))
+        return files

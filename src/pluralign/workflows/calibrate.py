@@ -25,14 +25,13 @@ from pluralign.evaluation.crowds.label_pairs import pairs_of_votes
 from pluralign.evaluation.pairs import Pairs
 from pluralign.judgments.reading import read
 from pluralign.judgments.table import Judgments
-from pluralign.scoring.crowds import crowd_of
+from pluralign.scoring.crowds import crowd_of, labels_anything
 from pluralign.scoring.items import compares, items_of
 from pluralign.scoring.loading import load_parts
+from pluralign.scoring.measured import pairs_under
 from pluralign.scoring.mixtures import is_mixture
 from pluralign.scoring.recalibrated import CALIBRATION, remove_recalibration, write_recalibration
 from pluralign.scoring.reward_models import RewardModel, is_reward_model, load_reward_model
-from pluralign.workflows.evaluate.crowds import labels_anything
-from pluralign.workflows.evaluate.run import pairs_under
 
 logger = logging.get_logger(__name__)
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 
 from pluralign.core.files import write_parquet
 from pluralign.judgments.reading import read
+from pluralign.scoring.crowds import prediction_columns
 from pluralign.scoring.items import Items, items_of
 from pluralign.scoring.reward_models import LabelModel, RewardModel, load_reward_model, mean_rewards
-from pluralign.workflows.evaluate.crowds import prediction_columns
 
 MarginMap = Callable[[np.ndarray], np.ndarray]
 """Margins `(pairs,)` to log-odds."""
