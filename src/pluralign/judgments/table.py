@@ -20,7 +20,7 @@ from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write
 from pluralign.core.fingerprint import fingerprint
 from pluralign.judgments.scales import LabelScale
-from pluralign.judgments.schema import Form, scale_of
+from pluralign.judgments.schema import Form, scale_of, schema
 from pluralign.judgments.validation import RowChecker, checked_batches
 
 
@@ -81,6 +81,14 @@ class Judgments:
     def select(self, rows: np.ndarray | Sequence[int]) -> Judgments:
         """The judgments at these positions, in this order."""
         return Judgments(self.table.take(pa.array(np.asarray(rows, dtype=np.int64))))
+
+    def unique_prompts(self, most: int | None = None, seed: int = 0) -> list[Any]:
+        """The unique prompts in the order of their first rows, or a random sample of `most` of them."""
+        prompts = list({json.dumps(prompt): prompt for prompt in self.column("prompt")}.values())
+        if most is None or most >= len(prompts):
+            return prompts
+        chosen = np.random.default_rng(seed).choice(len(prompts), size=most, replace=False)
+        return [prompts[index] for index in sorted(chosen)]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -165,6 +173,18 @@ class table_writer:
 
         with atomic_write(sidecar(self.path), "w") as out:
             yaml.safe_dump(scale.as_dict(), out, allow_unicode=True, sort_keys=False)
+
+
+def text_columns(prompts: Sequence[Any], responses: Sequence[Any]) -> dict[str, pa.Array]:
+    """The columns `prompt` and `response` of a table with a row per response, as texts or as chat messages.
+
+    Examples:
+        >>> text_columns(["Tea?"], ["Yes"])["response"].type
+        DataType(string)
+    """
+    form: Form = "messages" if len(prompts) and not isinstance(prompts[0], str) else "text"
+    kind = schema(form).field("prompt").type
+    return {"prompt": pa.array(prompts, type=kind), "response": pa.array(responses, type=kind)}
 
 
 def sidecar(path: Path) -> Path:

@@ -46,14 +46,7 @@ each annotator is of, `types.json` what every round found.""",
 }
 
 
-_KINDS = {
-    "sft": "policy",
-    "dpo": "tuned",
-    "pm-dpo": "tuned",
-    "pm-rlhf": "tuned",
-    "em-dpo": "types",
-    "dprm": "crowd",
-}
+_KINDS = {"sft": "policy", "dpo": "tuned", "pm-dpo": "tuned", "pm-rlhf": "tuned", "em-dpo": "types", "dprm": "crowd"}
 """What an objective makes, where that is no plain reward model."""
 
 

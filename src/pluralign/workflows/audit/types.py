@@ -47,7 +47,11 @@ def described_types(model: LatentClassPlackettLuce, people: People, errors: np.n
     utilities = utilities_of(model, people)
     responsibilities, weights = np.asarray(model.responsibilities_), np.asarray(model.mixture_weights_)
     share_errors = _share_errors(model, people.panel)
-    shown = _most_divisive(utilities, weights, real)
+    mean = weights @ utilities
+    # The responses about which types differ most, or the most extreme ones of a single type.
+    spread = np.sqrt(weights @ (utilities - mean) ** 2) if len(weights) > 1 else np.abs(mean)
+    shown = np.flatnonzero(real)[np.argsort(-spread[real], kind="stable")][:_SHOWN_RESPONSES].tolist()
+    shown.sort(key=lambda response: -mean[response])
     traits = _traits(model, people)
     types = []
     for kind, share in enumerate(weights):
@@ -116,7 +120,7 @@ def _traits(model: LatentClassPlackettLuce, people: People) -> list[list[Trait]]
     names, values = text_traits([plain_text(response) for response in people.items.responses])
     responsibilities = np.asarray(model.responsibilities_)
     if not names:
-        return [[] for _ in responsibilities.T]
+        return [[]] * responsibilities.shape[1]
     bars = people.bars
     rows = np.zeros((len(bars), len(names) + bool(bars.any())))
     rows[~bars, : len(names)] = values
@@ -134,14 +138,6 @@ def _traits(model: LatentClassPlackettLuce, people: People) -> list[list[Trait]]
             ]
         )
     return traits
-
-
-def _most_divisive(utilities: np.ndarray, weights: np.ndarray, real: np.ndarray) -> list[int]:
-    """The responses about which types differ most (of a single type, the most extreme ones), best first."""
-    mean = weights @ utilities
-    spread = np.sqrt(weights @ (utilities - mean) ** 2) if len(weights) > 1 else np.abs(mean)
-    chosen = np.flatnonzero(real)[np.argsort(-spread[real], kind="stable")][:_SHOWN_RESPONSES]
-    return sorted(chosen.tolist(), key=lambda response: -mean[response])
 
 
 def _differences(people: People, chosen: np.ndarray, differences: np.ndarray) -> list[Difference]:
