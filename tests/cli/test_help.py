@@ -49,8 +49,8 @@ CHOICES = {
     data.By: "judgments.split:BY",
     models.Method: "evaluation.calibration.recalibration:METHODS",
     policies.Prior: "policies.routing:Prior",
-    votes.Kind: "judgments.vote_state:Kind",
-    votes.PairVotes: "judgments.vote_state:PairVotes",
+    votes.Kind: "judgments.votes.state:Kind",
+    votes.PairVotes: "judgments.votes.state:PairVotes",
 }
 
 

@@ -11,13 +11,13 @@ from scipy.special import expit
 
 from mixtures import Plain, write_mixture, write_run
 from pluralign.core.errors import PluralignError
+from pluralign.demo.from_scratch import make_causal_model
 from pluralign.evaluation.calibration.recalibration import Recalibration
 from pluralign.judgments import Judgments
 from pluralign.judgments.reading import read
 from pluralign.policies.loading import load_policy
 from pluralign.scoring.recalibrated import write_recalibration
 from pluralign.scoring.reward_models import load_reward_model
-from pluralign.training.from_scratch import make_causal_model
 from pluralign.workflows.evaluate.matching import matching_metrics
 from pluralign.workflows.evaluate.run import evaluate
 from rewarded import write_reward_model

@@ -15,8 +15,7 @@ from pluralign.evaluation.crowds.distributions import evaluate_distributions
 from pluralign.evaluation.crowds.vote_slices import VoteSlice
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.table import Judgments
-from pluralign.judgments.vote_state import item_key
-from pluralign.judgments.votes import VoteState, votes_of
+from pluralign.judgments.votes import VoteState, item_key, votes_of
 from pluralign.scoring.items import Items, items_of_responses
 
 logger = logging.get_logger(__name__)

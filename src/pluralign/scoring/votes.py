@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pluralign.core.errors import PluralignError, one_line
-from pluralign.judgments.vote_state import VoteState, item_key, text_key
+from pluralign.judgments.votes import VoteState, item_key, text_key
 from pluralign.scoring.items import Items
 
 

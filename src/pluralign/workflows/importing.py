@@ -15,16 +15,15 @@ from typing import Any
 
 from pluralign.core.errors import PluralignError, RowError, nearest, one_line
 from pluralign.core.files import atomic_write, disk_errors
-from pluralign.judgments.export import Exported, write_trl
 from pluralign.judgments.formats import FORMATS
 from pluralign.judgments.formats.argilla import read_argilla
 from pluralign.judgments.formats.convert import Rows, Tally, read_table
 from pluralign.judgments.formats.hh_rlhf import read_hh_rlhf
 from pluralign.judgments.formats.label_studio import read_label_studio
-from pluralign.judgments.formats.mapping import mapping_of, read_mapping
+from pluralign.judgments.formats.mapping import read_mapping, read_mapping_file
 from pluralign.judgments.formats.polis import SCALE, read_polis
 from pluralign.judgments.formats.preflib import read_preflib
-from pluralign.judgments.formats.trl import read_trl
+from pluralign.judgments.formats.trl import Exported, read_trl, write_trl
 from pluralign.judgments.pseudonyms import pseudonym_key, pseudonymizer
 from pluralign.judgments.reading import common_scale, read
 from pluralign.judgments.scales import LabelScale, label_scale
@@ -143,7 +142,7 @@ def export(
     out: str | os.PathLike[str],
     label_scale: str | None = None,
 ) -> Exported:
-    """Export canonical files to TRL's preference rows; see `pluralign.judgments.export`."""
+    """Export canonical files to TRL preference rows; see `pluralign.judgments.formats.trl`."""
     return write_trl(read(files, label_scale), out)
 
 
@@ -165,7 +164,7 @@ def _reader(
             raise PluralignError(f"--{option} is an option of --format {owners}, found --format {format}")
     scale = None if given_scale is None else label_scale(given_scale)
     if format == "mapping":
-        mapping = mapping_of(options["mapping"])
+        mapping = read_mapping_file(options["mapping"])
         return lambda path, reject, tally: read_mapping(path, mapping, reject, tally), scale or mapping.scale
     if format == "polis":
         shape = options["shape"] or "votes"

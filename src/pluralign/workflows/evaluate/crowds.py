@@ -17,7 +17,7 @@ from pluralign.evaluation.crowds.vote_slices import VoteSlice, sliced_votes, tim
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.schema import schema
 from pluralign.judgments.table import Judgments
-from pluralign.judgments.vote_state import item_key
+from pluralign.judgments.votes import item_key
 from pluralign.scoring.crowds import Crowd, crowd_metrics
 from pluralign.scoring.items import Items
 
