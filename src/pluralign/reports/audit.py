@@ -42,7 +42,7 @@ _VERDICTS: dict[str, tuple[Tone, str, str]] = {
 
 @dataclass(frozen=True)
 class Data:
-    """What was judged, how often and by whom; counts by kind, length, source and group."""
+    """What the judgments are: counts, also by kind, length, source and group."""
 
     files: list[str]
     judgments: int
@@ -353,7 +353,7 @@ def _alpha(agreement: Agreement, alpha: float) -> Figure:
     elif high is not None and high < 0:
         meaning = "Annotators disagree more than by chance: they judge similar responses in opposite ways."
     else:
-        meaning = "This cannot be distinguished from chance: there is no response that everybody prefers."
+        meaning = "This cannot be distinguished from chance."
     marks = [(0.0, "chance"), (1.0, "full agreement")]
     if min(alpha, *known(low), 0.0) < 0:
         marks.insert(0, (-1.0, "opposed"))
@@ -437,12 +437,12 @@ def _selection(candidates: Sequence[Candidate], chosen: int) -> list[Block]:
             sign = "+" if gain > 0 else ""
             reading += f" {plural(chosen, 'type')} instead of 1: {sign}{number(gain)} nats per judgment."
         figures.append(Figure("Prediction of held-out judgments", drawn, reading, table=table))
-    charged = {row.types: row.bic for row in candidates if row.bic is not None}
-    if charged:
+    bic = {row.types: row.bic for row in candidates if row.bic is not None}
+    if bic:
         drawn = curves([Curve("BIC", counts, [row.bic for row in candidates], series=2)],
                        "BIC by number of types; lower is better.", x_label="number of types",
                        y_label="BIC, lower is better", mark=mark, whole=True)  # fmt: skip
-        least = min(charged, key=lambda types: charged[types])
+        least = min(bic, key=lambda types: bic[types])
         reading = f"BIC adds a penalty for each parameter; it is lowest at {plural(least, 'type')}."
         figures.append(Figure("Fit and number of parameters", drawn, reading))
     return [Figures(figures)]

@@ -345,10 +345,9 @@ def _mark(figure: Figure, axes: Axes, mark: tuple[float, str], left: float, righ
     low, high = axes.get_xlim()
     place = (mark[0] - low) / (high - low)
     axes.axvline(mark[0], color=INK, linewidth=1.4, linestyle=(0, (3, 3)), zorder=2.5)
-    x = left + place * (WIDTH - left - right)
-    align = "left" if place < 0.3 else "right" if place > 0.7 else "center"
-    shift = {"left": -6, "right": 6, "center": 0}[align]
-    label(figure, x + shift, 31, mark[1], 30, align, fontsize=SMALL, fontweight="bold")
+    align, shift = ("left", -6) if place < 0.3 else ("right", 6) if place > 0.7 else ("center", 0)
+    x = left + place * (WIDTH - left - right) + shift
+    label(figure, x, 31, mark[1], 30, align, fontsize=SMALL, fontweight="bold")
 
 
 def _line(axes: Axes, line: Curve) -> None:
@@ -542,12 +541,11 @@ def scale(point: Point, description: str, *, limits: tuple[float, float], marks:
         axes.set_ylim(0, 1)
         axes.plot([low, high], [0.5, 0.5], color=GRID, linewidth=8, solid_capstyle="round", clip_on=False)
         for place, text in marks:
-            x = 24 + (place - low) / (high - low) * (WIDTH - 48)
-            align = "left" if place == low else "right" if place == high else "center"
-            shift = {"left": -14, "right": 14, "center": 0}[align]
+            align, shift = ("left", -14) if place == low else ("right", 14) if place == high else ("center", 0)
+            x = 24 + (place - low) / (high - low) * (WIDTH - 48) + shift
             axes.plot([place, place], [0.1, 0.9], color=MUTED, linewidth=1, clip_on=False)
-            label(figure, x + shift, 58, number(place), align=align, color=MUTED, fontsize=SMALL)
-            label(figure, x + shift, 73, text, align=align, color=MUTED, fontsize=SMALL)
+            label(figure, x, 58, number(place), align=align, color=MUTED, fontsize=SMALL)
+            label(figure, x, 73, text, align=align, color=MUTED, fontsize=SMALL)
         if point.value is not None:
             at = min(max(point.value, low), high)
             ends = [min(max(end, low), high) for end in known(point.low, point.high)]

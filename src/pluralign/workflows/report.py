@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -116,13 +117,15 @@ def _config(path: Path) -> dict[str, Any]:
 
 def _rows(path: Path, kind: Any, command: str) -> list[Any]:
     """The rows of a Parquet table that a command wrote; none where there is no table."""
-    return _records(_table(path, command).to_pylist(), kind, path, "row") if path.exists() else []
+    if not path.exists():
+        return []
+    return _records(_table(path, command, [field.name for field in fields(kind)]).to_pylist(), kind, path, "row")
 
 
-def _table(path: Path, command: str) -> pa.Table:
+def _table(path: Path, command: str, names: Sequence[str] | None = None) -> pa.Table:
     with disk_errors(path):
         try:
-            return pq.read_table(path)
+            return pq.read_table(path, columns=names)
         except pa.ArrowException as fault:
             raise PluralignError(f"{path}: cannot be read as the table that {command} writes ({fault})") from fault
 
@@ -130,13 +133,12 @@ def _table(path: Path, command: str) -> pa.Table:
 def _crowds(path: Path) -> Crowds | None:
     if not path.exists():
         return None
-    table = _table(path, "evaluate")
-    labels = [name.removeprefix("predicted_") for name in table.column_names if name.startswith("predicted_")]
+    columns = _table(path, "evaluate").column_names
+    labels = [name.removeprefix("predicted_") for name in columns if name.startswith("predicted_")]
     if not labels:
         raise PluralignError(f"{path}: predicts no label (no column predicted_...): was it written by another tool?")
-    if missing := {f"{key}_{label}" for key in _SHARES for label in labels} - {*table.column_names}:
-        lacking = ", ".join(sorted(missing))
-        raise PluralignError(f"{path}: cannot be read as the table that evaluate writes (no columns {lacking})")
+    names = [f"{key}_{label}" for key in _SHARES for label in labels]
+    table = _table(path, "evaluate", ["prompt", "response", "votes", "expected_reward", *names])
     rows = [row | {key: [row[f"{key}_{label}"] for label in labels] for key in _SHARES} for row in table.to_pylist()]
     return Crowds(labels, _records(rows, VotedResponse, path, "row"))
 

@@ -236,40 +236,41 @@ def warnings_of(contents: page.AggregationPage) -> list[str]:
 
 def aggregate_metrics(contents: page.AggregationPage, answers: pa.Table) -> dict[str, Any]:
     """The flat metrics of an aggregation, without those that are undefined."""
+    game = contents.game
     metrics: dict[str, Any] = {
         "types": len(contents.types),
         "prompts": contents.prompts,
         "samples": contents.samples,
         "answers": answers.num_rows,
-        "game_value": contents.game.value,
-        "game_value_low": contents.game.low,
-        "game_value_high": contents.game.high,
-        "game_value_without_abstention": contents.game.without_abstention,
+        **_with_ends("game_value", game.value, game),
+        "game_value_without_abstention": game.without_abstention,
     }
     for policy in contents.policies:
         name = policy.name
         if policy.weights is not None and name == EGALITARIAN:
             weights = zip(contents.types, policy.weights, strict=True)
             metrics |= {f"mixture_weights/type={kind.type}": weight for kind, weight in weights}
-        metrics[f"max_regret/{name}"] = policy.max_regret
-        metrics[f"max_regret/{name}_low"], metrics[f"max_regret/{name}_high"] = policy.low, policy.high
-        metrics[f"mean_length/{name}"] = policy.mean_length
-        metrics[f"unfinished/{name}"] = policy.unfinished
+        metrics |= _with_ends(f"max_regret/{name}", policy.max_regret, policy)
+        metrics |= {f"mean_length/{name}": policy.mean_length, f"unfinished/{name}": policy.unfinished}
         for kind, outcome in zip(contents.types, policy.types, strict=True):
             at = f"{name}/type={kind.type}"
             metrics |= {f"regret/{at}": outcome.regret, f"regret/{at}_se": outcome.regret_se}
             metrics |= {f"utility/{at}": outcome.utility, f"utility/{at}_se": outcome.utility_se}
-            metrics |= {f"win_rate/{at}": outcome.win_rate}
-            metrics |= {f"win_rate/{at}_low": outcome.low, f"win_rate/{at}_high": outcome.high}
+            metrics |= _with_ends(f"win_rate/{at}", outcome.win_rate, outcome)
     for group in contents.groups:
         for of_group in group.policies:
             at = f"{of_group.name}/group={group.group}"
-            metrics |= {f"regret/{at}": of_group.regret, f"win_rate/{at}": of_group.win_rate}
-            metrics |= {f"regret/{at}_low": of_group.low, f"regret/{at}_high": of_group.high}
+            metrics |= _with_ends(f"regret/{at}", of_group.regret, of_group)
+            metrics[f"win_rate/{at}"] = of_group.win_rate
     for rate in contents.against:
         at = f"win_rate/{rate.policy}/type={rate.type}/against={rate.against}"
-        metrics |= {at: rate.win_rate, f"{at}_low": rate.low, f"{at}_high": rate.high}
+        metrics |= _with_ends(at, rate.win_rate, rate)
     return {key: value for key, value in metrics.items() if value is not None}
+
+
+def _with_ends(key: str, value: float | None, ends: Any) -> dict[str, float | None]:
+    """A metric with the ends of its interval, `ends.low` and `ends.high`."""
+    return {key: value, f"{key}_low": ends.low, f"{key}_high": ends.high}
 
 
 def regret_lines(metrics: Mapping[str, Any]) -> list[str]:

@@ -133,8 +133,8 @@ def aggregate(
         config |= {"distill_prompts": learned_files, "distill_samples": distill_samples}
         config |= {"distill_epochs": distill_epochs, "distill_learning_rate": distill_learning_rate}
     inputs = file_fingerprints([*asked_files, *learned_files, *_weights(source, types, others)])
-    if metrics := finished_metrics(folder, config, inputs):
-        return metrics
+    if (finished := finished_metrics(folder, config, inputs)) is not None:
+        return finished
     asked = read(asked_files, scale).unique_prompts(max_prompts, seed)
     drawing: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed, "trust_remote_code": trust_remote_code}
     setting = Setting(

@@ -70,8 +70,8 @@ def _data(judgments: Judgments, people: People, groups: list[str | None], files:
         "tied": (tied & ~labelled).sum(),
         "labels": labelled.sum(),
     }
-    each = np.bincount(panel.annotator_ids)
-    edges = np.unique(np.round(np.geomspace(1, max(2, each.max() + 1), 12)).astype(int))
+    per_annotator = np.bincount(panel.annotator_ids)
+    edges = np.unique(np.round(np.geomspace(1, max(2, per_annotator.max() + 1), 12)).astype(int))
     lengths = sorted(Counter(shown[~labelled].tolist()).items())
     return page.Data(
         files=files,
@@ -81,7 +81,7 @@ def _data(judgments: Judgments, people: People, groups: list[str | None], files:
         unique_responses=len(people.items.responses),
         left_out=people.left_out,
         kinds={name: int(count) for name, count in kinds.items() if count},
-        judgments_per_annotator=Histogram(edges.tolist(), np.histogram(each, bins=edges)[0].tolist()),
+        judgments_per_annotator=Histogram(edges.tolist(), np.histogram(per_annotator, bins=edges)[0].tolist()),
         ranking_lengths={str(length): count for length, count in lengths},
         sources=_counts(judgments.column("source")),
         groups=_counts(groups),
@@ -100,20 +100,20 @@ def _histogram(values: np.ndarray, limits: tuple[float, float]) -> Histogram:
 def agreement_of(people: People, seed: int) -> page.Agreement:
     """Krippendorff's alpha, agreement of each annotator with the others, margins and cycles of majorities."""
     panel, votes = people.panel, _votes(people)
-    known = np.array([name is not None for name in people.names])
-    who = np.where(known[panel.annotator_ids], panel.annotator_ids, -1)
+    named = np.array([name is not None for name in people.names])
+    annotator = np.where(named[panel.annotator_ids], panel.annotator_ids, -1)
     labels = bool((people.code >= 0).all())
     if labels:
-        unit, value, judge = panel.response_ids[:, 0], people.code, who
+        unit, value, judge = panel.response_ids[:, 0], people.code, annotator
         cluster = people.items.item[unit]
     else:
-        unit, value, judge = votes.unit, votes.value, who[votes.judgment]
+        unit, value, judge = votes.unit, votes.value, annotator[votes.judgment]
         cluster = people.prompt[votes.first][votes.unit]
     options: dict[str, Any] = {"level": "ordinal", "both_orders": not labels}
     clusters = None if len(people.items.prompts) < 2 else cluster
     interval = alpha_interval(unit, value, judge, clusters, seed=seed, **options)
     shares = annotator_agreement(unit, value, judge, panel.annotators, **options)["agreement"]
-    each = np.array([share for share in shares if share is not None])
+    known_shares = np.array([share for share in shares if share is not None])
     margins = majority_margins(votes, panel.reliability)
     triples, cycles = (None, None) if labels else _cycles(people, votes)
     return page.Agreement(
@@ -122,7 +122,7 @@ def agreement_of(people: People, seed: int) -> page.Agreement:
         alpha_high=None if interval is None else interval[1],
         level="ordinal",
         units=len(np.unique(unit)),
-        annotator_agreement=_histogram(each, (0.0, 1.0)) if len(each) else None,
+        annotator_agreement=_histogram(known_shares, (0.0, 1.0)) if len(known_shares) else None,
         majority_margins=page.MajorityMargins(margins.edges.tolist(), margins.counts.tolist(), margins.unanimous),
         intransitive_triples=triples,
         condorcet_cycles=cycles,
@@ -261,7 +261,7 @@ def _disconnected(people: People, votes: VotedPairs) -> list[str]:
             )
             title = plain_text(people.items.prompts[prompt])[:80]
             warnings.append(
-                f"“{title}”: its responses fall into {len(parts)} parts that nobody compared with each other: "
+                f"“{title}”: its responses fall into {len(parts)} parts that no annotator compared with each other: "
                 f"{examples}."
             )
     rest = len(warnings) - _SHOWN_PROMPTS

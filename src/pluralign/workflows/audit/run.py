@@ -62,8 +62,8 @@ def audit(
     config = {"command": "audit", "files": paths, **settings}
     config |= {} if label_scale is None else {"label_scale": label_scale}
     inputs = file_fingerprints(paths)
-    if metrics := finished_metrics(folder, config, inputs):
-        return metrics
+    if (finished := finished_metrics(folder, config, inputs)) is not None:
+        return finished
     judgments = read(paths, label_scale)
     fitted = findings(judgments, **settings)
     errors = worth_errors(fitted.model, fitted.people)

@@ -112,11 +112,7 @@ def _share_errors(model: LatentClassPlackettLuce, panel: Panel) -> np.ndarray | 
 
 
 def _traits(model: LatentClassPlackettLuce, people: People) -> list[list[Trait]]:
-    """The weight that each type puts on simple traits of responses.
-
-    A conditional logit on the traits in which every annotator counts with their responsibility for the type, with
-    robust errors. A weight is the gain in log-odds per standard deviation of the trait, the others being equal.
-    """
+    """The weight of each trait of responses for each type: the gain in log-odds per standard deviation of the trait."""
     names, values = text_traits([plain_text(response) for response in people.items.responses])
     responsibilities = np.asarray(model.responsibilities_)
     if not names:
@@ -126,17 +122,14 @@ def _traits(model: LatentClassPlackettLuce, people: People) -> list[list[Trait]]
     rows[~bars, : len(names)] = values
     rows[bars, len(names) :] = 1.0  # the bar has a height of its own
     traits = []
+    # A conditional logit in which every annotator counts with their responsibility for the type, with robust errors.
     for own in responsibilities.T:
         panel = replace(people.panel, features=rows, population=own)
         fitted = LatentClassPlackettLuce(1, ridge=1e-2).fit(panel)
         errors = np.sqrt(np.diag(fitted.covariance(panel, robust=True)).clip(0))
         weights = fitted.coefficients_[0, : len(names)]
-        traits.append(
-            [
-                Trait(name, float(weight), *_interval(weight, error))
-                for name, weight, error in zip(names, weights, errors[: len(names)], strict=True)
-            ]
-        )
+        of_type = zip(names, weights, errors[: len(names)], strict=True)
+        traits.append([Trait(name, float(weight), *_interval(weight, error)) for name, weight, error in of_type])
     return traits
 
 
