@@ -22,7 +22,7 @@ from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write
 from pluralign.core.fingerprint import fingerprint
 from pluralign.judgments.scales import LabelScale
-from pluralign.judgments.schema import Form, ranks_from_scores, scale_of
+from pluralign.judgments.schema import Form, ranks_from_scores, scale_of, schema
 from pluralign.judgments.validation import RowChecker, checked_batches
 
 
@@ -97,6 +97,14 @@ class Judgments:
         """The judgments at these positions, in this order."""
         return Judgments(self.table.take(pa.array(np.asarray(rows, dtype=np.int64))))
 
+    def unique_prompts(self, most: int | None = None, seed: int = 0) -> list[Any]:
+        """The unique prompts in the order of their first rows, or a random sample of `most` of them."""
+        prompts = list({json.dumps(prompt): prompt for prompt in self.column("prompt")}.values())
+        if most is None or most >= len(prompts):
+            return prompts
+        chosen = np.random.default_rng(seed).choice(len(prompts), size=most, replace=False)
+        return [prompts[index] for index in sorted(chosen)]
+
     @cached_property
     def fingerprint(self) -> str:
         """A fingerprint of all columns and the label scale."""
@@ -159,6 +167,18 @@ def table_writer(path: str | os.PathLike[str], schema: pa.Schema) -> Iterator[Ca
         else:
             with atomic_write(sidecar(path), "w") as beside:
                 yaml.safe_dump(scale.as_dict(), beside, allow_unicode=True, sort_keys=False)
+
+
+def text_columns(prompts: Sequence[Any], responses: Sequence[Any]) -> dict[str, pa.Array]:
+    """The columns `prompt` and `response` of a table with a row per response, as texts or as chat messages.
+
+    Examples:
+        >>> text_columns(["Tea?"], ["Yes"])["response"].type
+        DataType(string)
+    """
+    form: Form = "messages" if len(prompts) and not isinstance(prompts[0], str) else "text"
+    kind = schema(form).field("prompt").type
+    return {"prompt": pa.array(prompts, type=kind), "response": pa.array(responses, type=kind)}
 
 
 def sidecar(path: Path) -> Path:

@@ -53,13 +53,13 @@ def calibrate(
     not used in the fit, and is replaced.
 
     Args:
-        model: the folder of a reward model: a run, a model folder or an adapter.
+        model: folder of a reward model: a run, a model folder or an adapter.
         files: canonical files that the model was not trained on.
         method: `temperature` divides rewards by one number; `isotonic` maps margins by a monotone curve.
-        folds: the number of cross-validation folds, over prompts; 2 or more.
-        seed: the random seed of the folds.
-        label_scale: the label scale of files that store none.
-        trust_remote_code: run code that comes with the model.
+        folds: number of cross-validation folds, over prompts; 2 or more.
+        seed: random seed of the folds.
+        label_scale: label scale of files that store none.
+        trust_remote_code: run Python code that comes with the model.
 
     Returns:
         The recalibration. Its `record` has the other entries of the file: `judgments`, `pairs`, `prompts`, `files`
