@@ -89,12 +89,12 @@ class Identification:
     Args:
         verdict: `identified`, `weak` or `not identified`.
         reason: why, in a sentence.
-        mend: what to collect; empty if nothing is missing.
+        advice: what to collect; empty if nothing is missing.
     """
 
     verdict: Verdict
     reason: str
-    mend: str
+    advice: str
 
 
 def design(panel: Panel, prompt: np.ndarray | None = None) -> Design:

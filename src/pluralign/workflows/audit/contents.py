@@ -223,7 +223,7 @@ def _verdict(found: Findings) -> CheckedVerdict:
     return CheckedVerdict(
         verdict=verdict.verdict,
         reason=verdict.reason,
-        mend=verdict.mend,
+        advice=verdict.advice,
         checks=checks,
         posterior_entropy=None if types == 1 else _histogram(posterior_entropy(found.model), (0.0, limit)),
         power=[
