@@ -12,7 +12,8 @@ import yaml
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from labelled import SCALE, voted, votes
-from pluralign.choice.transport import distribution_loss, label_cost
+from pluralign.choice.label_costs import label_cost
+from pluralign.choice.transport import distribution_loss
 from pluralign.core.errors import PluralignError
 from pluralign.evaluation.crowds.distributions import evaluate_distributions
 from pluralign.judgments import BUILT_IN_SCALES, Judgments, LabelScale

@@ -70,11 +70,8 @@ class Resampling:
         """Resampling of clusters that come in a few kinds; clusters of one kind have equal observations.
 
         Drawing how many clusters of each kind there are has the distribution of drawing the clusters one by one, at
-        a cost that does not grow with their number.
-
-        Args:
-            count: number of clusters of each kind, int `(kinds,)`; the kinds are the groups.
-            replicates, level, seed: as in the class.
+        a cost that does not grow with their number. `count` holds the number of clusters of each kind, int `(kinds,)`;
+        the kinds are the groups.
 
         Examples:
             >>> [weights.sum(axis=1).tolist() for weights in Resampling.of_kinds([30, 70], replicates=2).weights()]
@@ -113,33 +110,23 @@ class Resampling:
             yield counts.reshape(rows, self.groups).astype(np.float64)
 
     def sums(self, *columns: Floats) -> Floats:
-        """Sums of columns of observations by group.
-
-        Args:
-            columns: each `(observations,)`.
-
-        Returns:
-            `(groups, columns)`.
-        """
+        """Sums by group of columns of observations `(observations,)`: `(groups, columns)`."""
         sums = [np.bincount(self.group, weights=column, minlength=self.groups) for column in columns]
         return np.stack(sums, axis=1).astype(np.float64)
 
     def replicated(self, metrics: Metrics) -> dict[str, Floats]:
-        """The metrics in every replicate, each `(replicates, ...)`; empty without replicates or with one cluster.
-
-        Examples:
-            >>> Resampling([0, 1], replicates=3).replicated(lambda weights: {"n": weights.sum(axis=1)})
-            {'n': array([2., 2., 2.])}
-        """
+        """The metrics in every replicate, each `(replicates, ...)`; empty without replicates or with one cluster."""
         # Block by block: the sums of all replicates would be held at once otherwise.
         blocks = [metrics(weights) for weights in self.weights()]
         return {name: np.concatenate([block[name] for block in blocks]) for name in (blocks[0] if blocks else ())}
 
-    def intervals(self, metrics: Metrics) -> dict[str, float]:
-        """Each metric with the (1 - level) / 2 and the (1 + level) / 2 quantiles of its replicates.
+    def interval(self, metric: Callable[[Floats], Floats]) -> tuple[Floats, Floats] | None:
+        """Low and high end, each `(...)`, of a metric `(rows, ...)` over the replicates; None if none defines it."""
+        values = self.replicated(lambda weights: {"metric": metric(weights)})
+        return percentiles(values["metric"], self.level) if values else None
 
-        Args:
-            metrics: from weights `(rows, groups)` to metrics, each `(rows,)`; nan marks what is undefined.
+    def intervals(self, metrics: Metrics) -> dict[str, float]:
+        """Each metric, `(rows,)`, with the (1 - level) / 2 and the (1 + level) / 2 quantiles of its replicates.
 
         Returns:
             `NAME`, left out where it is undefined, and `NAME_low` and `NAME_high` over the replicates that define
@@ -159,13 +146,10 @@ class Resampling:
         return result
 
     def mean_intervals(self, means: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> dict[str, float]:
-        """Ratios of sums over the observations, such as weighted means, with their intervals.
+        """Ratios of sums over the observations, such as weighted means, with their `intervals`.
 
         Args:
             means: numerator and denominator of each, `(observations,)` or one number for all.
-
-        Returns:
-            as `intervals`.
 
         Examples:
             >>> Resampling([0, 1], replicates=0).mean_intervals({"mean": ([1.0, 4.0], 1.0)})
@@ -182,14 +166,9 @@ class Resampling:
 
 
 def percentiles(values: Floats, level: float) -> tuple[Floats, Floats] | None:
-    """The (1 - level) / 2 and (1 + level) / 2 quantiles along the first axis, over the replicates that are defined.
+    """The (1 - level) / 2 and (1 + level) / 2 quantiles of replicates `(replicates, ...)`, each `(...)`.
 
-    Args:
-        values: `(replicates, ...)`; a replicate that holds nan is left out.
-        level: nominal coverage, between 0 and 1.
-
-    Returns:
-        low and high, each `(...)`; None where no replicate is defined.
+    A replicate that holds nan is left out; None if none is left.
 
     Examples:
         >>> low, high = percentiles(np.array([3.0, np.nan, 1.0, 2.0]), 0.5)
@@ -204,10 +183,5 @@ def percentiles(values: Floats, level: float) -> tuple[Floats, Floats] | None:
 
 
 def ratio(numerator: Floats, denominator: Floats) -> Floats:
-    """Quotients, nan where the denominator is not above 0.
-
-    Examples:
-        >>> ratio(np.array([1.0, 0.0]), np.array([2.0, 0.0])).tolist()
-        [0.5, nan]
-    """
+    """Quotients, nan where the denominator is not above 0."""
     return np.divide(numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=denominator > 0)

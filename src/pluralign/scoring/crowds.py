@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from transformers.utils import logging
 
-from pluralign.choice.transport import LabelCost
+from pluralign.choice.label_costs import LabelCost
 from pluralign.core.errors import PluralignError
 from pluralign.evaluation.crowds.distributions import evaluate_distributions
 from pluralign.evaluation.crowds.vote_slices import VoteSlice

@@ -31,11 +31,8 @@ def over_rewarding(
 
     Args:
         pairs: strict pairs; `pairs.prompt` is the cluster of the intervals.
-        slices: for each column (such as "source" or "group") its value for every judgment, `(judgments,)`; a judgment
-            with None is in no slice of that column.
-        replicates: bootstrap replicates over the prompts of a row; 0 leaves the intervals out.
-        level: nominal coverage of the intervals.
-        seed: random seed of the bootstrap.
+        slices: as in `pluralign.evaluation.slices.sliced_metrics`.
+        replicates, level, seed: as in `pluralign.evaluation.intervals.Resampling`, over the prompts of a row.
 
     Returns:
         a row for all pairs, then one for each slice, columns in the given order and values sorted:
@@ -51,8 +48,7 @@ def over_rewarding(
         What is undefined (for example, without wrong pairs) is left out of its row.
 
     Raises:
-        PluralignError: a column does not have one value per judgment or holds a value that is neither text nor None,
-            `replicates` is negative, or `level` is not between 0 and 1.
+        PluralignError: as in `sliced_metrics` and `Resampling`.
 
     Examples:
         >>> from pluralign.evaluation.pairs import pairs_of
