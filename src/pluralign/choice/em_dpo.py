@@ -33,7 +33,7 @@ def responsibilities(
 
     Returns:
         Responsibilities `(..., annotators, K)`, and log-likelihoods `(..., annotators)` at temperature 1 and without
-        the floor. An annotator whom no type can explain gets the mixture weights and minus infinity.
+        the floor. An annotator that no type can explain gets the mixture weights and minus infinity.
 
     Examples:
         >>> likelihood, eta = torch.tensor([[0.2, 0.6]]), torch.tensor([0.5, 0.5])

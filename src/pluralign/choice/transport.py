@@ -136,16 +136,6 @@ def metric_transport(predicted: Tensor, target: Tensor, matrix: Floats, least: f
 
     Raises:
         PluralignError: POT (extra `pot`) is missing, a number is not finite, or POT cannot solve the problem.
-
-    Examples:
-        Labels on a ring of four, one step apart: half of the mass moves one step, a quarter two steps.
-
-        >>> ring = np.array([[0, 1, 2, 1], [1, 0, 1, 2], [2, 1, 0, 1], [1, 2, 1, 0]], dtype=float)
-        >>> mu = torch.tensor([[0.0, 0.25, 0.5, 0.25]], requires_grad=True)
-        >>> cost = metric_transport(mu, torch.tensor([[1.0, 0.0, 0.0, 0.0]]), ring)
-        >>> cost.sum().backward()
-        >>> cost.item(), mu.grad.tolist()
-        (1.5, [[-1.0, 0.0, 1.0, 0.0]])
     """
     costs: Tensor = _MetricTransport.apply(predicted, target, matrix, least)
     return costs
@@ -181,12 +171,7 @@ def energy(predicted: Tensor, target: Tensor, cost: LabelCost) -> Tensor:
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """- sum_i mu_t,i log softmax(logits)_i, in nats, `(...)`; both arguments are `(..., labels)`.
-
-    Examples:
-        >>> round(soft_cross_entropy(torch.zeros(4), torch.tensor([0.5, 0.5, 0.0, 0.0])).item(), 3)
-        1.386
-    """
+    """- sum_i mu_t,i log softmax(logits)_i, in nats, `(...)`; both arguments are `(..., labels)`."""
     return -(targets.to(logits) * logits.log_softmax(-1)).sum(-1)
 
 
@@ -295,10 +280,16 @@ class _MetricTransport(torch.autograd.Function):
 
 def _solved(difference: Floats, matrix: Floats, least: float) -> tuple[Floats, Floats]:
     """Transport costs `(items,)` and potentials with mean 0 `(items, labels)` of differences e = mu_s - mu_t."""
+    try:
+        from ot import emd2
+    except ImportError as fault:
+        raise PluralignError(
+            "a custom cost matrix needs the package POT: pip install 'pluralign[pot]'; "
+            "the costs 'reward-gap' and 'index' do not"
+        ) from fault
     # Under a pseudo-metric the shared mass stays where it is; only the surplus (e > 0) moves to where mass is missing
     # (e < 0). With v the potential of the latter, f_i = min over j with e_j < 0 of C_ij - v_j is 1-Lipschitz, defined
     # on every label and optimal: OT = sum_i f_i e_i.
-    emd2 = _pot_solver()
     costs, potentials = np.zeros(len(difference)), np.zeros_like(difference)
     for item, row in enumerate(difference):
         if not np.isfinite(row).all():
@@ -315,15 +306,3 @@ def _solved(difference: Floats, matrix: Floats, least: float) -> tuple[Floats, F
         potentials[item] = potential - potential.mean()
         costs[item] = potentials[item] @ row
     return costs, potentials
-
-
-def _pot_solver() -> Any:
-    """POT's exact solver."""
-    try:
-        from ot import emd2
-    except ImportError as fault:
-        raise PluralignError(
-            "a custom cost matrix needs the package POT: pip install 'pluralign[pot]'; "
-            "the costs 'reward-gap' and 'index' do not"
-        ) from fault
-    return emd2

@@ -2,7 +2,7 @@
 
 Observations that share a prompt are not independent, so a replicate draws whole prompts (or whatever the cluster is)
 with replacement. A metric is a function of weighted sums. Callers sum their observations by `Resampling.group` and give
-a function from weights of the groups to metrics; how the weights are drawn is decided here alone.
+a function from weights of the groups to metrics; only this module decides how the weights are drawn.
 """
 
 from __future__ import annotations
@@ -85,13 +85,7 @@ class Resampling:
     def weights(self) -> Iterator[Floats]:
         """Weights of the groups, replicate by replicate, in blocks `(block, groups)`.
 
-        Nothing where there are fewer than two clusters: one cluster shows no variation.
-
-        Examples:
-            Every replicate draws three clusters.
-
-            >>> [block.sum(axis=1).tolist() for block in Resampling([0, 1, 2], replicates=3, cells=6).weights()]
-            [[3.0, 3.0], [3.0]]
+        There are none with fewer than two clusters: one cluster shows no variation.
         """
         clusters = int(self.size.sum())
         if clusters < 2:
@@ -168,12 +162,7 @@ class Resampling:
 def percentiles(values: Floats, level: float) -> tuple[Floats, Floats] | None:
     """The (1 - level) / 2 and (1 + level) / 2 quantiles of replicates `(replicates, ...)`, each `(...)`.
 
-    A replicate that holds nan is left out; None if none is left.
-
-    Examples:
-        >>> low, high = percentiles(np.array([3.0, np.nan, 1.0, 2.0]), 0.5)
-        >>> float(low), float(high)
-        (1.5, 2.5)
+    Replicates with a nan are left out; the result is None if no replicate remains.
     """
     defined = values[~np.isnan(values).any(axis=tuple(range(1, values.ndim)))]
     if not len(defined):

@@ -1,7 +1,7 @@
-"""Can these judgments tell annotator types apart? The verdict, the reason, and what to collect.
+"""Can these judgments distinguish annotator types? The verdict, the reason, and what to collect.
 
 Single pairs identify only F(B) - F(-B) of the distribution F of tastes: a half-half mixture of beta and -beta looks
-like a coin everywhere. Choices among three or more responses, or several judgments per annotator, tell types apart
+like a coin everywhere. Choices among three or more responses, or several judgments per annotator, identify types
 (Fox, Kim, Ryan & Bajari 2012; arXiv 2405.15065 and 2510.15716: binary comparisons are insufficient, rankings of three
 or more, even incomplete, suffice). The checks of a particular table and fit are ours.
 
@@ -32,10 +32,10 @@ FLAT = 1e-9
 """A direction of the features does not vary if its variance within choices is below this share of the largest."""
 
 CONFIDENCE = 0.99
-"""Two types are told apart if they differ at this confidence."""
+"""Two types count as different if they differ at this confidence."""
 
 ENOUGH_POWER = 0.8
-"""A single type is believed if simulations recover the types of at least this share of annotators."""
+"""A fit with one type is trusted if simulations recover the types of at least this share of annotators."""
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ def intransitive_triples(votes: VotedPairs, weight: ArrayLike | None = None) -> 
     Over the triples {a, b, c} of which all three pairs were compared: a triple is *cyclic* if its strict majorities
     form a cycle (a over b, b over c, c over a). It is *intransitive* if the majority relation with ties is not an order
     with ties: cyclic, or a over b while b ties with c and c with a, or a over c over b while a and b tie. If each
-    majority were the toss of a coin, without ties, a quarter of the triples would be cyclic. Few votes per pair alone
-    produce cycles and ties; read the shares together with the margins.
+    majority were the toss of a coin, without ties, a quarter of the triples would be cyclic. Few votes per pair
+    produce cycles and ties by themselves; read the shares together with the margins.
 
     Source: circular triads, Kendall and Babington Smith, "On the Method of Paired Comparisons" (1940).
 

@@ -46,7 +46,7 @@ class VotedPairs:
 
 
 def voted_pairs(response: ArrayLike, ranks: ArrayLike, offsets: ArrayLike) -> VotedPairs:
-    """All pair votes that rankings hold.
+    """All pair votes that rankings contain.
 
     A response with a better rank beats one with a worse rank, equal ranks tie, and every ranked response beats one that
     was shown but not ranked. Two responses without a rank are not compared, nor is a response with itself. A judgment

@@ -224,11 +224,11 @@ def recalibrated(pairs: Pairs, recalibration: Recalibration) -> Pairs:
 def cross_validated(pairs: Pairs, method: Method, folds: int = 5, seed: int = 0) -> Pairs | None:
     """Pairs whose margins are mapped by a fit on the prompts of the other folds: an estimate for new prompts.
 
-    Prompts are assigned to the folds evenly, in an order drawn with `seed`. A fold whose other prompts are ordered no
-    better than by a coin gets the highest temperature, or log-odds 0.
+    Prompts are assigned to the folds evenly, in an order drawn with `seed`. If the rewards order the other prompts
+    no better than a coin, the fold gets the highest temperature, or log-odds 0.
 
     Returns:
-        None with fewer than two prompts, or if the other folds of some fold hold no pair with a margin and a weight.
+        None with fewer than two prompts, or if the other folds of some fold have no pair with a margin and a weight.
 
     Raises:
         PluralignError: fewer than two folds, or an unknown method.

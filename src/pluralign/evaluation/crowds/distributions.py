@@ -166,7 +166,7 @@ def evaluate_distributions(
 
     Returns:
         those of `distribution_metrics`, and per slice `KEY/group=NAME` of every metric, `items` and `votes`, against
-        the votes of the slice alone. What is undefined is left out.
+        only the votes of the slice. What is undefined is left out.
 
     Raises:
         PluralignError: an argument does not fit; the message names it.
@@ -226,12 +226,6 @@ def distribution_metrics(
 
     Raises:
         PluralignError: `bins` is under 1, or as in `Resampling`.
-
-    Examples:
-        >>> crowds = predicted_crowds([[0.6, 0.4], [0.6, 0.4]], [[4, 0], [1, 3]], [1.0, -1.0], [0, 1])
-        >>> metrics = distribution_metrics(crowds, replicates=50)
-        >>> {name: round(metrics[name], 3) for name in ("votes", "total_variation", "share_ece")}
-        {'votes': 8, 'total_variation': 0.375, 'share_ece': 0.025}
     """
     if bins < 1:
         raise PluralignError(f"bins is {bins}, expected at least 1")

@@ -63,7 +63,7 @@ def sliced_votes(
 ) -> Iterator[VoteSlice]:
     """The vote counts of each slice.
 
-    An item with votes of two groups is in both slices, each time with the votes of that group alone.
+    An item with votes of two groups is in both slices, each time with only the votes of that group.
 
     Args:
         item, label, items, labels, weight: as in `vote_counts`.

@@ -120,7 +120,7 @@ def matching_over(
 ) -> dict[str, float]:
     """How far a policy is from its reward model on lists of responses.
 
-    Weighted means over lists. Of the pairs of a list as given:
+    Weighted means over lists. For the pairs of a list as given:
 
     - `pm_divergence`: the preference matching divergence ((r_i - r_j) - (log pi_i - log pi_j))^2, in nats squared.
       Rewards are not clipped: with clipped rewards even a perfect match would leave a remainder. It is 0 only for
@@ -142,7 +142,7 @@ def matching_over(
     Args:
         lists: the responses.
         margin_map: maps differences of rewards to log-odds, an odd function; None leaves them as they are. It is
-            undefined for single rewards, so lists of more than two responses are then compared by pairs alone.
+            undefined for single rewards, so lists of more than two responses are then compared only by pairs.
         slices: the weight of each list in each slice, `(lists,)`, by name, such as `source=chat`.
         suffix: appended to every name, before `_low`, `_high` and the slice.
         replicates, level, seed: as in `pluralign.evaluation.intervals.Resampling`, over prompts.

@@ -26,14 +26,13 @@ def entropy(
         entropy = mean of -log pi(y|x),   entropy_per_token = sum of -log pi(y|x) / sum of tokens
 
     The first is unbiased for the mean entropy of pi(.|x) over the prompts if each has the same number of samples;
-    responses cut at a maximum length have the entropy of the samples up to there. Intervals are percentile bootstraps
-    over prompts.
+    responses cut at a maximum length have the entropy of the samples up to there.
 
     Args:
         log_probs: log pi(y|x) of the policy's samples in nats, `(responses,)`.
         lengths: tokens of each response, including its end token, at least 1, `(responses,)`.
         prompt: the prompt of each response, int `(responses,)`.
-        replicates, level, seed: as in `pluralign.evaluation.intervals.Resampling`.
+        replicates, level, seed: as in `pluralign.evaluation.intervals.Resampling`, over prompts.
 
     Returns:
         `entropy` in nats per response, `entropy_per_token`, and with two prompts `KEY_low` and `KEY_high`.

@@ -24,9 +24,9 @@ def over_rewarding(
     level: float = 0.95,
     seed: int = 0,
 ) -> list[dict[str, str | float]]:
-    """The size of reward gaps on pairs that the rewards order right, and on pairs that they order wrong.
+    """The size of reward gaps on pairs that the rewards order correctly, and on pairs that they order wrongly.
 
-    Training on rankings alone increases all gaps, the wrong ones too: a model that over-rewards is as confident when
+    Training only on rankings increases all gaps, the wrong ones too: a model that over-rewards is as confident when
     it is wrong as when it is right. Accuracy does not show this.
 
     Args:
