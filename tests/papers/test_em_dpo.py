@@ -374,7 +374,7 @@ def test_opposite_tastes_in_4000_judgments(simulate, shown, judgments, least, mo
     assert least < error < most
     assert found.verdict == verdict
     assert (numbers.left > 0.1) == (verdict == "identified")
-    assert (found.mend == "") == (verdict == "identified")
+    assert (found.advice == "") == (verdict == "identified")
 
 
 # The regret game.

@@ -323,7 +323,7 @@ def test_what_cannot_be_tuned_is_said(judgments, tiny_model, tiny_encoder, tmp_p
     args, tokenizer = DPOConfig(str(tmp_path), use_cpu=True), AutoTokenizer.from_pretrained(tiny_model)
     with pytest.raises(PluralignError, match="another library has replaced its forward"):
         DPOTrainer(patched, args, judgments, processing_class=tokenizer)
-    with pytest.raises(PluralignError, match="reads text in both directions"):
+    with pytest.raises(PluralignError, match="is a bidirectional encoder"):
         make(tiny_encoder, judgments, tmp_path)
     trainer = make(tiny_model, judgments, tmp_path)
     with pytest.raises(PluralignError, match="the reference was gone: give them as"):

@@ -11,7 +11,8 @@ import yaml
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from labelled import SCALE, voted, votes
-from pluralign.choice.transport import distribution_loss, label_cost
+from pluralign.choice.label_costs import label_cost
+from pluralign.choice.transport import distribution_loss
 from pluralign.core.errors import PluralignError
 from pluralign.evaluation.crowds.distributions import evaluate_distributions
 from pluralign.judgments import BUILT_IN_SCALES, Judgments, LabelScale
@@ -299,12 +300,12 @@ def test_what_cannot_be_trained_is_said(judgments, town_rows, tiny_model, tmp_pa
         make(tiny_model, None, tmp_path)
     other = LabelScale("mood", ("agree", "so-so", "disagree"), (1.0, 0.0, -1.0))
     strange = voted(scale=other)
-    with pytest.raises(PluralignError, match=r"training: the label 'so-so' is none of the model's \(agree, pass"):
+    with pytest.raises(PluralignError, match=r"training: the label 'so-so' is not one of the model's \(agree, pass"):
         make(tiny_model, strange, tmp_path)
     trainer = make(tiny_model, judgments, tmp_path)
-    with pytest.raises(PluralignError, match="evaluation: the label 'so-so' is none of the model's"):
+    with pytest.raises(PluralignError, match="evaluation: the label 'so-so' is not one of the model's"):
         trainer.evaluate(strange)
-    with pytest.raises(PluralignError, match="evaluation: the label '0' is none of the model's"):
+    with pytest.raises(PluralignError, match="evaluation: the label '0' is not one of the model's"):
         trainer.evaluate(voted(scale=BUILT_IN_SCALES["binary"]))
     with pytest.raises(PluralignError, match="have no labels"):
         trainer.evaluate(Judgments.from_rows(town_rows))

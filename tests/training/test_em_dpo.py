@@ -536,7 +536,7 @@ def test_identification_is_written_before_training_begins(tiny_model, tmp_path):
     assert len(found) == 2
     assert found[0]["verdict"] == "not identified"
     assert found[0]["reason"]
-    assert found[0]["mend"]
+    assert found[0]["advice"]
     assert vars(trainer.verdict) == found[0]
 
 

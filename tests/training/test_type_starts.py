@@ -166,7 +166,7 @@ def test_pairs_one_each_are_not_identified_and_rankings_are(three):
     pairs = town(types=2, annotators=40, each=1, shown=2)
     found = start_of(pairs, types=2)
     assert found.verdict.verdict == "not identified"
-    assert found.verdict.mend
+    assert found.verdict.advice
     assert start_of(three).verdict.verdict == "identified"
 
 

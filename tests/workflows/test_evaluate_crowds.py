@@ -197,7 +197,7 @@ def test_calibrate_fits_the_temperature_of_the_expected_reward(model, folder, tm
 
 def test_votes_on_other_labels_are_refused(folder, tmp_path):
     voted(scale=BUILT_IN_SCALES["binary"]).write(tmp_path / "binary.parquet")
-    with pytest.raises(PluralignError, match=r"the label '0' is none of the model's \(agree, pass, disagree\)"):
+    with pytest.raises(PluralignError, match=r"the label '0' is not one of the model's \(agree, pass, disagree\)"):
         evaluate(folder, str(tmp_path / "binary.parquet"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -113,7 +113,7 @@ def test_killed_and_started_again_it_ends_as_if_undisturbed(table, tiny_model, t
     assert metrics[0]["eval_loss"] == metrics[1]["eval_loss"]
     assert not [file for file in run.iterdir() if file.suffix in (".bin", ".pt", ".pth", ".pkl")]
     before = (run / "metrics.json").stat().st_mtime_ns
-    assert "finished already" in finish(start(shaken))
+    assert "already finished" in finish(start(shaken))
     assert (run / "metrics.json").stat().st_mtime_ns == before
 
 

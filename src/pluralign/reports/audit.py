@@ -122,7 +122,7 @@ class Verdict:
 
     verdict: str
     reason: str
-    mend: str
+    advice: str
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,7 @@ def audit_sections(audit: AuditPage) -> list[Section]:
 def verdict_banner(verdict: Verdict) -> Banner:
     """The verdict in its colour."""
     tone, title, _ = _VERDICTS.get(verdict.verdict, ("plain", verdict.verdict, ""))
-    help_with = f"What would help: {verdict.mend}" if verdict.mend else ""
+    help_with = f"What would help: {verdict.advice}" if verdict.advice else ""
     paragraphs = [text for text in (verdict.reason, help_with) if text]
     return Banner(tone, "Do these data identify annotator types?", title, paragraphs)
 

@@ -12,7 +12,8 @@ import pyarrow as pa
 import torch
 from transformers.utils import logging
 
-from pluralign.choice.transport import LabelCost, expected_reward, reward_quantile, reward_variance
+from pluralign.choice.label_costs import LabelCost
+from pluralign.choice.transport import expected_reward, reward_quantile, reward_variance
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_parquet
 from pluralign.evaluation.crowds.distributions import evaluate_distributions

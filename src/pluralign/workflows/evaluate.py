@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from transformers.utils import logging
 
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_parquet
-from pluralign.core.runs import file_fingerprints, finish_run, read_metrics, run_state, start_run
+from pluralign.core.runs import file_fingerprints, finish_run, finished_metrics, start_run
 from pluralign.evaluation.slices import annotator_table
 from pluralign.judgments.reading import read
 from pluralign.judgments.table import Judgments
@@ -28,8 +27,6 @@ from pluralign.scoring.mixtures import is_mixture, read_mixture, read_responsibi
 from pluralign.scoring.recalibrated import read_recalibration
 from pluralign.scoring.reward_models import LabelModel, RewardModel, is_reward_model, load_reward_model
 from pluralign.workflows.score import MarginMap, rewards_of
-
-logger = logging.get_logger(__name__)
 
 
 def evaluate(
@@ -98,10 +95,8 @@ def evaluate(
     config |= {} if reward is None else {"samples": samples, "max_new_tokens": max_new_tokens}
     models = [name for name in (model, *others, reference, reward) if name is not None]
     inputs = file_fingerprints([*paths, *(file for name in models for file in weight_files(name, raw))])
-    state = run_state(folder, config, inputs)
-    if state == "finished":
-        logger.warning(f"{folder}: this evaluation is finished already; nothing to do")
-        return read_metrics(folder)
+    if (metrics := finished_metrics(folder, config, inputs)) is not None:
+        return metrics
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     is_reward = not is_mixture(model) and is_reward_model(load_parts(model, hub)[0])
     if is_reward and any(option is not None for option in (reference, beta, reward)):

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import yaml
 
-from pluralign.choice.transport import DEFAULT_COST, DELTA, DistributionLoss, LabelCost, label_cost
+from pluralign.choice.label_costs import DELTA, LabelCost, label_cost
+from pluralign.choice.transport import DEFAULT_COST, DistributionLoss
 from pluralign.core.errors import PluralignError, one_line
 from pluralign.core.files import disk_errors
 from pluralign.judgments.scales import LabelScale

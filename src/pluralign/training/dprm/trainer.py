@@ -18,14 +18,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from pluralign.choice.transport import (
-    LabelCost,
-    distribution_loss,
-    expected_reward,
-    label_cost,
-    total_variation,
-    transport_cost,
-)
+from pluralign.choice.dirichlet import total_variation
+from pluralign.choice.label_costs import LabelCost, label_cost
+from pluralign.choice.transport import distribution_loss, expected_reward, transport_cost
 from pluralign.core.errors import PluralignError
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.table import Judgments

@@ -14,7 +14,6 @@ there is no value model and the penalty is part of the reward of a response.
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -310,7 +309,7 @@ def prompts_that_fit(judgments: Judgments, tokenizer: Any, most_tokens: int) -> 
     Raises:
         PluralignError: none is left.
     """
-    prompts = list({json.dumps(prompt): prompt for prompt in judgments.column("prompt")}.values())
+    prompts = judgments.unique_prompts()
     lengths = [len(ids) for ids in prompt_tokens(prompts, tokenizer, most_tokens + 1)]
     kept = [prompt for prompt, length in zip(prompts, lengths, strict=True) if 0 < length <= most_tokens]
     if not kept:

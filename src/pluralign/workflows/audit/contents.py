@@ -188,7 +188,7 @@ def _verdict(fitted: Findings) -> page.CheckedVerdict:
         for point in fitted.power
     ]
     checked = [page.Check(*check) for check in checks]
-    return page.CheckedVerdict(verdict.verdict, verdict.reason, verdict.mend, checked, entropy, power)
+    return page.CheckedVerdict(verdict.verdict, verdict.reason, verdict.advice, checked, entropy, power)
 
 
 def _groups(groups: list[str | None], model: LatentClassPlackettLuce) -> list[page.Group]:

@@ -128,7 +128,7 @@ def run(job: TrainingRun) -> dict[str, Any]:
     inputs = file_fingerprints([*job.train_files, *job.eval_files, *kind.input_files(job.args)])
     progress = run_state(job.folder, job.resolved, inputs)
     if progress == "finished":
-        logger.warning(f"{job.folder}: this run is finished already; nothing to do")
+        logger.warning(f"{job.folder}: already finished; nothing to do")
         return read_metrics(job.folder)
     state.wait_for_everyone()
     if state.is_main_process and progress == "new":
