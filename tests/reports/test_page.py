@@ -16,7 +16,7 @@ from reports.conftest import HOSTILE, audit_content, audit_of, hostile_audit
 
 ALLOWED = {
     "a", "article", "bdi", "body", "caption", "dd", "details", "div", "dl", "dt", "figcaption", "figure", "footer", "h1",
-    "h2", "h3", "h4", "h5", "head", "header", "html", "li", "main", "meta", "nav", "p", "path", "section", "span", "style",
+    "h2", "h3", "h4", "head", "header", "html", "li", "main", "meta", "nav", "p", "path", "section", "span", "style",
     "summary", "svg", "table", "tbody", "td", "text", "th", "thead", "title", "tr", "ul",
 }  # fmt: skip
 VOID = {"meta", "path"}

@@ -99,5 +99,7 @@ def audit(
         list(map(str, files)), out, features=features, types=types, most_types=most_types, dimensions=dimensions,
         simulations=simulations, label_scale=label_scale, seed=seed,
     )  # fmt: skip
+    if sentence := metrics.pop("sentence", ""):
+        typer.echo(f"{sentence}\n")
     typer.echo("\n".join(metrics_table(metrics)))
     typer.echo(f"written to {out}; open {out / 'report.html'}")

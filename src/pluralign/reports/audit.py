@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from pluralign.reports.histograms import Histogram, histogram_figure
+from pluralign.reports.opinions import Examples, Views, examples_section, views_blocks, views_section
 from pluralign.reports.page import (
     Banner,
     Block,
     Card,
     Cards,
     Cell,
-    Excerpt,
     Figure,
     Figures,
-    Heading,
+    Fold,
     Remarks,
     Section,
     Table,
@@ -27,17 +27,18 @@ from pluralign.reports.page import (
 from pluralign.reports.plots import Curve, Point, Row, bars, curves, forest, known, scale, stacked, type_map
 from pluralign.reports.texts import interval, number, percent, plural, quoted, text_of
 
-_MOST_BARS, _MOST_GROUPS, _MOST_EXCERPTS, _MOST_ROWS = 12, 20, 5, 200
+_MOST_BARS, _MOST_GROUPS, _MOST_ROWS = 12, 20, 200
 _VERDICTS: dict[str, tuple[Tone, str, str]] = {
-    "identified": ("good", "✓ Yes: the types are identified", "Who they are and what they prefer."),
-    "weak": ("careful", "! Only weakly: treat the types with caution", "Treat these types as a hypothesis."),
+    "one type": ("good", "✓", "The data would show types if there were any."),
+    "identified": ("good", "✓", "The types are identified."),
+    "weak": ("careful", "!", "The types are identified only weakly: treat them as a hypothesis."),
     "not identified": (
         "bad",
-        "✕ No: the types are not identified",
-        "Different types would explain these judgments equally well: do not act on the ones below.",
+        "✕",
+        "Different types would explain these judgments equally well: do not act on the types below.",
     ),
 }
-"""For each verdict its tone, the banner, and how far to trust the types."""
+"""For each verdict its tone, its sign, and how far to trust the types."""
 
 
 @dataclass(frozen=True)
@@ -127,11 +128,12 @@ class Verdict:
 
 @dataclass(frozen=True)
 class CheckedVerdict(Verdict):
-    """A verdict with its evidence."""
+    """A verdict with its evidence, and the sentence that the page and the terminal begin with."""
 
     checks: list[Check]
     posterior_entropy: Histogram | None
     power: list[PowerPoint]
+    sentence: str = ""
 
 
 @dataclass(frozen=True)
@@ -232,6 +234,9 @@ class AuditPage:
     groups: list[Group]
     groups_adjusted_rand: float | None
     map: Map | None
+    type_views: Views | None = None
+    group_views: Views | None = None
+    examples: Examples | None = None
 
 
 def audit_page(audit: AuditPage) -> str:
@@ -240,36 +245,48 @@ def audit_page(audit: AuditPage) -> str:
 
 
 def audit_sections(audit: AuditPage) -> list[Section]:
-    """The sections of an audit's page."""
-    caution = _VERDICTS.get(audit.identification.verdict, ("", "", ""))[2]
-    sections = [
-        Section("Verdict", _summary(audit)),
+    """The sections of an audit's page: the result first, then the data, and statistics folded at the end."""
+    several = len(audit.types) > 1
+    sections = [Section("Verdict", _summary(audit))]
+    if several:
+        sections.append(Section("The types", [Cards([_card(kind) for kind in audit.types])]))
+    if audit.type_views is not None and audit.type_views.responses:
+        sections.append(views_section(audit.type_views))
+    if audit.examples is not None and (audit.examples.divide or audit.examples.agree):
+        sections.append(examples_section(audit.examples))
+    views = audit.group_views
+    between = views_blocks(views, "groups") if views is not None and views.responses else []
+    if blocks := [*(_groups(audit) if audit.groups and several else []), *between]:
+        sections.append(
+            Section("Known groups", blocks, "The groups named in the data. They were not used to fit types.")
+        )
+    return [
+        *sections,
         Section("The data", _data(audit.data), "How many judgments there are, of which kinds, and from whom."),
         Section("Agreement", _agreement(audit.agreement), "Do annotators who judged the same responses agree?"),
-        Section(
-            "What the data can tell",
-            _identification(audit.identification),
-            "Could a different set of types explain these judgments equally well?",
-        ),
-        Section(
-            "How many types",
-            _selection(audit.selection, len(audit.types)),
-            "A type is worth adding if it improves the prediction of held-out judgments.",
-        ),
-        Section("The types", _types(audit.types, audit.map), caution),
+        Section("Statistics", _statistics(audit)),
     ]
-    if audit.groups:
-        lead = "How the types are distributed over the groups named in the data. Groups were not used to fit types."
-        sections.append(Section("Known groups", _groups(audit), lead))
-    return sections
 
 
-def verdict_banner(verdict: Verdict) -> Banner:
-    """The verdict in its colour."""
-    tone, title, _ = _VERDICTS.get(verdict.verdict, ("plain", verdict.verdict, ""))
+def _statistics(audit: AuditPage) -> list[Block]:
+    """What stands behind the verdict and the types, each part folded."""
+    parts = [
+        ("What the data can tell", _identification(audit.identification)),
+        ("How many types", _selection(audit.selection, len(audit.types))),
+        ("Shares, traits and map", _types(audit.types, audit.map)),
+    ]
+    return [Fold(title, blocks) for title, blocks in parts if blocks]
+
+
+def verdict_banner(verdict: Verdict, sentence: str = "") -> Banner:
+    """The verdict in its colour, with the sentence that says it, by default the reason."""
+    tone, sign, meaning = _VERDICTS.get(verdict.verdict, ("plain", "", ""))
+    sentence = sentence or verdict.reason
+    title = f"{sign} {sentence}".strip()
     help_with = f"What would help: {verdict.advice}" if verdict.advice else ""
-    paragraphs = [text for text in (verdict.reason, help_with) if text]
-    return Banner(tone, "Do these data identify annotator types?", title, paragraphs)
+    reason = "" if verdict.reason.lower() == sentence.lower().rstrip(".") else verdict.reason
+    label = f"Do these data show annotator types? Verdict: {verdict.verdict}"
+    return Banner(tone, label, title, [text for text in (meaning, reason, help_with) if text])
 
 
 def _summary(audit: AuditPage) -> list[Block]:
@@ -277,16 +294,22 @@ def _summary(audit: AuditPage) -> list[Block]:
     data, alpha = audit.data, audit.agreement.krippendorff_alpha
     shares = sorted((kind.share for kind in audit.types), reverse=True)[:4]
     each = f"{number(round(data.judgments / data.annotators, 1))} judgments each on average" if data.annotators else ""
+    kinds = [f"all {next(iter(data.kinds))}"] if len(data.kinds) == 1 else []
+    kinds += [f"{plural(data.left_out, 'row')} left out"] if data.left_out else []
     tiles = [
-        ("types found", number(len(audit.types)), "largest first: " + ", ".join(percent(share) for share in shares)),
-        ("judgments", number(data.judgments), f"{plural(data.left_out, 'row')} left out" if data.left_out else ""),
+        (
+            "types found",
+            number(len(audit.types)),
+            "largest first: " + ", ".join(map(percent, shares)) if len(shares) > 1 else "",
+        ),
+        ("judgments", number(data.judgments), ", ".join(kinds)),
         ("annotators", number(data.annotators), each),
         ("prompts", number(data.prompts), ""),
         ("unique responses", number(data.unique_responses), ""),
     ]
     if alpha is not None:
         tiles.append(("agreement (alpha)", number(alpha), "1 is full agreement, 0 is chance"))
-    blocks: list[Block] = [verdict_banner(audit.identification), Tiles(tiles)]
+    blocks: list[Block] = [verdict_banner(audit.identification, audit.identification.sentence), Tiles(tiles)]
     return [*blocks, Remarks("Warnings", audit.warnings)] if audit.warnings else blocks
 
 
@@ -302,27 +325,26 @@ def _data(data: Data) -> list[Block]:
         _counts("Sources", sources, "judgments"),
         _counts("Known groups", groups, "annotators"),
     ]
-    return [Figures([figure for figure in figures if figure is not None])]
+    shown = [figure for figure in figures if figure is not None]
+    return [Figures(shown)] if shown else []
 
 
 def _counts(title: str, ordered: Sequence[tuple[str, int]], unit: str, overlapping: bool = False) -> Figure | None:
-    """Bars of counts; a long tail of sources or groups is only in the table."""
+    """Bars of two or more counts; a long tail of sources or groups is only in the table."""
     total = sum(count for _, count in ordered)
-    if not total:
+    if not total or len(ordered) < 2:
         return None
     shown, rest = ordered[:_MOST_BARS], ordered[_MOST_BARS:]
     name, most = max(ordered, key=lambda item: item[1])
     if overlapping:
         reading = "The kinds may overlap: a ranking can also hold ties or labels."
-    elif len(ordered) == 1:
-        reading = f"All {unit}: {quoted(name)}."
     else:
         reading = f"The largest is {quoted(name)} with {percent(most / total)} of the {unit}."
     if rest:
         share = percent(sum(count for _, count in rest) / total)
         reading += f" Not shown: {plural(len(rest), 'other')} with {share} of the {unit}."
     table = Table("The numbers", [title, unit], ordered, folded=True) if rest else None
-    drawn = bars(shown, f"{title}: bars of {unit}.", whole=0 if overlapping or len(ordered) < 2 else total)
+    drawn = bars(shown, f"{title}: bars of {unit}.", whole=0 if overlapping else total)
     return Figure(title, drawn, reading, table=table)
 
 
@@ -449,16 +471,18 @@ def _selection(candidates: Sequence[Candidate], chosen: int) -> list[Block]:
 
 
 def _types(types: Sequence[AnnotatorType], places: Map | None) -> list[Block]:
-    """A card per type; then shares, traits and the map."""
+    """Shares with intervals, traits, and the map; a single type also with its utilities."""
     legend = [(kind.type, kind.name) for kind in types]
-    figures = [_shares(types)]
+    several = len(types) > 1
+    figures = [_shares(types)] if several else []
     if any(kind.traits for kind in types):
         figures.append(_traits(types, legend))
     if places is not None:
         drawn = type_map(places.x, places.y, places.type, "Map of the annotators, coloured by type.")
         reading = f"{plural(len(places.type), 'annotator')}, one dot each; annotators who judge alike are close. "
         figures.append(Figure("The annotators", drawn, reading + "Directions have no meaning.", legend))
-    return [Cards([_card(kind) for kind in types]), Heading("Types side by side"), Figures(figures)]
+    cards: list[Block] = [] if several else [Cards([_card(kind) for kind in types])]
+    return [*([Figures(figures)] if figures else []), *cards]
 
 
 def _shares(types: Sequence[AnnotatorType]) -> Figure:
@@ -480,18 +504,12 @@ def _traits(types: Sequence[AnnotatorType], legend: Sequence[tuple[int, str]]) -
             points.setdefault(trait.trait, []).append(Point(trait.value, trait.low, trait.high, kind.type))
             numbers.append([trait.trait, kind.name, trait.value, trait.low, trait.high])
 
-    def spread(trait: str) -> float:
-        values = known(*(point.value for point in points[trait]))
-        return max(values) - min(values) if values else 0.0
-
-    widest = max(points, key=spread)
-    reading = "Right of the dashed line, a type prefers more of the trait; left of it, less."
-    if spread(widest) > 0:
-        reading += f" The types differ most in {quoted(widest)}."
+    reading = "Right of the dashed line, a type prefers more of the trait; left of it, less. The weight is the gain in "
+    reading += "log-odds of a response that has a standard deviation more of the trait."
     drawn = forest([Row(trait, of) for trait, of in points.items()],
                    "What each type prefers: a row per trait, a dot with its interval per type.",
-                   x_label="weight of the trait", reference=0.0)  # fmt: skip
-    table = Table("The numbers", ["trait", "type", "weight", "from", "to"], numbers, folded=True)
+                   x_label="weight of the trait (log-odds)", reference=0.0)  # fmt: skip
+    table = Table("The numbers", ["trait", "type", "weight (log-odds)", "from", "to"], numbers, folded=True)
     return Figure("What each type prefers", drawn, reading, legend, table)
 
 
@@ -499,26 +517,28 @@ def _card(kind: AnnotatorType) -> Card:
     facts = [f"{plural(kind.annotators, 'annotator')}, {number(kind.certain)} of them with certainty"]
     if kind.low is not None and kind.high is not None:
         facts.append(f"share between {percent(kind.low)} and {percent(kind.high)}")
-    excerpts = []
-    for sign, title, differences in (
-        ("up", "Rates higher than other types", kind.lifts),
-        ("down", "Rates lower than other types", kind.drops),
-    ):
-        entries = [
-            Excerpt(row.prompt, row.response, f"{row.difference:+.2f}".replace("-", "\u2212"), sign)
-            for row in differences[:_MOST_EXCERPTS]
-            if (row.difference > 0) == (sign == "up")
-        ]
-        if entries:
-            excerpts.append((title, entries))
     tables = []
+    for title, differences in (
+        ("Rates higher than other types", kind.lifts),
+        ("Rates lower than other types", kind.drops),
+    ):
+        if differences:
+            lines: list[list[Cell]] = [[row.response, row.difference, row.prompt] for row in differences]
+            tables.append(_folded(title, *_once(["response", "difference (log-odds)", "prompt"], lines)))
     if kind.worths:
-        rows: list[list[Cell]] = [[row.response, row.prompt, row.worth, row.low, row.high] for row in kind.worths]
-        tables.append(_folded("Utility of each response", ["response", "prompt", "utility", "from", "to"], rows))
+        rows: list[list[Cell]] = [[row.response, row.worth, row.low, row.high, row.prompt] for row in kind.worths]
+        head = ["response", "utility (log-odds)", "from", "to", "prompt"]
+        tables.append(_folded("Utility of each response", *_once(head, rows)))
     if kind.members:
         rows = [[member.annotator, member.probability] for member in kind.members]
         tables.append(_folded("Annotators of this type", ["annotator", "probability"], rows))
-    return Card(kind.name, kind.type, kind.share, facts, excerpts, tables)
+    return Card(kind.name, kind.type, kind.share, facts, tables)
+
+
+def _once(head: list[str], rows: list[list[Cell]]) -> tuple[list[str], list[list[Cell]]]:
+    """The table without its last column, the prompt, if it is the same everywhere."""
+    same = len({row[-1] for row in rows}) == 1
+    return (head[:-1], [row[:-1] for row in rows]) if same else (head, rows)
 
 
 def _folded(title: str, head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:

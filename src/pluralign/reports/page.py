@@ -79,24 +79,13 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Excerpt:
-    """A response with its prompt and a number."""
-
-    prompt: str
-    response: str
-    value: str
-    sign: str  # "up" or "down"
-
-
-@dataclass(frozen=True)
 class Card:
-    """A type: a title in its colour, facts, excerpts, folded tables."""
+    """A type: a title in its colour, facts, folded tables."""
 
     title: str
     series: int
     share: float | None
     facts: Sequence[str] = ()
-    excerpts: Sequence[tuple[str, Sequence[Excerpt]]] = ()
     tables: Sequence[Table] = ()
 
 
@@ -115,7 +104,61 @@ class Heading:
     lead: str = ""
 
 
-Block = Note | Remarks | Banner | Tiles | Table | Figures | Cards | Heading
+@dataclass(frozen=True)
+class Answer:
+    """A part of a bar: its tone (`yes`, `middle` or `no`), its name, and its share of the whole bar."""
+
+    tone: str
+    name: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Votes:
+    """A named bar, its numbers in words, and whether they rest on few judgments. Series 0 has no colour."""
+
+    name: str
+    series: int
+    answers: Sequence[Answer]
+    words: str
+    few: bool = False
+
+
+@dataclass(frozen=True)
+class Side:
+    """A response with a bar per type or group."""
+
+    response: str
+    votes: Sequence[Votes]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A prompt with its responses, one below the other or side by side."""
+
+    prompt: str
+    sides: Sequence[Side]
+    beside: bool = False
+
+
+@dataclass(frozen=True)
+class Opinions:
+    """Passages, with the names of their tones; folded under the text of `folded` unless it is empty."""
+
+    items: Sequence[Passage]
+    legend: Sequence[tuple[str, str]] = ()
+    folded: str = ""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Blocks that the reader can unfold."""
+
+    title: str
+    blocks: Sequence[Block]
+
+
+Block = Note | Remarks | Banner | Tiles | Table | Figures | Cards | Heading | Opinions | Fold
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from pluralign.reports.histograms import Histogram
 from pluralign.scoring.annotator_types import Findings
 from pluralign.scoring.features import plain_text
 from pluralign.scoring.panels import People
-from pluralign.workflows.audit.types import NORMAL, described_types
+from pluralign.workflows.audit.opinions import example_pairs, group_views, judged_often, type_views
+from pluralign.workflows.audit.types import NORMAL, described_types, utilities_of
 from pluralign.workflows.groups import majority_groups
 
 _BINS, _SHOWN_ANNOTATORS, _SHOWN_PROMPTS = 20, 2000, 5
@@ -38,6 +39,8 @@ def audit_contents(
     people, model = fitted.people, fitted.model
     groups = groups_of(judgments, people)
     known = [(group, label) for group, label in zip(groups, model.labels_, strict=True) if group is not None]
+    often, scale, responsibilities = judged_often(people), judgments.label_scale, np.asarray(model.responsibilities_)
+    pairs = None if often else (_votes(people), utilities_of(model, people), np.asarray(model.mixture_weights_))
     return page.AuditPage(
         data=_data(judgments, people, groups, files),
         warnings=_warnings(fitted),
@@ -48,6 +51,9 @@ def audit_contents(
         groups=_groups(groups, model),
         groups_adjusted_rand=float(adjusted_rand_score(*zip(*known, strict=True))) if len(known) > 1 else None,
         map=_map(model, people.panel, seed),
+        type_views=type_views(people, responsibilities, scale) if often else None,
+        group_views=group_views(people, groups, scale) if often else None,
+        examples=None if pairs is None else example_pairs(people, *pairs),
     )
 
 
@@ -188,7 +194,8 @@ def _verdict(fitted: Findings) -> page.CheckedVerdict:
         for point in fitted.power
     ]
     checked = [page.Check(*check) for check in checks]
-    return page.CheckedVerdict(verdict.verdict, verdict.reason, verdict.advice, checked, entropy, power)
+    sentence = f"{verdict.reason[:1].upper()}{verdict.reason[1:]}."
+    return page.CheckedVerdict(verdict.verdict, verdict.reason, verdict.advice, checked, entropy, power, sentence)
 
 
 def _groups(groups: list[str | None], model: LatentClassPlackettLuce) -> list[page.Group]:

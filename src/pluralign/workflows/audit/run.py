@@ -79,8 +79,9 @@ def audit(
     with atomic_write(folder / "report.html", "w") as file:
         file.write(audit_page(contents))
     title = f"# Audit of {', '.join(f'`{path}`' for path in paths)}"
-    verdict = f"**{contents.identification.verdict}**: {contents.identification.reason}."
-    finish_run(folder, metrics, "\n".join([title, "", verdict, "", *metrics_table(metrics)]) + "\n")
+    verdict = f"{contents.identification.sentence} (Identification: **{contents.identification.verdict}**.)"
+    table = metrics_table({key: value for key, value in metrics.items() if key != "sentence"})
+    finish_run(folder, metrics, "\n".join([title, "", verdict, "", *table]) + "\n")
     return metrics
 
 
@@ -96,6 +97,7 @@ def audit_metrics(fitted: Findings, contents: AuditPage) -> dict[str, Any]:
         "log_likelihood": model.log_likelihood_,
         "bic": model.bic_,
         "identification": contents.identification.verdict,
+        "sentence": contents.identification.sentence,
         "posterior_entropy": float(posterior_entropy(model).mean()),
         **{f"share/type={kind.type}": kind.share for kind in contents.types},
     }
