@@ -98,6 +98,7 @@ def audit_content():
         },
         "identification": {
             "verdict": "identified", "reason": "Each person ranks three or more responses, and the three types differ on 61 % of the prompts.",
+            "sentence": "Three types: they predict held-out judgments better than one taste does.",
             "advice": "", "checks": [
                 {"name": "rank of the design", "value": 14, "meaning": "as many directions as the types need"},
                 {"name": "restarts that agree", "value": "9 of 10", "meaning": "other starts end in the same types"},
@@ -116,8 +117,38 @@ def audit_content():
             {"group": "engineers", "annotators": 120, "shares": [0.25, 0.29, 0.46]},
         ],
         "groups_adjusted_rand": 0.14,
+        "type_views": views_of(names, answers),
+        "group_views": views_of(["nurses", "teachers", "engineers"], answers),
+        "examples": {
+            "types": names,
+            "divide": [
+                {"prompt": prompt, "first": of[0], "second": of[1], "probabilities": [0.93, 0.12, 0.5]}
+                for prompt, of in answers.items()
+            ],
+            "agree": [{"prompt": "Is tea fine?", "first": "It is.", "second": None, "probabilities": [0.9, 0.8, 0.85]}],
+        },
         "map": {"x": points[:, 0].tolist(), "y": points[:, 1].tolist(), "type": (kinds + 1).tolist()},
     }  # fmt: skip
+
+
+def views_of(viewers, answers):
+    """Views of each answer to each prompt: what divides most first, the last one judged by too few."""
+    responses = [
+        {
+            "prompt": prompt, "response": response, "divides": 0.8 - 0.1 * place, "agreed": 0.6, "agreed_on": "agree",
+            "views": [
+                {"shares": [0.6 - 0.2 * viewer, 0.1, 0.3 + 0.2 * viewer], "judgments": 40.0 - 13 * place}
+                for viewer in range(len(viewers) - 1)
+            ] + [{"shares": [], "judgments": 0.0}],
+        }
+        for prompt, of in answers.items() for place, response in enumerate(of)
+    ]  # fmt: skip
+    responses += [
+        {"prompt": "More?", "response": f"statement {n}", "divides": 0.02, "agreed": 0.9 - 0.01 * n, "agreed_on": "agree",
+         "views": [{"shares": [0.9, 0.1, 0.0], "judgments": 4.0}] * len(viewers)}
+        for n in range(16)
+    ]  # fmt: skip
+    return {"answers": ["agree", "pass", "disagree"], "viewers": viewers, "responses": responses}
 
 
 def audit_of(content):
@@ -137,7 +168,7 @@ def hostile_audit():
     audit["data"]["kinds"] = dict.fromkeys(texts, 2)
     audit["data"]["groups"] = dict.fromkeys(texts, 2)
     audit["warnings"] = texts
-    audit["identification"] |= {"verdict": texts[0], "reason": texts[1], "advice": texts[6]}
+    audit["identification"] |= {"verdict": texts[0], "reason": texts[1], "advice": texts[6], "sentence": texts[0]}
     audit["identification"]["checks"] = [{"name": text, "value": text, "meaning": text} for text in texts]
     for index, row in enumerate(audit["identification"]["power"]):
         row["design"] = texts[index // 5]
@@ -148,5 +179,12 @@ def hostile_audit():
         kind["worths"] = [{"prompt": text, "response": text, "worth": 1.0, "low": None, "high": None} for text in texts]
         kind["lifts"] = [{"prompt": text, "response": text, "difference": 1.0} for text in texts[:5]]
         kind["drops"] = [{"prompt": text, "response": text, "difference": -1.0} for text in texts[4:]]
+    for name in ("type_views", "group_views"):
+        audit[name] = views_of(texts[:3], {text: [text] for text in texts}) | {"answers": texts[4:7]}
+    audit["examples"] = {
+        "types": texts[:3],
+        "divide": [{"prompt": text, "first": text, "second": text, "probabilities": [0.9, 0.1, 0.5]} for text in texts],
+        "agree": [],
+    }
     audit["groups"] = [{"group": text, "annotators": 5, "shares": [0.2, 0.3, 0.5]} for text in texts]
     return audit_of(audit)

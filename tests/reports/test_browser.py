@@ -110,15 +110,65 @@ def test_letters_are_large_enough_on_a_phone(page, look):
 
 def test_an_audit_shows_its_findings(audit, look):
     tab = look(audit_page(audit), PHONE)
-    for text in (audit.identification.reason, "Krippendorff's alpha", "type 3"):
+    for text in (audit.identification.sentence, "Krippendorff's alpha", "type 3"):
         assert tab.get_by_text(text, exact=False).first.is_visible(), text
     assert tab.locator(".banner.good").is_visible()
-    assert tab.get_by_role("img").count() == tab.locator("svg").count() >= 12
     assert tab.get_by_role("article").count() == 3
-    whole = tab.locator(".whole").first
-    assert not whole.is_visible()
-    tab.locator("details.long > summary").first.click()
-    assert whole.is_visible()
+    assert tab.locator(".whole:visible").count() == 0
+    tab.locator("details.long > summary:visible").first.click()
+    assert tab.locator(".whole:visible").count() == 1
+    tab.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert tab.get_by_role("img").count() == tab.locator("svg").count() >= 12
+
+
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_people_come_first_and_statistics_are_folded(audit, look, width):
+    tab = look(audit_page(audit), width)
+    assert tab.locator("h2").all_inner_texts() == [
+        "Verdict", "The types", "What divides and what unites", "How the types choose", "Known groups", "The data",
+        "Agreement", "Statistics",
+    ]  # fmt: skip
+    assert tab.locator(".banner .verdict").inner_text() == f"✓ {audit.identification.sentence}"
+    statistics = tab.get_by_text("Prediction of held-out judgments")
+    assert not statistics.is_visible()
+    tab.get_by_text("How many types", exact=True).click()
+    assert statistics.is_visible()
+    for element in ("figure", "article", ".passage", ".tiles > div"):
+        assert all(tab.locator(element).evaluate_all("all => all.map(one => one.textContent.trim() !== '')"))
+
+
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_bars_are_as_long_as_their_shares_and_say_them(audit, look, width):
+    tab = look(audit_page(audit), width)
+    section = tab.locator("section").nth(2)
+    row = section.locator(".votes li").first
+    bar = row.locator(".bar").bounding_box()
+    parts = [part["width"] / bar["width"] for part in (one.bounding_box() for one in row.locator(".bar span").all())]
+    assert parts == pytest.approx([0.6, 0.1, 0.3], abs=0.02)
+    assert (
+        row.locator(".words").inner_text().replace("\xa0", " ") == "60 % agree, 10 % pass, 30 % disagree · 40 judgments"
+    )
+    colours = row.locator(".bar span").evaluate_all("all => all.map(one => getComputedStyle(one).backgroundColor)")
+    assert len(set(colours)) == 3
+    # A prompt stands above its responses, once in each list.
+    first = section.locator(".passage").first
+    assert first.locator(".prompt").count() == 1
+    assert first.locator(".side").count() == 3
+    # Few judgments are marked; a type without any has no bar.
+    assert "few: 4 judgments" in section.inner_text()
+    assert row.locator("xpath=../li[3]").inner_text().endswith("no judgments")
+    rest = section.get_by_text("4 more responses")
+    assert not section.get_by_text("statement 15", exact=True).is_visible()
+    rest.click()
+    assert section.get_by_text("statement 15", exact=True).is_visible()
+
+
+def test_example_pairs_stand_side_by_side_where_there_is_room(audit, look):
+    for width, beside in ((DESK, True), (PHONE, False)):
+        pair = look(audit_page(audit), width).locator(".beside").first
+        left, right = (side.bounding_box() for side in pair.locator(".side").all())
+        assert (abs(left["y"] - right["y"]) < 1) == beside
+        assert pair.locator(".words").all_inner_texts() == [f"{n}\xa0%" for n in (93, 12, 50, 7, 88, 50)]
 
 
 def test_hostile_texts_are_shown_and_do_nothing(look):

@@ -108,11 +108,19 @@ def test_everything_that_may_be_missing_is_left_out(audit):
     assert not re.search(r"\b(?:nan|inf|None)\b", words)
     lone = audit_content()
     lone["types"] = [lone["types"][0] | {"lifts": [], "drops": [], "members": [], "worths": [], "traits": []}]
-    lone |= {"groups": [], "warnings": [], "selection": lone["selection"][:1]}
+    lone |= {
+        "groups": [],
+        "type_views": None,
+        "group_views": None,
+        "examples": None,
+        "warnings": [],
+        "selection": lone["selection"][:1],
+    }
     lone["identification"] |= {"power": [], "advice": ""}
     lone["data"] |= {"sources": {}, "groups": {}, "ranking_lengths": {}}
     words = check(audit_page(audit_of(lone)))
-    assert "Known groups" not in words
+    for title in ("Known groups", "What divides", "How the types choose"):
+        assert title not in words
 
 
 def test_the_verdict_decides_the_banner(audit):

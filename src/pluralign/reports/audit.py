@@ -260,12 +260,12 @@ def audit_sections(audit: AuditPage) -> list[Section]:
         sections.append(
             Section("Known groups", blocks, "The groups named in the data. They were not used to fit types.")
         )
-    return [
-        *sections,
+    sections += [
         Section("The data", _data(audit.data), "How many judgments there are, of which kinds, and from whom."),
         Section("Agreement", _agreement(audit.agreement), "Do annotators who judged the same responses agree?"),
         Section("Statistics", _statistics(audit)),
     ]
+    return [section for section in sections if section.blocks]
 
 
 def _statistics(audit: AuditPage) -> list[Block]:
@@ -362,9 +362,10 @@ def _agreement(agreement: Agreement) -> list[Block]:
     unanimous = "" if margins.unanimous is None else f" {percent(margins.unanimous)} of them are unanimous."
     reading = "Half of the comparisons have a margin of at most {}." + unanimous
     reading += " Near 0 the crowd is split: a single reward can satisfy only half of it there."
-    figures.append(histogram_figure(margins, "Margins of majorities", x_label, "comparisons", reading))
+    if any(margins.counts):
+        figures.append(histogram_figure(margins, "Margins of majorities", x_label, "comparisons", reading))
     tiles = _cycles(agreement.intransitive_triples, agreement.condorcet_cycles)
-    return [Figures(figures), *([Tiles(tiles)] if tiles else [])]
+    return [*([Figures(figures)] if figures else []), *([Tiles(tiles)] if tiles else [])]
 
 
 def _alpha(agreement: Agreement, alpha: float) -> Figure:
@@ -439,7 +440,9 @@ def _power(points: Sequence[PowerPoint]) -> Figure:
 
 
 def _selection(candidates: Sequence[Candidate], chosen: int) -> list[Block]:
-    """Held-out log-likelihood and BIC by the number of types."""
+    """Held-out log-likelihood and BIC by the number of types; nothing if the number was given."""
+    if len(candidates) < 2:
+        return []
     counts = [row.types for row in candidates]
     mark = (float(chosen), f"chosen: {chosen}")
     head = ["types", "held out", "from", "to", "BIC"]
@@ -467,7 +470,7 @@ def _selection(candidates: Sequence[Candidate], chosen: int) -> list[Block]:
         least = min(bic, key=lambda types: bic[types])
         reading = f"BIC adds a penalty for each parameter; it is lowest at {plural(least, 'type')}."
         figures.append(Figure("Fit and number of parameters", drawn, reading))
-    return [Figures(figures)]
+    return [Figures(figures)] if figures else []
 
 
 def _types(types: Sequence[AnnotatorType], places: Map | None) -> list[Block]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pluralign.reports.page import Answer, Block, Heading, Note, Opinions, Passage, Section, Side, Votes
-from pluralign.reports.texts import number, plural
+from pluralign.reports.texts import clip, number, plural
 
 FEW = 5.0
 """A share of fewer judgments than this is marked."""
@@ -34,9 +34,9 @@ class Viewed:
     """A response as all types or all groups see it.
 
     `views` follow `Views.viewers`. `divides` is the largest difference between two of them; an answer on the middle of
-    a scale counts half. `agreed` is the smallest share with which they give the answer `agreed_on`, the one for which it
-    is largest. Both leave out views with fewer than `FEW` judgments, and are 0 if fewer than two of several remain; they
-    compare shares that are pulled towards that of all annotators, as by `FEW` more judgments.
+    a scale counts half. `agreed` is the smallest share with which they give the answer `agreed_on`, the one for which
+    it is largest. Both leave out views with fewer than `FEW` judgments, and are 0 if fewer than two of several remain.
+    The shares that they compare are pulled towards that of all annotators, as by `FEW` more judgments.
     """
 
     prompt: str
@@ -145,7 +145,7 @@ def _reading(views: Views) -> str:
     if _choices(views):
         lead = "How often each response was preferred to the others shown with it. Half is the mean of all responses."
     else:
-        lead = f"How often each response was labelled: {', '.join(views.answers)}."
+        lead = f"How often each response was labelled: {', '.join(clip(answer, 40) for answer in views.answers)}."
     if len(views.viewers) > 1:
         lead += " An annotator counts for each type with the probability of belonging to it."
     return f"{lead} Shares of fewer than {number(FEW)} judgments are marked with “few”."
@@ -196,7 +196,7 @@ def _votes(views: Views, viewed: Viewed, coloured: bool) -> list[Votes]:
             for tone, answer, share in zip(tones, views.answers, view.shares, strict=True)
             if tone != "no" or not _choices(views)
         ]
-        said = ", ".join(f"{_whole(answer.share)} {answer.name}" for answer in answers)
+        said = ", ".join(f"{_whole(answer.share)} {clip(answer.name, 30)}" for answer in answers)
         rows.append(Votes(name, series, answers, f"{said} · {behind}", few))
     return rows
 
