@@ -102,6 +102,34 @@ def test_what_a_type_prefers_is_written(found):
     )
 
 
+def test_the_record_holds_what_types_and_groups_say(found):
+    folder, metrics = found
+    story = json.loads((folder / "audit.json").read_text())
+    types, groups = story["type_views"], story["group_views"]
+    assert types["answers"] == ["preferred", "not preferred"]
+    assert types["viewers"] == ["type 1", "type 2"]
+    assert groups["viewers"] == ["group 0", "group 1"]
+    assert story["examples"] is None
+    ends = {one["response"] for one in types["responses"][:2]}
+    assert ends == {"answer number 0", "answer number 5"}  # opposite tastes differ most about the ends
+    for views in (types, groups):
+        judged = sum(view["judgments"] for one in views["responses"] for view in one["views"])
+        assert judged == pytest.approx(3 * metrics["judgments"])  # each judgment shows three responses
+    # Types that are the groups say what the groups say.
+    same = [sorted(view["shares"][0] for view in one["views"]) for one in types["responses"]]
+    for shares, one in zip(same, types["responses"], strict=True):
+        group = next(of for of in groups["responses"] if of["response"] == one["response"])
+        assert sorted(view["shares"][0] for view in group["views"]) == pytest.approx(shares, abs=0.02)
+
+
+def test_the_verdict_is_the_first_sentence(found):
+    folder, metrics = found
+    story = json.loads((folder / "audit.json").read_text())
+    assert metrics["sentence"] == story["identification"]["sentence"] != ""
+    assert metrics["sentence"] in (folder / "README.md").read_text().splitlines()[2]
+    assert metrics["sentence"] in (folder / "report.html").read_text().split('class="banner good"')[1][:400]
+
+
 def test_the_page_escapes_what_people_wrote(found):
     page = (found[0] / "report.html").read_text()
     assert "&lt;script&gt;" in page
@@ -147,6 +175,8 @@ def test_labels_are_audited_against_the_bar(tmp_path):
     assert len(set(even)) == 1
     story = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert story["data"]["kinds"] == {"labels": 320}
+    assert story["type_views"]["answers"] == ["agree", "pass", "disagree"]
+    assert story["type_views"]["responses"][0]["divides"] > 0.4
     assert story["agreement"]["intransitive_triples"] is None
     worths = pq.read_table(tmp_path / "out" / "worths.parquet").to_pydict()
     liked = dict(zip(worths["response"], worths[f"worth_{even[0]}"], strict=True))
@@ -160,6 +190,12 @@ def test_a_town_is_audited_by_the_words_of_its_answers(tmp_path):
     assert metrics["features"] == "tfidf"
     assert metrics["types"] >= 2
     assert metrics["groups_adjusted_rand"] > 0.5
+    story = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert story["type_views"] is None  # each answer is judged once
+    assert len(story["examples"]["divide"]) == 6
+    for pair in story["examples"]["divide"]:
+        assert max(pair["probabilities"]) - min(pair["probabilities"]) > 0.5
+        assert pair["first"] != pair["second"]
 
 
 @pytest.mark.parametrize(

@@ -567,6 +567,8 @@ def _groups(audit: AuditPage) -> list[Block]:
         if rand > 0.2:
             meaning = "the types match the groups" if rand > 0.8 else "the types match the groups in part"
         reading = f"Adjusted Rand index {number(rand)} (1 is the same partition, 0 is chance): {meaning}."
-    rows: list[list[Cell]] = [[text_of(group.group), group.annotators, *group.shares] for group in ordered]
+    rows: list[list[Cell]] = [
+        [text_of(group.group), group.annotators, *(round(share, 3) for share in group.shares)] for group in ordered
+    ]
     table = Table("The numbers", ["group", "annotators", *(name for _, name in legend)], rows, folded=True)
     return [Figures([Figure("Groups by type", drawn, reading, legend, table)])]
