@@ -27,6 +27,7 @@ def test_an_audit_is_written_and_goes_on_one_page_with_others(run, table, tmp_pa
     code, printed, _ = run("audit", table, "--out", tmp_path / "audit", "--simulations", 0)
     assert code == 0
     assert "report.html" in printed
+    assert printed.startswith(read_metrics(tmp_path / "audit")["sentence"])
     assert "| identification |" in printed
     code, _, complaint = run("audit", table, "--out", tmp_path / "audit", "--simulations", 0)
     assert (code, complaint) == (0, "")
@@ -96,5 +97,6 @@ def test_its_page_loads_in_a_browser_without_a_complaint(conversation):
         browser.close()
     assert said == []
     assert width <= 390
-    assert "the types are identified" in text
-    assert "Brexit" in text
+    assert read_metrics(conversation)["sentence"] in text
+    assert "Labour was right to support the article 50 vote." in text  # what divides the types is not folded
+    assert text.count("An experimental Pol.Is question") == 1  # the prompt stands once
