@@ -22,8 +22,8 @@ Source = str | os.PathLike[str] | Any
 """A file, or a table in memory: pyarrow, pandas, or anything else that `pyarrow.table` takes."""
 
 PRIOR = 3.0
-"""Standard deviation of a response's utility under the prior, in logits. It is wider than the prior of text features:
-attributes are few and chosen, so that estimates should be close to maximum likelihood."""
+"""Standard deviation of a response's utility under the prior, in logits. It is wider than that of text features:
+attributes are few and chosen, and estimates should be close to maximum likelihood."""
 
 CONSTANT = "constant"
 """Name of the covariate that is added to those of a table."""
