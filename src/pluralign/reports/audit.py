@@ -271,10 +271,11 @@ def audit_sections(audit: AuditPage) -> list[Section]:
         Section("The types", _types(audit.types, audit.map), caution),
     ]
     if audit.coefficients:
-        lead = "How much one unit of each attribute of a response adds to its utility, in log-odds."
+        lead = "How much one unit of each attribute of a response adds to its utility, in log-odds, with its standard error."
         sections.append(Section("Attributes of responses", [_coefficients(audit.coefficients)], lead))
     if audit.membership:
-        lead = "How much one unit of each attribute of an annotator adds to the log-odds of a type against type 1."
+        lead = "How much one unit of each attribute of an annotator adds to the log-odds of a type against type 1, "
+        lead += "with its standard error."
         sections.append(Section("Who belongs to which type", [_coefficients(audit.membership)], lead))
     if audit.groups:
         lead = "How the types are distributed over the groups named in the data. Groups were not used to fit types."
@@ -514,11 +515,13 @@ def _traits(types: Sequence[AnnotatorType], legend: Sequence[tuple[int, str]]) -
 
 
 def _coefficients(coefficients: Sequence[Coefficient]) -> Block:
+    """A row per attribute and type, the types of an attribute below each other."""
+    names = list(dict.fromkeys(row.name for row in coefficients))
     rows: list[list[Cell]] = [
-        [row.name, "all types" if row.type is None else f"type {row.type}", row.value, row.standard_error]
-        for row in coefficients
+        [row.name, "all" if row.type is None else str(row.type), row.value, row.standard_error]
+        for row in sorted(coefficients, key=lambda row: names.index(row.name))
     ]
-    return Table("Coefficients", ["attribute", "type", "coefficient", "standard error"], rows)
+    return Table("Coefficients", ["attribute", "type", "value", "error"], rows)
 
 
 def _card(kind: AnnotatorType) -> Card:
