@@ -271,11 +271,13 @@ def audit_sections(audit: AuditPage) -> list[Section]:
         Section("The types", _types(audit.types, audit.map), caution),
     ]
     if audit.coefficients:
-        lead = "How much one unit of each attribute of a response adds to its utility, in log-odds, with its standard error."
+        lead = (
+            "How much one unit of each attribute adds to the utility of a response, in log-odds, with standard error."
+        )
         sections.append(Section("Attributes of responses", [_coefficients(audit.coefficients)], lead))
     if audit.membership:
         lead = "How much one unit of each attribute of an annotator adds to the log-odds of a type against type 1, "
-        lead += "with its standard error."
+        lead += "with standard error."
         sections.append(Section("Who belongs to which type", [_coefficients(audit.membership)], lead))
     if audit.groups:
         lead = "How the types are distributed over the groups named in the data. Groups were not used to fit types."
