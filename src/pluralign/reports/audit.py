@@ -270,15 +270,20 @@ def audit_sections(audit: AuditPage) -> list[Section]:
         ),
         Section("The types", _types(audit.types, audit.map), caution),
     ]
-    if audit.coefficients:
-        lead = (
-            "How much one unit of each attribute adds to the utility of a response, in log-odds, with standard error."
-        )
-        sections.append(Section("Attributes of responses", [_coefficients(audit.coefficients)], lead))
-    if audit.membership:
-        lead = "How much one unit of each attribute of an annotator adds to the log-odds of a type against type 1, "
-        lead += "with standard error."
-        sections.append(Section("Who belongs to which type", [_coefficients(audit.membership)], lead))
+    attributes = [
+        Section(
+            "Attributes of responses",
+            _coefficients(audit.coefficients),
+            "How much one unit of each attribute adds to the utility of a response, in log-odds, with standard error.",
+        ),
+        Section(
+            "Who belongs to which type",
+            _coefficients(audit.membership),
+            "How much one unit of an annotator's attribute adds to the log-odds of a type against type 1, with "
+            "standard error.",
+        ),
+    ]
+    sections += [section for section in attributes if section.blocks]
     if audit.groups:
         lead = "How the types are distributed over the groups named in the data. Groups were not used to fit types."
         sections.append(Section("Known groups", _groups(audit), lead))
@@ -516,14 +521,14 @@ def _traits(types: Sequence[AnnotatorType], legend: Sequence[tuple[int, str]]) -
     return Figure("What each type prefers", drawn, reading, legend, table)
 
 
-def _coefficients(coefficients: Sequence[Coefficient]) -> Block:
-    """A row per attribute and type, the types of an attribute below each other."""
+def _coefficients(coefficients: Sequence[Coefficient]) -> list[Block]:
+    """A row per attribute and type, the types of an attribute below each other; nothing without attributes."""
     names = list(dict.fromkeys(row.name for row in coefficients))
     rows: list[list[Cell]] = [
         [row.name, "all" if row.type is None else str(row.type), row.value, row.standard_error]
         for row in sorted(coefficients, key=lambda row: names.index(row.name))
     ]
-    return Table("Coefficients", ["attribute", "type", "value", "error"], rows)
+    return [Table("Coefficients", ["attribute", "type", "value", "error"], rows)] if rows else []
 
 
 def _card(kind: AnnotatorType) -> Card:
