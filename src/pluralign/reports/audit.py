@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pluralign.reports.histograms import Histogram, histogram_figure
@@ -204,6 +204,16 @@ class AnnotatorType:
 
 
 @dataclass(frozen=True)
+class Coefficient:
+    """A coefficient of a type, in the units of a side table; the type is `None` if all types share it."""
+
+    name: str
+    type: int | None
+    value: float
+    standard_error: float | None
+
+
+@dataclass(frozen=True)
 class Group:
     """A known group and the shares of the types in it."""
 
@@ -237,6 +247,8 @@ class AuditPage:
     type_views: Views | None = None
     group_views: Views | None = None
     examples: Examples | None = None
+    coefficients: list[Coefficient] = field(default_factory=list)
+    membership: list[Coefficient] = field(default_factory=list)
 
 
 def audit_page(audit: AuditPage) -> str:
@@ -254,6 +266,19 @@ def audit_sections(audit: AuditPage) -> list[Section]:
         sections.append(views_section(audit.type_views))
     if audit.examples is not None and (audit.examples.divide or audit.examples.agree):
         sections.append(examples_section(audit.examples))
+    sections += [
+        Section(
+            "Attributes of responses",
+            _coefficients(audit.coefficients),
+            "How much one unit of each attribute adds to the utility of a response, in log-odds, with standard error.",
+        ),
+        Section(
+            "Who belongs to which type",
+            _coefficients(audit.membership),
+            "How much one unit of an annotator's attribute adds to the log-odds of a type against type 1, with "
+            "standard error.",
+        ),
+    ]
     views = audit.group_views
     between = views_blocks(views, "groups") if views is not None and views.responses else []
     if blocks := [*(_groups(audit) if audit.groups and several else []), *between]:
@@ -514,6 +539,16 @@ def _traits(types: Sequence[AnnotatorType], legend: Sequence[tuple[int, str]]) -
                    x_label="weight of the trait (log-odds)", reference=0.0)  # fmt: skip
     table = Table("The numbers", ["trait", "type", "weight (log-odds)", "from", "to"], numbers, folded=True)
     return Figure("What each type prefers", drawn, reading, legend, table)
+
+
+def _coefficients(coefficients: Sequence[Coefficient]) -> list[Block]:
+    """A row per attribute and type, the types of an attribute below each other; nothing without attributes."""
+    names = list(dict.fromkeys(row.name for row in coefficients))
+    rows: list[list[Cell]] = [
+        [row.name, "all" if row.type is None else str(row.type), row.value, row.standard_error]
+        for row in sorted(coefficients, key=lambda row: names.index(row.name))
+    ]
+    return [Table("Coefficients", ["attribute", "type", "value", "error"], rows)] if rows else []
 
 
 def _card(kind: AnnotatorType) -> Card:

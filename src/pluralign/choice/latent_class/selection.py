@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +78,7 @@ def select_types(
         seed: of the folds and of the fits.
         errors: standard errors that a gain must exceed.
         progress: wraps the list of fits, to show progress.
-        settings: of `LatentClassPlackettLuce`.
+        settings: of `LatentClassPlackettLuce`; `noise` applies from two types on.
 
     Raises:
         ValueError: there are fewer than two annotators, or no value of K is left.
@@ -106,7 +106,7 @@ def select_types(
     scores: list[np.ndarray] = []
     best = 0
     for number in progress(tried):
-        model = LatentClassPlackettLuce(number, ridge=ridge / number, seed=seed, **settings)
+        model = LatentClassPlackettLuce(number, ridge=ridge / number, seed=seed, **settings_of(number, settings))
         held_out = np.zeros(panel.annotators)
         for fold in range(folds):
             out = np.flatnonzero(part == fold)
@@ -129,6 +129,11 @@ def select_types(
         models=models,
         chosen=tried[best],
     )
+
+
+def settings_of(number: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The estimator's settings for a number of types: a single type is never the one that ranks at random."""
+    return {name: value for name, value in settings.items() if name != "noise" or number > 1}
 
 
 def _gain(difference: np.ndarray) -> tuple[float, float]:

@@ -24,6 +24,7 @@ from pluralign.reports.histograms import Histogram
 from pluralign.scoring.annotator_types import Findings
 from pluralign.scoring.features import plain_text
 from pluralign.scoring.panels import People
+from pluralign.workflows.audit.coefficients import attribute_coefficients, membership_coefficients
 from pluralign.workflows.audit.opinions import example_pairs, group_views, judged_often, type_views
 from pluralign.workflows.audit.types import NORMAL, described_types, utilities_of
 from pluralign.workflows.groups import majority_groups
@@ -54,6 +55,8 @@ def audit_contents(
         type_views=type_views(people, responsibilities, scale) if often else None,
         group_views=group_views(people, groups, scale) if often else None,
         examples=None if pairs is None else example_pairs(people, *pairs),
+        coefficients=attribute_coefficients(fitted),
+        membership=membership_coefficients(fitted),
     )
 
 
