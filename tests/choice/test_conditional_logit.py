@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd.functional import hessian
 
-from pluralign.choice import conditional_logit, designs
+from pluralign.choice.latent_class import conditional_logit
 from pluralign.choice.latent_class.conditional_logit import ConditionalLogit
 from pluralign.choice.latent_class.exploded import exploded
 
@@ -105,9 +105,8 @@ def test_value_gradient_and_curvature_are_the_formulas_own(kind):
 @pytest.mark.parametrize("kept", [0, 2**26])
 @pytest.mark.parametrize("kind", KINDS)
 def test_small_blocks_give_the_same(kind, kept, monkeypatch):
-    monkeypatch.setattr(designs, "CELLS", 60)
-    for module in (designs, conditional_logit):
-        monkeypatch.setattr(module, "KEPT_CELLS", kept)
+    monkeypatch.setattr(conditional_logit, "CELLS", 60)
+    monkeypatch.setattr(conditional_logit, "KEPT_CELLS", kept)
     logit, coefficients, weights = case(kind)
     assert len(list(logit.blocks(coefficients))) > 1
     check(logit, coefficients, weights)

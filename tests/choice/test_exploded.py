@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pluralign.choice.latent_class.estimator import exploded as module
+from pluralign.choice.latent_class import exploded as module
 from pluralign.choice.latent_class.exploded import exploded
 from pluralign.choice.plackett_luce import log_likelihood
 

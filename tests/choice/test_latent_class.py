@@ -9,9 +9,9 @@ import torch
 from scipy.optimize import minimize
 
 from pluralign.choice.em_dpo import matched_types
+from pluralign.choice.latent_class import estimator as latent_class
 from pluralign.choice.latent_class.em import e_step, m_step
 from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
-from pluralign.choice.latent_class.estimator import estimator as latent_class
 from pluralign.choice.latent_class.panel import Panel
 from pluralign.choice.latent_class.starts import random_starts
 from pluralign.choice.plackett_luce import log_likelihood

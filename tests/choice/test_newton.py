@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce, em
+from pluralign.choice.latent_class import em
+from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
 from pluralign.choice.latent_class.newton import Local, conjugate_gradients, maximise
 
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
-from pluralign.choice.latent_class.panel import Panel
-from pluralign.choice.latent_class.power import components
+from pluralign.choice.latent_class.panel import Panel, components
 from pluralign.choice.plackett_luce import log_likelihood
 from published_panels import swissmetro, travel_modes
 

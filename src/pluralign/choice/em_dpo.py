@@ -1,10 +1,15 @@
-"""Mixtures of types over annotators: posteriors, mixture weights, tempering.
+"""EM-DPO: expectation maximisation over annotators' latent types. The policies enter by their log-likelihoods only.
 
-    gamma_hk proportional to (eta_k P_k(judgments of h))^(1/T)          E-step
-    eta_k = sum_h w_h gamma_hk / sum_h w_h                              M-step
+    E-step:  gamma_hk proportional to (eta_k product over h's judgments of P_k(judgment))^(1/T)
+    M-step:  eta_k = sum_h w_h gamma_hk / sum_h w_h,  and type k's policy is trained with the weights `row_weights`
 
-with w_h the population weight of an annotator, which stays out of the E-step; the reliability of a judgment is
-part of its log-likelihood.
+P_k is the probability of a judgment under type k's implicit utility u_k = beta (log pi_k - log pi_ref). A judgment's
+reliability is part of its log-likelihood; the population weight w_h of an annotator stays out of the E-step.
+
+Source: "DPO with Unobserved Preference Heterogeneity: The Necessity of Ternary Preferences", arXiv 2405.15065 and
+2510.15716: the E-step at T = 1, eta_k = mean_h gamma_hk, and a DPO loss weighted by gamma_hk. Tempering, floors,
+population weights, cross-fit halves (`halves`) and giving up unlikely types (`likely`) are ours. The latent-class
+models of `pluralign.choice.latent_class` use the same E-step.
 """
 
 from __future__ import annotations
@@ -18,17 +23,17 @@ from torch import Tensor
 def responsibilities(
     log_likelihood: Tensor, log_weights: Tensor, *, temperature: float = 1.0, floor: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Posterior of the types and log-likelihood of each annotator.
+    """E-step: posterior over types and log-likelihood of each annotator.
 
     Args:
         log_likelihood: `(..., annotators, K)` log P_k(judgments of h), in nats.
         log_weights: log eta, `(..., K)` or `(..., annotators, K)`.
-        temperature: T; 1 is the posterior, more is flatter.
-        floor: no responsibility is below this; rows are renormalised after it.
+        temperature: T; 1 gives the posterior, larger values flatten it.
+        floor: the smallest responsibility; rows are renormalised afterwards.
 
     Returns:
-        `(..., annotators, K)` and `(..., annotators)`, the latter at temperature 1 and without the floor. An
-        annotator whom no type can explain gets the weights themselves and minus infinity.
+        Responsibilities `(..., annotators, K)`, and log-likelihoods `(..., annotators)` at temperature 1 and without
+        the floor. An annotator whom no type can explain gets the mixture weights and minus infinity.
 
     Examples:
         >>> likelihood, eta = torch.tensor([[0.2, 0.6]]), torch.tensor([0.5, 0.5])
@@ -49,12 +54,12 @@ def responsibilities(
 
 
 def mixture_weights(gamma: Tensor, population: Tensor | None = None, floor: float = 0.0) -> Tensor:
-    """eta: `(..., annotators, K)` to `(..., K)`.
+    """M-step for the shares of the types: eta_k = sum_h w_h gamma_hk / sum_h w_h, `(..., K)`.
 
     Args:
-        gamma: responsibilities.
+        gamma: responsibilities `(..., annotators, K)`.
         population: w_h `(annotators,)`; `None` is 1 for all.
-        floor: no type's share is below this; renormalised after it.
+        floor: the smallest share of a type; the shares are renormalised afterwards.
 
     Examples:
         >>> mixture_weights(torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
@@ -69,7 +74,11 @@ def mixture_weights(gamma: Tensor, population: Tensor | None = None, floor: floa
 
 
 def temperatures(start: float, steps: int) -> list[float]:
-    """A geometric way down from `start` to 1 in so many steps.
+    """Annealing schedule: a geometric sequence from `start` down to 1.
+
+    Args:
+        start: the first temperature.
+        steps: length of the sequence.
 
     Examples:
         >>> [round(t, 2) for t in temperatures(4.0, 3)]
@@ -81,14 +90,14 @@ def temperatures(start: float, steps: int) -> list[float]:
 
 
 def matched_types(found: Tensor, known: Tensor) -> Tensor:
-    """The order of the found types in which they agree best with known ones, by the Hungarian method.
+    """Match fitted types to known ones so that they agree on as many annotators as possible (Hungarian method).
 
     Args:
         found: responsibilities `(annotators, K)`.
         known: responsibilities or one-hot types `(annotators, L)`.
 
     Returns:
-        `(K,)`: the known type of each found one; -1 for those left over when K is more than L.
+        `(K,)`: the known type of each fitted one; -1 for those without a partner when K is larger than L.
 
     Examples:
         >>> matched_types(torch.eye(2).flip(1), torch.eye(2)).tolist()
@@ -102,27 +111,27 @@ def matched_types(found: Tensor, known: Tensor) -> Tensor:
 
 
 def halves(annotator: np.ndarray, seed: int) -> np.ndarray:
-    """Each annotator's judgments in two halves by a seeded draw; the odd one falls into either.
+    """Split each annotator's judgments into two random halves, for cross-fitting.
 
     Args:
         annotator: `(judgments,)` from 0.
-        seed: of the draw.
+        seed: random seed.
 
     Returns:
-        `(judgments,)`, 0 or 1.
+        `(judgments,)`, 0 or 1. An odd judgment goes to either half at random.
 
     Examples:
         >>> np.bincount(halves(np.zeros(6, dtype=int), 0)).tolist()
         [3, 3]
     """
-    draw = np.random.default_rng(seed)
-    place = places_within(annotator, draw)
-    first = draw.integers(2, size=annotator.max(initial=-1) + 1)
+    rng = np.random.default_rng(seed)
+    place = places_within(annotator, rng)
+    first = rng.integers(2, size=annotator.max(initial=-1) + 1)
     return (place + first[annotator]) % 2
 
 
 def places_within(annotator: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """`(judgments,)` from 0: each annotator's judgments in a random order.
+    """Number each annotator's judgments from 0 in a random order: `(judgments,)`.
 
     Examples:
         >>> sorted(places_within(np.array([4, 4, 1, 4]), np.random.default_rng(0))[[0, 1, 3]].tolist())
@@ -139,27 +148,26 @@ def places_within(annotator: np.ndarray, draw: np.random.Generator) -> np.ndarra
 
 
 def drawn_types(gamma: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """A type for every annotator, drawn from his responsibilities `(annotators, K)`: `(annotators,)`.
+    """Draw a type for every annotator from their responsibilities `(annotators, K)`: `(annotators,)`.
 
     Examples:
         >>> drawn_types(np.array([[0.0, 1.0], [1.0, 0.0]]), np.random.default_rng(0)).tolist()
         [1, 0]
     """
-    below = gamma.cumsum(1)
-    return (draw.random((len(gamma), 1)) * below[:, -1:] >= below[:, :-1]).sum(1)
+    cumulative = gamma.cumsum(1)
+    return (draw.random((len(gamma), 1)) * cumulative[:, -1:] >= cumulative[:, :-1]).sum(1)
 
 
 def row_weights(gamma: np.ndarray, reliability: np.ndarray) -> np.ndarray:
-    """What the rows of an M-step count for a type: responsibilities over their mean.
+    """Weights of the rows in the M-step of one type: responsibilities over their mean.
 
-        gamma_j / (sum_i w_i gamma_i / sum_i w_i)
+        gamma_j / (sum_i w_i gamma_i / sum_i w_i),   w the reliability
 
-    with w the reliability, so that the ordinary mean over rows of (weight * loss) is the mean loss under the
-    responsibilities, and its size does not depend on the type's share. They must not be normalised again inside a
-    batch: in a batch of one row that would lose them.
+    The ordinary mean over rows of (weight * loss) is then the mean loss under the responsibilities, at a scale that
+    does not depend on the type's share. Do not normalise them again inside a batch: with one row that cancels them.
 
     Args:
-        gamma: `(rows,)` of the type, each row's annotator's.
+        gamma: `(rows,)` responsibility of the type for each row's annotator.
         reliability: `(rows,)`.
 
     Examples:
@@ -171,19 +179,19 @@ def row_weights(gamma: np.ndarray, reliability: np.ndarray) -> np.ndarray:
 
 
 def likely(joint: np.ndarray, live: np.ndarray, below: float) -> tuple[np.ndarray, np.ndarray]:
-    """Which types an annotator may still be of, and the odds of those that are given up.
+    """Drop the types that an annotator is very unlikely to belong to, so that they need no further scoring.
 
-    The posterior is a martingale: a type whose posterior is q now has on average the posterior q after all further
-    judgments, so giving up those below a threshold errs by no more than it. Given up, a type keeps the odds it had.
-    The likeliest type is never given up.
+    The posterior is a martingale: a type with posterior q now has posterior q on average after all further judgments,
+    so dropping types below a threshold errs by no more than the threshold. A dropped type keeps the odds it had. The
+    most likely type is never dropped.
 
     Args:
         joint: log eta_k + log P_k(judgments so far) `(annotators, K)`, in nats.
         live: `(annotators, K)` bool, the types that are still scored.
-        below: the posterior under which a type is given up.
+        below: drop a type if its posterior is below this.
 
     Returns:
-        `(annotators, K)` bool, and the log-odds of every type against the live ones together.
+        The types still live `(annotators, K)` bool, and the log-odds of every type against the live ones together.
 
     Examples:
         >>> live, odds = likely(np.log([[0.5, 0.499, 0.001]]), np.ones((1, 3), dtype=bool), 0.01)
@@ -192,7 +200,7 @@ def likely(joint: np.ndarray, live: np.ndarray, below: float) -> tuple[np.ndarra
     """
     alive = np.where(live, joint, -np.inf)
     total = np.logaddexp.reduce(alive, 1, keepdims=True)
-    # With many types all may be below.
+    # With many types all posteriors may be below the threshold.
     enough = np.minimum(np.log(below) + total, alive.max(1, keepdims=True)) if below > 0 else -np.inf
     kept = live & (joint >= enough)
     left = np.logaddexp.reduce(np.where(kept, joint, -np.inf), 1, keepdims=True)
@@ -200,7 +208,7 @@ def likely(joint: np.ndarray, live: np.ndarray, below: float) -> tuple[np.ndarra
 
 
 def with_held_odds(joint: np.ndarray, live: np.ndarray, odds: np.ndarray) -> np.ndarray:
-    """Joint log-probabilities in which the types that were given up keep their odds: `(annotators, K)`.
+    """Joint log-probabilities in which dropped types keep the odds from `likely`: `(annotators, K)`.
 
     Examples:
         >>> with_held_odds(np.log([[0.2, 0.1]]), np.array([[True, False]]), np.log([[1.0, 0.01]])).round(3).tolist()

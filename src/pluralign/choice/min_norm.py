@@ -1,12 +1,16 @@
-"""Weights of several sources' losses: the min-norm point of their gradients at a linear reward head.
+"""MORE: weight several sources' losses by the min-norm point of their gradients at a linear reward head.
 
 With a reward r(x, y) = w . z(x, y), the gradient of a source's mean loss with respect to w needs no backward pass:
 
     g_k = sum over judgments j of k: a_j sum over responses i: (d loss_j / d u_ji) z_ji  /  sum over j of k: a_j
 
-with a_j the judgment's weight and u its utilities. The weights of the sources are (arXiv 2312.07401)
+with a_j the judgment's weight and u its utilities. The weights of the sources are
 
     lambda = argmin over the simplex of || sum_k lambda_k g_k ||^2
+
+Source: "On Diversified Preferences of Large Language Model Alignment", arXiv 2312.07401, for the objective and for
+normalising the gradients. The paper solves it by Frank-Wolfe; the exact solver, and gradients of rankings and ties,
+are ours.
 """
 
 from __future__ import annotations
@@ -24,22 +28,22 @@ Floats = NDArray[np.float64]
 Normalize = Literal["l2", "none"]
 
 NO_GRADIENT = 1e-12
-"""A source whose gradient is shorter than this share of the longest one has none."""
+"""A source counts as having no gradient if its gradient is shorter than this share of the longest one."""
 
 SAME_GRADIENT = 1e-13
-"""Two gradients are the same where the square of their difference is less than this share of their squares."""
+"""Two gradients count as the same if the square of their difference is below this share of their squares."""
 
 
 def residuals(losses: Tensor, utilities: Tensor) -> Tensor:
-    """d loss_j / d u_ji of every judgment: what is left between the verdict and its probability.
+    """d loss_j / d u_ji of every judgment: the predicted probability minus the outcome.
 
-    For a pair it is -sigmoid(-(u_w - u_l)) at the winner and its opposite at the loser; for a ranking of q places
-    sum over t <= q of (p_ts - [s = t]); ties have their own. All sum to zero over a judgment, so that a bias of the
-    head changes nothing.
+    For a pair it is -sigmoid(-(u_w - u_l)) at the winner and the opposite at the loser; for a ranking with q places
+    it is the sum over t <= q of (p_ts - [s = t]). The residuals of a judgment sum to zero, so a bias of the head
+    changes nothing.
 
     Args:
         losses: `(judgments,)`, computed from `utilities`.
-        utilities: `(judgments, responses)`, with a gradient; the graph behind them is not gone through.
+        utilities: `(judgments, responses)`, part of a graph. The pass stops here and does not go further back.
 
     Returns:
         `(judgments, responses)`, without a gradient.
@@ -50,17 +54,16 @@ def residuals(losses: Tensor, utilities: Tensor) -> Tensor:
         >>> residuals(-log_likelihood(u, torch.tensor([[1, 2]])), u)
         tensor([[-0.5000,  0.5000]])
     """
-    (found,) = torch.autograd.grad(losses.sum(), utilities, retain_graph=True)
-    return found.detach()
+    return torch.autograd.grad(losses.sum(), utilities, retain_graph=True)[0].detach()
 
 
 def gradient_sums(residual: Tensor, index: Tensor, states: Tensor, membership: Tensor) -> Tensor:
     """Sum over judgments of their gradients at the head, for every source: `(sources, d)`.
 
-    The residuals are first gathered on the unique responses, so that the cost follows those and not the judgments.
+    The residuals are first added up per unique response, so the cost follows unique responses and not judgments.
 
     Args:
-        residual: `(judgments, responses)`, as `residuals` gives.
+        residual: `(judgments, responses)`, from `residuals`.
         index: `(judgments, responses)` the row of `states` of each response.
         states: `(unique responses, d)` pooled states.
         membership: `(judgments, sources)` how much of each judgment belongs to each source, times its weight.
@@ -71,9 +74,9 @@ def gradient_sums(residual: Tensor, index: Tensor, states: Tensor, membership: T
         tensor([[ 1., -1.]])
     """
     sources = membership.shape[1]
-    on_response = residual.new_zeros(len(states), sources)
     each = (residual.unsqueeze(-1) * membership.unsqueeze(1)).reshape(-1, sources)
-    return on_response.index_add(0, index.reshape(-1), each).T @ states.to(residual.dtype)
+    by_response = residual.new_zeros(len(states), sources).index_add(0, index.reshape(-1), each)
+    return by_response.T @ states.to(residual.dtype)
 
 
 def gramian(gradients: Tensor) -> Floats:
@@ -83,24 +86,24 @@ def gramian(gradients: Tensor) -> Floats:
 
 
 def min_norm_weights(gramian: ArrayLike, *, normalize: Normalize = "l2", present: ArrayLike | None = None) -> Floats:
-    """The point of the simplex where the weighted sum of gradients is shortest.
+    """The point of the simplex at which the weighted sum of gradients is shortest.
 
     With G = A'A and s^2 = trace(G) / K, lambda = y / sum y for y = argmin over y >= 0 of
-    ||(A / s) y||^2 + (sum y - 1)^2, a problem of non-negative least squares that is solved exactly; Frank-Wolfe,
-    which the paper uses, comes to a halt at a gap of about 1e-5 on hard Gramians.
+    ||(A / s) y||^2 + (sum y - 1)^2. This non-negative least-squares problem is solved exactly; the paper's
+    Frank-Wolfe iteration stalls at a gap of about 1e-5 on hard Gramians.
 
     Args:
         gramian: inner products of the sources' gradients, `(sources, sources)`.
-        normalize: `l2` brings every gradient to length 1 first, as the paper's authors do; `none` solves the argmin
-            as it is written, and only then the weighted step lowers every source's loss.
+        normalize: `l2` scales every gradient to length 1 first, as the paper's authors do; `none` solves the
+            problem as written, and only then does the weighted step lower every source's loss.
         present: `(sources,)` bool, which sources have judgments; `None` is all.
 
     Returns:
-        `(sources,)`, at least 0 with sum 1. Sources that are absent or without a gradient get 0; where no source
-        has a gradient, those present share equally, and so do sources with the same gradient.
+        `(sources,)`, at least 0 with sum 1. Sources that are absent or without a gradient get 0. If no source has a
+        gradient, the sources present share equally; so do sources with the same gradient.
 
     Raises:
-        ValueError: the Gramian is not square or not finite, `present` does not fit it, or no source is.
+        ValueError: the Gramian is not square or not finite, `present` has the wrong shape, or no source is present.
 
     Examples:
         Orthogonal gradients of length 1 and 2:
@@ -112,52 +115,40 @@ def min_norm_weights(gramian: ArrayLike, *, normalize: Normalize = "l2", present
 
     Source: arXiv 2312.07401, with an exact solver in place of Frank-Wolfe.
     """
-    given = np.asarray(gramian, dtype=np.float64)
-    if given.ndim != 2 or given.shape[0] != given.shape[1] or not len(given):
-        raise ValueError(f"gramian: expected (sources, sources), found {given.shape}")
-    if not np.isfinite(given).all():
+    products = np.asarray(gramian, dtype=np.float64)
+    if products.ndim != 2 or products.shape[0] != products.shape[1] or not len(products):
+        raise ValueError(f"gramian: expected (sources, sources), found {products.shape}")
+    if not np.isfinite(products).all():
         raise ValueError("gramian: expected finite numbers: a gradient is infinite or not a number")
-    here = np.ones(len(given), dtype=bool) if present is None else np.asarray(present, dtype=bool)
-    if here.shape != given.shape[:1]:
-        raise ValueError(f"present: expected {given.shape[:1]}, found {here.shape}")
-    if not here.any():
+    judged = np.ones(len(products), dtype=bool) if present is None else np.asarray(present, dtype=bool)
+    if judged.shape != products.shape[:1]:
+        raise ValueError(f"present: expected {products.shape[:1]}, found {judged.shape}")
+    if not judged.any():
         raise ValueError("present: no source has a judgment")
-    lengths = np.sqrt(np.clip(given.diagonal(), 0, None))
-    live = np.flatnonzero(here & (lengths > NO_GRADIENT * lengths[here].max()))
-    weights = np.zeros(len(given))
+    lengths = np.sqrt(np.clip(products.diagonal(), 0, None))
+    live = np.flatnonzero(judged & (lengths > NO_GRADIENT * lengths[judged].max()))
     if not len(live):
-        weights[here] = 1 / here.sum()
-        return weights
-    chosen = given[np.ix_(live, live)]
+        return judged / judged.sum()
+    chosen = products[np.ix_(live, live)]
     if normalize == "l2":
         chosen = chosen / np.outer(lengths[live], lengths[live])
+    weights = np.zeros(len(products))
     weights[live] = _shortest(chosen)
     return weights
 
 
 def _shortest(gramian: Floats) -> Floats:
+    """The min-norm weights of gradients that are not zero."""
     sources = len(gramian)
     scaled = gramian / (gramian.trace() / sources)
     values, vectors = np.linalg.eigh((scaled + scaled.T) / 2)
     factor = np.sqrt(np.clip(values, 0, None))[:, None] * vectors.T  # factor' factor = scaled
     rows = np.vstack((factor, np.ones((1, sources))))
-    aim = np.append(np.zeros(sources), 1.0)
-    found, _ = nnls(rows, aim, maxiter=30 * sources)
-    # Which of several equal gradients takes the weight is the solver's whim, and makes no difference to the sum.
+    solution, _ = nnls(rows, np.append(np.zeros(sources), 1.0), maxiter=30 * sources)
+    # The solver may give the weight of equal gradients to any of them; the sum is the same, so share it equally.
     squares = gramian.diagonal()
     both = squares[:, None] + squares
     same = both - 2 * gramian <= SAME_GRADIENT * both
     count, group = connected_components(same, directed=False)
-    share = np.bincount(group, found, count) / np.bincount(group, minlength=count)
-    return np.asarray(share[group] / found.sum(), dtype=np.float64)
-
-
-def duality_gap(gramian: ArrayLike, weights: ArrayLike) -> float:
-    """lambda' G lambda - min_k (G lambda)_k: 0 exactly at the min-norm point (its KKT conditions).
-
-    Examples:
-        >>> duality_gap([[1.0, 0.0], [0.0, 4.0]], [0.8, 0.2]) < 1e-15
-        True
-    """
-    inner = np.asarray(gramian, dtype=np.float64) @ np.asarray(weights, dtype=np.float64)
-    return float(np.asarray(weights) @ inner - inner.min())
+    share = np.bincount(group, solution, count) / np.bincount(group, minlength=count)
+    return np.asarray(share[group] / solution.sum(), dtype=np.float64)

@@ -4,9 +4,9 @@ A ranking of n responses with utilities u has the probability
 
     P(y_(1) > y_(2) > ...) = product over ranked places t of exp(u_(t)) / sum over s not yet ranked of exp(u_s)
 
-(Luce 1959; Plackett 1975). Everything is computed from differences of utilities and every place as a
-log-sigmoid, so that a ranking of two is exactly `logsigmoid(u_a - u_b)` and utilities of +-1e4 give finite,
-accurate values and gradients.
+(Luce 1959; Plackett 1975). Everything is computed from differences of utilities, and every place as a log-sigmoid.
+A ranking of two is therefore exactly `logsigmoid(u_a - u_b)`, and utilities of +-1e4 give finite, accurate values and
+gradients.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from torch.nn.functional import logsigmoid
 Ties = Literal["efron", "breslow", "average", "marginal"]
 
 NOT_RANKED = 0
-"""Rank of a response that was shown and is worse than every ranked one: it stays in the denominators only."""
+"""Rank of a response that was shown but not ranked. It is worse than every ranked one: only in the denominators."""
 
 NOT_SHOWN = -1
 """Rank of padding: the response is no part of the judgment."""
 
 EXACT_TIES_UP_TO = 3
-"""The longest block of tied responses for which all orders are gone through."""
+"""The longest block of tied responses whose orders are enumerated."""
 
 
 def log_likelihood(utilities: Tensor, ranks: Tensor, *, ties: Ties = "efron", top: int | None = None) -> Tensor:
@@ -37,26 +37,24 @@ def log_likelihood(utilities: Tensor, ranks: Tensor, *, ties: Ties = "efron", to
     Place t of a ranking adds `-log(sum over s of a_ts exp(u_s - u_t))`, where `a_ts` is 1 for the responses not
     yet ranked, 0 for those ranked before, and inside a block of m tied responses depends on `ties`:
 
-    - `efron` (default): `1 - l/m` at the l-th place of the block, l = 0 ... m-1 (Efron 1977). The tied responses
-      share what is left of the block, whatever their order.
+    - `efron` (default): `1 - l/m` at the l-th place of the block, l = 0 ... m-1 (Efron 1977), in whatever order.
     - `breslow`: 1, so the whole block stays in each of its denominators (Breslow 1974).
     - `average`: mean log-likelihood over the orders of the block; exact, blocks of at most 3.
     - `marginal`: log of the mean probability over the orders; exact, blocks of at most 3. A tied pair then
-      says nothing about its utilities.
+      carries no information about its utilities.
 
     `efron` and `breslow` are pseudo-likelihoods that pull tied utilities together. Time and memory grow with
     the square of the number of responses.
 
     Args:
-        utilities: `(..., judgments, responses)`, any floating dtype; leading dimensions (types, say) share
-            the rankings.
+        utilities: `(..., judgments, responses)`, any floating dtype; the rankings apply to all leading dimensions.
         ranks: `(judgments, responses)`, integers: 1 is best, equal ranks are tied, `NOT_RANKED` (0) was shown
-            and is worse than every ranked one, `NOT_SHOWN` (-1) pads.
-        ties: what a block of equal ranks means.
-        top: stop after this many places (1 is "best of n"); a block that begins within them is kept whole.
+            and is worse than every ranked one, `NOT_SHOWN` (-1) is padding.
+        ties: how to treat a block of equal ranks.
+        top: stop after this many places (1 is "best of n"); a block that starts within them is kept whole.
 
     Returns:
-        `(..., judgments)`, of the dtype of `utilities`; 0 for a judgment that ranks nothing.
+        `(..., judgments)`, of the dtype of `utilities`; 0 for a judgment without a ranked response.
 
     Raises:
         ValueError: shapes or dtypes do not fit, `ties` is unknown, or a block is too long for an exact option.
@@ -78,17 +76,16 @@ def log_likelihood(utilities: Tensor, ranks: Tensor, *, ties: Ties = "efron", to
 def pair_log_likelihood(
     utilities: Tensor, ranks: Tensor, *, ties: Ties = "efron", opposite: Tensor | float = 0.0
 ) -> Tensor:
-    """Mean Bradley-Terry log-probability over the pairs that each ranking holds, in nats.
+    """Mean Bradley-Terry log-probability over the pairs of each ranking, in nats.
 
     The pairs of a ranking are all pairs of shown responses of which at least one is ranked. A strict pair adds
-    `log sigmoid(u_w - u_l)`; a tied pair what `log_likelihood` gives for it under `ties`. With a share e of
-    opposite votes a strict pair adds `(1 - e) log sigmoid(u_w - u_l) + e log sigmoid(u_l - u_w)`, the label
-    smoothing of conservative DPO.
+    `log sigmoid(u_w - u_l)`, a tied pair its `log_likelihood` under `ties`. With a share e of opposite votes a strict
+    pair adds `(1 - e) log sigmoid(u_w - u_l) + e log sigmoid(u_l - u_w)`, the label smoothing of conservative DPO.
 
     Args:
         utilities: `(..., judgments, responses)`.
         ranks: `(judgments, responses)`, as in `log_likelihood`.
-        ties: what a tied pair means.
+        ties: how to treat a tied pair.
         opposite: e, one number for all or `(judgments, pairs)` in the order of
             `torch.triu_indices(responses, responses, 1)`; from 0 to 1.
 
@@ -121,15 +118,14 @@ def pair_log_likelihood(
 
 
 def pair_sides(values: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Values of the better and of the worse response, for every strict pair that a ranking holds.
+    """Values of the better and of the worse response, for every strict pair of a ranking.
 
     Args:
-        values: `(..., judgments, responses)`: utilities, log-probabilities ...
+        values: `(..., judgments, responses)`, such as utilities or log-probabilities.
         ranks: `(judgments, responses)`, as in `log_likelihood`.
 
     Returns:
-        better and worse `(..., judgments, pairs)`, and a mask `(judgments, pairs)` that is true where a strict
-        pair stands.
+        The better and the worse value `(..., judgments, pairs)`, and a mask `(judgments, pairs)` of the strict pairs.
 
     Raises:
         ValueError: as `log_likelihood`.
@@ -157,32 +153,15 @@ def pair_margins(utilities: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
     return better - worse, strict
 
 
-def first_loss(ranks: Tensor, *, top: int | None = None) -> Tensor:
-    """Negative log-probability of each strict ranking under equal utilities, in nats: ln n!/(n-q)!.
-
-    Args:
-        ranks: `(judgments, responses)`, as in `log_likelihood`.
-        top: as in `log_likelihood`.
-
-    Returns:
-        `(judgments,)`, float64. It is what an untrained model must score: ln 2 for pairs, ln n! for rankings.
-
-    Examples:
-        >>> first_loss(torch.tensor([[1, 2, 3], [1, 0, 0]])).exp().round().tolist()
-        [6.0, 3.0]
-    """
-    return -log_likelihood(torch.zeros(ranks.shape, dtype=torch.float64, device=ranks.device), ranks, top=top)
-
-
 def competition_places(ranks: Tensor, top: int | None = None) -> Tensor:
     """Places as in a competition: 1 + the number of strictly better ranked responses.
 
     Args:
         ranks: `(judgments, responses)`, as in `log_likelihood`.
-        top: responses whose block begins after this place count as not ranked.
+        top: responses whose block starts after this place count as not ranked.
 
     Returns:
-        `(judgments, responses)`; responses that are not ranked or not shown keep their codes.
+        `(judgments, responses)`; responses not ranked or not shown keep their codes.
 
     Examples:
         >>> competition_places(torch.tensor([[5, 2, 5, 9, -1]]), top=2).tolist()
@@ -195,6 +174,7 @@ def competition_places(ranks: Tensor, top: int | None = None) -> Tensor:
 
 
 def _check(utilities: Tensor, ranks: Tensor, ties: str, top: int | None) -> None:
+    """Check the arguments of a public function."""
     if ties not in get_args(Ties):
         raise ValueError(f"ties: found {ties!r}, expected one of {', '.join(get_args(Ties))}")
     if ranks.ndim != 2 or ranks.is_floating_point() or utilities.shape[-2:] != ranks.shape:
@@ -219,11 +199,11 @@ def _pairs(ranks: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _log_places(utilities: Tensor, place: Tensor, ties: str) -> Tensor:
-    """What each response's place adds to the log-likelihood: (..., judgments, responses), 0 where not ranked."""
+    """Log-probability of each response's place: `(..., judgments, responses)`, 0 where not ranked."""
     ranked = place > 0
-    mine, other = place.unsqueeze(-1), place.unsqueeze(-2)  # row t, column s
-    behind = (other > mine) | (other == NOT_RANKED)
-    tied = (other == mine) & ranked.unsqueeze(-1)
+    own_place, other = place.unsqueeze(-1), place.unsqueeze(-2)  # row t, column s
+    behind = (other > own_place) | (other == NOT_RANKED)
+    tied = (other == own_place) & ranked.unsqueeze(-1)
     itself = torch.eye(place.shape[-1], dtype=torch.bool, device=place.device)
     in_denominator = (behind | tied) & ~itself & ranked.unsqueeze(-1)
     share = torch.ones_like(in_denominator, dtype=utilities.dtype)
@@ -248,13 +228,13 @@ def _over_orders(utilities: Tensor, place: Tensor, ties: str) -> Tensor:
     longest = int(tied.sum(-1).max()) if tied.numel() else 0
     if longest > EXACT_TIES_UP_TO:
         raise ValueError(
-            f"ties={ties!r} goes through all orders of a block and takes blocks of at most {EXACT_TIES_UP_TO}, "
-            f"found {longest} responses tied: use 'efron'"
+            f"ties={ties!r} enumerates the orders of tied responses and allows blocks of at most {EXACT_TIES_UP_TO}, "
+            f"found {longest} tied responses: use 'efron'"
         )
     within = (tied & torch.ones_like(tied).tril(-1)).sum(-1)  # position inside the block
     blocks = []
     for order in itertools.permutations(range(EXACT_TIES_UP_TO)):
-        # Places are at least a block's length apart, so adding less than that breaks ties and nothing else.
+        # Places are at least a block's length apart, so adding less than that only breaks ties.
         key = torch.tensor(order, device=place.device)[within.clamp(max=EXACT_TIES_UP_TO - 1)]
         strict = torch.where(place > 0, place * EXACT_TIES_UP_TO + key, place)
         each = _log_places(utilities, strict, "breslow")

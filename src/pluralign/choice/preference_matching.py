@@ -1,16 +1,19 @@
-"""Preference matching: a policy whose odds are those of the reward (arXiv 2405.16455).
+"""Preference matching: a policy whose odds between responses follow the reward.
 
-Tuning a policy by E[r(x, y)] less beta times a penalty on log pi has the optimum
+Maximising E[r(x, y)] - beta * penalty, with a penalty on log pi, has the optimum
 
-    kl            pi* proportional to exp(r / beta) pi_ref(y)             the reference's odds stay for ever
+    kl            pi* proportional to exp(r / beta) pi_ref(y)             penalty log pi(y) - log pi_ref(y)
     pm            pi* proportional to exp(r / beta)                       penalty log pi(y)
     conditional   pi* proportional to exp(r / beta) prod_{t outside} pi_ref(y_t)
 
-A token of a response is inside if the reference finds it likely, pi_ref(y_t | ...) > alpha. Inside, the penalty is
-log pi(y_t); outside, log pi(y_t) - log pi_ref(y_t). Between two responses that are wholly inside the odds are those
-of exp(r / beta); one token outside charges a response for what the reference thinks of that token. `kl` is nothing
-inside, `pm` is everything. What distinguishes the three is therefore one number for each response, the charged part
-of its reference log-probability.
+A token is *inside* if its reference probability pi_ref(y_t | ...) is above alpha. Its penalty is log pi(y_t) inside,
+and log pi(y_t) - log pi_ref(y_t) outside. Two responses with all tokens inside have the odds of exp(r / beta); every
+token outside multiplies a response's weight by its reference probability. In `kl` no token is inside, in `pm` all
+are. So the modes differ in one number per response: the charged part of its reference log-probability.
+
+Source: "On the Algorithmic Bias of Aligning LLMs with RLHF: Preference Collapse and Matching Regularization",
+arXiv 2405.16455: `pm` with beta = 1, and `conditional` per token as in the authors' code. The optimum of `conditional`
+(derived in docs/preference-matching.md) and the gates for whole responses are ours.
 """
 
 from __future__ import annotations
@@ -29,16 +32,16 @@ Gate = Literal["token", "sequence", "sequence-minimum"]
 
 @dataclass(frozen=True)
 class Penalty:
-    """On what log pi is charged.
+    """The penalty on log pi.
 
     Args:
-        mode: `kl` has no token inside, `pm` all of them, `conditional` those that the reference finds likely.
-        alpha: of `conditional`, above 0: inside is what has more than this probability. From 1 on nothing is.
-        gate: `token` asks each token; `sequence` asks a response whole, by the geometric mean of its tokens'
-            probabilities; `sequence-minimum` by the least of them.
+        mode: `kl` has no token inside, `pm` has all, `conditional` those with a reference probability above alpha.
+        alpha: threshold of `conditional`, above 0. From 1 on no token is inside.
+        gate: `token` decides for each token; `sequence` for a whole response, by the geometric mean of its tokens'
+            probabilities; `sequence-minimum` by the smallest of them.
 
     Raises:
-        PluralignError: there is no such mode or gate, or alpha is not above 0.
+        PluralignError: the mode or the gate is unknown, or alpha is not above 0.
 
     Examples:
         >>> Penalty("conditional", alpha=0.0)
@@ -62,25 +65,14 @@ class Penalty:
             raise PluralignError(f"alpha: found {self.alpha!r}, expected a number above 0 {hint}")
 
 
-def inside(
-    reference_log_probs: Tensor,
-    owner: Tensor,
-    responses: int,
-    penalty: Penalty,
-) -> Tensor:
-    """Which tokens are inside, where the penalty does without the reference.
+def inside(reference_log_probs: Tensor, owner: Tensor, responses: int, penalty: Penalty) -> Tensor:
+    """Which tokens are inside, so that the penalty leaves out their reference probability: `(tokens,)` bool.
 
     Args:
-        reference_log_probs: `(tokens,)` log pi_ref(y_t | ...) in nats, of all responses one after the other or in
-            any order.
+        reference_log_probs: `(tokens,)` log pi_ref(y_t | ...) of all responses, in nats, in any order.
         owner: `(tokens,)` the response of each token, from 0.
-        responses: how many there are.
+        responses: number of responses.
         penalty: mode, threshold and gate.
-
-    Returns:
-        `(tokens,)` bool.
-
-    Source: the authors' code (per token); the gates of whole responses are this project's.
 
     Examples:
         >>> log_probs, owner = torch.tensor([0.9, 0.05, 0.5, 0.4]).log(), torch.tensor([0, 0, 1, 1])
@@ -93,25 +85,22 @@ def inside(
     """
     if penalty.mode != "conditional":
         return torch.full_like(reference_log_probs, penalty.mode == "pm", dtype=torch.bool)
-    asked = reference_log_probs.double()
+    compared = reference_log_probs.double()
     if penalty.gate == "sequence":
-        total = asked.new_zeros(responses).index_add(0, owner, asked)
-        asked = (total / owner.bincount(minlength=responses).clamp(min=1))[owner]
+        total = compared.new_zeros(responses).index_add(0, owner, compared)
+        compared = (total / owner.bincount(minlength=responses).clamp(min=1))[owner]
     elif penalty.gate == "sequence-minimum":
-        asked = asked.new_zeros(responses).scatter_reduce(0, owner, asked, "amin")[owner]
-    return asked > torch.tensor(penalty.alpha, dtype=asked.dtype).log()
+        compared = compared.new_zeros(responses).scatter_reduce(0, owner, compared, "amin")[owner]
+    return compared > torch.tensor(penalty.alpha, dtype=compared.dtype).log()
 
 
 def inside_mask(reference_log_probs: Tensor, mask: Tensor, penalty: Penalty) -> Tensor:
-    """`inside` of padded rows.
+    """`inside` for padded rows: `(responses, tokens)` bool, false at padding.
 
     Args:
-        reference_log_probs: `(responses, tokens)`, in nats, padded anyhow.
-        mask: `(responses, tokens)`, true or 1 where there is a token of the response.
+        reference_log_probs: `(responses, tokens)`, in nats, with any padding.
+        mask: `(responses, tokens)`, true or 1 at the tokens of the response.
         penalty: mode, threshold and gate.
-
-    Returns:
-        `(responses, tokens)` bool, false at padding.
 
     Examples:
         >>> log_probs, mask = torch.tensor([[0.9, 0.05, 1.0], [0.5, 0.4, 0.02]]).log(), torch.ones(2, 3)
@@ -119,22 +108,18 @@ def inside_mask(reference_log_probs: Tensor, mask: Tensor, penalty: Penalty) -> 
         >>> inside_mask(log_probs, mask, Penalty()).tolist()
         [[True, False, False], [True, True, False]]
     """
-    there = mask.bool()
-    owner = torch.arange(len(there), device=there.device).unsqueeze(-1).expand_as(there)[there]
-    found = inside(reference_log_probs[there], owner, len(there), penalty)
-    return torch.zeros_like(there).masked_scatter(there, found)
+    tokens = mask.bool()
+    owner = torch.arange(len(tokens), device=tokens.device).unsqueeze(-1).expand_as(tokens)[tokens]
+    flat = inside(reference_log_probs[tokens], owner, len(tokens), penalty)
+    return torch.zeros_like(tokens).masked_scatter(tokens, flat)
 
 
-def charged(
-    reference_log_probs: Tensor,
-    mask: Tensor,
-    penalty: Penalty,
-) -> Tensor:
-    """log pi_ref(y_t | ...) of the tokens outside, 0 of those inside: what the penalty takes off log pi(y_t).
+def charged(reference_log_probs: Tensor, mask: Tensor, penalty: Penalty) -> Tensor:
+    """What the penalty subtracts from log pi(y_t): log pi_ref(y_t | ...) for tokens outside, 0 for tokens inside.
 
     Args:
-        reference_log_probs: `(responses, tokens)`, in nats, padded anyhow.
-        mask: `(responses, tokens)`, true or 1 where there is a token of the response.
+        reference_log_probs: `(responses, tokens)`, in nats, with any padding.
+        mask: `(responses, tokens)`, true or 1 at the tokens of the response.
         penalty: mode, threshold and gate.
 
     Returns:
@@ -154,18 +139,18 @@ def matched_log_probs(rewards: Tensor, charged_reference: Tensor, beta: float = 
 
     Args:
         rewards: `(..., responses)` in log-odds.
-        charged_reference: `(..., responses)` the charged reference log-probability of each response, in nats:
+        charged_reference: `(..., responses)` the sum of `charged` over the tokens of each response, in nats:
             log pi_ref(y) for KL-regularised tuning, 0 for preference matching.
-        beta: of the penalty, above 0.
+        beta: coefficient of the penalty, above 0.
 
     Returns:
         `(..., responses)`, in nats.
 
-    Source: arXiv 2405.16455, Section 3 for `pm`; `conditional` is derived in docs/preference-matching.md.
+    Source: arXiv 2405.16455 for `pm`; `conditional` is derived in docs/preference-matching.md.
 
     Examples:
         >>> rewards, reference = torch.tensor([1.0, 0.5, 0.0]), torch.tensor([0.9, 0.0999, 0.0001]).log()
-        >>> matched_log_probs(rewards, reference).exp()  # the third answer is forgotten
+        >>> matched_log_probs(rewards, reference).exp()  # the third response almost vanishes
         tensor([9.3689e-01, 6.3076e-02, 3.8296e-05])
         >>> matched_log_probs(rewards, torch.zeros(3)).exp()
         tensor([0.5065, 0.3072, 0.1863])

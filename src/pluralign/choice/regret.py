@@ -1,10 +1,12 @@
-"""Min-max regret over a mixture of policies: what the type that is served worst gives up, made small.
+"""Min-max regret: the mixture of policies that minimises the largest regret of any annotator type.
 
     R_ij = c_i (L_ii - L_ij)        min over w in the simplex of max over p of p' R w
 
-with L_ij the utility that type i draws from the answers of type j's policy and c_i its priority. The adversary p
-may abstain (a row of zeros). Source: "DPO with Unobserved Preference Heterogeneity: The Necessity of Ternary
-Preferences", arXiv 2510.15716, which solves the game by optimistic Hedge; here it is a linear programme.
+L_ij is type i's mean utility of responses from type j's policy, c_i a priority. The adversary p may abstain (a row of
+zeros).
+
+Source: "DPO with Unobserved Preference Heterogeneity: The Necessity of Ternary Preferences", arXiv 2405.15065 and
+2510.15716: the game, and `hedge`. The linear programme, and playing without the row of zeros, are ours.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ class Game:
 
     Args:
         weights: w of the mixture, `(policies,)`, on the simplex.
-        adversary: p over the types, `(types,)`, on the simplex: whom the mixture has to mind.
-        value: max over types of R w, in the unit of R: the largest regret that the mixture leaves to a type.
+        adversary: p over the types, `(types,)`, on the simplex: the types that decide the mixture.
+        value: max over types of R w, in units of R: the largest regret of a type under the mixture.
     """
 
     weights: Floats
@@ -36,10 +38,10 @@ class Game:
 
     @property
     def value_with_abstention(self) -> float:
-        """The value of the game in which the adversary may abstain: never negative.
+        """The value if the adversary may abstain: never negative.
 
-        min over w of max(0, max(R w)) = max(0, min over w of max(R w)): the row of zeros moves the value alone.
-        Where it binds every mixture under zero is as good as another, so `weights` always solve the game
+        min over w of max(0, max(R w)) = max(0, min over w of max(R w)), so the row of zeros only changes the value.
+        Where it binds, all mixtures with a negative value would be equally good; `weights` always solve the game
         without it.
         """
         return max(self.value, 0.0)
@@ -50,13 +52,13 @@ def regret_matrix(utility: ArrayLike, priority: ArrayLike | None = None) -> Floa
 
     Args:
         utility: L `(..., types, policies)`, in nats; the first policies are the types' own, in their order.
-        priority: c `(types,)`, not negative; `None` is 1 for all.
+        priority: c `(types,)`, at least 0; `None` is 1 for all.
 
     Returns:
-        `(..., types, policies)`; the diagonal is zero.
+        `(..., types, policies)`, with a zero diagonal.
 
     Raises:
-        ValueError: the shapes do not fit, a number is not finite, or a priority is negative.
+        ValueError: shapes do not fit, a number is not finite, or a priority is negative.
 
     Examples:
         >>> regret_matrix([[2.0, -1.0], [0.0, 4.0]], priority=[1.0, 0.5])
@@ -72,35 +74,33 @@ def regret_matrix(utility: ArrayLike, priority: ArrayLike | None = None) -> Floa
 
 
 def priorities(types: int, priority: ArrayLike | None = None) -> Floats:
-    """c `(types,)`: 1 for all where none are given.
+    """Priorities c `(types,)`, checked; 1 for all types by default.
 
     Raises:
-        ValueError: they are not one finite number per type, not negative.
+        ValueError: there is not one finite number of at least 0 per type.
     """
-    if priority is None:
-        return np.ones(types)
-    found = np.asarray(priority, dtype=np.float64)
-    if found.shape != (types,) or not np.isfinite(found).all() or (found < 0).any():
-        raise ValueError(f"priority: found {found.tolist()}, expected {types} numbers, 0 or more, one per type")
-    return found
+    values = np.ones(types) if priority is None else np.asarray(priority, dtype=np.float64)
+    if values.shape != (types,) or not np.isfinite(values).all() or (values < 0).any():
+        raise ValueError(f"priority: found {values.tolist()}, expected {types} numbers, 0 or more, one per type")
+    return values
 
 
 def min_max_regret(regret: ArrayLike) -> Game:
-    """The weights that make the largest regret smallest, by a linear programme (HiGHS).
+    """The weights that minimise the largest regret, by a linear programme (HiGHS).
 
         min v  such that  R w <= v, w >= 0, sum w = 1
 
-    Of several solutions it takes one with the smallest sum of regrets, so that nobody gives up anything for
-    nothing; a matrix of zeros gives equal weights.
+    Among several solutions one with the smallest sum of regrets is chosen, so that no type has regret that helps no
+    other type. A matrix of zeros gives equal weights.
 
     Args:
         regret: R `(types, policies)`.
 
     Raises:
-        ValueError: the matrix is empty or holds numbers that are not finite.
+        ValueError: the matrix is empty or has numbers that are not finite.
 
     Examples:
-        Type 1 has twice as much to lose, and is served twice as often.
+        Type 1 has twice as much to lose and gets twice the weight.
 
         >>> game = min_max_regret([[0.0, 2.0], [1.0, 0.0]])
         >>> game.weights.round(6), game.adversary.round(6), round(game.value, 6)
@@ -111,17 +111,9 @@ def min_max_regret(regret: ArrayLike) -> Game:
     if not scale:
         return _even(table)
     weights, adversary, value = _solved(scaled)
-    # A vertex of the solutions can leave a type worse off than need be; the value is kept, the sum made least.
-    types, policies = scaled.shape
-    better = linprog(
-        scaled.sum(0),
-        A_ub=scaled,
-        b_ub=np.full(types, value),
-        A_eq=np.ones((1, policies)),
-        b_eq=[1.0],
-        method="highs-ds",
-        options=_EXACT,
-    )
+    # The first solution may give a type more regret than necessary: at the same value, minimise the sum.
+    simplex = {"A_eq": np.ones((1, scaled.shape[1])), "b_eq": [1.0]}
+    better = linprog(scaled.sum(0), scaled, np.full(len(scaled), value), **simplex, method="highs-ds", options=_EXACT)
     if better.success:
         chosen = _on_simplex(better.x)
         if (scaled @ chosen).max() <= value + 1e-9 and scaled.sum(0) @ chosen < scaled.sum(0) @ weights - 1e-9:
@@ -130,7 +122,7 @@ def min_max_regret(regret: ArrayLike) -> Game:
 
 
 def game_value(regret: ArrayLike) -> float:
-    """The value of `min_max_regret` alone, without abstention; cheaper, for many matrices.
+    """The value of `min_max_regret` alone, without abstention; cheaper where there are many matrices.
 
     Examples:
         >>> round(game_value([[0.0, 2.0], [1.0, 0.0]]), 6)
@@ -141,7 +133,7 @@ def game_value(regret: ArrayLike) -> float:
 
 
 def hedge(regret: ArrayLike, steps: int = 100_000) -> Game:
-    """The same game by optimistic Hedge with step 5 / sqrt(T): the average of both players' strategies.
+    """The same game by optimistic Hedge with step 5 / sqrt(T), as in the paper: both players' average strategies.
 
         w_(t+1)  proportional to  w_t exp(-eta (2 R' p_t - R' p_(t-1))),   p likewise with R w and the other sign
 
@@ -150,7 +142,7 @@ def hedge(regret: ArrayLike, steps: int = 100_000) -> Game:
         steps: T.
 
     Raises:
-        ValueError: the matrix is empty or holds numbers that are not finite, or `steps` is under 1.
+        ValueError: the matrix is empty or has numbers that are not finite, or `steps` is less than 1.
 
     Examples:
         >>> round(hedge([[0.0, 2.0], [1.0, 0.0]], steps=10_000).value, 2)
@@ -159,9 +151,9 @@ def hedge(regret: ArrayLike, steps: int = 100_000) -> Game:
     if steps < 1:
         raise ValueError(f"steps: found {steps}, expected 1 or more")
     table = _matrix(regret)
-    # Ours: the largest entry is scaled to 10, since a step of fixed size would circle where regrets are large; step
-    # times entry stays at 1/4 or under, as the players' sums of regrets are bounded then (arXiv 1507.00407).
-    # Ours too: no row of zeros, which only moves the value (`Game.value_with_abstention`).
+    # Ours: the largest entry is scaled to 10, because a step of fixed size cycles if regrets are large. Step times
+    # entry is at most 1/4, which bounds the players' sums of regrets (arXiv 1507.00407). Also ours: no row of zeros,
+    # which only changes the value (`Game.value_with_abstention`).
     scaled, scale = _scaled(table)
     if not scale:
         return _even(table)
@@ -183,17 +175,17 @@ def hedge(regret: ArrayLike, steps: int = 100_000) -> Game:
 
 
 def utilitarian(utility: ArrayLike, shares: ArrayLike) -> Floats:
-    """Weights that maximise the population's average utility, sum_i eta_i sum_j L_ij w_j: the best policy alone.
+    """Weights that maximise the population's mean utility, sum_i eta_i sum_j L_ij w_j: all on the best policy.
 
     Args:
         utility: L `(types, policies)`.
-        shares: eta `(types,)`; times the priorities, where there are any.
+        shares: eta `(types,)`, multiplied by the priorities if there are any.
 
     Returns:
-        `(policies,)`; policies that are equally good share the weight.
+        `(policies,)`; equally good policies share the weight.
 
     Raises:
-        ValueError: the shapes do not fit.
+        ValueError: shapes do not fit.
 
     Examples:
         >>> utilitarian([[2.0, -1.0], [0.0, 4.0]], [0.9, 0.1])
@@ -210,8 +202,7 @@ def utilitarian(utility: ArrayLike, shares: ArrayLike) -> Floats:
 def max_min_reward(utility: ArrayLike) -> Floats:
     """Weights that maximise the smallest utility, min over i of sum_j L_ij w_j.
 
-    It looks at what a type gets, not at what it could get: types whose own policy is close to the reference
-    decide it.
+    It compares what types get, not what they could get: types whose own policy is close to the reference decide it.
 
     Args:
         utility: L `(types, policies)`.
@@ -229,7 +220,7 @@ def max_min_reward(utility: ArrayLike) -> Floats:
 def _solved(scaled: Floats) -> tuple[Floats, Floats, float]:
     """Weights, adversary and value of a matrix scaled to 1."""
     types, policies = scaled.shape
-    found = linprog(
+    solution = linprog(
         np.r_[np.zeros(policies), 1.0],
         A_ub=np.c_[scaled, -np.ones(types)],
         b_ub=np.zeros(types),
@@ -239,10 +230,10 @@ def _solved(scaled: Floats) -> tuple[Floats, Floats, float]:
         method="highs-ds",
         options=_EXACT,
     )
-    if not found.success:
-        raise ArithmeticError(f"the regret game could not be solved: {found.message}")
-    weights = _on_simplex(found.x[:policies])
-    return weights, _on_simplex(-found.ineqlin.marginals), float((scaled @ weights).max())
+    if not solution.success:
+        raise ArithmeticError(f"the regret game could not be solved: {solution.message}")
+    weights = _on_simplex(solution.x[:policies])
+    return weights, _on_simplex(-solution.ineqlin.marginals), float((scaled @ weights).max())
 
 
 def _on_simplex(values: Floats) -> Floats:
@@ -275,5 +266,5 @@ def _matrix(values: ArrayLike, name: str = "regret") -> Floats:
 def _finite(values: ArrayLike, name: str) -> Floats:
     table = np.asarray(values, dtype=np.float64)
     if table.ndim < 2 or not table.size or not np.isfinite(table).all():
-        raise ValueError(f"{name}: expected finite numbers (types, policies), found {table.shape} or others")
+        raise ValueError(f"{name}: expected finite numbers (types, policies), found an array of shape {table.shape}")
     return table

@@ -1,11 +1,14 @@
-"""Weighted conditional logit: value, gradient and curvature of many coefficient vectors at once.
+"""Weighted conditional logit: value, gradient and curvature for many coefficient vectors at once.
 
     log P(choice s) = u_chosen - log sum_i a_si exp(u_i),   u = features @ coefficients          (McFadden 1974)
 
-In terms of the differences d_si = x_i - x_chosen of the features and P_si = P(i | s):
+In terms of the feature differences d_si = x_i - x_chosen and P_si = P(i | s):
 
     gradient     = - sum_s w_s sum_i P_si d_si
     - Hessian    =   sum_s w_s (sum_i P_si d_si d_si' - m_s m_s'),   m_s = sum_i P_si d_si
+
+Utilities are linear in features (`FeatureDesign`) or one worth per response (`WorthDesign`). A worth is the feature
+"this response", whose differences are never written out.
 """
 
 from __future__ import annotations
@@ -14,17 +17,187 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from pluralign.choice.latent_class.designs import KEPT_CELLS, FeatureDesign, WorthDesign
 from pluralign.choice.latent_class.exploded import Choices
+from pluralign.choice.latent_class.panel import connected_parts
+
+CELLS = 2**18
+"""Size of a block of choices in numbers: small enough for a processor's cache."""
+
+KEPT_CELLS = 2**26
+"""Feature differences and probabilities are kept up to this size in numbers; beyond it each pass recomputes them."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Groups of coefficients; those of different parts never appear in the same choice.
+
+    Args:
+        number: `(p,)` the part of each coefficient.
+        place: `(p,)` its position within the part.
+        count: number of parts.
+        size: of the largest part.
+    """
+
+    number: Tensor
+    place: Tensor
+    count: int
+    size: int
+
+
+class FeatureDesign:
+    """u = features @ coefficients.
+
+    Args:
+        response: `(choices, 1 + alternatives)` the chosen response, then the others; below 0 where there is none.
+        features: `(responses, p)`.
+    """
+
+    def __init__(self, response: Tensor, features: Tensor) -> None:
+        self.response, self.features = response, features
+        self.parameters = features.shape[1]
+        self.step = max(1, CELLS // max(1, (response.shape[1] - 1) * self.parameters))
+
+    @cached_property
+    def parts(self) -> Parts:
+        """A single part."""
+        place = torch.arange(self.parameters, device=self.response.device)
+        return Parts(torch.zeros_like(place), place, 1, self.parameters)
+
+    @cached_property
+    def _kept(self) -> list[Tensor]:
+        size = len(self.response) * (self.response.shape[1] - 1) * self.parameters
+        if size > KEPT_CELLS:
+            return []
+        return [self._differences(slice(at, at + self.step)) for at in range(0, len(self.response), self.step)]
+
+    def _differences(self, where: slice) -> Tensor:
+        shown = self.response[where].clamp(min=0)
+        return self.features[shown[:, 1:]] - self.features[shown[:, :1]]
+
+    def rows(self, where: slice) -> Tensor:
+        """x_i - x_chosen in a block, `(block, alternatives, p)`."""
+        return self._kept[where.start // self.step] if self._kept else self._differences(where)
+
+    def scores(self, vectors: Tensor, where: slice) -> Tensor:
+        """(x_i - x_chosen)' v: `(p, B)` to `(block, alternatives, B)`."""
+        rows = self.rows(where)
+        return (rows.flatten(0, 1) @ vectors).view(*rows.shape[:2], -1)
+
+    def collected(self, mass: Tensor, where: slice) -> Tensor:
+        """sum_s sum_i m_si (x_i - x_chosen): `(block, alternatives, B)` to `(p, B)`."""
+        return self.rows(where).flatten(0, 1).T @ mass.flatten(0, 1)
+
+    def collected_squares(self, mass: Tensor, where: slice) -> Tensor:
+        """As `collected`, with the squared differences."""
+        return self.rows(where).flatten(0, 1).square().T @ mass.flatten(0, 1)
+
+    def add_curvature(self, total: Tensor, p: Tensor, weight: Tensor, where: slice) -> None:
+        """Add sum_s w_s (sum_i P_si d_si d_si' - m_s m_s') of a block to `(B, 1, p, p)`, in place.
+
+        P is `(block, alternatives, B)`, w `(block, B)`.
+        """
+        rows = self.rows(where)
+        mass = weight.unsqueeze(1) * p
+        if mass.shape[1] == 1:
+            total[:, 0] += _gram(rows[:, 0], (mass - mass * p)[:, 0])
+            return
+        total[:, 0] += _gram(rows.flatten(0, 1), mass.flatten(0, 1))
+        for vector in range(mass.shape[-1]):
+            mean = torch.einsum("sn,snp->sp", p[..., vector], rows)
+            total[vector, 0] -= (mean * weight[:, vector : vector + 1]).T @ mean
+
+    def by_annotator(self, mass: Tensor, counts: Tensor) -> Tensor:
+        """sum_s c_hs sum_i m_si (x_i - x_chosen): m `(choices, alternatives)`, c sparse, to `(annotators, p)`."""
+        by_choice = mass.new_empty(len(mass), self.parameters)
+        for start in range(0, len(mass), self.step):
+            where = slice(start, min(start + self.step, len(mass)))
+            by_choice[where] = torch.einsum("sn,snp->sp", mass[where], self.rows(where))
+        return counts @ by_choice
+
+
+class WorthDesign:
+    """u = coefficients: as `FeatureDesign` with the identity matrix as features.
+
+    Args:
+        response: as in `FeatureDesign`.
+        responses: number of responses.
+    """
+
+    def __init__(self, response: Tensor, responses: int) -> None:
+        self.given, self.response, self.parameters = response, response.clamp(min=0), responses
+        self.step = max(1, CELLS // (8 * response.shape[1]))
+
+    @cached_property
+    def parts(self) -> Parts:
+        """The connected parts of the comparison graph."""
+        shown = self.given[:, 1:] >= 0
+        chosen, other = self.given[:, :1].expand_as(shown)[shown], self.given[:, 1:][shown]
+        label = connected_parts(chosen.cpu().numpy(), other.cpu().numpy(), self.parameters)
+        sizes = np.bincount(label)
+        place = np.empty_like(label)
+        place[np.argsort(label, kind="stable")] = np.arange(len(label)) - np.repeat(sizes.cumsum() - sizes, sizes)
+        number, place_in_part = (torch.as_tensor(values, device=self.response.device) for values in (label, place))
+        return Parts(number, place_in_part, len(sizes), int(sizes.max(initial=1)))
+
+    def scores(self, vectors: Tensor, where: slice) -> Tensor:
+        """v_i - v_chosen: `(p, B)` to `(block, alternatives, B)`."""
+        shown = self.response[where]
+        values = vectors.index_select(0, shown.flatten()).view(*shown.shape, -1)
+        return values[:, 1:] - values[:, :1]
+
+    def collected(self, mass: Tensor, where: slice) -> Tensor:
+        """As `FeatureDesign.collected`: mass at a response as an alternative, minus that of its own alternatives."""
+        return self._sums(torch.cat((-mass.sum(1, keepdim=True), mass), 1), where)
+
+    def collected_squares(self, mass: Tensor, where: slice) -> Tensor:
+        """As `collected`, with the squared differences."""
+        return self._sums(torch.cat((mass.sum(1, keepdim=True), mass), 1), where)
+
+    def add_curvature(self, total: Tensor, p: Tensor, weight: Tensor, where: slice) -> None:
+        """Add sum_s w_s (diag P_s - P_s P_s') of a block to `(B, parts, size, size)`, in place."""
+        parts, shown = self.parts, self.response[where]
+        place = parts.place[shown]
+        start = parts.number[shown[:, :1]] * parts.size**2
+        cells = (start.unsqueeze(2) + place.unsqueeze(2) * parts.size + place.unsqueeze(1)).flatten()
+        diagonal = (start + place * (parts.size + 1)).flatten()
+        for vector, sums in enumerate(total.view(len(total), -1)):
+            full = torch.cat((1 - p[..., vector].sum(1, keepdim=True), p[..., vector]), 1)
+            weighted = full * weight[:, vector : vector + 1]
+            sums.index_add_(0, diagonal, weighted.flatten())
+            sums.index_add_(0, cells, -(weighted.unsqueeze(2) * full.unsqueeze(1)).flatten())
+
+    def by_annotator(self, mass: Tensor, counts: Tensor) -> Tensor:
+        """As `FeatureDesign.by_annotator`."""
+        annotators = len(counts)
+        starts, choice = counts.crow_indices(), counts.col_indices()
+        annotator = torch.repeat_interleave(torch.arange(annotators, device=mass.device), starts.diff())
+        full = torch.cat((-mass.sum(1, keepdim=True), mass), 1)[choice] * counts.values().unsqueeze(1)
+        cells = annotator.unsqueeze(1) * self.parameters + self.response[choice]
+        sums = mass.new_zeros(annotators * self.parameters)
+        return sums.index_add_(0, cells.flatten(), full.flatten()).view(annotators, self.parameters)
+
+    def _sums(self, mass: Tensor, where: slice) -> Tensor:
+        shown = self.response[where].flatten()
+        sums = mass.new_zeros(mass.shape[-1], self.parameters)
+        # One vector at a time: index_add_ is many times slower along rows.
+        for row, values in zip(sums, mass.flatten(0, 1).T, strict=True):
+            row.index_add_(0, shown, values)
+        return sums.T
+
+
+def _gram(rows: Tensor, weights: Tensor) -> Tensor:
+    """`(rows, p)` and `(rows, B)` to `(B, p, p)`: sum_r w_rb x_r x_r'."""
+    return torch.stack([(rows * weight.unsqueeze(1)).T @ rows for weight in weights.T])
 
 
 @dataclass(frozen=True)
 class Block:
-    """A run of choices: their log-probabilities `(choices, B)` and P of the others `(choices, alternatives, B)`."""
+    """A block of choices: log-probabilities `(choices, B)` and P of the alternatives `(choices, alternatives, B)`."""
 
     where: slice
     log_p: Tensor
@@ -33,13 +206,14 @@ class Block:
 
 @dataclass(frozen=True)
 class ConditionalLogit:
-    """A conditional logit over different choices, for B coefficient vectors (types, restarts) at once.
+    """A conditional logit over the distinct choices, for B coefficient vectors (types, restarts) at once.
 
     Args:
         choices: from `pluralign.choice.latent_class.exploded.exploded`.
         features: `(responses, p)` float64; `None` gives every response a worth of its own (p = responses).
-        responses: how many responses there are.
-        available: `(types, responses)` bool, what each type knows, repeated along the B vectors; `None` is all.
+        responses: number of responses.
+        available: `(types, responses)` bool, the responses that each type considers, repeated along the B vectors;
+            `None` is all.
     """
 
     choices: Choices
@@ -60,10 +234,10 @@ class ConditionalLogit:
         return FeatureDesign(self.choices.response, self.features)
 
     def blocks(self, coefficients: Tensor) -> Iterable[Block]:
-        """Log-probabilities and probabilities for coefficients `(B, p)`, in blocks, to go through many times."""
+        """Log-probabilities and probabilities for coefficients `(B, p)`, in blocks that can be iterated many times."""
         if self.choices.response.numel() * len(coefficients) <= KEPT_CELLS:
             return list(self._blocks(coefficients))
-        return _Again(lambda: self._blocks(coefficients))
+        return _Recomputed(lambda: self._blocks(coefficients))
 
     def _blocks(self, coefficients: Tensor) -> Iterator[Block]:
         vectors, step = coefficients.T.contiguous(), self.design.step
@@ -85,17 +259,17 @@ class ConditionalLogit:
 
     def log_probabilities(self, coefficients: Tensor) -> Tensor:
         """`(choices, B)`, in nats; minus infinity where the chosen response is not available."""
-        found = coefficients.new_empty(len(self.choices), len(coefficients))
+        log_p = coefficients.new_empty(len(self.choices), len(coefficients))
         for block in self.blocks(coefficients):
-            found[block.where] = block.log_p
-        return found
+            log_p[block.where] = block.log_p
+        return log_p
 
     def value_and_gradient(self, blocks: Iterable[Block], weights: Tensor) -> tuple[Tensor, Tensor]:
         """Weighted log-likelihood `(B,)` and its gradient `(B, p)`.
 
         Args:
             blocks: of the coefficients, from `blocks`.
-            weights: `(choices, B)`; choices of weight 0 are passed over.
+            weights: `(choices, B)`; choices with weight 0 are skipped.
         """
         value, gradient = weights.new_zeros(weights.shape[1]), weights.new_zeros(self.parameters, weights.shape[1])
         for block in blocks:
@@ -105,18 +279,15 @@ class ConditionalLogit:
         return value, gradient.T
 
     def part_curvature(self, blocks: Iterable[Block], weights: Tensor) -> Tensor:
-        """Minus the Hessian, part by part, `(B, parts, size, size)`: as `value_and_gradient`.
-
-        Rows and columns follow `design.parts.place`; those beyond a part's own size are 0.
-        """
+        """Minus the Hessian of each part, `(B, parts, size, size)`, in the order of `design.parts.place`, 0 beyond."""
         parts = self.design.parts
-        found = weights.new_zeros(weights.shape[1], parts.count, parts.size, parts.size)
+        total = weights.new_zeros(weights.shape[1], parts.count, parts.size, parts.size)
         for block in blocks:
-            self.design.add_curvature(found, block.p, weights[block.where], block.where)
-        return found
+            self.design.add_curvature(total, block.p, weights[block.where], block.where)
+        return total
 
     def curvature(self, blocks: Iterable[Block], weights: Tensor) -> Tensor:
-        """Minus the Hessian of the weighted log-likelihood, `(B, p, p)`: as `value_and_gradient`."""
+        """Minus the Hessian of the weighted log-likelihood, `(B, p, p)`."""
         own, parts = self.part_curvature(blocks, weights), self.design.parts
         if parts.count == 1:
             return own[:, 0, parts.place.unsqueeze(1), parts.place]
@@ -127,25 +298,25 @@ class ConditionalLogit:
         return outer
 
     def hessian_product(self, blocks: Iterable[Block], weights: Tensor, vectors: Tensor) -> Tensor:
-        """Minus the Hessian times a vector each: `(B, p)` to `(B, p)`, with the blocks of the coefficients."""
-        found, columns = vectors.new_zeros(self.parameters, len(vectors)), vectors.T.contiguous()
+        """Minus the Hessian times one vector each: `(B, p)` to `(B, p)`."""
+        product, columns = vectors.new_zeros(self.parameters, len(vectors)), vectors.T.contiguous()
         for block in blocks:
             along = self.design.scores(columns, block.where)
             centred = along - (block.p * along).sum(1, keepdim=True)
-            found += self.design.collected(weights[block.where].unsqueeze(1) * block.p * centred, block.where)
-        return found.T
+            product += self.design.collected(weights[block.where].unsqueeze(1) * block.p * centred, block.where)
+        return product.T
 
     def diagonal(self, blocks: Iterable[Block], weights: Tensor) -> Tensor:
         """An upper bound of the diagonal of minus the Hessian, `(B, p)`: sum_s w_s sum_i P_si d_si^2."""
-        found = weights.new_zeros(self.parameters, weights.shape[1])
+        bound = weights.new_zeros(self.parameters, weights.shape[1])
         for block in blocks:
-            found += self.design.collected_squares(weights[block.where].unsqueeze(1) * block.p, block.where)
-        return found.T
+            bound += self.design.collected_squares(weights[block.where].unsqueeze(1) * block.p, block.where)
+        return bound.T
 
 
 @dataclass(frozen=True)
-class _Again:
-    """Blocks made anew at every pass, where there is no room to keep them."""
+class _Recomputed:
+    """Blocks that are too large to keep and are recomputed at every pass."""
 
     make: Callable[[], Iterator[Block]]
 
@@ -158,6 +329,6 @@ def _log_total(own: Tensor, scores: Tensor) -> Tensor:
     if scores.shape[1] > 16:
         return torch.logaddexp(own, torch.logsumexp(scores, 1))
     total = own
-    for column in range(scores.shape[1]):  # one by one: twice as fast as torch's logaddexp, and as exact
+    for column in range(scores.shape[1]):  # one by one: twice as fast as torch's logaddexp, and equally exact
         total = total + softplus(scores[:, column] - total, threshold=40)
     return total

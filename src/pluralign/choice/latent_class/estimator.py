@@ -1,11 +1,11 @@
-"""Latent-class Plackett-Luce: types of annotators who rank alike, found by expectation maximisation.
+"""Latent-class Plackett-Luce: types of annotators who rank alike, fitted by expectation maximisation.
 
 Type k ranks with utilities u_k = features @ coefficients_k (or one worth per response), and an annotator h is of
 type k with probability eta_k (or by a multinomial logit of covariates):
 
     log L = sum_h w_h log sum_k eta_hk product over h's judgments j of P_k(j)^(reliability of j)
 
-(Kamakura & Russell 1989; Bhat 1997; rankings as choices: Luce 1959). All restarts run as one batch.
+(Kamakura & Russell 1989; Bhat 1997; rankings as choices: Luce 1959). All restarts run in one batch.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ from pluralign.choice.latent_class import starts
 from pluralign.choice.latent_class.em import (
     DENSE_PARAMETERS,
     Fit,
-    Problem,
     by_share,
-    coefficients,
     e_step,
     log_likelihoods,
     m_step,
@@ -35,50 +33,50 @@ from pluralign.choice.latent_class.em import (
 )
 from pluralign.choice.latent_class.information import observed_information, polished
 from pluralign.choice.latent_class.panel import Panel
-from pluralign.choice.latent_class.problem import problem_of, slots_of
+from pluralign.choice.latent_class.problem import Problem, problem_of, slots_of
 
 FOLLOWED = 3
-"""How many of the restarts are followed to the end."""
+"""Number of restarts that are run to convergence."""
 
 ROUGH = 1e-6
-"""Where Newton's method on the likelihood takes over from expectation maximisation: a gain of this part of it."""
+"""Relative gain at which Newton's method on the likelihood takes over from expectation maximisation."""
 
 M_STEP = 1e-10
-"""Newton's tolerance within expectation maximisation, which comes back to the same point, and"""
+"""Newton's tolerance within expectation maximisation, where the next M-step continues from the same point."""
 
 EXACT = 1e-16
-"""where one M-step is the whole fit: coefficients are then right to 1e-6 of a standard error."""
+"""Newton's tolerance where one M-step is the whole fit: coefficients are right to 1e-6 of a standard error."""
 
 DRAFT_JUDGMENTS = 50_000
-"""Restarts are compared on annotators with about so many judgments together; the best are fitted on all."""
+"""Restarts are compared on annotators with about this many judgments in total; the best are fitted on all."""
 
 MOST_COVARIANCES = 2048
-"""Standard errors are computed for at most so many free parameters."""
+"""Standard errors are computed for at most this many free parameters."""
 
 
 class LatentClassPlackettLuce(BaseEstimator):
-    """Types of annotators from their choices and rankings.
+    """Annotator types from choices and rankings.
 
     Args:
         types: K.
         ties: `efron` or `breslow`.
-        top: only the first so many places count.
+        top: only the first `top` places count.
         ridge: precision of the normal prior on coefficients; it keeps separable choices finite.
         noise: the last type ranks at random (careless annotators).
-        shared: columns of the features whose coefficient is the same in all types.
-        fixed: `(K, p)` coefficients that are given, NaN where they are free.
-        restarts: starts, all in one batch: the first from groups of annotators who agree, the others random.
-        coefficients_init: `(K, p)` to start from, instead.
-        responsibilities_init: `(annotators, K)` to start from, instead.
-        hottest: temperature at the start of the restarts; 1 is no annealing.
+        shared: columns of the features whose coefficient is the same for all types.
+        fixed: `(K, p)` given coefficients, NaN where they are free.
+        restarts: starting points, all in one batch: the first from groups of annotators who agree, the others random.
+        coefficients_init: `(K, p)` to start from instead.
+        responsibilities_init: `(annotators, K)` to start from instead.
+        hottest: temperature at the beginning of the restarts; 1 is no annealing.
         max_iterations: of expectation maximisation.
-        tolerance: stop when the objective rises by less than this times 1 + its size.
-        polish: finish by Newton steps on the likelihood itself.
+        tolerance: stop if the objective rises by less than this times 1 + its size.
+        polish: finish with Newton steps on the likelihood itself.
         seed: of the restarts.
         device: where to compute.
 
     Attributes:
-        coefficients_: `(K, p)`; types in the order of their share, unless settings or starts tell them apart.
+        coefficients_: `(K, p)`; types are sorted by share, unless settings or starts distinguish them.
         mixture_weights_: `(K,)`.
         membership_: `(K - 1, q)` coefficients of the covariates against the first type.
         responsibilities_: `(annotators, K)`.
@@ -87,7 +85,7 @@ class LatentClassPlackettLuce(BaseEstimator):
         trace_: log-likelihood of the best restart at every iteration.
         n_iter_: iterations of expectation maximisation.
         converged_: whether they ended before `max_iterations`.
-        n_parameters_: free coefficients, and K - 1 shares or the coefficients of the covariates.
+        n_parameters_: free coefficients, plus K - 1 shares or the coefficients of the covariates.
         fitted: the parameters as tensors.
 
     Raises:
@@ -154,12 +152,11 @@ class LatentClassPlackettLuce(BaseEstimator):
         self.device = device
 
     def fit(self, panel: Panel) -> LatentClassPlackettLuce:
-        """Fit the types to a panel: restarts on part of it where it is large, the best on all of it."""
+        """Fit the types to a panel. For a large panel, restarts run on part of it and the best on all of it."""
         self._check(panel)
         problem = self.problem(panel)
         self._check_choices(problem)
-        given = self.coefficients_init is not None or self.responsibilities_init is not None
-        if given:
+        if self.coefficients_init is not None or self.responsibilities_init is not None:
             fit = self._given(problem)
         else:
             draft = self._draft(panel)
@@ -175,7 +172,7 @@ class LatentClassPlackettLuce(BaseEstimator):
         return self._keep(problem, fit)
 
     def predict_proba(self, panel: Panel) -> np.ndarray:
-        """Posterior `(annotators, K)` of a panel's annotators, new ones included, from their judgments."""
+        """Posterior `(annotators, K)` of a panel's annotators, including new ones, from their judgments."""
         return self._posterior(panel)[0].cpu().numpy()
 
     def predict(self, panel: Panel) -> np.ndarray:
@@ -191,34 +188,35 @@ class LatentClassPlackettLuce(BaseEstimator):
         return float(self.annotator_log_likelihood(panel).sum() / max(1, panel.judgments))
 
     def covariance(self, panel: Panel, *, robust: bool = False) -> np.ndarray:
-        """Covariance of the free coefficients and the membership, by the observed information.
+        """Covariance of the free coefficients and the membership, from the observed information.
 
         Args:
-            panel: the one that was fitted.
-            robust: the sandwich I^-1 (sum_h w_h^2 s_h s_h') I^-1, right under population weights too.
+            panel: the fitted one.
+            robust: use the sandwich I^-1 (sum_h w_h^2 s_h s_h') I^-1, which is also valid under population weights.
 
         Returns:
-            `(m, m)`: free coefficients, type by type, then the membership, without covariates log eta_k / eta_1.
+            `(m, m)`: free coefficients, type by type, then the membership (log eta_k / eta_1 without covariates).
 
         Raises:
             ValueError: there are more than `MOST_COVARIANCES` parameters.
         """
         if self.n_parameters_ > MOST_COVARIANCES:
             raise ValueError(
-                f"standard errors take a matrix of {self.n_parameters_} parameters, at most {MOST_COVARIANCES}: "
-                "use features instead of one worth per response"
+                f"standard errors need a matrix of {self.n_parameters_} parameters, at most {MOST_COVARIANCES} are "
+                "allowed: use features instead of one worth per response"
             )
         problem = self.fitted_problem(panel)
-        found = observed_information(problem, e_step(problem, moved_to(problem, self.fitted)))
-        inverse = torch.linalg.pinv(found.matrix, hermitian=True)
-        return (inverse @ found.outer @ inverse if robust else inverse).cpu().numpy()
+        information = observed_information(problem, e_step(problem, moved_to(problem, self.fitted)))
+        inverse = torch.linalg.pinv(information.matrix, hermitian=True)
+        return (inverse @ information.outer @ inverse if robust else inverse).cpu().numpy()
 
     @property
     def labels_(self) -> np.ndarray:
-        """The most probable type of each annotator that was fitted, from 0."""
+        """The most probable type of each fitted annotator, from 0."""
         return np.asarray(self.responsibilities_).argmax(1)
 
     def _check(self, panel: Panel) -> None:
+        """Check the settings against a panel."""
         if not panel.judgments:
             raise ValueError("panel: found no judgment, expected at least one")
         if panel.features is not None and not np.asarray(panel.features).shape[1]:
@@ -233,6 +231,7 @@ class LatentClassPlackettLuce(BaseEstimator):
             raise ValueError("expected restarts >= 1, max_iterations >= 0, ridge >= 0 and hottest >= 1")
 
     def _check_choices(self, problem: Problem) -> None:
+        """Every annotator's choices are possible for some type."""
         if problem.logit.available is None:
             return
         lost = (~starts.explaining(problem).any(1)).nonzero().flatten().tolist()
@@ -243,7 +242,7 @@ class LatentClassPlackettLuce(BaseEstimator):
             )
 
     def problem(self, panel: Panel) -> Problem:
-        """What is fitted to a panel: its different choices, their counts, and the free coefficients."""
+        """The panel's distinct choices, their counts, and the free coefficients."""
         return problem_of(
             panel,
             types=self.types,
@@ -255,7 +254,7 @@ class LatentClassPlackettLuce(BaseEstimator):
         )
 
     def fitted_problem(self, panel: Panel) -> Problem:
-        """A panel in terms of the coefficients that were fitted; its responses are those that were fitted.
+        """As `problem`, for a panel with the features or responses that the model was fitted with.
 
         Raises:
             ValueError: it has other features, or responses that were not fitted.
@@ -263,27 +262,29 @@ class LatentClassPlackettLuce(BaseEstimator):
         size = self.coefficients_.shape[1]
         if panel.features is None and panel.response_count < size:
             panel = replace(panel, response_total=size)
-        found = panel.response_count if panel.features is None else np.asarray(panel.features).shape[1]
-        if found != size:
+        number = panel.response_count if panel.features is None else np.asarray(panel.features).shape[1]
+        if number != size:
             kind = "responses" if panel.features is None else "features"
-            raise ValueError(f"{kind}: found {found}, expected the {size} that the model was fitted with")
+            raise ValueError(f"{kind}: found {number}, expected the {size} that the model was fitted with")
         return self.problem(panel)
 
     def _draft(self, panel: Panel) -> Panel:
-        """Random annotators with about `DRAFT_JUDGMENTS` judgments together, or the panel itself."""
+        """Random annotators with about `DRAFT_JUDGMENTS` judgments in total, or the panel itself if it is small."""
         if panel.judgments <= DRAFT_JUDGMENTS:
             return panel
         order = np.random.default_rng(self.seed).permutation(panel.annotators)
-        made = np.bincount(panel.annotator_ids, minlength=panel.annotators)[order].cumsum()
-        number = max(10 * self.types, int(np.searchsorted(made, DRAFT_JUDGMENTS)))
+        judgments = np.bincount(panel.annotator_ids, minlength=panel.annotators)[order].cumsum()
+        number = max(10 * self.types, int(np.searchsorted(judgments, DRAFT_JUDGMENTS)))
         return panel.of_annotators(np.sort(order[:number]))
 
     def _given(self, problem: Problem) -> Fit:
+        """The start that was given."""
+
         def tensor(values: ArrayLike | None, rows: int, columns: int, name: str) -> Tensor:
-            found = torch.as_tensor(np.array(values, dtype=np.float64, order="C"), device=self.device)
-            if found.shape != (rows, columns):
-                raise ValueError(f"{name}: expected the shape {(rows, columns)}, found {tuple(found.shape)}")
-            return found.unsqueeze(0)
+            start = torch.as_tensor(np.array(values, dtype=np.float64, order="C"), device=self.device)
+            if start.shape != (rows, columns):
+                raise ValueError(f"{name}: expected the shape {(rows, columns)}, found {tuple(start.shape)}")
+            return start.unsqueeze(0)
 
         if self.coefficients_init is not None:
             beta = tensor(self.coefficients_init, self.types, problem.logit.parameters, "coefficients_init")
@@ -292,7 +293,7 @@ class LatentClassPlackettLuce(BaseEstimator):
         return starts.with_groups(problem, gamma)
 
     def _followed(self, problem: Problem, fit: Fit, tolerance: float) -> Fit:
-        """The best of some restarts, after all of them went on until none gains more than the tolerance."""
+        """Run the restarts until none gains more than the tolerance, and return the best."""
         before = torch.full_like(fit.objective, -torch.inf)
         exact = EXACT if self.types == 1 else M_STEP
         traces: list[Tensor] = []
@@ -312,14 +313,13 @@ class LatentClassPlackettLuce(BaseEstimator):
         return fit.chosen(best)
 
     def _restarted(self, draft: Problem) -> Fit:
-        """The best of the restarts on a draft."""
+        """The best restarts on a draft."""
         if self.types == 1:
             return starts.flat_fit(draft, 1)
         fit = starts.random_starts(draft, self.restarts, self.seed)
-        first = starts.spectral_start(draft, self.seed)
-        fit = Fit(
-            *(torch.cat((one, many[1:])) for one, many in zip(vars(first).values(), vars(fit).values(), strict=True))
-        )
+        spectral = starts.spectral_start(draft, self.seed)
+        both = zip(vars(spectral).values(), vars(fit).values(), strict=True)
+        fit = Fit(*(torch.cat((first, others[1:])) for first, others in both))
         for temperature in temperatures(self.hottest, 15):
             fit = m_step(draft, e_step(draft, fit, temperature), steps=1)
         for _ in range(10):
@@ -329,22 +329,20 @@ class LatentClassPlackettLuce(BaseEstimator):
         return fit.chosen(best)
 
     def _posterior(self, panel: Panel) -> tuple[Tensor, Tensor]:
+        """Responsibilities `(annotators, K)` and log-likelihoods `(annotators,)` of a panel."""
         problem = self.fitted_problem(panel)
         fit = moved_to(problem, self.fitted)
-        found = log_likelihoods(problem, coefficients(problem, fit.parameters))
-        gamma, total = responsibilities(found, fit.log_weights)
+        by_type = log_likelihoods(problem, problem.coefficients(fit.parameters))
+        gamma, total = responsibilities(by_type, fit.log_weights)
         return gamma[0], total[0]
 
-    def _interchangeable(self, problem: Problem) -> bool:
-        """Whether no type has been told apart from the others beforehand."""
-        given = (self.fixed, self.coefficients_init, self.responsibilities_init, problem.logit.available)
-        return all(value is None for value in given)
-
     def _keep(self, problem: Problem, fit: Fit) -> LatentClassPlackettLuce:
-        if self._interchangeable(problem):
+        """Set the fitted attributes."""
+        distinguished = (self.fixed, self.coefficients_init, self.responsibilities_init, problem.logit.available)
+        if all(value is None for value in distinguished):  # the types are interchangeable
             fit = by_share(problem, fit, self.types - self.noise)
         self.fitted = fit
-        self.coefficients_ = coefficients(problem, fit.parameters)[0].cpu().numpy()
+        self.coefficients_ = problem.coefficients(fit.parameters)[0].cpu().numpy()
         weighted = fit.gamma[0] * problem.population.unsqueeze(1)
         self.mixture_weights_ = (weighted.sum(0) / problem.population.sum()).cpu().numpy()
         self.membership_ = fit.membership[0].cpu().numpy()

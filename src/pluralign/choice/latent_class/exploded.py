@@ -1,12 +1,12 @@
-"""Rankings as choices: every ranked place is a choice among the responses that are not yet ranked.
+"""Rankings as choices: every ranked place is a choice among the responses not yet ranked.
 
 The exploded logit (Luce 1959; Beggs, Cardell & Hausman 1981): with utilities u and shares a,
 
     log P(choice s) = u_chosen - log sum over alternatives i of a_si exp(u_i)
 
 and the log-likelihood of a ranking is the sum over its choices. Shares are 1, or below 1 inside tied blocks by
-Efron's rule, as in `pluralign.choice.plackett_luce`. Equal choices are kept once: what a model computes follows the
-number of different choices, not of judgments.
+Efron's rule, as in `pluralign.choice.plackett_luce`. Equal choices are kept once, so the cost of a model follows the
+number of distinct choices, not of judgments.
 """
 
 from __future__ import annotations
@@ -20,19 +20,18 @@ from torch import Tensor
 from pluralign.choice.plackett_luce import NOT_RANKED, competition_places
 
 CELLS = 2**24
-"""Numbers that one block of rankings may take."""
+"""Size of a block of rankings, in numbers."""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """The different choices that some judgments are made of, and who made them.
+    """The distinct choices in some judgments, and which judgment made which.
 
     Args:
-        response: `(choices, alternatives)`: the chosen response first, the others by id; -1 where there is
-            none.
+        response: `(choices, alternatives)`: the chosen response, then the others by id; -1 where there is none.
         log_share: `(choices, alternatives)` float64, log a; minus infinity where there is none.
         judgment: `(places,)` the judgment of every ranked place.
-        choice: `(places,)` its choice.
+        choice: `(places,)` the choice of every ranked place.
     """
 
     response: Tensor
@@ -45,16 +44,16 @@ class Choices:
 
 
 def exploded(responses: Tensor, ranks: Tensor, *, ties: str = "efron", top: int | None = None) -> Choices:
-    """The choices that rankings are made of; those among a single alternative say nothing and are left out.
+    """Split rankings into choices. Choices with a single alternative carry no information and are left out.
 
     Args:
-        responses: `(judgments, shown)` integer ids of the responses; anything where none is shown.
-        ranks: `(judgments, shown)`, as in `pluralign.choice.plackett_luce.log_likelihood`.
+        responses: `(judgments, shown)` integer ids; any value where none is shown.
+        ranks: `(judgments, shown)`, with `ties` and `top`, as in `pluralign.choice.plackett_luce.log_likelihood`.
         ties: `efron` or `breslow`.
         top: stop after this many places.
 
     Raises:
-        ValueError: shapes do not fit, or ties are of another kind.
+        ValueError: shapes do not fit, or `ties` or `top` is out of range.
 
     Examples:
         >>> made = exploded(torch.tensor([[7, 8, 9], [9, 7, 8]]), torch.tensor([[2, 1, 3], [3, 1, 2]]))
@@ -62,7 +61,7 @@ def exploded(responses: Tensor, ranks: Tensor, *, ties: str = "efron", top: int 
         ([[7, 8, 9], [7, 9, -1], [8, 7, 9], [8, 9, -1]], [0, 0, 1, 1])
     """
     if ties not in ("efron", "breslow"):
-        raise ValueError(f"ties: found {ties!r}, expected efron or breslow, which are choices place by place")
+        raise ValueError(f"ties: found {ties!r}, expected efron or breslow")
     if responses.shape != ranks.shape or ranks.ndim != 2:
         raise ValueError(f"expected (judgments, shown) twice, found {tuple(responses.shape)}, {tuple(ranks.shape)}")
     if top is not None and top < 1:
@@ -76,18 +75,19 @@ def exploded(responses: Tensor, ranks: Tensor, *, ties: str = "efron", top: int 
 
 
 def _blocks(judgments: int, shown: int) -> Iterator[slice]:
+    """Slices of at most `CELLS` numbers."""
     size = max(1, CELLS // max(1, shown) ** 2)
-    for start in range(0, max(1, judgments), size):  # of no judgment too, an empty one
+    for start in range(0, max(1, judgments), size):  # without judgments, one empty block
         yield slice(start, min(start + size, judgments))
 
 
 def _places(responses: Tensor, ranks: Tensor, ties: str, top: int | None) -> tuple[Tensor, Tensor, Tensor]:
     """Judgment, responses with the chosen one first, and log shares, for every place with an alternative."""
     place = competition_places(ranks, top)
-    mine, other = place.unsqueeze(-1), place.unsqueeze(-2)
+    own, other = place.unsqueeze(-1), place.unsqueeze(-2)
     ranked = place > 0
-    tied = (other == mine) & ranked.unsqueeze(-1)
-    available = ((other > mine) | (other == NOT_RANKED) | tied) & ranked.unsqueeze(-1)
+    tied = (other == own) & ranked.unsqueeze(-1)
+    available = ((other > own) | (other == NOT_RANKED) | tied) & ranked.unsqueeze(-1)
     judgment, column = (ranked & (available.sum(-1) > 1)).nonzero(as_tuple=True)
     kept = available[judgment, column]
     log_share = torch.zeros(kept.shape, dtype=torch.float64, device=ranks.device)
@@ -103,12 +103,12 @@ def _places(responses: Tensor, ranks: Tensor, ties: str, top: int | None) -> tup
 
 
 def _unique(response: Tensor, log_share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Each row once, and the number of every row's."""
+    """The distinct rows, and the number of each row among them."""
     seed = torch.Generator().manual_seed(0)
     limits = torch.iinfo(torch.int64)
     factors = torch.randint(limits.min, limits.max, (2, response.shape[1]), generator=seed).to(response.device)
     ids = response.masked_fill(log_share == -torch.inf, -1)
-    # Integers wrap, so the sum is a hash of the row. Sorting it is many times faster than sorting rows.
+    # Integers wrap, so the sum is a hash of the row. Sorting hashes is many times faster than sorting rows.
     key = (ids * factors[0] + log_share.view(torch.int64) * factors[1]).sum(1)
     values, number = torch.unique(key, return_inverse=True)
     places = torch.arange(len(number), device=number.device)
@@ -116,8 +116,7 @@ def _unique(response: Tensor, log_share: Tensor) -> tuple[Tensor, Tensor, Tensor
     same = (ids[first][number] == ids).all() & (log_share[first][number] == log_share).all()
     if bool(same):
         return ids[first], log_share[first], number
-    # Two rows have one hash: sort the rows themselves.
-    rows = torch.cat((ids, log_share.view(torch.int64)), 1)
-    found, number = torch.unique(rows, dim=0, return_inverse=True)
+    # Two different rows have the same hash: sort the rows themselves.
+    rows, number = torch.unique(torch.cat((ids, log_share.view(torch.int64)), 1), dim=0, return_inverse=True)
     width = ids.shape[1]
-    return found[:, :width], found[:, width:].contiguous().view(torch.float64), number
+    return rows[:, :width], rows[:, width:].contiguous().view(torch.float64), number

@@ -1,12 +1,13 @@
-"""What judgments can tell about types of annotators: the verdict, its reason, and what to collect.
+"""Can these judgments tell annotator types apart? The verdict, the reason, and what to collect.
 
-Single pairs show of the tastes' distribution F only F(B) - F(-B): a half-half mixture of beta and -beta looks like
-a coin everywhere. Choices among three or more, or several judgments by one person, are what tells types apart (Fox,
-Kim, Ryan & Bajari 2012; arXiv 2510.15716).
+Single pairs identify only F(B) - F(-B) of the distribution F of tastes: a half-half mixture of beta and -beta looks
+like a coin everywhere. Choices among three or more responses, or several judgments per annotator, tell types apart
+(Fox, Kim, Ryan & Bajari 2012; arXiv 2405.15065 and 2510.15716: binary comparisons are insufficient, rankings of three
+or more, even incomplete, suffice). The checks of a particular table and fit are ours.
 
-Numerically, with I the observed information and C that of the complete data, the eigenvalues of C^-1 I are the
-shares of information that are left because types are not seen (Dempster, Laird & Rubin 1977): 1 where nothing is
-lost, 0 where a direction cannot be told at all.
+Numerically, with I the observed information and C that of the complete data, the eigenvalues of C^-1 I are the shares
+of information left because types are not observed (Dempster, Laird & Rubin 1977): 1 if nothing is lost, 0 if a
+direction cannot be identified at all.
 """
 
 from __future__ import annotations
@@ -21,35 +22,34 @@ from scipy.stats import chi2
 from pluralign.choice.latent_class.em import e_step, moved_to
 from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
 from pluralign.choice.latent_class.information import observed_information
-from pluralign.choice.latent_class.panel import Panel
-from pluralign.choice.latent_class.power import components
+from pluralign.choice.latent_class.panel import Panel, components
 from pluralign.choice.plackett_luce import NOT_SHOWN
 
 Verdict = Literal["identified", "weak", "not identified"]
 
 FLAT = 1e-9
-"""A direction of the features whose variance within choices is under this part of the largest does not vary."""
+"""A direction of the features does not vary if its variance within choices is below this share of the largest."""
 
-SURE = 0.99
-"""Confidence at which two types must differ to count as told apart."""
+CONFIDENCE = 0.99
+"""Two types are told apart if they differ at this confidence."""
 
-ENOUGH = 0.8
-"""Share of people whose type must be found in simulations for a single type to be believed."""
+ENOUGH_POWER = 0.8
+"""A single type is believed if simulations recover the types of at least this share of annotators."""
 
 
 @dataclass(frozen=True)
 class Design:
-    """What was collected, as far as it bears on types.
+    """What was collected, as far as it matters for types. Judgments without a choice do not count.
 
     Args:
-        annotators: with at least one judgment that says something.
-        informative: of them, those with two choices or more, or a choice among three or more.
-        longest: the most responses in a choice.
+        annotators: with at least one judgment.
+        informative: those of them with two choices or more, or a choice among three or more.
+        longest: the largest number of responses in a choice.
         judgments: mean per annotator.
-        overlap: share of judgments with a pair of responses that somebody else judged too.
-        features: p, or the worths that are free: responses less connected parts.
-        rank: of the features' differences within choices.
-        parts: connected parts of the comparison graph, beyond one for each prompt; 1 with features.
+        overlap: share of judgments with a pair of responses that another annotator also judged.
+        features: p, or the number of free worths: responses minus connected parts.
+        rank: of the feature differences within choices.
+        parts: connected parts of the comparison graph, not counting one for each further prompt; 1 with features.
     """
 
     annotators: int
@@ -64,14 +64,14 @@ class Design:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a fit says, from its observed information.
+    """What the observed information of a fit shows.
 
     Args:
-        smallest: the smallest eigenvalue of the information, coefficients in their own units.
-        condition: largest over smallest eigenvalue of the information scaled to a unit diagonal; infinity where it
-            is not positive definite.
-        left: the smallest share of information left, C^-1 I.
-        separation: the least confidence at which two types differ (Wald test), 1 with a single type.
+        smallest: smallest eigenvalue of the information, with coefficients in their own units.
+        condition: largest over smallest eigenvalue of the information scaled to a unit diagonal; infinity if it is
+            not positive definite.
+        left: the smallest share of information left, an eigenvalue of C^-1 I.
+        separation: the smallest confidence at which two types differ (Wald test); 1 with a single type.
         entropy: `(annotators,)` of the posterior, in nats.
     """
 
@@ -89,7 +89,7 @@ class Identification:
     Args:
         verdict: `identified`, `weak` or `not identified`.
         reason: why, in a sentence.
-        mend: what to collect; empty where nothing is wanting.
+        mend: what to collect; empty if nothing is missing.
     """
 
     verdict: Verdict
@@ -98,34 +98,34 @@ class Identification:
 
 
 def design(panel: Panel, prompt: np.ndarray | None = None) -> Design:
-    """What was collected.
+    """Describe what was collected.
 
     Args:
         panel: the judgments.
-        prompt: `(responses,)` the prompt of each response, where judgments never cross prompts: a part for each is
-            then no fault.
+        prompt: `(responses,)` the prompt of each response, if judgments never cross prompts: one part per prompt is
+            then expected.
 
     Examples:
-        >>> found = design(Panel([[0, 1], [0, 1], [1, 2]], [[1, 2], [2, 1], [1, 1]], [0, 1, 1]))
-        >>> found.annotators, found.informative, found.longest, round(found.overlap, 2), found.parts
-        (2, 1, 2, 0.67, 1)
+        >>> collected = design(Panel([[0, 1], [0, 1], [1, 2]], [[1, 2], [2, 1], [1, 1]], [0, 1, 1]))
+        >>> collected.annotators, collected.informative, collected.longest, round(collected.overlap, 2)
+        (2, 1, 2, 0.67)
     """
     ranks, annotator = panel.rank_values, panel.annotator_ids
     shown = (ranks > NOT_SHOWN).sum(1)
     ranked = (ranks > 0).sum(1)
-    # A ranking of n with q places is q choices among n, n - 1, ...; the last of n alone is none.
+    # A ranking of n with q places is q choices among n, n - 1, ...; the last response alone is no choice.
     places = np.where(shown > 1, np.minimum(ranked, shown - 1), 0)
-    says = places > 0
-    by_person = np.bincount(annotator, weights=places, minlength=panel.annotators)
-    wide = np.bincount(annotator, weights=says & (shown > 2), minlength=panel.annotators)
-    active = by_person > 0
+    used = places > 0
+    choices = np.bincount(annotator, weights=places, minlength=panel.annotators)
+    wide = np.bincount(annotator, weights=used & (shown > 2), minlength=panel.annotators)
+    active = choices > 0
     rank, size = _rank(panel)
     return Design(
         annotators=int(active.sum()),
-        informative=int((active & ((by_person > 1) | (wide > 0))).sum()),
-        longest=int(shown[says].max()) if says.any() else 0,
-        judgments=float(says.sum() / max(1, active.sum())),
-        overlap=_overlap(panel, says),
+        informative=int((active & ((choices > 1) | (wide > 0))).sum()),
+        longest=int(shown[used].max(initial=0)),
+        judgments=float(used.sum() / max(1, active.sum())),
+        overlap=_overlap(panel, used),
         features=size,
         rank=rank,
         parts=1 if panel.features is not None else _parts(panel, prompt),
@@ -133,38 +133,38 @@ def design(panel: Panel, prompt: np.ndarray | None = None) -> Design:
 
 
 def _parts(panel: Panel, prompt: np.ndarray | None) -> int:
+    """Connected parts, not counting one for each further prompt."""
     label = components(panel)
     shown = label >= 0
     prompts = 1 if prompt is None else len(np.unique(np.asarray(prompt)[shown]))
     return int(label.max(initial=-1)) + 1 - (prompts - 1)
 
 
-def _overlap(panel: Panel, says: np.ndarray) -> float:
-    """Share of judgments with a pair that another annotator judged."""
+def _overlap(panel: Panel, used: np.ndarray) -> float:
+    """Share of the used judgments with a pair that another annotator also judged."""
+    if not used.any():
+        return 0.0
     absent = np.iinfo(np.int64).max
     ids = np.sort(np.where(panel.rank_values > NOT_SHOWN, panel.response_ids, absent), 1)
     first, second = np.triu_indices(ids.shape[1], 1)
-    shared = np.zeros(len(ids), dtype=bool)
-    # Long lists would hold very many pairs: neighbours in a list ordered by id are enough to find a common set.
-    if ids.shape[1] > 32:
+    if ids.shape[1] > 32:  # too many pairs: neighbours in a list sorted by id are enough to find a common set
         first, second = np.arange(ids.shape[1] - 1), np.arange(1, ids.shape[1])
     low, high = ids[:, first], ids[:, second]
-    both = (high < absent) & says[:, None]
+    both = (high < absent) & used[:, None]
     row = np.nonzero(both)[0]
     _, pair = np.unique(low[both] * panel.response_count + high[both], return_inverse=True)
-    who = panel.annotator_ids[row]
-    lowest, highest = (
-        np.full(pair.max(initial=-1) + 1, np.iinfo(np.int64).max),
-        np.full(pair.max(initial=-1) + 1, -1),
-    )
-    np.minimum.at(lowest, pair, who)
-    np.maximum.at(highest, pair, who)
+    annotator = panel.annotator_ids[row]
+    pairs = pair.max(initial=-1) + 1
+    lowest, highest = np.full(pairs, np.iinfo(np.int64).max), np.full(pairs, -1)
+    np.minimum.at(lowest, pair, annotator)
+    np.maximum.at(highest, pair, annotator)
+    shared = np.zeros(len(ids), dtype=bool)
     shared[row[(highest > lowest)[pair]]] = True
-    return float(shared[says].mean()) if says.any() else 0.0
+    return float(shared[used].mean())
 
 
 def _rank(panel: Panel) -> tuple[int, int]:
-    """Rank of the features' differences within choices, and p."""
+    """Rank of the feature differences within choices, and p."""
     if panel.features is None:
         label = components(panel)
         free = int((label >= 0).sum() - (label.max(initial=-1) + 1))
@@ -185,16 +185,15 @@ def _rank(panel: Panel) -> tuple[int, int]:
 
 
 def evidence(model: LatentClassPlackettLuce, panel: Panel) -> Evidence:
-    """What the information at a fit says.
+    """Evaluate the observed information of a fit.
 
     Raises:
-        ValueError: the model has too many parameters for a matrix of them.
+        ValueError: the model has more than `MOST_COVARIANCES` parameters.
     """
     covariance = model.covariance(panel)
     problem = model.fitted_problem(panel)
-    fit = e_step(problem, moved_to(problem, model.fitted))
-    found = observed_information(problem, fit)
-    information, complete = found.matrix.cpu().numpy(), found.complete.cpu().numpy()
+    observed = observed_information(problem, e_step(problem, moved_to(problem, model.fitted)))
+    information, complete = observed.matrix.cpu().numpy(), observed.complete.cpu().numpy()
     values = np.linalg.eigvalsh(information)
     scale = np.sqrt(np.diag(complete).clip(1e-300))
     inverse_root = torch.linalg.pinv(torch.as_tensor(complete / np.outer(scale, scale)), hermitian=True)
@@ -211,13 +210,13 @@ def evidence(model: LatentClassPlackettLuce, panel: Panel) -> Evidence:
 
 
 def posterior_entropy(model: LatentClassPlackettLuce) -> np.ndarray:
-    """Entropy of the posterior over types of each annotator that was fitted, in nats: `(annotators,)`."""
+    """Entropy of each fitted annotator's posterior over types, in nats: `(annotators,)`."""
     gamma = np.asarray(model.responsibilities_)
     return -(gamma * np.log(gamma.clip(1e-300))).sum(1)
 
 
 def _separation(model: LatentClassPlackettLuce, slot: np.ndarray, covariance: np.ndarray, definite: bool) -> float:
-    """The least confidence, over pairs of types, that their coefficients differ."""
+    """The smallest confidence, over pairs of types, that their coefficients differ."""
     if not definite:
         return 0.0
     coefficients = np.asarray(model.coefficients_)
@@ -238,75 +237,75 @@ def _separation(model: LatentClassPlackettLuce, slot: np.ndarray, covariance: np
 
 
 def identification(found: Design, numbers: Evidence | None = None, power: float | None = None) -> Identification:
-    """The verdict on whether types of annotators can be told from such data.
+    """The verdict on whether annotator types can be identified from such data.
 
     Args:
-        found: what was collected.
-        numbers: what a fit with two types or more says; `None` leaves the verdict to the design.
-        power: where one type was found, the share of people whose type would be found if there were two moderately
-            different ones (`pluralign.choice.latent_class.power`).
+        found: what was collected, from `design`.
+        numbers: evidence of a fit with two types or more; `None` leaves the verdict to the design.
+        power: if one type was chosen, the share of annotators whose type would be recovered if there were two
+            moderately different ones (`pluralign.choice.latent_class.power`).
 
     Examples:
         >>> pairs = Panel([[0, 1], [0, 1]], [[1, 2], [2, 1]], [0, 1])
         >>> identification(design(pairs)).verdict
         'not identified'
     """
+    judgments = f"{found.judgments:.1f} judgments"
     if found.annotators < 2:
         return Identification(
             "not identified",
-            f"there are judgments by {found.annotators} annotator; types are what several people differ in",
+            f"there are judgments by {found.annotators} annotator, and types are differences between annotators",
             "collect judgments by several annotators, with their ids",
         )
     if found.rank == 0:
         return Identification(
             "not identified",
-            "the responses that people chose between do not differ in any feature",
+            "the responses in each choice do not differ in any feature",
             "use other features (--features), or one worth for each response",
         )
     if found.informative == 0:
         return Identification(
             "not identified",
-            "every annotator gave a single pair: a mixture of two opposite tastes then looks like a coin, and no "
-            "number of annotators can tell",
-            "collect rankings of three, or at least 2 judgments per annotator (4 to know who is of which type)",
+            "every annotator gave a single pair: a mixture of two opposite tastes then looks like a coin, "
+            "no matter how many annotators there are",
+            "collect rankings of three, or at least 2 judgments per annotator (4 to know each annotator's type)",
         )
-    if numbers is not None and numbers.separation < SURE:
+    if numbers is not None and numbers.separation < CONFIDENCE:
         few = found.longest < 3 and found.judgments < 4
         return Identification(
             "weak",
-            f"the types that were fitted differ from one another only at {numbers.separation:.0%} confidence, "
-            f"from {found.judgments:.1f} judgments per annotator by {found.annotators} annotators",
+            f"the fitted types differ from one another at only {numbers.separation:.0%} confidence, "
+            f"with {judgments} per annotator by {found.annotators} annotators",
             "collect rankings of three, or at least 4 judgments per annotator"
             if few
             else f"collect {max(4, round(2 * found.judgments))} judgments per annotator, or more annotators",
         )
-    if power is not None and power < ENOUGH:
+    if power is not None and power < ENOUGH_POWER:
         return Identification(
             "weak",
-            "one type describes these people best, but two types that differ moderately would be told apart for "
-            f"only {power:.0%} of the people by such data",
+            "one type describes these annotators best, but if there were two moderately different types, such data "
+            f"would identify the type of only {power:.0%} of the annotators",
             f"collect at least {max(4, round(2 * found.judgments))} judgments per annotator, or rankings of three",
         )
     if found.parts > 1:
         return Identification(
             "weak",
-            f"the responses fall into {found.parts} parts that nobody compared with one another; worths hold only "
-            "within a part, and what people prefer in one says nothing about the others",
-            "use features (--features), or collect judgments that compare responses of different parts",
+            f"the responses form {found.parts} parts that no judgment compares with one another; worths are comparable "
+            "only within a part, and preferences in one part say nothing about the others",
+            "use features (--features), or collect judgments that compare responses from different parts",
         )
     if found.rank < found.features:
         return Identification(
             "weak",
-            f"the features vary in {found.rank} of their {found.features} directions within choices; the prior "
+            f"the features vary in only {found.rank} of their {found.features} directions within choices; the prior "
             "alone decides about the others",
-            "leave out features that are sums of others, or that never differ between responses to one prompt",
+            "remove features that are sums of others, or that never differ between responses to one prompt",
         )
-    informative = found.informative / found.annotators
     width = f"up to {found.longest} responses at once" if found.longest > 2 else "choices between two"
     return Identification(
         "identified",
-        f"{informative:.0%} of {found.annotators} annotators gave more than a single pair ({width}, "
-        f"{found.judgments:.1f} judgments each on average)"
+        f"{found.informative / found.annotators:.0%} of {found.annotators} annotators gave more than a single pair "
+        f"({width}, {judgments} each on average)"
         + ("" if numbers is None else f", and the types differ at {_percent(numbers.separation)} confidence"),
         "",
     )

@@ -1,12 +1,12 @@
 """Observed information of latent-class choice models, by Louis' identity.
 
-With s_hk the complete-data score of annotator h as type k and gamma_hk its posterior,
+With s_hk the complete-data score of annotator h as type k and gamma_hk the posterior,
 
     score of h   s_h = sum_k gamma_hk s_hk
     information  I   = sum_h w_h ( sum_k gamma_hk (-H_hk) - [ sum_k gamma_hk s_hk s_hk' - s_h s_h' ] ) + ridge
 
-(Louis 1982), exact and in one pass. Parameters are the free coefficients, then the membership: logits of the types
-after the first against it, or the coefficients of the covariates.
+(Louis 1982), exact and in one pass. The parameters are the free coefficients, then the membership: logits of the
+types against the first one, or the coefficients of the covariates.
 """
 
 from __future__ import annotations
@@ -16,27 +16,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pluralign.choice.latent_class.em import (
-    Fit,
-    Problem,
-    choice_weights,
-    coefficients,
-    e_step,
-    gathered,
-    joint_curvature,
-    log_shares,
-)
+from pluralign.choice.latent_class.em import Fit, choice_weights, e_step, joint_curvature, log_shares
+from pluralign.choice.latent_class.problem import Problem
 
 
 @dataclass(frozen=True)
 class Information:
-    """At the parameters of one fit.
+    """Derivatives at the parameters of one fit.
 
     Args:
         gradient: `(m,)` of the log-likelihood plus log prior.
         matrix: `(m, m)` minus its Hessian.
-        complete: `(m, m)` the same if the types were seen.
-        outer: `(m, m)` sum_h w_h^2 s_h s_h', what robust standard errors need.
+        complete: `(m, m)` minus the Hessian if the types were observed.
+        outer: `(m, m)` sum_h w_h^2 s_h s_h', for robust standard errors.
     """
 
     gradient: Tensor
@@ -47,7 +39,7 @@ class Information:
 
 def observed_information(problem: Problem, fit: Fit) -> Information:
     """Gradient and observed information of the one restart in `fit`, whose gamma must be its posterior."""
-    beta = coefficients(problem, fit.parameters)
+    beta = problem.coefficients(fit.parameters)
     gamma, population = fit.gamma[0], problem.population
     free, types = problem.parameters, problem.types
     covariates = gamma.new_ones(len(gamma), 1) if problem.covariates is None else problem.covariates
@@ -90,38 +82,29 @@ def _choice_scores(problem: Problem, beta: Tensor) -> list[Tensor]:
     p = beta.new_zeros(choices, width - 1, beta.shape[1])  # (choices, alternatives, K)
     for block in problem.logit.blocks(beta[0]):
         p[block.where] = block.p
-    return [problem.logit.design.by_person(-p[..., kind], problem.counts) for kind in range(p.shape[-1])]
+    return [problem.logit.design.by_annotator(-p[..., kind], problem.counts) for kind in range(p.shape[-1])]
 
 
 def annotator_scores(problem: Problem, beta: Tensor) -> Tensor:
     """Gradient of each annotator's log-likelihood under one coefficient vector `(1, 1, p)`: `(annotators, m)`."""
-    by_choice = _choice_scores(problem, beta)[0]
-    return gathered(problem, by_choice.unsqueeze(1))
+    return problem.gathered(_choice_scores(problem, beta)[0].unsqueeze(1))
 
 
 def polished(problem: Problem, fit: Fit, *, steps: int = 30, tolerance: float = 1e-12) -> tuple[Fit, bool]:
-    """Newton's method on the likelihood itself, from where expectation maximisation has come to.
+    """Newton's method on the likelihood itself, from a fit by expectation maximisation; and whether it converged.
 
-    Expectation maximisation nears its optimum linearly, this quadratically. Where minus the Hessian is not positive
-    definite, or a step gains nothing, the fit stays as it is.
-
-    Args:
-        problem: what is fitted.
-        fit: one restart.
-        steps: at most so many.
-        tolerance: stop where the Newton decrement is below this times 1 + |objective|.
-
-    Returns:
-        the fit, and whether it is an optimum.
+    Expectation maximisation converges linearly, Newton's method quadratically. It stops where minus the Hessian is not
+    positive definite or a step does not raise the objective, and has converged where the Newton decrement is below
+    `tolerance` times 1 + |objective|.
     """
     fit = e_step(problem, fit)
     for _ in range(steps):
-        found = observed_information(problem, fit)
-        factor, failed = torch.linalg.cholesky_ex(found.matrix)
+        information = observed_information(problem, fit)
+        factor, failed = torch.linalg.cholesky_ex(information.matrix)
         if int(failed) or not bool(torch.isfinite(factor).all()):
             break
-        step = torch.cholesky_solve(found.gradient.unsqueeze(-1), factor)[:, 0]
-        if float(found.gradient @ step) / 2 <= tolerance * (1 + abs(float(fit.objective[0]))):
+        step = torch.cholesky_solve(information.gradient.unsqueeze(-1), factor)[:, 0]
+        if float(information.gradient @ step) / 2 <= tolerance * (1 + abs(float(fit.objective[0]))):
             return fit, True
         for scale in (1.0, 0.5, 0.25, 0.1):
             moved = e_step(problem, _moved(problem, fit, scale * step))
@@ -134,15 +117,12 @@ def polished(problem: Problem, fit: Fit, *, steps: int = 30, tolerance: float = 
 
 
 def _moved(problem: Problem, fit: Fit, step: Tensor) -> Fit:
+    """The fit after a step in all parameters."""
     parameters = fit.parameters + step[: problem.parameters]
     rest = step[problem.parameters :]
     if problem.covariates is not None:
         membership = fit.membership + rest.view(fit.membership.shape)
-        return replace(
-            fit,
-            parameters=parameters,
-            membership=membership,
-            log_weights=log_shares(problem.covariates, membership),
-        )
+        log_weights = log_shares(problem.covariates, membership)
+        return replace(fit, parameters=parameters, membership=membership, log_weights=log_weights)
     logits = fit.log_weights + torch.cat((rest.new_zeros(1), rest))
     return replace(fit, parameters=parameters, log_weights=torch.log_softmax(logits, -1))

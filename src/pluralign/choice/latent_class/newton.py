@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 NEAR = 1e-4
-"""After a step whose decrement is below this part of the value, its Hessian is used again."""
+"""After a step whose decrement is below this share of the value, the Hessian is reused."""
 
 ROUNDING = 1e-13
-"""A value that falls by no more than this part of itself has not fallen."""
+"""A value that falls by no more than this share of itself counts as not fallen."""
 
 
 @dataclass(frozen=True)
 class Local:
-    """A function at a point: value `(B,)`, gradient `(B, m)`, and what solves with minus its Hessian."""
+    """A function at a point: value `(B,)`, gradient `(B, m)`, and a solver for minus its Hessian."""
 
     value: Tensor
     gradient: Tensor
@@ -32,17 +32,10 @@ def maximise(
     tolerance: float = 1e-12,
     halvings: int = 30,
 ) -> tuple[Tensor, Tensor]:
-    """Maximise concave functions of `(B, m)` parameters.
+    """Maximise B concave functions of `(B, m)` parameters, each from its own start.
 
-    Args:
-        local: parameters `(B, m)` to the functions there.
-        start: `(B, m)`.
-        steps: at most so many.
-        tolerance: stop where the Newton decrement g' H^-1 g / 2 of every problem is below this times 1 + |value|.
-        halvings: of a step that does not raise its value, at most.
-
-    Returns:
-        parameters `(B, m)` and values `(B,)`; but for rounding, no value is below its start.
+    It stops if the Newton decrement g' H^-1 g / 2 of every problem is below `tolerance` times 1 + |value|; a step that
+    lowers its value is halved. Returns parameters `(B, m)` and values `(B,)`, none below its start up to rounding.
 
     Examples:
         >>> def parabola(x):
@@ -50,33 +43,33 @@ def maximise(
         >>> maximise(parabola, torch.zeros(1, 1))[0].item()
         3.0
     """
-    point, here = start, local(start)
-    solve, decrement = here.solve, torch.full_like(here.value, torch.inf)
+    point, current = start, local(start)
+    solve, decrement = current.solve, torch.full_like(current.value, torch.inf)
     for _ in range(steps):
-        # So near the optimum the Hessian hardly changes any more, and the last one serves.
-        fresh = bool((decrement > NEAR * (1 + here.value.abs())).any())
-        solve = here.solve if fresh else solve
-        step = solve(here.gradient)
-        decrement = (here.gradient * step).sum(-1) / 2
-        small = tolerance * (1 + here.value.abs())
+        # Near the optimum the Hessian hardly changes, and the last one is good enough.
+        fresh = bool((decrement > NEAR * (1 + current.value.abs())).any())
+        solve = current.solve if fresh else solve
+        step = solve(current.gradient)
+        decrement = (current.gradient * step).sum(-1) / 2
+        small = tolerance * (1 + current.value.abs())
         if bool((decrement <= small).all()):
             break
-        scale = torch.ones_like(here.value)
+        scale = torch.ones_like(current.value)
         for _ in range(halvings):
-            there = local(point + scale.unsqueeze(-1) * step)
-            worse = ~(there.value >= here.value - ROUNDING * (1 + here.value.abs()))
+            moved = local(point + scale.unsqueeze(-1) * step)
+            worse = ~(moved.value >= current.value - ROUNDING * (1 + current.value.abs()))
             if not bool(worse.any()):
                 break
             scale = torch.where(worse, scale / 2, scale)
         else:
             scale = torch.where(worse, 0.0, scale)
-            there = local(point + scale.unsqueeze(-1) * step)
-        point, here = point + scale.unsqueeze(-1) * step, there
-        # Near the optimum a full step squares the decrement: the next need not be computed to be known as small.
-        known = decrement.square() if fresh else decrement
-        if not bool((scale > 0).any()) or bool(((scale == 1) & (known <= small)).all()):
+            moved = local(point + scale.unsqueeze(-1) * step)
+        point, current = point + scale.unsqueeze(-1) * step, moved
+        # Near the optimum a full step squares the decrement, so the next one is known to be small beforehand.
+        expected = decrement.square() if fresh else decrement
+        if not bool((scale > 0).any()) or bool(((scale == 1) & (expected <= small)).all()):
             break
-    return point, here.value
+    return point, current.value
 
 
 def conjugate_gradients(
@@ -87,21 +80,16 @@ def conjugate_gradients(
     steps: int = 200,
     tolerance: float = 1e-8,
 ) -> Tensor:
-    """Solve A x = b for a batch of positive definite A by conjugate gradients, preconditioned by a diagonal.
+    """Solve A x = b for B positive definite A by conjugate gradients, preconditioned by a diagonal close to A's.
 
-    Args:
-        product: `(B, m)` to A times each, `(B, m)`.
-        right: b `(B, m)`.
-        diagonal: near A's diagonal, positive, `(B, m)`.
-        steps: at most so many.
-        tolerance: of the residual's norm, against b's.
+    `product` maps `(B, m)` to A times each row; `tolerance` is the residual's norm relative to b's.
 
     Examples:
         >>> two = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
         >>> conjugate_gradients(lambda x: x @ two, torch.tensor([[3.0, 4.0]]), torch.ones(1, 2)).round(decimals=4)
         tensor([[1., 1.]])
     """
-    found, residual = torch.zeros_like(right), right
+    solution, residual = torch.zeros_like(right), right
     direction = residual / diagonal
     size = (residual * direction).sum(-1, keepdim=True)
     wanted = tolerance * right.norm(dim=-1)
@@ -111,9 +99,9 @@ def conjugate_gradients(
         along = product(direction)
         length = (direction * along).sum(-1, keepdim=True)
         step = torch.where(length > 0, size / length, 0.0)
-        found, residual = found + step * direction, residual - step * along
+        solution, residual = solution + step * direction, residual - step * along
         scaled = residual / diagonal
         new = (residual * scaled).sum(-1, keepdim=True)
         direction = scaled + torch.where(size > 0, new / size, 0.0) * direction
         size = new
-    return found
+    return solution

@@ -1,4 +1,4 @@
-"""Judgments of annotators as arrays: what latent-class models are fitted to."""
+"""Judgments of annotators as arrays, the input of latent-class models, and the connected parts of what they compare."""
 
 from __future__ import annotations
 
@@ -6,40 +6,30 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from pluralign.choice.plackett_luce import NOT_SHOWN
-
-AXES = {
-    "responses": 2,
-    "ranks": 2,
-    "annotator": 1,
-    "features": 2,
-    "reliability": 1,
-    "population": 1,
-    "covariates": 2,
-    "available": 2,
-}
-"""Dimensions of a panel's arrays."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Judgments of annotators, checked when made.
+    """Judgments of annotators; the arrays are checked once, here.
 
     Args:
-        responses: `(judgments, shown)` response ids from 0; anything where none is shown.
+        responses: `(judgments, shown)` response ids from 0; any value where none is shown.
         ranks: `(judgments, shown)`, as in `pluralign.choice.plackett_luce.log_likelihood`.
         annotator: `(judgments,)` from 0.
         features: `(responses, p)`; `None` gives each response a worth of its own.
         reliability: `(judgments,)` multiplies a judgment's log-likelihood; `None` is 1.
         population: `(annotators,)` weight of an annotator in the mixture; `None` is 1.
-        covariates: `(annotators, q)` that the membership depends on, a constant included if wanted; `None` is one
-            share of each type for all.
+        covariates: `(annotators, q)` that the membership depends on, including a constant if wanted; `None` gives all
+            annotators the same shares.
         available: `(K, responses)` bool, the responses that a type considers; `None` is all.
-        response_total: how many responses there are; `None` is the features' rows, else the highest id and one.
+        response_total: number of responses; `None` is the number of rows of `features`, or the highest id plus one.
 
     Raises:
-        ValueError: shapes do not fit, an id is out of range, or a number is not finite.
+        ValueError: shapes do not fit, an id is out of range, or a number is negative or not finite.
 
     Examples:
         >>> panel = Panel([[0, 1], [1, 2]], [[1, 2], [2, 1]], [0, 0])
@@ -69,8 +59,6 @@ class Panel:
         expected = {
             "ranks": (judgments, None),
             "responses": (judgments, None),
-            "annotator": (judgments,),
-            "features": (None, None),
             "reliability": (judgments,),
             "population": (annotators,),
             "covariates": (annotators, None),
@@ -78,23 +66,20 @@ class Panel:
         }
         for name, shape in expected.items():
             value = vars(self)[name]
-            if value is None:
-                continue
-            if any(n is not None and n != m for n, m in zip(shape, value.shape, strict=True)):
+            if value is not None and any(n not in (None, m) for n, m in zip(shape, value.shape, strict=True)):
                 raise ValueError(f"{name}: expected the shape {shape}, found {value.shape} (None: any number)")
-            if value.dtype == np.float64 and not np.isfinite(value).all():
-                raise ValueError(
-                    f"{name}: found a value that is not finite, at {tuple(np.argwhere(~np.isfinite(value))[0])}"
-                )
+        for name in ("features", "reliability", "population", "covariates"):
+            value = vars(self)[name]
+            if value is not None and not np.isfinite(value).all():
+                place = tuple(np.argwhere(~np.isfinite(value))[0].tolist())
+                raise ValueError(f"{name}: found a value that is not finite, at {place}")
+            if name in ("reliability", "population") and value is not None and (value < 0).any():
+                raise ValueError(f"{name}: expected 0 or more, found {value.min()}")
         shown = self.response_ids[self.rank_values > NOT_SHOWN]
         for name, ids, number in (("annotator", self.annotator_ids, annotators), ("responses", shown, responses)):
             if ids.size and (ids.min() < 0 or ids.max() >= number):
                 wrong = ids.min() if ids.min() < 0 else ids.max()
                 raise ValueError(f"{name}: expected ids from 0 to {number - 1}, found {wrong}")
-        for name in ("reliability", "population"):
-            value = vars(self)[name]
-            if value is not None and (value < 0).any():
-                raise ValueError(f"{name}: expected 0 or more, found {value.min()}")
 
     @property
     def response_ids(self) -> np.ndarray:
@@ -113,12 +98,12 @@ class Panel:
 
     @property
     def judgments(self) -> int:
-        """How many judgments."""
+        """Number of judgments."""
         return len(self.annotator_ids)
 
     @property
     def annotators(self) -> int:
-        """How many annotators; those without a judgment between others count."""
+        """Number of annotators, including those without a judgment."""
         if self.population is not None:
             return len(np.asarray(self.population))
         if self.covariates is not None:
@@ -127,7 +112,7 @@ class Panel:
 
     @property
     def response_count(self) -> int:
-        """How many responses."""
+        """Number of responses."""
         if self.features is not None:
             return len(np.asarray(self.features))
         if self.response_total is not None:
@@ -136,7 +121,7 @@ class Panel:
         return int(shown.max()) + 1 if shown.size else 0
 
     def of_annotators(self, chosen: ArrayLike) -> Panel:
-        """The judgments of some annotators, who are numbered anew in the order given.
+        """The judgments of some annotators, renumbered in the order given.
 
         Examples:
             >>> Panel([[0, 1], [1, 2]], [[1, 2], [2, 1]], [0, 1]).of_annotators([1]).responses.tolist()
@@ -162,15 +147,51 @@ class Panel:
         )
 
 
+def components(panel: Panel) -> np.ndarray:
+    """The connected part of the comparison graph of each response `(responses,)`; -1 if it was not shown.
+
+    Examples:
+        >>> panel = Panel([[0, 1], [2, 3], [3, 0]], [[1, 2], [1, 2], [0, 0]], [0, 0, 0], response_total=5)
+        >>> components(panel).tolist()
+        [0, 0, 0, 0, -1]
+    """
+    shown = panel.rank_values > NOT_SHOWN
+    first = np.where(shown, panel.response_ids, np.iinfo(np.int64).max).min(1, keepdims=True)
+    first, other = np.broadcast_to(first, shown.shape)[shown], panel.response_ids[shown]
+    part = np.full(panel.response_count, -1)
+    used = np.unique(other)
+    part[used] = np.unique(connected_parts(first, other, panel.response_count)[used], return_inverse=True)[1]
+    return part
+
+
+def connected_parts(first: np.ndarray, second: np.ndarray, size: int) -> np.ndarray:
+    """The connected part of each of `size` nodes `(size,)`, given the two ends of every edge."""
+    graph = coo_array((np.ones(len(first)), (first, second)), shape=(size, size))
+    return connected_components(graph, directed=False)[1].astype(np.int64)
+
+
+AXES = {
+    "responses": 2,
+    "ranks": 2,
+    "annotator": 1,
+    "features": 2,
+    "reliability": 1,
+    "population": 1,
+    "covariates": 2,
+    "available": 2,
+}
+"""Number of dimensions of a panel's arrays."""
+
+
 def _array(name: str, value: ArrayLike, axes: int) -> np.ndarray:
-    """An argument as an array of so many dimensions; ids and ranks must be whole numbers."""
-    found = np.asarray(value)
-    if found.ndim != axes:
-        raise ValueError(f"{name}: expected {axes} dimensions, found the shape {found.shape}")
+    """An argument as an array with the right dimensions and dtype; ids and ranks must be whole numbers."""
+    array = np.asarray(value)
+    if array.ndim != axes:
+        raise ValueError(f"{name}: expected {axes} dimensions, found the shape {array.shape}")
     if name == "available":
-        return found.astype(np.bool_)
+        return array.astype(np.bool_)
     if name not in ("responses", "ranks", "annotator"):
-        return found.astype(np.float64)
-    if found.dtype.kind not in "iub" and found.size and not (found.astype(np.float64) % 1 == 0).all():
+        return array.astype(np.float64)
+    if array.dtype.kind not in "iub" and array.size and not (array.astype(np.float64) % 1 == 0).all():
         raise ValueError(f"{name}: expected whole numbers, found others")
-    return found.astype(np.int64)
+    return array.astype(np.int64)

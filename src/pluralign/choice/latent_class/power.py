@@ -1,4 +1,4 @@
-"""How well types would be found with more judgments or longer rankings: parametric bootstrap of a fitted model."""
+"""How well types would be recovered with more judgments or longer rankings: parametric bootstrap of a fitted model."""
 
 from __future__ import annotations
 
@@ -8,29 +8,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from pluralign.choice.em_dpo import matched_types
 from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
-from pluralign.choice.latent_class.panel import Panel
+from pluralign.choice.latent_class.panel import Panel, components
 from pluralign.choice.plackett_luce import NOT_SHOWN
 
 MODERATE = 1.0
-"""Standard deviation of the utilities by which two types differ that one found type is split into."""
+"""When a single fitted type is split into two, the standard deviation of their difference in utility."""
 
 
 @dataclass(frozen=True)
 class Power:
-    """Matched accuracy of the annotators' types, if so many judgments of such a length were collected.
+    """Accuracy of the recovered types under one design of data collection.
 
     Args:
         length: responses in a ranking; `None` is as collected.
         judgments: per annotator.
-        accuracy: mean over the simulations of the share of annotators whose type is found.
-        low: the lowest of the simulations, and
+        accuracy: share of annotators assigned to their own type (after matching), mean over the simulations.
+        low: the lowest accuracy of a simulation.
         high: the highest.
-        ceiling: the same with the true parameters known: what the judgments say about a person at best.
+        ceiling: the mean accuracy with known parameters: the most that the judgments can tell about an annotator.
     """
 
     length: int | None
@@ -42,9 +40,9 @@ class Power:
 
 
 def planted(model: LatentClassPlackettLuce, panel: Panel) -> tuple[np.ndarray, np.ndarray]:
-    """Coefficients `(K, p)` and shares `(K,)` to simulate from: the fit, or one type split into two equal ones.
+    """Coefficients `(K, p)` and shares `(K,)` to simulate from: the fit, or a single type split into two equal ones.
 
-    The halves of a single type differ by a direction in which utilities have the standard deviation `MODERATE`.
+    The two differ by a random direction in which utilities have the standard deviation `MODERATE`.
     """
     coefficients = np.asarray(model.coefficients_)
     if len(coefficients) > 1:
@@ -55,30 +53,8 @@ def planted(model: LatentClassPlackettLuce, panel: Panel) -> tuple[np.ndarray, n
         used = np.unique(panel.response_ids[panel.rank_values > NOT_SHOWN])
         utilities = np.asarray(panel.features)[used] @ direction
         direction = direction / max(float(utilities.std()), 1e-12)
-    return np.concatenate((coefficients + MODERATE / 2 * direction, coefficients - MODERATE / 2 * direction)), np.full(
-        2, 0.5
-    )
-
-
-def components(panel: Panel) -> np.ndarray:
-    """The connected part of the comparison graph that each response is in `(responses,)`; -1 if it was not shown.
-
-    Examples:
-        >>> panel = Panel([[0, 1], [2, 3], [3, 0]], [[1, 2], [1, 2], [0, 0]], [0, 0, 0], response_total=5)
-        >>> components(panel).tolist()
-        [0, 0, 0, 0, -1]
-    """
-    shown = panel.rank_values > NOT_SHOWN
-    first = np.where(shown, panel.response_ids, np.iinfo(np.int64).max).min(1, keepdims=True)
-    row, column = np.broadcast_to(first, shown.shape)[shown], panel.response_ids[shown]
-    size = panel.response_count
-    graph = coo_array((np.ones(len(row)), (row, column)), shape=(size, size))
-    labels = connected_components(graph, directed=False)[1]
-    used = np.zeros(size, dtype=bool)
-    used[column] = True
-    found = np.full(size, -1)
-    found[used] = np.unique(labels[used], return_inverse=True)[1]
-    return found
+    half = MODERATE / 2 * direction
+    return np.concatenate((coefficients + half, coefficients - half)), np.full(2, 0.5)
 
 
 def simulated(
@@ -91,23 +67,14 @@ def simulated(
     length: int | None,
     rng: np.random.Generator,
 ) -> tuple[Panel, np.ndarray]:
-    """A panel drawn from a model, on choice sets like those of a panel, and the annotators' types.
+    """Draw a panel from coefficients `(K, p)` and shares `(K,)`, with choice sets like those of a panel.
 
-    Sets of another length are drawn from responses of one connected part of the comparison graph, or from all
-    responses where no part is large enough.
-
-    Args:
-        coefficients: `(K, p)`.
-        shares: `(K,)`.
-        panel: whose choice sets and features are used.
-        annotators: how many.
-        judgments: of each.
-        length: of the rankings; `None` takes the panel's sets as they are.
-        rng: the source of randomness.
+    With a `length`, sets are drawn from responses of one connected part of the comparison graph, or from all responses
+    if that part is too small. Returns the panel and the annotators' types.
     """
     types = rng.choice(len(shares), annotators, p=shares / shares.sum())
-    person = np.repeat(np.arange(annotators), judgments)
-    rows = rng.integers(0, panel.judgments, len(person))
+    annotator = np.repeat(np.arange(annotators), judgments)
+    rows = rng.integers(0, panel.judgments, len(annotator))
     if length is None:
         responses, shown = panel.response_ids[rows], panel.rank_values[rows] > NOT_SHOWN
     else:
@@ -115,16 +82,16 @@ def simulated(
         shown = np.ones(responses.shape, dtype=bool)
     features = None if panel.features is None else np.asarray(panel.features)
     utilities = coefficients if features is None else coefficients @ features.T
-    drawn = utilities[types[person][:, None], np.where(shown, responses, 0)] + rng.gumbel(size=responses.shape)
+    drawn = utilities[types[annotator][:, None], np.where(shown, responses, 0)] + rng.gumbel(size=responses.shape)
     ranks = np.where(shown, (np.where(shown, -drawn, np.inf)).argsort(1).argsort(1) + 1, NOT_SHOWN)
-    made = Panel(
-        responses, ranks, person, features, response_total=panel.response_count, population=np.ones(annotators)
-    )
-    return made, types
+    population = np.ones(annotators)
+    return Panel(
+        responses, ranks, annotator, features, population=population, response_total=panel.response_count
+    ), types
 
 
 def _sets(panel: Panel, near: np.ndarray, shown: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
-    """Different responses from the same part of the graph as a given judgment's."""
+    """Distinct responses from the same part of the comparison graph as a given judgment's."""
     label = components(panel)
     order = np.argsort(label, kind="stable")
     order = order[label[order] >= 0]
@@ -136,7 +103,7 @@ def _sets(panel: Panel, near: np.ndarray, shown: np.ndarray, length: int, rng: n
     if len(order) < length:
         raise ValueError(f"length: found {length}, but only {len(order)} responses were shown to anyone")
     places = np.empty((len(near), length), dtype=np.int64)
-    for column in range(length):  # the usual draw without replacement: shift past what is taken, in order
+    for column in range(length):  # draw without replacement: shift past the places already taken, in order
         place = rng.integers(0, count - column)
         taken = np.sort(places[:, :column], 1)
         for other in range(column):
@@ -157,42 +124,43 @@ def power_curve(
     progress: Callable[[list[Any]], Iterable[Any]] = iter,
     **settings: Any,
 ) -> list[Power]:
-    """Simulate people like those found, fit as many types, and see how many people are put into their own.
+    """Simulate annotators like those fitted, fit as many types, and count the annotators assigned to their own type.
 
     Args:
-        model: fitted to the panel; where it has one type, that is split into two that differ moderately.
+        model: fitted to the panel; a single type is split into two that differ moderately.
         panel: the judgments.
-        judgments: per annotator, to try.
-        lengths: of rankings, to try; `None` is as collected.
-        replicates: simulations of each.
-        annotators: in each simulation.
-        seed: of the simulations.
-        progress: wraps the list of designs, to show how far they are.
+        judgments: numbers of judgments per annotator to try.
+        lengths: lengths of rankings to try; `None` is as collected.
+        replicates: simulations per design.
+        annotators: per simulation.
+        seed: random seed.
+        progress: wraps the list of designs, to show progress.
         settings: of `LatentClassPlackettLuce`.
 
     Returns:
-        one `Power` for each length and number.
+        One `Power` for each length and number of judgments.
     """
     coefficients, shares = planted(model, panel)
     settings = {"restarts": 2, "max_iterations": 100, "tolerance": 1e-6, "ridge": model.ridge} | settings
-    found = []
+    powers = []
     for length, number in progress([(length, number) for length in lengths for number in judgments]):
-        scores, best = [], []
+        accuracies, ceilings = [], []
         for replicate in range(replicates):
             rng = np.random.default_rng((seed, replicate, number, length or 0))
-            made, types = simulated(
+            drawn, types = simulated(
                 coefficients, shares, panel, annotators=annotators, judgments=number, length=length, rng=rng
             )
-            fitted = LatentClassPlackettLuce(len(shares), seed=replicate, **settings).fit(made)
-            scores.append(_accuracy(fitted.labels_, types, len(shares)))
+            fitted = LatentClassPlackettLuce(len(shares), seed=replicate, **settings).fit(drawn)
+            accuracies.append(_accuracy(fitted.labels_, types, len(shares)))
             known = LatentClassPlackettLuce(
                 len(shares), coefficients_init=coefficients, max_iterations=0, polish=False, ridge=model.ridge
-            ).fit(made)
+            ).fit(drawn)
             eta = torch.as_tensor(np.log(shares / shares.sum())).unsqueeze(0)
             known.fitted = replace(known.fitted, log_weights=eta)
-            best.append(float((known.predict(made) == types).mean()))
-        found.append(Power(length, number, float(np.mean(scores)), min(scores), max(scores), float(np.mean(best))))
-    return found
+            ceilings.append(float((known.predict(drawn) == types).mean()))
+        accuracy, ceiling = float(np.mean(accuracies)), float(np.mean(ceilings))
+        powers.append(Power(length, number, accuracy, min(accuracies), max(accuracies), ceiling))
+    return powers
 
 
 def _accuracy(labels: np.ndarray, types: np.ndarray, kinds: int) -> float:

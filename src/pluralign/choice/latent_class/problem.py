@@ -1,8 +1,10 @@
-"""From a panel of judgments to what expectation maximisation works on."""
+"""What expectation maximisation works on: a panel's distinct choices, who made them, and the free coefficients."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,10 +12,62 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from pluralign.choice.latent_class.conditional_logit import ConditionalLogit
-from pluralign.choice.latent_class.em import Problem
 from pluralign.choice.latent_class.exploded import exploded
 from pluralign.choice.latent_class.panel import Panel
-from pluralign.choice.latent_class.sparse import sparse_pair
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is fitted.
+
+    Args:
+        logit: over the distinct choices.
+        counts: `(annotators, choices)` sparse CSR: how often, weighted by reliability, an annotator made a choice.
+        back: its transpose.
+        population: `(annotators,)` weight of each annotator in the mixture.
+        covariates: `(annotators, q)`, or `None` if all annotators have the same shares.
+        slot: `(K, p)` the number of the free parameter behind every coefficient; -1 where it is fixed.
+        fixed: `(K, p)` the fixed coefficients, 0 elsewhere.
+        ridge: precision of the normal prior on the free coefficients.
+    """
+
+    logit: ConditionalLogit
+    counts: Tensor
+    back: Tensor
+    population: Tensor
+    covariates: Tensor | None
+    slot: Tensor
+    fixed: Tensor
+    ridge: float
+
+    @property
+    def types(self) -> int:
+        """K."""
+        return len(self.slot)
+
+    @property
+    def parameters(self) -> int:
+        """m, the number of free coefficients."""
+        return int(self.slot.max()) + 1 if self.slot.numel() else 0
+
+    @property
+    def slots(self) -> Tensor:
+        """`slot` with m, an extra place to be cut off, in place of -1."""
+        return torch.where(self.slot < 0, self.parameters, self.slot)
+
+    def coefficients(self, parameters: Tensor) -> Tensor:
+        """`(R, m)` to `(R, K, p)`."""
+        return self.directions(parameters) + self.fixed
+
+    def directions(self, parameters: Tensor) -> Tensor:
+        """How coefficients change with the parameters: as `coefficients`, with 0 for the fixed ones."""
+        padded = torch.cat((parameters, parameters.new_zeros(len(parameters), 1)), 1)
+        return padded[:, self.slot]
+
+    def gathered(self, values: Tensor) -> Tensor:
+        """Sum of the values that belong to each parameter: `(R, K, p)` to `(R, m)`."""
+        sums = values.new_zeros(len(values), self.parameters + 1)
+        return sums.index_add(1, self.slots.flatten(), values.flatten(1))[:, :-1]
 
 
 def problem_of(
@@ -26,19 +80,10 @@ def problem_of(
     ridge: float = 1e-6,
     device: str = "cpu",
 ) -> Problem:
-    """The different choices of a panel, who made them how often, and which coefficients are free.
-
-    Args:
-        panel: the judgments.
-        types: K.
-        slots: number of coefficients p to the arrays of `slots_of`.
-        ties: `efron` or `breslow`.
-        top: only the first so many places count.
-        ridge: precision of the prior.
-        device: where to compute.
+    """The problem of fitting K types to a panel; `slots` maps the number of coefficients p to `slots_of`.
 
     Raises:
-        ValueError: something does not fit.
+        ValueError: `ties`, `top`, or the panel's `available` does not fit.
     """
 
     def real(values: ArrayLike) -> Tensor:
@@ -60,13 +105,12 @@ def problem_of(
     annotator = whole(panel.annotator)[choices.judgment]
     reliability = real(np.ones(panel.judgments) if panel.reliability is None else panel.reliability)
     times = reliability[choices.judgment]
-    made = times > 0  # an entry of zero would turn a choice of probability zero into NaN
-    entries = annotator[made], choices.choice[made], times[made]
-    counts, back = sparse_pair(*entries, (panel.annotators, len(choices)))
+    made = times > 0  # an entry of zero would turn a choice with probability zero into NaN
+    rows, columns, values = annotator[made], choices.choice[made], times[made]
     return Problem(
         logit=logit,
-        counts=counts,
-        back=back,
+        counts=_sparse(rows, columns, values, (panel.annotators, len(choices))),
+        back=_sparse(columns, rows, values, (len(choices), panel.annotators)),
         population=real(np.ones(panel.annotators) if panel.population is None else panel.population),
         covariates=None if panel.covariates is None else real(panel.covariates),
         slot=torch.as_tensor(slot, device=device),
@@ -78,17 +122,13 @@ def problem_of(
 def slots_of(
     types: int, size: int, fixed: ArrayLike | None = None, shared: Sequence[int] = (), *, noise: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The free parameter behind each coefficient, and the fixed ones: both `(K, p)`.
+    """The free parameter behind each coefficient (-1 if fixed), and the fixed coefficients: both `(K, p)`.
 
-    Args:
-        types: K.
-        size: p.
-        fixed: `(K, p)` coefficients that are given, NaN where they are free.
-        shared: columns whose coefficient is one parameter for all types.
-        noise: the last type's coefficients are all 0.
+    `fixed` `(K, p)` is NaN where coefficients are free; columns in `shared` have one parameter for all types; `noise`
+    sets the last type's coefficients to 0.
 
     Raises:
-        ValueError: shapes do not fit, or a shared column is not one of the p.
+        ValueError: `fixed` has the wrong shape, or a shared column is not one of the p.
 
     Examples:
         >>> slots_of(2, 3, shared=[1])[0].tolist()
@@ -108,3 +148,12 @@ def slots_of(
     slot = np.full((types, size), -1)
     slot[free] = np.unique(owner[free], return_inverse=True)[1]
     return slot, np.where(free, 0.0, given)
+
+
+def _sparse(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    """A matrix in compressed rows; entries in the same place add up when it is multiplied."""
+    order = torch.argsort(rows, stable=True)
+    starts = torch.cat((rows.new_zeros(1), torch.bincount(rows, minlength=shape[0]).cumsum(0)))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(starts, columns[order], values[order], shape, check_invariants=False)

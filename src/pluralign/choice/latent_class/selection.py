@@ -1,4 +1,4 @@
-"""How many types: held-out log-likelihood over annotators, and BIC."""
+"""How many annotator types there are: held-out log-likelihood over annotators, and BIC."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import numpy as np
 from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
 from pluralign.choice.latent_class.panel import Panel
 
-NOTHING = 1e-6
-"""A gain of no more than this for each judgment, in nats, is none: types that are all alike differ by rounding."""
+NO_GAIN = 1e-6
+"""A smaller gain per judgment, in nats, counts as none: types that are all alike still differ by rounding."""
 
 PATIENCE = 2
-"""So many numbers of types in a row that gain nothing end the search."""
+"""The search ends after this many numbers of types in a row that gain nothing."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Fits of several numbers of types.
+    """Fits with several numbers of types.
 
     Args:
-        types: `(numbers,)` the K that were tried.
-        held_out: `(numbers,)` log-likelihood of annotators who were left out, per judgment, in nats.
-        gain: `(numbers,)` what the K gains over the smallest, per judgment, and
+        types: `(numbers,)` the values of K that were tried.
+        held_out: `(numbers,)` log-likelihood of held-out annotators, per judgment, in nats.
+        gain: `(numbers,)` gain over the smallest K, per judgment, in nats.
         gain_error: `(numbers,)` its standard error over annotators.
         bic: `(numbers,)`.
         models: fitted to all annotators.
-        chosen: the K with enough evidence.
+        chosen: the selected K.
     """
 
     types: np.ndarray
@@ -42,14 +42,14 @@ class Selection:
 
     @classmethod
     def of_one(cls, model: LatentClassPlackettLuce) -> Selection:
-        """A number that was given: nothing was held out."""
+        """The selection if K was given and nothing was held out."""
         none = np.full(1, np.nan)
         number = len(model.mixture_weights_)
         return cls(np.array([number]), none, none, none, np.array([model.bic_]), [model], number)
 
     @property
     def model(self) -> LatentClassPlackettLuce:
-        """The fit of the chosen number."""
+        """The fit with the chosen number of types."""
         return self.models[list(self.types).index(self.chosen)]
 
 
@@ -64,24 +64,24 @@ def select_types(
     progress: Callable[[list[Any]], Iterable[Any]] = iter,
     **settings: Any,
 ) -> Selection:
-    """Fit several numbers of types and choose one by the log-likelihood of annotators who were left out.
+    """Choose the number of types by the log-likelihood of held-out annotators.
 
-    A larger K is taken if it raises the held-out log-likelihood by more than `errors` standard errors of the gain,
+    A larger K is chosen if it raises the held-out log-likelihood by more than `errors` standard errors of the gain,
     paired over annotators. The search ends after two K in a row that do not. One type is a possible answer.
 
     Args:
         panel: the judgments.
-        numbers: the K to try, rising; those above the annotators of a fold are left out.
-        folds: parts that the annotators are dealt into.
+        numbers: the values of K to try, rising; those above the number of annotators in a fold are left out.
+        folds: number of folds of annotators.
         ridge: precision of the prior on the coefficients of a single type. Each of K types has ridge / K, so that
-            a type split into equal ones is penalised as before, and more types do not win by shrinking more.
+            splitting a type into equal ones costs nothing, and more types do not win by shrinking more.
         seed: of the folds and of the fits.
-        errors: how many standard errors a gain must exceed.
-        progress: wraps the list of fits, to show how far they are.
+        errors: standard errors that a gain must exceed.
+        progress: wraps the list of fits, to show progress.
         settings: of `LatentClassPlackettLuce`.
 
     Raises:
-        ValueError: there are fewer than two annotators, or no number to try is left.
+        ValueError: there are fewer than two annotators, or no value of K is left.
 
     Examples:
         >>> rng = np.random.default_rng(0)
@@ -93,7 +93,7 @@ def select_types(
         2
     """
     if panel.annotators < 2:
-        raise ValueError("choosing the number of types leaves annotators out: found fewer than two")
+        raise ValueError("choosing the number of types holds out annotators: found fewer than two")
     folds = min(folds, panel.annotators)
     part = np.random.default_rng(seed).permutation(np.arange(panel.annotators) % folds)
     smallest = panel.annotators - np.bincount(part).max()
@@ -103,7 +103,7 @@ def select_types(
     weight = np.ones(panel.annotators) if panel.population is None else np.asarray(panel.population)
     places = panel.judgments * weight.mean()
     models: list[LatentClassPlackettLuce] = []
-    found: list[np.ndarray] = []
+    scores: list[np.ndarray] = []
     best = 0
     for number in progress(tried):
         model = LatentClassPlackettLuce(number, ridge=ridge / number, seed=seed, **settings)
@@ -112,17 +112,17 @@ def select_types(
             out = np.flatnonzero(part == fold)
             model.fit(panel.of_annotators(np.flatnonzero(part != fold)))
             held_out[out] = weight[out] * model.annotator_log_likelihood(panel.of_annotators(out))
-        found.append(held_out)
+        scores.append(held_out)
         models.append(model.fit(panel))
-        gain, error = _gain(held_out - found[best])
-        if gain > errors * error + NOTHING * places:
-            best = len(found) - 1
-        if len(found) - best > PATIENCE:
+        gain, error = _gain(held_out - scores[best])
+        if gain > errors * error + NO_GAIN * places:
+            best = len(scores) - 1
+        if len(scores) - best > PATIENCE:
             break
-    gains = [_gain(held_out - found[0]) for held_out in found]
+    gains = [_gain(held_out - scores[0]) for held_out in scores]
     return Selection(
-        types=np.array(tried[: len(found)]),
-        held_out=np.array([held_out.sum() for held_out in found]) / places,
+        types=np.array(tried[: len(scores)]),
+        held_out=np.array([held_out.sum() for held_out in scores]) / places,
         gain=np.array([gain for gain, _ in gains]) / places,
         gain_error=np.array([error for _, error in gains]) / places,
         bic=np.array([model.bic_ for model in models]),

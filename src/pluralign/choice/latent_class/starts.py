@@ -1,4 +1,4 @@
-"""Where expectation maximisation starts: random coefficients, or groups of annotators who agree."""
+"""Starting points for expectation maximisation: random coefficients, or groups of annotators who agree."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from pluralign.choice.latent_class.em import Fit, Problem, log_likelihoods, m_step
+from pluralign.choice.latent_class.em import Fit, log_likelihoods, m_step
 from pluralign.choice.latent_class.information import annotator_scores
+from pluralign.choice.latent_class.problem import Problem
 
 SPREAD = 1.5
-"""Standard deviation, in utility, of what random starts add to what all people share."""
+"""Standard deviation, in utility, of what random starts add to the pooled coefficients."""
 
 CLEAR = 0.9
-"""Responsibility of the group that a spectral start puts an annotator into."""
+"""A spectral start gives an annotator this responsibility for their group."""
 
 
 def flat_fit(problem: Problem, restarts: int) -> Fit:
@@ -38,7 +39,7 @@ def flat_fit(problem: Problem, restarts: int) -> Fit:
 
 
 def pooled(problem: Problem) -> tuple[Tensor, Tensor]:
-    """Coefficients that fit all annotators as one type `(p,)`, and the information of a choice about each."""
+    """Coefficients of a one-type fit `(p,)`, and the information of a choice about each."""
     one = _one_type(problem, problem.logit.parameters)
     fit = m_step(one, flat_fit(one, 1), steps=20)
     weights = one.back @ one.population.unsqueeze(-1)
@@ -47,7 +48,7 @@ def pooled(problem: Problem) -> tuple[Tensor, Tensor]:
 
 
 def random_starts(problem: Problem, restarts: int, seed: int) -> Fit:
-    """Coefficients spread around those that all people share."""
+    """Random coefficients around the pooled ones."""
     shared, information = pooled(problem)
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(restarts, problem.types, len(shared), generator=generator, dtype=torch.float64)
@@ -60,18 +61,16 @@ def random_starts(problem: Problem, restarts: int, seed: int) -> Fit:
 
 def with_coefficients(problem: Problem, beta: Tensor) -> Fit:
     """A start from coefficients `(R, K, p)`."""
-    slots = torch.where(problem.slot < 0, problem.parameters, problem.slot).flatten()
-    sums = beta.new_zeros(len(beta), problem.parameters + 1).index_add(1, slots, beta.flatten(1))
-    number = beta.new_zeros(problem.parameters + 1).index_add(0, slots, torch.ones_like(slots, dtype=beta.dtype))
-    return replace(flat_fit(problem, len(beta)), parameters=(sums / number.clamp(min=1))[:, :-1])
+    number = problem.gathered(torch.ones_like(beta[:1]))  # of coefficients that share a parameter
+    return replace(flat_fit(problem, len(beta)), parameters=problem.gathered(beta) / number.clamp(min=1))
 
 
 def annotator_embedding(problem: Problem, dimensions: int, seed: int) -> np.ndarray:
-    """Annotators in the directions in which they deviate most from what all share: `(annotators, dimensions)`.
+    """Annotators in the directions in which they deviate most from the pooled fit: `(annotators, dimensions)`.
 
-    An annotator is the gradient of his log-likelihood at the pooled coefficients, each coordinate in units of its
-    standard error, so that inner products measure agreement; of these rows the leading singular directions. Fewer
-    dimensions where there are fewer annotators or coefficients.
+    Each annotator is the gradient of their log-likelihood at the pooled coefficients, with every coordinate in units
+    of its standard error, so that inner products measure agreement. The leading singular directions of these rows are
+    returned; fewer if there are fewer annotators or coefficients.
     """
     shared, information = pooled(problem)
     one = _one_type(problem, len(shared))
@@ -86,15 +85,16 @@ def annotator_embedding(problem: Problem, dimensions: int, seed: int) -> np.ndar
 
 
 def spectral_groups(problem: Problem, groups: int, seed: int) -> np.ndarray:
-    """Groups of annotators who deviate alike: k-means on their `annotator_embedding`, `(annotators,)` from 0."""
+    """Groups of annotators with similar deviations: k-means on `annotator_embedding`, `(annotators,)` from 0."""
     rows = annotator_embedding(problem, groups, seed)
     with warnings.catch_warnings():
-        # Where annotators agree entirely there are fewer groups; the other starts are not of this kind.
+        # If annotators agree entirely there are fewer groups; the other starts are random anyway.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return np.asarray(KMeans(groups, n_init=5, random_state=seed).fit(rows).labels_)
 
 
 def _one_type(problem: Problem, size: int) -> Problem:
+    """The problem of fitting a single type with p free coefficients."""
     return replace(
         problem,
         covariates=None,
@@ -108,7 +108,7 @@ def with_groups(problem: Problem, gamma: Tensor) -> Fit:
     """A start from responsibilities `(R, annotators, K)`."""
     flat = flat_fit(problem, len(gamma))
     if problem.logit.available is not None:
-        # A type that does not consider what an annotator chose is not that annotator's, whatever the start says.
+        # A type that does not consider what an annotator chose gets responsibility 0, whatever the start says.
         possible = explaining(problem).to(gamma.dtype)
         kept = gamma * possible
         kept = torch.where(kept.sum(-1, keepdim=True) > 0, kept, possible)
@@ -117,13 +117,13 @@ def with_groups(problem: Problem, gamma: Tensor) -> Fit:
 
 
 def explaining(problem: Problem) -> Tensor:
-    """Whether a type considers all that an annotator chose, `(annotators, K)`."""
+    """Whether a type considers all responses that an annotator chose, `(annotators, K)`."""
     shape = (1, problem.types, problem.logit.parameters)
     return torch.isfinite(log_likelihoods(problem, problem.fixed.new_zeros(shape))[0])
 
 
 def spectral_start(problem: Problem, seed: int) -> Fit:
-    """A start from `spectral_groups`; a noise type gets no group of its own."""
+    """A start from `spectral_groups`; a noise type gets no group."""
     free = int((problem.slot >= 0).any(1).sum())
     groups = torch.as_tensor(spectral_groups(problem, free, seed), device=problem.population.device).long()
     gamma = torch.full((1, len(groups), problem.types), (1 - CLEAR) / max(1, problem.types - 1), dtype=torch.float64)

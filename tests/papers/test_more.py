@@ -1,21 +1,36 @@
-"""Weights of sources: the conditions of the min-norm point, and gradients in closed form against autograd."""
+"""Truth tests of MORE, "On Diversified Preferences of Large Language Model Alignment", arXiv 2312.07401.
+
+The weights meet the conditions of the min-norm point and agree with TorchJD's Frank-Wolfe solver (MGDA); gradients in
+closed form equal autograd, also in the trainer; uniform and proportional weights are the plain mean.
+"""
+
+import random
 
 import numpy as np
+import peft
 import pytest
 import torch
+from torchjd.aggregation import MGDAWeighting
 
-from pluralign.choice.min_norm import (
-    NO_GRADIENT,
-    duality_gap,
-    gradient_sums,
-    gramian,
-    min_norm_weights,
-    residuals,
-)
+from pluralign.choice.min_norm import NO_GRADIENT, gradient_sums, gramian, min_norm_weights, residuals
 from pluralign.choice.plackett_luce import log_likelihood, pair_log_likelihood
+from pluralign.judgments import Judgments
+from pluralign.scoring.forward import block_values
+from pluralign.scoring.probe import plain_model
+from pluralign.scoring.reward_models import build_reward_model
+from pluralign.training.configs import BradleyTerryConfig, PlackettLuceConfig
+from pluralign.training.more import trainer as more
+from pluralign.training.more.config import MOREConfig
+from pluralign.training.more.trainer import MORETrainer
+from pluralign.training.reward_trainer import BradleyTerryTrainer, PlackettLuceTrainer
 
 SOURCES = (1, 2, 3, 5, 8, 17, 64)
 NORMALIZE = ("l2", "none")
+
+
+def duality_gap(inner, weights):
+    """lambda' G lambda - min_k (G lambda)_k, which is 0 exactly at the min-norm point (its KKT conditions)."""
+    return float(weights @ inner @ weights - (inner @ weights).min())
 
 
 def gradients(kind, sources, seed):
@@ -84,6 +99,24 @@ def test_no_other_point_of_the_simplex_is_shorter(kind):
         others = np.concatenate((others, 0.999 * weights + 0.001 * others))
         shortest = np.linalg.norm(others @ found, axis=1).min()
         assert np.linalg.norm(weights @ found) <= shortest + 1e-9 * np.linalg.norm(found, axis=1).max()
+
+
+@pytest.mark.parametrize("kind", ["random", "same direction", "opposed", "nearly collinear", "collinear", "repeated"])
+@pytest.mark.parametrize("sources", [2, 3, 5, 8])
+def test_the_weights_agree_with_torchjd(kind, sources):
+    """TorchJD's MGDA solves the same problem by Frank-Wolfe, whose excess after t steps is of the order 1 / t.
+
+    The weights themselves need not be unique, but the weighted sum of gradients is. By convexity the squared distance
+    between the two sums is at most the difference of their squared lengths.
+    """
+    found = gradients(kind, sources, 1)
+    inner = found @ found.T
+    scale = inner.diagonal().max()
+    weights = min_norm_weights(inner, normalize="none")
+    theirs = MGDAWeighting(epsilon=1e-12, max_iters=1000)(torch.from_numpy(inner)).numpy()
+    excess = theirs @ inner @ theirs - weights @ inner @ weights
+    assert -1e-12 * scale <= excess <= 1e-3 * scale
+    assert np.square((weights - theirs) @ found).sum() <= excess + 1e-9 * scale
 
 
 @pytest.mark.parametrize("sources", SOURCES)
@@ -306,3 +339,134 @@ def test_inner_products_are_taken_in_float64():
     found = gramian(given)
     assert found.dtype == np.float64
     assert found[0, 0] - found[0, 1] == pytest.approx(1e-10, rel=1e-5)  # lost in float32
+
+
+# In the trainer.
+
+
+NAMES = ("a", "b", "c")
+WORDS = ("good", "bad", "cat", "dog", "tea", "milk", "rain", "sun")
+
+
+def rows(count=96, names=NAMES, seed=0, **values):
+    """Rankings of two to four answers with ties and weights; all like good, and each source a word of its own."""
+    draw = random.Random(seed)
+    found = []
+    for number in range(count):
+        source = number % len(names)
+        texts = [
+            " ".join(draw.choices(WORDS, k=draw.randint(3, 9))) + f" {number}.{index}"
+            for index in range(draw.choice([2, 3, 4]))
+        ]
+        scores = [2 * text.split().count("good") + text.split().count(WORDS[source + 3]) for text in texts]
+        row = {
+            "prompt": f"Say something about number {number % 20}:",
+            "responses": texts,
+            "ranks": [1 + sum(other > score for other in scores) for score in scores],
+            "annotator": f"w{number % 9}",
+            "source": names[source],
+            "weight": 1.0 + number % 2,
+        }
+        found.append(row | values)
+    return found
+
+
+@pytest.fixture(scope="module")
+def judgments():
+    return Judgments.from_rows(rows())
+
+
+def make(folder, judgments, output, evaluated=None, peft_config=None, kind=(MOREConfig, MORETrainer), **values):
+    config, trainer = kind
+    torch.manual_seed(0)
+    built = build_reward_model(folder)
+    with torch.no_grad():  # a head whose rewards differ enough to matter
+        built.model.score.weight.mul_(20)
+    defaults = {
+        "output_dir": str(output),
+        "per_device_train_batch_size": 8,
+        "learning_rate": 1e-3,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "save_strategy": "no",
+        "logging_steps": 1,
+    }
+    if not isinstance(judgments, Judgments | dict):
+        judgments = Judgments.from_rows(judgments)
+    return trainer(
+        built.model, config(**{**defaults, **values}), judgments, evaluated, processing_class=built.tokenizer,
+        peft_config=peft_config,
+    )  # fmt: skip
+
+
+def head_gradients(trainer, inputs):
+    """By autograd: of each source, the mean loss and its gradient at the weights of the head, and its weight."""
+    head = plain_model(trainer.model).score
+    weight = head.modules_to_save["default"].weight if isinstance(trainer.model, peft.PeftModel) else head.weight
+    values = torch.cat([block_values(trainer.model, block, trainer.layout) for block in inputs["blocks"]])
+    losses = trainer._losses(values[inputs["index"]], inputs)
+    member = inputs["membership"] * inputs["weight"].unsqueeze(-1)
+    means, gradients = [], []
+    for mine in member.T:
+        mean = (mine * losses).sum() / mine.sum().clamp(min=1e-30)
+        gradients.append(torch.autograd.grad(mean, weight, retain_graph=True)[0][0])
+        means.append(mean.item())
+    return np.array(means), torch.stack(gradients), member.sum(0).numpy()
+
+
+@pytest.mark.parametrize("values", [
+    {}, {"loss_type": "bradley-terry"}, {"top": 1}, {"ties": "breslow"}, {"center_rewards_coefficient": 0.3},
+    {"normalize": "none"},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("folder", ["tiny_model", "tiny_encoder"])
+def test_the_weights_are_those_of_the_gradients_by_autograd(folder, values, judgments, tmp_path, request, monkeypatch):
+    """And the loss is sum_k lambda_k (mean loss of k), its gradient at the head sum_k lambda_k g_k."""
+    trainer = make(request.getfixturevalue(folder), judgments, tmp_path, **values)
+    used = []
+    monkeypatch.setattr(more, "gramian", lambda gradients: used.append(gradients) or gramian(gradients))
+    for start in (0, 37):
+        inputs = trainer.data_collator(list(range(start, start + 11)))
+        means, expected, counts = head_gradients(trainer, inputs)
+        trainer.model.zero_grad()
+        loss = trainer.compute_loss(trainer.model, inputs)
+        loss.backward()
+        # Float32 sums over some tens of responses.
+        scale = expected.abs().max().item()
+        torch.testing.assert_close(used[-1], expected, rtol=1e-4, atol=1e-5 * scale)
+        weights = min_norm_weights(gramian(expected), normalize=trainer.args.normalize)
+        found = trainer.source_logs.taken(trainer.accelerator)
+        np.testing.assert_allclose([found[f"weight/source={name}"] for name in NAMES], weights, atol=1e-4)
+        np.testing.assert_allclose([found[f"loss/source={name}"] for name in NAMES], means, rtol=1e-5)
+        np.testing.assert_allclose(
+            [found[f"gradient_norm/source={name}"] for name in NAMES], expected.norm(dim=1), rtol=1e-4
+        )
+        weights = np.array([found[f"weight/source={name}"] for name in NAMES])
+        assert loss.item() == pytest.approx(weights @ means, rel=1e-5)
+        step = torch.from_numpy(weights).float() @ expected
+        torch.testing.assert_close(trainer.model.score.weight.grad[0], step, rtol=1e-4, atol=1e-5 * scale)
+        assert (counts > 0).all()
+
+
+@pytest.mark.parametrize("weights", ["proportional", "uniform"])
+@pytest.mark.parametrize("loss_type", ["plackett-luce", "bradley-terry"])
+def test_the_controls_are_the_plain_mean(weights, loss_type, judgments, tiny_model, tmp_path):
+    """Loss and every gradient of the plain trainer: `uniform` where the sources weigh the same."""
+    kind = (
+        (PlackettLuceConfig, PlackettLuceTrainer)
+        if loss_type == "plackett-luce"
+        else (BradleyTerryConfig, BradleyTerryTrainer)
+    )
+    plain = make(tiny_model, judgments, tmp_path, kind=kind)
+    ours = make(tiny_model, judgments, tmp_path, weights=weights, loss_type=loss_type)
+    batch = list(range(12)) if weights == "uniform" else [0, 3, 6, 7, 11, 14, 15]
+    counts = ours.data_collator(batch)["weight"] @ ours.data_collator(batch)["membership"]
+    assert (counts.max() == counts.min()) == (weights == "uniform")
+    losses = []
+    for trainer in (plain, ours):
+        loss = trainer.compute_loss(trainer.model, trainer.data_collator(batch))
+        loss.backward()
+        losses.append(loss.item())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    for (name, one), other in zip(plain.model.named_parameters(), ours.model.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, one.grad, rtol=1e-5, atol=1e-6 * one.grad.abs().max(), msg=name)

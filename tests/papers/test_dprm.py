@@ -1,4 +1,8 @@
-"""Transport losses against POT, against figures by hand, and their gradients."""
+"""Truth tests of DPRM, "Aligning Crowd Feedback via Distributional Preference Reward Modeling", arXiv 2402.09764.
+
+The crowd's posterior is independent of the order of votes and has scipy's betas; transport losses equal POT, their
+gradients are exact and vanish at the target; a trained model reaches the crowd's distribution.
+"""
 
 import sys
 
@@ -6,14 +10,24 @@ import numpy as np
 import ot
 import pytest
 import torch
+from scipy import stats
 
-from pluralign.choice.metric_transport import metric_transport
+from labelled import SCALE, voted
+from pluralign.choice.dirichlet import (
+    credible_interval,
+    faded,
+    marginals,
+    posterior_mean,
+    prior_state,
+    smoothed,
+)
 from pluralign.choice.transport import (
     DEFAULT_COST,
     distribution_loss,
     energy,
     expected_reward,
     label_cost,
+    metric_transport,
     reward_quantile,
     reward_variance,
     soft_cross_entropy,
@@ -21,10 +35,168 @@ from pluralign.choice.transport import (
     transport_cost,
 )
 from pluralign.core.errors import PluralignError
+from pluralign.judgments.scales import BUILT_IN_SCALES
+from pluralign.scoring.reward_models import build_reward_model
+from pluralign.training.dprm.config import DPRMConfig
+from pluralign.training.dprm.trainer import DPRMTrainer
 
-HH6 = (1.0, 0.5, -1.0, -1.0, -1.5, -3.0)
+HH6 = tuple(BUILT_IN_SCALES["hh-6"].rewards)
 BEST = torch.eye(6, dtype=torch.float64)[0]
 LOSSES = ("ot", "w1", "energy", "ce")
+
+
+# The crowd's posterior.
+
+
+@pytest.fixture
+def draw():
+    return np.random.default_rng(0)
+
+
+def test_the_prior_is_scaled_floored_and_keeps_its_strength():
+    found = prior_state([[2.0, 2.0, 0.0], [1.0, 1.0, 1.0]], 6.0)
+    np.testing.assert_allclose(found.sum(1), 6.0, rtol=1e-15)
+    np.testing.assert_allclose(found[1], 2.0)
+    # 0.5, 0.5 and the floor 0.001 have the sum 1.001.
+    np.testing.assert_allclose(found[0], 6 * np.array([0.5, 0.5, 0.001]) / 1.001)
+
+
+def test_the_mean_is_a_weighted_mean_of_prior_and_votes(draw):
+    prior, counts = draw.dirichlet(np.ones(6), 20), draw.integers(0, 9, (20, 6)).astype(float)
+    found = posterior_mean(prior_state(prior, 4.0, floor=0.0), counts)
+    n = counts.sum(1, keepdims=True)
+    shares = np.divide(counts, n, out=np.zeros_like(counts), where=n > 0)
+    np.testing.assert_allclose(found, (4 * prior + n * shares) / (4 + n), rtol=1e-14)
+
+
+def test_updates_in_any_order_and_chunking_agree(draw):
+    start = prior_state(draw.dirichlet(np.ones(5)), 5.0)
+    votes = np.eye(5)[draw.integers(0, 5, 60)] * draw.uniform(0.1, 2, (60, 1))
+    whole = posterior_mean(start, votes.sum(0))
+    for _ in range(5):
+        state = start
+        for chunk in np.split(draw.permutation(votes), sorted(draw.integers(0, 60, 6))):
+            state = state + chunk.sum(0)
+        np.testing.assert_allclose(posterior_mean(state), whole, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.95])
+def test_marginals_are_the_betas_of_scipy(level, draw):
+    a, c = draw.uniform(0.01, 3, (50, 6)), draw.integers(0, 1000, (50, 6))
+    one, others = marginals(a + c)
+    a0, n = a.sum(1, keepdims=True), c.sum(1, keepdims=True)
+    np.testing.assert_allclose(one, a + c)
+    np.testing.assert_allclose(others, a0 - a + n - c, rtol=1e-12)
+    low, high = credible_interval(a + c, level)
+    beta = stats.beta(a + c, a0 - a + n - c)
+    np.testing.assert_allclose(low, beta.ppf((1 - level) / 2), rtol=1e-9, atol=1e-300)
+    np.testing.assert_allclose(high, beta.ppf((1 + level) / 2), rtol=1e-9)
+    np.testing.assert_allclose(beta.cdf(high) - beta.cdf(low), level, rtol=1e-9)
+
+
+def test_a_huge_majority_keeps_the_others_beta():
+    """Subtracting from the total would leave 1e9 + 0.1 - 1e9 with seven digits."""
+    _, others = marginals([1e9, 0.1])
+    assert others[0] == 0.1
+
+
+def test_two_labels_are_beta_bernoulli(draw):
+    """Beta(kappa q, kappa (1 - q)) and k of n successes: the textbook's posterior."""
+    q, k, n = 0.3, 7, 10
+    state = prior_state([q, 1 - q], 4.0) + np.array([k, n - k])
+    posterior = stats.beta(4 * q + k, 4 * (1 - q) + n - k)
+    assert posterior_mean(state)[0] == pytest.approx(posterior.mean(), rel=1e-14)
+    low, high = credible_interval(state)
+    np.testing.assert_allclose([low[0], high[0]], posterior.interval(0.95), rtol=1e-10)
+    np.testing.assert_allclose([1 - high[1], 1 - low[1]], [low[0], high[0]], rtol=1e-10)
+
+
+def test_old_votes_fade_and_the_prior_stays(draw):
+    start = prior_state(draw.dirichlet(np.ones(4), 3), 4.0)
+    state = start + draw.integers(0, 9, (3, 4))
+    np.testing.assert_allclose(faded(state, start, 0.7, 0), state)
+    np.testing.assert_allclose(faded(state, start, 1.0, 5), state)
+    np.testing.assert_allclose(faded(state, start, 0.0, 1), start)
+    twice = faded(faded(state, start, 0.7), start, 0.7)
+    np.testing.assert_allclose(twice, faded(state, start, 0.7, 2), rtol=1e-14)
+    np.testing.assert_allclose(twice, start + 0.49 * (state - start), rtol=1e-14)
+    each = faded(state, start, 0.7, [0, 1, 2])
+    np.testing.assert_allclose(each[2], twice[2])
+    np.testing.assert_allclose(each[0], state[0])
+
+
+def test_unanimous_votes_order_responses_by_reward():
+    """Equal n and prior, before smoothing: expected rewards stand as R does; labels 3 and 4 of hh-6 tie."""
+    expected = posterior_mean(prior_state(np.full(6, 1 / 6), 6.0), 10 * np.eye(6)) @ np.array(HH6)
+    gaps = np.diff(expected)
+    assert gaps[2] == pytest.approx(0, abs=1e-15)
+    assert (gaps[[0, 1, 3, 4]] < 0).all()
+
+
+SMOOTHING = {
+    "no excess": ([0.9, 0.06, 0.04], {}, [0.9, 0.06, 0.04]),
+    "excess to the runner-up": ([0.98, 0.015, 0.005], {}, [0.95, 0.045, 0.005]),
+    "only the excess": ([0.951, 0.0, 0.049], {}, [0.95, 0.0, 0.05]),
+    "a tie: higher prior": ([0.0, 1.0, 0.0], {"prior": [0.2, 0.5, 0.3]}, [0.0, 0.95, 0.05]),
+    "a tie: nearer in cost": ([0.0, 0.0, 1.0], {"cost": [[0, 1, 2], [1, 0, 3], [2, 3, 0]]}, [0.05, 0.0, 0.95]),
+    "prior before cost": (
+        [0.0, 0.0, 1.0],
+        {"cost": [[0, 1, 2], [1, 0, 3], [2, 3, 0]], "prior": [0.2, 0.3, 0.5]},
+        [0.0, 0.05, 0.95],
+    ),
+    "a tie: places as cost": ([1.0, 0.0, 0.0], {}, [0.95, 0.05, 0.0]),
+    "a tie: the first": ([0.0, 1.0, 0.0], {}, [0.05, 0.95, 0.0]),
+    "a tie but for rounding": ([0.0, 1.0 - 3e-17, 3e-17], {}, [0.05, 0.95, 0.0]),
+    "two on top": ([0.5, 0.5, 0.0], {}, [0.5, 0.5, 0.0]),
+}
+
+
+@pytest.mark.parametrize("name", SMOOTHING)
+def test_smoothing_by_hand(name):
+    given, options, expected = SMOOTHING[name]
+    np.testing.assert_allclose(smoothed(given, 0.05, **options), expected, atol=1e-12)
+    batch = smoothed([[given], [given]], 0.05, **options)
+    np.testing.assert_allclose(batch, [[expected], [expected]], atol=1e-12)
+
+
+def test_smoothing_keeps_mass_and_the_order(draw):
+    given = draw.dirichlet(np.full(6, 0.05), 500)
+    before = given.copy()
+    found = smoothed(given, 0.2)
+    np.testing.assert_array_equal(given, before)
+    np.testing.assert_allclose(found.sum(1), 1, rtol=1e-14)
+    assert found.max() <= 0.8 + 1e-15
+    assert (found.argmax(1) == given.argmax(1)).all()
+    np.testing.assert_allclose(smoothed(given, 0.0), given)
+    assert ((found != given).any(1) == (given.max(1) > 0.8)).all()
+
+
+def test_total_variation_is_the_largest_difference_of_an_event(draw):
+    one, other = draw.dirichlet(np.ones(4), 10), draw.dirichlet(np.ones(4), 10)
+    events = np.array([[bits >> label & 1 for label in range(4)] for bits in range(16)])
+    np.testing.assert_allclose(total_variation(one, other), ((one - other) @ events.T).max(1), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (lambda: prior_state([1.0], 1.0), "two labels or more"),
+        (lambda: prior_state([0.0, 0.0], 1.0), "not all 0"),
+        (lambda: prior_state([-1.0, 2.0], 1.0), "0 or more"),
+        (lambda: prior_state([1.0, 2.0], 0.0), "strength: found 0.0"),
+        (lambda: faded([1.0, 1.0], [1.0, 1.0], 1.1), "decay: found 1.1"),
+        (lambda: faded([1.0, 1.0], [1.0, 1.0], 0.5, -1), "backwards"),
+        (lambda: smoothed([0.5, 0.5], 0.5), "smoothing: found 0.5"),
+        (lambda: smoothed([0.5, 0.5], 0.1, cost=np.zeros((3, 3))), "expected (2, 2)"),
+        (lambda: credible_interval([1.0, 1.0], 1.0), "level: found 1.0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(call, expected):
+    with pytest.raises(ValueError, match=expected.replace("(", r"\(").replace(")", r"\)")):
+        call()
+
+
+# Losses: values.
 
 
 def distributions(items, labels, seed, sparse=False):
@@ -65,9 +237,6 @@ def by_pot(one, two, matrix):
 
 def cost_of(loss, rewards=HH6, delta=0.1):
     return label_cost(rewards, DEFAULT_COST[loss], delta)
-
-
-# Values.
 
 
 @pytest.mark.parametrize("sparse", [False, True])
@@ -360,9 +529,9 @@ def test_costs_that_are_none_are_refused():
     refuses("cost: expected 2 rows of 2 numbers", [1, 2], [0, 1])
     refuses("labels 1 and 2 is -1, expected at least 0", [1, 2], [[0, -1], [-1, 0]])
     refuses("labels 2 and 2 is 3, expected 0", [1, 2], [[0, 1], [1, 3]])
-    refuses("labels 1 and 2 is 1, but 2 the other way", [1, 2], [[0, 1], [2, 0]])
+    refuses("labels 1 and 2 is 1, expected 2", [1, 2], [[0, 1], [2, 0]])
     refuses("labels 1 and 2 is nan, expected a finite number", [1, 2], [[0, np.nan], [1, 0]])
-    refuses("labels 1 and 3 is 5, expected at most 3, the way by label 2", [1, 2, 3], [[0, 1, 5], [1, 0, 2], [5, 2, 0]])
+    refuses("labels 1 and 3 is 5, expected at most 3, .* label 2", [1, 2, 3], [[0, 1, 5], [1, 0, 2], [5, 2, 0]])
     # Distances with equal sides and rounding are metrics.
     places = rewards_of(20, 1, equal=True)
     matrix = np.abs(places[:, None] - places)
@@ -403,3 +572,90 @@ def test_cross_entropy_by_hand():
     logits = torch.tensor([[0.0, np.log(3.0)]], dtype=torch.float64)
     found = soft_cross_entropy(logits, torch.tensor([[0.5, 0.5]], dtype=torch.float64))
     assert found.item() == pytest.approx(np.log(4) - np.log(3) / 2, abs=1e-15)
+
+
+# In the trainer.
+
+
+@pytest.fixture(scope="module")
+def judgments():
+    return voted()
+
+
+def make(folder, judgments, tmp_path, evaluated=None, peft_config=None, scale=SCALE, seed=0, **values):
+    torch.manual_seed(seed)
+    built = build_reward_model(folder, label_scale=scale)
+    defaults = {
+        "output_dir": str(tmp_path),
+        "per_device_train_batch_size": 12,
+        "learning_rate": 1e-3,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "save_strategy": "no",
+        "logging_steps": 1,
+    }
+    args = DPRMConfig(**{**defaults, **values})
+    return DPRMTrainer(
+        built.model, args, judgments, evaluated, processing_class=built.tokenizer, peft_config=peft_config
+    )
+
+
+def predictions(trainer):
+    """Of the training items, in the order of the crowd."""
+    items = trainer.crowd.items()
+    return trainer.distributions(items)[items.response]
+
+
+class Indicators(torch.nn.Module):
+    """A head that sees which item it is at, by the nearest of the states that the items had."""
+
+    def __init__(self, states, labels):
+        super().__init__()
+        self.register_buffer("states", states)
+        self.weight = torch.nn.Parameter(torch.zeros(labels, len(states)))
+
+    def forward(self, states):
+        which = torch.cdist(states, self.states).argmin(-1)
+        return self.weight.T[which]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("scale", ["agree-pass-disagree", "hh-6"])
+def test_a_head_that_sees_the_item_reaches_every_target(loss, scale, tiny_model, tmp_path):
+    """Transport cost near 0 under each loss, labels of one reward told apart; steps shrink with the learning rate."""
+    scale = BUILT_IN_SCALES[scale]
+    trainer = make(
+        tiny_model, voted(scale=scale), tmp_path, scale=scale, loss=loss, max_steps=400, learning_rate=0.1,
+        lr_scheduler_type="cosine", layout="flat", logging_steps=400, max_grad_norm=0.0,
+    )  # fmt: skip
+    with torch.no_grad():
+        (block,) = trainer.data_collator(list(range(12)))["blocks"]
+        states = trainer.model(
+            input_ids=block["input_ids"], attention_mask=(block["branch"] >= 0).long(), last=block["last"]
+        ).hidden_states
+    trainer.model.score = Indicators(states, len(scale.labels))
+    for name, tensor in trainer.model.named_parameters():
+        tensor.requires_grad_(name.startswith("score"))
+    trainer.train()
+    found, target = torch.from_numpy(predictions(trainer)), torch.from_numpy(trainer.crowd.distribution)
+    assert (found - target).abs().sum(-1).max() / 2 < 0.02
+    cost = distribution_loss(found.log(), target, loss="ot", cost=label_cost(scale.rewards))
+    assert cost.max() < 0.05
+    assert trainer.state.log_history[-2]["transport_cost"] < 0.05
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_gradient_is_zero_at_the_target(loss, judgments, tiny_model, tmp_path):
+    trainer = make(tiny_model, judgments, tmp_path, loss=loss)
+    batch = trainer.data_collator(list(range(12)))
+    trainer.model.eval()
+    with torch.no_grad():
+        values = trainer._read(trainer.model, batch)[batch["index"]].squeeze(1)
+    moved = {**batch, "target": torch.full_like(batch["target"], 1 / 3)}
+    for inputs, expected in ((moved, False), ({**batch, "target": values.softmax(-1)}, True)):
+        trainer.model.zero_grad()
+        trainer.compute_loss(trainer.model, inputs).backward()
+        size = trainer.model.score.weight.grad.abs().max().item()
+        # Of the cross-entropy the gradient is a difference of equal numbers: float32's rounding is left.
+        assert (size < 1e-7) == expected, size
