@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,12 @@ NO_GAIN = 1e-6
 
 PATIENCE = 2
 """The search ends after this many numbers of types in a row that gain nothing."""
+
+COMMON = (1.0, 0.3, 0.1, 0.03)
+"""Ridges of the common taste that are tried, in units of the given one, and"""
+
+DIFFERENCES = (1.0, 3.0, 0.3, 0.1)
+"""of the types' differences from it; the first is fitted from restarts, the others from its coefficients."""
 
 
 @dataclass(frozen=True)
@@ -58,23 +64,25 @@ def select_types(
     numbers: Iterable[int] = range(1, 7),
     *,
     folds: int = 5,
-    ridge: float = 1e-6,
+    ridge: float = 1.0,
     seed: int = 0,
-    errors: float = 1.0,
+    errors: float = 2.0,
     progress: Callable[[list[Any]], Iterable[Any]] = iter,
     **settings: Any,
 ) -> Selection:
     """Choose the number of types by the log-likelihood of held-out annotators.
 
-    A larger K is chosen if it raises the held-out log-likelihood by more than `errors` standard errors of the gain,
-    paired over annotators. The search ends after two K in a row that do not. One type is a possible answer.
+    Coefficients are a common taste plus differences, theta_k = theta_0 + delta_k. The ridge of theta_0 is the one with
+    which one type predicts held-out annotators best, the ridge of the differences the one with which K types do, on
+    the same folds; one type is nested in every K, which can win only by differing. A larger K is chosen if it raises
+    the held-out log-likelihood by more than `errors` standard errors of the gain, paired over annotators. The search
+    ends after `PATIENCE` values of K in a row that do not. One type is a possible answer.
 
     Args:
         panel: the judgments.
         numbers: the values of K to try, rising; those above the number of annotators in a fold are left out.
         folds: number of folds of annotators.
-        ridge: precision of the prior on the coefficients of a single type. Each of K types has ridge / K, so that
-            splitting a type into equal ones costs nothing, and more types do not win by shrinking more.
+        ridge: the precision around which `COMMON` and `DIFFERENCES` are tried.
         seed: of the folds and of the fits.
         errors: standard errors that a gain must exceed.
         progress: wraps the list of fits, to show progress.
@@ -102,27 +110,46 @@ def select_types(
         raise ValueError(f"types: expected a number up to {smallest}, the annotators that are fitted in each fold")
     weight = np.ones(panel.annotators) if panel.population is None else np.asarray(panel.population)
     places = panel.judgments * weight.mean()
+    out = [np.flatnonzero(part == fold) for fold in range(folds)]
+    held_in = [panel.of_annotators(np.flatnonzero(part != fold)) for fold in range(folds)]
+    held_out = [panel.of_annotators(members) for members in out]
+
+    def scored(number: int, ridges: Sequence[float], common: float | None) -> np.ndarray:
+        """Weighted log-likelihood of each held-out annotator for each ridge: `(ridges, annotators)`."""
+        found = np.zeros((len(ridges), panel.annotators))
+        for members, train, test in zip(out, held_in, held_out, strict=True):
+            start = None
+            for row, value in enumerate(ridges):
+                one = value if common is None else common
+                model = LatentClassPlackettLuce(
+                    number, ridge=value, common_ridge=one, coefficients_init=start, seed=seed, **settings
+                ).fit(train)
+                start = model.coefficients_ if start is None and number > 1 else start
+                found[row, members] = weight[members] * model.annotator_log_likelihood(test)
+        return found
+
+    commons = [ridge * factor for factor in COMMON]
+    differences = [ridge * factor for factor in DIFFERENCES]
+    single = scored(1, commons, None)
+    common = commons[int(single.sum(1).argmax())]
     models: list[LatentClassPlackettLuce] = []
     scores: list[np.ndarray] = []
     best = 0
     for number in progress(tried):
-        model = LatentClassPlackettLuce(number, ridge=ridge / number, seed=seed, **settings)
-        held_out = np.zeros(panel.annotators)
-        for fold in range(folds):
-            out = np.flatnonzero(part == fold)
-            model.fit(panel.of_annotators(np.flatnonzero(part != fold)))
-            held_out[out] = weight[out] * model.annotator_log_likelihood(panel.of_annotators(out))
-        scores.append(held_out)
-        models.append(model.fit(panel))
-        gain, error = _gain(held_out - scores[best])
+        by_ridge = single if number == 1 else scored(number, differences, common)
+        chosen = int(by_ridge.sum(1).argmax())
+        own = common if number == 1 else differences[chosen]
+        scores.append(by_ridge[chosen])
+        models.append(LatentClassPlackettLuce(number, ridge=own, common_ridge=common, seed=seed, **settings).fit(panel))
+        gain, error = _gain(scores[-1] - scores[best])
         if gain > errors * error + NO_GAIN * places:
             best = len(scores) - 1
         if len(scores) - best > PATIENCE:
             break
-    gains = [_gain(held_out - scores[0]) for held_out in scores]
+    gains = [_gain(each - scores[0]) for each in scores]
     return Selection(
         types=np.array(tried[: len(scores)]),
-        held_out=np.array([held_out.sum() for held_out in scores]) / places,
+        held_out=np.array([each.sum() for each in scores]) / places,
         gain=np.array([gain for gain, _ in gains]) / places,
         gain_error=np.array([error for _, error in gains]) / places,
         bic=np.array([model.bic_ for model in models]),
