@@ -1,54 +1,99 @@
-"""All benchmarks, one after the other; then the tables: `make bench`, or `python bench/run.py NAME ...`."""
+"""Run benchmarks and write their tables into `bench/results`.
+
+python bench/run.py --list               every benchmark with one line and its rough time
+python bench/run.py                      all of them, one after the other
+python bench/run.py convarg types        two of them
+python bench/run.py em_town --help       the options of one
+python bench/run.py em_town --only curve --seeds 0 1
+python bench/run.py --tables             only write the tables of stored results
+"""
 
 from __future__ import annotations
 
+import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
-NAMES = {
-    "convarg": ["convarg.py"],
-    "real_data": ["real_data.py"],
-    "small_language_model": ["small_language_model.py"],
-    "speed": ["speed.py"],
-    "speed_curves": ["speed.py", "--curves"],
-    "dpo": ["dpo.py"],
-    "crowd": ["crowd.py"],
-    "published": ["published.py"],
-    "latent_class": ["latent_class.py"],
-    "types": ["annotator_types.py"],
-    "real_types": ["real_types.py"],
-    "em_town": ["em_town.py"],
-    "em_cost": ["em_cost.py"],
-    "em_real": ["em_real.py"],
-    "em_regret": ["em_regret.py"],
-    "more_sources": ["more_sources.py"],
-    "more_study": ["more_study.py"],
-    "more_conflict": ["more_conflict.py"],
-    "more_cost": ["more_cost.py"],
-    "crowds": ["crowds.py"],
-    "transport_speed": ["transport_speed.py"],
-    "crowd_votes": ["crowd_votes.py"],
-    "dprm_step": ["dprm_step.py"],
-    "matching_exact": ["matching_exact.py"],
-    "matching_offline": ["matching_offline.py"],
-    "matching_first_loss": ["matching_first_loss.py"],
-    "pm_step": ["pm_step.py"],
-    "pm_language": ["pm_language.py"],
-    "pm_population": ["pm_population.py"],
-    "pm_polis": ["pm_polis.py", "--conversations", "15-per-hour-seattle", "brexit-consensus"],
+ROOT = Path(__file__).resolve().parents[1]
+POLIS = "--conversations 15-per-hour-seattle brexit-consensus"
+BENCHMARKS = {
+    "convarg": ("reward_models.convarg", "10 min", "reward models on a crowd's arguments, against baselines and TRL"),
+    "real_data": ("reward_models.other_sources", "20 min", "reward models on seven other real data sets"),
+    "more_sources": ("reward_models.more_sources", "hours", "MORE on five real sources, against its paper's baselines"),
+    "more_study": ("reward_models.more_settings", "10 min", "MORE on the same sources, one setting changed at a time"),
+    "more_conflict": ("reward_models.more_simulated", "10 min", "MORE on simulated sources with known conflicts"),
+    "small_language_model": ("against_trl.small_language_model", "10 min", "trains the model that others tune"),
+    "dpo": ("against_trl.dpo", "10 min", "DPO on real data: the same result as TRL in less time"),
+    "crowd_training": ("against_trl.crowd_training", "20 min", "training on crowd votes against TRL, and equal time"),
+    "speed": ("speed.steps", "40 min", "seconds and memory of a step: prompt trees, flat rows, TRL"),
+    "speed_curves": ("speed.steps --curves", "20 min", "how that ratio depends on what judgments share"),
+    "transport_speed": ("speed.transport", "2 min", "DPRM's transport loss against a loop of POT"),
+    "dprm_step": ("speed.dprm", "15 min", "a step of DPRM against a Bradley-Terry step"),
+    "more_cost": ("speed.more", "10 min", "a step of MORE against uniform weights"),
+    "pm_step": ("speed.preference_matching", "5 min", "a step of online preference matching against TRL's RLOO"),
+    "published": ("annotator_types.published", "1 min", "published choice-model estimates reproduced"),
+    "latent_class": ("annotator_types.latent_class", "5 min", "latent classes against biogeme and choix, and growth"),
+    "types": ("annotator_types.planted_types", "20 min", "simulated annotator types: identification, recovery, power"),
+    "real_types": ("annotator_types.real_types", "10 min", "annotator types in Polis, ConvArg and QA-feedback"),
+    "em_town": ("em_dpo.town", "hours", "EM-DPO on a simulated town: recovery, and judgments per annotator"),
+    "em_cost": ("em_dpo.cost", "30 min", "a round of EM-DPO against an epoch of DPO, ours and TRL's"),
+    "em_real": ("em_dpo.real_annotators", "hours", "EM-DPO on ConvArg and on Polis conversations"),
+    "em_regret": ("em_dpo.regret", "10 min", "regret and win rates of one policy for a town"),
+    "crowds": ("crowds.predicted", "hours", "DPRM's predictions of crowds on new items"),
+    "crowd_votes": ("crowds.votes", "1 min", "accuracy of a crowd's target: votes, drift, uneven samples"),
+    "matching_exact": ("matching.trees", "10 min", "online preference matching against its exact optimum"),
+    "matching_offline": ("matching.trees_offline", "10 min", "offline preference matching against its exact optimum"),
+    "matching_first_loss": ("matching.first_loss", "2 min", "where PM-DPO starts on text"),
+    "pm_population": ("matching.town", "1 h", "whose responses policies give in a simulated town"),
+    "pm_polis": (f"matching.polis {POLIS}", "15 min", "whose statements policies choose in Polis conversations"),
+    "pm_language": ("matching.free_text", "hours", "preference matching on free text"),
 }
-"""Name to its script and options."""
+"""Name to module with options, rough time on two cores, and one line. `dpo`, `crowd_training`, `matching_first_loss`
+and `pm_language` tune the model of `small_language_model`, which must run first."""
+
+SUBJECTS = ("reward_models", "against_trl", "speed", "annotator_types", "em_dpo", "crowds", "matching")
+
+
+def write_tables() -> None:
+    """Write the tables of all stored results."""
+    sys.path.insert(0, str(ROOT))
+    renderer = importlib.import_module("bench.common.tables")
+    for subject in SUBJECTS:
+        written = renderer.write_tables(subject, importlib.import_module(f"bench.{subject}.tables").TABLES)
+        if written:
+            print(f"bench/results/{subject}.md: {', '.join(written)}")
 
 
 def main() -> None:
-    for name in sys.argv[1:] or NAMES:
-        if name not in NAMES:
-            raise SystemExit(f"no benchmark '{name}': choose from {', '.join(NAMES)}")
+    given = sys.argv[1:]
+    if given == ["--list"]:
+        for name, (_, minutes, line) in BENCHMARKS.items():
+            print(f"{name:<21}{minutes:>7}  {line}")
+        return
+    if given[:1] in (["--help"], ["-h"]):
+        print(__doc__)
+        return
+    first = next((place for place, word in enumerate(given) if word.startswith("-")), len(given))
+    names, options = given[:first], given[first:]
+    if options == ["--tables"]:
+        return write_tables()
+    if unknown := [name for name in names if name not in BENCHMARKS]:
+        raise SystemExit(f"no benchmark '{unknown[0]}': `--list` shows all of them")
+    if options and len(names) != 1:
+        raise SystemExit("options go to one benchmark: name it first")
+    for name in names or BENCHMARKS:
         print(f"== {name}", flush=True)
-        subprocess.run([sys.executable, *NAMES[name]], cwd=HERE, check=True)
-    subprocess.run([sys.executable, "tables.py"], cwd=HERE, check=True)
+        module, *own = BENCHMARKS[name][0].split()
+        command = " ".join(["python bench/run.py", name, *options])
+        environment = os.environ | {"PLURALIGN_BENCH_COMMAND": command}
+        call = [sys.executable, "-c", f"from bench.{module} import main; main()", *own, *options]
+        done = subprocess.run(call, cwd=ROOT, env=environment, check=False)
+        if done.returncode:
+            raise SystemExit(done.returncode)
+    if "--help" not in options and "-h" not in options:
+        write_tables()
 
 
 if __name__ == "__main__":

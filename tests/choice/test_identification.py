@@ -106,7 +106,7 @@ def test_evidence_by_its_formulas(simulate):
     model, numbers, _ = verdict_of(panel)
     information = np.linalg.inv(model.covariance(panel))
     values = np.linalg.eigvalsh(information)
-    assert numbers.smallest == pytest.approx(values[0], rel=1e-6)
+    assert numbers.smallest == pytest.approx(values[0], rel=1e-6, abs=1e-9 * values[-1])  # rounding is of the largest
     own = np.sqrt(np.diag(information))
     scaled = np.linalg.eigvalsh(information / np.outer(own, own))
     assert numbers.condition == pytest.approx(scaled[-1] / scaled[0], rel=1e-6)
@@ -200,7 +200,7 @@ def test_one_type_is_split_into_two_that_differ_moderately(simulate):
     panel, _ = simulate([THETA], annotators=30)
     model = LatentClassPlackettLuce(1).fit(panel)
     coefficients, shares = planted(model, panel)
-    np.testing.assert_allclose(coefficients.mean(0), model.coefficients_[0])
+    np.testing.assert_allclose(coefficients.mean(0), model.coefficients_[0], atol=1e-12)  # they may be near 0
     assert shares.tolist() == [0.5, 0.5]
     apart = np.asarray(panel.features) @ (coefficients[0] - coefficients[1])
     assert apart.std() == pytest.approx(1)

@@ -204,7 +204,7 @@ def test_types_are_put_in_the_order_of_their_share_with_all_that_is_theirs(simul
         if with_covariates:
             scores = np.pad(covariates @ model.membership_.T, ((0, 0), (1, 0)))
             shares = np.exp(scores - np.log(np.exp(scores).sum(1, keepdims=True)))
-            np.testing.assert_allclose(np.exp(model.fitted.log_weights[0].numpy()), shares, rtol=1e-9)
+            np.testing.assert_allclose(np.exp(model.fitted.log_weights[0].numpy()), shares, rtol=1e-9, atol=1e-12)
 
 
 def test_a_constant_as_covariate_is_one_share_for_all(simulate):

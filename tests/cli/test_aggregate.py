@@ -23,7 +23,7 @@ def people(tiny_model, town_rows, tmp_path_factory):
 
 def test_a_run_is_aggregated_and_the_table_printed(run, people, tiny_model, tmp_path):
     code, out, _ = run(
-        "aggregate", people, "--out", tmp_path / "out", "--samples", 2, "--max-new-tokens", 6, "--most-prompts", 5,
+        "aggregate", people, "--out", tmp_path / "out", "--samples", 2, "--max-new-tokens", 6, "--max-prompts", 5,
         "--priority", "2,1", "--policy", f"plain={tiny_model}", "--seed", 3,
     )  # fmt: skip
     assert code == 0
@@ -42,7 +42,7 @@ def test_a_run_is_aggregated_and_the_table_printed(run, people, tiny_model, tmp_
     names = {file.name for file in (tmp_path / "out").iterdir()}
     assert {"README.md", "aggregate.json", "answers.parquet", "environment.json", "mixture", "report.html"} <= names
     again = run(
-        "aggregate", people, "--out", tmp_path / "out", "--samples", 2, "--max-new-tokens", 6, "--most-prompts", 5,
+        "aggregate", people, "--out", tmp_path / "out", "--samples", 2, "--max-new-tokens", 6, "--max-prompts", 5,
         "--priority", "type-1=2", "--policy", f"plain={tiny_model}", "--seed", 3,
     )  # fmt: skip
     assert (again[0], again[1]) == (0, out), "the same priorities by name, and no rework"

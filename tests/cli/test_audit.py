@@ -1,4 +1,4 @@
-"""`audit` through the command line: a real conversation, a page that a browser is content with, bad usage."""
+"""`audit` through the command line: a real conversation, its page in a browser, bad usage."""
 
 import shutil
 

@@ -28,11 +28,11 @@ def table(town_rows, base):
 def test_best_of_says_what_it_gained_and_writes_both_tables(run, base, reward, table, tmp_path):
     out = tmp_path / "best.jsonl"
     words = [base, table, "--reward", reward, "--n", 3, "--max-new-tokens", 4, "--temperature", 0.9]
-    code, printed, _ = run("best-of", *words, "--most-prompts", 5, "--seed", 2, "--out", out)
+    code, printed, _ = run("best-of", *words, "--max-prompts", 5, "--seed", 2, "--out", out)
     assert code == 0
     for expected in (
-        "mean reward over 5 prompts", "first answer", "all answers", "best of 3", "±",
-        "at most 0.432 nats (KL) from the policy", "unfinished: ", f"written to {out}",
+        "mean reward over 5 prompts", "first response", "all responses", "best of 3", "±",
+        "at most 0.432 nats", "unfinished: ", f"written to {out}",
     ):  # fmt: skip
         assert expected in printed, expected
     assert len(read(out)) == 5

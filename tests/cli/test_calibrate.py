@@ -80,13 +80,13 @@ def test_calibrate_complains_in_one_line(run, folder, table, tiny_model, tmp_pat
     for words, expected in (
         (
             ["someone/reward", table],
-            "someone/reward: no such folder; calibration.json is written into the model's own",
+            "someone/reward: no such folder; calibration.json",
         ),
-        ([tiny_model, table], f"{tiny_model}: is not a reward model; only rewards are recalibrated"),
+        ([tiny_model, table], f"{tiny_model}: is not a reward model"),
         ([folder, tmp_path / "none.parquet"], "none.parquet: no such file"),
-        ([folder, table, "--method", "platt"], "method: found 'platt', expected one of temperature, isotonic"),
-        ([folder], "give one FILE or more, or --remove alone"),
-        ([folder, table, "--remove"], "give one FILE or more, or --remove alone"),
+        ([folder, table, "--method", "platt"], "'--method': 'platt' is not one of 'temperature', 'isotonic'"),
+        ([folder], "give one or more files, or --remove alone"),
+        ([folder, table, "--remove"], "give one or more files, or --remove alone"),
         ([folder, table, "--folds", 1], "folds: found 1, expected 2 or more"),
     ):
         code, _, err = run("calibrate", *words)

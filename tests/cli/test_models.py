@@ -132,7 +132,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(run, config, tmp_path):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("objective: sft\n", "line 2, key 'objective': stands twice"),
+        ("objective: sft\n", "line 2, key 'objective': appears twice"),
         ("objective: [\n", "not valid YAML"),
         ("\xff", "is not UTF-8"),
     ],

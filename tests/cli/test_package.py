@@ -61,7 +61,7 @@ def test_the_built_wheel_installs_and_runs(wheel, tmp_path):
 
 def test_the_wheel_holds_types_licence_and_no_tests(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert "pluralign/py.typed" in names
+    assert {"pluralign/py.typed", "pluralign/__init__.pyi"} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if name.startswith(("tests", "bench", "docs"))]
 

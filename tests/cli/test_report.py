@@ -10,6 +10,7 @@ import yaml
 
 from pluralign.core.runs import finish_run, start_run
 from pluralign.judgments import Judgments
+from reports.conftest import audit_content
 
 
 @pytest.fixture
@@ -43,15 +44,9 @@ def test_a_trained_model_and_its_evaluation_become_one_page(run, town_rows, tiny
     code, out, _ = run("report", tmp_path / "run", tmp_path / "evaluated", "--out", tmp_path / "page.html")
     assert (code, out) == (0, f"written to {tmp_path / 'page.html'}\n")
     page = (tmp_path / "page.html").read_text()
-    for expected in (
-        "Comparison",
-        "Calibration",
-        "Accuracy by source",
-        "Accuracy for each person",
-        "plackett-luce",
-    ):
+    for expected in ("Comparison", "Calibration", "Accuracy by source", "Accuracy for each annotator", "plackett-luce"):
         assert expected in page, expected
-    assert "Not judged on the same data" not in page
+    assert "Not evaluated on the same data" not in page
     assert run("report", tmp_path / "run", tmp_path / "evaluated", "--out", tmp_path / "again.html")[0] == 0
     assert (tmp_path / "again.html").read_bytes() == (tmp_path / "page.html").read_bytes()
 
@@ -65,7 +60,8 @@ def test_folders_of_an_unknown_kind_show_their_numbers(run, finished, tmp_path):
 
 
 def test_an_audit_is_drawn_beside_others(run, finished, tmp_path):
-    audit = {"identification": {"verdict": "weak", "reason": "Too <few> judgments each."}}
+    audit = audit_content()
+    audit["identification"]["reason"] = "Too <few> judgments each."
     folder = finished("audit", {"types": 2, "identification": "weak"}, audit_json=json.dumps(audit))
     other = finished("deep", {"accuracy": 0.6})
     assert run("report", folder, other, "--out", tmp_path / "page.html")[0] == 0
@@ -91,16 +87,16 @@ def test_what_is_no_finished_run_is_refused_in_one_line(run, finished, tmp_path)
         (file, "file: is a file, and a run's folder was expected"),
         (tmp_path / "empty", "empty: is not the folder of a run"),
         (started, "started: this run is not finished"),
-        (_broken(finished, "metrics.json", "[1]"), "metrics.json: expected an object, found list"),
+        (_broken(finished, "metrics.json", "[1]"), "metrics.json: found [1], expected an object"),
         (_broken(finished, "metrics.json", "{"), "metrics.json: is not valid JSON"),
         (_broken(finished, "metrics.json", "\udcff"), "metrics.json: is not UTF-8"),
         (_broken(finished, "config.yaml", "a: ["), "config.yaml: is not valid YAML"),
         (_broken(finished, "config.yaml", "text"), "config.yaml: expected keys with values, found str"),
-        (_broken(finished, "environment.json", "[]"), "environment.json: expected an object"),
-        (_broken(finished, "reliability.json", '[{"lower": "x"}]'), "reliability.json[0].lower: found 'x', expected a number"),
+        (_broken(finished, "environment.json", "[]"), "environment.json: found [], expected an object"),
+        (_broken(finished, "reliability.json", '[{"lower": "x"}]'), "reliability.json, [0].lower: found 'x', expected a number"),
         (_broken(finished, "annotators.parquet", "PAR"), "annotators.parquet: cannot be read"),
         (_broken(finished, "answers.jsonl", "{"), "answers.jsonl: is not valid JSON Lines"),
-        (_broken(finished, "audit.json", '{"types": 3}'), "audit.json, types: found 3, expected a list or null"),
+        (_broken(finished, "audit.json", '{"types": 3}'), "audit.json: lacks the key 'data'"),
     ]  # fmt: skip
     for folder, expected in cases:
         code, _, err = run("report", good, folder, "--out", tmp_path / "page.html")

@@ -36,11 +36,11 @@ def test_route_writes_a_row_for_each_annotator_and_says_what_it_found(run, peopl
         "log_likelihood", "entropy",
     ]  # fmt: skip
     assert len(found) == 10
-    assert "with the prior, since they rank nothing: 1 of 10 annotators" in out
+    assert "1 of 10 annotators" in out
     assert f"written to {tmp_path / 'routed.parquet'}" in out
     for kind in (1, 2):
         count = found.column("type").to_pylist().count(kind)
-        assert f"type {kind}, served by type-{kind}: {count} of 10 annotators" in out
+        assert f"type {kind}, adapter type-{kind}: {count} of 10 annotators" in out
     code, _, _ = run("route", people, table, "--out", tmp_path / "equal.parquet", "--prior", "uniform")
     assert code == 0
     assert pq.read_table(tmp_path / "equal.parquet").to_pylist()[-1]["probability_1"] == pytest.approx(0.5)
@@ -48,9 +48,9 @@ def test_route_writes_a_row_for_each_annotator_and_says_what_it_found(run, peopl
 
 def test_route_complains_in_one_line(run, people, table, tmp_path):
     for words, expected in (
-        ([tmp_path, table], "no mixture of policies there (mixture.json is missing)"),
+        ([tmp_path, table], "mixture.json is missing"),
         ([people, tmp_path / "none.parquet"], "none.parquet: no such file"),
-        ([people, table, "--prior", "flat"], "prior: found 'flat', expected one of run, uniform"),
+        ([people, table, "--prior", "flat"], "'--prior': 'flat' is not one of 'run', 'uniform'"),
     ):
         code, _, err = run("route", *words, "--out", tmp_path / "out.parquet")
         lines = [line for line in err.splitlines() if line.startswith("pluralign:")]

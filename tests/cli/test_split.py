@@ -84,6 +84,6 @@ def test_a_file_is_not_overwritten_by_its_own_part(monkeypatch, capsys, town):
     file = town.rename(town.with_name("train.parquet"))
     before = file.read_bytes()
     assert run(monkeypatch, file, "--by", "annotator", "--out", file.parent) == 2
-    assert "overwritten by its own part" in capsys.readouterr().err
+    assert "would be overwritten" in capsys.readouterr().err
     assert file.read_bytes() == before
     assert [path.name for path in file.parent.iterdir()] == ["train.parquet"]

@@ -10,7 +10,7 @@ import pytest
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_folder, atomic_write, write_json
 from pluralign.core.fingerprint import fingerprint, fingerprint_folder
-from pluralign.core.runs import file_fingerprints, finish_run, read_metrics, run_state, start_run
+from pluralign.core.runs import file_fingerprints, finish_run, finished_metrics, read_metrics, run_state, start_run
 
 
 def test_a_fault_leaves_what_stood_there(tmp_path):
@@ -47,9 +47,10 @@ def test_a_run_is_new_started_finished_or_refused(tmp_path):
     assert run_state(run, config, inputs) == "new"
     start_run(run, config, inputs)
     assert run_state(run, config, inputs) == "started"
+    assert finished_metrics(run, config, inputs) is None
     finish_run(run, {"accuracy": 0.5}, "# card")
     assert run_state(run, config, inputs) == "finished"
-    assert read_metrics(run) == {"accuracy": 0.5}
+    assert read_metrics(run) == finished_metrics(run, config, inputs) == {"accuracy": 0.5}
     assert json.loads((run / "environment.json").read_text())["inputs"] == inputs
     with pytest.raises(PluralignError, match=r"these keys differ: rate \(0.5 before, 0.6 now\), seed \(1 before, None"):
         run_state(run, {"rate": 0.6}, inputs)

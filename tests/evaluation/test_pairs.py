@@ -17,7 +17,7 @@ def test_pairs_equal_a_plain_loop(rankings, loop_pairs, seed):
     order = np.lexsort((pairs.margin, pairs.judgment))
     np.testing.assert_array_equal(pairs.margin[order], [row[0] for row in expected])
     np.testing.assert_array_equal(pairs.judgment, [row[1] for row in expected])
-    np.testing.assert_allclose(pairs.weight, [row[2] for row in expected], rtol=1e-15)
+    np.testing.assert_allclose(pairs.weight, [row[2] for row in expected], rtol=1e-15, atol=1e-15)
     np.testing.assert_array_equal(pairs.prompt, data["prompt"][pairs.judgment])
     tied = sum(
         data["ranks"][a] == data["ranks"][b] > 0

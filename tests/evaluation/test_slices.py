@@ -3,7 +3,7 @@ import pytest
 
 from pluralign.core.errors import PluralignError
 from pluralign.evaluation.pairs import pairs_of
-from pluralign.evaluation.rewards.metrics import reward_metrics
+from pluralign.evaluation.rewards.metrics import pair_metrics
 from pluralign.evaluation.slices import annotator_table, sliced_metrics
 
 FIVE = ("rewards", "ranks", "offsets", "prompt", "weight")
@@ -22,10 +22,10 @@ def test_slices_equal_the_metrics_of_their_judgments(rankings, subset, seed):
     for column, values in slices.items():
         for name in {value for value in values if value is not None}:
             part = subset(data, [j for j, value in enumerate(values) if value == name])
-            whole = reward_metrics(pairs_of(*(part[key] for key in FIVE)))
+            whole = pair_metrics(pairs_of(*(part[key] for key in FIVE)))
             for metric in ("accuracy", "log_loss", "ece", "ece_debiased", "brier", "pairs"):
                 expected[f"{metric}/{column}={name}"] = whole[metric]
-    assert metrics == pytest.approx(expected, rel=1e-12)
+    assert metrics == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
 def test_annotator_table_equals_the_metrics_of_their_judgments(rankings, subset):
@@ -36,10 +36,10 @@ def test_annotator_table_equals_the_metrics_of_their_judgments(rankings, subset)
     for k, name in enumerate(table["annotator"]):
         judgments = [j for j, who in enumerate(annotator) if who == name]
         part = subset(data, judgments)
-        whole = reward_metrics(pairs_of(*(part[key] for key in FIVE)))
+        whole = pair_metrics(pairs_of(*(part[key] for key in FIVE)))
         assert table["judgments"][k] == len(judgments)
         for column in ("pairs", "accuracy", "log_loss"):
-            assert table[column][k] == pytest.approx(whole[column], rel=1e-12)
+            assert table[column][k] == pytest.approx(whole[column], rel=1e-12, abs=1e-12)
 
 
 def test_an_empty_slice_has_a_count_only():

@@ -212,7 +212,7 @@ def test_joins_find_their_rows_or_say_which_is_missing(tmp_path):
         ("responses: ['{a}']\nchoice: '{a}'\n", "'choice' needs 'choices'"),
         ("responses: ['{a}']\nlabels: ['{a}']\nlabel_scale: 1-to-6\n", "neither built in"),
         ("votes: {a: 1}\nresponses: ['{a}']\n", "expected a list, one entry per judgment"),
-        ("responses: ['{a}']\nresponses: ['{a}']\n", "stands twice"),
+        ("responses: ['{a}']\nresponses: ['{a}']\n", "twice"),
         ("- a\n", "expected keys and values"),
         ("", "the file is empty"),
     ],

@@ -109,8 +109,8 @@ def test_a_folder_holds_what_was_written(folder, policy):
         ({"loss_type": "hinge"}, "loss_type of a mixture: found 'hinge', expected one of plackett-luce, sigmoid"),
         ({"ties": "none"}, "ties of a mixture: found 'none', expected one of efron"),
         ({"top": 0}, "top of a mixture: found 0, expected a whole number"),
-        ({"weights": [1.0]}, "is not the file of a mixture"),
-        ({"colour": "red"}, "is not the file of a mixture"),
+        ({"weights": [1.0]}, "not a valid mixture"),
+        ({"colour": "red"}, "not a valid mixture"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_file(values, message, copy):
@@ -121,19 +121,19 @@ def test_a_wrong_value_is_named_with_its_file(values, message, copy):
 
 
 def test_folders_that_are_no_mixture_are_named(copy, folder):
-    with pytest.raises(PluralignError, match=r"type-1: no mixture of policies there \(mixture.json is missing\)"):
+    with pytest.raises(PluralignError, match=r"type-1: .*mixture.json is missing"):
         read_mixture(folder / "type-1")
-    with pytest.raises(PluralignError, match="is a mixture and has its adapters already"):
+    with pytest.raises(PluralignError, match="is a mixture, which has its own adapters"):
         load_policy(folder, adapters={"a": folder / "type-1"})
     (copy / "mixture.json").write_text("{")
-    with pytest.raises(PluralignError, match="is not the file of a mixture"):
+    with pytest.raises(PluralignError, match="not a valid mixture"):
         read_mixture(copy)
     Mixture(WEIGHTS).write(copy)
     stored = copy / "type-2" / "adapter_config.json"
     config = json.loads(stored.read_text())
     stored.write_text(json.dumps(config | {"base_model_name_or_path": "another"}))
-    with pytest.raises(PluralignError, match="the adapters are on several bases"):
+    with pytest.raises(PluralignError, match="different bases"):
         read_mixture(copy)
     shutil.rmtree(copy / "type-2")
-    with pytest.raises(PluralignError, match=r"type-2: no adapter there \(adapter_config.json is missing\)"):
+    with pytest.raises(PluralignError, match=r"type-2: .*adapter_config.json is missing"):
         load_policy(copy, device="cpu")

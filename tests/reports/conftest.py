@@ -1,9 +1,10 @@
-"""An audit as its workflow stores it, large enough to fill every part of the page."""
-
-import copy
+"""An audit as its workflow stores it, with content for every part of the page."""
 
 import numpy as np
 import pytest
+
+from pluralign.core.records import record_of
+from pluralign.reports.audit import AuditPage
 
 HOSTILE = {
     "script": "<script>alert(1)</script>",
@@ -23,7 +24,8 @@ def histogram(values, edges):
     return {"edges": [float(edge) for edge in edges], "counts": counts.tolist()}
 
 
-def make_audit():
+def audit_content():
+    """The content of an `audit.json`."""
     draw = np.random.default_rng(0)
     answers = {
         "How do I get a stain out of wool?": [
@@ -86,7 +88,7 @@ def make_audit():
             "ranking_lengths": {"2": 2210, "3": 3100, "4": 1410}, "sources": {"helpfulness": 4100, "style": 2620},
             "groups": {"nurses": 160, "teachers": 140, "engineers": 120},
         },
-        "warnings": ["41 people gave fewer than five judgments; their types are guesses."],
+        "warnings": ["41 annotators gave fewer than five judgments; their types are guesses."],
         "agreement": {
             "krippendorff_alpha": 0.31, "alpha_low": 0.27, "alpha_high": 0.35, "level": "ordinal", "units": 1480,
             "annotator_agreement": histogram(draw.beta(6, 3, 420), np.linspace(0, 1, 21)),
@@ -118,24 +120,18 @@ def make_audit():
     }  # fmt: skip
 
 
+def audit_of(content):
+    return record_of(content, AuditPage, "audit.json")
+
+
 @pytest.fixture(scope="session")
-def _audit():
-    return make_audit()
-
-
-@pytest.fixture
-def audit(_audit):
-    return copy.deepcopy(_audit)
-
-
-@pytest.fixture
-def audit_metrics():
-    return {"judgments": 6720, "types": 3, "log_likelihood": -3837.1, "bic": 8230.0, "identification": "identified"}
+def audit():
+    return audit_of(audit_content())
 
 
 def hostile_audit():
     """Hostile texts wherever an audit holds a text of the data."""
-    audit, texts = make_audit(), list(HOSTILE.values())
+    audit, texts = audit_content(), list(HOSTILE.values())
     audit["data"]["files"] = texts
     audit["data"]["sources"] = {text: 3 + index for index, text in enumerate(texts)}
     audit["data"]["kinds"] = dict.fromkeys(texts, 2)
@@ -145,14 +141,12 @@ def hostile_audit():
     audit["identification"]["checks"] = [{"name": text, "value": text, "meaning": text} for text in texts]
     for index, row in enumerate(audit["identification"]["power"]):
         row["design"] = texts[index // 5]
-    for index, one in enumerate(audit["types"]):
-        one["name"] = texts[index]
-        one["traits"] = [{"trait": text, "value": 1.0, "low": 0.5, "high": 1.5} for text in texts]
-        one["members"] = [{"annotator": text, "probability": 1.0} for text in texts]
-        one["worths"] = [{"prompt": text, "response": text, "worth": 1.0, "low": None, "high": None} for text in texts]
-        one["lifts"] = [{"prompt": text, "response": text, "difference": 1.0} for text in texts[:5]]
-        one["drops"] = [
-            {"prompt": [{"role": text, "content": text}], "response": text, "difference": -1.0} for text in texts[4:]
-        ]
+    for index, kind in enumerate(audit["types"]):
+        kind["name"] = texts[index]
+        kind["traits"] = [{"trait": text, "value": 1.0, "low": 0.5, "high": 1.5} for text in texts]
+        kind["members"] = [{"annotator": text, "probability": 1.0} for text in texts]
+        kind["worths"] = [{"prompt": text, "response": text, "worth": 1.0, "low": None, "high": None} for text in texts]
+        kind["lifts"] = [{"prompt": text, "response": text, "difference": 1.0} for text in texts[:5]]
+        kind["drops"] = [{"prompt": text, "response": text, "difference": -1.0} for text in texts[4:]]
     audit["groups"] = [{"group": text, "annotators": 5, "shares": [0.2, 0.3, 0.5]} for text in texts]
-    return audit
+    return audit_of(audit)

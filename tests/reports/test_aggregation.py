@@ -1,17 +1,15 @@
 """The page of an aggregation: whole, safe with any text, whatever is missing."""
 
-import copy
 import re
 
 import pytest
 
 from pluralign.core.errors import PluralignError
-from pluralign.reports.aggregation import SHAPE, aggregation_page
-from pluralign.reports.comparison import runs_page
-from pluralign.reports.heat import heat
-from pluralign.reports.runs import Run
+from pluralign.core.records import read_record, record_of, write_record
+from pluralign.reports.aggregation import AggregationPage, aggregation_page
+from pluralign.reports.runs import Run, runs_page
 from reports.conftest import HOSTILE
-from reports.test_page import check, nulls
+from reports.test_page import check, sparse
 
 NAMES = [
     "type-1",
@@ -26,7 +24,8 @@ NAMES = [
 ]
 
 
-def make_story():
+def content():
+    """The content of an `aggregate.json`."""
     policies = []
     for place, name in enumerate(NAMES):
         kind = "own" if place < 2 else "base" if place == 2 else "mixture" if place < 7 else "further"
@@ -58,12 +57,13 @@ def make_story():
         "groups": [
             {
                 "group": name, "annotators": 12, "shares": [0.5, 0.5],
-                "policies": [{"name": "egalitarian", "regret": 0.75, "low": 0.7, "high": 0.8, "win_rate": 0.5}],
+                "policies": [{"name": policy, "regret": 0.75, "low": 0.7, "high": 0.8, "win_rate": 0.5} for policy in NAMES],
             }
             for name in ("old", "young")
         ],
         "against": [
-            {"policy": "egalitarian", "against": "plain", "type": kind, "win_rate": 0.7, "low": 0.65, "high": 0.75}
+            {"policy": policy, "against": "plain", "type": kind, "win_rate": 0.7, "low": 0.65, "high": 0.75}
+            for policy in NAMES[:7]
             for kind in ("1", "2")
         ],
         "examples": [{"prompt": "Tea?", "policy": "type-1", "response": "Yes, please.", "utilities": [1.5, -0.5]}],
@@ -71,36 +71,38 @@ def make_story():
     }  # fmt: skip
 
 
-@pytest.fixture
-def story():
-    return copy.deepcopy(make_story())
+def page_of(content, **metrics):
+    return aggregation_page(record_of(content, AggregationPage, "aggregate.json"), metrics)
 
 
-def test_the_page_is_whole_and_needs_nothing(story):
-    page = aggregation_page(story, {"distill_draws": 1200})
-    assert aggregation_page(story, {"distill_draws": 1200}) == page
+def test_the_page_is_whole_and_needs_nothing():
+    page = page_of(content(), distill_draws=1200)
+    assert page_of(content(), distill_draws=1200) == page
     words = check(page)
     for expected in (
-        "No type's regret times its priority is more than 2.5 nats per answer", "type 1 (70\xa0%)", "max-min-reward", "Yes, please.",
-        "0.25 (0.2 to 0.31); by linear programme", "distilled from 1,200 draws", "cut.", "± 0.05", "0.5 (0.4 to 0.6)",
-        "Win rate against plain", "young (12 people)", "0.75 (0.7 to 0.8)", "0.7 (0.65 to 0.75)",
+        "2.5 nats per response", "type 1 (70\xa0%)", "max-min-reward", "Yes, please.", "linear programme", "1,200",
+        "0.25 (0.2\xa0to\xa00.31)", "cut.", "± 0.05", "0.5 (0.4\xa0to\xa00.6)", "against plain",
+        "young (12 annotators)", "0.75 (0.7\xa0to\xa00.8)", "0.7 (0.65\xa0to\xa00.75)",
     ):  # fmt: skip
         assert expected in words, expected
     assert "default-src 'none'" in page
-    story["types"][1]["priority"] = 1.0
-    assert "No type gives up more than 2.5 nats per answer" in check(aggregation_page(story, {}))
+    assert "times its priority exceeds 2.5 nats" in words
+    equal = content()
+    equal["types"][1]["priority"] = 1.0
+    assert "gives up more than 2.5 nats" in check(page_of(equal))
 
 
-def test_hostile_texts_stay_texts(story):
-    texts = list(HOSTILE.values())
-    story["run"], story["warnings"] = texts[0], texts
-    for policy, text in zip(story["policies"], texts, strict=False):
+def test_hostile_texts_stay_texts():
+    hostile, texts = content(), list(HOSTILE.values())
+    hostile["run"], hostile["warnings"], hostile["against"] = texts[0], texts, []
+    for policy, text in zip(hostile["policies"], texts, strict=False):
         policy["name"] = text
-    for one, text in zip(story["types"], texts, strict=False):
-        one["type"] = text
-    story["game"]["solver"] = texts[1]
-    story["examples"] = [{"prompt": t, "policy": t, "response": t, "utilities": [1.0, None]} for t in texts]
-    page = aggregation_page(story, {})
+    for kind, text in zip(hostile["types"], texts, strict=False):
+        kind["type"] = text
+    hostile["game"]["solver"] = texts[1]
+    hostile["groups"] = [group | {"group": text} for group, text in zip(hostile["groups"], texts, strict=False)]
+    hostile["examples"] = [{"prompt": t, "policy": t, "response": t, "utilities": [1.0, 2.0]} for t in texts]
+    page = page_of(hostile)
     words = check(page)
     for name in ("script", "attribute", "mathematics", "template", "closing", "letters"):
         assert HOSTILE[name] in words, name
@@ -108,31 +110,23 @@ def test_hostile_texts_stay_texts(story):
     assert "<img" not in page
 
 
-@pytest.mark.parametrize("block", SHAPE)
-def test_any_block_may_be_missing_or_null(block, story):
-    check(aggregation_page({key: value for key, value in story.items() if key != block}, {}))
-    check(aggregation_page({**story, block: None}, {}))
-    check(aggregation_page({**story, block: nulls(story[block])}, {}))
+def test_everything_that_may_be_missing_is_left_out():
+    whole = record_of(content(), AggregationPage, "aggregate.json")
+    words = check(aggregation_page(sparse(whole), {}))
+    assert not re.search(r"\b(?:nan|inf|None)\b", words)
+    check(page_of(content() | {key: [] for key in ("groups", "against", "examples", "warnings")}))
 
 
-def test_an_empty_story_says_so_and_another_shape_is_named():
-    assert "holds no result" in check(aggregation_page({}, {}))
-    check(aggregation_page(nulls(make_story()), {}))
-    with pytest.raises(PluralignError, match=r"aggregate\.json, policies\[0\]\.max_regret: found 'much'"):
-        aggregation_page({"policies": [{"max_regret": "much"}]}, {})
+def test_an_aggregation_is_read_back_as_it_was_written(tmp_path):
+    whole = record_of(content(), AggregationPage, "aggregate.json")
+    write_record(tmp_path / "aggregate.json", whole)
+    assert read_record(tmp_path / "aggregate.json", AggregationPage) == whole
+    with pytest.raises(PluralignError, match=r"aggregate\.json, game\.value: found 'much', expected a number"):
+        page_of(content() | {"game": content()["game"] | {"value": "much"}})
 
 
-def test_an_aggregation_stands_beside_other_runs(story):
-    own = Run("aggregated", {"game_value": 0.25}, {"command": "aggregate", "run": "runs/people"}, aggregate=story)
-    assert "Everything stored" in check(runs_page([own]))
-    words = check(runs_page([own, Run("other", {"accuracy": 0.6})]))
-    assert "Aggregation of runs/people." in words
-
-
-def test_cells_are_darker_for_larger_numbers_and_empty_ones_are_drawn():
-    svg = str(heat(["a", "b"], [("one", [(4.0, None), (-1.0, 0.2)]), ("two", [(None, None), (2.0, 0.1)])], "Heat"))
-    shades = {float(shade) for shade in re.findall(r"opacity: ?([\d.]+)", svg)}
-    assert {0.75, 0.38, 0.0} <= shades, "of 4, 2 and of less than nothing"
-    assert ">± 0.2<" in svg
-    heat([], [], "Nothing")
-    heat([str(n) for n in range(8)], [("x", [(0.0, 0.0)] * 8)], "Many")
+def test_an_aggregation_stands_beside_other_runs():
+    own = record_of(content(), AggregationPage, "aggregate.json")
+    run = Run("aggregated", {"game_value": 0.25}, {"command": "aggregate", "run": "runs/people"}, aggregation=own)
+    check(runs_page([run]))
+    assert "runs/people" in check(runs_page([run, Run("other", {"accuracy": 0.6})]))

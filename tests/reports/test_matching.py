@@ -6,11 +6,20 @@ import numpy as np
 import pytest
 
 from pluralign.core.errors import PluralignError
+from pluralign.core.records import record_of, write_record
 from pluralign.evaluation.policies.answer_lists import AnswerLists, matching_over, pair_plots
-from pluralign.reports.comparison import runs_page
-from pluralign.reports.matching import LISTS, MEASURES, TEXTS, margins_figure, matching_section
+from pluralign.reports.matching import (
+    LISTS,
+    MEASURES,
+    TEXTS,
+    Margins,
+    MatchingLists,
+    MatchingPlots,
+    margins_figure,
+    matching_section,
+)
 from pluralign.reports.page import Figures, Table
-from pluralign.reports.runs import Run
+from pluralign.reports.runs import Run, runs_page
 from pluralign.workflows.report import report
 from reports.test_page import check
 
@@ -22,7 +31,7 @@ def run_of_matching(name="policy", seed=0, **config):
         values = draw.normal(size=(3, 120)) * np.array([[1.0], [4.0], [2.0]])
         lists = AnswerLists.of(*values, np.arange(120), np.arange(0, 121, 4), np.arange(30), np.ones(30))
         metrics |= matching_over(lists, suffix=end, replicates=20)
-        rows.append({"on": on, **pair_plots(lists)})
+        rows.append(record_of({"on": on, **pair_plots(lists)}, MatchingPlots, "matching.json"))
     metrics |= dict.fromkeys(TEXTS, 0.5) | {f"{key}/reference": 0.4 for key in TEXTS}
     return Run(name, metrics, {"command": "evaluate", "model": "runs/policy", **config}, matching=rows)
 
@@ -30,9 +39,9 @@ def run_of_matching(name="policy", seed=0, **config):
 def test_every_measure_stands_with_its_interval_and_a_sentence():
     run = run_of_matching()
     page = check(runs_page([run]))
-    for title, words in [*MEASURES.values(), *TEXTS.values()]:
-        assert title in page
-        assert words[:40] in page
+    for name, meaning in [*MEASURES.values(), *TEXTS.values()]:
+        assert name in page
+        assert meaning in page
     for _, name in LISTS.values():
         assert page.count(name) >= 2
     low, high = (run.value(f"pm_divergence/on=given_{end}") for end in ("low", "high"))
@@ -55,18 +64,16 @@ def test_saturation_stands_in_words():
     run.metrics.update({"saturation": 0.5, "saturation/reference": 0.25, "saturation/reward": 0.04})
     section = matching_section(run.matching, run.value)
     figure = section.blocks[2].items[0]
-    assert "Of 180 pairs, next to certain are the reward model on 4\xa0%, the policy on 50\xa0%" in figure.reading
+    for words in ("180 pairs", "the reward model on 4\xa0%", "the policy on 50\xa0%", "the reference on 25\xa0%"):
+        assert words in figure.reading
     assert [len(row) for row in figure.table.rows] == [4] * 20
 
 
-def test_points_beyond_the_frame_are_counted():
-    points = [{"reward": 1.0, "policy": 1.0, "reference": 0.5}] * 39 + [
-        {"reward": 1.0, "policy": 90.0, "reference": 0.0}
-    ]
-    assert "1 of 40 pairs of the policy lie outside" in margins_figure(points).reading
-    assert "outside" not in margins_figure(points[:9]).reading
+def test_points_outside_the_frame_are_counted():
+    points = [Margins(1.0, 1.0, 0.5)] * 39 + [Margins(1.0, 90.0, 0.0)]
+    assert "1 of 40 pairs" in margins_figure(points).reading
+    assert "40" not in margins_figure([*points[:39], points[0]]).reading
     margins_figure([])
-    margins_figure([{"reward": None, "policy": 1.0, "reference": 1.0}])
 
 
 def test_runs_are_compared_if_one_reward_model_judged_them():
@@ -76,7 +83,7 @@ def test_runs_are_compared_if_one_reward_model_judged_them():
         assert title in page
     assert "Different reward models" not in page
     runs[1].config["reward"] = "another"
-    assert "Different reward models judged them" in check(runs_page(runs))
+    assert "Different reward models scored these runs" in check(runs_page(runs))
 
 
 def test_files_are_read_and_damaged_ones_named(tmp_path):
@@ -84,11 +91,13 @@ def test_files_are_read_and_damaged_ones_named(tmp_path):
     folder.mkdir()
     run = run_of_matching()
     (folder / "metrics.json").write_text(json.dumps(run.metrics))
-    (folder / "matching.json").write_text(json.dumps({"lists": run.matching}))
+    write_record(folder / "matching.json", MatchingLists(run.matching))
     report([folder], tmp_path / "page.html")
-    assert "How sure of each pair" in (tmp_path / "page.html").read_text()
-    (folder / "matching.json").write_text(json.dumps({"lists": [{"on": "policy", "pairs": "many"}]}))
-    with pytest.raises(PluralignError, match=r"matching\.json, lists\[0\]\.pairs: found 'many'"):
-        report([folder], tmp_path / "page.html")
-    (folder / "matching.json").write_text(json.dumps({"lists": [{"on": "policy", "pairs": 3, "bin_edges": [0, 1]}]}))
-    report([folder], tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text() == runs_page([Run("run", run.metrics, matching=run.matching)])
+    for change, expected in (
+        ({"pairs": "many"}, r"matching\.json, lists\[0\]\.pairs: found 'many'"),
+        ({"bin_edges": [0, 1]}, r"matching\.json, lists\[0\]: found 2 bin_edges for 20 shares"),
+    ):
+        (folder / "matching.json").write_text(json.dumps({"lists": [vars(run.matching[0]) | {"points": []} | change]}))
+        with pytest.raises(PluralignError, match=expected):
+            report([folder], tmp_path / "page.html")

@@ -62,60 +62,6 @@ def predictions(trainer):
     return trainer.distributions(items)[items.response]
 
 
-class Indicators(torch.nn.Module):
-    """A head that sees which item it is at, by the nearest of the states that the items had."""
-
-    def __init__(self, states, labels):
-        super().__init__()
-        self.register_buffer("states", states)
-        self.weight = torch.nn.Parameter(torch.zeros(labels, len(states)))
-
-    def forward(self, states):
-        which = torch.cdist(states, self.states).argmin(-1)
-        return self.weight.T[which]
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("scale", ["agree-pass-disagree", "hh-6"])
-def test_a_head_that_sees_the_item_reaches_every_target(loss, scale, tiny_model, tmp_path):
-    """Transport cost near 0 under each loss, labels of one reward told apart; steps shrink with the learning rate."""
-    scale = BUILT_IN_SCALES[scale]
-    trainer = make(
-        tiny_model, voted(scale=scale), tmp_path, scale=scale, loss=loss, max_steps=400, learning_rate=0.1,
-        lr_scheduler_type="cosine", layout="flat", logging_steps=400, max_grad_norm=0.0,
-    )  # fmt: skip
-    with torch.no_grad():
-        (block,) = trainer.data_collator(list(range(12)))["blocks"]
-        states = trainer.model(
-            input_ids=block["input_ids"], attention_mask=(block["branch"] >= 0).long(), last=block["last"]
-        ).hidden_states
-    trainer.model.score = Indicators(states, len(scale.labels))
-    for name, tensor in trainer.model.named_parameters():
-        tensor.requires_grad_(name.startswith("score"))
-    trainer.train()
-    found, target = torch.from_numpy(predictions(trainer)), torch.from_numpy(trainer.crowd.distribution)
-    assert np.abs(found - target).sum(-1).max() / 2 < 0.02
-    cost = distribution_loss(found.log(), target, loss="ot", cost=label_cost(scale.rewards))
-    assert cost.max() < 0.05
-    assert trainer.state.log_history[-2]["transport_cost"] < 0.05
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-def test_the_gradient_is_zero_at_the_target(loss, judgments, tiny_model, tmp_path):
-    trainer = make(tiny_model, judgments, tmp_path, loss=loss)
-    batch = trainer.data_collator(list(range(12)))
-    trainer.model.eval()
-    with torch.no_grad():
-        values = trainer._read(trainer.model, batch)[batch["index"]].squeeze(1)
-    moved = {**batch, "target": torch.full_like(batch["target"], 1 / 3)}
-    for inputs, expected in ((moved, False), ({**batch, "target": values.softmax(-1)}, True)):
-        trainer.model.zero_grad()
-        trainer.compute_loss(trainer.model, inputs).backward()
-        size = trainer.model.score.weight.grad.abs().max().item()
-        # Of the cross-entropy the gradient is a difference of equal numbers: float32's rounding is left.
-        assert (size < 1e-7) == expected, size
-
-
 @pytest.mark.parametrize("folder", ["tiny_model", "tiny_encoder"])
 def test_the_loss_falls_every_weight_moves_and_all_is_told(folder, judgments, tmp_path, request):
     trainer = make(

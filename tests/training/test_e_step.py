@@ -2,10 +2,8 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from pluralign.choice.em_dpo import likely, places_within, with_held_odds
+from pluralign.choice.em_dpo import places_within
 from pluralign.judgments import Judgments
 from pluralign.scoring.items import items_of
 from pluralign.training.em_dpo.e_step import EStep, TypeUtilities
@@ -105,64 +103,6 @@ def test_what_was_given_up_is_asked_no_more():
     strict, _ = scored(annotator, told, np.log([0.5, 0.5]), 1e-9)
     assert strict.scored.tolist() == [12, 8], "0.1^2 ... until the odds are under 1e-9"
     assert step.log_likelihood[0, 1] - step.log_likelihood[0, 0] == pytest.approx(-5.8)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10_000), st.integers(1, 8), st.floats(0.0, 0.499))
-def test_the_likeliest_type_is_never_given_up(seed, types, below):
-    """With three types of a third each all are under 0.4."""
-    draw = np.random.default_rng(seed)
-    joint = draw.normal(size=(5, types)) * draw.choice([0.0, 0.1, 10.0, 1000.0])
-    live = draw.random((5, types)) < 0.7
-    live[:, 0] = True
-    kept, odds = likely(joint, live, below)
-    assert (kept <= live).all()
-    best = np.where(live, joint, -np.inf).argmax(1)
-    assert kept[np.arange(5), best].all()
-    assert np.isfinite(odds).all()
-    alive = np.where(live, joint, -np.inf)
-    posterior = np.exp(alive - np.logaddexp.reduce(alive, 1, keepdims=True))
-    enough = live & (posterior >= below * (1 + 1e-9))
-    assert (enough <= kept).all()
-    np.testing.assert_allclose(with_held_odds(joint, kept, odds)[live], joint[live], rtol=1e-9, atol=1e-9)
-
-
-def test_the_posterior_of_what_is_given_up_is_right_on_average():
-    """A type's posterior is a martingale: among those given up at q it is in the end q on average, and so is truth.
-
-    3,000 simulated annotators of three types with 32 yes-or-no verdicts each; four standard errors.
-    """
-    draw = np.random.default_rng(0)
-    eta, chance, people, turns = np.array([0.5, 0.3, 0.2]), np.array([0.7, 0.5, 0.35]), 3000, 32
-    kinds = draw.choice(3, size=people, p=eta)
-    annotator = np.repeat(np.arange(people), turns)
-    yes = draw.random(len(annotator)) < chance[kinds[annotator]]
-    told = np.where(yes[:, None], np.log(chance), np.log1p(-chance))
-    step = EStep(annotator, np.log(eta), 0.1)
-    given_up_at = np.full((people, 3), np.nan)
-    for stage in step.stages(np.arange(len(annotator)), np.tile(np.arange(turns), people)):
-        for kind in range(3):
-            mine = step.asked(stage, kind)
-            step.add(mine, kind, told[mine, kind])
-        before = step.live.copy()
-        joint = np.log(eta) + step.log_likelihood
-        now = np.exp(joint - np.logaddexp.reduce(joint, 1, keepdims=True))
-        step.settle()
-        given_up_at = np.where(before & ~step.live, now, given_up_at)
-    gone = ~np.isnan(given_up_at)
-    assert gone.sum() > 3000
-    exact = np.log(eta) + told.reshape(people, turns, 3).sum(1)
-    exact = np.exp(exact - np.logaddexp.reduce(exact, 1, keepdims=True))
-    for truth in (exact[gone], (np.eye(3)[kinds] > 0)[gone].astype(float)):
-        error = truth - given_up_at[gone]
-        assert abs(error.mean()) < 4 * error.std() / np.sqrt(gone.any(1).sum())
-    assert given_up_at[gone].max() < 0.1
-    joint = np.log(eta) + step.log_likelihood
-    gamma = np.exp(joint - np.logaddexp.reduce(joint, 1, keepdims=True))
-    np.testing.assert_allclose(gamma[gone], given_up_at[gone], rtol=1e-9, err_msg="it stays at q")
-    assert (np.abs(gamma - exact).mean(0) < 0.1).all(), "the others gain no more than what was given up"
-    assert (gamma.argmax(1) == exact.argmax(1)).mean() > 0.9
-    assert step.scored.sum() < 0.7 * told.size, "and much is saved"
 
 
 def test_each_value_is_computed_once_when_it_is_first_needed():

@@ -115,39 +115,6 @@ def head_gradients(trainer, inputs):
 # The step's gradients, weights and loss.
 
 
-@pytest.mark.parametrize("values", [
-    {}, {"loss_type": "bradley-terry"}, {"top": 1}, {"ties": "breslow"}, {"center_rewards_coefficient": 0.3},
-    {"normalize": "none"},
-], ids=str)  # fmt: skip
-@pytest.mark.parametrize("folder", ["tiny_model", "tiny_encoder"])
-def test_the_weights_are_those_of_the_gradients_by_autograd(folder, values, judgments, tmp_path, request, monkeypatch):
-    """And the loss is sum_k lambda_k (mean loss of k), its gradient at the head sum_k lambda_k g_k."""
-    trainer = make(request.getfixturevalue(folder), judgments, tmp_path, **values)
-    used = []
-    monkeypatch.setattr(more, "gramian", lambda gradients: used.append(gradients) or gramian(gradients))
-    for start in (0, 37):
-        inputs = trainer.data_collator(list(range(start, start + 11)))
-        means, expected, counts = head_gradients(trainer, inputs)
-        trainer.model.zero_grad()
-        loss = trainer.compute_loss(trainer.model, inputs)
-        loss.backward()
-        # Float32 sums over some tens of responses.
-        scale = expected.abs().max().item()
-        torch.testing.assert_close(used[-1], expected, rtol=1e-4, atol=1e-5 * scale)
-        weights = min_norm_weights(gramian(expected), normalize=trainer.args.normalize)
-        found = trainer.source_logs.taken(trainer.accelerator)
-        np.testing.assert_allclose([found[f"weight/source={name}"] for name in NAMES], weights, atol=1e-4)
-        np.testing.assert_allclose([found[f"loss/source={name}"] for name in NAMES], means, rtol=1e-5)
-        np.testing.assert_allclose(
-            [found[f"gradient_norm/source={name}"] for name in NAMES], expected.norm(dim=1), rtol=1e-4
-        )
-        weights = np.array([found[f"weight/source={name}"] for name in NAMES])
-        assert loss.item() == pytest.approx(weights @ means, rel=1e-5)
-        step = torch.from_numpy(weights).float() @ expected
-        torch.testing.assert_close(trainer.model.score.weight.grad[0], step, rtol=1e-4, atol=1e-5 * scale)
-        assert (counts > 0).all()
-
-
 def test_logged_accuracy_calibration_and_cosines_by_hand(tiny_model, tmp_path):
     """On pairs: agreement, bins of width 0.1 of the greater probability, and the angles of the gradients."""
     pairs = [{**row, "responses": row["responses"][:2], "ranks": [1, 2]} for row in rows(48)]
@@ -174,26 +141,6 @@ def test_logged_accuracy_calibration_and_cosines_by_hand(tiny_model, tmp_path):
     upper = cosine[np.triu_indices(3, 1)]
     assert found["cosine_mean"] == pytest.approx(upper.mean().item(), abs=1e-4)
     assert found["cosine_least"] == pytest.approx(upper.min().item(), abs=1e-4)
-
-
-@pytest.mark.parametrize("weights", ["proportional", "uniform"])
-@pytest.mark.parametrize("loss_type", ["plackett-luce", "bradley-terry"])
-def test_the_controls_are_the_plain_mean(weights, loss_type, judgments, tiny_model, tmp_path):
-    """Loss and every gradient of the plain trainer: `uniform` where the sources weigh the same."""
-    kind = PLAIN if loss_type == "plackett-luce" else (BradleyTerryConfig, BradleyTerryTrainer)
-    plain = make(tiny_model, judgments, tmp_path, kind=kind)
-    ours = make(tiny_model, judgments, tmp_path, weights=weights, loss_type=loss_type)
-    batch = list(range(12)) if weights == "uniform" else [0, 3, 6, 7, 11, 14, 15]
-    counts = ours.data_collator(batch)["weight"] @ ours.data_collator(batch)["membership"]
-    assert (counts.max() == counts.min()) == (weights == "uniform")
-    losses = []
-    for trainer in (plain, ours):
-        loss = trainer.compute_loss(trainer.model, trainer.data_collator(batch))
-        loss.backward()
-        losses.append(loss.item())
-    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
-    for (name, one), other in zip(plain.model.named_parameters(), ours.model.parameters(), strict=True):
-        torch.testing.assert_close(other.grad, one.grad, rtol=1e-5, atol=1e-6 * one.grad.abs().max(), msg=name)
 
 
 def test_fixed_weights_are_what_they_say(judgments, tiny_model, tmp_path):

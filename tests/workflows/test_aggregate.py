@@ -20,10 +20,11 @@ from pluralign.choice.regret import min_max_regret, regret_matrix
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_parquet
 from pluralign.judgments import Judgments, read
+from pluralign.reports.aggregation import AggregatedType, AggregationPage, PolicyOutcome, SolvedGame, TypeOutcome
 from pluralign.scoring.mixtures import RESPONSIBILITIES, responsibilities_table
 from pluralign.training.sft import completions
+from pluralign.workflows.aggregate.contents import warnings_of
 from pluralign.workflows.aggregate.run import aggregate, priority_of
-from pluralign.workflows.aggregate.story import warnings_of
 from pluralign.workflows.report import report
 
 LETTERS = "abcdef?"
@@ -217,7 +218,7 @@ def test_hedge_finds_the_same_value(people, found, tmp_path):
 
 def test_one_type_and_one_prompt_are_defined(base, tmp_path):
     run = write_run(base, tmp_path / "one", {"type-1": 1.0})
-    metrics = aggregate(run, tmp_path / "out", samples=2, max_new_tokens=4, most_prompts=1)
+    metrics = aggregate(run, tmp_path / "out", samples=2, max_new_tokens=4, max_prompts=1)
     assert (metrics["types"], metrics["prompts"]) == (1, 1)
     assert metrics["mixture_weights/type=1"] == 1.0
     assert metrics["game_value"] == 0.0
@@ -233,7 +234,7 @@ def test_prompts_come_once_and_from_where_they_are_asked(base, tmp_path):
     aggregate(run, tmp_path / "out", prompts=tmp_path / "others.jsonl", samples=1, max_new_tokens=2)
     asked = pq.read_table(tmp_path / "out" / "answers.parquet")["prompt"].to_pylist()
     assert asked == ["dd?", "ee?"] * 2
-    aggregate(run, tmp_path / "few", most_prompts=3, samples=1, max_new_tokens=2)
+    aggregate(run, tmp_path / "few", max_prompts=3, samples=1, max_new_tokens=2)
     asked = pq.read_table(tmp_path / "few" / "answers.parquet")["prompt"].to_pylist()
     assert len(asked) == 6
     assert asked[:3] == [prompt for prompt in PROMPTS if prompt in asked]
@@ -298,7 +299,7 @@ def test_a_page_is_drawn_here_and_by_report(found, tmp_path):
     own = (folder / "report.html").read_text()
     report(folder, tmp_path / "page.html")
     again = (tmp_path / "page.html").read_text()
-    for words in ("No type gives up more than", "egalitarian", "Win rate against the base", "merged"):
+    for words in ("nats per response", "egalitarian", "merged"):
         assert words in own
         assert words in again
     report([folder, folder], tmp_path / "two.html")
@@ -374,7 +375,7 @@ def test_chats_are_answered_and_distilled(base, tmp_path):
 
 def test_draws_of_which_none_can_be_learned_are_refused(people, tmp_path):
     """With one token an answer is cut, or empty."""
-    with pytest.raises(PluralignError, match="none of 20 draws says something and ends within 1 tokens"):
+    with pytest.raises(PluralignError, match="none of 20 responses is finished within 1 tokens"):
         aggregate(people, tmp_path / "out", samples=1, max_new_tokens=1, distill=True, distill_samples=2)
 
 
@@ -387,25 +388,26 @@ def test_draws_are_learned_as_often_as_they_stand():
     assert completions(judgments)["completion"] == ["b", "c"]
 
 
-def test_what_chance_did_is_said():
-    """A game under zero, an interval that reaches zero, a type that likes another's answers better, cut answers."""
-    types = [{"type": "1"}, {"type": "2"}]
-    fine = {"regret": 0.0, "regret_se": 0.1}
-    policies = [
-        {"name": f"type-{one}", "kind": "own", "unfinished": 0.0, "types": [dict(fine), dict(fine)]} for one in (1, 2)
-    ]
-    story = {"prompts": 9, "max_new_tokens": 8, "types": types, "policies": policies}
-    story["game"] = {"value": 0.2, "low": 0.1, "high": 0.3, "without_abstention": 0.2}
-    assert warnings_of(story) == []
-    story["game"] |= {"low": 0.0}
-    assert "reaches zero" in warnings_of(story)[0]
-    story["game"] |= {"value": 0.0, "without_abstention": -0.1}
-    assert "under zero" in warnings_of(story)[0]
-    policies[1]["types"][0]["regret"] = -0.3
-    policies[0]["unfinished"] = 0.25
-    words = warnings_of(story)
-    assert "Type 1 gains more from the answers of type-2" in words[1]
-    assert "25 % of the answers of type-1 were cut at 8 tokens" in words[2]
+def test_numbers_that_are_due_to_chance_raise_warnings():
+    """A negative game, an interval that includes zero, a type that prefers another's responses, cut responses."""
+
+    def warned(value=0.2, low=0.1, without_abstention=0.2, regret=0.0, unfinished=0.0):
+        first, second = (TypeOutcome(1.0, 0.1, of_type, 0.1, 0.5, 0.4, 0.6) for of_type in (regret, 0.0))
+        policies = [
+            PolicyOutcome("type-1", "own", None, 0.0, 0.0, 0.0, 3.0, unfinished, [second, second]),
+            PolicyOutcome("type-2", "own", None, 0.0, 0.0, 0.0, 3.0, 0.0, [first, second]),
+        ]
+        types = [AggregatedType(name, f"type-{name}", 0.5, 1.0) for name in "12"]
+        game = SolvedGame(value, low, 0.3, without_abstention, [0.5, 0.5], "linear programme")
+        return warnings_of(AggregationPage("run", 9, 4, 8, types, policies, game, [], [], [], []))
+
+    assert warned() == []
+    assert "includes zero" in warned(low=0.0)[0]
+    assert "below zero" in warned(value=0.0, low=0.0, without_abstention=-0.1)[0]
+    (words,) = warned(regret=-0.3)
+    assert "Type 1 prefers the responses of type-2" in words
+    (words,) = warned(unfinished=0.25)
+    assert "25 % of the responses of type-1 were cut at 8 tokens" in words
 
 
 def test_known_groups_give_up_the_mean_of_their_members(base, tmp_path):

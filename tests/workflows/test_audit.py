@@ -1,4 +1,4 @@
-"""The audit of a table: what it writes, what it finds, and what it says of poor data."""
+"""The audit of a table: what it writes, the types it finds, and its verdict on poor data."""
 
 import json
 import math
@@ -16,11 +16,11 @@ from pluralign.workflows.audit.run import audit
 NASTY = '<script>alert(1)</script> & "日本" $x$ {{ 7*7 }} \u202egnirts'
 
 
-def two_kinds(people: int = 40, each: int = 12, seed: int = 0) -> Judgments:
-    """Rankings of three of six answers by people who like them in order and people who like the reverse."""
+def two_types(annotators: int = 40, each: int = 12, seed: int = 0) -> Judgments:
+    """Rankings of three of six responses by annotators who prefer them in order and others who prefer the reverse."""
     rng = np.random.default_rng(seed)
     rows = []
-    for person in range(people):
+    for person in range(annotators):
         for _ in range(each):
             shown = rng.permutation(6)[:3]
             utility = (1 if person % 2 else -1) * 1.2 * shown + rng.gumbel(size=3)
@@ -50,12 +50,12 @@ def finite(value) -> bool:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("audit")
-    two_kinds().write(folder / "data.parquet")
+    two_types().write(folder / "data.parquet")
     metrics = audit(str(folder / "data.parquet"), folder / "audit", simulations=1, most_types=3)
     return folder / "audit", metrics
 
 
-def test_two_kinds_of_people_are_found_and_match_their_groups(found):
+def test_two_types_are_found_and_match_their_groups(found):
     _folder, metrics = found
     assert metrics["types"] == 2
     assert metrics["identification"] == "identified"
@@ -82,7 +82,7 @@ def test_everything_that_is_written_is_finite_and_agrees(found):
     assert story["types"][0]["annotators"] == types["type"].count(1)
 
 
-def test_what_a_type_prefers_is_told(found):
+def test_what_a_type_prefers_is_written(found):
     folder, _ = found
     story = json.loads((folder / "audit.json").read_text())
     worths = pq.read_table(folder / "worths.parquet").to_pydict()
@@ -147,7 +147,7 @@ def test_labels_are_audited_against_the_bar(tmp_path):
     assert len(set(even)) == 1
     story = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert story["data"]["kinds"] == {"labels": 320}
-    assert "intransitive_triples" not in story["agreement"]
+    assert story["agreement"]["intransitive_triples"] is None
     worths = pq.read_table(tmp_path / "out" / "worths.parquet").to_pydict()
     liked = dict(zip(worths["response"], worths[f"worth_{even[0]}"], strict=True))
     assert all((liked[f"statement {one}"] > 0) == (one < 6) for one in range(12))
@@ -192,8 +192,7 @@ def test_poor_data_gets_a_defined_result(rows, verdict, said, tmp_path):
     assert finite(story)
     assert finite(metrics)
     assert verdict is None or metrics["identification"] == verdict
-    told = " ".join([story["identification"]["reason"], *story["warnings"]])
-    assert said in told
+    assert said in " ".join([story["identification"]["reason"], *story["warnings"]])
     assert bool(story["identification"]["mend"]) == (metrics["identification"] != "identified")
 
 

@@ -179,11 +179,11 @@ def test_training_data_are_warned_of(folder, table, tmp_path, caplog):
 
 
 def test_what_cannot_be_calibrated_is_refused(folder, table, tiny_model, tmp_path, town_rows, caplog):
-    with pytest.raises(PluralignError, match="no such folder; calibration.json is written into the model's own"):
+    with pytest.raises(PluralignError, match="no such folder; calibration.json"):
         pluralign.calibrate("someone/reward-model", table)
     with pytest.raises(PluralignError, match="no such folder"):
         pluralign.remove_calibration("someone/reward-model")
-    with pytest.raises(PluralignError, match="is not a reward model; only rewards are recalibrated"):
+    with pytest.raises(PluralignError, match="is not a reward model"):
         pluralign.calibrate(tiny_model, table)
     (tmp_path / "types").mkdir()
     (tmp_path / "types" / "mixture.json").write_text("{}")
@@ -209,7 +209,7 @@ def test_what_cannot_be_calibrated_is_refused(folder, table, tiny_model, tmp_pat
     right = tmp_path / "right.parquet"
     noisy_judgments(folder, town_rows, 1e-6).write(right)
     pluralign.calibrate(folder, right)
-    assert "is the lowest that 480 pairs allow" in caplog.text
+    assert "lowest that 480 pairs allow" in caplog.text
 
 
 def test_an_average_is_evaluated_and_scored(folder, table, tiny_encoder, tmp_path):

@@ -134,10 +134,10 @@ def test_many_judgments_of_one_type_are_told(run, base):
 def test_what_cannot_be_routed_is_said(run, base, file, tmp_path):
     with pytest.raises(PluralignError, match="prior: found 'flat', expected one of run, uniform"):
         pluralign.route(run, file, prior="flat")
-    with pytest.raises(PluralignError, match=r"type-1: no mixture of policies there"):
+    with pytest.raises(PluralignError, match=r"type-1: .*mixture.json is missing"):
         pluralign.route(run / "type-1", file)
     plain = write_mixture(base, tmp_path / "mixture", WEIGHTS)
-    with pytest.raises(PluralignError, match="not how many people are of each type"):
+    with pytest.raises(PluralignError, match="--prior uniform"):
         pluralign.route(plain, file)
     assert len(pluralign.route(plain, file, prior="uniform", device="cpu")) == 4
     nothing = tmp_path / "nothing.parquet"

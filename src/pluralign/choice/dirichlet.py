@@ -15,17 +15,14 @@ are ours.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betaincinv
 
-if TYPE_CHECKING:  # this module also serves commands that do not load torch
-    from torch import Tensor
-
 Floats = NDArray[np.float64]
-ArrayOrTensor = TypeVar("ArrayOrTensor", Floats, "Tensor")
+ArrayOrTensor = TypeVar("ArrayOrTensor", bound=Any)  # this module also serves commands that do not load torch
 
 PRIOR_FLOOR = 1e-3
 """The smallest prior share of a label: with a share of 0 a label would have no beta distribution."""

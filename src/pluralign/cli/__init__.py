@@ -1,1 +1,1 @@
-"""Floor 7: thin commands. Heavy libraries are imported inside the command that needs them."""
+"""Layer 7: thin commands. Each imports the heavy libraries that it needs when it runs."""

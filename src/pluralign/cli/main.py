@@ -1,36 +1,128 @@
-"""The command line: one function per command, thin; the work is in `pluralign.workflows`."""
+"""The command line: the order of the commands, and how errors end."""
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
+import re
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, cast
 
-from pluralign.cli import (
-    aggregating,
-    answering,
-    auditing,
-    calibrating,
-    importing,
-    models,
-    persona_voting,
-    reporting,
-    routing,
-    splitting,
-    voting,
-)
-from pluralign.cli.app import app
-from pluralign.core.errors import PluralignError
+import typer
+from typer import Argument, Option
+from typer.core import TyperGroup
 
-COMMANDS = (
-    aggregating, answering, auditing, calibrating, importing, models, persona_voting, reporting, routing, splitting,
-    voting,
-)  # fmt: skip
-"""The modules whose commands are on the application; each command imports what it needs when it runs."""
+from pluralign.cli import data, models, options, policies
+from pluralign.cli.fields import TrainCommand
+from pluralign.cli.votes import votes
+from pluralign.core.errors import PluralignError, nearest
+
+
+def demo(out: options.OutFolder = Path("demo-out"), seed: options.Seed = 0) -> None:
+    """Run the whole pipeline on a simulated town."""
+    from pluralign.demo.run import demo as run
+
+    typer.echo(run(out, seed))
+
+
+def report(
+    folders: Annotated[list[Path], Argument(help="Finished folders of train, evaluate, audit or aggregate.")],
+    out: Annotated[Path, Option("--out", help="Output file: .html.")],
+) -> None:
+    """Build one HTML page from the folders of finished runs."""
+    from pluralign.workflows.report import report as run
+
+    run(folders, out)
+    typer.echo(f"written to {out}")
+
+
+def env() -> None:
+    """Print versions and hardware, for a bug report."""
+    from pluralign.core.runs import environment
+
+    info = environment()
+    import torch
+
+    info["gpus"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    typer.echo(json.dumps(info, indent=2))
+
+
+COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
+    "demo": demo,
+    "import": data.import_,
+    "export": data.export,
+    "split": data.split,
+    "audit": data.audit,
+    "train": models.train,
+    "calibrate": models.calibrate,
+    "evaluate": models.evaluate,
+    "score": models.score,
+    "best-of": policies.best_of,
+    "route": policies.route,
+    "aggregate": policies.aggregate,
+    "votes": votes,
+    "report": report,
+    "env": env,
+}
+"""The commands in the order of the work, as `--help` lists them."""
+
+
+class _InOrder(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+
+app = typer.Typer(name="pluralign", cls=_InOrder, pretty_exceptions_enable=False, rich_markup_mode=None)
+for name, command in COMMANDS.items():
+    if isinstance(command, typer.Typer):
+        app.add_typer(command, name=name)
+    elif command is models.train:
+        flags = {"allow_extra_args": True, "ignore_unknown_options": True}
+        app.command(name, cls=TrainCommand, context_settings=flags)(command)
+    else:
+        app.command(name)(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pluralign {importlib.metadata.version('pluralign')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Align language models with a population, not with an average annotator."""
+
+
+_UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)  # typer does not export this class
 
 
 def main() -> None:
-    """Run a command. Exit code 0: done; 2: bad input or usage, in one line; 1: a fault of ours, with its trace."""
+    """Run a command and exit: 0 done, 2 bad input or usage, 130 interrupted, each in one line; 1 with a traceback."""
+    message = None
     try:
-        app()
-    except PluralignError as complaint:
-        print(f"pluralign: {' '.join(str(complaint).split())}", file=sys.stderr)
-        sys.exit(2)
+        code = app(sys.argv[1:] or ["--help"], prog_name="pluralign", standalone_mode=False) or 0
+    except PluralignError as error:
+        code, message = 2, str(error)
+    except _UsageError as error:
+        code, message = 2, _usage_message(error)
+    except typer.Abort:
+        code = 130
+    if code == 130:
+        message = "interrupted; the same command continues or starts again"
+    if message is not None:
+        print(f"pluralign: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _usage_message(error: typer.BadParameter) -> str:
+    message = error.format_message().replace("Value error, ", "").rstrip(".")
+    if match := re.search(r"'([^']*)' is not one of (.*)", message):
+        message += nearest(match[1], re.findall(r"'(.*?)'", match[2]))
+    return message if error.ctx is None else f"{message} (see '{error.ctx.command_path} --help')"

@@ -1,129 +1,126 @@
-"""`train`, `evaluate`, `score`, `env` and `demo`."""
+"""`train`, `calibrate`, `evaluate` and `score`."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
+from typer import Argument, Option
 
-from pluralign.cli.app import app
+from pluralign.cli import options
+from pluralign.cli.fields import print_fields
+from pluralign.core.errors import PluralignError
 
-_HUB_REVISION = typer.Option("main", help="Branch, tag or commit of a model on the hub.")
-_REMOTE_CODE = typer.Option(False, help="Run code that comes with the model. Only for code you have read.")
-_RAW = typer.Option(False, "--raw", help="Reward models: leave a stored recalibration aside.")
-_AVERAGE = typer.Option(None, help="Another reward model; the mean reward is taken. May be given several times.")
-_QUANTILE = typer.Option(None, help="Models that predict labels: the reward is this quantile, not the mean.")
-_SCALE = typer.Option(None, help="Label scale of files that carry none: a built-in name or a YAML file.")
+Method = Literal["temperature", "isotonic"]
+Fields = Annotated[
+    str | None,
+    Option(metavar="OBJECTIVE", callback=print_fields, is_eager=True, help="Print all keys of an objective and exit."),
+]
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def train(
     context: typer.Context,
-    config: Path = typer.Argument(help="The YAML file; any of its keys may follow as a flag."),
+    config: Annotated[Path, Argument(help="YAML file. Any of its keys can also be a flag: --learning_rate 1e-5.")],
+    fields: Fields = None,
 ) -> None:
-    """Train what CONFIG says; a run that was stopped is taken up again."""
+    """Train a reward model or a policy.
+
+    The YAML file names the objective, the model, the files and the output folder. If a run was interrupted, the same
+    command resumes it.
+    """
     from accelerate import PartialState
 
     from pluralign.workflows.train.run import train as run
 
     metrics = run(config, context.args)
-    PartialState().destroy_process_group()  # left to the exit, one of several processes may abort in it
+    PartialState().destroy_process_group()  # at interpreter exit, one of several processes may abort in it
     for key in ("train_loss", "eval_loss", "accuracy", "log_loss", "ece"):
         if key in metrics:
             typer.echo(f"{key}: {metrics[key]:.4f}")
 
 
-@app.command()
-def evaluate(
-    model: str = typer.Argument(help="A run, a model folder, or a hub id: a reward model or a policy."),
-    file: list[Path] = typer.Argument(help="Canonical files."),
-    out: Path = typer.Option(..., help="The folder to write."),
-    label_scale: str = _SCALE,
-    seed: int = typer.Option(0, help="Of the bootstrap and of the answers."),
-    raw: bool = _RAW,
-    average: list[str] = _AVERAGE,
-    reference: str = typer.Option(None, help="Policies: the reference; else the one its run names."),
-    beta: float = typer.Option(None, help="Policies: inverse temperature; else the one it was tuned with."),
-    reward: str = typer.Option(None, help="Policies: a reward model for win rate and matching of their answers."),
-    samples: int = typer.Option(2, help="With --reward: answers to each prompt; matching takes two or more."),
-    max_new_tokens: int = typer.Option(128, help="With --reward: the longest answer."),
-    quantile: float = _QUANTILE,
-    revision: str = _HUB_REVISION,
-    trust_remote_code: bool = _REMOTE_CODE,
+def calibrate(
+    model: Annotated[Path, Argument(help="Folder of a reward model: a run, a model folder or an adapter.")],
+    files: Annotated[list[Path] | None, Argument(help="Canonical files that the model was not trained on.")] = None,
+    method: Annotated[Method, Option(help="Fit one temperature, or a monotone curve.")] = "temperature",
+    remove: Annotated[bool, Option("--remove", help="Remove the stored recalibration; takes no files.")] = False,
+    folds: Annotated[int, Option(help="Number of cross-validation folds, over prompts.")] = 5,
+    seed: options.Seed = 0,
+    label_scale: options.LabelScale = None,
+    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Evaluate a reward model, a policy or types: accuracy, calibration, per slice; win rate, matching."""
+    """Recalibrate a reward model on held-out judgments.
+
+    The recalibration is stored in the model's folder and is used whenever the model is loaded.
+    """
+    if remove == bool(files):
+        raise PluralignError("calibrate: give one or more files, or --remove alone")
+    from pluralign.workflows.calibrate import calibrate as run
+    from pluralign.workflows.calibrate import calibration_lines, remove_calibration
+
+    if not files:
+        removed = remove_calibration(model)
+        typer.echo(f"removed from {model}" if removed else f"{model}: has no recalibration; nothing to do")
+        return
+    recalibration = run(
+        model, list(map(str, files)), method=method, folds=folds, seed=seed, label_scale=label_scale,
+        trust_remote_code=trust_remote_code,
+    )  # fmt: skip
+    typer.echo("\n".join(calibration_lines(recalibration)))
+    typer.echo(f"written to {model / 'calibration.json'}")
+
+
+def evaluate(
+    model: options.Model,
+    files: options.Files,
+    out: options.OutFolder,
+    label_scale: options.LabelScale = None,
+    seed: options.Seed = 0,
+    raw: options.Raw = False,
+    average: options.Average = None,
+    reference: Annotated[str | None, Option(help="Policies: reference model.", show_default="as in training")] = None,
+    beta: Annotated[float | None, Option(help="Policies: inverse temperature.", show_default="as in training")] = None,
+    reward: Annotated[str | None, Option(help="Policies: reward model that scores sampled responses.")] = None,
+    samples: Annotated[int, Option(help="With --reward: responses per prompt; matching needs 2 or more.")] = 2,
+    max_new_tokens: options.MaxNewTokens = 128,
+    quantile: options.Quantile = None,
+    revision: options.Revision = "main",
+    trust_remote_code: options.TrustRemoteCode = False,
+) -> None:
+    """Evaluate a reward model or a policy on judgments.
+
+    Measures accuracy and calibration, also per source, group and annotator type. With --reward, also the win rate of
+    a policy's responses against the reference, and how well they match the reward.
+    """
     from pluralign.reports.cards import metrics_table
     from pluralign.workflows.evaluate.run import evaluate as run
 
     metrics = run(
-        model,
-        [str(path) for path in file],
-        out,
-        label_scale=label_scale,
-        seed=seed,
-        raw=raw,
-        average=average or [],
-        reference=reference,
-        beta=beta,
-        reward=reward,
-        samples=samples,
-        max_new_tokens=max_new_tokens,
-        quantile=quantile,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-    )
+        model, list(map(str, files)), out, label_scale=label_scale, seed=seed, raw=raw, average=average or (),
+        reference=reference, beta=beta, reward=reward, samples=samples, max_new_tokens=max_new_tokens,
+        quantile=quantile, revision=revision, trust_remote_code=trust_remote_code,
+    )  # fmt: skip
     typer.echo("\n".join(metrics_table(metrics)))
     typer.echo(f"written to {out}")
 
 
-@app.command()
 def score(
-    model: str = typer.Argument(help="A run, a model folder, or a hub id."),
-    file: list[Path] = typer.Argument(help="Canonical files."),
-    out: Path = typer.Option(..., help="The Parquet file to write: prompt, response, reward ..."),
-    label_scale: str = _SCALE,
-    raw: bool = _RAW,
-    average: list[str] = _AVERAGE,
-    quantile: float = _QUANTILE,
-    revision: str = _HUB_REVISION,
-    trust_remote_code: bool = _REMOTE_CODE,
+    model: options.Model,
+    files: options.Files,
+    out: options.OutParquet,
+    label_scale: options.LabelScale = None,
+    raw: options.Raw = False,
+    average: options.Average = None,
+    quantile: options.Quantile = None,
+    revision: options.Revision = "main",
+    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Score every unique response of a file with a reward model."""
+    """Score every unique response with a reward model."""
     from pluralign.workflows.score import score as run
 
     count = run(
-        model,
-        [str(path) for path in file],
-        out,
-        label_scale=label_scale,
-        raw=raw,
-        average=average or [],
-        quantile=quantile,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-    )
+        model, list(map(str, files)), out, label_scale=label_scale, raw=raw, average=average or (),
+        quantile=quantile, revision=revision, trust_remote_code=trust_remote_code,
+    )  # fmt: skip
     typer.echo(f"{count} responses scored; written to {out}")
-
-
-@app.command()
-def env() -> None:
-    """Print versions and hardware, for a bug report."""
-    from pluralign.core.runs import environment
-
-    found = environment()
-    import torch
-
-    found["gpus"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    typer.echo(json.dumps(found, indent=2))
-
-
-@app.command()
-def demo(
-    out: Path = typer.Option(Path("demo-out"), help="The folder to write."),
-    seed: int = typer.Option(0, help="Of the town and of all training."),
-) -> None:
-    """Simulate a town of three kinds of people and see whom one average reward serves."""
-    from pluralign.demo.run import demo as run
-
-    typer.echo(run(out, seed))

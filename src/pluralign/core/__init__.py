@@ -1,1 +1,1 @@
-"""Floor 0: errors that name place and mend, atomic files, run directories, fingerprints, progress."""
+"""Layer 0: errors that name the place and the fix, atomic files, run folders, fingerprints, progress."""

@@ -1,4 +1,4 @@
-"""Errors that name the place and the mend."""
+"""Errors that name the place and the fix."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from collections.abc import Iterable
 
 
 class PluralignError(ValueError):
-    """Bad input or usage: one line that says where, what was found, and what was expected.
+    """Bad input or usage, in one line: where, what was found, and what was expected.
 
-    The command line prints the message alone and leaves with exit code 2.
+    The command line prints only the message and exits with code 2.
     """
 
 
 class RowError(PluralignError):
-    """One row of an outside file cannot be used.
-
-    Readers raise it; whoever reads the file adds the place with `at`.
+    """A row of an imported file cannot be used. A row's reader raises it; the file's reader adds the place with `at`.
 
     Args:
-        column: the column or key at fault, or `None` where the whole row is.
+        column: the column or key at fault, or `None` for the whole row.
         message: what was found and what was expected.
 
     Examples:
@@ -33,13 +31,13 @@ class RowError(PluralignError):
         self.message = message
 
     def at(self, file: object, row: int) -> PluralignError:
-        """The same complaint with its file and its row (counted from 1)."""
+        """The same error with its file and row (counted from 1)."""
         column = "" if self.column is None else f", column '{self.column}'"
         return PluralignError(f"{file}, row {row}{column}: {self.message}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint that names the closest known word, or nothing when none is close.
+    """A hint that names the closest known word; empty if none is close.
 
     Examples:
         >>> nearest("learnig_rate", ["learning_rate", "seed"])
@@ -52,7 +50,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def one_line(text: object, limit: int = 80) -> str:
-    """A value of the data as it may stand in a one-line message: no line breaks, cut at `limit` characters.
+    """The `repr` of a value for a one-line message, cut at `limit` characters.
 
     Examples:
         >>> one_line("first\\nsecond")

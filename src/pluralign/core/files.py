@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Atomic writes: a file or folder is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _DISK = {
-    errno.ENOSPC: "no space left on the device: free some or choose another place",
-    errno.EDQUOT: "the disk quota is used up: free some or choose another place",
-    errno.EFBIG: "the file grew past the size limit of this system or session: raise it or choose another place",
-    errno.EACCES: "permission denied: choose a folder you may write to",
-    errno.EPERM: "not permitted: choose a folder you may write to",
+    errno.ENOSPC: "no space left on the device: free some space or choose another place",
+    errno.EDQUOT: "the disk quota is used up: free some space or choose another place",
+    errno.EFBIG: "the file exceeds the size limit of this system or session: raise the limit or choose another place",
+    errno.EACCES: "permission denied: choose a folder that you may write to",
+    errno.EPERM: "not permitted: choose a folder that you may write to",
     errno.EROFS: "the file system is read-only: choose another place",
     errno.ENOTDIR: "a part of the path is a file, not a folder: choose another place",
     errno.EEXIST: "a part of the path is a file, not a folder: choose another place",
@@ -34,7 +34,7 @@ _DISK = {
 
 @contextlib.contextmanager
 def disk_errors(path: object) -> Iterator[None]:
-    """Turn what the disk refuses into one clear error that names `path`; faults of other kinds pass."""
+    """Turn file-system errors into a `PluralignError` that names `path`; other exceptions pass through."""
     try:
         yield
     except Exception as fault:
@@ -45,30 +45,30 @@ def disk_errors(path: object) -> Iterator[None]:
 
 
 def _disk_code(fault: Exception) -> int | None:
-    """The system's error number, also where a writer of weights hides it in its text."""
+    """The `errno` of an exception, also if a writer of weights reports it only in the message."""
     if isinstance(fault, OSError):
         return fault.errno
-    if found := re.search(r"\(os error (\d+)\)", str(fault)):  # safetensors
-        return int(found[1])
-    if "inline_container.cc" in str(fault):  # torch.save, which only knows that bytes are missing
+    if match := re.search(r"\(os error (\d+)\)", str(fault)):  # safetensors
+        return int(match[1])
+    if "inline_container.cc" in str(fault):  # torch.save, which reports only that bytes are missing
         return errno.ENOSPC
     return None
 
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str], mode: str = "wb", *, shared: bool = False) -> Iterator[IO[Any]]:
-    """Write a file under a temporary name in the same folder and rename it when it is whole.
+    """Write a file under a temporary name in the same folder and rename it when it is complete.
 
-    A fault or an interrupt leaves no part of the file and keeps what stood there before; a killed process
-    leaves the temporary file, which the next write of the same name replaces. Parent folders are made.
+    An exception or interrupt leaves an existing file unchanged and no partial file. A killed process leaves the
+    temporary file, which the next write of the same name replaces. Parent folders are created.
 
     Args:
-        path: the file to be.
+        path: the file to write.
         mode: `"wb"` or `"w"` (text is UTF-8).
-        shared: several processes may write the file at once (a cache): each has a temporary name of its own.
+        shared: several processes may write the file at once (a cache); each uses its own temporary name.
 
     Raises:
-        PluralignError: the disk refuses (full, read-only, not a folder ...), named with the mend.
+        PluralignError: the file cannot be written (disk full, read-only, not a folder, ...); names the fix.
 
     Examples:
         >>> import tempfile
@@ -98,15 +98,15 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb", *, shared: bool
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Fill a folder under a temporary name beside its place; its files move in when all are written.
+    """Write files to a temporary folder inside `path`, and move them into `path` when all are written.
 
-    Files of the same names in `path` are replaced, others stay. A fault leaves `path` as it was. Old files go
-    before the first new one comes, so that a killed process leaves files missing, never old beside new.
+    Files with the same names are replaced, others are kept. An exception leaves `path` unchanged. All replaced files
+    are removed before the first new one is moved, so a killed process never leaves a mix of old and new files.
     """
     path = Path(path)
     partial = path / ".partial"
     with disk_errors(path):
-        made = not path.exists()
+        is_new = not path.exists()
         path.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
@@ -122,13 +122,13 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             for item in items:
                 os.replace(item, path / item.name)
         except BaseException:
-            shutil.rmtree(path if made else partial, ignore_errors=True)
+            shutil.rmtree(path if is_new else partial, ignore_errors=True)
             raise
         partial.rmdir()
 
 
 def write_json(path: str | os.PathLike[str], value: object) -> None:
-    """Write JSON atomically; NaN and infinities are refused, since other tools could not read them."""
+    """Write JSON atomically; raises `ValueError` for NaN and infinities, which standard JSON does not have."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_write(path, "w") as out:
         out.write(text + "\n")
@@ -143,8 +143,17 @@ def write_parquet(table: pa.Table, path: str | os.PathLike[str]) -> None:
 
 
 def cache_folder() -> Path:
-    """Where what is costly to compute is kept: `$PLURALIGN_CACHE`, else `pluralign` in the user's cache folder."""
-    given = os.environ.get("PLURALIGN_CACHE")
-    if given:
-        return Path(given)
+    """The folder for cached results: `$PLURALIGN_CACHE`, else `pluralign` in the user's cache folder."""
+    if folder := os.environ.get("PLURALIGN_CACHE"):
+        return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pluralign"
+
+
+def path_list(files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+    """One path or several, as a list of strings.
+
+    Examples:
+        >>> path_list("a.parquet"), path_list([Path("a.parquet"), "b.parquet"])
+        (['a.parquet'], ['a.parquet', 'b.parquet'])
+    """
+    return [str(file) for file in ([files] if isinstance(files, str | os.PathLike) else files)]

@@ -1,16 +1,15 @@
-"""Fingerprints of content: the same content gives the same name, on any machine."""
+"""Fingerprints: the same content has the same fingerprint on every machine."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 
 def fingerprint(*parts: object) -> str:
-    """A 32-digit hexadecimal name of plain values (numbers, strings, lists, dicts, bytes, None).
+    """32 hexadecimal digits of the SHA-256 of plain values (numbers, strings, lists, dicts, bytes, None).
 
     Examples:
         >>> fingerprint("a", [1, 2]) == fingerprint("a", [1, 2])
@@ -26,18 +25,8 @@ def fingerprint(*parts: object) -> str:
     return digest.hexdigest()[:32]
 
 
-def fingerprint_texts(texts: Iterable[str]) -> str:
-    """A fingerprint of a sequence of texts, in order, without joining them in memory."""
-    digest = hashlib.sha256()
-    for text in texts:
-        data = text.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "little"))
-        digest.update(data)
-    return digest.hexdigest()[:32]
-
-
 def fingerprint_folder(folder: str | os.PathLike[str]) -> str:
-    """A fingerprint of a folder's own files by name and content (a model on disk); subfolders are left out."""
+    """The fingerprint of the names and contents of a folder's files (a model on disk), without subfolders."""
     digest = hashlib.sha256()
     for file in sorted(Path(folder).iterdir()):
         if file.is_file():

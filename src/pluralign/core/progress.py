@@ -1,4 +1,4 @@
-"""A progress bar with the time left, drawn only where a person looks on."""
+"""A progress bar with the time left, shown only on a terminal."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ Item = TypeVar("Item")
 
 
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
-    """Pass `items` on while a bar on the error stream shows how far they are and how long is left.
-
-    Nothing is drawn when the error stream is not a terminal.
+    """Iterate over `items` with a progress bar on the error stream; no bar if that is not a terminal.
 
     Examples:
         >>> list(track([1, 2], "counting"))
@@ -22,21 +20,9 @@ def track(items: Iterable[Item], description: str, total: int | None = None) -> 
         yield from items
         return
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
+    text, bar, _, time_left = Progress.get_default_columns()
+    columns = (text, bar, MofNCompleteColumn(), TimeElapsedColumn(), time_left)
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         yield from progress.track(items, total=total, description=description)

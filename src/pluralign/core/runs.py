@@ -1,7 +1,7 @@
-"""Run directories: what was asked, with what, and what came out.
+"""Run folders: the config, the environment and the results of a run.
 
 A run's folder holds `config.yaml` (as resolved), `environment.json` (versions, and fingerprints of the input
-files), then the work's own files, and last `metrics.json`: the run is finished when that file is there.
+files), the results, and `metrics.json`, which is written last: a run with this file is finished.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import sys
@@ -21,6 +22,8 @@ import yaml
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write, disk_errors, write_json
 
+logger = logging.getLogger(__name__)
+
 State = Literal["new", "started", "finished"]
 
 PACKAGES = (
@@ -29,11 +32,11 @@ PACKAGES = (
 )  # fmt: skip
 
 CONFIG = "config.yaml"
-"""The file of a run that holds its settings as resolved."""
+"""The file of a run that holds its resolved settings."""
 
 
 def environment() -> dict[str, Any]:
-    """Versions of Python, the system and the libraries that results depend on."""
+    """The system, and the versions of Python and of the libraries that results depend on."""
     versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
@@ -49,24 +52,24 @@ def environment() -> dict[str, Any]:
 
 
 def file_fingerprints(files: Sequence[str | os.PathLike[str]]) -> dict[str, str]:
-    """SHA-256 of each file's bytes, by the name that was given."""
-    found = {}
+    """The SHA-256 of each file, by its path as given."""
+    digests = {}
     for file in files:
         with disk_errors(file), open(file, "rb") as data:
-            found[str(file)] = hashlib.file_digest(data, "sha256").hexdigest()
-    return found
+            digests[str(file)] = hashlib.file_digest(data, "sha256").hexdigest()
+    return digests
 
 
 def run_state(folder: Path, config: Mapping[str, Any], inputs: Mapping[str, str]) -> State:
-    """Whether a run with this config is new, was started before, or is finished. Reads only.
+    """Whether the folder's run with this config is new, started or finished. Writes nothing.
 
     Args:
         folder: the run's folder.
         config: plain values, as resolved.
-        inputs: fingerprints of the files that are read.
+        inputs: fingerprints of the input files.
 
     Raises:
-        PluralignError: the folder holds a run of another config or of other data; names what differs.
+        PluralignError: the folder holds a run with another config or on other data; names what differs.
     """
     with disk_errors(folder):
         if not (folder / CONFIG).exists():
@@ -76,14 +79,14 @@ def run_state(folder: Path, config: Mapping[str, Any], inputs: Mapping[str, str]
     if differing:
         shown = ", ".join(f"{key} ({before.get(key)!r} before, {config.get(key)!r} now)" for key in differing)
         raise PluralignError(
-            f"{folder}: holds a run of another config; these keys differ: {shown}; choose another output folder "
+            f"{folder}: holds a run with another config; these keys differ: {shown}; choose another output folder "
             "or remove this one"
         )
     environment_file = folder / "environment.json"
     if environment_file.exists():
-        read = json.loads(environment_file.read_text(encoding="utf-8")).get("inputs", {})
-        # Both ways: a file that is gone is a change, too.
-        changed = sorted(name for name in {*read, *inputs} if read.get(name) != inputs.get(name))
+        earlier = json.loads(environment_file.read_text(encoding="utf-8")).get("inputs", {})
+        # Both ways: a file that is no longer read is a change, too.
+        changed = sorted(name for name in {*earlier, *inputs} if earlier.get(name) != inputs.get(name))
         if changed:
             raise PluralignError(
                 f"{folder}: holds a run on other data; these files have changed since: {', '.join(changed)}; "
@@ -92,15 +95,23 @@ def run_state(folder: Path, config: Mapping[str, Any], inputs: Mapping[str, str]
     return "finished" if (folder / "metrics.json").exists() else "started"
 
 
+def finished_metrics(folder: Path, config: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any] | None:
+    """The metrics of a run that is already finished, or `None`. Arguments and errors are those of `run_state`."""
+    if run_state(folder, config, inputs) != "finished":
+        return None
+    logger.warning(f"{folder}: already finished; nothing to do")
+    return read_metrics(folder)
+
+
 def start_run(folder: Path, config: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
-    """Write what was asked and with what."""
+    """Write the environment and the config."""
     write_json(folder / "environment.json", {**environment(), "inputs": dict(inputs)})
     with atomic_write(folder / CONFIG, "w") as out:
         yaml.safe_dump(dict(config), out, allow_unicode=True, sort_keys=False)
 
 
 def finish_run(folder: Path, metrics: Mapping[str, Any], card: str) -> None:
-    """Write the card and, last, the metrics: the run is finished."""
+    """Write the card, and then the metrics, which mark the run as finished."""
     with atomic_write(folder / "README.md", "w") as out:
         out.write(card)
     write_json(folder / "metrics.json", dict(metrics))

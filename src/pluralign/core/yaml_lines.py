@@ -1,4 +1,4 @@
-"""A YAML file whose values know their lines."""
+"""YAML files, read with the line of each value."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pluralign.core.files import disk_errors
 
 
 class _Loader(yaml.SafeLoader):
-    """Only `true` and `false` are truth values: a vote of `yes`, `no` or `on` stays the word it is."""
+    """Reads only `true` and `false` as booleans: `yes`, `no` and `on` may be labels."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -24,7 +24,7 @@ _Loader.yaml_implicit_resolvers = {
 
 @dataclass(frozen=True)
 class Value:
-    """A value of a YAML file: plain text and numbers, or lists and mappings of further `Value`s."""
+    """A value of a YAML file: a scalar, or a list or mapping of further `Value`s."""
 
     content: Any
     place: str
@@ -36,7 +36,7 @@ class Value:
         return PluralignError(f"{self.place}{at}: {message}")
 
     def plain(self) -> Any:
-        """The value without its places."""
+        """The value without its line numbers."""
         if isinstance(self.content, dict):
             return {key: value.plain() for key, value in self.content.items()}
         if isinstance(self.content, list):
@@ -48,7 +48,7 @@ def read_yaml_lines(path: Path) -> Value:
     """Read one YAML document.
 
     Raises:
-        PluralignError: the file is missing, not UTF-8, not valid YAML, or holds a key twice.
+        PluralignError: the file is missing, not UTF-8, not valid YAML, or has a key twice.
     """
     with disk_errors(path):
         data = path.read_bytes()
@@ -63,7 +63,7 @@ def read_yaml_lines(path: Path) -> Value:
     except yaml.YAMLError as fault:
         raise PluralignError(f"{path}: not valid YAML: {' '.join(str(fault).split())}") from fault
     except RecursionError as fault:
-        raise PluralignError(f"{path}: not usable YAML: nested too deeply, or an alias inside itself") from fault
+        raise PluralignError(f"{path}: cannot be used: nested too deeply, or an alias refers to itself") from fault
 
 
 def _value(node: yaml.Node, loader: _Loader, path: Path, key: str) -> Value:
@@ -73,14 +73,14 @@ def _value(node: yaml.Node, loader: _Loader, path: Path, key: str) -> Value:
         return Value(inner, place, key)
     if not isinstance(node, yaml.MappingNode):
         return Value(loader.construct_object(node), place, key)
-    found: dict[Any, Value] = {}
+    items: dict[Any, Value] = {}
     for key_node, value_node in node.value:
         at = f"{path}, line {key_node.start_mark.line + 1}"
         if not isinstance(key_node, yaml.ScalarNode):
-            raise PluralignError(f"{at}: found a key that is no word: put quotes around text that opens with {{")
+            raise PluralignError(f"{at}: a key must be plain text: put quotes around text that starts with {{")
         name = loader.construct_object(key_node)
         dotted = f"{key}.{key_node.value}" if key else str(key_node.value)
-        if name in found:
-            raise PluralignError(f"{at}, key '{dotted}': stands twice in the file")
-        found[name] = Value(_value(value_node, loader, path, dotted).content, at, dotted)
-    return Value(found, place, key)
+        if name in items:
+            raise PluralignError(f"{at}, key '{dotted}': appears twice in the file")
+        items[name] = Value(_value(value_node, loader, path, dotted).content, at, dotted)
+    return Value(items, place, key)

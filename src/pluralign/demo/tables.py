@@ -13,7 +13,7 @@ from pluralign.demo.people import PLACES
 from pluralign.judgments.population import Simulation
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.items import Items
-from pluralign.workflows.aggregate.story import regret_lines
+from pluralign.workflows.aggregate.contents import regret_lines
 from pluralign.workflows.evaluate.run import reward_metrics
 
 

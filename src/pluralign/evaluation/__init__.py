@@ -1,1 +1,1 @@
-"""Floor 2: metrics as functions of arrays."""
+"""Layer 2: metrics as functions of arrays."""

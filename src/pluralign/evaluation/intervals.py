@@ -1,110 +1,213 @@
-"""Draws of clusters with replacement, and percentile intervals over them."""
+"""Intervals of metrics by resampling clusters of observations; every interval of the package is computed here.
+
+Observations that share a prompt are not independent, so a replicate draws whole prompts (or whatever the cluster is)
+with replacement. A metric is a function of weighted sums. Callers sum their observations by `Resampling.group` and give
+a function from weights of the groups to metrics; how the weights are drawn is decided here alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.pairs import Floats
+from pluralign.evaluation.pairs import Floats, Ints
 
-# Cluster counts held at once (times eight bytes, and as much again for the draws).
+# Weights held at once (times eight bytes, and as much again for the draws).
 BLOCK_CELLS = 1 << 21
 
-
-def drawn_counts(clusters: int, replicates: int, seed: int, cells: int = BLOCK_CELLS) -> Iterator[tuple[int, Floats]]:
-    """How often each cluster is drawn, when as many are drawn with replacement as there are.
-
-    A replicate is multinomial(clusters; uniform). They come in blocks of replicates, so that memory grows only
-    with `cells`; the draws do not depend on the block size.
-
-    Args:
-        clusters: how many there are, at least 1.
-        replicates: how many times to draw.
-        seed: of the draws.
-        cells: entries of the count matrix held at once.
-
-    Yields:
-        the first replicate of the block, and its counts `(block, clusters)`.
-
-    Examples:
-        >>> [(start, counts.sum(axis=1).tolist()) for start, counts in drawn_counts(3, 3, seed=0, cells=6)]
-        [(0, [3.0, 3.0]), (2, [3.0])]
-    """
-    generator = np.random.default_rng(seed)
-    step = max(1, cells // clusters)
-    for start in range(0, replicates, step):
-        rows = min(step, replicates - start)
-        # Counting uniform draws is the multinomial, and much faster than its chain of binomials.
-        drawn = generator.integers(clusters, size=(rows, clusters))
-        drawn += np.arange(rows)[:, None] * clusters
-        counts = np.bincount(drawn.ravel(), minlength=rows * clusters).reshape(rows, clusters)
-        yield start, counts.astype(np.float64)
+Metrics = Callable[[Floats], Mapping[str, Floats]]
+"""From weights `(rows, groups)` to metrics, each `(rows, ...)`; nan marks a metric that is undefined in a row."""
 
 
-def resampled_sums(sums: Floats, replicates: int, seed: int, cells: int = BLOCK_CELLS) -> Floats:
-    """Sums of clusters drawn with replacement, as many as there are, once per replicate.
-
-    A replicate is counts @ sums with the counts of `drawn_counts`. Time grows with replicates x clusters.
+class Resampling:
+    """Draws of clusters with replacement, as many as there are, and percentile intervals over the replicates.
 
     Args:
-        sums: one row of sums per cluster, `(clusters, statistics)`.
-        replicates: how many times to draw.
-        seed: of the draws.
-        cells: entries of the count matrix held at once.
+        cluster: id of the cluster of each observation, int `(observations,)`.
+        replicates: number of draws; 0 leaves the intervals out.
+        level: nominal coverage, between 0 and 1.
+        seed: random seed; the same seed gives the same intervals.
+        cells: weights held at once; it bounds the memory and does not change the draws.
 
-    Returns:
-        `(replicates, statistics)`.
-
-    Examples:
-        Every replicate draws three clusters.
-
-        >>> resampled_sums(np.ones((3, 1)), replicates=4, seed=0).ravel().tolist()
-        [3.0, 3.0, 3.0, 3.0]
-    """
-    totals = np.empty((replicates, sums.shape[1]))
-    for start, counts in drawn_counts(len(sums), replicates, seed, cells):
-        totals[start : start + len(counts)] = counts @ sums
-    return totals
-
-
-def percentile_intervals(values: Mapping[str, Floats], level: float) -> dict[str, float]:
-    """The interval of each metric between the (1 - level) / 2 and the (1 + level) / 2 quantiles of its replicates.
-
-    Args:
-        values: replicates of each metric, `(replicates,)`; nan where a replicate leaves it undefined.
-        level: coverage aimed at, between 0 and 1.
-
-    Returns:
-        `NAME_low` and `NAME_high`, over the replicates that define the metric; nothing where none does.
-
-    Examples:
-        >>> percentile_intervals({"a": np.array([3.0, np.nan, 1.0, 2.0]), "b": np.array([np.nan])}, 0.5)
-        {'a_low': 1.5, 'a_high': 2.5}
-    """
-    intervals: dict[str, float] = {}
-    for name, replicates in values.items():
-        defined = replicates[~np.isnan(replicates)]
-        if len(defined):
-            low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-            intervals |= {f"{name}_low": float(low), f"{name}_high": float(high)}
-    return intervals
-
-
-def check_resampling(replicates: int, level: float) -> None:
-    """Refuse draws and levels that make no interval.
+    Attributes:
+        group: the group of each observation, int64 `(observations,)`. A group holds observations that have the same
+            weight in every replicate; it is the unit in which callers sum.
+        groups: number of groups.
+        size: how many clusters each group stands for, float64 `(groups,)`: the weights of the estimate itself.
 
     Raises:
-        PluralignError: `replicates` under 1, or `level` not between 0 and 1.
+        PluralignError: `replicates` is negative or `level` is not between 0 and 1.
 
     Examples:
-        >>> check_resampling(0, 0.95)
-        Traceback (most recent call last):
-        ...
-        pluralign.core.errors.PluralignError: replicates is 0, expected at least 1
+        The mean of five observations of three prompts, as a ratio of sums.
+
+        >>> resampling = Resampling([7, 7, 8, 9, 9], replicates=100)
+        >>> sums = resampling.sums(np.array([1.0, 0.0, 1.0, 1.0, 1.0]), np.ones(5))
+        >>> metrics = resampling.intervals(lambda weights: {"mean": ratio(*(weights @ sums).T)})
+        >>> {name: round(value, 3) for name, value in metrics.items()}
+        {'mean': 0.8, 'mean_low': 0.5, 'mean_high': 1.0}
     """
-    if replicates < 1:
-        raise PluralignError(f"replicates is {replicates}, expected at least 1")
-    if not 0 < level < 1:
-        raise PluralignError(f"level is {level}, expected a number between 0 and 1")
+
+    def __init__(
+        self, cluster: ArrayLike, replicates: int = 1000, level: float = 0.95, seed: int = 0, cells: int = BLOCK_CELLS
+    ) -> None:
+        if replicates < 0:
+            raise PluralignError(f"replicates is {replicates}, expected at least 0")
+        if not 0 < level < 1:
+            raise PluralignError(f"level is {level}, expected a number between 0 and 1")
+        names, group = np.unique(np.asarray(cluster), return_inverse=True)
+        self.group: Ints = group
+        self.groups = len(names)
+        self.size: Floats = np.ones(len(names))
+        self._kinds = False
+        self.replicates, self.level, self.seed, self.cells = replicates, level, seed, cells
+
+    @classmethod
+    def of_kinds(cls, count: ArrayLike, replicates: int = 1000, level: float = 0.95, seed: int = 0) -> Resampling:
+        """Resampling of clusters that come in a few kinds; clusters of one kind have equal observations.
+
+        Drawing how many clusters of each kind there are has the distribution of drawing the clusters one by one, at
+        a cost that does not grow with their number.
+
+        Args:
+            count: number of clusters of each kind, int `(kinds,)`; the kinds are the groups.
+            replicates, level, seed: as in the class.
+
+        Examples:
+            >>> [weights.sum(axis=1).tolist() for weights in Resampling.of_kinds([30, 70], replicates=2).weights()]
+            [[100.0, 100.0]]
+        """
+        size = np.asarray(count, dtype=np.float64)
+        resampling = cls(np.arange(len(size)), replicates, level, seed)
+        resampling.size, resampling._kinds = size, True
+        return resampling
+
+    def weights(self) -> Iterator[Floats]:
+        """Weights of the groups, replicate by replicate, in blocks `(block, groups)`.
+
+        Nothing where there are fewer than two clusters: one cluster shows no variation.
+
+        Examples:
+            Every replicate draws three clusters.
+
+            >>> [block.sum(axis=1).tolist() for block in Resampling([0, 1, 2], replicates=3, cells=6).weights()]
+            [[3.0, 3.0], [3.0]]
+        """
+        clusters = int(self.size.sum())
+        if clusters < 2:
+            return
+        generator = np.random.default_rng(self.seed)
+        step = max(1, self.cells // self.groups)
+        for start in range(0, self.replicates, step):
+            rows = min(step, self.replicates - start)
+            if self._kinds:
+                yield generator.multinomial(clusters, self.size / clusters, size=rows).astype(np.float64)
+                continue
+            # Counting uniform draws is the multinomial, and much faster than its chain of binomials.
+            drawn = generator.integers(self.groups, size=(rows, self.groups))
+            drawn += np.arange(rows)[:, None] * self.groups
+            counts = np.bincount(drawn.ravel(), minlength=rows * self.groups)
+            yield counts.reshape(rows, self.groups).astype(np.float64)
+
+    def sums(self, *columns: Floats) -> Floats:
+        """Sums of columns of observations by group.
+
+        Args:
+            columns: each `(observations,)`.
+
+        Returns:
+            `(groups, columns)`.
+        """
+        sums = [np.bincount(self.group, weights=column, minlength=self.groups) for column in columns]
+        return np.stack(sums, axis=1).astype(np.float64)
+
+    def replicated(self, metrics: Metrics) -> dict[str, Floats]:
+        """The metrics in every replicate, each `(replicates, ...)`; empty without replicates or with one cluster.
+
+        Examples:
+            >>> Resampling([0, 1], replicates=3).replicated(lambda weights: {"n": weights.sum(axis=1)})
+            {'n': array([2., 2., 2.])}
+        """
+        # Block by block: the sums of all replicates would be held at once otherwise.
+        blocks = [metrics(weights) for weights in self.weights()]
+        return {name: np.concatenate([block[name] for block in blocks]) for name in (blocks[0] if blocks else ())}
+
+    def intervals(self, metrics: Metrics) -> dict[str, float]:
+        """Each metric with the (1 - level) / 2 and the (1 + level) / 2 quantiles of its replicates.
+
+        Args:
+            metrics: from weights `(rows, groups)` to metrics, each `(rows,)`; nan marks what is undefined.
+
+        Returns:
+            `NAME`, left out where it is undefined, and `NAME_low` and `NAME_high` over the replicates that define
+            the metric, left out where none does.
+
+        Examples:
+            A share that only one of two clusters defines.
+
+            >>> Resampling([4, 5]).intervals(lambda weights: {"a": ratio(weights[:, 0], 2 * weights[:, 0])})
+            {'a': 0.5, 'a_low': 0.5, 'a_high': 0.5}
+        """
+        estimate = {name: float(value[0]) for name, value in metrics(self.size[None]).items()}
+        result = {name: value for name, value in estimate.items() if not np.isnan(value)}
+        for name, values in self.replicated(metrics).items():
+            if (ends := percentiles(values, self.level)) is not None:
+                result |= {f"{name}_low": float(ends[0]), f"{name}_high": float(ends[1])}
+        return result
+
+    def mean_intervals(self, means: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> dict[str, float]:
+        """Ratios of sums over the observations, such as weighted means, with their intervals.
+
+        Args:
+            means: numerator and denominator of each, `(observations,)` or one number for all.
+
+        Returns:
+            as `intervals`.
+
+        Examples:
+            >>> Resampling([0, 1], replicates=0).mean_intervals({"mean": ([1.0, 4.0], 1.0)})
+            {'mean': 2.5}
+        """
+        if not means:
+            return {}
+        shape, names = self.group.shape, list(means)
+        tops, bottoms = (
+            self.sums(*(np.broadcast_to(np.asarray(means[name][part], dtype=np.float64), shape) for name in names))
+            for part in (0, 1)
+        )
+        return self.intervals(lambda weights: dict(zip(names, ratio(weights @ tops, weights @ bottoms).T, strict=True)))
+
+
+def percentiles(values: Floats, level: float) -> tuple[Floats, Floats] | None:
+    """The (1 - level) / 2 and (1 + level) / 2 quantiles along the first axis, over the replicates that are defined.
+
+    Args:
+        values: `(replicates, ...)`; a replicate that holds nan is left out.
+        level: nominal coverage, between 0 and 1.
+
+    Returns:
+        low and high, each `(...)`; None where no replicate is defined.
+
+    Examples:
+        >>> low, high = percentiles(np.array([3.0, np.nan, 1.0, 2.0]), 0.5)
+        >>> float(low), float(high)
+        (1.5, 2.5)
+    """
+    defined = values[~np.isnan(values).any(axis=tuple(range(1, values.ndim)))]
+    if not len(defined):
+        return None
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high
+
+
+def ratio(numerator: Floats, denominator: Floats) -> Floats:
+    """Quotients, nan where the denominator is not above 0.
+
+    Examples:
+        >>> ratio(np.array([1.0, 0.0]), np.array([2.0, 0.0])).tolist()
+        [0.5, nan]
+    """
+    return np.divide(numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=denominator > 0)

@@ -1,4 +1,4 @@
-"""Rankings as strict pairs: what a reward model is scored on."""
+"""Rankings as strict pairs of responses, on which a reward model is evaluated."""
 
 from __future__ import annotations
 
@@ -14,30 +14,33 @@ from pluralign.core.errors import PluralignError
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# Stands for "shown but not ranked": worse than every rank.
+# The key of a response that was shown but not ranked: worse than every rank.
 UNRANKED = np.iinfo(np.int64).max
 
-# Past this, sums of margins could overflow; no reward model means such a number.
+# Beyond this, sums of margins could overflow.
 LARGEST_REWARD = 1e100
 
-# Pair cells held at once while pairs are formed: bounds the memory beside the result.
+# Sums of weights are equal if they differ by less than this share of their total: the order of adding is not fixed.
+SAME = 1e-9
+
+# Pairs held at once while they are formed: bounds the memory beside the result.
 BLOCK_CELLS = 1 << 20
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """The strict comparisons that rankings hold.
+    """The strict comparisons that rankings contain.
 
     Attributes:
         margin: reward of the winner minus reward of the loser, or the log-odds that a recalibration makes of it,
             float64 `(pairs,)`.
-        judgment: index of the judgment each pair comes from, int64 `(pairs,)`, ascending.
-        weight: the judgment's weight over its number of strict pairs, float64 `(pairs,)`,
-            so that a judgment counts once however long its ranking is.
+        judgment: index of the judgment of each pair, int64 `(pairs,)`, ascending.
+        weight: the judgment's weight divided by its number of strict pairs, float64 `(pairs,)`, so that a judgment
+            counts once however long its ranking is.
         prompt: cluster of each pair, int64 `(pairs,)`.
-        judgments: how many judgments were read, with or without a strict pair.
-        tied: pairs the annotator ranked equal; they have no winner and are left out.
-        undecided: judgments without any strict pair.
+        judgments: number of judgments read, with or without a strict pair.
+        tied: number of pairs that the annotator ranked equal; they have no winner and are left out.
+        undecided: number of judgments without a strict pair.
     """
 
     margin: Floats
@@ -57,22 +60,22 @@ def pairs_of(
     weight: ArrayLike,
     recalibration: Callable[[Floats], Floats] | None = None,
 ) -> Pairs:
-    """The strict pairs of ranked responses, with the margin a reward model gives each of them.
+    """The strict pairs of ranked responses with their reward margins.
 
-    A response ranked better wins over one ranked worse; every ranked response wins over one that was
-    shown but not ranked; two that are not ranked are not compared.
+    A response with a better rank beats one with a worse rank. Every ranked response beats every response that was
+    shown but not ranked; two responses without a rank are not compared.
 
     Args:
-        rewards: reward of each shown response, judgments laid end to end, float `(total,)`.
+        rewards: reward of each shown response, judgments concatenated, float `(total,)`.
         ranks: 1 is best, equal ranks are a tie, 0 is shown but not ranked, int `(total,)`.
-        offsets: judgment j holds the places `offsets[j]` to `offsets[j + 1]`, int `(judgments + 1,)`.
+        offsets: judgment j occupies `offsets[j]` to `offsets[j + 1]`, int `(judgments + 1,)`.
         prompt: cluster of each judgment, int `(judgments,)`.
         weight: reliability of each judgment, at least 0, float `(judgments,)`.
-        recalibration: maps margins `(pairs,)` to log-odds, an odd function; None leaves them as they are.
+        recalibration: an odd function from margins `(pairs,)` to log-odds; None leaves the margins as they are.
 
     Raises:
-        PluralignError: a shape does not fit, a rank is negative or not whole, a weight is negative or
-            not finite, or a reward is not a finite number.
+        PluralignError: a shape does not fit, a rank is negative or not an integer, a weight is negative or not
+            finite, or a reward is not a finite number.
 
     Examples:
         One ranking a > b > c (c not ranked) and one tie.
@@ -116,21 +119,16 @@ def pairs_of(
 
 
 def rank_keys(ranks: Ints) -> Ints:
-    """Ranks as sortable keys, smaller is better, with "not ranked" (0) behind every rank.
-
-    Examples:
-        >>> (rank_keys(np.array([2, 0, 1])) == UNRANKED).tolist()
-        [False, True, False]
-    """
+    """Ranks as sortable keys: smaller is better, and "not ranked" (0) comes after every rank."""
     return np.where(ranks == 0, UNRANKED, ranks)
 
 
 def judgment_blocks(offsets: Ints, cells: int = BLOCK_CELLS) -> Iterator[tuple[Ints, Ints]]:
-    """Judgments of one length at a time, in blocks of at most `cells` pairs (one judgment at the least).
+    """Judgments of equal length together, in blocks of at most `cells` pairs (and at least one judgment).
 
     Yields:
-        `(block,)` judgment indices and `(block, length)` places in the flat arrays. Judgments of fewer
-        than two responses hold no pair and are passed over.
+        `(block,)` judgment indices and `(block, length)` positions in the concatenated arrays. Judgments of fewer
+        than two responses have no pair and are skipped.
 
     Examples:
         >>> [(b.tolist(), p.tolist()) for b, p in judgment_blocks(np.array([0, 2, 5, 7]))]
@@ -151,17 +149,7 @@ def judgment_blocks(offsets: Ints, cells: int = BLOCK_CELLS) -> Iterator[tuple[I
 def checked_rankings(
     rewards: ArrayLike, ranks: ArrayLike, offsets: ArrayLike, prompt: ArrayLike, weight: ArrayLike
 ) -> tuple[Floats, Ints, Ints, Ints, Floats]:
-    """The five arrays of `pairs_of` as float64 and int64, or a message that names the one at fault.
-
-    Raises:
-        PluralignError: as `pairs_of` says.
-
-    Examples:
-        >>> checked_rankings([1.0, float("nan")], [1, 2], [0, 2], [0], [1.0])
-        Traceback (most recent call last):
-        ...
-        pluralign.core.errors.PluralignError: rewards[1] is nan, expected a finite number (at most 1e+100)
-    """
+    """The five arrays of `pairs_of` as float64 and int64, or an error that names the array that does not fit."""
     place = whole_numbers("offsets", offsets)
     if len(place) == 0 or place[0] != 0 or np.any(np.diff(place) < 0):
         raise PluralignError("offsets: expected to start at 0 and never to fall, one more than judgments")
@@ -178,17 +166,36 @@ def checked_rankings(
     ):
         if len(array) != expected:
             raise PluralignError(f"{name}: shape ({len(array)},), expected ({expected},) from offsets")
-    _refuse("rewards", reward, np.abs(reward) <= LARGEST_REWARD, "a finite number (at most 1e+100)")
-    _refuse("ranks", rank, rank >= 0, "1 (best) and up, or 0 for not ranked")
-    _refuse("weight", reliability, (reliability >= 0) & (reliability < np.inf), "a finite number, at least 0")
+    _require("rewards", reward, np.abs(reward) <= LARGEST_REWARD, "a finite number (at most 1e+100)")
+    _require("ranks", rank, rank >= 0, "1 (best) and up, or 0 for not ranked")
+    _require("weight", reliability, (reliability >= 0) & (reliability < np.inf), "a finite number, at least 0")
     return reward, rank, place, cluster, reliability
 
 
-def whole_numbers(name: str, values: ArrayLike) -> Ints:
-    """A one-dimensional int64 array; `name` is how a complaint calls it.
+def unique_responses(response: ArrayLike, rewards: Floats, prompt: Ints) -> tuple[Ints, Ints]:
+    """Number the unique responses of all prompts by prompt and id, and check that each of them has one reward.
 
-    Raises:
-        PluralignError: another dimension, or numbers that are not of an integer type.
+    The arguments are ids, rewards and prompts at each position, `(total,)`; ids count within a prompt. The results are
+    the number of the response at each position, `(total,)`, and the first position of each response, `(unique,)`.
+    """
+    unique = whole_numbers("response", response)
+    if len(unique) != len(rewards):
+        raise PluralignError(f"response: shape ({len(unique)},), expected ({len(rewards)},) from offsets")
+    ids, code = np.unique(unique, return_inverse=True)
+    key = np.unique(prompt, return_inverse=True)[1] * len(ids) + code
+    _, first, number = np.unique(key, return_index=True, return_inverse=True)
+    differs = np.flatnonzero(rewards != rewards[first][number])
+    if len(differs):
+        at = int(differs[0])
+        raise PluralignError(
+            f"rewards[{at}] is {rewards[at]}, but response {unique[at]} of prompt {prompt[at]} "
+            f"also has {rewards[first][number][at]}, expected one reward per response"
+        )
+    return number, first
+
+
+def whole_numbers(name: str, values: ArrayLike) -> Ints:
+    """A one-dimensional int64 array; an error names the argument.
 
     Examples:
         >>> whole_numbers("ranks", [1.5])
@@ -204,15 +211,7 @@ def whole_numbers(name: str, values: ArrayLike) -> Ints:
 
 
 def real_numbers(name: str, values: ArrayLike) -> Floats:
-    """A one-dimensional float64 array; `name` is how a complaint calls it.
-
-    Raises:
-        PluralignError: another dimension, or what is no number.
-
-    Examples:
-        >>> real_numbers("weight", [1, 2.5]).tolist()
-        [1.0, 2.5]
-    """
+    """A one-dimensional float64 array; an error names the argument."""
     array = np.asarray(values)
     real = np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)
     if array.ndim != 1 or not real:
@@ -220,7 +219,8 @@ def real_numbers(name: str, values: ArrayLike) -> Floats:
     return array.astype(np.float64)
 
 
-def _refuse(name: str, array: NDArray[Any], good: NDArray[np.bool_], expected: str) -> None:
+def _require(name: str, array: NDArray[Any], good: NDArray[np.bool_], expected: str) -> None:
+    """Raise an error that names the first value that is not good."""
     if not good.all():
         at = int(np.argmin(good))
         raise PluralignError(f"{name}[{at}] is {array[at]}, expected {expected}")

@@ -1,4 +1,4 @@
-"""The same metrics for each source, group or annotator."""
+"""The metrics of rewards for each source, group or annotator."""
 
 from __future__ import annotations
 
@@ -8,28 +8,27 @@ import numpy as np
 
 from pluralign.core.errors import PluralignError, one_line
 from pluralign.evaluation.pairs import Ints, Pairs
-from pluralign.evaluation.rewards.sums import metrics_of_sums, pair_sums
+from pluralign.evaluation.rewards.metrics import metrics_of_sums, pair_sums
 
-# Those metrics of the pairs that are told for every slice, beside the count of its pairs.
+# The metrics that every slice has, besides its number of pairs.
 SLICED = ("accuracy", "log_loss", "ece", "ece_debiased", "brier")
 
 
 def sliced_metrics(pairs: Pairs, slices: Mapping[str, Sequence[str | None]], bins: int = 10) -> dict[str, float]:
-    """Accuracy, log-loss, calibration errors and Brier score of each slice: the metrics of its judgments alone.
+    """Accuracy, log-loss, calibration errors and Brier score of the judgments of each slice.
 
     Args:
         pairs: strict pairs.
-        slices: for each column (such as "source" or "group") its value for every judgment,
-            `(judgments,)`; a judgment whose value is None is in no slice of that column.
+        slices: for each column (such as "source" or "group") its value for every judgment, `(judgments,)`; a
+            judgment with None is in no slice of that column.
         bins: of the calibration errors, an even number.
 
     Returns:
-        `pairs/COLUMN=VALUE`, and the same of `accuracy`, `log_loss` (nats), `ece`, `ece_debiased` and `brier`,
-        values in sorted order; an undefined metric is left out.
+        `pairs/COLUMN=VALUE`, and likewise `accuracy`, `log_loss` (nats), `ece`, `ece_debiased` and `brier`, values in
+        sorted order; an undefined metric is left out.
 
     Raises:
-        PluralignError: a column is not as long as there are judgments, or holds something that is neither
-            text nor None.
+        PluralignError: a column does not have one value per judgment, or a value is neither text nor None.
 
     Examples:
         >>> from pluralign.evaluation.pairs import pairs_of
@@ -56,18 +55,18 @@ def sliced_metrics(pairs: Pairs, slices: Mapping[str, Sequence[str | None]], bin
 def annotator_table(
     pairs: Pairs, annotator: Sequence[str | None]
 ) -> dict[str, list[str] | list[int] | list[float | None]]:
-    """How well the rewards predict each annotator: whom a reward model serves, and whom it does not.
+    """How well the rewards predict the judgments of each annotator.
 
     Args:
         pairs: strict pairs.
-        annotator: who gave each judgment, `(judgments,)`; judgments of None are left out.
+        annotator: name of the annotator of each judgment, `(judgments,)`; judgments with None are left out.
 
     Returns:
-        columns of one length, annotators in sorted order: `annotator`, `judgments` (all of them, undecided
-        ones included), `pairs` (strict), `accuracy` and `log_loss` (nats), None where there is no pair.
+        columns of equal length, annotators in sorted order: `annotator`, `judgments` (including undecided ones),
+        `pairs` (strict), `accuracy` and `log_loss` (nats), None where there is no pair.
 
     Raises:
-        PluralignError: as `sliced_metrics` says.
+        PluralignError: as `sliced_metrics`.
 
     Examples:
         >>> from pluralign.evaluation.pairs import pairs_of
@@ -92,27 +91,23 @@ def annotator_table(
     }
 
 
-def coded(column: str, values: Sequence[str | None], judgments: int) -> tuple[list[str], Ints]:
-    """The distinct names of a column, sorted, and the place of each judgment's name among them.
-
-    Returns:
-        names, and int `(judgments,)` with -1 for None.
+def coded(column: str, values: Sequence[str | None], length: int) -> tuple[list[str], Ints]:
+    """The distinct names of a column, sorted, and the index of each value among them, -1 for None.
 
     Raises:
-        PluralignError: a wrong length, or a value that is neither text nor None.
+        PluralignError: the column does not have `length` values, or a value is neither text nor None.
 
     Examples:
         >>> names, code = coded("source", ["b", None, "a"], 3)
         >>> names, code.tolist()
         (['a', 'b'], [1, -1, 0])
     """
-    if len(values) != judgments:
-        raise PluralignError(f"{column}: {len(values)} values, expected {judgments}, one per judgment")
+    if len(values) != length:
+        raise PluralignError(f"{column}: {len(values)} values, expected {length}, one per judgment")
     distinct = {value for value in values if value is not None}
     for value in distinct:
         if not isinstance(value, str):
             raise PluralignError(f"{column}: found {one_line(value)}, expected text or None")
     names = sorted(distinct)
-    place: dict[str | None, int] = {name: k for k, name in enumerate(names)}
-    code = np.fromiter((place.get(value, -1) for value in values), dtype=np.int64, count=judgments)
-    return names, code
+    index: dict[str | None, int] = {name: k for k, name in enumerate(names)}
+    return names, np.fromiter((index.get(value, -1) for value in values), dtype=np.int64, count=length)

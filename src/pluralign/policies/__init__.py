@@ -1,1 +1,1 @@
-"""Floor 4: using policies: base and adapters, samples with log-probabilities."""
+"""Layer 4: load, sample, mix and route policies."""

@@ -1,4 +1,4 @@
-"""Policies from folders and the hub: a causal model, an adapter on one, several adapters, a mixture of them."""
+"""Load policies from folders and the hub: a causal model, an adapter, several adapters, or a mixture."""
 
 from __future__ import annotations
 
@@ -28,30 +28,29 @@ def load_policy(
     device: str | torch.device | None = None,
     **model_kwargs: Any,
 ) -> Policy:
-    """Load a policy: any causal language model, an adapter's folder, a mixture's, or a base with named adapters.
+    """Load a policy: a causal language model, an adapter, a mixture, or a base with named adapters.
 
-    A mixture's folder is a finished run of `em-dpo`, or the `mixture` that `aggregate` wrote; it gives a
-    `MixturePolicy`.
+    A mixture is a finished run of `em-dpo`, or the `mixture` folder of `aggregate`; it loads as a `MixturePolicy`.
 
     Args:
-        model_name_or_path: a folder or a hub id; the base, where `adapters` are given.
-        adapters: names and folders of PEFT adapters on the base; `Policy.using` chooses one. The first is on.
-        max_length: tokens of prompt and answer; `None` is what the model was tuned with, else its context, at
-            most 1024.
+        model_name_or_path: a folder or a hub id; the base if `adapters` are given.
+        adapters: names and folders of PEFT adapters on the base; `Policy.using` selects one. The first is active.
+        max_length: tokens of prompt and response; default: what the model was tuned with, else its context, at most
+            1024.
         revision: branch, tag or commit on the hub.
         trust_remote_code: run code that comes with the model. Only for code you have read.
-        device: where to put it; `None` takes a GPU when there is one.
+        device: device to load to; default: a GPU if there is one.
         model_kwargs: passed to `from_pretrained`.
 
     Raises:
-        PluralignError: there is no such model or adapter, it is not a causal language model, or a mixture is given
-            more adapters.
+        PluralignError: there is no such model or adapter, it is not a causal language model, or `adapters` are given
+            for a mixture.
     """
     folder = Path(model_name_or_path)
     mixture = None
     if is_mixture(folder):
         if adapters is not None:
-            raise PluralignError(f"{folder}: is a mixture and has its adapters already: leave `adapters` out")
+            raise PluralignError(f"{folder}: is a mixture, which has its own adapters: omit `adapters`")
         mixture = read_mixture(folder)
         first, *others = mixture.weights
         model_name_or_path, adapters = folder / first, {name: folder / name for name in others}
@@ -66,7 +65,7 @@ def load_policy(
     model = loaded.model
     for name, path in (adapters or {}).items():
         if not (Path(path) / "adapter_config.json").exists():
-            raise PluralignError(f"{path}: no adapter there (adapter_config.json is missing)")
+            raise PluralignError(f"{path}: not an adapter (adapter_config.json is missing)")
         if isinstance(model, peft.PeftModel):
             model.load_adapter(str(path), adapter_name=name)
         else:

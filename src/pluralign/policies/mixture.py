@@ -1,8 +1,8 @@
-"""A mixture of policies: adapters on one base with weights; each answer is drawn from one of them.
+"""A mixture of policies: adapters on one base with weights; each response is drawn from one of them.
 
     pi(y|x) = sum_k w_k pi_k(y|x)
 
-A run of `em-dpo` is one, its weights being the types' shares, and so is what `aggregate` makes of it.
+A run of `em-dpo` is a mixture whose weights are the types' shares; `aggregate` writes another.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from pluralign.scoring.trees import Layout
 
 @dataclass(frozen=True)
 class MixturePolicy(Policy):
-    """A policy that draws one of its adapters for every answer.
+    """A policy that draws one of its adapters for every response.
 
     Args:
         mixture: the adapters and their weights.
 
-    Draw answers, and see whose they are:
+    Draw responses, with the adapter that each came from:
 
         policy = pluralign.load_policy("runs/people")
         for sample in policy.sample(["Tea?"], n=4, max_new_tokens=32)[0]:
@@ -40,8 +40,8 @@ class MixturePolicy(Policy):
     @property
     def weights(self) -> np.ndarray:
         """`(adapters,)`, in the order of `mixture.weights`."""
-        found = np.array(list(self.mixture.weights.values()))
-        return found / found.sum()  # as stored they may miss 1 by more than a draw of numpy's takes
+        weights = np.array(list(self.mixture.weights.values()))
+        return weights / weights.sum()  # stored weights may miss 1 by more than numpy's draws accept
 
     def adapter_values(
         self,
@@ -50,19 +50,19 @@ class MixturePolicy(Policy):
         max_tokens: int = MAX_TOKENS_PER_BATCH,
     ) -> np.ndarray:
         """log pi_k(y|x) of every unique response under each adapter: `(adapters, responses)`."""
-        found = []
+        values = []
         for name in self.mixture.weights:
             with self.using(name):
-                found.append(super().values(tokens, layout, max_tokens))
-        return np.stack(found)
+                values.append(super().values(tokens, layout, max_tokens))
+        return np.stack(values)
 
     def reference_values(self, tokens: TokenizedItems) -> np.ndarray:
-        """log pi_ref(y|x), the base without an adapter: `(responses,)`."""
+        """log pi_ref(y|x) under the base without an adapter: `(responses,)`."""
         with self.using(None):
             return super().values(tokens)
 
     def reference_charges(self, tokens: TokenizedItems) -> np.ndarray:
-        """What the mixture's penalty charges of log pi_ref(y|x), in nats: `(responses,)`."""
+        """The part of log pi_ref(y|x) that the mixture's penalty charges, in nats: `(responses,)`."""
         with self.using(None):
             return self.charges(tokens, self.mixture.penalty)
 

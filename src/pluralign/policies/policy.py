@@ -1,4 +1,4 @@
-"""A policy: a causal model, its adapters if it has any, answers drawn from it and their log-probabilities."""
+"""A policy: a causal model with optional adapters that draws responses with their log-probabilities."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from pluralign.scoring.tokens import TokenizedItems, prompt_tokens
 
 @dataclass(frozen=True)
 class Sample:
-    """An answer drawn from a policy.
+    """A response drawn from a policy.
 
     Args:
-        response: the answer in the form of its prompt: text, or one message of the assistant.
-        token_ids: as they were drawn, the end token included where it was drawn.
-        log_prob: log pi(y|x) of those tokens in nats, at temperature 1 and untruncated however they were drawn.
-        finished: whether the policy ended the answer itself.
-        adapter: whose answer it is, where the policy is a mixture.
+        response: in the form of its prompt: a text, or one assistant message.
+        token_ids: the drawn tokens, including the end token if it was drawn.
+        log_prob: log pi(y|x) of those tokens in nats, at temperature 1 and untruncated, however they were drawn.
+        finished: whether the policy drew an end token.
+        adapter: the adapter that the response came from, if the policy is a mixture.
     """
 
     response: Any
@@ -39,9 +39,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class Policy(CausalModel):
-    """A causal language model that answers prompts.
+    """A causal language model that responds to prompts.
 
-    Draw two answers and see how likely they were:
+    Draw two responses with their log-probabilities:
 
         policy = pluralign.load_policy("runs/my-policy")
         for sample in policy.sample(["Tea?"], n=2, max_new_tokens=32)[0]:
@@ -59,16 +59,16 @@ class Policy(CausalModel):
         seed: int = 0,
         batch: int = 32,
     ) -> list[list[Sample]]:
-        """Draw answers, and compute their log-probabilities under the policy in one pass over prompt trees.
+        """Draw responses, and compute their log-probabilities under the policy in one pass over prompt trees.
 
         Args:
-            prompts: texts, or lists of messages; cut on the left to leave room for the answer.
-            n: answers to each prompt.
-            max_new_tokens: the longest answer.
-            temperature: above 0; 1 draws from the policy itself.
-            top_p: keep the likeliest tokens that make up this probability; 1 truncates nothing.
-            seed: the same seed gives the same answers on the same machine.
-            batch: answers drawn at once.
+            prompts: texts, or lists of messages; truncated on the left to leave room for the response.
+            n: responses per prompt.
+            max_new_tokens: maximum tokens of a response.
+            temperature: sampling temperature, above 0; 1 draws from the policy itself.
+            top_p: nucleus sampling; 1 is no truncation.
+            seed: random seed; the same seed gives the same responses on the same machine.
+            batch: responses drawn at once.
 
         Returns:
             `n` samples for each prompt.
@@ -84,7 +84,7 @@ class Policy(CausalModel):
         if not prompts:
             return []
         ids = prompt_tokens(prompts, self.tokenizer, room)
-        # What the model's own generation config may hold (penalties, truncation) would change the policy.
+        # The model's own generation config may hold penalties and truncation, which would change the policy.
         config = GenerationConfig(
             do_sample=True,
             temperature=temperature,
@@ -118,7 +118,7 @@ class Policy(CausalModel):
     def _drawn(
         self, prompts: Sequence[list[int]], config: GenerationConfig, seed: int, batch: int
     ) -> tuple[list[list[int]], list[str | None]]:
-        """The tokens of one answer to each prompt, and the adapter that gave it, where several could."""
+        """The tokens of one response to each prompt, and in a mixture the adapter that drew it."""
         order = np.argsort([-len(prompt) for prompt in prompts], kind="stable").tolist()
         drawn: list[list[int]] = [[] for _ in prompts]
         for start in track(range(0, len(order), batch), "Sampling"):
@@ -129,12 +129,12 @@ class Policy(CausalModel):
         return drawn, [None] * len(drawn)
 
     def _generate(self, prompts: Sequence[list[int]], config: GenerationConfig) -> list[list[int]]:
-        """The drawn tokens of each answer, up to and with its end token."""
+        """The drawn tokens of each response, up to and including its end token."""
         width = max(1, max(len(prompt) for prompt in prompts))
         rows = torch.full((len(prompts), width), int(config.pad_token_id))
         mask = torch.zeros((len(prompts), width), dtype=torch.long)
         for row, prompt in enumerate(prompts):
-            # An empty prompt without a start token has nothing to condition on but the end of another text.
+            # An empty prompt without a start token is conditioned on the end token.
             tokens = prompt or [self.tokenizer.eos_token_id or 0]
             rows[row, width - len(tokens) :] = torch.tensor(tokens)
             mask[row, width - len(tokens) :] = 1
@@ -148,7 +148,7 @@ class Policy(CausalModel):
         return [answer[: answer.index(end) + 1] if end in answer else answer for answer in answers]
 
     def using(self, adapter: str | None) -> AbstractContextManager[Any]:
-        """The policy with one of its adapters, or with none, as long as the context lasts.
+        """Use one of the policy's adapters, or none, within a context.
 
         Raises:
             PluralignError: it has no such adapter.

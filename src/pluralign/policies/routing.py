@@ -1,12 +1,12 @@
-"""Routing: which adapter of a mixture serves an annotator, told from a few judgments and without training.
+"""Routing: which adapter of a mixture fits an annotator, from a few judgments and without training.
 
 The implicit utility of a response for type k is u_k(x, y) = beta (log pi_k(y|x) - log pi_ref(y|x)), where the
-mixture's penalty may charge only a part of log pi_ref; a judgment has the probability P_k that the mixture was
-tuned with, Plackett-Luce or the mean log-sigmoid over its pairs; and the posterior of annotator h is
+mixture's penalty may charge only a part of log pi_ref. A judgment has the probability P_k of the likelihood used in
+tuning: Plackett-Luce, or the mean log-sigmoid over its pairs. The posterior of annotator h is
 
     gamma_hk proportional to eta_k * product over h's judgments j of P_k(j)^(weight of j)
 
-the E-step of EM-DPO (arXiv 2405.15065) on annotators whom no adapter was tuned on.
+the E-step of EM-DPO (arXiv 2405.15065) for annotators that were not in training.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ _PAIRS_AT_ONCE = 1 << 17
 
 
 def is_typed_run(folder: str | os.PathLike[str]) -> bool:
-    """Whether a mixture's folder also says who is of which type: a run of `em-dpo`, and not an aggregate's."""
+    """Whether a mixture's folder also holds responsibilities: a run of `em-dpo`, not of `aggregate`."""
     return (Path(folder) / RESPONSIBILITIES).is_file()
 
 
 def type_utilities(policy: MixturePolicy, items: Items) -> Floats:
-    """Implicit rewards of every unique response, as the adapters were tuned: `(adapters, responses)`.
+    """Implicit rewards of every unique response under each adapter: `(adapters, responses)`.
 
         u_k(x, y) = beta (log pi_k(y|x) - sum over outside t of log pi_ref(y_t | ...))
 
-    `outside` is every token in DPO, and fewer where the mixture's penalty is that of preference matching. Each
-    response is read once under each adapter and once under the base without any, which is the reference.
+    Every token is outside in DPO, and fewer are under a penalty of preference matching. Each response is read once
+    under each adapter and once under the base alone, which is the reference.
     """
     tokens = policy.tokenize(items)
     return policy.mixture.beta * (policy.adapter_values(tokens) - policy.reference_charges(tokens))
@@ -54,24 +54,24 @@ def judgment_log_likelihoods(policy: MixturePolicy, items: Items) -> Floats:
     """log P_k of every judgment under every adapter, in nats: `(judgments, adapters)`.
 
     Raises:
-        PluralignError: the mixture's likelihood does not take such ties.
+        PluralignError: the mixture's likelihood does not allow these ties.
     """
     return ranking_log_likelihoods(type_utilities(policy, items), items, policy.mixture)
 
 
 def ranking_log_likelihoods(utilities: ArrayLike, items: Items, mixture: Mixture) -> Floats:
-    """log P_k of every judgment under utilities, in nats, by the likelihood that a mixture was tuned with.
+    """log P_k of every judgment under utilities, in nats, by the likelihood used in a mixture's tuning.
 
     Args:
         utilities: of the unique responses, `(types, responses)`.
         items: the judgments.
-        mixture: its `loss_type`, `ties` and `top` count here.
+        mixture: provides `loss_type`, `ties` and `top`.
 
     Returns:
         `(judgments, types)`, without the judgments' weights; 0 where a judgment ranks nothing.
 
     Raises:
-        PluralignError: the mixture's likelihood does not take such ties.
+        PluralignError: the mixture's likelihood does not allow these ties.
 
     Examples:
         >>> from pluralign.judgments import Judgments
@@ -86,7 +86,7 @@ def ranking_log_likelihoods(utilities: ArrayLike, items: Items, mixture: Mixture
     if values.ndim != 2 or values.shape[1] != len(items.responses):
         raise PluralignError(f"utilities: shape {values.shape}, expected (types, {len(items.responses)})")
     found = np.zeros((items.judgments, len(values)))
-    # Judgments of one length at a time need no padding; those of a single response say nothing and stay 0.
+    # Judgments are grouped by length, which needs no padding; those of a single response stay 0.
     for block, places in judgment_blocks(items.offsets, _PAIRS_AT_ONCE):
         shown = torch.from_numpy(values[:, items.response[places]])  # (types, judgments, responses)
         ranks = torch.from_numpy(items.ranks[places])
@@ -108,14 +108,14 @@ def posterior(
     prior: ArrayLike,
     weight: ArrayLike | None = None,
 ) -> tuple[Floats, Floats]:
-    """The posterior of each annotator over types, and the log-probability of all that he said.
+    """The posterior of each annotator over types, and the log-probability of their judgments.
 
         gamma_hk = eta_k prod_j P_k(j)^w_j / sum_l eta_l prod_j P_l(j)^w_j
 
     Args:
         log_likelihoods: log P_k of each judgment, in nats, `(judgments, types)`.
-        annotator: who gave each judgment, int from 0, `(judgments,)`.
-        annotators: how many there are; those without a judgment get the prior.
+        annotator: annotator of each judgment, int from 0, `(judgments,)`.
+        annotators: number of annotators; those without a judgment get the prior.
         prior: eta, summing to 1, `(types,)`.
         weight: reliability of each judgment, `(judgments,)`; `None` is 1 for all.
 
@@ -124,10 +124,10 @@ def posterior(
         annotator without a judgment.
 
     Raises:
-        PluralignError: the shapes do not fit, or an annotator is not among those there are.
+        PluralignError: shapes do not match, or an annotator number is out of range.
 
     Examples:
-        Two judgments of the first annotator; the second said nothing.
+        Two judgments by the first annotator, none by the second:
 
         >>> gamma, total = posterior(np.log([[0.2, 0.4], [0.5, 0.5]]), [0, 0], 2, [0.75, 0.25])
         >>> gamma.round(3).tolist(), np.exp(total).round(3).tolist()
@@ -142,16 +142,16 @@ def posterior(
         )
     if len(who) and not 0 <= who.min() <= who.max() < annotators:
         raise PluralignError(f"annotator: found {who.min()} to {who.max()}, expected 0 to {annotators - 1}")
-    said = np.stack([np.bincount(who, reliability * column, annotators) for column in each.T], 1)
+    sums = np.stack([np.bincount(who, reliability * column, annotators) for column in each.T], 1)
     with np.errstate(divide="ignore"):  # a type may have no share
         log_prior = np.log(eta.astype(np.float64))
-    gamma, total = responsibilities(torch.from_numpy(said), torch.from_numpy(log_prior))
-    # Weights that miss 1 by rounding would show as a likelihood of those who said nothing.
+    gamma, total = responsibilities(torch.from_numpy(sums), torch.from_numpy(log_prior))
+    # Weights that miss 1 by rounding would show as a likelihood of annotators without judgments.
     return gamma.numpy(), total.numpy() - np.log(eta.sum())
 
 
 def entropy(gamma: ArrayLike) -> Floats:
-    """Entropy of posteriors `(annotators, types)`, in nats: `(annotators,)`; 0 is certain, ln K knows nothing.
+    """Entropy of posteriors `(annotators, types)`, in nats: `(annotators,)`, from 0 (certain) to ln K (uniform).
 
     Examples:
         >>> entropy([[1.0, 0.0], [0.5, 0.5]]).round(4).tolist()

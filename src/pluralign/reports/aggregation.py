@@ -1,297 +1,321 @@
-"""The page of an aggregation: what each type gives up under each policy, and how the chosen one is mixed."""
+"""The page of an aggregation: what each type gives up under each policy, and how the aggregated policy is mixed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from pluralign.reports.audit.schema import filled
-from pluralign.reports.heat import heat
-from pluralign.reports.page import (
-    Banner,
-    Block,
-    Figure,
-    Figures,
-    Note,
-    Remarks,
-    Section,
-    Table,
-    Tiles,
-    render,
-)
-from pluralign.reports.rows import Point, Row, forest, known, stacked
+from pluralign.reports.page import Banner, Block, Cell, Figure, Figures, Remarks, Section, Table, Tiles, render
+from pluralign.reports.plots import Point, Row, forest, heat, stacked
 from pluralign.reports.texts import interval, number, percent, plural, quoted, text_of
 
-_POLICY = dict.fromkeys(("max_regret", "low", "high", "mean_length", "unfinished"), "number")
-_TYPE = dict.fromkeys(("utility", "utility_se", "regret", "regret_se", "win_rate", "low", "high"), "number")
-
-SHAPE: dict[str, Any] = {
-    "run": "text",
-    **dict.fromkeys(("prompts", "samples", "max_new_tokens"), "number"),
-    "types": [{"type": "text", "policy": "text", "share": "number", "priority": "number"}],
-    "policies": [{"name": "text", "kind": "text", "weights": ["number"], **_POLICY, "types": [_TYPE]}],
-    "game": {
-        **dict.fromkeys(("value", "low", "high", "without_abstention"), "number"),
-        "adversary": ["number"],
-        "solver": "text",
-    },
-    "groups": [
-        {
-            **{"group": "text", "annotators": "number", "shares": ["number"]},
-            "policies": [{"name": "text", **dict.fromkeys(("regret", "low", "high", "win_rate"), "number")}],
-        }
-    ],
-    "against": [
-        {
-            **dict.fromkeys(("policy", "against", "type"), "text"),
-            **dict.fromkeys(("win_rate", "low", "high"), "number"),
-        }
-    ],
-    "examples": [{"prompt": "any", "policy": "text", "response": "any", "utilities": ["number"]}],
-    "warnings": ["text"],
+_MEANINGS = {
+    "base": "the model from which the policies of the types were tuned",
+    "population": "mixes the policies of the types by the shares of the types",
+    "utilitarian": "maximises the average utility of the population",
+    "egalitarian": "minimises the largest regret: the aggregated policy",
+    "max-min-reward": "maximises the smallest utility",
+    "distilled": "one adapter, tuned on responses drawn from the egalitarian mixture",
 }
-"""Blocks of `aggregate.json`. `any` is text or another value of the data."""
+"""Policies that every aggregation compares."""
 
-WORDS = {
-    "base": "what the types' policies were tuned from",
-    "population": "mixes the types' policies by the shares of the types",
-    "utilitarian": "the best average over the population",
-    "egalitarian": "the smallest largest regret: the aggregated policy",
-    "max-min-reward": "the best smallest utility",
-    "distilled": "one adapter, tuned on draws from the egalitarian mixture",
-}
-"""What the policies are that every aggregation knows."""
+_KINDS = {"own": "the policy of a type", "further": "given for comparison"}
 
 
-def aggregation_page(story: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
-    """The HTML page of an aggregation.
+@dataclass(frozen=True)
+class AggregatedType:
+    """A type: its name, its policy, its share and its priority."""
+
+    type: str
+    policy: str
+    share: float
+    priority: float
+
+
+@dataclass(frozen=True)
+class TypeOutcome:
+    """A policy for one type: utility and regret in nats per response with standard errors, and win rate."""
+
+    utility: float | None
+    utility_se: float | None
+    regret: float | None
+    regret_se: float | None
+    win_rate: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class PolicyOutcome:
+    """A policy: its largest regret with its interval, and its outcome for each type.
+
+    `kind` is `own`, `base`, `mixture` or `further`; mixtures have weights. `mean_length` is in tokens, and
+    `unfinished` is the share of responses cut at the limit.
+    """
+
+    name: str
+    kind: str
+    weights: list[float] | None
+    max_regret: float | None
+    low: float | None
+    high: float | None
+    mean_length: float
+    unfinished: float
+    types: list[TypeOutcome]
+
+
+@dataclass(frozen=True)
+class SolvedGame:
+    """The solved game: its value with an adversary that may abstain, and without abstention."""
+
+    value: float
+    low: float | None
+    high: float | None
+    without_abstention: float
+    adversary: list[float]
+    solver: str
+
+
+@dataclass(frozen=True)
+class WinRate:
+    """How often a type prefers the responses of a policy to those of another."""
+
+    policy: str
+    against: str
+    type: str
+    win_rate: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class GroupPolicy:
+    """Regret and win rate of a known group under a policy."""
+
+    name: str
+    regret: float
+    low: float | None
+    high: float | None
+    win_rate: float
+
+
+@dataclass(frozen=True)
+class GroupOutcome:
+    """A known group: its annotators, the mean of their posteriors over types, and its outcomes."""
+
+    group: str
+    annotators: int
+    shares: list[float]
+    policies: list[GroupPolicy]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A response of a policy and its utility for each type."""
+
+    prompt: Any
+    policy: str
+    response: Any
+    utilities: list[float]
+
+
+@dataclass(frozen=True)
+class AggregationPage:
+    """The content of `aggregate.json` and the input of its page."""
+
+    run: str
+    prompts: int
+    samples: int
+    max_new_tokens: int
+    types: list[AggregatedType]
+    policies: list[PolicyOutcome]
+    game: SolvedGame
+    against: list[WinRate]
+    groups: list[GroupOutcome]
+    examples: list[Example]
+    warnings: list[str]
+
+
+def aggregation_page(aggregation: AggregationPage, metrics: Mapping[str, Any]) -> str:
+    """The HTML page of an aggregation: self-contained; the same arguments give the same bytes.
 
     Args:
-        story: the content of `aggregate.json`; any block may be missing or null.
-        metrics: the content of `metrics.json`, for what the distilled policy learned from.
-
-    Returns:
-        one self-contained page; the same arguments give the same bytes.
-
-    Raises:
-        PluralignError: a block is not of the shape that `aggregate` writes; names the place.
-
-    Examples:
-        >>> page = aggregation_page({"warnings": ["Few <prompts>."]}, {})
-        >>> "Few &lt;prompts&gt;." in page
-        True
+        aggregation: what is shown.
+        metrics: as in `metrics.json`; `distill_draws` is shown.
     """
-    checked = filled(dict(story), SHAPE, "aggregate.json")
     draws = metrics.get("distill_draws")
-    subtitle = f"of {checked['run']}" if checked["run"] else "what does each type give up?"
-    subtitle += f"; distilled from {plural(draws, 'draw')}" if isinstance(draws, int) else ""
-    return render("Aggregation", subtitle, aggregation_sections(checked))
+    subtitle = f"of {aggregation.run}"
+    subtitle += f"; distilled from {plural(draws, 'response')}" if isinstance(draws, int) else ""
+    return render("Aggregation", subtitle, aggregation_sections(aggregation))
 
 
-def aggregation_sections(story: Mapping[str, Any]) -> list[Section]:
-    """The sections of an aggregation that `pluralign.reports.audit.schema.filled` has checked."""
-    types, policies = story["types"], story["policies"]
-    legend = [(place, _type(one)) for place, one in enumerate(types, 1)]
-    sections = [Section("Result", _result(story))]
-    if not policies or not types:
-        return sections
-    return [
-        *sections,
+def aggregation_sections(aggregation: AggregationPage) -> list[Section]:
+    """The sections of an aggregation's page."""
+    types, policies = aggregation.types, aggregation.policies
+    names = [_type_name(kind) for kind in types]
+    legend = list(enumerate(names, 1))
+    sections = [
+        Section("Result", _result(aggregation)),
         Section(
             "Regret",
-            _regret(types, policies),
-            "What a type gives up under a policy against its own, in nats per answer, times its priority.",
+            [Figures([_regret_table(names, policies), _largest_regrets(policies)])],
+            "What a type gives up under a policy compared with its own, in nats per response, times its priority.",
         ),
         Section(
             "Policies side by side",
             [
-                Figures([_regrets(policies, legend), _wins(policies, legend)]),
-                *_numbers(types, policies),
-                *_groups(story["groups"]),
-                *_against(story["against"], types),
+                Figures([_regrets(policies, legend), _win_rates(policies, legend)]),
+                *_numbers(names, policies),
+                *_groups(aggregation.groups),
+                *_against(aggregation.against, types, names),
             ],
-            "Each type's regret, and how often it likes an answer better than one of the base.",
+            "The regret of each type, and how often it prefers a policy's response to one of the base.",
         ),
-        Section("What is mixed", _weights(policies, legend), "An answer is drawn from one of the types' policies."),
-        *([Section("Answers", [_answers(story["examples"], types)])] if story["examples"] else []),
+        Section("Mixtures", _weights(policies, legend), "A mixture draws each response from the policy of one type."),
     ]
+    if aggregation.examples:
+        sections.append(Section("Responses", [_examples(aggregation.examples, names)]))
+    return sections
 
 
-def _result(story: Mapping[str, Any]) -> list[Block]:
-    game, by_name = story["game"], {policy["name"]: policy for policy in story["policies"]}
+def _result(aggregation: AggregationPage) -> list[Block]:
+    game, by_name = aggregation.game, {policy.name: policy for policy in aggregation.policies}
     blocks: list[Block] = []
     best = by_name.get("egalitarian")
-    if best is not None and best["max_regret"] is not None:
-        others = [
-            f"{name} {number(by_name[name]['max_regret'])}"
+    if best is not None and best.max_regret is not None:
+        others = ", ".join(
+            f"{name} {number(by_name[name].max_regret)}"
             for name in ("utilitarian", "population", "max-min-reward", "base", "distilled")
             if name in by_name
-        ]
-        words = f"The largest regret under the others: {', '.join(others)} nats." if others else ""
-        title = f"No type gives up more than {number(best['max_regret'])} nats per answer"
-        if any(one["priority"] not in (None, 1) for one in story["types"]):
-            title = f"No type's regret times its priority is more than {number(best['max_regret'])} nats per answer"
-        blocks.append(Banner("plain", "The aggregated policy", title, [words] if words else []))
-    tiles = []
-    if game is not None:
-        between = interval(game["value"], game["low"], game["high"])
-        solver = f"; by {game['solver']}" if game["solver"] else ""
-        tiles.append(("value of the game", number(game["value"]), between + solver))
-    tiles += [
-        (name, number(story[key]), words)
-        for key, name, words in (
-            ("prompts", "prompts", "intervals and errors are over them"),
-            ("samples", "answers each", "to every prompt, from every policy"),
         )
-        if story[key] is not None
-    ]
-    blocks += [Tiles(tiles)] if tiles else []
-    blocks += [Remarks("Read with care", story["warnings"])] if story["warnings"] else []
-    return blocks or [Note("This file holds no result.")]
+        title = f"No type gives up more than {number(best.max_regret)} nats per response"
+        if any(kind.priority != 1 for kind in aggregation.types):
+            title = f"No type's regret times its priority exceeds {number(best.max_regret)} nats per response"
+        words = [f"Largest regret under the other policies, in nats: {others}."] if others else []
+        blocks.append(Banner("plain", "The aggregated policy", title, words))
+    value = f"{interval(game.value, game.low, game.high)}; by {game.solver}"
+    blocks.append(
+        Tiles(
+            [
+                ("value of the game", number(game.value), value),
+                ("prompts", number(aggregation.prompts), "intervals and errors are over prompts"),
+                ("responses each", number(aggregation.samples), "to every prompt, from every policy"),
+            ]
+        )
+    )
+    return [*blocks, Remarks("Warnings", aggregation.warnings)] if aggregation.warnings else blocks
 
 
-def _regret(types: Sequence[Mapping[str, Any]], policies: Sequence[Mapping[str, Any]]) -> list[Block]:
-    """The matrix as a heat table, and each policy's largest regret."""
-    rows = [
-        (text_of(policy["name"]), [(one["regret"], one["regret_se"]) for one in _of_types(policy, types)])
-        for policy in policies
-    ]
-    drawn = heat([_type(one) for one in types], rows, "Regret of each type under each policy.")
-    reading = "Darker is a larger regret; ± is a standard error over prompts. A type's own policy has regret 0."
-    largest = [
-        Row(text_of(policy["name"]), [Point(policy["max_regret"], policy["low"], policy["high"])])
-        for policy in policies
-    ]
-    worst = forest(largest, "Largest regret of each policy.", x_label="nats per answer")
-    words = "The largest regret that a policy leaves to a type, with its interval. The weights were chosen on these "
-    words += "answers: on new ones the mixture's regret is a little larger."
-    return [Figures([Figure("Regret of each type", drawn, reading), Figure("Largest regret", worst, words)])]
+def _regret_table(names: Sequence[str], policies: Sequence[PolicyOutcome]) -> Figure:
+    rows = [(policy.name, [(kind.regret, kind.regret_se) for kind in policy.types]) for policy in policies]
+    reading = "Darker is a larger regret; ± is a standard error over prompts. Under its own policy a type has regret 0."
+    return Figure("Regret of each type", heat(names, rows, "Regret of each type under each policy."), reading)
 
 
-def _regrets(policies: Sequence[Mapping[str, Any]], legend: Sequence[tuple[int, str]]) -> Figure:
+def _largest_regrets(policies: Sequence[PolicyOutcome]) -> Figure:
+    rows = [Row(policy.name, [Point(policy.max_regret, policy.low, policy.high)]) for policy in policies]
+    drawn = forest(rows, "Largest regret of each policy.", x_label="nats per response")
+    reading = "The largest regret of any type under a policy, with its interval. The weights were chosen on these "
+    reading += "responses: on new ones the regret of the mixture is slightly larger."
+    return Figure("Largest regret", drawn, reading)
+
+
+def _regrets(policies: Sequence[PolicyOutcome], legend: Sequence[tuple[int, str]]) -> Figure:
     rows = []
     for policy in policies:
         points = []
-        for place, one in enumerate(policy["types"], 1):
-            value, error = one["regret"], one["regret_se"]
-            known_error = value is not None and error is not None
-            low, high = (value - 1.96 * error, value + 1.96 * error) if known_error else (None, None)
-            points.append(Point(value, low, high, place))
-        rows.append(Row(text_of(policy["name"]), points))
+        for place, kind in enumerate(policy.types, 1):
+            half = None if kind.regret is None or kind.regret_se is None else 1.96 * kind.regret_se
+            low = None if kind.regret is None or half is None else kind.regret - half
+            high = None if kind.regret is None or half is None else kind.regret + half
+            points.append(Point(kind.regret, low, high, place))
+        rows.append(Row(policy.name, points))
     drawn = forest(rows, "Regret of each type under each policy.", x_label="regret in nats")
-    return Figure("Regret", drawn, "Smaller is better; bars are 1.96 standard errors to each side.", legend)
+    return Figure("Regret", drawn, "Smaller is better; bars extend 1.96 standard errors to each side.", legend)
 
 
-def _wins(policies: Sequence[Mapping[str, Any]], legend: Sequence[tuple[int, str]]) -> Figure:
+def _win_rates(policies: Sequence[PolicyOutcome], legend: Sequence[tuple[int, str]]) -> Figure:
     rows = [
-        Row(
-            text_of(policy["name"]),
-            [
-                Point(one["win_rate"], one["low"], one["high"], series=place)
-                for place, one in enumerate(policy["types"], 1)
-            ],
-        )
+        Row(policy.name, [Point(of.win_rate, of.low, of.high, place) for place, of in enumerate(policy.types, 1)])
         for policy in policies
     ]
     drawn = forest(rows, "Win rate of each policy against the base, by each type's utility.",
-                   x_label="share of pairs of answers", reference=0.5, bounds=(0.0, 1.0))  # fmt: skip
-    reading = "How often a type's implicit utility prefers the policy's answer to the base's; 0.5 is no difference. "
-    reading += "It is what the type's own policy believes, not what people said of these answers."
+                   x_label="share of pairs of responses", reference=0.5, bounds=(0.0, 1.0))  # fmt: skip
+    reading = "How often the implicit utility of a type prefers the policy's response to that of the base; 0.5 is no "
+    reading += "difference. This is an estimate by the type's own policy; no annotator judged these responses."
     return Figure("Win rate against the base", drawn, reading, legend)
 
 
-def _numbers(types: Sequence[Mapping[str, Any]], policies: Sequence[Mapping[str, Any]]) -> list[Block]:
+def _numbers(names: Sequence[str], policies: Sequence[PolicyOutcome]) -> list[Block]:
     head = ["policy", "largest regret"]
-    for one in types:
-        head += [f"regret, {_type(one)}", f"utility, {_type(one)}", f"win rate, {_type(one)}"]
-    rows = []
+    for name in names:
+        head += [f"{measure}, {name}" for measure in ("regret", "utility", "win rate")]
+    rows: list[list[Cell]] = []
     for policy in policies:
-        row = [text_of(policy["name"]), interval(policy["max_regret"], policy["low"], policy["high"])]
-        for one in _of_types(policy, types):
+        row: list[Cell] = [policy.name, interval(policy.max_regret, policy.low, policy.high)]
+        for kind in policy.types:
             row += [
-                _with_error(one["regret"], one["regret_se"]),
-                _with_error(one["utility"], one["utility_se"]),
-                interval(one["win_rate"], one["low"], one["high"]),
+                _with_error(kind.regret, kind.regret_se),
+                _with_error(kind.utility, kind.utility_se),
+                interval(kind.win_rate, kind.low, kind.high),
             ]
         rows.append(row)
-    names = [text_of(policy["name"]) for policy in policies]
-    words = [[name, WORDS.get(name, _kind(policy))] for name, policy in zip(names, policies, strict=True)]
+    meanings = [[policy.name, _MEANINGS.get(policy.name, _KINDS.get(policy.kind, ""))] for policy in policies]
     return [
-        Table("The numbers: nats per answer, ± a standard error", head, rows),
-        Table("What they are", ["policy", "what"], words, folded=True),
+        Table("The numbers: nats per response, ± a standard error", head, rows),
+        Table("The policies", ["policy", "meaning"], meanings, folded=True),
     ]
 
 
-def _groups(groups: Sequence[Mapping[str, Any]]) -> list[Block]:
-    """What known groups give up: a row for each policy."""
-    rows: dict[str, list[Any]] = {}
-    for place, group in enumerate(groups):
-        for policy in group["policies"]:
-            row = rows.setdefault(text_of(policy["name"]), [""] * len(groups))
-            row[place] = interval(policy["regret"], policy["low"], policy["high"])
-    if not rows:
+def _groups(groups: Sequence[GroupOutcome]) -> list[Block]:
+    """The regret of known groups, a row per policy."""
+    if not groups:
         return []
-    head = [
-        "policy",
-        *(f"{text_of(group['group'])} ({plural(group['annotators'], 'person', 'people')})" for group in groups),
+    head = ["policy", *(f"{group.group} ({plural(group.annotators, 'annotator')})" for group in groups)]
+    rows = [
+        [of[0].name, *(interval(group.regret, group.low, group.high) for group in of)]
+        for of in zip(*(group.policies for group in groups), strict=True)
     ]
-    title = "Regret of each known group: its members' mean, by the types that they probably are of"
-    return [Table(title, head, [[name, *cells] for name, cells in rows.items()])]
+    return [Table("Regret of each known group: the mean over its members, by their probable types", head, rows)]
 
 
-def _against(found: Sequence[Mapping[str, Any]], types: Sequence[Mapping[str, Any]]) -> list[Block]:
+def _against(rates: Sequence[WinRate], types: Sequence[AggregatedType], names: Sequence[str]) -> list[Block]:
     """Win rates against each further policy, one table each."""
     blocks: list[Block] = []
-    for opponent in dict.fromkeys(text_of(one["against"]) for one in found):
-        mine = [one for one in found if text_of(one["against"]) == opponent]
-        cells = {(text_of(one["policy"]), text_of(one["type"])): one for one in mine}
-        rows = []
-        for policy in dict.fromkeys(text_of(one["policy"]) for one in mine):
-            rates = [cells.get((policy, text_of(one["type"])), {}) for one in types]
-            rows.append([policy, *(interval(one.get("win_rate"), one.get("low"), one.get("high")) for one in rates)])
-        head = ["policy", *(_type(one) for one in types)]
-        blocks.append(Table(f"Win rate against {opponent}, by each type's utility", head, rows, folded=True))
+    for opponent in dict.fromkeys(rate.against for rate in rates):
+        cells = {(rate.policy, rate.type): rate for rate in rates if rate.against == opponent}
+        rows: list[list[Cell]] = []
+        for policy in dict.fromkeys(policy for policy, _ in cells):
+            of = [cells[policy, kind.type] for kind in types]
+            rows.append([policy, *(interval(rate.win_rate, rate.low, rate.high) for rate in of)])
+        title = f"Win rate against {opponent}, by each type's utility"
+        blocks.append(Table(title, ["policy", *names], rows, folded=True))
     return blocks
 
 
-def _weights(policies: Sequence[Mapping[str, Any]], legend: Sequence[tuple[int, str]]) -> list[Block]:
-    mixed = [policy for policy in policies if policy["weights"]]
-    rows = [(text_of(policy["name"]), policy["weights"]) for policy in mixed]
-    drawn = stacked(rows, "Weights of the types' policies in each mixture.", notes=[""] * len(rows))
-    largest = [
-        (max(known(*policy["weights"]), default=0.0), policy) for policy in mixed if policy["name"] == "egalitarian"
-    ]
-    reading = "A type whose regret would be largest is drawn more often, however few its people are."
-    if largest and largest[0][0] > 0.995:
-        reading = "One type's policy alone leaves the smallest largest regret."
-    cells = [[text_of(policy["name"]), *policy["weights"]] for policy in mixed]
+def _weights(policies: Sequence[PolicyOutcome], legend: Sequence[tuple[int, str]]) -> list[Block]:
+    rows = [(policy.name, policy.weights) for policy in policies if policy.weights is not None]
+    drawn = stacked(rows, "Weights of the policies of the types in each mixture.", notes=[""] * len(rows))
+    reading = "A type with a large regret gets a large weight, even if it has few annotators."
+    if max(dict(rows).get("egalitarian", [0.0])) > 0.995:
+        reading = "The policy of one type alone minimises the largest regret."
+    cells: list[list[Cell]] = [[name, *weights] for name, weights in rows]
     table = Table("The numbers", ["policy", *(name for _, name in legend)], cells, folded=True)
-    fitting = all(len(row) == len(legend) + 1 for row in cells)
-    return [Figures([Figure("Weights", drawn, reading, legend, table if fitting else None)])]
+    return [Figures([Figure("Weights", drawn, reading, legend, table)])]
 
 
-def _answers(examples: Sequence[Mapping[str, Any]], types: Sequence[Mapping[str, Any]]) -> Table:
-    head = ["prompt", "by", "answer", *(f"utility, {_type(one)}" for one in types)]
-    rows = []
-    for one in examples:
-        values = [*one["utilities"], *[None] * len(types)][: len(types)]
-        rows.append([text_of(one["prompt"]), text_of(one["policy"]), text_of(one["response"]), *values])
-    return Table("The first answers, and what each type thinks of them, in nats", head, rows)
+def _examples(examples: Sequence[Example], names: Sequence[str]) -> Table:
+    head = ["prompt", "policy", "response", *(f"utility, {name}" for name in names)]
+    rows: list[list[Cell]] = [
+        [text_of(one.prompt), one.policy, text_of(one.response), *one.utilities] for one in examples
+    ]
+    return Table("The first responses and their utility for each type, in nats", head, rows)
 
 
-def _of_types(policy: Mapping[str, Any], types: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """A policy's numbers for each type; what the file lacks is unknown."""
-    return [*policy["types"], *[dict.fromkeys(_TYPE)] * len(types)][: len(types)]
-
-
-def _kind(policy: Mapping[str, Any]) -> str:
-    return {"own": "the policy of a type", "further": "given to compare with"}.get(text_of(policy["kind"]), "")
-
-
-def _type(one: Mapping[str, Any]) -> str:
-    share = f" ({percent(one['share'])})" if one["share"] is not None else ""
-    name = text_of(one["type"])
-    return f"type {name}{share}" if len(name) <= 4 else f"{quoted(name, 20)}{share}"
+def _type_name(kind: AggregatedType) -> str:
+    name = f"type {kind.type}" if len(kind.type) <= 4 else quoted(kind.type, 20)
+    return f"{name} ({percent(kind.share)})"
 
 
 def _with_error(value: float | None, error: float | None) -> str:

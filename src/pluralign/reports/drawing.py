@@ -1,7 +1,7 @@
-"""From a matplotlib figure to SVG that lives inside a page: the page's colours and fonts, no ids, safe labels.
+"""From a matplotlib figure to SVG for use inside a page: the page's colours and fonts, no ids, safe labels.
 
-Texts of the data never pass through matplotlib, which would read `$` as mathematics, measure letters that its
-font lacks and choke on control characters. It draws a dot in their place; `to_svg` puts the text in.
+Texts of the data never pass through matplotlib, which would read `$` as mathematics, measure letters that its font
+lacks, and fail on control characters. It draws a dot in their place; `to_svg` inserts the text.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from matplotlib.path import Path
 from pluralign.reports.texts import clip, one_line
 
 WIDTH = 360.0
-"""Units across every figure: about the pixels that a phone gives it."""
+"""Width of every figure in units: about the pixels that it gets on a phone."""
 
 TEXT, SMALL = 12.0, 11.0
-"""Sizes of letters, in the same units."""
+"""Font sizes, in the same units."""
 
 INK, MUTED, GRID, SURFACE, SOFT = "#010101", "#020202", "#030303", "#040404", "#050505"
 SERIES = tuple(f"#0a0a{index:02x}" for index in range(1, 9))
-"""Stand-ins for colours: the page's style sheet holds the colours themselves, for light and dark."""
+"""Placeholders for colours: the style sheet of the page defines the colours, for light and dark."""
 
 _VARIABLES = {
     INK: "var(--ink,#1c2430)",
@@ -46,13 +46,13 @@ _SVG = "http://www.w3.org/2000/svg"
 
 
 def series(index: int) -> str:
-    """The colour of a series, counted from 1; after the eighth they come round again."""
+    """The colour of a series, counted from 1; colours repeat after the eighth."""
     return SERIES[(index - 1) % len(SERIES)]
 
 
 @contextlib.contextmanager
 def canvas(height: float) -> Iterator[Figure]:
-    """An empty figure `WIDTH` units wide, free of the user's own matplotlib settings."""
+    """An empty figure `WIDTH` units wide, independent of the user's matplotlib settings."""
     with matplotlib.style.context(["default", _STYLE]):
         figure = Figure((WIDTH / 72, height / 72))
         figure.patch.set_visible(False)
@@ -60,7 +60,7 @@ def canvas(height: float) -> Iterator[Figure]:
 
 
 def plot_area(figure: Figure, left: float, top: float, right: float, bottom: float) -> Axes:
-    """Axes with margins in units, nothing drawn but tick labels."""
+    """Axes with margins in units, without lines or ticks, but with tick labels."""
     height = figure.get_figheight() * 72
     box = (left / WIDTH, bottom / height, 1 - (left + right) / WIDTH, 1 - (top + bottom) / height)
     axes = figure.add_axes(box)
@@ -73,21 +73,21 @@ def plot_area(figure: Figure, left: float, top: float, right: float, bottom: flo
 
 
 def axis_name(axes: Axes, x: str) -> None:
-    """Name the axis below, in the middle. An axis at the left is named by a label above the plot, read level."""
+    """Name the horizontal axis; the name of a vertical axis is a label above the plot."""
     axes.set_xlabel(x, color=MUTED, fontsize=SMALL, labelpad=4)
 
 
 def label(
     figure: Figure, x: float, y: float, text: str, columns: int = 60, align: str = "left", **look: object
 ) -> None:
-    """Write a text at units from the left and the top, its middle at that height, clipped to so many columns."""
+    """Write a text at units from the left and the top, vertically centred, clipped to so many columns."""
     height = figure.get_figheight() * 72
     settings = {"ha": align, "va": "center", "fontsize": TEXT, "color": INK} | look
     figure.text(x / WIDTH, 1 - y / height, ".", gid=f"label:{columns}:{one_line(text)}", **settings)  # type: ignore[arg-type]
 
 
 def dots(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, size: float, alpha: float = 1.0) -> None:
-    """Round dots as one path: strokes of no length with round ends."""
+    """Round dots as one path: strokes of zero length with round ends."""
     ends = np.repeat(np.column_stack([x, y]).astype(float), 2, axis=0)
     codes = np.tile([Path.MOVETO, Path.LINETO], len(x))
     patch = PathPatch(Path(ends, codes), fill=False, edgecolor=colour, linewidth=size, capstyle="round", alpha=alpha)
@@ -97,12 +97,7 @@ def dots(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, size: 
 
 
 def to_svg(figure: Figure, description: str) -> Markup:
-    """The figure as an `<svg>` element: deterministic, without ids, style sheets, metadata or references.
-
-    Args:
-        figure: drawn inside `canvas`.
-        description: what it shows, for those who do not see it.
-    """
+    """The figure as an `<svg>` element: deterministic, without ids, style sheets, metadata or references."""
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     root = ElementTree.fromstring(out.getvalue())
@@ -111,9 +106,9 @@ def to_svg(figure: Figure, description: str) -> Markup:
             if child.tag.split("}")[1] in ("metadata", "defs"):
                 parent.remove(child)
     for element in root.iter():
-        found = _LABEL.fullmatch(element.attrib.pop("id", ""))
-        if found:
-            _write(element[0], found[2], int(found[1]))
+        text = _LABEL.fullmatch(element.attrib.pop("id", ""))
+        if text:
+            _write(element[0], text[2], int(text[1]))
         for name in ("style", "d", "x", "y", "transform"):
             if name in element.attrib:
                 element.set(name, _plain(element.attrib[name]))
@@ -141,15 +136,15 @@ def _write(element: ElementTree.Element, text: str, columns: int) -> None:
 
 
 def _plain(value: str) -> str:
-    """Colours by the page's names, the page's font, hundredths of a unit."""
+    """The page's names of colours, no font, two decimals."""
     value = re.sub(r"font-family:[^;]*;?\s*", "", value)
-    value = re.sub(r"#0[0-9a-f]{5}", lambda found: _VARIABLES.get(found[0], found[0]), value)
-    value = re.sub(r"-?\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), value)
+    value = re.sub(r"#0[0-9a-f]{5}", lambda colour: _VARIABLES.get(colour[0], colour[0]), value)
+    value = re.sub(r"-?\d+\.\d{3,}", lambda digits: f"{float(digits[0]):.2f}".rstrip("0").rstrip("."), value)
     return " ".join(value.split())
 
 
 def _flatten(root: ElementTree.Element) -> None:
-    """Take the drawn elements out of matplotlib's groups, which have nothing left to say."""
+    """Take the drawn elements out of matplotlib's groups, which are no longer needed."""
     drawn = [element for element in root.iter() if element.tag in ("path", "text")]
     for child in list(root):
         root.remove(child)

@@ -1,261 +1,195 @@
-"""Does a policy say what its reward model says? Saturation, margins against margins, minority mass."""
+"""How well a policy matches its reward model: saturation, margins against rewards, minority mass."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from markupsafe import Markup
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from pluralign.reports.drawing import (
-    GRID,
-    MUTED,
-    SMALL,
-    axis_name,
-    canvas,
-    dots,
-    label,
-    plot_area,
-    series,
-    to_svg,
-)
+from pluralign.core.errors import PluralignError
+from pluralign.reports.measures import Value, measures_table, metric_point
 from pluralign.reports.page import Block, Cell, Figure, Figures, Heading, Section, Table
-from pluralign.reports.rows import NUMBERS, SHARES, Point, Row, forest, known
-from pluralign.reports.texts import interval, number, percent
-
-_NUMBERS = ("reward", "policy", "reference")
-
-SHAPE: Any = {
-    "lists": [
-        {
-            "on": "text",
-            "pairs": "number",
-            "bin_edges": ["number"],
-            **{name: ["number"] for name in _NUMBERS},
-            "points": [dict.fromkeys(_NUMBERS, "number")],
-        }
-    ]
-}
-"""The shape of `matching.json`."""
+from pluralign.reports.plots import Row, diagonal, forest, probability_histograms
+from pluralign.reports.texts import number, percent
 
 LISTS = {
-    "policy": ("", "The policy's answers"),
-    "reference": ("/on=reference", "The reference's answers"),
-    "given": ("/on=given", "Responses that people judged"),
+    "policy": ("", "Responses of the policy"),
+    "reference": ("/on=reference", "Responses of the reference"),
+    "given": ("/on=given", "Responses that annotators judged"),
 }
-"""What a list is of: the end of its keys in `metrics.json`, and how the page calls it."""
+"""The kinds of lists of responses: what each appends to keys of `metrics.json`, and its name."""
 
 MEASURES = {
     "pm_divergence": (
         "Matching divergence",
-        "Mean squared gap between the log-odds of the reward model and of the policy; 0 is matched.",
+        "Mean squared difference between the log-odds of the reward model and of the policy; 0 is a match.",
     ),
-    "pm_divergence/reference": ("Matching divergence of the reference", "The same before the policy was tuned."),
+    "pm_divergence/reference": ("Matching divergence of the reference", "The same before tuning."),
     "minority_mass": (
         "Minority mass",
-        "What the policy keeps of the share of less preferred answers; 1 is all of it.",
+        "The share of the less preferred responses' mass that the policy keeps; 1 is all of it.",
     ),
-    "minority_mass/reference": ("Minority mass of the reference", "The same before the policy was tuned."),
-    "saturation": (
-        "Saturation",
-        "The share of pairs on which the policy is next to certain (under 5 % or over 95 %).",
-    ),
-    "saturation/reference": ("Saturation of the reference", "The same of the reference."),
-    "saturation/reward": ("Saturation of the reward model", "The same of the reward model."),
-    "pair_kl": ("KL of pairs", "Nats between the probabilities of a pair; grows with the log-odds."),
-    "pair_js": ("Jensen-Shannon of pairs", "The same, at most 0.693 however sure either is."),
+    "minority_mass/reference": ("Minority mass of the reference", "The same before tuning."),
+    "saturation": ("Saturation", "The share of pairs on which the policy is almost certain (under 5 % or over 95 %)."),
+    "saturation/reference": ("Saturation of the reference", "The same for the reference."),
+    "saturation/reward": ("Saturation of the reward model", "The same for the reward model."),
+    "pair_kl": ("KL of pairs", "Divergence between the probabilities of a pair, in nats; grows with the log-odds."),
+    "pair_js": ("Jensen-Shannon of pairs", "The same, but at most 0.693."),
     "pair_gap": ("Gap of pairs", "Mean distance between the two probabilities of a pair."),
-    "list_kl": ("KL of lists", "Nats between the shares of all answers of a list."),
-    "list_js": ("Jensen-Shannon of lists", "The same, at most 0.693."),
-    "list_tv": ("Total variation of lists", "The share of a list that the policy puts on the wrong answer."),
-    "repeated": ("Same answer twice", "The share of pairs whose two answers are the same one."),
+    "list_kl": ("KL of lists", "Divergence between the shares of all responses of a list, in nats."),
+    "list_js": ("Jensen-Shannon of lists", "The same, but at most 0.693."),
+    "list_tv": ("Total variation of lists", "The share of a list that the policy puts on the wrong response."),
+    "repeated": ("Repeated responses", "The share of pairs whose two responses are identical."),
 }
-"""Keys of `metrics.json`: a title and what the number says."""
+"""Keys of `metrics.json`, each with a name and what the number means."""
 
 TEXTS = {
-    "entropy": ("Entropy", "Nats of an answer; less is less varied."),
-    "entropy_per_token": ("Entropy per token", "Nats of a token."),
-    "distinct_1": ("Distinct tokens", "Of all tokens of the answers."),
-    "distinct_2": ("Distinct pairs of tokens", "Of all neighbouring tokens."),
-    "reference_perplexity": ("Perplexity under the reference", "Far above the reference's own: gibberish."),
-    "unfinished": ("Unfinished", "The share of answers that were cut at the limit."),
+    "entropy": ("Entropy", "Nats per response; lower is less varied."),
+    "entropy_per_token": ("Entropy per token", "Nats per token."),
+    "distinct_1": ("Distinct tokens", "Share of all tokens in the responses."),
+    "distinct_2": ("Distinct pairs of tokens", "Share of all pairs of neighbouring tokens."),
+    "reference_perplexity": (
+        "Perplexity under the reference",
+        "Far above that of the reference's own responses: degenerate text.",
+    ),
+    "unfinished": ("Unfinished", "The share of responses cut at the limit."),
 }
-"""Keys of `metrics.json` of the answers themselves; the reference's end in `/reference`."""
+"""Keys of `metrics.json` about the responses themselves; those of the reference end in `/reference`."""
 
 _SERIES = {"policy": 1, "reference": 2, "reward": 3}
-_NAMES = {"reward": "reward model", "policy": "policy", "reference": "reference"}
-
-Value = Callable[[str], float | None]
+_LEGEND = [(1, "policy"), (2, "reference")]
 
 
-def matching_section(lists: Sequence[Mapping[str, Any]], value: Value) -> Section | None:
-    """The section of a policy's matching; none where nothing of it is stored.
+@dataclass(frozen=True)
+class Margins:
+    """Differences between two responses: of rewards, and of log-probabilities under policy and reference."""
 
-    Args:
-        lists: of `matching.json`, checked against `SHAPE`.
-        value: gives a metric by its key, None where it is not stored.
+    reward: float
+    policy: float
+    reference: float
+
+
+@dataclass(frozen=True)
+class MatchingPlots:
+    """Pairs of responses from lists of one kind.
+
+    For the reward model, the policy and the reference: the share of pairs per bin of the probability of the response
+    with the larger reward.
     """
-    kinds = {on: ends for on, ends in LISTS.items() if any(value(key + ends[0]) is not None for key in MEASURES)}
+
+    on: str
+    pairs: int
+    bin_edges: list[float]
+    reward: list[float]
+    policy: list[float]
+    reference: list[float]
+    points: list[Margins]
+
+    def __post_init__(self) -> None:
+        for shares in (self.reward, self.policy, self.reference):
+            if len(shares) + 1 != len(self.bin_edges):
+                raise PluralignError(
+                    f"found {len(self.bin_edges)} bin_edges for {len(shares)} shares, expected one edge more"
+                )
+
+
+@dataclass(frozen=True)
+class MatchingLists:
+    """The content of `matching.json`."""
+
+    lists: list[MatchingPlots]
+
+
+def matching_section(lists: Sequence[MatchingPlots], value: Value) -> Section | None:
+    """How well a policy matches its reward model; None where nothing about it is stored."""
+    kinds = {on: of for on, of in LISTS.items() if any(value(key + of[0]) is not None for key in MEASURES)}
     if not kinds:
         return None
-    blocks: list[Block] = []
-    if figure := _minority_figure(kinds, value):
-        blocks.append(Figures([figure]))
-    for one in lists:
-        if (
-            one["on"] in kinds
-            and one["pairs"]
-            and all(len(known(*one[name])) == len(one["bin_edges"]) - 1 for name in _NUMBERS)
-        ):
+    figure = _minority_figure(kinds, value)
+    blocks: list[Block] = [Figures([figure])] if figure else []
+    for plots in lists:
+        if plots.on in kinds and plots.pairs:
+            ending, name = kinds[plots.on]
             blocks += [
-                Heading(LISTS[one["on"]][1]),
-                Figures([saturation_figure(one, value, kinds[one["on"]][0]), margins_figure(one["points"])]),
+                Heading(name),
+                Figures([saturation_figure(plots, value, ending), margins_figure(plots.points)]),
             ]
-    rows: list[list[Cell]] = [
-        [title, *(_with_ends(value, key + end) for end, _ in kinds.values()), words]
-        for key, (title, words) in MEASURES.items()
-        if any(value(key + end) is not None for end, _ in kinds.values())
-    ]
-    blocks.append(
-        Table("Measures of matching", ["measure", *(name for _, name in kinds.values()), "what it says"], rows)
-    )
-    texts: list[list[Cell]] = [
-        [title, _with_ends(value, key), _with_ends(value, f"{key}/reference"), words]
-        for key, (title, words) in TEXTS.items()
-        if value(key) is not None
-    ]
-    if texts:
-        blocks.append(Table("The answers themselves", ["measure", "policy", "reference", "what it says"], texts))
-    return Section("Matching", blocks, "Does the policy say what the reward model says, and what does it forget?")
+    blocks.append(measures_table("Measures of matching", value, MEASURES, {name: end for end, name in kinds.values()}))
+    texts = measures_table("The responses themselves", value, TEXTS, {"policy": "", "reference": "/reference"})
+    blocks += [texts] if texts.rows else []
+    lead = "Do the odds of the policy match the rewards, and which responses does it lose?"
+    return Section("Matching", blocks, lead)
 
 
-def saturation_figure(of: Mapping[str, Any], value: Value, end: str = "") -> Figure:
-    """How sure reward model, policy and reference are of each pair: three histograms under one another.
-
-    Args:
-        of: a row of `matching.json`.
-        value: gives a metric by its key.
-        end: of the keys of this row's metrics.
-    """
-    drawn = _panels(of, "Probability of the answer that the reward model prefers: under the reward model, the "
-                    "policy and the reference.")  # fmt: skip
-    said = [
-        f"the {_NAMES[name]} on {percent(found)}"
-        for name, key in (
-            ("reward", "saturation/reward"),
-            ("policy", "saturation"),
-            ("reference", "saturation/reference"),
-        )
-        if (found := value(key + end)) is not None
+def saturation_figure(plots: MatchingPlots, value: Value, ending: str = "") -> Figure:
+    """How certain reward model, policy and reference are about each pair; `ending` is what the list appends to keys."""
+    panels = [
+        ("reward model", plots.reward, _SERIES["reward"]),
+        ("policy", plots.policy, _SERIES["policy"]),
+        ("reference", plots.reference, _SERIES["reference"]),
     ]
-    reading = f"Of {number(int(of['pairs']))} pairs, next to certain are " + ", ".join(said) + "."
-    reading += " At the left of the middle stands what is ordered against the reward model."
-    head = ["bin", *(_NAMES[name] for name in _NUMBERS)]
-    edges = of["bin_edges"]
+    names = [name for name, _, _ in panels]
+    drawn = probability_histograms(
+        plots.bin_edges, panels,
+        "Probability of the response that the reward model prefers: under the reward model, the policy and the "
+        "reference.", x_label="probability of the response with more reward",
+    )  # fmt: skip
+    keys = ("saturation/reward", "saturation", "saturation/reference")
+    shares = [
+        f"the {name} on {percent(share)}"
+        for name, key in zip(names, keys, strict=True)
+        if (share := value(key + ending)) is not None
+    ]
+    reading = f"Almost certain, of {number(plots.pairs)} pairs: {', '.join(shares)}."
+    reading += " Left of the middle are pairs whose order disagrees with the reward model."
     cells: list[list[Cell]] = [
-        [f"{number(low)} to {number(high)}", *(percent(of[name][place]) for name in _NUMBERS)]
-        for place, (low, high) in enumerate(itertools.pairwise(edges))
+        [f"{number(low)} to {number(high)}", *(percent(shares[place]) for _, shares, _ in panels)]
+        for place, (low, high) in enumerate(itertools.pairwise(plots.bin_edges))
     ]
-    title = "How sure of each pair"
-    return Figure(title, drawn, reading, table=Table("The numbers", head, cells, folded=True))
+    table = Table("The numbers", ["bin", *names], cells, folded=True)
+    return Figure("Certainty about each pair", drawn, reading, table=table)
 
 
-def margins_figure(points: Sequence[Mapping[str, Any]]) -> Figure:
+def margins_figure(points: Sequence[Margins]) -> Figure:
     """Margins of log-probability against margins of reward; a policy that matches lies on the diagonal."""
-    held = [one for one in points if len(known(*(one[name] for name in _NUMBERS))) == 3]
-    across = np.array([one["reward"] for one in held])
-    up = {name: np.array([one[name] for one in held]) for name in ("reference", "policy")}
-    top = max(float(np.quantile(across, 0.98)), 0.5) if held else 1.0
-    # A few pairs of answers of very different length would leave all others in a line.
-    reach = max([top, *(float(np.quantile(np.abs(own), 0.9)) for own in up.values() if len(own))])
-    outside = 0
-    with canvas(300) as figure:
-        axes = plot_area(figure, 46, 30, 18, 42)
-        axes.grid(color=GRID, linewidth=0.8)
-        axis_name(axes, "reward of the better less the worse answer")
-        label(figure, 10, 10, "the same of log-probability", color=MUTED, fontsize=SMALL)
-        axes.set_xlim(0, 1.04 * top)
-        axes.set_ylim(-1.06 * reach, 1.06 * reach)
-        axes.axhline(0, color=MUTED, linewidth=1)
-        line = min(top, reach)
-        axes.plot([0, line], [0, line], color=MUTED, linewidth=1.4, linestyle=(0, (4, 3)))
-        for name, own in up.items():
-            inside = (across <= top) & (np.abs(own) <= reach)
-            outside += int((~inside).sum()) if name == "policy" else 0
-            if inside.any():
-                dots(axes, across[inside], own[inside], series(_SERIES[name]), 5, alpha=0.6)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.xaxis.set_major_formatter(NUMBERS)
-        axes.yaxis.set_major_formatter(NUMBERS)
-        drawn = to_svg(figure, "Margin of log-probability against margin of reward, a dot per pair.")
-    reading = "On the dashed line the odds of the two answers are those of the reward. Below nought stands what is "
-    reading += "ordered against it."
-    reading += f" {number(outside)} of {number(len(held))} pairs of the policy lie outside." if outside else ""
-    legend = [(_SERIES["policy"], "policy"), (_SERIES["reference"], "reference")]
-    return Figure("Margins against rewards", drawn, reading, legend)
+    rewards, reference, policy = np.array(
+        [[point.reward, point.reference, point.policy] for point in points], dtype=float
+    ).reshape(-1, 3).T  # fmt: skip
+    drawn, outside = diagonal(
+        rewards,
+        [(reference, _SERIES["reference"]), (policy, _SERIES["policy"])],
+        "Margin of log-probability against margin of reward, a dot per pair.",
+        x_label="reward of the better minus the worse response",
+        y_label="the same difference of log-probability",
+    )
+    reading = "On the dashed line, the odds of the two responses match their rewards. Below zero, the order disagrees "
+    reading += "with the rewards."
+    if outside[1]:
+        reading += f" {number(outside[1])} of {number(len(points))} pairs of the policy lie outside the frame."
+    return Figure("Margins against rewards", drawn, reading, _LEGEND)
 
 
 def _minority_figure(kinds: Mapping[str, tuple[str, str]], value: Value) -> Figure | None:
-    """The minority mass of the policy, and of the reference below it, on each kind of list."""
-    rows = []
-    for end, name in kinds.values():
-        points = [
-            Point(value(key), value(f"{key}_low"), value(f"{key}_high"), _SERIES[who])
-            for who, key in (("policy", f"minority_mass{end}"), ("reference", f"minority_mass/reference{end}"))
-        ]
-        if points[0].value is not None:
-            rows.append(Row(name, points))
+    """The minority mass of policy and reference on each kind of list."""
+    rows = [
+        Row(
+            name,
+            [
+                metric_point(value, f"minority_mass{end}", _SERIES["policy"]),
+                metric_point(value, f"minority_mass/reference{end}", _SERIES["reference"]),
+            ],
+        )
+        for end, name in kinds.values()
+        if value(f"minority_mass{end}") is not None
+    ]
     if not rows:
         return None
     drawn = forest(rows, "Minority mass that policy and reference keep.", x_label="share that is kept",
                    reference=1.0, limits=(0.0, 1.02), shares=True)  # fmt: skip
     reading = (
-        "Of the share that the reward model gives to all answers but the best-liked one, this much is kept. On "
-        "its own answers a policy is judged kindly: what it never says is not among them."
+        "The reward model gives some mass to all responses but its favourite; this share of it is kept. On its own "
+        "responses a policy looks better than it is: what it never says is not among them."
     )
-    legend = [(_SERIES["policy"], "policy"), (_SERIES["reference"], "reference")]
-    return Figure("Minority mass", drawn, reading, legend)
-
-
-def _panels(of: Mapping[str, Any], description: str) -> Markup:
-    """Three histograms with one axis below; the bins where a pair is next to certain stand out."""
-    height, each = 300.0, 66.0
-    with canvas(height) as figure:
-        for place, name in enumerate(("reward", "policy", "reference")):
-            above = 20 + place * (each + 20)
-            axes = plot_area(figure, 46, above, 18, height - above - each)
-            label(figure, 10, above - 10, _NAMES[name], 30, color=MUTED, fontsize=SMALL)
-            axes.grid(axis="y", color=GRID, linewidth=0.8)
-            axes.spines["bottom"].set_visible(True)
-            axes.spines["bottom"].set_color(MUTED)
-            axes.set_xlim(0, 1)
-            axes.set_ylim(0, 1.08 * (max(of[name]) or 1))
-            for number_, (low, high, share) in enumerate(
-                zip(of["bin_edges"][:-1], of["bin_edges"][1:], of[name], strict=True)
-            ):
-                room = 0.08 * (high - low) / 2
-                certain = number_ in (0, len(of[name]) - 1)
-                colour = series(_SERIES[name])
-                axes.add_patch(
-                    Rectangle((low + room, 0), high - low - 2 * room, share, facecolor=colour, linewidth=0,
-                              alpha=1.0 if certain else 0.55)
-                )  # fmt: skip
-            axes.yaxis.set_major_locator(MaxNLocator(2, prune="lower"))
-            axes.yaxis.set_major_formatter(SHARES)
-            axes.xaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
-            axes.xaxis.set_major_formatter(SHARES)
-            if place < 2:
-                axes.tick_params(labelbottom=False)
-            else:
-                axis_name(axes, "probability of the answer with more reward")
-        return to_svg(figure, description)
-
-
-def _with_ends(value: Value, key: str) -> str:
-    # An interval that a narrow column does not part.
-    return interval(value(key), value(f"{key}_low"), value(f"{key}_high")).replace(" to ", "\xa0to\xa0")
+    return Figure("Minority mass", drawn, reading, _LEGEND)

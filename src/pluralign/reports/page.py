@@ -1,7 +1,6 @@
-"""A page as plain data, and its HTML: one file, no script, nothing fetched.
+"""A page as plain data, and its HTML: one file, no script, nothing loaded.
 
-Every text here is raw; the template escapes it. Only figures are markup, and those come from
-`pluralign.reports.drawing`, which escapes what it is given.
+All texts here are raw; the template escapes them. Only figures are markup: `pluralign.reports.drawing` escapes theirs.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class Remarks:
 
 @dataclass(frozen=True)
 class Banner:
-    """What matters most, in one colour and a few sentences."""
+    """The main result in one colour and a few sentences."""
 
     kind: ClassVar[str] = "banner"
     tone: Tone
@@ -49,7 +48,7 @@ class Banner:
 
 @dataclass(frozen=True)
 class Tiles:
-    """Key figures: name, value, and a few words under it."""
+    """Key figures: name, value, and a short explanation."""
 
     kind: ClassVar[str] = "tiles"
     items: Sequence[tuple[str, str, str]]
@@ -57,7 +56,7 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a head; numbers stand at the right. The first cell of a row is its name."""
+    """Rows under a head; numbers are aligned right. The first cell of a row is its name."""
 
     kind: ClassVar[str] = "table"
     title: str
@@ -68,7 +67,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing, its legend by series, what it says in a sentence, and its numbers as a table."""
+    """A plot with its legend by series, a sentence on how to read it, and its numbers as a table."""
 
     title: str
     svg: Markup
@@ -79,7 +78,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Figures:
-    """Figures side by side, where there is room."""
+    """Figures side by side if the screen is wide enough."""
 
     kind: ClassVar[str] = "figures"
     items: Sequence[Figure]
@@ -87,7 +86,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Excerpt:
-    """A response of the data under its prompt, with a number."""
+    """A response with its prompt and a number."""
 
     prompt: str
     response: str
@@ -97,7 +96,7 @@ class Excerpt:
 
 @dataclass(frozen=True)
 class Card:
-    """A type of people (or another thing of several): a title in its colour, facts, excerpts, folded tables."""
+    """A type: a title in its colour, facts, excerpts, folded tables."""
 
     title: str
     series: int
@@ -109,7 +108,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Cards:
-    """Cards side by side, where there is room."""
+    """Cards side by side if the screen is wide enough."""
 
     kind: ClassVar[str] = "cards"
     items: Sequence[Card]
@@ -129,7 +128,7 @@ Block = Note | Remarks | Banner | Tiles | Table | Figures | Cards | Heading
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page that the contents name."""
+    """A part of the page with an entry in its table of contents."""
 
     title: str
     blocks: Sequence[Block]
@@ -138,11 +137,6 @@ class Section:
 
 def render(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     """The page as HTML; the same arguments give the same bytes.
-
-    Args:
-        title: of the page.
-        subtitle: a line under it.
-        sections: its parts.
 
     Examples:
         >>> page = render("<b>", "", [Section("First", [Note("1 < 2")])])
@@ -168,7 +162,7 @@ def _shown(cell: Cell) -> str:
 
 
 def _numeric_columns(table: Table) -> list[bool]:
-    """Which columns hold numbers alone; the first is the rows' name."""
+    """Which columns hold only numbers; the first holds names."""
     return [place > 0 and all(_numeric(row[place]) for row in table.rows) for place in range(len(table.head))]
 
 

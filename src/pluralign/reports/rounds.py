@@ -1,64 +1,56 @@
-"""What a run of EM-DPO found, round by round: the verdict, the shares of the types, the likelihood of judgments."""
+"""The rounds of a run of EM-DPO: the verdict, the shares of the types, the likelihood of judgments."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
-from pluralign.reports.page import Banner, Block, Figure, Figures, Section, Table, Tone
-from pluralign.reports.rows import stacked
-from pluralign.reports.texts import number, percent, text_of
-
-SHAPE: dict[str, Any] = {
-    "identification": dict.fromkeys(("verdict", "reason", "mend"), "text"),
-    "rounds": [
-        {
-            **dict.fromkeys(
-                (
-                    "round",
-                    "log_likelihood",
-                    "log_likelihood_per_judgment",
-                    "reference_log_likelihood",
-                    "scored_judgments",
-                    "moved",
-                ),
-                "number",
-            ),
-            "mixture_weights": ["number"],
-        }
-    ],
-}
-"""Blocks of `types.json`."""
-
-_TONES: dict[str, Tone] = {"identified": "good", "weak": "careful", "not identified": "bad"}
+from pluralign.reports.audit import Verdict, verdict_banner
+from pluralign.reports.page import Block, Cell, Figure, Figures, Section, Table
+from pluralign.reports.plots import stacked
+from pluralign.reports.texts import percent
 
 
-def rounds_section(story: Mapping[str, Any]) -> Section | None:
-    """The section of a run's types, from a `types.json` that was checked against `SHAPE`; none if it is empty."""
-    blocks: list[Block] = []
-    verdict = story["identification"]
-    if verdict is not None and verdict["verdict"] is not None:
-        words = [text_of(verdict[key]) for key in ("reason", "mend") if verdict[key]]
-        name = text_of(verdict["verdict"])
-        blocks.append(Banner(_TONES.get(name, "plain"), "Can the data show types?", name, words))
-    rounds = [one for one in story["rounds"] if one["mixture_weights"]]
-    if rounds:
-        types = max(len(one["mixture_weights"]) for one in rounds)
-        names = ["start" if one["round"] == 0 else f"round {number(one['round'])}" for one in rounds]
-        rows = [
-            (name, [*one["mixture_weights"], *[0.0] * types][:types]) for name, one in zip(names, rounds, strict=True)
-        ]
+@dataclass(frozen=True)
+class Round:
+    """The types after an E-step; round 0 is the start, at which nothing was scored."""
+
+    round: int
+    mixture_weights: list[float]
+    scored_judgments: int | None = None
+    log_likelihood: float | None = None
+    log_likelihood_per_judgment: float | None = None
+    reference_log_likelihood: float | None = None
+    moved: float | None = None
+
+
+@dataclass(frozen=True)
+class TypeRounds:
+    """The content of `types.json`."""
+
+    identification: Verdict
+    rounds: list[Round]
+
+
+def rounds_section(story: TypeRounds) -> Section:
+    """The types of a run, and how they changed from round to round."""
+    blocks: list[Block] = [verdict_banner(story.identification)]
+    if story.rounds:
+        names = [f"round {one.round}" if one.round else "start" for one in story.rounds]
+        rows = [(name, one.mixture_weights) for name, one in zip(names, story.rounds, strict=True)]
         drawn = stacked(rows, "Shares of the types after each round.", notes=[""] * len(rows))
-        legend = [(place + 1, f"type {place + 1}") for place in range(types)]
-        blocks.append(Figures([Figure("Shares of the types", drawn, "The start, and after each E-step.", legend)]))
-        head = ["", "judgments scored", "log-likelihood of one", "under the reference", "annotators moved"]
-        blocks.append(Table("Round by round", head, [[n, *_cells(one)] for n, one in zip(names, rounds, strict=True)]))
-    lead = "Types of annotators, found while a policy for each was tuned. Log-likelihoods are in nats per judgment."
-    return Section("Types", blocks, lead) if blocks else None
+        legend = [(place, f"type {place}") for place in range(1, len(story.rounds[0].mixture_weights) + 1)]
+        reading = "At the start and after each E-step."
+        head = ["round", "judgments scored", "log-likelihood", "log-likelihood under the reference", "annotators moved"]
+        cells = [[name, *_numbers(one)] for name, one in zip(names, story.rounds, strict=True)]
+        blocks += [
+            Figures([Figure("Shares of the types", drawn, reading, legend)]),
+            Table("Round by round", head, cells),
+        ]
+    lead = "Types of annotators, fitted together with a policy for each. Log-likelihoods are in nats per judgment."
+    return Section("Types", blocks, lead)
 
 
-def _cells(one: Mapping[str, Any]) -> list[Any]:
-    scored, reference = one["scored_judgments"], one["reference_log_likelihood"]
+def _numbers(one: Round) -> list[Cell]:
+    scored, reference = one.scored_judgments, one.reference_log_likelihood
     each = None if not scored or reference is None else reference / scored
-    moved = "" if one["moved"] is None else percent(one["moved"])
-    return [scored, one["log_likelihood_per_judgment"], each, moved]
+    return [scored, one.log_likelihood_per_judgment, each, "" if one.moved is None else percent(one.moved)]

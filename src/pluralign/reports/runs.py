@@ -1,4 +1,4 @@
-"""Sections of a run's page: trained reward models and policies, evaluations, and whatever else left metrics."""
+"""Pages of finished runs: reward models, policies, evaluations, audits and aggregations, alone or compared."""
 
 from __future__ import annotations
 
@@ -8,89 +8,150 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from pluralign.reports.aggregation import aggregation_sections
-from pluralign.reports.audit.data import histogram_figure
-from pluralign.reports.audit.page import audit_sections
-from pluralign.reports.calibration import calibration_section
-from pluralign.reports.crowds import crowds_section
-from pluralign.reports.matching import matching_section
-from pluralign.reports.page import Block, Figure, Figures, Heading, Note, Section, Table, Tiles
-from pluralign.reports.rounds import rounds_section
-from pluralign.reports.rows import Point, Row, forest, known
-from pluralign.reports.scales import scale
-from pluralign.reports.sources import sources_section
-from pluralign.reports.texts import interval, number, percent, quoted, text_of
+from pluralign.reports.aggregation import AggregationPage, aggregation_sections
+from pluralign.reports.audit import AuditPage, audit_sections
+from pluralign.reports.calibration import RewardGaps, calibration_section
+from pluralign.reports.crowds import Crowds, crowds_section
+from pluralign.reports.histograms import Histogram, histogram_figure
+from pluralign.reports.matching import MatchingPlots, matching_section
+from pluralign.reports.measures import metric_point, with_interval
+from pluralign.reports.page import Banner, Block, Cell, Figure, Figures, Heading, Note, Section, Table, Tiles, render
+from pluralign.reports.plots import Point, ReliabilityBin, Row, forest, known, scale
+from pluralign.reports.rounds import TypeRounds, rounds_section
+from pluralign.reports.sources import SourceLog, sources_section
+from pluralign.reports.texts import number, percent, quoted, text_of
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric by which runs are compared: names, a value to compare with, its meaning, and its range.
+
+    `by_reward` says that the metric depends on the reward model that scored the responses.
+    """
+
+    title: str
+    axis: str
+    reference: float
+    meaning: str
+    lower_is_better: bool = False
+    highest: float = 1.0
+    by_reward: bool = False
+
 
 METRICS = {
-    "accuracy": ("Accuracy", "share of pairs ranked as the person did", 0.5, "higher is better; 0.5 is a coin"),
-    "log_loss": ("Log-loss", "nats per pair", math.log(2), "lower is better; 0.693 is a constant reward"),
-    "ece": ("Calibration error", "mean gap between sure and right", 0.0, "lower is better; 0 is calibrated"),
-    "total_variation": ("Total variation", "share of votes on the wrong label", 0.0, "lower is better; 0 is exact"),
-    "transport_cost": ("Transport cost", "from predicted to voted labels", 0.0, "lower is better; 0 is exact"),
-    "win_rate": ("Win rate", "against the reference, by the reward", 0.5, "higher is better; 0.5 is no difference"),
-    "pm_divergence": ("Matching divergence", "squared gap of log-odds", 0.0, "lower is better; 0 is matched"),
-    "minority_mass/on=reference": (
-        "Minority mass kept", "on the reference's answers", 1.0, "higher is better; 1 is all of it",
-    ),
+    "accuracy": Metric("Accuracy", "share of pairs ranked as the annotator did", 0.5,
+                       "higher is better; 0.5 is chance"),
+    "log_loss": Metric("Log-loss", "nats per pair", math.log(2), "lower is better; 0.693 is a constant reward",
+                       lower_is_better=True, highest=math.inf),
+    "ece": Metric("Calibration error", "mean gap between confidence and accuracy", 0.0,
+                  "lower is better; 0 is calibrated", lower_is_better=True),
+    "total_variation": Metric("Total variation", "share predicted on the wrong label", 0.0,
+                              "lower is better; 0 is exact", lower_is_better=True),
+    "transport_cost": Metric("Transport cost", "from predicted to voted labels", 0.0, "lower is better; 0 is exact",
+                             lower_is_better=True, highest=math.inf),
+    "win_rate": Metric("Win rate", "against the reference, by the reward model", 0.5,
+                       "higher is better; 0.5 is no difference", by_reward=True),
+    "pm_divergence": Metric("Matching divergence", "squared difference of log-odds", 0.0,
+                            "lower is better; 0 is a match", lower_is_better=True, highest=math.inf, by_reward=True),
+    "minority_mass/on=reference": Metric("Minority mass kept", "on the reference's responses", 1.0,
+                                         "higher is better; 1 is all of it", by_reward=True),
 }  # fmt: skip
-"""Metrics that runs are compared by: title, axis, a value to compare with, and how to read them."""
 
-_MOST_SLICES = 20
-_LAST_PEOPLE = 50
-_ANSWERS = 20
+_COUNTS = {
+    "eval_loss": "loss on held-out files", "train_loss": "training loss", "judgments": "judgments",
+    "annotators": "annotators", "prompts": "prompts", "pairs": "strict pairs", "left_out": "rows left out",
+    "votes": "votes",
+}  # fmt: skip
+_MOST_SLICES, _MOST_ANNOTATORS, _MOST_RESPONSES = 20, 50, 40
+
+
+@dataclass(frozen=True)
+class AnnotatorResult:
+    """How well a model agrees with one annotator: a row of `annotators.parquet`."""
+
+    annotator: str | None
+    judgments: int
+    pairs: int
+    accuracy: float | None
+    log_loss: float | None
+
+
+@dataclass(frozen=True)
+class DrawnResponse:
+    """A response of a policy or its reference with its reward: a line of `answers.jsonl`."""
+
+    prompt: Any = None
+    by: Any = None
+    response: Any = None
+    reward: float | None = None
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a finished folder holds, read but not yet drawn."""
+    """The content of a finished folder."""
 
     name: str
     metrics: Mapping[str, Any]
     config: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
-    reliability: Sequence[Mapping[str, Any]] = ()
-    annotators: Mapping[str, Sequence[Any]] | None = None
-    answers: Sequence[Mapping[str, Any]] = ()
-    audit: Mapping[str, Any] | None = None
-    aggregate: Mapping[str, Any] | None = None
-    types: Mapping[str, Any] | None = None
-    over_rewarding: Sequence[Mapping[str, Any]] = ()
-    sources: Mapping[str, Sequence[Any]] | None = None
-    crowds: Mapping[str, Sequence[Any]] | None = None
-    matching: Sequence[Mapping[str, Any]] = ()
+    reliability: Sequence[ReliabilityBin] = ()
+    annotators: Sequence[AnnotatorResult] = ()
+    responses: Sequence[DrawnResponse] = ()
+    audit: AuditPage | None = None
+    aggregation: AggregationPage | None = None
+    types: TypeRounds | None = None
+    reward_gaps: Sequence[RewardGaps] = ()
+    sources: Sequence[SourceLog] = ()
+    crowds: Crowds | None = None
+    matching: Sequence[MatchingPlots] = ()
 
     def value(self, key: str) -> float | None:
-        """A metric that is a finite number, else None."""
-        found = self.metrics.get(key)
-        return found if type(found) in (int, float) and known(found) else None
+        """A metric if it is a finite number, else None."""
+        stored = self.metrics.get(key)
+        return stored if type(stored) in (int, float) and known(stored) else None
+
+
+def runs_page(runs: Sequence[Run]) -> str:
+    """The HTML page of one run, or of several with a comparison at the top.
+
+    Args:
+        runs: content of the folders; names are distinct.
+
+    Returns:
+        a self-contained page; the same arguments give the same bytes.
+
+    Examples:
+        >>> page = runs_page([Run("a", {"accuracy": 0.7}), Run("b", {"accuracy": 0.6})])
+        >>> "Comparison" in page, "Everything stored" in page
+        (True, True)
+    """
+    if len(runs) == 1:
+        return render(runs[0].name, "", _sections(runs[0]))
+    compared = _comparison(runs)
+    lead = "Which run is better, and is the difference larger than chance?"
+    sections = [Section("Comparison", compared, lead)] if compared else []
+    names = ", ".join(run.name for run in runs)
+    return render(f"{len(runs)} runs", names, [*sections, *(_as_one_section(run) for run in runs)])
 
 
 def describe(run: Run) -> str:
-    """A line that says what the folder is, from its config.
+    """A sentence that says what the folder is, from its config.
 
     Examples:
         >>> describe(Run("rm", {}, {"objective": "dpo", "model_name_or_path": "base"}))
-        'Policy tuned from base with the objective dpo.'
+        'Model trained from base with the objective dpo.'
     """
     config = run.config
     if run.audit is not None:
         return "Audit of " + (_files(config.get("files")) or "judgments") + "."
-    if run.aggregate is not None:
+    if run.aggregation is not None:
         return f"Aggregation of {text_of(config.get('run'))}."
     if config.get("command") == "evaluate":
         return f"Evaluation of {text_of(config.get('model'))} on {_files(config.get('files'))}."
     if "objective" in config:
-        objective = text_of(config["objective"])
-        kind = {
-            "sft": "Language model trained",
-            "dpo": "Policy tuned",
-            "pm-dpo": "Policy tuned",
-            "pm-rlhf": "Policy matched to a reward",
-            "em-dpo": "Types found and their policies tuned",
-        }.get(objective, "Model trained")
-        base = text_of(config.get("model_name_or_path"))
-        held_out = f", judged on {_files(config['eval_files'])}" if config.get("eval_files") else ""
-        return f"{kind} from {base} with the objective {objective}{held_out}."
+        base, objective = text_of(config.get("model_name_or_path")), text_of(config["objective"])
+        held_out = f", evaluated on {_files(config['eval_files'])}" if config.get("eval_files") else ""
+        return f"Model trained from {base} with the objective {objective}{held_out}."
     return ""
 
 
@@ -98,155 +159,127 @@ def _files(files: object) -> str:
     return ", ".join(text_of(file) for file in files) if isinstance(files, list) else text_of(files)
 
 
-def run_sections(run: Run) -> list[Section]:
-    """The sections of one run, whatever it is."""
+def _sections(run: Run) -> list[Section]:
+    """The sections of a run of any kind."""
     stored = Section("Everything stored", _stored(run))
     if run.audit is not None:
-        return [*audit_sections(run.audit, run.metrics), stored]
-    if run.aggregate is not None:
-        return [*aggregation_sections(run.aggregate), stored]
-    drawn = _drawings(run)
+        return [*audit_sections(run.audit), stored]
+    if run.aggregation is not None:
+        return [*aggregation_sections(run.aggregation), stored]
+    figures = _results(run)
     results: list[Block] = [Tiles(tiles)] if (tiles := _tiles(run)) else []
-    results += [Figures(drawn)] if drawn else []
-    sections = [Section("Results", results or [Note("There is nothing to draw here.")], describe(run))]
-    if run.crowds is not None and (crowds := crowds_section(run.crowds, run.value)):
-        sections.append(crowds)
+    results += [Figures(figures)] if figures else []
     by_source = _slices(run, "ece", "source", "Calibration error by source")
-    if calibration := calibration_section(run.value, run.reliability, by_source, run.over_rewarding):
-        sections.append(calibration)
-    if matching := matching_section(run.matching, run.value):
-        sections.append(matching)
-    if run.sources is not None and (sources := sources_section(run.sources)):
-        sections.append(sources)
-    if run.types is not None and (types := rounds_section(run.types)):
-        sections.append(types)
-    if people := _people(run):
-        sections.append(Section("Person by person", people, "Whom this model serves, and whom it does not."))
-    if run.answers:
-        sections.append(Section("Answers", [_answers(run)], "What the policy and its reference wrote."))
-    return [*sections, stored]
+    parts = [
+        Section("Results", results or [Note("This run has nothing to plot.")], describe(run)),
+        crowds_section(run.crowds, run.value) if run.crowds is not None else None,
+        calibration_section(run.value, run.reliability, by_source, run.reward_gaps),
+        matching_section(run.matching, run.value),
+        sources_section(run.sources),
+        rounds_section(run.types) if run.types is not None else None,
+        _annotators(run),
+        _responses(run),
+        stored,
+    ]
+    return [part for part in parts if part is not None]
 
 
-def of_one(run: Run) -> Section:
-    """All sections of a run as one, for a page that holds several runs."""
+def _as_one_section(run: Run) -> Section:
+    """All sections of a run as one, for a page with several runs."""
     blocks: list[Block] = []
-    for section in run_sections(run):
+    for section in _sections(run):
         blocks += [Heading(section.title, "" if section.title == "Results" else section.lead), *section.blocks]
     return Section(run.name, blocks, describe(run))
 
 
 def _tiles(run: Run) -> list[tuple[str, str, str]]:
     tiles = []
-    for key, (title, _, _, words) in METRICS.items():
+    for key, metric in METRICS.items():
         value = run.value(key)
         if value is not None:
             low, high = run.value(f"{key}_low"), run.value(f"{key}_high")
             between = "" if low is None or high is None else f"{number(low)} to {number(high)}; "
-            tiles.append((title, number(value), between + words))
-    for key, title in (
-        ("eval_loss", "loss on held-out files"), ("train_loss", "training loss"), ("judgments", "judgments"),
-        ("annotators", "people"), ("prompts", "prompts"), ("pairs", "strict pairs"), ("left_out", "rows left out"),
-        ("votes", "votes"),
-    ):  # fmt: skip
+            tiles.append((metric.title, number(value), between + metric.meaning))
+    for key, title in _COUNTS.items():
         value = run.value(key)
         if value is not None and (value or key != "left_out"):
             tiles.append((title, number(value), ""))
     return tiles
 
 
-def _drawings(run: Run) -> list[Figure]:
+def _results(run: Run) -> list[Figure]:
     figures = []
-    if (wins := run.value("win_rate")) is not None:
-        point = Point(wins, run.value("win_rate_low"), run.value("win_rate_high"))
-        shown = interval(point.value, point.low, point.high)
+    if run.value("win_rate") is not None:
+        shown = with_interval(run.value, "win_rate")
         marks = [(0.0, "never"), (0.5, "no difference"), (1.0, "always")]
-        drawn = scale(point, f"Win rate against the reference: {shown}.", limits=(0.0, 1.0), marks=marks)
+        drawn = scale(metric_point(run.value, "win_rate"), f"Win rate against the reference: {shown}.",
+                      limits=(0.0, 1.0), marks=marks)  # fmt: skip
         reading = (
-            f"{shown}: how often the reward model prefers an answer of the policy to one of its reference. It "
-            "says how far the policy follows that model, not how much people like it."
+            f"{shown}: how often the reward model prefers a response of the policy to one of its reference. It shows "
+            "how far the policy follows the reward model, not what annotators prefer."
         )
         figures.append(Figure("Against the reference", drawn, reading))
-    for column, title in (
-        ("source", "Accuracy by source"),
-        ("group", "Accuracy by group"),
-        ("type", "Accuracy by type"),
-    ):
-        if figure := _slices(run, "accuracy", column, title):
-            figures.append(figure)
-    return figures
+    by_column = [_slices(run, "accuracy", column, f"Accuracy by {column}") for column in ("source", "group", "type")]
+    return [*figures, *(figure for figure in by_column if figure is not None)]
 
 
 def _slices(run: Run, key: str, column: str, title: str) -> Figure | None:
-    """A metric of each slice, the worst first, with the whole as a dashed line."""
+    """A metric of each slice, the worst first, with the value over all data as a dashed line."""
     prefix = f"{key}/{column}="
-    found = [(name[len(prefix) :], run.value(name)) for name in run.metrics if name.startswith(prefix)]
+    values = {name[len(prefix) :]: run.value(name) for name in run.metrics if name.startswith(prefix)}
     worst_first = 1 if key == "accuracy" else -1
-    ordered = sorted([(name, value) for name, value in found if value is not None],
+    ordered = sorted(((name, value) for name, value in values.items() if value is not None),
                      key=lambda item: worst_first * item[1])  # fmt: skip
     if len(ordered) < 2:
         return None
-    rows = [Row(name, [Point(value)]) for name, value in ordered[:_MOST_SLICES]]
     (worst, first), (best, last) = ordered[0], ordered[-1]
-    apart = f"{number(round(100 * abs(last - first), 1))} points apart."
-    if key == "accuracy":
-        side, axis, reading = "lowest", "accuracy", f"{quoted(worst)} is served at {number(first)}, "
-        reading += f"{quoted(best)} at {number(last)}: {apart}"
-    else:
-        side, axis, reading = "highest", "calibration error", f"{quoted(worst)}: {number(first)}, "
-        reading += f"{quoted(best)}: {number(last)}. Slices with few pairs come out too high."
-    drawn = forest(rows, f"{title}, the {side} first.", x_label=f"{axis}; dashed: all together",
-                   reference=run.value(key), bounds=(0.0, 1.0))  # fmt: skip
+    side, axis = ("lowest", "accuracy") if key == "accuracy" else ("highest", "calibration error")
+    reading = f"{quoted(worst)} {number(first)}, {quoted(best)} {number(last)}: "
+    reading += f"{number(round(100 * abs(last - first), 1))} points apart."
+    reading += "" if key == "accuracy" else " The error of slices with few pairs is too high."
+    rows = [Row(name, [Point(value)]) for name, value in ordered[:_MOST_SLICES]]
+    drawn = forest(rows, f"{title}, the {side} first.", x_label=f"{axis}; dashed: all data", reference=run.value(key),
+                   bounds=(0.0, 1.0))  # fmt: skip
     keys = ("accuracy", "log_loss", "ece", "pairs")
     cells = [[name, *(run.value(f"{key}/{column}={name}") for key in keys)] for name, _ in ordered]
     return Figure(title, drawn, reading, table=Table("The numbers", [column, *keys], cells, folded=True))
 
 
-def _people(run: Run) -> list[Block]:
-    """The spread of accuracy over people, and those who are served worst."""
-    if run.annotators is None:
-        return []
-    columns = [run.annotators[key] for key in ("annotator", "judgments", "pairs", "accuracy", "log_loss")]
-    rows = [row for row in zip(*columns, strict=True) if row[3] is not None and known(row[3])]
-    if not rows:
-        return []
-    counts = [0] * 20
-    for row in rows:
-        counts[min(int(20 * row[3]), 19)] += 1
-    under = sum(row[3] < 0.5 for row in rows)
-    reading = f"Half of {{n}} people are at about {{}} or lower; {percent(under / len(rows))} are under a coin's 0.5."
-    edges = [index / 20 for index in range(21)]
-    figure = histogram_figure(edges, counts, "Accuracy for each person", "accuracy", "people", reading,
-                              found=median(row[3] for row in rows))  # fmt: skip
-    worst = sorted(rows, key=lambda row: (row[3], -row[2], row[0]))[:_LAST_PEOPLE]
-    title = f"Served worst: {len(worst)} of {number(len(rows))} people"
-    table = Table(title, ["person", "judgments", "pairs", "accuracy", "log-loss"], worst, folded=True)
-    return [Figures([figure]), table]
+def _annotators(run: Run) -> Section | None:
+    """The distribution of accuracy over annotators, and the annotators with the lowest one."""
+    scored = [(row.accuracy, row) for row in run.annotators if row.accuracy is not None and known(row.accuracy)]
+    if not scored:
+        return None
+    accuracies = [accuracy for accuracy, _ in scored]
+    below = percent(sum(accuracy < 0.5 for accuracy in accuracies) / len(scored))
+    reading = f"Half of {{n}} annotators are at about {{}} or lower; {below} are below 0.5, which is chance."
+    figure = histogram_figure(Histogram.of_shares(accuracies), "Accuracy for each annotator", "accuracy", "annotators",
+                              reading, median(accuracies))  # fmt: skip
+    worst = sorted(scored, key=lambda item: (item[0], -item[1].pairs, text_of(item[1].annotator)))[:_MOST_ANNOTATORS]
+    cells: list[list[Cell]] = [
+        [text_of(row.annotator), row.judgments, row.pairs, accuracy, row.log_loss] for accuracy, row in worst
+    ]
+    title = f"Lowest accuracy: {len(worst)} of {number(len(scored))} annotators"
+    table = Table(title, ["annotator", "judgments", "pairs", "accuracy", "log-loss"], cells, folded=True)
+    return Section("Annotators", [Figures([figure]), table], "Which annotators the model agrees with, and which not.")
 
 
-def _answers(run: Run) -> Table:
-    rows = [
-        [text_of(one.get("prompt")), text_of(one.get("by")), text_of(one.get("response")), one.get("reward")]
-        for one in sorted(run.answers[: 2 * _ANSWERS * 8], key=lambda one: text_of(one.get("prompt")))
-    ][: 2 * _ANSWERS]
-    return Table(f"{len(rows)} of {number(len(run.answers))} answers", ["prompt", "by", "answer", "reward"], rows)
+def _responses(run: Run) -> Section | None:
+    if not run.responses:
+        return None
+    first = sorted(run.responses[: 8 * _MOST_RESPONSES], key=lambda one: text_of(one.prompt))[:_MOST_RESPONSES]
+    rows = [[text_of(one.prompt), text_of(one.by), text_of(one.response), one.reward] for one in first]
+    title = f"{len(rows)} of {number(len(run.responses))} responses"
+    table = Table(title, ["prompt", "model", "response", "reward"], rows)
+    return Section("Responses", [table], "Responses of the policy and its reference.")
 
 
 def _stored(run: Run) -> list[Block]:
     """Metrics with their intervals, the config, and the versions, folded."""
-    ends = ("_low", "_high")
-    shown = {
-        key: value
-        for key, value in run.metrics.items()
-        if not (key.endswith(ends) and key.rsplit("_", 1)[0] in run.metrics)
-    }
     rows = [
-        [
-            key,
-            interval(run.value(key), run.value(f"{key}_low"), run.value(f"{key}_high"))
-            if run.value(key) is not None
-            else text_of(value),
-        ]
-        for key, value in shown.items()
+        [key, with_interval(run.value, key) if run.value(key) is not None else text_of(value)]
+        for key, value in run.metrics.items()
+        if not (key.endswith(("_low", "_high")) and key.rsplit("_", 1)[0] in run.metrics)
     ]
     blocks: list[Block] = [Table("Metrics", ["metric", "value"], rows, folded=True)]
     if run.config:
@@ -254,9 +287,65 @@ def _stored(run: Run) -> list[Block]:
         blocks.append(Table("Config", ["setting", "value"], config, folded=True))
     packages = run.environment.get("packages")
     if isinstance(packages, dict):
-        versions = [
-            [str(name), text_of(version)]
-            for name, version in {"python": run.environment.get("python"), **packages}.items()
-        ]
-        blocks.append(Table("Versions", ["package", "version"], versions, folded=True))
+        versions = {"python": run.environment.get("python"), **packages}
+        cells = [[str(name), text_of(version)] for name, version in versions.items()]
+        blocks.append(Table("Versions", ["package", "version"], cells, folded=True))
     return blocks
+
+
+def _comparison(runs: Sequence[Run]) -> list[Block]:
+    """A plot for each metric that two or more runs have, and all of them in a table."""
+    figures = []
+    keys = [key for key in METRICS if any(run.value(key) is not None for run in runs)]
+    measured = [run for run in runs if any(run.value(key) is not None for key in ("accuracy", "total_variation"))]
+    same_data = len({tuple(sorted(_evaluated_on(run))) for run in measured}) < 2
+    for key in keys:
+        metric, having = METRICS[key], [run for run in runs if run.value(key) is not None]
+        if len(having) < 2:
+            continue
+        rows = [Row(run.name, [metric_point(run.value, key)]) for run in having]
+        drawn = forest(rows, f"{metric.title} of each run with its interval.", x_label=metric.axis,
+                       reference=metric.reference, bounds=(0.0, metric.highest))  # fmt: skip
+        reading = _best(key, having) if same_data else ""
+        if metric.by_reward and len({text_of(run.config.get("reward")) for run in having}) > 1:
+            reading = "Different reward models scored these runs: do not compare their numbers."
+        meaning = f"{metric.meaning[0].upper()}{metric.meaning[1:]}."
+        figures.append(Figure(metric.title, drawn, f"{reading} {meaning}".strip()))
+    if not figures:
+        return []
+    blocks: list[Block] = []
+    if not same_data:
+        words = ["These runs were evaluated on different judgments: do not compare their numbers directly."]
+        blocks.append(Banner("careful", "Warning", "Not evaluated on the same data", words))
+    cells = [[run.name, *(with_interval(run.value, key) for key in keys)] for run in runs]
+    return [
+        *blocks,
+        Figures(figures),
+        Table("The numbers", ["run", *(METRICS[key].title for key in keys)], cells),
+        Table("The runs", ["run", "description"], [[run.name, describe(run)] for run in runs], folded=True),
+    ]
+
+
+def _evaluated_on(run: Run) -> list[str]:
+    """Fingerprints of the evaluation files of a run, or its counts where there are none."""
+    files = run.config.get("files") or run.config.get("eval_files") or []
+    inputs = run.environment.get("inputs") or {}
+    prints = [inputs.get(file) for file in files] if isinstance(inputs, dict) and isinstance(files, list) else []
+    if prints and all(isinstance(one, str) for one in prints):
+        return [str(one) for one in prints]
+    return [f"{key} {number(run.value(key))}" for key in ("judgments", "prompts", "pairs")]
+
+
+def _best(key: str, runs: Sequence[Run]) -> str:
+    """Which run is best, and whether its interval overlaps that of the next one."""
+    lower = METRICS[key].lower_is_better
+    best, second = sorted(runs, key=lambda run: run.value(key) or 0.0, reverse=not lower)[:2]
+    if best.value(key) == second.value(key):
+        return f"{quoted(best.name)} and {quoted(second.name)} are equal."
+    near = best.value(f"{key}_high" if lower else f"{key}_low")
+    next_end = second.value(f"{key}_low" if lower else f"{key}_high")
+    if near is None or next_end is None:
+        return f"{quoted(best.name)} is best."
+    apart = near < next_end if lower else near > next_end
+    overlap = "does not overlap" if apart else "overlaps"
+    return f"{quoted(best.name)} is best. Its interval {overlap} that of {quoted(second.name)}, the next."

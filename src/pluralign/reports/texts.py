@@ -22,7 +22,7 @@ def clean(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text in one line, without marks that would turn the reading direction of what follows.
+    """The text in one line, without marks that change the reading direction of what follows.
 
     Examples:
         >>> one_line("first\\n second\\u202e")
@@ -32,7 +32,7 @@ def one_line(text: str) -> str:
 
 
 def clip(text: str, columns: int) -> str:
-    """At most so many columns of one line: about the widths of a proportional font, none for combining marks.
+    """One line of at most so many columns; columns approximate the letter widths of a proportional font.
 
     Examples:
         >>> clip("a long name", 6), clip("意见不同", 5), clip("short", 6)
@@ -60,7 +60,7 @@ def _columns(letter: str) -> float:
 
 
 def quoted(text: object, columns: int = 40) -> str:
-    """A text of the data inside a sentence of ours: clipped, in quotes, its reading direction kept to itself.
+    """A text of the data for use inside a sentence: clipped, in quotes, with its reading direction isolated.
 
     Examples:
         >>> quoted("nurses").replace("\\u2068", "").replace("\\u2069", "")
@@ -70,7 +70,7 @@ def quoted(text: object, columns: int = 40) -> str:
 
 
 def text_of(value: object) -> str:
-    """Any value of the data as text; chat messages one to a line, each with its role.
+    """Any value of the data as text; chat messages one per line, each with its role.
 
     Examples:
         >>> text_of([{"role": "user", "content": "Tea?"}])
@@ -82,15 +82,15 @@ def text_of(value: object) -> str:
         return ""
     if isinstance(value, str):
         return clean(value)
-    if isinstance(value, list) and value and all(isinstance(one, dict) and "content" in one for one in value):
-        return "\n".join(f"{text_of(one.get('role'))}: {text_of(one['content'])}" for one in value)
+    if isinstance(value, list) and value and all(isinstance(item, dict) and "content" in item for item in value):
+        return "\n".join(f"{text_of(message.get('role'))}: {text_of(message['content'])}" for message in value)
     if isinstance(value, (dict, list, bool)):
         return clean(json.dumps(value, ensure_ascii=False))
     return clean(str(value))
 
 
 def number(value: float | None) -> str:
-    """A number of three significant digits, thousands apart, a dash for none.
+    """A number with three significant digits and thousands separators; a dash for None.
 
     Examples:
         >>> number(12345), number(0.71234), number(-0.5), number(1234.5), number(None)
@@ -124,22 +124,22 @@ def percent(value: float | None) -> str:
 
 
 def interval(value: float | None, low: float | None, high: float | None) -> str:
-    """A value with its interval, where there is one.
+    """A value with its interval if it has one; no line break falls inside the interval.
 
     Examples:
         >>> interval(0.7, 0.65, 0.75), interval(0.7, None, None)
-        ('0.7 (0.65 to 0.75)', '0.7')
+        ('0.7 (0.65\xa0to\xa00.75)', '0.7')
     """
     if low is None or high is None or value is None:
         return number(value)
-    return f"{number(value)} ({number(low)} to {number(high)})"
+    return f"{number(value)} ({number(low)}\xa0to\xa0{number(high)})"
 
 
-def plural(count: int | None, one: str, many: str | None = None) -> str:
+def plural(count: int, noun: str) -> str:
     """A count with its noun.
 
     Examples:
-        >>> plural(1, "prompt"), plural(1200, "prompt"), plural(2, "person", "people")
-        ('1 prompt', '1,200 prompts', '2 people')
+        >>> plural(1, "prompt"), plural(1200, "prompt")
+        ('1 prompt', '1,200 prompts')
     """
-    return f"{number(count)} {one if count == 1 else many or one + 's'}"
+    return f"{number(count)} {noun}{'' if count == 1 else 's'}"

@@ -1,1 +1,1 @@
-"""Floor 3: texts to numbers with a transformer, or without one: reward models, features, caches."""
+"""Layer 3: texts to numbers: prompt trees, log-probabilities, reward models, features, caches."""

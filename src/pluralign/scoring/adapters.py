@@ -1,4 +1,4 @@
-"""Adapters merged into their base for as long as texts are scored, which is faster than running them beside it."""
+"""Merge adapters into their base while texts are scored, which is faster than running them beside it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import nn
 
 
 def can_merge(model: Any, adapter: str) -> bool:
-    """Whether merged weights are as exact as the adapter beside its base: plain linear layers in float32.
+    """Whether merging is exact: plain linear layers in float32.
 
-    In a shorter format a merged weight would be rounded once more, and quantised weights cannot take a sum.
+    In a shorter format a merged weight would be rounded again, and quantised weights cannot be added to.
     """
     layers = _layers(model, adapter)
     return bool(layers) and all(
         type(layer) is Linear
         and type(layer.get_base_layer()) is nn.Linear
         and layer.get_base_layer().weight.dtype == torch.float32
-        and adapter not in layer.lora_variant  # DoRA and its kin do more than add
+        and adapter not in layer.lora_variant  # variants such as DoRA do more than add
         and not layer.lora_bias[adapter]
         for layer in layers
     )
@@ -29,9 +29,9 @@ def can_merge(model: Any, adapter: str) -> bool:
 
 @contextmanager
 def merged(model: Any, adapter: str) -> Iterator[None]:
-    """A PEFT model with an adapter merged into its base; afterwards every weight is as before, to the bit.
+    """Merge an adapter into its base within a context; afterwards every weight is restored to the bit.
 
-    The base's adapted weights are kept beside the merged ones meanwhile.
+    The base's adapted weights are kept in memory meanwhile.
     """
     layers = _layers(model, adapter)
     kept = [layer.get_base_layer().weight.detach().clone() for layer in layers]

@@ -28,24 +28,24 @@ PRIOR = 1.0
 """Standard deviation of a response's utility under the prior on coefficients, in logits."""
 
 JUDGED_OFTEN = 10
-"""Each response has a worth of its own where there are so many judgments for every response."""
+"""Minimum judgments per response at which each response gets a worth of its own."""
 
 SELECTION_JUDGMENTS = 50_000
-"""The number of types is chosen on annotators with about so many judgments together."""
+"""The number of types is chosen on a subset of annotators with about this many judgments."""
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What is found, before it is put into words.
+    """The results of the analysis of annotator types, as numbers.
 
     Args:
         people: the panel, with features.
-        features: `worths`, `tfidf`, or the model that made them.
-        selection: fits of several numbers of types.
+        features: `worths`, `tfidf`, or the name of the model.
+        selection: fits for several numbers of types.
         model: the fit of the chosen number to all judgments.
-        design: what was collected.
-        numbers: what the information says; `None` with one type or too many parameters.
-        power: simulations.
+        design: the design of the data.
+        numbers: evidence from the information matrix; `None` with one type or too many parameters.
+        power: the simulated power curve.
     """
 
     people: People
@@ -58,7 +58,7 @@ class Findings:
 
     @property
     def verdict(self) -> Identification:
-        """Whether such data can tell types apart; where one type was found, by the simulations if there are any."""
+        """Whether the data can identify types; with one type, judged by the simulations if there are any."""
         now = [
             point.accuracy
             for point in self.power
@@ -78,16 +78,16 @@ def findings(
     simulations: int = 3,
     seed: int = 0,
 ) -> Findings:
-    """Types of people behind judgments.
+    """Find annotator types in a table of judgments.
 
     Args:
         judgments: the table.
-        features: `worths` gives each response a worth of its own, `tfidf` counts words, else a folder or hub id of
-            an encoder or causal model; `auto` is `worths` where responses are judged often, else `tfidf`.
-        types: how many types, or `auto` to choose by held-out log-likelihood over annotators.
+        features: `worths` gives each response its own worth, `tfidf` uses word counts, else the folder or hub id of
+            an encoder or causal model; `auto` is `worths` if responses are judged often, else `tfidf`.
+        types: number of types, or `auto` to choose it by held-out log-likelihood over annotators.
         most_types: the largest number that `auto` tries.
         dimensions: of text features, after truncated SVD.
-        simulations: of each design of the power curve; 0 leaves it out.
+        simulations: per design of the power curve; 0 omits it.
         seed: of folds, restarts, features and simulations.
 
     Raises:
@@ -120,7 +120,7 @@ def findings(
 
 
 def with_features(people: People, name: str, dimensions: int, seed: int) -> tuple[People, float]:
-    """The panel with features of unit variance, and the ridge by which a utility varies as `PRIOR` says."""
+    """The panel with features of unit variance, and the ridge that gives utilities the standard deviation `PRIOR`."""
     if name == "worths":
         return people, 1 / PRIOR**2
     found = text_features(people.items, name, dimensions=dimensions, seed=seed).astype(np.float64)
@@ -132,14 +132,14 @@ def with_features(people: People, name: str, dimensions: int, seed: int) -> tupl
     found = found[:, spread > 1e-6 * max(spread.max(initial=0.0), 1e-300)]
     if not found.size:
         raise PluralignError(
-            f"features {name!r}: all responses have the same ones, so nothing can explain a choice between them: "
+            f"features {name!r}: all responses have the same features, which cannot explain a choice: "
             "use --features worths"
         )
     found = found / found.std(0)
     bars = people.bars
     rows = np.zeros((len(bars), found.shape[1] + bool(bars.any())))
     rows[~bars, : found.shape[1]] = found
-    rows[bars, found.shape[1] :] = 1.0  # the bar has a height of its own
+    rows[bars, found.shape[1] :] = 1.0  # the bar has a coefficient of its own
     return replace(people, panel=replace(people.panel, features=rows)), found.shape[1] / PRIOR**2
 
 
@@ -161,7 +161,7 @@ def _numbers(types: str | int, most: int, annotators: int) -> list[int]:
         return [number]
     if most < 1:
         raise PluralignError(f"most_types: found {most}, expected 1 or more")
-    # Each fold is fitted without its annotators, and a type needs several to be worth the name.
+    # Each fold is fitted without its annotators, and a type needs several annotators.
     largest = min(most, max(1, annotators // 4))
     return list(range(1, largest + 1))
 
@@ -171,7 +171,7 @@ def _fitted(panel: Panel, types: int, ridge: float, seed: int) -> LatentClassPla
 
 
 def _power(model: LatentClassPlackettLuce, panel: Panel, found: Design, simulations: int, seed: int) -> list[Power]:
-    """As collected, and with rankings of three, or pairs where rankings were collected."""
+    """Power of the design as collected, and of rankings of three (or of pairs, if rankings were collected)."""
     other = 3 if found.longest < 3 else 2
     lengths = [None, other] if panel.response_count >= other else [None]
     most = max(8, 2 * found.judgments)

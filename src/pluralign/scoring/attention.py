@@ -1,4 +1,4 @@
-"""What a branch sees: the prompt and itself. As a mask for SDPA and eager attention, or for FlexAttention."""
+"""The attention mask of prompt trees, for SDPA, eager attention and FlexAttention."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def sees(branch: Tensor) -> Tensor:
-    """Which earlier token each token sees: `(rows, tokens)` branches to `(rows, 1, tokens, tokens)`, bool.
+    """Which earlier tokens each token attends to: `(rows, tokens)` branches to `(rows, 1, tokens, tokens)`, bool.
 
-    Token i sees token j if j does not come after i and j is in the prompt (branch 0) or in i's own branch.
-    Padding (-1) sees itself, so that no row of the mask is empty.
+    Token i attends to token j if j does not come after i and j is in the prompt (branch 0) or in i's own branch.
+    Padding (-1) attends to itself, so that no row of the mask is empty.
 
     Examples:
         >>> sees(torch.tensor([[0, 1, 2]]))[0, 0].int()
@@ -26,12 +26,12 @@ def sees(branch: Tensor) -> Tensor:
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask as numbers to add to attention scores: 0 where it is true, the lowest number elsewhere."""
+    """The mask as numbers to add to attention scores: 0 where it is true, the lowest number elsewhere."""
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
 
 
 def block_mask(branch: Tensor) -> Any:
-    """The same as a `BlockMask` for FlexAttention, which skips the blocks that nobody sees."""
+    """The mask as a `BlockMask` for FlexAttention, which skips fully masked blocks."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     def visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Causal language models that give the log-probabilities of responses, from states and not from all logits."""
+"""Causal language models that compute the log-probabilities of responses without making logits everywhere."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ from pluralign.scoring.trees import Reads
 
 
 class _WithLogProbs:
-    """Mixed into a causal model: given `sources` and `targets`, its output is their log-probabilities."""
+    """Mix-in for a causal model: given `sources` and `targets`, it returns their log-probabilities."""
 
 
 def with_log_probs(model: Any) -> Any:
-    """Let a causal model compute the log-probabilities of chosen tokens; all else stays as it was.
+    """Let a causal model compute the log-probabilities of chosen tokens; other calls are unchanged.
 
-    `model(..., sources=(predicted,), targets=(predicted,))` gives in `logits` the `(predicted,)`
-    log-probabilities of the targets under the states at the sources (places in the flattened `(rows * tokens)`),
-    and computes logits at those places only; with `full_logits=True` the model makes its own logits everywhere.
+    `model(..., sources=(predicted,), targets=(predicted,))` returns in `logits` the `(predicted,)` log-probabilities of
+    the targets under the states at the sources (indices into the flattened `(rows * tokens)`), and computes logits
+    only there; with `full_logits=True` the model computes its own logits everywhere.
 
     Args:
-        model: a causal model, or an adapter on one; changed in place.
+        model: a causal model, or an adapter on one; modified in place.
 
     Raises:
         PluralignError: its `forward` was replaced by another library.
@@ -74,13 +74,13 @@ def with_log_probs(model: Any) -> Any:
         kwargs.pop("labels", None)
         if full_logits:
             logits = kind.forward(self, *args, **kwargs).logits.flatten(0, 1)
-            # What the head gives is written over, and a piece of these logits is a view that may not be.
-            found = token_log_probs(torch.clone, logits[sources], targets, logits.shape[-1])
+            # `token_log_probs` overwrites the head's output, and these logits are a view that must not be overwritten.
+            log_probs = token_log_probs(torch.clone, logits[sources], targets, logits.shape[-1])
         else:
             states = self.base_model(*args, **kwargs).last_hidden_state.flatten(0, 1)
             head = self.get_output_embeddings()
-            found = token_log_probs(head, states[sources], targets, self.config.get_text_config().vocab_size)
-        return CausalLMOutput(logits=found)
+            log_probs = token_log_probs(head, states[sources], targets, self.config.get_text_config().vocab_size)
+        return CausalLMOutput(logits=log_probs)
 
     body = {"__module__": __name__, "forward": forward}
     plain.__class__ = type(kind.__name__, (_WithLogProbs, kind), body)
@@ -104,9 +104,9 @@ class CausalModel(TextModel):
         return self.values(self.tokenize(items), **options)
 
     def charges(self, tokens: TokenizedItems, penalty: Penalty) -> np.ndarray:
-        """What a penalty charges of log pi(y|x), this model being the reference: `(responses,)`, float64, in nats.
+        """The part of log pi(y|x) that a penalty charges when this model is the reference: `(responses,)`, in nats.
 
-        The sum over the tokens outside: all of them under `kl`; none under `pm`, which takes no pass.
+        The sum over outside tokens: all of them under `kl`; none under `pm`, which needs no pass.
         """
         if penalty.mode == "pm":
             return np.zeros(len(tokens.item))
@@ -117,17 +117,17 @@ class CausalModel(TextModel):
 def causal_model(
     model: Any, tokenizer: Any, max_length: int | None = None, max_response_length: int | None = None
 ) -> CausalModel:
-    """A model in memory (or an adapter on one) with its tokenizer, ready to give log-probabilities.
+    """A model in memory (or an adapter on one) with its tokenizer, ready to compute log-probabilities.
 
     Raises:
-        PluralignError: it is not a causal language model, or cannot hold `max_length` tokens.
+        PluralignError: it is not a causal language model, or cannot read `max_length` tokens.
     """
     config = model.config
     if is_encoder(config) or plain_model(model).get_output_embeddings() is None:
         raise PluralignError("model: expected a causal language model, found one without a language-model head")
     tokenizer.padding_side = "right"
     if tokenizer.pad_token_id is None:
-        # Padding is told by its place, so the end token serves; a token more would change every probability.
+        # Padding is masked by position, so the end token can pad; a new token would change every probability.
         tokenizer.pad_token = tokenizer.eos_token
     limits = limits_of(config, tokenizer, max_length, max_response_length)
     stored = {"max_length": limits.max_length, "max_response_length": limits.response}
@@ -146,34 +146,34 @@ def load_causal_model(
     trust_remote_code: bool = False,
     **model_kwargs: Any,
 ) -> CausalModel:
-    """Load a causal language model from a folder or the hub; an adapter's folder gives the adapter on its base.
+    """Load a causal language model from a folder or the hub; an adapter's folder loads the adapter on its base.
 
     Args:
         model_name_or_path: a folder or a hub id.
-        max_length: tokens of prompt and response; `None` is what the model was tuned with, else its context, at
-            most 1024.
-        max_response_length: tokens of a response; `None` is three quarters of `max_length`.
+        max_length: tokens of prompt and response; default: what the model was tuned with, else its context, at most
+            1024.
+        max_response_length: tokens of a response; default: three quarters of `max_length`.
         chat_template_path: a Jinja file, or a folder or hub id whose tokenizer has the template.
-        adapter_name: what an adapter is called in memory.
+        adapter_name: the adapter's name in memory.
         revision: branch, tag or commit on the hub.
         trust_remote_code: run code that comes with the model. Only for code you have read.
         model_kwargs: passed to `from_pretrained` (dtype, attn_implementation, quantization_config ...).
 
     Raises:
-        PluralignError: no such model, or not a causal one, or it cannot hold `max_length` tokens.
+        PluralignError: no such model, not a causal one, or it cannot read `max_length` tokens.
     """
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     folder = Path(model_name_or_path)
     base: str | os.PathLike[str] = model_name_or_path
     if (folder / "adapter_config.json").exists():
         base = str(peft.PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
-    # An adapter of ours keeps config and tokenizer beside it, others may leave both with the base.
+    # Our adapters have config and tokenizer beside them; others may keep both with the base.
     source = model_name_or_path if (folder / "config.json").exists() else base
     config, tokenizer = load_parts(source, hub)
     if chat_template_path is not None:
         tokenizer.chat_template = read_chat_template(chat_template_path, hub)
     if is_encoder(config):
-        raise PluralignError(f"{model_name_or_path}: reads text in both directions; a policy is a causal model")
+        raise PluralignError(f"{model_name_or_path}: is a bidirectional encoder; a policy must be a causal model")
     kwargs = {"dtype": torch.float32, **model_kwargs}
     model: Any = AutoModelForCausalLM.from_pretrained(base, config=config, **hub, **kwargs)
     if base != model_name_or_path:

@@ -1,4 +1,4 @@
-"""What a crowd said of responses, beside the texts that a model reads: what to predict, and how heavy it weighs."""
+"""A crowd's votes on responses with their texts: the distributions to predict and their weights."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ logger = logging.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Crowd:
-    """The votes on different responses. An item is a (prompt, response) with a vote.
+    """The votes on distinct responses. An item is a (prompt, response) pair with at least one vote.
 
     Args:
         prompt: `(items,)` texts or lists of messages.
         response: `(items,)`.
-        distribution: `(items, labels)` the smoothed posterior mean, what a model should predict.
-        counts: `(items, labels)` votes by label, as the posterior counts them.
-        low: `(items, labels)` lower end of each share's credible interval (95 %).
-        high: `(items, labels)` its upper end.
+        distribution: `(items, labels)` the smoothed posterior mean, the training target.
+        counts: `(items, labels)` votes by label, as counted by the posterior.
+        low: `(items, labels)` lower bound of each share's credible interval (95 %).
+        high: `(items, labels)` its upper bound.
         scale: the labels and their rewards.
     """
 
@@ -50,7 +50,7 @@ class Crowd:
         return np.asarray(self.counts.sum(1))
 
     def items(self, weight: np.ndarray | None = None) -> Items:
-        """The texts, item j as judgment j that shows one response; each counts 1, or its `weight` `(items,)`."""
+        """The texts; item j is judgment j, which shows one response, with weight 1 or `weight[j]`."""
         return items_of_responses(self.prompt, self.response, np.ones(len(self.prompt)) if weight is None else weight)
 
 
@@ -61,9 +61,9 @@ def crowd_of(
 
     Args:
         judgments: the table.
-        strength: the votes that the uniform prior counts for; `None` is the number of labels.
+        strength: of the uniform prior, in votes; default: the number of labels.
         smoothing: as in `VoteState.targets`.
-        cost: between labels, which of tied runners-up the smoothing takes.
+        cost: between labels; decides between tied runners-up in smoothing.
 
     Raises:
         PluralignError: the table has no labels.
@@ -78,11 +78,9 @@ def crowd_of(
     """
     labelled = [any(label is not None for label in labels or ()) for labels in judgments.column("labels")]
     if judgments.label_scale is None or not any(labelled):
-        raise PluralignError(
-            "the judgments have no labels, and a crowd's votes are labels of responses: import them with a scale"
-        )
+        raise PluralignError("the judgments have no labels, which are a crowd's votes: import them with a label scale")
     if not all(labelled):
-        logger.warning(f"{labelled.count(False)} row(s) label nothing and are left out")
+        logger.warning(f"{labelled.count(False)} row(s) without a label are left out")
     return crowd_of_state(votes_of(judgments, strength=strength, kind="labels"), smoothing=smoothing, cost=cost)
 
 
@@ -93,16 +91,16 @@ def crowd_of_state(
     smoothing: float = 0.0,
     cost: LabelCost | None = None,
 ) -> Crowd:
-    """The crowd posterior of a vote state, of all its items with a vote.
+    """The crowd posterior of a vote state, for all its items with a vote.
 
     Args:
-        state: of labels.
-        judgments: only items whose texts stand in this table; those without a vote are counted in a warning.
+        state: a state of labels.
+        judgments: keep only items whose texts are in this table; a warning counts those without a vote.
         smoothing: as in `VoteState.targets`.
-        cost: between labels, which of tied runners-up the smoothing takes.
+        cost: between labels; decides between tied runners-up in smoothing.
 
     Raises:
-        PluralignError: the state is of pairs, or no item is left.
+        PluralignError: the state counts pairs, or no item is left.
     """
     if state.kind != "labels":
         raise PluralignError("vote_state: holds votes on pairs, expected labels of single responses")
@@ -127,16 +125,16 @@ def crowd_of_state(
 def crowd_metrics(
     crowd: Crowd, predicted: np.ndarray, slices: Iterable[VoteSlice] = (), replicates: int = 0, seed: int = 0
 ) -> dict[str, float]:
-    """Metrics of predictions as `pluralign.evaluation.crowds.distributions.evaluate_distributions` has them.
+    """Metrics of predictions, from `pluralign.evaluation.crowds.distributions.evaluate_distributions`.
 
-    The log-loss of votes is called `vote_log_loss`, since `log_loss` is that of pairs where rewards are judged.
-    Costs are |R_i - R_j| + 0.1 [i != j] whatever a model was trained with, so that models can be compared.
+    The log-loss of votes is named `vote_log_loss`, since `log_loss` is that of pairs. Costs are
+    |R_i - R_j| + 0.1 [i != j] whatever the training cost was, so that models can be compared.
 
     Args:
         crowd: the votes.
         predicted: `(items, labels)`.
         slices: of the votes.
-        replicates: bootstrap draws over prompts; 0 leaves the intervals out.
+        replicates: bootstrap draws over prompts; 0 omits the intervals.
         seed: of the bootstrap.
 
     Examples:
@@ -161,26 +159,26 @@ def crowd_metrics(
 
 
 def _known(keys: Sequence[Any], judgments: Judgments) -> list[int]:
-    """The places of the items that a table shows, in the table's order."""
+    """Indices of the items whose texts are in a table, in the table's order."""
     place = {key: number for number, key in enumerate(keys)}
     shown = {item_key(row["prompt"], text): None for row in judgments.rows() for text in row["responses"]}
     unvoted = sum(key not in place for key in shown)
     if unvoted:
-        logger.warning(f"vote_state: {unvoted} of {len(shown)} responses have no vote in it and are left out")
+        logger.warning(f"vote_state: {unvoted} of {len(shown)} responses have no votes in it and are left out")
     return [place[key] for key in shown if key in place]
 
 
 def check_labels(found: LabelScale, expected: LabelScale, place: str) -> None:
-    """Complain where votes are on other labels, or labels of other rewards, than a model predicts.
+    """Check that votes use the labels, and rewards of labels, that a model predicts.
 
     Raises:
-        PluralignError: names what differs.
+        PluralignError: they differ.
     """
     if found.same_labels(expected):
         return
     missing = [label for label in found.labels if label not in expected.labels]
     if missing:
-        fault = f"the label '{missing[0]}' is none of the model's ({', '.join(expected.labels)})"
+        fault = f"the label '{missing[0]}' is not one of the model's ({', '.join(expected.labels)})"
     elif found.labels != expected.labels:
         fault = f"labels are {', '.join(found.labels)}, and the model's {', '.join(expected.labels)}"
     else:

@@ -1,4 +1,4 @@
-"""Frozen features of texts: TF-IDF with truncated SVD, or the states of any encoder or causal model; cached."""
+"""Frozen features of texts: TF-IDF with truncated SVD, or the states of an encoder or causal model; cached."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ def text_features(
     seed: int = 0,
     cache: str | os.PathLike[str] | None = None,
 ) -> np.ndarray:
-    """Features of every unique response, without training anything on the judgments.
+    """Features of every unique response; nothing is trained on the judgments.
 
     `tfidf`: sublinear TF-IDF over words and word pairs, reduced by truncated SVD (latent semantic analysis).
-    A model: the mean state of an encoder, the last state of a causal model. The result is kept in a cache,
-    named by the texts, the method and the model's files, and read from there the next time.
+    A model: the mean state of an encoder, the last state of a causal model. The result is cached under a hash of the
+    texts, the method and the model's files.
 
     Args:
         items: the texts.
         method: `"tfidf"`, or a folder or hub id of an encoder or causal model.
-        dimensions: of the truncated SVD (fewer when there are fewer texts); a model has its own.
-        reads: whether the response alone is read, or with its prompt. Messages are read as their contents.
+        dimensions: of the truncated SVD (fewer if there are fewer texts); a model's features keep their own.
+        reads: the response alone, or the response with its prompt. Messages are read as their contents.
         seed: of the truncated SVD.
-        cache: the folder of the cache; `None` is `cache_folder()`.
+        cache: the cache folder; default: `cache_folder()`.
 
     Returns:
         `(responses, dimensions)`, float32, finite.
 
     Raises:
-        PluralignError: no such model, or nothing in the texts to count.
+        PluralignError: no such model, or the texts contain no words.
 
     Examples:
         >>> from pluralign.judgments import Judgments
@@ -67,14 +67,14 @@ def text_features(
     file = Path(cache or cache_folder()) / "features" / f"{key}.safetensors"
     if file.exists():
         return safetensors.numpy.load_file(file)["features"]
-    found = _tfidf(items, dimensions, reads, seed) if name == "tfidf" else _states(items, name, reads)
+    features = _tfidf(items, dimensions, reads, seed) if name == "tfidf" else _states(items, name, reads)
     with atomic_write(file, shared=True) as out:
-        out.write(safetensors.numpy.save({"features": found}))
-    return found
+        out.write(safetensors.numpy.save({"features": features}))
+    return features
 
 
 def plain_text(text: Any) -> str:
-    """A text as it is; messages as their contents, one after the other.
+    """A text unchanged; messages as their contents, joined by line breaks.
 
     Examples:
         >>> plain_text([{"role": "user", "content": "Tea?"}, {"role": "assistant", "content": "Yes"}])
@@ -100,10 +100,10 @@ def _tfidf(items: Items, dimensions: int, reads: Reads, seed: int) -> np.ndarray
     try:
         counts = vectorizer.fit_transform(_texts(items, reads))
     except ValueError as fault:
-        raise PluralignError(f"the texts hold no word to count ({fault}): use a model's features") from fault
+        raise PluralignError(f"the texts contain no words ({fault}): use a model's features") from fault
     most = min(counts.shape)
     if most <= dimensions:
-        # As many directions as texts or words: the SVD would only turn the axes.
+        # No reduction is needed: an exact SVD of the small matrix.
         left, values, _ = np.linalg.svd(counts.toarray(), full_matrices=False)
         return np.ascontiguousarray((left * values)[:, :dimensions], dtype=np.float32)
     reduced = TruncatedSVD(dimensions, random_state=seed).fit_transform(counts)

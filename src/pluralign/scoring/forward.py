@@ -1,4 +1,4 @@
-"""What a model says of each response, a number or a logit per label, from one pass over blocks of rows."""
+"""A model's output for each response, one number or one logit per label, from one pass over blocks of rows."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from pluralign.scoring.trees import Layout, blocks_of, lay_out
 MAX_TOKENS_PER_BATCH = 16384
 
 Reader = Callable[[nn.Module, dict[str, Tensor], Layout], Tensor]
-"""A model, a block and its layout to what each response of the block gets, `(responses, ...)`."""
+"""Function of a model, a block and its layout that returns one row per response of the block, `(responses, ...)`."""
 
 
 def seen_by(block: dict[str, Tensor], layout: Layout) -> dict[str, Any]:
-    """The attention mask and position ids of a block, as the model's attention wants them."""
+    """The attention mask and position ids of a block, in the form that the model's attention takes."""
     branch = block["branch"]
-    if "position_ids" not in block:  # one response to a row: what the model does by itself, and faster
+    if "position_ids" not in block:  # one response per row: the model's own mask, which is faster
         return {"attention_mask": (branch >= 0).long()}
     if layout.mask == "blocks":
         return {"attention_mask": block_mask(branch), "position_ids": block["position_ids"]}
@@ -49,7 +49,7 @@ def block_token_log_probs(model: nn.Module, block: dict[str, Tensor], layout: La
 def block_values(model: nn.Module, block: dict[str, Tensor], layout: Layout) -> Tensor:
     """`(responses,)` one value per response of a block: its log-probability, or its reward.
 
-    A model with several outputs gives their logits, `(responses, outputs)`.
+    For a model with several outputs, their logits `(responses, outputs)`.
     """
     if layout.reads == "tokens":
         return _summed(block_token_log_probs(model, block, layout), block)
@@ -57,9 +57,9 @@ def block_values(model: nn.Module, block: dict[str, Tensor], layout: Layout) -> 
 
 
 def block_charges(model: nn.Module, block: dict[str, Tensor], layout: Layout, penalty: Penalty) -> Tensor:
-    """`(responses,)` the charged part of each response's log-probability: the sum over its tokens outside, in nats.
+    """`(responses,)` the charged part of each response's log-probability: the sum over its outside tokens, in nats.
 
-    Under `kl` it is the log-probability as in `block_values`, to the bit; under `pm` it is 0.
+    Under `kl` this equals `block_values` to the bit; under `pm` it is 0.
     """
     log_probs = block_token_log_probs(model, block, layout)
     within = inside(log_probs, block["owner"], len(block["response"]), penalty)
@@ -73,9 +73,9 @@ def _summed(log_probs: Tensor, block: dict[str, Tensor]) -> Tensor:
 
 
 def block_states(model: nn.Module, block: dict[str, Tensor], layout: Layout) -> tuple[Tensor, Any]:
-    """Values of every response of a block as in `block_values`, and what the model gives as its hidden states.
+    """Values of every response of a block as in `block_values`, and the model's hidden states.
 
-    Reward models of `pluralign.scoring.reward_models` give the pooled states `(responses, d)` under their head.
+    For reward models these are the pooled states `(responses, d)` under the head.
     """
     inputs = {"input_ids": block["input_ids"], **seen_by(block, layout)}
     if layout.reads == "last":
@@ -98,14 +98,14 @@ def score_tokens(
     Args:
         model: a reward model or a causal model of `pluralign.scoring`.
         tokens: the texts.
-        layout: how they are laid out.
-        responses: which ones, sorted; `None` is all.
-        max_tokens: padded tokens in one batch (a single row may be longer).
-        read: what is read off the model, one number a response where it is not `block_values`.
+        layout: the model's layout.
+        responses: sorted subset of responses; `None` is all.
+        max_tokens: maximum padded tokens of one batch (a single row may be longer).
+        read: what to read from the model, one number per response.
 
     Returns:
-        `(all responses,)`, or `(all responses, outputs)` of a model with several; float64, 0 for those not asked
-        for.
+        `(all responses,)`, or `(all responses, outputs)` for a model with several outputs; float64, 0 outside the
+        subset.
     """
     outputs = 1 if layout.reads == "tokens" else model.config.num_labels
     values = np.zeros((len(tokens.response_ids), outputs) if outputs > 1 else len(tokens.response_ids))

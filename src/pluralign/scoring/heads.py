@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens, with one buffer of logits and never all of a large batch's at once."""
+"""Log-probabilities of given tokens in one buffer of logits, in pieces for large batches."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 LOGITS_AT_ONCE = 2**25
-"""Logits that are made in one piece: larger pieces fall out of the caches."""
+"""Number of logits computed in one piece: larger pieces do not fit the caches."""
 
 LOGITS_KEPT = 2**27
-"""Up to so many logits are kept for the backward pass; beyond, each piece is made again there."""
+"""Up to this many logits are kept for the backward pass; beyond it, each piece is recomputed there."""
 
 
 class _ChosenLogProb(torch.autograd.Function):
     """log softmax(logits)[target], in the buffer of the logits: one exponential, no other tensor of that size.
 
-    d log p_target / d logits = onehot(target) - softmax(logits). Autograd's own way holds logits, log-softmax and
-    two gradients.
+    d log p_target / d logits = onehot(target) - softmax(logits). Plain autograd would hold logits, log-softmax and two
+    gradients.
     """
 
     @staticmethod
@@ -52,13 +52,13 @@ def token_log_probs(
     """log softmax(head(state))[target] for every state, in nats.
 
     Args:
-        head: states to new logits (they are written over).
+        head: maps states to new logits, which are overwritten.
         states: `(tokens, d)`.
         targets: `(tokens,)` token ids.
-        vocabulary: how many logits a state has.
-        at_once: the most logits to make in one piece.
-        kept: the most logits to keep for the backward pass; with more, the head is computed a second time there
-            and holds one piece at a time.
+        vocabulary: number of logits per state.
+        at_once: maximum number of logits per piece.
+        kept: maximum number of logits kept for the backward pass; above it, the head is computed again there, one
+            piece at a time.
 
     Returns:
         `(tokens,)`, float32 (float64 for float64 states).

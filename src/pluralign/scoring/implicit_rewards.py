@@ -1,4 +1,4 @@
-"""Implicit rewards: what a policy that was tuned on judgments thinks of a response."""
+"""Implicit rewards of policies that were tuned on judgments."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class ImplicitReward:
     """r(x, y) = beta (log pi(y|x) - charged log pi_ref(y|x)): the log-odds that DPO fitted to the judgments.
 
     Args:
-        policy: that was tuned.
-        reference: from which it was tuned; `None` is the policy without its adapter.
-        beta: that it was tuned with.
-        penalty: what it charged of the reference, in DPO all (`kl`).
+        policy: the tuned policy.
+        reference: the model it was tuned from; `None` is the policy without its adapter.
+        beta: the inverse temperature of tuning.
+        penalty: which part of the reference's log-probability is charged; in DPO all of it (`kl`).
 
-    Load that of one type of people and score with it:
+    Load the implicit reward of one annotator type and score responses:
 
         reward = load_implicit_reward("runs/people/type-2")
         reward.score("Tea?", ["Yes, please.", "No."])
@@ -74,28 +74,25 @@ def load_implicit_reward(
     """Load the implicit reward of a policy tuned by `dpo` or `pm-dpo`, or of one type of `em-dpo`.
 
     Args:
-        model_name_or_path: its folder; of a type `RUN/type-2`.
-        reference: from which it was tuned, where the folder does not say.
+        model_name_or_path: its folder; for a type, `RUN/type-2`.
+        reference: the model it was tuned from, if the folder does not say.
         trust_remote_code: run code that comes with the model. Only for code you have read.
-        device: where to put it; `None` takes a GPU when there is one.
+        device: device to load to; default: a GPU if there is one.
         model_kwargs: passed to `from_pretrained`.
 
     Raises:
-        PluralignError: the folder holds no such policy, or several; or its reference is not to be found or has
-            other tokens.
+        PluralignError: the folder holds no such policy, or several; or its reference cannot be found or has another
+            vocabulary.
     """
     if is_mixture(model_name_or_path):
         names = ", ".join(str(Path(model_name_or_path) / name) for name in read_mixture(model_name_or_path).weights)
-        raise PluralignError(
-            f"{model_name_or_path}: holds a reward for each type of people, and their mean would be nobody's: give "
-            f"one of {names}"
-        )
+        raise PluralignError(f"{model_name_or_path}: holds one reward per annotator type: give one of {names}")
     hub = {"revision": "main", "trust_remote_code": trust_remote_code}
     settings = getattr(load_parts(model_name_or_path, hub)[0], SETTINGS, None) or {}
     if settings.get("objective") not in TUNED:
         raise PluralignError(
-            f"{model_name_or_path}: is neither a reward model nor a policy tuned by {', '.join(TUNED)}, so it says "
-            "nothing of rewards: give another one"
+            f"{model_name_or_path}: is neither a reward model nor a policy tuned by {', '.join(TUNED)}, so it has "
+            "no reward: give another model"
         )
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, **model_kwargs}
     policy = _ready(load_causal_model(model_name_or_path, **options), device)
@@ -107,7 +104,9 @@ def load_implicit_reward(
         return ImplicitReward(policy, frozen, settings["beta"], penalty)
     frozen = _ready(load_causal_model(found, max_length=policy.limits.max_length, **options), device)
     if frozen.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
-        raise PluralignError(f"{found}: has other tokens than {model_name_or_path}, so it cannot be its reference")
+        raise PluralignError(
+            f"{found}: has another vocabulary than {model_name_or_path}, so it cannot be the reference"
+        )
     return ImplicitReward(policy, frozen, settings["beta"], penalty)
 
 
@@ -118,7 +117,7 @@ def _ready(loaded: CausalModel, device: str | torch.device | None) -> CausalMode
 
 
 def reference_of(model: str | os.PathLike[str]) -> str:
-    """What a policy was tuned from: the base of its adapters, or the model of its run.
+    """The model that a policy was tuned from: the base of its adapters, or the model of its run.
 
     Raises:
         PluralignError: the folder does not say.
@@ -130,4 +129,4 @@ def reference_of(model: str | os.PathLike[str]) -> str:
         return str(yaml.safe_load(config.read_text(encoding="utf-8"))["model_name_or_path"])
     if (Path(model) / "adapter_config.json").exists():
         return base_of(model)
-    raise PluralignError(f"{model}: does not say what it was tuned from: give the reference with --reference")
+    raise PluralignError(f"{model}: does not say which model it was tuned from: give it with --reference")

@@ -17,18 +17,18 @@ from pluralign.judgments.table import Judgments
 
 @dataclass(frozen=True)
 class Items:
-    """Judgments over unique texts, so that a text is scored once however many people judged it.
+    """Judgments over unique texts: each text is scored once, however many annotators judged it.
 
     Args:
         prompts: one text or list of messages per item.
         responses: the unique responses, item by item.
         item: `(responses,)` the item of each response.
-        response: `(shown,)` index into `responses`; the judgments laid end to end.
+        response: `(shown,)` index into `responses`; the judgments are concatenated.
         ranks: `(shown,)` 1 best, equal = tie, 0 = shown but not ranked.
         offsets: `(judgments + 1,)` judgment j shows `response[offsets[j]:offsets[j + 1]]`.
         row: `(judgments,)` the row of each judgment in the table it came from.
         weight: `(judgments,)` reliability.
-        left_out: how many rows rank nothing (a single response, or no rank and no label).
+        left_out: number of rows that rank nothing (a single response, or neither ranks nor labels).
 
     Examples:
         >>> rows = [{"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, 2]}] * 3
@@ -49,7 +49,7 @@ class Items:
 
     @property
     def judgments(self) -> int:
-        """How many judgments there are."""
+        """Number of judgments."""
         return len(self.row)
 
     @property
@@ -58,23 +58,23 @@ class Items:
         return self.item[self.response[self.offsets[:-1]]]
 
     def shown(self, judgment: int) -> slice:
-        """Where a judgment lies in `response` and `ranks`."""
+        """Position of a judgment in `response` and `ranks`."""
         return slice(self.offsets[judgment], self.offsets[judgment + 1])
 
     def fingerprint(self) -> str:
-        """A name of the texts (not of the judgments), for caches of what depends on the texts alone."""
+        """Hash of the texts (not of the judgments), for caches of values that depend on the texts alone."""
         return fingerprint(self.prompts, self.responses, self.item.tolist())
 
 
 def items_of(judgments: Judgments, keep_all: bool = False) -> Items:
-    """Group judgments by prompt and give every unique response one place.
+    """Group judgments by prompt and number the unique responses.
 
     A row without ranks is ranked by its labels' rewards; equal rewards tie.
 
     Args:
         judgments: the table.
-        keep_all: keep rows that rank nothing too (their texts are to be scored); otherwise they are left out
-            and counted.
+        keep_all: also keep rows that rank nothing, whose texts are to be scored; otherwise they are left out and
+            counted.
 
     Raises:
         PluralignError: nothing is left.
@@ -117,7 +117,7 @@ def items_of(judgments: Judgments, keep_all: bool = False) -> Items:
 
 
 def compares(judgments: Judgments) -> bool:
-    """Whether any row ranks one of several responses, so that `items_of` finds something.
+    """Whether any row ranks one of several responses, so that `items_of` returns judgments.
 
     Examples:
         >>> alone = {"prompt": "Tea?", "responses": ["Yes"], "ranks": [1]}
@@ -133,7 +133,7 @@ def compares(judgments: Judgments) -> bool:
 
 
 def items_of_texts(prompts: Sequence[Any], responses: Sequence[Sequence[Any]]) -> Items:
-    """Texts without judgments, to be scored: every response is kept, equal ones too.
+    """Texts to be scored, without judgments; equal responses are kept apart.
 
     Args:
         prompts: texts or lists of messages.
@@ -159,11 +159,11 @@ def items_of_texts(prompts: Sequence[Any], responses: Sequence[Sequence[Any]]) -
 
 
 def items_of_responses(prompts: Sequence[Any], responses: Sequence[Any], weight: np.ndarray) -> Items:
-    """Different (prompt, response), each a judgment of its own that shows one response.
+    """Distinct (prompt, response) pairs, each a judgment that shows one response.
 
     Args:
         prompts: `(judgments,)` texts or lists of messages.
-        responses: `(judgments,)` a response to each.
+        responses: `(judgments,)` one response to each prompt.
         weight: `(judgments,)`.
 
     Examples:
@@ -192,7 +192,7 @@ def _by_item(
     weight: list[float],
     left_out: int,
 ) -> Items:
-    """Number the responses item by item, in the order in which they came inside an item."""
+    """Number the responses item by item, in order of appearance within an item."""
     order = np.argsort(np.array(item), kind="stable")
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))
@@ -219,5 +219,5 @@ def _ranks_from_labels(labels: list[str | None] | None, judgments: Judgments) ->
 
 
 def _key(text: Any) -> str:
-    # A text and a list of messages never share a form within a table, so the keys cannot meet.
+    # A table holds either texts or lists of messages, so keys of the two kinds cannot collide.
     return text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)

@@ -17,7 +17,7 @@ from pluralign.core.errors import PluralignError
 from pluralign.scoring.tokens import TokenLimits, model_context
 
 SETTINGS = "pluralign"
-"""The key of a model's config under which its token limits (and how it pools) stand."""
+"""The key of our settings (token limits, pooling) in a model's config."""
 
 DEFAULT_MAX_LENGTH = 1024
 
@@ -54,10 +54,10 @@ def read_chat_template(source: str, hub: dict[str, Any]) -> str:
 
 
 def set_pad_token(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give model and tokenizer a padding token that is not the end token.
+    """Give model and tokenizer a padding token other than the end token.
 
-    `AutoModelForSequenceClassification` finds the last token as the last one that is not padding, so padding
-    must not be the token that ends a response.
+    `AutoModelForSequenceClassification` takes the last token that is not padding, so the padding token must not be the
+    token that ends a response.
     """
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
@@ -68,7 +68,7 @@ def set_pad_token(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def is_encoder(config: Any) -> bool:
-    """Whether a model reads text in both directions (BERT and its kin)."""
+    """Whether a model is a bidirectional encoder (BERT-like)."""
     kind = config.model_type
     if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         return not getattr(config, "is_decoder", False)
@@ -83,10 +83,10 @@ def limits_of(
     max_length: int | None = None,
     max_response_length: int | None = None,
 ) -> TokenLimits:
-    """The token limits asked for; else those stored in the config; else the context, at most 1024 tokens.
+    """The requested token limits; else those stored in the config; else the context, at most 1024 tokens.
 
     Raises:
-        PluralignError: the model cannot hold `max_length` tokens.
+        PluralignError: the model cannot read `max_length` tokens.
     """
     stored = getattr(config, SETTINGS, None) or {}
     context = model_context(config, tokenizer)
@@ -99,5 +99,5 @@ def limits_of(
 
 
 def on_device(model: Any, device: str | torch.device | None) -> Any:
-    """A model ready to be used, on a device; `None` takes a GPU when there is one."""
+    """The model in evaluation mode on a device; default: a GPU if there is one."""
     return model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

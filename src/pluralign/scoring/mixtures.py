@@ -1,4 +1,4 @@
-"""Adapters of types on one base: what their folder says, and who belongs to which type."""
+"""Folders of mixtures: adapters of types on one base, their weights, and the annotators' responsibilities."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from pluralign.core.files import disk_errors, write_json
 from pluralign.scoring.reference import PENALTY, stored_penalty
 
 RESPONSIBILITIES = "responsibilities.parquet"
-"""The file of the posteriors of the annotators that a mixture was trained on."""
+"""The file of the responsibilities of the annotators that a mixture was trained on."""
 
 MIXTURE = "mixture.json"
-"""The file of a mixture's folder; its adapters lie beside it, each in a folder of its name."""
+"""The file that describes a mixture; its adapters are in folders beside it."""
 
 _ADAPTER = "adapter_config.json"
 
@@ -43,18 +43,18 @@ def _is_one(total: float) -> bool:
 
 @dataclass(frozen=True)
 class Mixture:
-    """What a mixture's folder says.
+    """The contents of `mixture.json`.
 
     Args:
-        weights: of each adapter, by name, summing to 1.
+        weights: adapter name to weight; the weights sum to 1.
         beta: inverse temperature of the adapters' implicit rewards.
-        loss_type: `plackett-luce` or `sigmoid`, the likelihood of a ranking that they were tuned with.
-        ties: and what equal ranks meant,
-        top: and how many places counted.
-        penalty: what of the reference's log-probability is charged in the implicit rewards; `kl` is all of it.
+        loss_type: `plackett-luce` or `sigmoid`, the likelihood of a ranking in tuning.
+        ties: the treatment of equal ranks in tuning.
+        top: how many places of a ranking counted in tuning.
+        penalty: which part of the reference's log-probability the implicit rewards charge; `kl` is all of it.
 
     Raises:
-        PluralignError: there is no adapter, the weights are no distribution, or there is no such likelihood.
+        PluralignError: there is no adapter, the weights do not sum to 1, or a setting is unknown.
 
     Examples:
         >>> Mixture({"type-1": 0.5, "type-2": 0.4})
@@ -92,15 +92,15 @@ class Mixture:
 
 
 def read_mixture(folder: str | os.PathLike[str]) -> Mixture:
-    """What a mixture's folder says.
+    """Read and check `mixture.json`.
 
     Raises:
-        PluralignError: the folder holds no mixture, a damaged one, or one that lacks an adapter, or the adapters
-            are on several bases.
+        PluralignError: the folder holds no mixture or a damaged one, lacks an adapter, or the adapters have different
+            bases.
     """
     file = Path(folder) / MIXTURE
     if not file.is_file():
-        raise PluralignError(f"{folder}: no mixture of policies there ({MIXTURE} is missing)")
+        raise PluralignError(f"{folder}: not a mixture of policies ({MIXTURE} is missing)")
     with disk_errors(file):
         text = file.read_text(encoding="utf-8")
     try:
@@ -109,35 +109,35 @@ def read_mixture(folder: str | os.PathLike[str]) -> Mixture:
     except PluralignError as fault:
         raise PluralignError(f"{file}: {fault}") from fault
     except (ValueError, TypeError, AttributeError) as fault:  # no JSON, other keys, weights without names
-        raise PluralignError(f"{file}: is not the file of a mixture ({fault}): write the folder again") from fault
+        raise PluralignError(f"{file}: is not a valid mixture ({fault}): write the folder again") from fault
     bases = {name: base_of(Path(folder) / name) for name in found.weights}
     if len(set(bases.values())) > 1:
-        raise PluralignError(f"{folder}: the adapters are on several bases, expected one: {bases}")
+        raise PluralignError(f"{folder}: the adapters have different bases, expected one: {bases}")
     return found
 
 
 def base_of(adapter: str | os.PathLike[str]) -> str:
-    """The model that an adapter's folder is on: a folder or a hub id.
+    """The base model of an adapter's folder: a folder or a hub id.
 
     Raises:
-        PluralignError: no adapter is there.
+        PluralignError: the folder holds no adapter.
     """
     if not (Path(adapter) / _ADAPTER).exists():
-        raise PluralignError(f"{adapter}: no adapter there ({_ADAPTER} is missing)")
+        raise PluralignError(f"{adapter}: not an adapter ({_ADAPTER} is missing)")
     return str(peft.PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path)
 
 
 def is_mixture(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder is a mixture's."""
+    """Whether a folder holds a mixture."""
     return (Path(folder) / MIXTURE).is_file()
 
 
 def responsibilities_table(names: Sequence[str | None], judgments: np.ndarray, gamma: np.ndarray) -> pa.Table:
-    """Posterior of each annotator: `annotator`, `judgments`, `type` (from 1) and `probability_1` ... `_K`.
+    """Responsibilities as a table: `annotator`, `judgments`, `type` (from 1) and `probability_1` ... `_K`.
 
     Args:
         names: `(annotators,)` ids; `None` for those without.
-        judgments: `(annotators,)` how many each made.
+        judgments: `(annotators,)` number of judgments of each.
         gamma: `(annotators, K)`.
 
     Examples:
@@ -153,14 +153,14 @@ def responsibilities_table(names: Sequence[str | None], judgments: np.ndarray, g
 
 
 def read_responsibilities(place: str | os.PathLike[str], types: int | None = None) -> dict[str, NDArray[np.float64]]:
-    """Posteriors `(types,)` of annotators, by id; those without an id are left out.
+    """Responsibilities `(types,)` by annotator id; annotators without an id are left out.
 
     Args:
         place: the folder of a run or an audit, or the Parquet file itself.
-        types: how many types there must be; `None` takes any number.
+        types: the expected number of types; `None` accepts any.
 
     Raises:
-        PluralignError: there are none, or they are not of so many types.
+        PluralignError: there is no such file, or it has another number of types.
     """
     file = Path(place)
     file = file / RESPONSIBILITIES if file.is_dir() else file
@@ -168,7 +168,7 @@ def read_responsibilities(place: str | os.PathLike[str], types: int | None = Non
         try:
             table = pq.read_table(data)
         except pa.ArrowInvalid as fault:
-            raise PluralignError(f"{file}: is no Parquet file ({fault}): run the training again") from fault
+            raise PluralignError(f"{file}: is not a Parquet file ({fault}): run the training again") from fault
     given = [name for name in table.column_names if name.startswith("probability_")]
     columns = [f"probability_{kind + 1}" for kind in range(types or max(len(given), 1))]
     if "annotator" not in table.column_names or given != columns:

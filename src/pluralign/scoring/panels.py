@@ -1,4 +1,4 @@
-"""Judgments as a panel: who chose what, for models of types of people."""
+"""Judgments as a panel for models of annotator types."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class People:
     """A panel and what its numbers stand for.
 
     Args:
-        panel: the judgments; annotators without an id are each their own.
-        items: the texts. Responses above `len(items.responses)` are bars, one for each prompt.
+        panel: the judgments; each judgment without an annotator id gets an annotator of its own.
+        items: the texts. Responses above `len(items.responses)` are bars, one per prompt.
         names: `(annotators,)` ids; `None` for those without.
-        row: `(judgments,)` the row of the table that each came from.
-        code: `(judgments,)` label of each judgment, by its place on the scale, worst first; -1 for rankings.
-        left_out: rows that say nothing.
+        row: `(judgments,)` the row of the table that each judgment came from.
+        code: `(judgments,)` label of each judgment as its index on the scale, worst first; -1 for rankings.
+        left_out: number of rows without a rank or label.
     """
 
     panel: Panel
@@ -36,7 +36,7 @@ class People:
 
     @property
     def bars(self) -> np.ndarray:
-        """`(responses of the panel,)` bool: which are no text but the bar of a prompt."""
+        """`(responses of the panel,)` bool: which are the bar of a prompt rather than a text."""
         return np.arange(self.panel.response_count) >= len(self.items.responses)
 
     @property
@@ -49,13 +49,13 @@ class People:
 def people_of(judgments: Judgments) -> People:
     """The panel of a table.
 
-    Rows with ranks are choices as they stand. Where a table has labels alone, a label is a choice between the
-    response and a bar that stands for the middle of the scale (reward 0 if the scale has rewards of both signs,
-    else halfway between the lowest and the highest): above it the response was chosen, below it the bar, on it they
-    tie. A worth is then how far people put a response above the bar.
+    Rows with ranks are choices. In a table with labels only, a label is a choice between the response and a bar at the
+    middle of the scale (reward 0 if the scale has rewards of both signs, else halfway between the lowest and the
+    highest): above it the response was chosen, below it the bar, on it they tie. A worth is then how far annotators
+    place a response above the bar.
 
     Raises:
-        PluralignError: no row says anything.
+        PluralignError: no row has a rank or a label.
 
     Examples:
         >>> from pluralign.judgments import BUILT_IN_SCALES
@@ -88,10 +88,10 @@ def _from_labels(judgments: Judgments) -> People:
     flat = [label for row in judgments.column("labels") for label in (row or [])]
     counts = np.array([len(row or []) for row in judgments.column("labels")])
     if not np.array_equal(counts, np.diff(items.offsets)):
-        raise PluralignError("some rows have neither ranks nor labels: leave them out first")
+        raise PluralignError("some rows have neither ranks nor labels: remove them first")
     given = np.array([label is not None for label in flat])
     if not given.any():
-        raise PluralignError("no judgment is left: no row has a rank or a label")
+        raise PluralignError("no row has a rank or a label")
     code = _codes(scale)
     value = np.array([code[label] if label is not None else -1 for label in flat])[given]
     reward = np.array([scale.reward(label) for label in flat if label is not None])
@@ -113,7 +113,7 @@ def _from_labels(judgments: Judgments) -> People:
 
 
 def bar_of(scale: LabelScale) -> float:
-    """The reward of a response that is neither good nor bad.
+    """The reward at the middle of a scale.
 
     Examples:
         >>> from pluralign.judgments import BUILT_IN_SCALES
@@ -125,7 +125,7 @@ def bar_of(scale: LabelScale) -> float:
 
 
 def _codes(scale: LabelScale) -> dict[str, int]:
-    """Labels in the order of their rewards; equal rewards keep the order of the scale, turned round if it falls."""
+    """Index of each label by reward; equal rewards keep the scale's order, reversed if the scale is descending."""
     falling = scale.rewards[0] > scale.rewards[-1]
     labels = scale.labels[::-1] if falling else scale.labels
     ordered = sorted(labels, key=scale.reward)
@@ -133,9 +133,9 @@ def _codes(scale: LabelScale) -> dict[str, int]:
 
 
 def annotators_of(judgments: Judgments, rows: np.ndarray) -> tuple[np.ndarray, list[str | int]]:
-    """Who made the judgments of some rows: `(rows,)` numbers from 0, and what each number stands for.
+    """Annotators of some rows: `(rows,)` numbers from 0, and the id behind each number.
 
-    Each row without an id is by somebody of its own, who is named by the row's number.
+    A row without an annotator id counts as an annotator of its own, identified by the row number.
 
     Examples:
         >>> rows = [{"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, 2], "annotator": name}
@@ -151,6 +151,6 @@ def annotators_of(judgments: Judgments, rows: np.ndarray) -> tuple[np.ndarray, l
 
 
 def _annotators(judgments: Judgments, rows: np.ndarray) -> tuple[np.ndarray, list[str | None]]:
-    """Numbers of the annotators of some rows, and their ids where they have one."""
+    """Annotator numbers of some rows, and the ids of those that have one."""
     found, keys = annotators_of(judgments, rows)
     return found, [key if isinstance(key, str) else None for key in keys]

@@ -1,7 +1,7 @@
 """Transformers with a linear head on their pooled state.
 
 z(x, y) is the state of the last token (causal models) or the mean state (encoders). Pooling, token limits and the
-labels of a head are stored in the model's config, so that scoring can never differ from training.
+head's labels are stored in the model's config, so that scoring matches training.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pluralign.scoring.probe import plain_model
 from pluralign.scoring.tokens import TokenLimits
 
 LABEL_SCALE = "label_scale"
-"""The key of the settings under which the labels of a head stand."""
+"""The key of a head's labels in the settings."""
 
 
 def pool(states: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
@@ -29,8 +29,8 @@ def pool(states: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
 
     Args:
         states: hidden states.
-        attention_mask: 1 where a token is, 0 where padding is, on either side.
-        pooling: `"last"` takes the state of the last token, `"mean"` the mean over tokens.
+        attention_mask: 1 for tokens, 0 for padding, on either side.
+        pooling: `"last"` is the state of the last token, `"mean"` the mean over tokens.
 
     Examples:
         >>> states = torch.tensor([[[1.0], [3.0], [9.0]]])
@@ -47,7 +47,7 @@ def pool(states: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
 
 
 class Pooled:
-    """Mixed into a transformer with a `score` layer: its output is the score of the pooled state."""
+    """Mix-in for a transformer with a `score` layer: it returns the score of the pooled state."""
 
     def forward(
         self: Any,
@@ -57,7 +57,7 @@ class Pooled:
         labels: None = None,
         **inputs: Any,
     ) -> SequenceClassifierOutput:
-        """One score per row; with `last` `(responses,)`, one per place in the flattened `(rows * tokens)`.
+        """One score per row; with `last` `(responses,)`, one per index into the flattened `(rows * tokens)`.
 
         The `hidden_states` of the output are the pooled states under the scores, `(rows or responses, d)`.
         """
@@ -74,7 +74,7 @@ class _EncoderHead(Pooled):
     def __init__(self: Any, config: Any) -> None:
         super().__init__(config)  # type: ignore[call-arg]
         backbone = MODEL_MAPPING[type(config)]
-        try:  # BERT's own pooling layer would be trained by nobody
+        try:  # BERT's own pooling layer would stay untrained
             setattr(self, self.base_model_prefix, backbone(config, add_pooling_layer=False))
         except TypeError:
             setattr(self, self.base_model_prefix, backbone(config))
@@ -90,9 +90,9 @@ def write_settings(config: Any, limits: TokenLimits) -> None:
 
 
 def write_label_scale(config: Any, scale: LabelScale) -> None:
-    """Give a model's config an output for each label of a scale, after `write_settings`.
+    """Give a model's config one output per label of a scale, after `write_settings`.
 
-    `id2label` holds the labels under the names that `transformers` knows, the settings hold their rewards too.
+    `id2label` holds the labels as `transformers` expects them; the settings hold their rewards too.
     """
     config.id2label = dict(enumerate(scale.labels))
     config.label2id = {label: place for place, label in enumerate(scale.labels)}
@@ -100,10 +100,10 @@ def write_label_scale(config: Any, scale: LabelScale) -> None:
 
 
 def label_scale_of(config: Any) -> LabelScale | None:
-    """The label scale stored in a model's config; None where its head gives no labels of ours.
+    """The label scale stored in a model's config; None if its head predicts no labels.
 
     Raises:
-        PluralignError: what is stored is no scale, or one of another number of labels than the head has.
+        PluralignError: what is stored is not a scale, or its number of labels is not the head's.
     """
     stored = (getattr(config, SETTINGS, None) or {}).get(LABEL_SCALE)
     if stored is None:
@@ -118,10 +118,10 @@ def label_scale_of(config: Any) -> LabelScale | None:
 
 
 def reward_model_class(config: Any, new_head: bool = False) -> type[PreTrainedModel]:
-    """The class of the reward model on a config's architecture; `new_head` where the checkpoint has none yet.
+    """The class of the reward model on a config's architecture; `new_head` if the checkpoint has none yet.
 
     Causal architectures keep the layout and the name of their sequence classifier, so that
-    `AutoModelForSequenceClassification` loads what is saved and gives the same rewards.
+    `AutoModelForSequenceClassification` loads the saved model and returns the same rewards.
 
     Raises:
         PluralignError: the architecture has no sequence classifier with a linear `score` layer.
@@ -141,7 +141,7 @@ def reward_model_class(config: Any, new_head: bool = False) -> type[PreTrainedMo
 
 
 def as_reward_model(model: Any) -> Any:
-    """A causal sequence classifier of `transformers` as ours: it pools what it is told to, and may read trees."""
+    """A causal sequence classifier of `transformers` as a `Pooled` model, which can read trees."""
     plain = plain_model(model)
     if not isinstance(plain, Pooled) and not is_encoder(plain.config):
         body = {"__module__": __name__}

@@ -1,4 +1,4 @@
-"""Which layout a loaded model computes rightly: tried on some of the texts before it is used on all."""
+"""Whether a loaded model reads prompt trees correctly: tried on some of the texts before all are read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.get_logger(__name__)
 LayoutName = Literal["auto", "tree", "flat"]
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
-"""Largest root mean square of the differences, in nats a token, or in the rewards' own root mean square."""
+"""Maximum root mean square difference, in nats per token, or relative to the rewards' root mean square."""
 HALF_TOLERANCE = 0.1
 
 
@@ -39,22 +39,22 @@ def choose_layout(
     name: LayoutName = "auto",
     max_tokens_per_row: int = MAX_TOKENS_PER_ROW,
 ) -> Layout:
-    """The layout to read some texts in: trees where the model computes with them what it computes without.
+    """The layout for some texts: trees if the model computes the same values with them as without.
 
-    The model reads a few items (the longest among them) as trees and flat. Models whose attention slides, that
-    carry a state from token to token, or that take a mask and do something else with it differ, and stay flat
-    with the reason logged. On a GPU, FlexAttention is tried first where the architecture supports it.
+    The model reads a few items (including the longest) as trees and flat. Models with sliding attention, recurrent
+    state, or another use of the mask give different values; they stay flat, and the reason is logged. On a GPU,
+    FlexAttention is tried first if the architecture supports it.
 
     Args:
         model: a reward model or causal model of `pluralign.scoring`, or an adapter on one.
         tokens: the texts that will be read.
-        reads: what is read off the model (`Layout.reads`).
-        pad_token_id: fills rows up.
-        name: `auto`; `flat` for one response to a row; `tree` to insist.
-        max_tokens_per_row: the longest tree.
+        reads: what is read from the model (`Layout.reads`).
+        pad_token_id: pads rows.
+        name: `auto`; `flat` for one response per row; `tree` to raise an error if trees are not possible.
+        max_tokens_per_row: maximum tokens of a tree.
 
     Raises:
-        PluralignError: `tree`, and the model does not compute with trees what it computes without.
+        PluralignError: `tree` is requested and the model computes other values with trees.
     """
     device = next(model.parameters()).device.type
     flat = Layout(
@@ -75,7 +75,7 @@ def choose_layout(
 
 
 def _tree_or(flat: Layout, model: Any, tokens: TokenizedItems, name: str, device: str) -> Layout:
-    reason = "it pools by itself or reads text in both directions"
+    reason = "it pools by itself or is a bidirectional encoder"
     if flat.reads != "pooled":
         plain = plain_model(model)
         tree = replace(flat, tree=True, attention_tokens=_attention_tokens(plain))
@@ -87,12 +87,12 @@ def _tree_or(flat: Layout, model: Any, tokens: TokenizedItems, name: str, device
                 logger.info(f"FlexAttention is not used: {reason}")
     if name == "tree":
         raise PluralignError(f"layout: this model cannot read prompt trees: {reason}; use auto or flat")
-    logger.warning(f"layout: flat, one response to a row, because this model cannot read prompt trees: {reason}")
+    logger.warning(f"layout: flat, one response per row, because this model cannot read prompt trees: {reason}")
     return flat
 
 
 def _attempts(plain: Any, tree: Layout, device: str) -> Iterator[Layout]:
-    """Ways of attention to try; the model is left on the last one that was asked for."""
+    """Attention implementations to try; the model keeps the last one."""
     used = plain.config._attn_implementation
     if device == "cuda" and plain._supports_flex_attn:
         plain.set_attn_implementation("flex_attention")
@@ -121,7 +121,7 @@ def _tolerance(model: nn.Module) -> float:
 
 
 def _probe_items(tokens: TokenizedItems) -> list[np.ndarray]:
-    """The responses of a few items with several: the longest sequence's, the largest, the median, the smallest."""
+    """The responses of a few items with several: those with the longest sequence, the largest, median and smallest."""
     counts = np.bincount(tokens.item, minlength=len(tokens.prompt_ids))
     several = np.flatnonzero(counts > 1)
     if not len(several):
@@ -134,7 +134,7 @@ def _probe_items(tokens: TokenizedItems) -> list[np.ndarray]:
 
 
 def _read(model: Any, tokens: TokenizedItems, rows: list[list[int]], layout: Layout) -> Tensor:
-    """Values of the responses of one row each way: per token, or per response; in the order of the responses."""
+    """Values of the responses of one block, per token or per response, in the order of the responses."""
     device = next(model.parameters()).device
     block = {name: value.to(device) for name, value in lay_out(tokens, rows, layout).items()}
     if layout.reads == "tokens":
@@ -145,16 +145,16 @@ def _read(model: Any, tokens: TokenizedItems, rows: list[list[int]], layout: Lay
 
 
 def _difference(model: Any, tokens: TokenizedItems, flat: Layout, tree: Layout) -> str:
-    """Why trees are not right, or nothing if they are."""
+    """Why trees cannot be used; empty if they can."""
     tolerance = _tolerance(model)
     for responses in _probe_items(tokens):
-        # The row that holds most, so that branches far from their prompt are among those compared.
+        # The row with the most responses, so that branches far from their prompt are compared too.
         row = max(plan_rows(tokens, responses, tree), key=len)
         row = row if len(row) > 1 else responses[:2].tolist()
         try:
             as_tree = _read(model, tokens, [row], tree)
         except Exception as fault:
-            return f"a mask by branch is refused ({type(fault).__name__}: {one_line(str(fault))})"
+            return f"the attention mask is rejected ({type(fault).__name__}: {one_line(str(fault))})"
         alone = torch.cat([_read(model, tokens, [[response]], flat) for response in sorted(row)])
         gap = (as_tree - alone).square().mean().sqrt().item()
         unit = 1.0 if flat.reads == "tokens" else max(alone.square().mean().sqrt().item(), 1e-12)
@@ -164,7 +164,7 @@ def _difference(model: Any, tokens: TokenizedItems, flat: Layout, tree: Layout) 
 
 
 def _linear_head(model: Any, tokens: TokenizedItems, flat: Layout) -> bool:
-    """Whether the output embeddings alone make the logits (no soft cap, no scale after them)."""
+    """Whether the logits are the output embeddings alone (no soft cap, no scale after them)."""
     if plain_model(model).get_output_embeddings() is None:
         return False
     shortest = [[int(np.argmin(tokens.lengths()))]]

@@ -11,14 +11,14 @@ from pluralign.core.files import disk_errors, write_json
 from pluralign.evaluation.calibration.recalibration import Recalibration
 
 CALIBRATION = "calibration.json"
-"""The file of a reward model's folder that holds its recalibration."""
+"""The file in a reward model's folder that holds its recalibration."""
 
 
 def read_recalibration(folder: str | os.PathLike[str]) -> Recalibration | None:
-    """The recalibration stored in a model's folder; None where there is none (a hub id has none).
+    """The recalibration stored in a model's folder; None if there is none (hub ids have none).
 
     Raises:
-        PluralignError: the file is damaged or holds something else; names it.
+        PluralignError: the file is damaged or holds something else.
     """
     file = Path(folder) / CALIBRATION
     if not file.is_file():
@@ -34,7 +34,7 @@ def read_recalibration(folder: str | os.PathLike[str]) -> Recalibration | None:
 
 
 def write_recalibration(folder: str | os.PathLike[str], recalibration: Recalibration) -> None:
-    """Store a recalibration in a model's folder, whole or not at all; it replaces the one before.
+    """Store a recalibration in a model's folder atomically, replacing a previous one.
 
     Examples:
         >>> import tempfile
@@ -49,9 +49,9 @@ def write_recalibration(folder: str | os.PathLike[str], recalibration: Recalibra
 
 
 def remove_recalibration(folder: str | os.PathLike[str]) -> bool:
-    """Remove a stored recalibration, a damaged one too; says whether there was one."""
+    """Remove a stored recalibration, even a damaged one; returns whether there was one."""
     file = Path(folder) / CALIBRATION
     with disk_errors(file):
-        found = file.is_file()
+        existed = file.is_file()
         file.unlink(missing_ok=True)
-    return found
+    return existed

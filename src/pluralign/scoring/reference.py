@@ -1,4 +1,4 @@
-"""What is charged of log-probabilities under a frozen reference: computed once, and kept on disk."""
+"""Log-probabilities charged under a frozen reference model: computed once and cached on disk."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from pluralign.scoring.loading import SETTINGS
 from pluralign.scoring.tokens import TokenizedItems
 
 PENALTY = "penalty"
-"""What a tuned policy's settings, and a mixture's file, say of what log pi was charged on."""
+"""The key of the penalty in a tuned policy's settings and in a mixture's file."""
 
 _NOT_CONTENT = ("_name_or_path", "transformers_version", "architectures", "dtype", SETTINGS)
 
 
 def fingerprint_weights(model: Any) -> str:
-    """A name of a model's config and weights as they are in memory, adapters that are on included."""
+    """Hash of a model's config and weights as they are in memory, active adapters included."""
     config = {key: value for key, value in model.config.to_dict().items() if key not in _NOT_CONTENT}
     if isinstance(model, peft.PeftModel):
         config |= {"adapters": {name: adapter.to_dict() for name, adapter in model.peft_config.items()}}
@@ -42,14 +42,14 @@ def fingerprint_weights(model: Any) -> str:
 
 
 def stored_penalty(settings: Mapping[str, Any], place: str) -> Penalty:
-    """The penalty that a policy was tuned with; `kl`, that of DPO, where nothing is said of one.
+    """The penalty that a policy was tuned with; `kl`, that of DPO, if none is stored.
 
     Args:
-        settings: of a config, or a mixture's file.
-        place: where they stand, for the error.
+        settings: from a config or a mixture's file.
+        place: where they are stored, for the error.
 
     Raises:
-        PluralignError: what is said is no penalty.
+        PluralignError: what is stored is not a penalty.
 
     Examples:
         >>> stored_penalty({"beta": 0.1}, "runs/policy").mode
@@ -57,23 +57,23 @@ def stored_penalty(settings: Mapping[str, Any], place: str) -> Penalty:
         >>> stored_penalty({"penalty": {"mode": "pm"}}, "runs/policy").mode
         'pm'
     """
-    found = settings.get(PENALTY, {"mode": "kl"})
+    stored = settings.get(PENALTY, {"mode": "kl"})
     try:
-        return Penalty(**found)
-    except (PluralignError, TypeError) as fault:  # other keys, or none at all
+        return Penalty(**stored)
+    except (PluralignError, TypeError) as fault:  # other keys, or not a mapping
         raise PluralignError(
-            f"{place}: penalty: found {found!r}, expected mode, alpha and gate ({fault}): train it again"
+            f"{place}: penalty: found {stored!r}, expected mode, alpha and gate ({fault}): train it again"
         ) from fault
 
 
 def log_probs_file(model_name: str, tokens: TokenizedItems, dtype: str, penalty: Penalty) -> Path:
-    """Where the charged log-probabilities of some texts under a model are kept.
+    """The cache file of the charged log-probabilities of some texts under a model.
 
     Args:
         model_name: the fingerprint of the model.
         tokens: the texts.
-        dtype: in which the model computes.
-        penalty: what it charges. Under `kl`, all, neither threshold nor gate has a meaning.
+        dtype: the precision of the computation.
+        penalty: what is charged. Under `kl`, threshold and gate have no meaning.
     """
     charged = () if penalty.mode == "kl" else astuple(penalty)
     key = fingerprint("log-probs-1", model_name, tokens.fingerprint(), dtype, *charged)
@@ -86,12 +86,12 @@ def kept_log_probs(
     everywhere: Callable[[bool], bool] = bool,
     writes: bool = True,
 ) -> np.ndarray:
-    """Log-probabilities `(responses,)`, float64, in nats: read from a file, or computed and written there.
+    """Log-probabilities `(responses,)`, float64, in nats: read from a file, or computed and written to it.
 
     Args:
-        file: of `log_probs_file`.
-        compute: makes them; all processes take part.
-        everywhere: tells from "is it here?" whether every process has the file.
+        file: from `log_probs_file`.
+        compute: computes them; all processes take part.
+        everywhere: reduces "this process has the file" to "every process has the file".
         writes: whether this process writes the file.
     """
     if everywhere(file.exists()):
@@ -104,12 +104,12 @@ def kept_log_probs(
 
 
 def reference_charges(reference: CausalModel, tokens: TokenizedItems, penalty: Penalty) -> np.ndarray:
-    """What a penalty charges of log pi_ref(y|x), of texts tokenized for the policy, in nats; kept in the cache.
+    """The part of log pi_ref(y|x) that a penalty charges, in nats, for texts tokenized for the policy; cached.
 
     Args:
         reference: the frozen model.
         tokens: the texts.
-        penalty: `kl` gives log pi_ref(y|x), `pm` 0.
+        penalty: `kl` charges log pi_ref(y|x), `pm` nothing.
 
     Returns:
         `(responses,)`, float64.

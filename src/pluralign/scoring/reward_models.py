@@ -1,13 +1,13 @@
 """Reward models: a transformer, a pooled state, and one linear layer without a bias.
 
-r(x, y) = w . z(x, y), with z the pooled state (`pluralign.scoring.pooling`). A label model has a row of weights for
-each label of a scale, mu(x, y) = softmax(W z(x, y)), and its reward is that of the predicted distribution.
+r(x, y) = w . z(x, y), where z is the pooled state (`pluralign.scoring.pooling`). A label model has one row of weights
+per label of a scale, mu(x, y) = softmax(W z(x, y)); its reward is a summary of the predicted distribution.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
@@ -22,7 +22,6 @@ from pluralign.choice.transport import expected_reward, reward_quantile, reward_
 from pluralign.core.errors import PluralignError
 from pluralign.evaluation.calibration.recalibration import Recalibration
 from pluralign.judgments.scales import LabelScale
-from pluralign.scoring.averaged import AveragedRewardModel
 from pluralign.scoring.items import Items, items_of_texts
 from pluralign.scoring.loading import (
     SETTINGS,
@@ -48,7 +47,7 @@ from pluralign.scoring.tokens import TokenizedItems, TokenLimits, model_context
 from pluralign.scoring.trees import Reads
 
 LONGEST_OF_OTHERS = 8192
-"""Token limit of reward models that others trained and that store none."""
+"""Token limit of reward models from other libraries, which store none."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +55,12 @@ class RewardModel(TextModel):
     """A reward model with its tokenizer, ready to score.
 
     Args:
-        model: gives one logit per row.
+        model: returns one logit per row.
         tokenizer: pads on the right.
-        limits: the token limits it was trained under.
-        recalibration: turns margins into log-odds; None leaves them as the model was trained. `values` is raw
-            in any case.
+        limits: the token limits of training.
+        recalibration: maps margins to log-odds; None leaves them as they are. `values` always returns raw rewards.
 
-    Load one and score with it:
+    Load a model and score responses:
 
         reward_model = pluralign.load_reward_model("runs/my-reward")
         reward_model.score("Tea?", ["Yes, please.", "No."])
@@ -72,33 +70,33 @@ class RewardModel(TextModel):
 
     @property
     def reads(self) -> Reads:
-        """`last`: the state of a response's last token; `pooled` where the model pools by itself."""
+        """`last`: the state of a response's last token; `pooled` if the model pools by itself."""
         ours = isinstance(plain_model(self.model), Pooled)
         ours = ours and getattr(self.model.config, SETTINGS)["pooling"] == "last"
         return "last" if ours else "pooled"
 
     @property
     def temperature(self) -> float | None:
-        """What `score` and `score_items` divide rewards by, so that their differences are log-odds."""
+        """`score` and `score_items` divide rewards by this, so that their differences are log-odds."""
         return None if self.recalibration is None else self.recalibration.temperature
 
     @property
     def margin_map(self) -> Callable[[Any], np.ndarray] | None:
-        """What differences of `score` have yet to go through to be log-odds: an isotonic recalibration, or None.
+        """The map from differences of `score` to log-odds, if the model has an isotonic recalibration.
 
-        Such a map takes differences only; the rewards themselves stay raw.
+        It applies to differences only; the rewards themselves stay raw.
         """
         return None if self.temperature is not None else self.recalibration
 
     def score_items(self, items: Items, **options: Any) -> np.ndarray:
         """Reward of every unique response: `(responses,)`, float64; options as in `TextModel.values`.
 
-        Divided by the temperature where the model has one.
+        Divided by the temperature if the model has one.
         """
         return self.scaled(self.values(self.tokenize(items), **options))
 
     def scaled(self, rewards: np.ndarray) -> np.ndarray:
-        """Raw rewards divided by the temperature, where the model has one."""
+        """Raw rewards divided by the temperature if the model has one."""
         return rewards if self.temperature is None else rewards / self.temperature
 
     def score(self, prompt: Any, responses: Sequence[Any]) -> np.ndarray:
@@ -108,15 +106,15 @@ class RewardModel(TextModel):
     def preference_probability(self, prompt: Any, responses: Sequence[Any]) -> np.ndarray:
         """P[i, j] = sigmoid(g(r_i - r_j)), that response i is preferred over j: `(responses, responses)`, float64.
 
-        g is the model's recalibration, whichever it is, or nothing. P[i, j] + P[j, i] = 1.
+        g is the model's recalibration, or the identity. P[i, j] + P[j, i] = 1.
         """
         rewards = self.score(prompt, responses)
         margins = rewards[:, None] - rewards
         return np.asarray(expit(margins if self.margin_map is None else self.margin_map(margins)))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write weights (safetensors), config, tokenizer and recalibration; without one, an old file of it goes."""
-        remove_recalibration(folder)  # before the weights, so that it never stands beside others than its own
+        """Write weights (safetensors), config, tokenizer and recalibration; a stale recalibration file is removed."""
+        remove_recalibration(folder)  # first, so that it is never found beside other weights
         super().save(folder)
         if self.recalibration is not None:
             write_recalibration(folder, self.recalibration)
@@ -124,16 +122,16 @@ class RewardModel(TextModel):
 
 @dataclass(frozen=True)
 class LabelModel(RewardModel):
-    """A reward model that predicts what a crowd would say of a response: a distribution over ordered labels.
+    """A reward model that predicts a crowd's distribution over ordered labels for a response (DPRM, arXiv 2402.09764).
 
     mu(x, y) = softmax(W z(x, y)), in float64. Its reward is the expected one, sum_i R_i mu_i, or a quantile: the
-    smallest reward whose cumulative probability reaches a level. A low level is averse to risk.
+    smallest reward whose cumulative probability reaches a level. A low level is risk-averse.
 
     Args:
         scale: the labels and their rewards R.
-        level: of the quantile that is the reward, above 0, at most 1; None takes the expected reward.
+        level: use this quantile as the reward, above 0 and at most 1; None uses the expected reward.
 
-    Load one and ask it:
+    Load a model and predict distributions:
 
         model = pluralign.load_reward_model("runs/my-dprm")
         model.distributions(pluralign.items_of(judgments))
@@ -178,6 +176,67 @@ class LabelModel(RewardModel):
         return np.asarray(reward_quantile(mu, self.rewards, q).numpy())
 
 
+def mean_rewards(models: Iterable[RewardModel], items: Items, **options: Any) -> np.ndarray:
+    """Mean over models of the reward of every unique response: `(responses,)`, float64.
+
+    r(x, y) = sum_k r_k(x, y) / K, the baseline "Averaging" of MORE (arXiv 2312.07401). Each r_k is what the model's
+    `score_items` returns. Models may come from a generator, so that only one is in memory at a time.
+
+    Args:
+        models: one or more reward models.
+        items: the texts; each model reads them by its own tokenizer and limits.
+        options: as in `RewardModel.score_items`.
+
+    Raises:
+        PluralignError: there is no model, or one has an isotonic recalibration, which maps margins, not rewards.
+    """
+    total, count = np.zeros(len(items.responses)), 0
+    for model in models:
+        if model.margin_map is not None:
+            raise PluralignError(
+                f"model {count + 1} of the average has an isotonic recalibration, which maps margins, not single "
+                "rewards: ignore it (--raw, or raw=True), or calibrate with the method temperature"
+            )
+        total += model.score_items(items, **options)
+        count += 1
+    if count == 0:
+        raise PluralignError("an average needs at least one reward model")
+    return total / count
+
+
+@dataclass(frozen=True)
+class AveragedRewardModel:
+    """Several reward models as one: their mean reward.
+
+    Args:
+        models: one or more, all in memory; architectures and tokenizers may differ.
+
+    Load some and score with them:
+
+        average = pluralign.load_reward_model(["runs/helpful", "runs/harmless"])
+        average.score("Tea?", ["Yes, please.", "No."])
+    """
+
+    models: tuple[RewardModel, ...]
+
+    def __post_init__(self) -> None:
+        if not self.models:
+            raise PluralignError("an average needs at least one reward model")
+
+    def score_items(self, items: Items, **options: Any) -> np.ndarray:
+        """Mean reward of every unique response, see `mean_rewards`: `(responses,)`, float64."""
+        return mean_rewards(self.models, items, **options)
+
+    def score(self, prompt: Any, responses: Sequence[Any]) -> np.ndarray:
+        """Mean rewards of responses to one prompt: `(responses,)`, float64."""
+        return self.score_items(items_of_texts([prompt], [responses]))
+
+    def preference_probability(self, prompt: Any, responses: Sequence[Any]) -> np.ndarray:
+        """P[i, j] = sigmoid(r_i - r_j), that response i is preferred over j: `(responses, responses)`, float64."""
+        rewards = self.score(prompt, responses)
+        return np.asarray(expit(rewards[:, None] - rewards))
+
+
 def build_reward_model(
     model_name_or_path: str | os.PathLike[str],
     *,
@@ -193,16 +252,16 @@ def build_reward_model(
 
     Args:
         model_name_or_path: a folder or a hub id.
-        label_scale: give the head an output for each label of this scale, which makes a `LabelModel`.
-        max_length: tokens of prompt and response; `None` is the model's context, at most `DEFAULT_MAX_LENGTH`.
-        max_response_length: tokens of a response; `None` is three quarters of `max_length`.
+        label_scale: give the head one output per label of this scale and return a `LabelModel`.
+        max_length: tokens of prompt and response; default: the model's context, at most `DEFAULT_MAX_LENGTH`.
+        max_response_length: tokens of a response; default: three quarters of `max_length`.
         chat_template_path: a Jinja file, or a folder or hub id whose tokenizer has the template.
         revision: branch, tag or commit on the hub.
         trust_remote_code: run code that comes with the model. Only for code you have read.
         model_kwargs: passed to `from_pretrained` (dtype, attn_implementation, quantization_config ...).
 
     Raises:
-        PluralignError: no such model, it cannot hold `max_length` tokens, or it has a head of another kind.
+        PluralignError: no such model, it cannot read `max_length` tokens, or it already has a different head.
     """
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     config, tokenizer = load_parts(model_name_or_path, hub)
@@ -225,18 +284,18 @@ def build_reward_model(
 
 
 def _check_head(name: object, config: Any, scale: LabelScale | None) -> None:
-    """A checkpoint that has a head already is trained on, so it has to be the one that is wanted."""
+    """A checkpoint with a head is trained further, so its head must be the requested one."""
     others = getattr(config, SETTINGS, None) is None
-    if not is_reward_model(config) or (others and is_encoder(config)):  # the head of others' encoders is left out
+    if not is_reward_model(config) or (others and is_encoder(config)):  # heads of other libraries' encoders are dropped
         return
     stored = label_scale_of(config)
     if stored is None and scale is not None:
-        raise PluralignError(f"{name}: has a head with one output and no labels: start from the model under it")
+        raise PluralignError(f"{name}: has a head with one output and no labels: start from its base model")
     if stored is not None and (scale is None or not stored.same_labels(scale)):
         wanted = "one output" if scale is None else f"'{scale.name}' ({', '.join(scale.labels)})"
         raise PluralignError(
             f"{name}: has a head for the labels '{stored.name}' ({', '.join(stored.labels)}), expected one for "
-            f"{wanted}: start from the model under it"
+            f"{wanted}: start from its base model"
         )
 
 
@@ -278,22 +337,22 @@ def load_reward_model(
 ) -> RewardModel | AveragedRewardModel:
     """Load a reward model: a run or model folder of pluralign, an adapter folder, or any one-logit classifier.
 
-    A folder's `calibration.json` comes with it as `RewardModel.recalibration`. A model that predicts labels comes
-    as a `LabelModel`.
+    A folder's `calibration.json` is loaded as `RewardModel.recalibration`. A model that predicts labels is returned as
+    a `LabelModel`.
 
     Args:
-        model_name_or_path: a folder or a hub id; a list of them is their average.
-        raw: leave a stored recalibration aside.
-        quantile: of models that predict labels: the reward is this quantile of the predicted distribution and not
-            its mean; a stored recalibration, which is of the mean, is left aside.
+        model_name_or_path: a folder or a hub id; a list gives their average.
+        raw: ignore a stored recalibration.
+        quantile: for models that predict labels: use this quantile of the predicted distribution as the reward instead
+            of its mean; a stored recalibration, which was fitted to the mean, is ignored.
         revision: branch, tag or commit on the hub.
         trust_remote_code: run code that comes with the model. Only for code you have read.
-        device: where to put it; `None` takes a GPU when there is one.
+        device: device to load to; default: a GPU if there is one.
         model_kwargs: passed to `from_pretrained`.
 
     Raises:
-        PluralignError: there is no such model, it does not give one reward per text, its `calibration.json` is
-            damaged, or a quantile is asked of one that predicts no labels.
+        PluralignError: there is no such model, it does not return one reward per text, its `calibration.json` is
+            damaged, or `quantile` is given for a model that predicts no labels.
     """
     if isinstance(model_name_or_path, list | tuple):
         options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code, "device": device}
@@ -308,7 +367,7 @@ def load_reward_model(
     adapter = Path(model_name_or_path) / "adapter_config.json"
     if not is_reward_model(config):
         raise PluralignError(
-            f"{model_name_or_path}: not a reward model (it has no head with one output): train one, or give a "
+            f"{model_name_or_path}: not a reward model (it has no head with one output): train one, or use a "
             "sequence classifier with num_labels = 1"
         )
     check_quantile(model_name_or_path, config, quantile)
@@ -336,7 +395,7 @@ def load_reward_model(
 
 
 def check_quantile(name: object, config: Any, quantile: float | None) -> None:
-    """Complain about a quantile that a model's reward cannot be, before anything heavy loads.
+    """Check a quantile against a model's config before the model is loaded.
 
     Raises:
         PluralignError: it is out of range, or the model predicts no labels.
@@ -346,11 +405,11 @@ def check_quantile(name: object, config: Any, quantile: float | None) -> None:
     if not 0 < quantile <= 1:
         raise PluralignError(f"quantile: found {quantile}, expected a number above 0, at most 1")
     if label_scale_of(config) is None:
-        raise PluralignError(f"{name}: predicts no labels, so its reward has no quantile")
+        raise PluralignError(f"{name}: predicts no labels, so a quantile of its reward does not exist")
 
 
 def is_reward_model(config: Any) -> bool:
-    """Whether a model of this config gives one reward per text, or labels with rewards."""
+    """Whether a model with this config returns one reward per text, or labels with rewards."""
     if label_scale_of(config) is not None:
         return True
     pools = "pooling" in (getattr(config, SETTINGS, None) or {})

@@ -1,4 +1,4 @@
-"""What reward models and policies share: a model, its tokenizer and limits, and one number per response."""
+"""The shared base of reward models and policies: a model, its tokenizer and limits, one value per response."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from pluralign.scoring.trees import MAX_TOKENS_PER_ROW, Layout, Reads
 
 @dataclass(frozen=True)
 class TextModel:
-    """A model that gives every response one value.
+    """A model that computes one value per response.
 
     Args:
         model: the transformer, or an adapter on it.
         tokenizer: pads on the right.
-        limits: how many tokens prompts and responses may have.
+        limits: maximum tokens of prompts and responses.
     """
 
     model: Any
@@ -34,7 +34,7 @@ class TextModel:
 
     @property
     def reads(self) -> Reads:
-        """What is read off the model."""
+        """What is read from the model's output."""
         raise NotImplementedError
 
     def tokenize(self, items: Items) -> TokenizedItems:
@@ -44,16 +44,16 @@ class TextModel:
     def layout(
         self, tokens: TokenizedItems, name: LayoutName = "auto", max_tokens_per_row: int = MAX_TOKENS_PER_ROW
     ) -> Layout:
-        """How some texts are laid out for this model, as `choose_layout` finds.
+        """The layout for some texts, from `choose_layout`.
 
-        What was found is used again for texts that are no longer: a window that held the longer ones holds these.
+        A layout that was verified is reused for texts that are not longer.
         """
         prompts = np.array([len(ids) for ids in tokens.prompt_ids])
         responses = np.bincount(tokens.item, [len(ids) for ids in tokens.response_ids], len(prompts))
         longest = int((prompts + responses).max())
         before, layout = self._proven.get((name, max_tokens_per_row), (0, None))
         if layout is None or (layout.tree and longest > before):
-            pad = self.tokenizer.pad_token_id or 0  # padding is told by its place, any token will do
+            pad = self.tokenizer.pad_token_id or 0  # padding is masked by position, any token will do
             layout = choose_layout(self.model, tokens, self.reads, pad, name, max_tokens_per_row)
             self._proven[name, max_tokens_per_row] = (longest, layout)
         return layout
@@ -65,8 +65,8 @@ class TextModel:
 
         Args:
             tokens: the texts, tokenized by this model.
-            layout: `auto`, `tree`, `flat`, or one that was chosen before.
-            max_tokens: padded tokens in one batch (a single row may be longer).
+            layout: `auto`, `tree`, `flat`, or a chosen layout.
+            max_tokens: maximum padded tokens of one batch (a single row may be longer).
         """
         chosen = layout if isinstance(layout, Layout) else self.layout(tokens, layout)
         return score_tokens(self.model, tokens, chosen, max_tokens=max_tokens)

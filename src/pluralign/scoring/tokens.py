@@ -1,4 +1,4 @@
-"""Texts to token ids: the prompt once, each response after it, cut to what the model can hold."""
+"""Texts to token ids: each prompt once, its responses after it, truncated to what the model can read."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ CHUNK = 512
 
 @dataclass(frozen=True)
 class TokenLimits:
-    """How many tokens a prompt with one response may have, and the response alone.
+    """Maximum number of tokens of a prompt with one response, and of the response alone.
 
     Args:
         max_length: tokens of prompt and response together.
-        max_response_length: tokens of the response; `None` is three quarters of `max_length`.
+        max_response_length: tokens of the response; default: three quarters of `max_length`.
     """
 
     max_length: int
@@ -31,7 +31,7 @@ class TokenLimits:
 
     @property
     def response(self) -> int:
-        """The longest response."""
+        """Maximum number of tokens of a response."""
         longest = self.max_response_length
         return max(1, self.max_length * 3 // 4) if longest is None else min(longest, self.max_length)
 
@@ -41,11 +41,11 @@ class TokenizedItems:
     """Token ids of items. A response is read as `prompt_ids[item] + response_ids[response]`.
 
     Args:
-        prompt_ids: per item, already cut.
-        response_ids: per response, already cut, with its end token.
+        prompt_ids: per item, truncated.
+        response_ids: per response, truncated, with its end token.
         item: `(responses,)` the item of each response.
-        cut_prompts: how many prompts lost tokens, on the left.
-        cut_responses: how many responses lost tokens, on the right.
+        cut_prompts: number of prompts that lost tokens, on the left.
+        cut_responses: number of responses that lost tokens, on the right.
     """
 
     prompt_ids: list[list[int]]
@@ -59,7 +59,7 @@ class TokenizedItems:
         return self.prompt_ids[self.item[response]] + self.response_ids[response]
 
     def fingerprint(self) -> str:
-        """A name of the token ids."""
+        """Hash of the token ids."""
         return fingerprint(self.prompt_ids, self.response_ids, self.item.tolist())
 
     def lengths(self) -> np.ndarray:
@@ -69,12 +69,12 @@ class TokenizedItems:
 
 
 def model_context(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The longest sequence that a model can read, from its config and its tokenizer."""
+    """Maximum number of tokens that a model can read, from its config and its tokenizer."""
     limits = [int(min(tokenizer.model_max_length, 10**9))]
     text_config = config.get_text_config()
     positions = getattr(text_config, "max_position_embeddings", None)
     if positions:
-        # RoBERTa and its kin start counting positions after the padding id.
+        # RoBERTa-like models number positions from after the padding id.
         offset = text_config.pad_token_id + 1 if text_config.model_type in _OFFSET_POSITIONS else 0
         limits.append(positions - offset)
     return min(limits)
@@ -87,12 +87,11 @@ def tokenize(items: Items, tokenizer: PreTrainedTokenizerBase, limits: TokenLimi
     """Token ids of every prompt and response.
 
     Causal models read `[bos] prompt response [eos]`; encoders `[cls] prompt [sep] response [sep]`. Prompt and
-    response are tokenized together, as they are read, and parted where the prompt ends; where tokens merge over
-    that boundary they are tokenized apart, so that all responses share their prompt's tokens. Messages go
-    through the tokenizer's chat template.
+    response are tokenized together and split where the prompt ends; if a token spans that boundary they are tokenized
+    separately, so that all responses share their prompt's tokens. Messages go through the tokenizer's chat template.
 
-    A response over its limit is cut on the right; then the prompt of an item is cut on the left to what its
-    longest response leaves, special tokens kept. Both are counted.
+    A response over its limit is truncated on the right; then an item's prompt is truncated on the left to what its
+    longest response leaves, keeping special tokens. Both are counted.
 
     Raises:
         PluralignError: messages without a chat template, or a template that does not end the prompt where the
@@ -120,7 +119,7 @@ def tokenize(items: Items, tokenizer: PreTrainedTokenizerBase, limits: TokenLimi
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     if not texts:
         return []
-    # `verbose=False`: longer than the model's context is not an error yet, cutting comes after.
+    # `verbose=False`: texts longer than the model's context are truncated later.
     return list(tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"])
 
 
@@ -133,7 +132,7 @@ def _cut(
 ) -> TokenizedItems:
     cut_responses = 0
     longest = np.zeros(len(prompt_ids), dtype=np.int64)
-    # The special tokens around a prompt stay even when a response leaves it no other room.
+    # The special tokens around a prompt are kept even if a response leaves no other room.
     whole = limits.max_length - len(render.before) - len(render.between)
     room = max(1, min(limits.response, whole) - len(render.after))
     for index, ids in enumerate(response_ids):
@@ -156,7 +155,7 @@ def _cut(
 
 
 def prompt_tokens(prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase, room: int) -> list[list[int]]:
-    """Token ids of prompts that a causal model is to answer, cut on the left to `room` tokens, start token kept.
+    """Token ids of prompts for a causal model, truncated on the left to `room` tokens, keeping the start token.
 
     Raises:
         PluralignError: messages without a chat template.
@@ -170,7 +169,7 @@ def prompt_tokens(prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase, ro
 
 
 class _Renderer:
-    """How prompts and responses are written for one tokenizer, and which special tokens go around them."""
+    """Renders prompts and responses for one tokenizer, and holds the special tokens around them."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, encoder: bool, chat: bool) -> None:
         self.tokenizer = tokenizer
@@ -179,7 +178,7 @@ class _Renderer:
         self.after: list[int] = []
         if chat and tokenizer.chat_template is None:
             raise PluralignError(
-                "the data holds chat messages but the tokenizer has no chat template: give one with "
+                "the data holds chat messages but the tokenizer has no chat template: set one with "
                 "chat_template_path, or import the data as text"
             )
         if encoder:
@@ -204,8 +203,8 @@ class _Renderer:
         whole = self._template(prompt + response, False)
         if not whole.startswith(rendered_prompt):
             raise PluralignError(
-                "the chat template writes a prompt differently when a response follows, so the response's tokens "
-                f"cannot be told apart: expected {rendered_prompt[-60:]!r} before the response; give another "
+                "the chat template renders a prompt differently when a response follows, so the response's tokens "
+                f"cannot be separated: expected {rendered_prompt[-60:]!r} before the response; set another "
                 "template with chat_template_path"
             )
         return whole[len(rendered_prompt) :]

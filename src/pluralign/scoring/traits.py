@@ -1,4 +1,4 @@
-"""Simple traits of texts that a person can check by eye."""
+"""Simple traits of texts that a reader can check."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ TRAITS: dict[str, Callable[[str], float]] = {
     "lists and line breaks": lambda text: float(np.log1p(text.strip().count("\n"))),
     "first person": lambda text: float(bool(re.search(r"\b(I|I'm|I've|me|my|we|our|us)\b", text))),
 }
-"""Name of each trait and how a text's is found."""
+"""Trait name to the function that measures it."""
 
 
 def text_traits(texts: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """Traits of texts in standard deviations from their mean; those that do not vary are left out.
+    """Traits of texts in standard deviations from their mean; constant traits are left out.
 
     Args:
         texts: the texts.
 
     Returns:
-        the names of the traits that vary, and `(texts, traits)`, float64.
+        Names of the traits that vary, and their values `(texts, traits)`, float64.
 
     Examples:
         >>> names, values = text_traits(["No.", "Yes, of course!"])

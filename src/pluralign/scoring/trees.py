@@ -1,7 +1,7 @@
 """Prompt trees: a row holds a prompt once and its responses as branches, so that cost follows unique tokens.
 
-Position ids restart at the prompt's end in every branch, and a branch sees the prompt and itself, so that each
-response is read as if it stood alone after its prompt. The flat layout is the same with one branch to a row.
+Position ids restart at the prompt's end in every branch, and a branch attends to the prompt and itself, so that each
+response is read as if it were alone after its prompt. The flat layout has one branch per row.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ Mask = Literal["bool", "additive", "blocks"]
 
 MAX_TOKENS_PER_ROW = 4096
 BLOCK_TOKENS = {"cpu": 48.0, "cuda": 1024.0}
-"""What one more call of the model costs, in tokens, by the type of device."""
+"""Cost of one more model call, in tokens, by device type."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How responses are laid out in rows and blocks (batches of rows of like length) for one model.
+    """How responses are laid out in rows and blocks (batches of rows of similar length) for one model.
 
     Args:
         reads: what is read off the model: `tokens` the states that predict the response's tokens, `last` the
-            state of its last token, `pooled` whatever the model pools by itself (one response to a row).
-        pad_token_id: fills rows up.
+            state of its last token, `pooled` the model's own pooled state (one response per row).
+        pad_token_id: pads rows.
         tree: whether a row may hold several responses.
-        max_tokens_per_row: the longest tree; a single response may be longer.
-        attention_tokens: length of a row at which attention costs as much as all else; infinite where attention
-            skips what a branch does not see.
-        block_tokens: what one more call of the model costs, in tokens.
-        mask: how attention is told what a branch sees: `bool` (SDPA), `additive` (eager), `blocks` (FlexAttention).
-        full_logits: whether the model computes its own logits at every position, for heads that are more than
-            one linear layer.
+        max_tokens_per_row: maximum tokens of a tree; a single response may be longer.
+        attention_tokens: row length at which attention costs as much as everything else; infinite if attention
+            skips masked blocks.
+        block_tokens: cost of one more model call, in tokens.
+        mask: form of the attention mask: `bool` (SDPA), `additive` (eager), `blocks` (FlexAttention).
+        full_logits: let the model compute its own logits at every position, for heads that are more than one
+            linear layer.
     """
 
     reads: Reads
@@ -66,16 +66,16 @@ class Layout:
 
 
 def plan_rows(tokens: TokenizedItems, responses: np.ndarray, layout: Layout) -> list[list[int]]:
-    """Which responses share a row: those of one item, as many as pay.
+    """Which responses share a row: those of one item, as many as reduce the cost.
 
-    With a prompt of P tokens and attention that costs as much as all else at a row length of A, the cost per
-    response token of a tree is least when its responses have `sqrt(P (A + P))` tokens together; the number of
-    rows of an item is one of the two whole numbers around that, the cheaper one, and its responses are dealt out
-    in the order of their length, so that a row's branches are alike.
+    With a prompt of P tokens, and attention that costs as much as everything else at a row length of A, the cost per
+    response token of a tree is minimal when its responses have `sqrt(P (A + P))` tokens together. An item gets the
+    cheaper of the two whole numbers of rows around that, and its responses are dealt out in order of length, so that
+    the branches of a row are of similar length.
 
     Args:
         tokens: the texts.
-        responses: `(chosen,)` the responses to lay out, sorted.
+        responses: `(chosen,)` sorted responses to lay out.
         layout: the model's layout.
 
     Returns:
@@ -130,17 +130,17 @@ def _deal(members: np.ndarray, lengths: np.ndarray, prompt: int, layout: Layout)
 
 
 def plan_blocks(lengths: np.ndarray, block_tokens: float, max_tokens: float = math.inf) -> list[np.ndarray]:
-    """Cut rows, sorted by length, into blocks so that padding and the number of calls cost least together.
+    """Split rows, sorted by length, into blocks that minimise the cost of padding and of model calls together.
 
     Exact by dynamic programming: a block of rows costs `block_tokens + rows * longest`.
 
     Args:
         lengths: `(rows,)` tokens.
-        block_tokens: what one more block costs; infinite makes one block.
+        block_tokens: cost of one more block; infinite makes one block.
         max_tokens: the largest padded block (a single row may be larger).
 
     Returns:
-        Positions of the rows of each block, longest first.
+        Indices of the rows of each block, longest first.
 
     Examples:
         >>> [block.tolist() for block in plan_blocks(np.array([4, 100, 5, 99]), 16.0)]
@@ -155,7 +155,7 @@ def plan_blocks(lengths: np.ndarray, block_tokens: float, max_tokens: float = ma
     least = np.zeros(len(order) + 1)
     start_of = np.zeros(len(order) + 1, dtype=np.int64)
     for end in range(1, len(order) + 1):
-        # A block that ends here has rows at least as long as its last one, so only so many fit.
+        # A block that ends here has rows at least as long as its last one, which bounds how many fit.
         fits = max_tokens / max(int(longest[end - 1]), 1)
         first = 0 if math.isinf(fits) else max(0, end - max(1, int(fits)))
         starts = np.arange(first, end)
@@ -176,10 +176,10 @@ def lay_out(tokens: TokenizedItems, rows: Sequence[Sequence[int]], layout: Layou
     Returns:
         `input_ids`, `branch` (0 prompt, 1 ... branches, -1 padding), each `(rows, tokens)`; `position_ids` of that
         shape where a row has several branches;
-        `response` `(responses,)`, the responses row by row; and where to read, as places in the flattened
+        `response` `(responses,)`, the responses row by row; and where to read, as indices into the flattened
         `(rows * tokens)`: `last` `(responses,)`, or `sources` `(predicted,)` with their `targets` (token ids) and
-        `owner` (place in `response`). The first token of a response is predicted by the last one of its prompt;
-        where the prompt has no token it is predicted by nothing, and left out.
+        `owner` (index into `response`). The first token of a response is predicted by the last token of its prompt;
+        it is left out if the prompt is empty.
     """
     width = max(1, int(layout.row_lengths(tokens, rows).max()))
     ids = np.full((len(rows), width), layout.pad_token_id, dtype=np.int64)
@@ -225,7 +225,7 @@ def lay_out(tokens: TokenizedItems, rows: Sequence[Sequence[int]], layout: Layou
 def blocks_of(
     tokens: TokenizedItems, responses: np.ndarray, layout: Layout, max_tokens: float = math.inf
 ) -> list[list[list[int]]]:
-    """The blocks, each a list of rows, that some responses (sorted) are read in."""
+    """The blocks, each a list of rows, in which sorted `responses` are read."""
     rows = plan_rows(tokens, responses, layout)
     planned = plan_blocks(layout.row_lengths(tokens, rows), layout.block_tokens, max_tokens)
     return [[rows[index] for index in block] for block in planned]

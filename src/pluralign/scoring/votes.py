@@ -1,4 +1,4 @@
-"""How a crowd's votes on two responses are shared out."""
+"""A crowd's votes on pairs of responses, as soft targets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class PairVotes:
     Args:
         pairs: `(pairs,)` sorted keys, `lower response * responses + higher response`.
         shares: `(pairs,)` share of the votes for the lower-numbered response.
-        responses: how many responses there are.
+        responses: number of responses.
     """
 
     pairs: np.ndarray
@@ -38,14 +38,14 @@ class PairVotes:
     def of_state(cls, items: Items, state: VoteState) -> PairVotes:
         """The posterior means of a stored vote state on every pair that the judgments compare.
 
-        A pair that is not in the state has no crowd to speak of. It is refused and not taken as it is judged: a
-        plain verdict beside soft ones would weigh as an endless crowd of one mind.
+        A pair that is not in the state is an error: its plain judgment, beside soft targets, would count as a unanimous
+        crowd of unlimited size.
 
         Raises:
-            PluralignError: the state is of labels, or a pair is not in it.
+            PluralignError: the state counts labels, or a pair is not in it.
 
         Examples:
-            Three of four people prefer Yes, and two votes of prior say one half:
+            Three of four annotators prefer Yes, and the prior counts as two votes at one half:
 
             >>> from pluralign.judgments import Judgments
             >>> from pluralign.judgments.votes import votes_of
@@ -77,14 +77,14 @@ class PairVotes:
         return cls(pairs, shares, count)
 
     def opposite(self, responses: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-        """Share of the votes against each pair as a judgment has it.
+        """Share of the votes against each pair's order in a judgment.
 
         Args:
             responses: `(judgments, shown)` responses.
             ranks: `(judgments, shown)`, as in `pluralign.choice.plackett_luce`.
 
         Returns:
-            `(judgments, pairs)` in the order of `torch.triu_indices`; 0 where a pair is not compared.
+            `(judgments, pairs)` in the order of `torch.triu_indices`; 0 for pairs that are not compared.
 
         Examples:
             >>> from pluralign.judgments import Judgments
@@ -101,7 +101,7 @@ class PairVotes:
 
 
 def _compared(items: Items) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of every pair that a judgment compares: its key, the vote for its lower-numbered response, the weight."""
+    """Key, vote for the lower-numbered response, and weight of every pair that a judgment compares."""
     keys, votes, weights = [], [], []
     for judgment in range(items.judgments):
         shown = items.shown(judgment)

@@ -1,4 +1,4 @@
-"""`best-of`: of n answers that a policy draws to a prompt, the one that a reward model likes best."""
+"""`best-of`: n responses of a policy per prompt, and which of them has the highest reward."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from transformers.utils import logging
 
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import atomic_write
+from pluralign.core.files import atomic_write, path_list
 from pluralign.evaluation.rewards.best_of import best_answers, best_of_metrics
 from pluralign.judgments.schema import schema
 from pluralign.judgments.table import Judgments
@@ -27,7 +27,7 @@ from pluralign.workflows.aggregate.answers import unique_prompts
 
 logger = logging.get_logger(__name__)
 
-_MANY = 0.1  # of the answers unfinished: from here on what is learned from them suffers
+_MANY_UNFINISHED = 0.1  # above this share of cut responses, fine-tuning on them suffers
 
 
 def best_of(
@@ -39,43 +39,43 @@ def best_of(
     n: int = 4,
     max_new_tokens: int = 128,
     temperature: float = 1.0,
-    most_prompts: int | None = None,
+    max_prompts: int | None = None,
     quantile: float | None = None,
     label_scale: str | None = None,
     seed: int = 0,
     revision: str = "main",
     trust_remote_code: bool = False,
 ) -> dict[str, float]:
-    """Draw n answers to every prompt, score them, and write which is the best, as judgments.
+    """Sample n responses to every prompt, score them, and write a table of judgments that ranks the best one first.
 
-    The table feeds `objective: sft` with `responses: best`: best-of-n sampling, then fine-tuning on the best.
-    Policy and reward model are in memory one after the other.
+    With `objective: sft` and `responses: best`, the table gives best-of-n sampling and fine-tuning on the best.
+    Policy and reward model are loaded one after the other.
 
     Args:
-        model: the policy: what `load_policy` takes (a folder, a hub id, an adapter, a mixture).
-        prompts: canonical files whose prompts are answered, each once.
-        out: the table of judgments, `.parquet`, `.jsonl` or `.jsonl.gz`; what stood there is replaced. A row for
-            each prompt: the distinct answers in the order drawn, rank 1 for the best (answers of exactly equal
-            reward share it) and none for the others. Beside it `OUT.answers.parquet` holds every draw.
-        reward: the reward model: what `load_reward_model` takes.
-        n: answers to each prompt.
-        max_new_tokens: the longest answer.
-        temperature: of drawing, above 0; 1 draws from the policy itself.
-        most_prompts: a seeded draw of so many prompts where there are more.
-        quantile: of reward models that predict labels: the reward is this quantile, not the mean.
-        label_scale: for files whose labels come without one.
-        seed: of prompts and answers.
+        model: the policy, as for `load_policy`: a folder, a hub id, an adapter or a mixture.
+        prompts: canonical files; each unique prompt is used.
+        out: the table of judgments, `.parquet`, `.jsonl` or `.jsonl.gz`; replaced if it exists. It has a row per
+            prompt: the distinct responses in the order of sampling, with rank 1 for the best (also for responses of
+            exactly the same reward) and no rank for the others. All samples are in `OUT.answers.parquet`.
+        reward: the reward model, as for `load_reward_model`.
+        n: the number of responses per prompt.
+        max_new_tokens: the maximum number of tokens of a response.
+        temperature: the sampling temperature, above 0.
+        max_prompts: the maximum number of prompts; a random subset is used if there are more.
+        quantile: for reward models that predict labels: the reward is this quantile, not the mean.
+        label_scale: the label scale of files that store none.
+        seed: the random seed.
         revision: branch, tag or commit of the policy on the hub.
-        trust_remote_code: run code that comes with the models. Only for code you have read.
+        trust_remote_code: run code that comes with the models. Only for code that you trust.
 
     Returns:
-        `prompts`, `n`, `temperature`, and what `pluralign.evaluation.rewards.best_of.best_of_metrics` gives.
+        `prompts`, `n`, `temperature`, and the metrics of `pluralign.evaluation.rewards.best_of.best_of_metrics`.
 
     Raises:
-        PluralignError: a file or a model cannot be used, a setting does not fit, a reward is not finite, or no
-            answer says anything.
+        PluralignError: a file or a model cannot be used, an argument is out of range, a reward is not finite, or all
+            responses are empty.
     """
-    for name, number in {"n": n, "max_new_tokens": max_new_tokens, "most_prompts": most_prompts}.items():
+    for name, number in {"n": n, "max_new_tokens": max_new_tokens, "max_prompts": max_prompts}.items():
         if number is not None and number < 1:
             raise PluralignError(f"{name}: found {number}, expected 1 or more")
     if not 0 < temperature < math.inf:
@@ -83,34 +83,32 @@ def best_of(
     path = Path(out)
     if not path.name.lower().endswith((".parquet", ".jsonl", ".jsonl.gz")):
         raise PluralignError(f"{path}: the name must end in .parquet, .jsonl or .jsonl.gz")
-    # Before the answers are drawn, which takes long.
+    # Check the reward model before sampling, which takes long.
     config = load_parts(reward, {"trust_remote_code": trust_remote_code})[0]
     if not is_reward_model(config):
         raise PluralignError(f"{reward}: is not a reward model (it has no head with one output): give another one")
     check_quantile(reward, config, quantile)
-    files = [prompts] if isinstance(prompts, str | os.PathLike) else list(prompts)
-    asked = unique_prompts(files, label_scale, most_prompts, seed)
+    texts = unique_prompts(path_list(prompts), label_scale, max_prompts, seed)
     policy = load_policy(model, revision=revision, trust_remote_code=trust_remote_code)
-    drawn = policy.sample(asked, n=n, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    samples = policy.sample(texts, n=n, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     del policy
-    responses = [[sample.response for sample in group] for group in drawn]
+    responses = [[sample.response for sample in group] for group in samples]
     reward_model = load_reward_model(reward, quantile=quantile, trust_remote_code=trust_remote_code)
-    rewards = _rewards(reward, reward_model.score_items, asked, responses)
+    rewards = _rewards(reward, reward_model.score_items, texts, responses)
     best = best_answers(rewards)
-    rows = best_rows(asked, responses, best, source=f"best-of-{n}", annotator=_name(reward))
+    rows = best_rows(texts, responses, best, source=f"best-of-{n}", annotator=_name(reward))
     if not rows:
         raise PluralignError(
-            f"{model}: none of its {rewards.size} answers says anything, so there is no best one: check the policy "
-            "and its chat template"
+            f"{model}: all of its {rewards.size} responses are empty: check the policy and its chat template"
         )
-    answers = _answers_table(asked, drawn, rewards, best)
+    table = _samples_table(texts, samples, rewards, best)
     with atomic_write(path.with_name(path.name + ".answers.parquet")) as file:
-        pq.write_table(answers, file, compression="zstd")
+        pq.write_table(table, file, compression="zstd")
         file.flush()
-        # Inside, so that a fault in either leaves both as they were.
+        # Inside, so that an error in either write leaves both files as they were.
         Judgments.from_rows(rows).write(path)
-    finished = np.array([[sample.finished for sample in group] for group in drawn])
-    metrics = {"prompts": len(asked), "n": n, "temperature": temperature}
+    finished = np.array([[sample.finished for sample in group] for group in samples])
+    metrics = {"prompts": len(texts), "n": n, "temperature": temperature}
     metrics |= best_of_metrics(rewards, finished)
     for warning in _warnings(metrics, max_new_tokens):
         logger.warning(warning)
@@ -120,14 +118,14 @@ def best_of(
 def best_rows(
     prompts: Sequence[Any], responses: Sequence[Sequence[Any]], best: np.ndarray, *, source: str, annotator: str
 ) -> list[dict[str, Any]]:
-    """Rows of a table of judgments, one for each prompt with an answer that says something.
+    """Rows of a table of judgments, one for each prompt with a response that is not empty.
 
     Args:
         prompts: texts or lists of messages.
-        responses: the answers to each prompt, as they were drawn.
-        best: `(prompts, n)` which of them are the best.
-        source: of the judgments.
-        annotator: of the judgments.
+        responses: the responses to each prompt, as sampled.
+        best: `(prompts, n)` whether a response has the highest reward.
+        source: the source of the judgments.
+        annotator: the annotator of the judgments.
 
     Examples:
         >>> drawn, best = ["No", "", "Yes", "No"], np.array([[False, False, True, False]])
@@ -140,7 +138,7 @@ def best_rows(
         ranks: dict[str, int | None] = {}
         distinct: dict[str, Any] = {}
         for response, is_best in zip(group, chosen, strict=True):
-            if text := _said(response):
+            if text := _text(response):
                 distinct.setdefault(text, response)
                 ranks[text] = 1 if is_best else None
         if distinct:
@@ -150,7 +148,7 @@ def best_rows(
 
 
 def best_of_lines(metrics: Mapping[str, float]) -> list[str]:
-    """The metrics as lines to read."""
+    """The metrics as lines to print."""
 
     def mean(name: str) -> str:
         error = metrics.get(f"mean_reward/{name}_se")
@@ -159,49 +157,48 @@ def best_of_lines(metrics: Mapping[str, float]) -> list[str]:
     count = f"{metrics['n']:.0f}"
     return [
         f"mean reward over {metrics['rows']:.0f} prompts",
-        f"  first answer    {mean('first')}",
-        f"  all answers     {mean('all')}",
+        f"  first response  {mean('first')}",
+        f"  all responses   {mean('all')}",
         f"  best of {count:<7} {mean('best')}",
-        f"at most {metrics['kl_bound']:.3f} nats (KL) from the policy that drew the answers",
-        f"unfinished: {100 * metrics['unfinished']:.1f} % of the answers, "
+        f"KL divergence from the policy: at most {metrics['kl_bound']:.3f} nats",
+        f"unfinished: {100 * metrics['unfinished']:.1f} % of the responses, "
         f"{100 * metrics['unfinished_best']:.1f} % of the best",
     ]
 
 
 def _rewards(name: object, score: Any, prompts: Sequence[Any], responses: Sequence[Sequence[Any]]) -> np.ndarray:
-    """`(prompts, n)`: each distinct answer is scored once, so that equal ones have the same reward to the bit."""
-    distinct = [{text: one for one in group if (text := _said(one))} for group in responses]
+    """`(prompts, n)`: each distinct response is scored once, so that equal ones have exactly the same reward."""
+    distinct = [{text: response for response in group if (text := _text(response))} for group in responses]
     rewards = np.full((len(prompts), len(responses[0])), np.nan)
-    spoke = [place for place, group in enumerate(distinct) if group]
-    if not spoke:
+    scored = [(prompt, list(group.values())) for prompt, group in zip(prompts, distinct, strict=True) if group]
+    if not scored:
         return rewards
-    texts_of = [list(distinct[place].values()) for place in spoke]
-    found = score(items_of_texts([prompts[place] for place in spoke], texts_of))
-    if not np.isfinite(found).all():
-        raise PluralignError(f"{name}: gives rewards that are not finite numbers, so none is the best")
-    values = iter(found.tolist())
-    for place, (group, texts) in enumerate(zip(responses, distinct, strict=True)):
-        of_text = {text: next(values) for text in texts}
-        rewards[place] = [of_text.get(_said(one), np.nan) for one in group]
+    values = score(items_of_texts([prompt for prompt, _ in scored], [texts for _, texts in scored]))
+    if not np.isfinite(values).all():
+        raise PluralignError(f"{name}: some rewards are not finite numbers, so there is no best response")
+    next_value = iter(values.tolist())
+    for index, (group, texts) in enumerate(zip(responses, distinct, strict=True)):
+        reward_of = {text: next(next_value) for text in texts}
+        rewards[index] = [reward_of.get(_text(response), np.nan) for response in group]
     return rewards
 
 
-def _said(response: Any) -> str:
-    """An answer's text; nothing for white space alone, which a table of judgments cannot hold."""
+def _text(response: Any) -> str:
+    """A response's text; empty for white space, which a table of judgments cannot hold."""
     text = response if isinstance(response, str) else response[0]["content"]
     return text if text.strip() else ""
 
 
 def _name(reward: str | os.PathLike[str]) -> str:
-    """A model's name: that of its folder, or the hub id."""
+    """The name of a model's folder, or its hub id."""
     return Path(reward).resolve().name if Path(reward).is_dir() else str(reward)
 
 
-def _answers_table(
-    prompts: Sequence[Any], drawn: Sequence[Sequence[Sample]], rewards: np.ndarray, best: np.ndarray
+def _samples_table(
+    prompts: Sequence[Any], samples: Sequence[Sequence[Sample]], rewards: np.ndarray, best: np.ndarray
 ) -> pa.Table:
     texts = schema("text" if isinstance(prompts[0], str) else "messages").field("prompt").type
-    flat = [sample for group in drawn for sample in group]
+    flat = [sample for group in samples for sample in group]
     number = np.repeat(np.arange(len(prompts)), rewards.shape[1])
     return pa.table(
         {
@@ -220,15 +217,15 @@ def _answers_table(
 
 def _warnings(metrics: Mapping[str, float], max_new_tokens: int) -> list[str]:
     warnings = []
-    if metrics["unfinished"] > _MANY:
+    if metrics["unfinished"] > _MANY_UNFINISHED:
         warnings.append(
-            f"{100 * metrics['unfinished']:.0f} % of the answers were cut at {max_new_tokens} tokens, "
-            f"{100 * metrics['unfinished_best']:.0f} % of the best: their rewards are those of beginnings, and a "
-            "model tuned on them learns to stop in the middle. Raise --max-new-tokens."
+            f"{100 * metrics['unfinished']:.0f} % of the responses were cut at {max_new_tokens} tokens, "
+            f"{100 * metrics['unfinished_best']:.0f} % of the best. Their rewards are those of incomplete texts, and "
+            "a model fine-tuned on them learns to stop in the middle. Raise --max-new-tokens."
         )
     if metrics["empty_answers"]:
         warnings.append(
-            f"{100 * metrics['empty_answers']:.2g} % of the answers say nothing: they have no reward and are in no "
-            f"row; {metrics['prompts_without_answer']:.0f} prompts have no other answer and no row"
+            f"{100 * metrics['empty_answers']:.2g} % of the responses are empty: they have no reward and are in no "
+            f"row; {metrics['prompts_without_answer']:.0f} prompts have only such responses and no row"
         )
     return warnings

@@ -1,4 +1,4 @@
-"""`calibrate`: fit the recalibration of a reward model on held-out judgments and store it with the model."""
+"""`calibrate`: fit a recalibration of a reward model on held-out judgments and store it with the model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 from transformers.utils import logging
 
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import disk_errors
+from pluralign.core.files import disk_errors, path_list
 from pluralign.core.runs import CONFIG, file_fingerprints
 from pluralign.evaluation.calibration.recalibration import (
     Method,
@@ -49,37 +49,37 @@ def calibrate(
 ) -> Recalibration:
     """Fit a recalibration of a reward model on held-out judgments and write `calibration.json` into its folder.
 
-    Each judgment counts once, its weight shared among its strict pairs, as in `evaluate`. Where the files hold only
-    votes on single responses, `evaluation.crowds.label_pairs` makes comparisons of them. What was stored before
-    is replaced and has no part in the fit.
+    The weight of a judgment is shared among its strict pairs, as in `evaluate`. If the files have only labels of
+    single responses, `evaluation.crowds.label_pairs` makes pairs of them. A recalibration that is already stored is
+    not used in the fit, and is replaced.
 
     Args:
-        model: the folder of a reward model: a run, a model folder, an adapter.
+        model: the folder of a reward model: a run, a model folder or an adapter.
         files: canonical files that the model was not trained on.
         method: `temperature` divides rewards by one number; `isotonic` maps margins by a monotone curve.
-        folds: of the cross-validation over prompts, 2 or more.
-        seed: of the folds.
-        label_scale: for files whose labels come without one.
+        folds: the number of cross-validation folds, over prompts; 2 or more.
+        seed: the random seed of the folds.
+        label_scale: the label scale of files that store none.
         trust_remote_code: run code that comes with the model.
 
     Returns:
-        The recalibration; its `record` is what else the file holds: `judgments`, `pairs`, `prompts`, `files` (name
-        to SHA-256), `folds`, and the metrics of `pluralign.evaluation.calibration.recalibration.recalibration_metrics`.
+        The recalibration. Its `record` has the other entries of the file: `judgments`, `pairs`, `prompts`, `files`
+        (path to SHA-256), `folds`, and the metrics of `evaluation.calibration.recalibration.recalibration_metrics`.
 
     Raises:
-        PluralignError: the model is no folder of a reward model, a file cannot be used, or the rewards say nothing
-            about these judgments.
+        PluralignError: the model is not the folder of a reward model, a file cannot be used, or no temperature can
+            be fitted to these judgments.
     """
     folder = _reward_folder(model, trust_remote_code)
     checked_method(method)
     if folds < 2:
         raise PluralignError(f"folds: found {folds}, expected 2 or more")
-    paths = [str(file) for file in files] if isinstance(files, list) else [str(files)]
+    paths = path_list(files)
     fingerprints = file_fingerprints(paths)
     if known := sorted(name for name, digest in fingerprints.items() if digest in _trained_on(folder)):
         logger.warning(
-            f"{folder}: was trained on {', '.join(known)}; there its margins are larger than on new data, and a "
-            "recalibration fitted there stays too sure: give held-out judgments"
+            f"{folder}: was trained on {', '.join(known)}; its margins are larger there than on new data, so it stays "
+            "over-confident after this recalibration: give held-out judgments"
         )
     model_raw = load_reward_model(folder, raw=True, trust_remote_code=trust_remote_code)
     pairs = _pairs(read(paths, label_scale), model_raw)
@@ -90,8 +90,8 @@ def calibrate(
     fitted = fit_recalibration(method, pairs.margin, pairs.weight)
     if fitted.temperature == temperature_bounds(pairs.margin, pairs.weight)[0]:
         logger.warning(
-            f"{folder}: the pairs are ordered right nearly all, so the temperature {fitted.temperature:.4g} is the "
-            f"lowest that {len(pairs.margin)} pairs allow, not a measured one: give more judgments"
+            f"{folder}: nearly all pairs are ordered correctly, so the temperature {fitted.temperature:.4g} is only "
+            f"the lowest that {len(pairs.margin)} pairs allow, not an estimate: give more judgments"
         )
     record: dict[str, Any] = {
         "judgments": len(set(pairs.judgment.tolist())),
@@ -101,13 +101,13 @@ def calibrate(
         "folds": folds,
     }
     record |= recalibration_metrics(pairs, fitted, folds, seed)
-    found = Recalibration(fitted.method, fitted.temperature, fitted.knots, record)
-    write_recalibration(folder, found)
-    return found
+    recalibration = Recalibration(fitted.method, fitted.temperature, fitted.knots, record)
+    write_recalibration(folder, recalibration)
+    return recalibration
 
 
 def _pairs(judgments: Judgments, model: RewardModel) -> Pairs:
-    """What people compared; where they gave labels to single responses, the comparisons that those votes hold."""
+    """The pairs that annotators compared, or those that their labels of single responses imply."""
     if compares(judgments) or not labels_anything(judgments):
         items = items_of(judgments)
         return pairs_under(items, model.score_items(items))
@@ -118,16 +118,16 @@ def _pairs(judgments: Judgments, model: RewardModel) -> Pairs:
 
 
 def remove_calibration(model: str | os.PathLike[str]) -> bool:
-    """Remove the recalibration stored in a model's folder; says whether there was one.
+    """Remove the recalibration in a model's folder; returns whether there was one.
 
     Raises:
-        PluralignError: the model is no folder, or the file cannot be removed.
+        PluralignError: the model is not a folder, or the file cannot be removed.
     """
     return remove_recalibration(_local(model))
 
 
-def calibration_lines(found: Recalibration) -> list[str]:
-    """What a recalibration is and how good it is, as lines to read.
+def calibration_lines(recalibration: Recalibration) -> list[str]:
+    """A recalibration and its metrics, as lines to print.
 
     Examples:
         >>> record = {"pairs": 8, "prompts": 4, "log_loss_before": 0.9, "log_loss_after": 0.5}
@@ -137,15 +137,15 @@ def calibration_lines(found: Recalibration) -> list[str]:
         fitted on 8 pairs of 4 prompts
         log_loss: 0.9000 before, 0.5000 after
     """
-    record = found.record
-    if found.temperature is not None:
-        lines = [f"temperature: {found.temperature:.4g}"]
+    record = recalibration.record
+    if recalibration.temperature is not None:
+        lines = [f"temperature: {recalibration.temperature:.4g}"]
     else:
-        lines = [f"isotonic: {len(found.knots)} knots"]
+        lines = [f"isotonic: {len(recalibration.knots)} knots"]
     lines.append(f"fitted on {record['pairs']} pairs of {record['prompts']} prompts")
-    told = {"before": "before", "cross_validated": "cross-validated", "after": "after"}
     for metric in ("log_loss", "ece"):
-        parts = [f"{record[f'{metric}_{k}']:.4f} {word}" for k, word in told.items() if f"{metric}_{k}" in record]
+        keys = {key: f"{metric}_{key}" for key in ("before", "cross_validated", "after")}
+        parts = [f"{record[key]:.4f} {name.replace('_', '-')}" for name, key in keys.items() if key in record]
         if parts:
             lines.append(f"{metric}: {', '.join(parts)}")
     return lines
@@ -155,8 +155,8 @@ def _local(model: str | os.PathLike[str]) -> Path:
     folder = Path(model)
     if not folder.is_dir():
         raise PluralignError(
-            f"{model}: no such folder; {CALIBRATION} is written into the model's own folder: save a model of the "
-            "hub first, with pluralign.load_reward_model(...).save(FOLDER), and give that folder"
+            f"{model}: no such folder; {CALIBRATION} is written to the model's folder: save a model from the hub "
+            "first, with pluralign.load_reward_model(...).save(FOLDER), and give that folder"
         )
     return folder
 
@@ -165,16 +165,16 @@ def _reward_folder(model: str | os.PathLike[str], trust_remote_code: bool) -> Pa
     folder = _local(model)
     hub = {"revision": "main", "trust_remote_code": trust_remote_code}
     if is_mixture(folder) or not is_reward_model(load_parts(folder, hub)[0]):
-        raise PluralignError(f"{model}: is not a reward model; only rewards are recalibrated: give a reward model")
+        raise PluralignError(f"{model}: is not a reward model, and only reward models can be recalibrated")
     return folder
 
 
 def _trained_on(folder: Path) -> set[str]:
-    """SHA-256 of the files that the run in a folder was trained on; nothing where no run is told of."""
+    """SHA-256 of the files that the run in a folder was trained on; empty if the folder is not a run."""
     config, environment = folder / CONFIG, folder / "environment.json"
     if not (config.is_file() and environment.is_file()):
         return set()
     with disk_errors(folder):
-        asked = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
-        read_files = json.loads(environment.read_text(encoding="utf-8")).get("inputs", {})
-    return {read_files[name] for name in asked.get("train_files", []) if name in read_files}
+        settings = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+        inputs = json.loads(environment.read_text(encoding="utf-8")).get("inputs", {})
+    return {inputs[name] for name in settings.get("train_files", []) if name in inputs}

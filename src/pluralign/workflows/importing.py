@@ -1,4 +1,4 @@
-"""`import` and `export`: outside files to the canonical table, and back to TRL's preference rows."""
+"""`import` and `export`: files of other formats to the canonical table, and back to TRL's preference rows."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from pluralign.judgments.validation import Reject, RowChecker, checked_batches
 
 @dataclass
 class Imported:
-    """What came of an import.
+    """The result of an import.
 
     Args:
-        out: the file written.
-        judgments: its rows.
-        tally: rows read, and what gave no judgment, by reason.
-        rejected: bad rows by complaint's column.
-        rejects: where the bad rows were written, if there are any.
+        out: the output file.
+        judgments: the number of its rows.
+        tally: the number of rows read, and of those that gave no judgment, by reason.
+        rejected: the number of bad rows by column.
+        rejects: the file of the bad rows, if they were skipped.
     """
 
     out: Path
@@ -51,7 +51,7 @@ class Imported:
     rejects: Path | None = None
 
     def summary(self) -> list[str]:
-        """What happened, one line each."""
+        """The result as lines to print."""
         lines = [f"{self.judgments} judgments from {self.tally.rows} rows; written to {self.out}"]
         lines += [f"left out: {count} {reason}" for reason, count in self.tally.left_out.items()]
         if self.rejected:
@@ -78,27 +78,27 @@ def import_files(
     anonymize: bool = False,
     key_file: str | os.PathLike[str] | None = None,
 ) -> Imported:
-    """Import outside files into one canonical file, streaming; the file is written whole or not at all.
+    """Import files of one format into one canonical file, row by row. The output is atomic.
 
     Args:
-        sources: the files, of one format.
+        sources: the files.
         out: `.parquet`, `.jsonl` or `.jsonl.gz`.
         format: one of `FORMATS`.
-        mapping: the YAML file of the format `mapping`.
-        shape: of `polis`: `votes` (default) or `people`; of `preflib`: `ranked` (default) or `ballot`.
-        comments: of the format `polis`: the file of statements.
-        prompt: of the formats `polis` and `preflib`: the topic.
-        fields: of the formats `label-studio` and `argilla`: `KEY=NAME` where a name is not the usual one.
-        label_scale: of `table`, `mapping` and `argilla`: a built-in name, a YAML file, or a `LabelScale`.
-        source: fills the column `source` where the format gives none.
-        drop_columns: columns to leave out on purpose; a mapping takes only what it names.
+        mapping: for `mapping`: the YAML file that describes the columns.
+        shape: for `polis`: `votes` (default) or `people`; for `preflib`: `ranked` (default) or `ballot`.
+        comments: for `polis`: the file of the statements.
+        prompt: for `polis` and `preflib`: the topic.
+        fields: for `label-studio` and `argilla`: `KEY=NAME` if a field does not have its usual name.
+        label_scale: for `table`, `mapping` and `argilla`: a built-in name, a YAML file, or a `LabelScale`.
+        source: the value of the column `source` where the file has none.
+        drop_columns: columns to ignore. A mapping reads only the columns that it names.
         on_error: `stop` at the first bad row, or `skip` bad rows and write them to `rejects`.
         rejects: JSON Lines with `file`, `row`, `column`, `error` and `found` for each bad row.
         anonymize: replace annotators by keyed pseudonyms.
-        key_file: the key; by default the environment variable `PLURALIGN_KEY`.
+        key_file: the key. Default: the environment variable `PLURALIGN_KEY`.
 
     Raises:
-        PluralignError: bad input, with file, row and column; nothing is left behind.
+        PluralignError: bad input, with file, row and column; no file is written.
 
     Examples:
         >>> import json, tempfile
@@ -112,34 +112,34 @@ def import_files(
     if on_error not in ("stop", "skip"):
         raise PluralignError(f"--on-error: found '{on_error}', expected stop or skip")
     if (on_error == "skip") != (rejects is not None):
-        raise PluralignError("--on-error skip and --rejects FILE go together: say both or neither")
+        raise PluralignError("--on-error skip and --rejects FILE must be given together")
     if not paths:
         raise PluralignError("no file was given to import")
     if target.resolve() in [path.resolve() for path in paths]:
-        raise PluralignError(f"{target}: is the file that is read: choose another --out")
+        raise PluralignError(f"{target}: is an input file: choose another --out")
     if rejects is not None and Path(rejects).resolve() in [path.resolve() for path in (*paths, target)]:
-        raise PluralignError(f"--rejects: {rejects} is a file that is read or written: choose another")
+        raise PluralignError(f"--rejects: {rejects} is an input or output file: choose another")
     if key_file is not None and not anonymize:
-        raise PluralignError("--key-file belongs to --anonymize: say both or neither")
+        raise PluralignError("--key-file needs --anonymize")
     options = {"mapping": mapping, "shape": shape, "comments": comments, "prompt": prompt, "field": fields or None}
     reader, scale = _reader(format, paths, options, drop_columns, label_scale)
     rename = pseudonymizer(pseudonym_key(key_file)) if anonymize else None
-    done = Imported(target, 0, Tally(), rejects=None if rejects is None else Path(rejects))
+    result = Imported(target, 0, Tally(), rejects=None if rejects is None else Path(rejects))
     checker = RowChecker(scale)
     with contextlib.ExitStack() as stack:
-        refused = None if done.rejects is None else stack.enter_context(atomic_write(done.rejects, "w"))
+        rejects_file = None if result.rejects is None else stack.enter_context(atomic_write(result.rejects, "w"))
         write: Callable[[Any], None] | None = None
         for path in paths:
-            reject = None if refused is None else _rejecter(path, refused, done.rejects, done)
-            rows = _filled(reader(path, reject, done.tally), source, rename)
+            reject = None if rejects_file is None else _rejecter(path, rejects_file, result)
+            rows = _filled(reader(path, reject, result.tally), source, rename)
             for batch in checked_batches(rows, checker, str(path), reject):
                 if write is None:
                     write = stack.enter_context(table_writer(target, schema(checker.form or "text", scale)))
                 write(batch)
-                done.judgments += batch.num_rows
+                result.judgments += batch.num_rows
         if write is None:
-            raise PluralignError(f"no judgment is left of {done.tally.rows} rows: {_reasons(done)}")
-    return done
+            raise PluralignError(f"no judgment is left of {result.tally.rows} rows: {_reasons(result)}")
+    return result
 
 
 def export(
@@ -147,7 +147,7 @@ def export(
     out: str | os.PathLike[str],
     label_scale: str | None = None,
 ) -> Exported:
-    """Export canonical files to TRL preference rows; see `pluralign.judgments.export`."""
+    """Export canonical files to TRL's preference rows; see `pluralign.judgments.export`."""
     return write_trl(read(files, label_scale), out)
 
 
@@ -172,15 +172,15 @@ def _reader(
         shape = "votes" if options["shape"] is None else options["shape"]
         comments = None if options["comments"] is None else Path(options["comments"])
         if comments is not None and len(paths) > 1:
-            raise PluralignError("--comments: names the statements of one conversation: import several apart")
+            raise PluralignError("--comments: has the statements of one conversation: import conversations one by one")
 
         def polis(path: Path, reject: Reject | None, tally: Tally) -> Rows:
             return read_polis(path, reject, tally, shape, comments, options["prompt"], drop_columns)
 
         return polis, label_scale(SCALE) if shape == "votes" else None
     if format == "preflib":
-        whole = "ranked" if options["shape"] is None else options["shape"]
-        return lambda path, reject, tally: read_preflib(path, reject, tally, whole, options["prompt"]), None
+        order = "ranked" if options["shape"] is None else options["shape"]
+        return lambda path, reject, tally: read_preflib(path, reject, tally, order, options["prompt"]), None
     if format in ("label-studio", "argilla"):
         tool = {"label-studio": read_label_studio, "argilla": read_argilla}[format]
         return lambda path, reject, tally: tool(path, reject, tally, options["field"] or ()), scale
@@ -199,40 +199,42 @@ OWNERS = {
     "label-scale": ("table", "mapping", "argilla"),
     "drop-columns": ("table", "trl", "hh-rlhf", "polis"),
 }
-"""Options that only some formats know; elsewhere they would be ignored."""
+"""The formats of each option that only some formats have."""
 
 
 def _check_options(options: Mapping[str, Any], format: str) -> None:
     for option, value in options.items():
         if value is not None and format not in OWNERS[option]:
             owners = " and ".join(OWNERS[option])
-            raise PluralignError(f"--{option} belongs to --format {owners}, found --format {format}")
+            raise PluralignError(f"--{option} is an option of --format {owners}, found --format {format}")
 
 
 def _filled(rows: Rows, source: str | None, rename: Callable[[str], str] | None) -> Rows:
+    """The rows with `source` filled in and annotators renamed."""
     for number, row in rows:
         if source is not None and row.get("source") in (None, ""):
             row = {**row, "source": source}
         annotator = row.get("annotator")
-        # Anything but a name or a number is left to the check of the row; no name stays no name.
+        # The row's check rejects other types; an empty annotator stays empty.
         if rename is not None and annotator != "" and type(annotator) in (str, int):
             row = {**row, "annotator": rename(str(annotator))}
         yield number, row
 
 
-def _rejecter(path: Path, out: Any, place: Path | None, done: Imported) -> Reject:
-    def reject(number: int, found: object, complaint: RowError) -> None:
-        done.rejected[complaint.column or "the whole row"] += 1
-        line = {"file": str(path), "row": number, "column": complaint.column, "error": complaint.message}
-        text = json.dumps({**line, "found": _plain(found)}, ensure_ascii=True, default=str, allow_nan=False)
-        with disk_errors(place):
-            out.write(text + "\n")
+def _rejecter(path: Path, rejects_file: Any, result: Imported) -> Reject:
+    """A function that counts a bad row of `path` and writes it out."""
+
+    def reject(number: int, row: object, error: RowError) -> None:
+        result.rejected[error.column or "the whole row"] += 1
+        line = {"file": str(path), "row": number, "column": error.column, "error": error.message, "found": _plain(row)}
+        with disk_errors(result.rejects):
+            rejects_file.write(json.dumps(line, ensure_ascii=True, default=str, allow_nan=False) + "\n")
 
     return reject
 
 
 def _plain(value: Any) -> Any:
-    """The value with NaN and infinities as words: other readers of JSON refuse them as numbers."""
+    """The value with NaN and infinities as text, since standard JSON has no such numbers."""
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -240,7 +242,7 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _reasons(done: Imported) -> str:
-    reasons = [f"{count} {reason}" for reason, count in done.tally.left_out.items()]
-    reasons += [f"{count} rejected for {column}" for column, count in done.rejected.items()]
+def _reasons(result: Imported) -> str:
+    reasons = [f"{count} {reason}" for reason, count in result.tally.left_out.items()]
+    reasons += [f"{count} rejected for {column}" for column, count in result.rejected.items()]
     return one_line("; ".join(reasons) or "none was a judgment", limit=200)

@@ -4,42 +4,46 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from pluralign.core.errors import PluralignError, one_line
+from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write, disk_errors
+from pluralign.core.records import read_record, read_text, record_of
 from pluralign.core.runs import CONFIG
-from pluralign.reports.aggregation import SHAPE as AGGREGATE
-from pluralign.reports.audit.schema import filled
-from pluralign.reports.calibration import BIN, OVER_REWARDING
-from pluralign.reports.comparison import runs_page
-from pluralign.reports.crowds import TEXTS, columns_of, labels_in
-from pluralign.reports.matching import SHAPE as MATCHING
-from pluralign.reports.rounds import SHAPE as ROUNDS
-from pluralign.reports.runs import Run
-from pluralign.reports.sources import COLUMNS as SOURCES
+from pluralign.reports.aggregation import AggregationPage
+from pluralign.reports.audit import AuditPage
+from pluralign.reports.calibration import RewardGaps
+from pluralign.reports.crowds import Crowds, VotedResponse
+from pluralign.reports.matching import MatchingLists
+from pluralign.reports.plots import ReliabilityBin
+from pluralign.reports.rounds import TypeRounds
+from pluralign.reports.runs import AnnotatorResult, DrawnResponse, Run, runs_page
+from pluralign.reports.sources import SourceLog
 
-_PEOPLE = ("annotator", "judgments", "pairs", "accuracy", "log_loss")
+Record = TypeVar("Record")
+
+_SHARES = ("voted", "low", "high", "predicted")
+"""The columns of `crowds.parquet` that exist once per label, as `voted_LABEL`."""
 
 
 def report(
     folders: str | os.PathLike[str] | list[str | os.PathLike[str]] | list[Path], out: str | os.PathLike[str]
 ) -> None:
-    """Draw one self-contained HTML page of finished folders, with a comparison where there are several.
+    """Write one self-contained HTML page of finished folders, with a comparison if there are several.
 
     Args:
-        folders: of audits, trained models, evaluations and aggregations; of anything else with a `metrics.json`
-            the page shows the numbers.
+        folders: of audits, trained models, evaluations and aggregations; for any other folder with a `metrics.json`
+            the page shows its numbers.
         out: the HTML file.
 
     Raises:
-        PluralignError: a folder is no finished run, or a file in it cannot be read.
+        PluralignError: a folder is not a finished run, or a file in it cannot be read.
     """
     given = [Path(folder) for folder in folders] if isinstance(folders, list) else [Path(folders)]
     if not given:
@@ -55,14 +59,14 @@ def report(
 
 
 def read_run(folder: Path, name: str) -> Run:
-    """What a page needs of a finished folder.
+    """Read what a page shows of a finished folder.
 
     Args:
         folder: with a `metrics.json`.
-        name: how the page calls it.
+        name: what the page calls it.
 
     Raises:
-        PluralignError: the folder is missing, no run, not finished, or holds a file that cannot be read.
+        PluralignError: the folder is missing, is not a finished run, or holds a file that cannot be read.
     """
     with disk_errors(folder):
         if not folder.is_dir():
@@ -76,119 +80,92 @@ def read_run(folder: Path, name: str) -> Run:
             raise PluralignError(
                 f"{folder}: is not the folder of a run (it has no metrics.json): give one that a command wrote"
             )
-    audit = _json(folder / "audit.json", dict) if (folder / "audit.json").exists() else None
-    story = folder / "aggregate.json"
-    aggregate = _filled(story, _json(story, dict), AGGREGATE, story.name) if story.exists() else None
-    rounds, gaps = folder / "types.json", folder / "over_rewarding.json"
-    pairs = folder / "matching.json"
+    matching = _record(folder / "matching.json", MatchingLists, None)
     return Run(
         name=name,
-        metrics=_json(folder / "metrics.json", dict),
+        metrics=read_record(folder / "metrics.json", dict[str, Any]),
         config=_config(folder / CONFIG),
-        environment=_json(folder / "environment.json", dict, {}),
-        reliability=_reliability(folder / "reliability.json"),
-        annotators=_columns(folder / "annotators.parquet", _PEOPLE, "evaluate"),
-        answers=_answers(folder / "answers.jsonl"),
-        audit=None if audit is None else _filled(folder / "audit.json", audit),
-        aggregate=aggregate,
-        types=_filled(rounds, _json(rounds, dict), ROUNDS, rounds.name) if rounds.exists() else None,
-        over_rewarding=_filled(gaps, _json(gaps, list, []), OVER_REWARDING, gaps.name),
-        sources=_sources(folder / "sources.parquet"),
+        environment=_record(folder / "environment.json", dict[str, Any], {}),
+        reliability=_record(folder / "reliability.json", list[ReliabilityBin], []),
+        annotators=_rows(folder / "annotators.parquet", AnnotatorResult, "evaluate"),
+        responses=_responses(folder / "answers.jsonl"),
+        audit=_record(folder / "audit.json", AuditPage, None),
+        aggregation=_record(folder / "aggregate.json", AggregationPage, None),
+        types=_record(folder / "types.json", TypeRounds, None),
+        reward_gaps=_record(folder / "over_rewarding.json", list[RewardGaps], []),
+        sources=_rows(folder / "sources.parquet", SourceLog, "train"),
         crowds=_crowds(folder / "crowds.parquet"),
-        matching=_filled(pairs, _json(pairs, dict, {}), MATCHING, pairs.name)["lists"],
+        matching=[] if matching is None else matching.lists,
     )
 
 
-def _text(path: Path) -> str:
-    with disk_errors(path):
-        try:
-            return path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as fault:
-            raise PluralignError(f"{path}: is not UTF-8: was it damaged or written by another tool?") from fault
+@overload
+def _record(path: Path, kind: type[Record], missing: None) -> Record | None: ...
 
 
-def _json(path: Path, kind: type, missing: Any = None) -> Any:
-    if missing is not None and not path.exists():
-        return missing
-    try:
-        found = json.loads(_text(path))
-    except (json.JSONDecodeError, RecursionError) as fault:
-        raise PluralignError(f"{path}: is not valid JSON ({fault}): run the command that wrote it again") from fault
-    if not isinstance(found, kind):
-        expected = "an object" if kind is dict else "a list"
-        raise PluralignError(f"{path}: expected {expected}, found {type(found).__name__}")
-    return found
+@overload
+def _record(path: Path, kind: type[Record], missing: Record) -> Record: ...
 
 
-def _filled(path: Path, value: Any, *shape: Any) -> Any:
-    try:
-        return filled(value, *shape)
-    except PluralignError as fault:
-        raise PluralignError(f"{path.parent}: {fault}") from fault
+def _record(path: Path, kind: type[Record], missing: Record | None) -> Record | None:
+    """The content of a JSON file, or `missing` where there is none."""
+    return read_record(path, kind) if path.exists() else missing
 
 
 def _config(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        found = yaml.safe_load(_text(path))
+        config = yaml.safe_load(read_text(path))
     except yaml.YAMLError as fault:
         raise PluralignError(f"{path}: is not valid YAML ({' '.join(str(fault).split())})") from fault
-    if not isinstance(found, dict):
-        raise PluralignError(f"{path}: expected keys with values, found {type(found).__name__}")
-    return found
+    if not isinstance(config, dict):
+        raise PluralignError(f"{path}: expected keys with values, found {type(config).__name__}")
+    return config
 
 
-def _reliability(path: Path) -> list[dict[str, Any]]:
-    ends = dict.fromkeys(("accuracy_low", "accuracy_high"), "number")
-    rows = _filled(path, _json(path, list, []), [BIN | ends], path.name)
-    return [row for row in rows if None not in (row[key] for key in BIN)]
-
-
-def _columns(path: Path, names: Sequence[str], command: str) -> dict[str, list[Any]] | None:
-    """Columns of a table that a command wrote; None where there is none."""
+def _rows(path: Path, kind: Any, command: str) -> list[Any]:
+    """The rows of a Parquet table that a command wrote; none where there is no table."""
     if not path.exists():
-        return None
+        return []
+    rows = _columns(path, [field.name for field in fields(kind)], command).to_pylist()
+    return [record_of(row, kind, str(path), f"row {number}") for number, row in enumerate(rows, 1)]
+
+
+def _columns(path: Path, names: list[str], command: str) -> pa.Table:
     with disk_errors(path):
         try:
-            return dict(pq.read_table(path, columns=list(names)).select(list(names)).to_pydict())
+            return pq.read_table(path, columns=names).select(names)
         except (pa.ArrowException, KeyError) as fault:
             raise PluralignError(f"{path}: cannot be read as the table that {command} writes ({fault})") from fault
 
 
-def _sources(path: Path) -> dict[str, list[Any]] | None:
-    found = _columns(path, SOURCES, "train")
-    return None if found is None else _numbers_in(path, found, [name for name in SOURCES if name != "source"])
-
-
-def _crowds(path: Path) -> dict[str, list[Any]] | None:
+def _crowds(path: Path) -> Crowds | None:
     if not path.exists():
         return None
     with disk_errors(path):
         try:
-            labels = labels_in(pq.read_schema(path).names)
+            columns = pq.read_schema(path).names
         except pa.ArrowException as fault:
             raise PluralignError(f"{path}: cannot be read as the table that evaluate writes ({fault})") from fault
+    labels = [name.removeprefix("predicted_") for name in columns if name.startswith("predicted_")]
     if not labels:
         raise PluralignError(f"{path}: predicts no label (no column predicted_...): was it written by another tool?")
-    found = _columns(path, columns_of(labels), "evaluate")
-    return None if found is None else _numbers_in(path, found, columns_of(labels)[len(TEXTS) :])
+    names = ["prompt", "response", "votes", "expected_reward"]
+    table = _columns(path, [*names, *(f"{key}_{label}" for key in _SHARES for label in labels)], "evaluate")
+    responses = []
+    for number, row in enumerate(table.to_pylist(), 1):
+        record = {name: row[name] for name in names}
+        record |= {key: [row[f"{key}_{label}"] for label in labels] for key in _SHARES}
+        responses.append(record_of(record, VotedResponse, str(path), f"row {number}"))
+    return Crowds(labels, responses)
 
 
-def _numbers_in(path: Path, found: dict[str, list[Any]], names: Sequence[str]) -> dict[str, list[Any]]:
-    """The columns, of which some hold nothing but numbers and nulls."""
-    for name in names:
-        for value in found[name]:
-            if value is not None and type(value) not in (int, float):
-                raise PluralignError(f"{path}, column '{name}': found {one_line(value)}, expected a number or null")
-    return found
-
-
-def _answers(path: Path) -> list[dict[str, Any]]:
+def _responses(path: Path) -> list[DrawnResponse]:
     if not path.exists():
         return []
     try:
-        found = [json.loads(line) for line in _text(path).split("\n") if line.strip()]
+        rows = [json.loads(line) for line in read_text(path).split("\n") if line.strip()]
     except json.JSONDecodeError as fault:
         raise PluralignError(f"{path}: is not valid JSON Lines ({fault})") from fault
-    return [one for one in found if isinstance(one, dict)]
+    return [record_of(row, DrawnResponse, str(path), f"line {number}") for number, row in enumerate(rows, 1)]

@@ -1,4 +1,4 @@
-"""`score`: rewards of texts, and what else a reward model says of them."""
+"""`score`: rewards of responses, and the predictions of models of labels."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import pyarrow as pa
 
 from pluralign.core.files import write_parquet
 from pluralign.judgments.reading import read
-from pluralign.scoring.averaged import mean_rewards
 from pluralign.scoring.items import Items, items_of
-from pluralign.scoring.reward_models import LabelModel, RewardModel, load_reward_model
+from pluralign.scoring.reward_models import LabelModel, RewardModel, load_reward_model, mean_rewards
 from pluralign.workflows.evaluate.crowds import prediction_columns
 
 MarginMap = Callable[[np.ndarray], np.ndarray]
@@ -35,23 +34,23 @@ def score(
 ) -> int:
     """Score every unique response and write `prompt`, `response`, `reward` to a Parquet file.
 
-    Rewards are as `RewardModel.score` gives them: divided by the stored temperature, if there is one. A model that
-    predicts labels adds `probability_LABEL` for each label, and `expected_reward`, `variance`, `quantile_0.1`,
-    `quantile_0.5` and `quantile_0.9` of the labels' rewards.
+    Rewards are those of `RewardModel.score`: divided by the stored temperature, if there is one. For a model that
+    predicts labels, further columns are `probability_LABEL` for each label, and `expected_reward`, `variance`,
+    `quantile_0.1`, `quantile_0.5` and `quantile_0.9` of the labels' rewards.
 
     Args:
         model: a run, a model folder, or a hub id.
         files: canonical files.
         out: the Parquet file.
-        label_scale: for files whose labels come without one.
-        raw: leave stored recalibrations aside.
-        average: other reward models; the mean of their rewards and the model's is written.
-        quantile: of models that predict labels: the reward is this quantile, not the mean.
+        label_scale: the label scale of files that store none.
+        raw: ignore stored recalibrations.
+        average: other reward models; the mean reward of all models is written.
+        quantile: for models that predict labels: the reward is this quantile, not the mean.
         revision: branch, tag or commit on the hub.
         trust_remote_code: run code that comes with the model.
 
     Returns:
-        How many responses were scored.
+        The number of responses.
 
     Raises:
         PluralignError: a file or the model cannot be used.
@@ -86,19 +85,19 @@ def rewards_of(
     hub: Mapping[str, Any],
     single: RewardModel | None,
 ) -> tuple[np.ndarray, MarginMap | None, dict[str, float]]:
-    """Rewards `(responses,)` of a model or an average, what margins have yet to go through, and the temperature.
+    """Rewards `(responses,)` of a model or an average of models, the map to apply to margins, and the temperature.
 
     Args:
         names: the models.
         items: the texts.
-        raw: leave stored recalibrations aside.
+        raw: ignore stored recalibrations.
         quantile: as in `load_reward_model`.
-        hub: revision, of the first model, and whether to trust remote code.
-        single: the only model, loaded; those of an average are in memory one after the other.
+        hub: the revision of the first model, and whether to trust remote code.
+        single: the model, if there is only one; the models of an average are loaded one after the other.
     """
     if single is not None:
-        found = {} if single.temperature is None else {"temperature": single.temperature}
-        return single.score_items(items), single.margin_map, found
+        metrics = {} if single.temperature is None else {"temperature": single.temperature}
+        return single.score_items(items), single.margin_map, metrics
     others = {**hub, "revision": "main"}
     loaded = (
         load_reward_model(name, raw=raw, quantile=quantile, **(others if k else hub)) for k, name in enumerate(names)

@@ -1,4 +1,4 @@
-"""Split a file into what is trained on and what is held out."""
+"""`split`: a file of judgments to a training file and a held-out file."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pluralign.judgments.split import By, held_out, units
 from pluralign.judgments.table import Judgments, table_writer
 
 TRAIN, TEST = "train.parquet", "test.parquet"
-"""The files that a split writes."""
+"""The files of a split."""
 
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """How a file was split: judgments and units on both sides, and units that are on both (always 0)."""
+    """Judgments and units on both sides of a split, and units on both sides at once (always 0)."""
 
     train_judgments: int
     train_units: int
@@ -40,22 +40,22 @@ def split_file(
     test_units: int | None = None,
     label_scale: str | os.PathLike[str] | LabelScale | None = None,
 ) -> SplitCounts:
-    """Split a canonical file into `train.parquet` and `test.parquet`, both whole or neither.
+    """Split a canonical file into `train.parquet` and `test.parquet`; either both are written or none.
 
     Rows keep their order, and the files keep the label scale.
 
     Args:
         file: a canonical Parquet or JSON Lines file.
-        out: the folder to write; files of these two names in it are replaced, others stay.
-        by: what stays whole: `prompt`, `response`, `annotator`, `source` or `group`.
-        test: the share of judgments to hold out; 0.2 when neither this nor `test_units` is given.
-        seed: another seed holds out other units.
-        test_units: hold out this many whole units instead of a share.
-        label_scale: the scale of a file with labels that carries none.
+        out: the output folder; other files in it are kept.
+        by: the unit that is never split: `prompt`, `response`, `annotator`, `source` or `group`.
+        test: the share of judgments to hold out. Default: 0.2, unless `test_units` is given.
+        seed: the random seed.
+        test_units: the number of units to hold out, instead of a share.
+        label_scale: the label scale of a file that stores none.
 
     Raises:
-        PluralignError: the file cannot be read or split, both a share and a number of units are given, the file
-            would be overwritten by its own part, or the disk refuses.
+        PluralignError: the file cannot be read, split or written, both a share and a number of units are given, or
+            the output would overwrite the file.
 
     Examples:
         >>> import tempfile
@@ -69,7 +69,7 @@ def split_file(
         raise PluralignError("found both a test share and a number of test units: give one of them")
     file, out = Path(file), Path(out)
     if file.resolve() in ((out / TRAIN).resolve(), (out / TEST).resolve()):
-        raise PluralignError(f"{file}: would be overwritten by its own part: choose another output folder")
+        raise PluralignError(f"{file}: would be overwritten by the output: choose another output folder")
     judgments = read(file, label_scale)
     mask = held_out(judgments, by, 0.2 if test is None else test, seed, test_units)
     with atomic_folder(out) as folder:
@@ -81,7 +81,7 @@ def split_file(
 
 
 def _write(path: Path, judgments: Judgments, mask: np.ndarray) -> None:
-    # Batch by batch, so that a table larger than memory stays on disk.
+    # Batch by batch, because a table larger than memory stays on disk.
     with table_writer(path, judgments.table.schema) as write:
         start = 0
         for batch in judgments.table.to_batches(max_chunksize=8192):

@@ -1,1 +1,1 @@
-"""Do annotators agree, and how do they differ?"""
+"""Agreement and disagreement of annotators."""

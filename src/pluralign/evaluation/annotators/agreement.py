@@ -1,23 +1,26 @@
-"""Do people agree more than chance would have it? Krippendorff's alpha and its interval."""
+"""Do annotators agree more than by chance? Krippendorff's alpha and its interval.
+
+Everything follows from coincidences: how often a vote for one value meets another annotator's vote on the same unit.
+Alpha uses the coincidences of all votes, a bootstrap replicate those of the clusters drawn, an annotator's alpha their
+own.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.annotators.coincidences import (
-    Level,
-    alphas_of,
-    check_coverage,
-    coincidences,
-    comparable,
-    same_length,
-)
-from pluralign.evaluation.intervals import resampled_sums
-from pluralign.evaluation.pairs import whole_numbers
+from pluralign.evaluation.intervals import Resampling, percentiles
+from pluralign.evaluation.pairs import Floats, Ints, whole_numbers
 
-# Clusters that hold the same coincidences are drawn together once there are so many to each distinct one.
+Level = Literal["nominal", "ordinal"]
+
+# Clusters with equal coincidences are drawn together if there are at least this many clusters per distinct one.
 ALIKE = 10
 
 
@@ -31,35 +34,34 @@ def krippendorff_alpha(
 ) -> float | None:
     """Krippendorff's alpha: 1 - D_o / D_e, observed over expected disagreement.
 
-    With m_u values on unit u, n_uc of them c, the coincidences are
-    o_ck = sum_u n_uc (n_uk - [c = k]) / (m_u - 1), n_c = sum_k o_ck and n = sum_c n_c. Then
-    D_o = sum_ck o_ck d_ck / n and D_e = sum_ck n_c n_k d_ck / (n (n - 1)). The distance d_ck is [c != k] for
-    nominal values and (sum_{g = c..k} n_g - (n_c + n_k) / 2)^2 for ordinal ones, the squared difference of the
-    midranks of c and k. Units with fewer than two values say nothing and are left out, so missing values need
-    no mark. 1 is full agreement, 0 what chance gives, negative is less than chance. The cost grows with votes
-    x distinct values (and a sort).
+    With m_u values on unit u, n_uc of them c, the coincidences are o_ck = sum_u n_uc (n_uk - [c = k]) / (m_u - 1),
+    n_c = sum_k o_ck and n = sum_c n_c. Then D_o = sum_ck o_ck d_ck / n and
+    D_e = sum_ck n_c n_k d_ck / (n (n - 1)). The distance d_ck is [c != k] for nominal values and
+    (sum_{g = c..k} n_g - (n_c + n_k) / 2)^2 for ordinal ones, the squared difference of the midranks of c and k. Units
+    with fewer than two values are left out, so missing values need no code. 1 is full agreement, 0 is chance, negative
+    values are worse than chance. The cost grows with votes x distinct values (and a sort).
 
-    Source: Krippendorff, "Content Analysis: An Introduction to Its Methodology", chapter on reliability;
-    "Computing Krippendorff's Alpha-Reliability" (2011). Splitting repeated values and `both_orders` are ours.
+    Source: Krippendorff, "Content Analysis: An Introduction to Its Methodology", chapter on reliability; "Computing
+    Krippendorff's Alpha-Reliability" (2011). Sharing repeated values and `both_orders` are ours.
 
     Args:
-        unit: what each value is about, int `(votes,)`.
+        unit: the unit of each value, int `(votes,)`.
         value: the values, int `(votes,)`; ordinal values are ordered as numbers.
-        annotator: who gave each value, int `(votes,)`, negative where it is not known; None where every
-            value of a unit is another person's. Several values of one person on one unit share one vote
-            and are never compared with each other.
+        annotator: who gave each value, int `(votes,)`, negative if unknown; None if every value of a unit is by a
+            different annotator. Several values of one annotator on one unit share one vote and are never compared with
+            each other.
         level: "nominal" or "ordinal".
-        both_orders: count every value c as -c as well, on a mirrored unit. For pair votes (-1, 0, 1), where
-            nothing but the numbering of the responses says which one is first: the result then does not
-            depend on the numbering. The plain alpha does: where each pair is numbered as its first voter
-            has it and a second one agrees four times in five, it is -0.11 and not 0.6.
+        both_orders: count every value c also as -c, on a mirrored unit. For pair votes (-1, 0, 1), where only the
+            numbering of the responses decides which one is first: the result then does not depend on the numbering.
+            Plain alpha does: if each pair is numbered as its first annotator ordered it and a second annotator agrees
+            four times in five, it is -0.11 and not 0.6.
 
     Returns:
-        alpha, at most 1; None where it is not defined: no unit with two values, or all values that could be
-        compared are equal, so that chance disagrees no more than people do.
+        alpha, at most 1; None if it is undefined: no unit has two values, or all values that can be compared are
+        equal, so that no disagreement is expected by chance.
 
     Raises:
-        PluralignError: arrays of different lengths or not whole numbers, or an unknown level.
+        PluralignError: arrays of different lengths or not of integers, or an unknown level.
 
     Examples:
         Three units of two values each and one unit of a single value.
@@ -90,23 +92,23 @@ def alpha_interval(
 ) -> tuple[float, float] | None:
     """Percentile bootstrap interval of Krippendorff's alpha over units, or over clusters of units.
 
-    Each replicate draws as many clusters as hold a unit with two values, with replacement, adds up their
-    coincidences and computes alpha with the replicate's own D_o, D_e and midranks. Replicates without
-    variation are passed over. Memory: clusters x (distinct values)^2.
+    Each replicate draws as many clusters as hold a unit with two values, with replacement, adds up their coincidences
+    and computes alpha with the replicate's own D_o, D_e and midranks. Replicates without variation are left out.
+    Memory: clusters x (distinct values)^2.
 
     Args:
         unit, value, annotator, level, both_orders: as in `krippendorff_alpha`.
-        cluster: what is drawn, int `(votes,)`, such as the prompt: pairs of one prompt share responses and
-            are not independent. None draws single units.
-        replicates: number of draws, at least 1.
-        coverage: of the interval, between 0 and 1.
-        seed: of the draws; the same seed gives the same interval.
+        cluster: what is drawn, int `(votes,)`, such as the prompt: pairs of one prompt share responses and are not
+            independent. None draws single units.
+        replicates: number of draws.
+        coverage: nominal coverage of the interval, between 0 and 1.
+        seed: random seed; the same seed gives the same interval.
 
     Returns:
-        low and high; None with fewer than two clusters, or where no replicate has an alpha.
+        low and high; None with fewer than two clusters, or if no replicate has an alpha.
 
     Raises:
-        PluralignError: as `krippendorff_alpha` says, `replicates` under 1 or `coverage` not between 0 and 1.
+        PluralignError: as in `krippendorff_alpha`, `replicates` is negative or `coverage` is not between 0 and 1.
 
     Examples:
         Units that all agree leave nothing to vary.
@@ -114,31 +116,150 @@ def alpha_interval(
         >>> alpha_interval([0, 0, 1, 1, 2, 2, 3, 3], [1, 1, 2, 2, 1, 1, 2, 2], replicates=50)
         (1.0, 1.0)
     """
-    if replicates < 1:
-        raise PluralignError(f"replicates is {replicates}, expected at least 1")
     check_coverage(coverage)
     votes = comparable(unit, value, annotator, level, both_orders)
     group = votes.unit
     if cluster is not None:
         group = whole_numbers("cluster", cluster)
-        same_length(np.size(unit), cluster=group)
+        _check_length(np.size(unit), cluster=group)
         group = group[votes.row]
-    names, group = np.unique(group, return_inverse=True)
-    if len(names) < 2:
+    resampling = Resampling(group, replicates, coverage, seed)
+    if resampling.groups < 2:
         return None
+    sums = coincidences(votes, resampling.group, resampling.groups).reshape(resampling.groups, -1)
+    kinds, count = np.unique(sums, axis=0, return_counts=True)
+    if len(kinds) * ALIKE <= resampling.groups:
+        sums, resampling = kinds, Resampling.of_kinds(count, replicates, coverage, seed)
     categories = len(votes.categories)
-    sums = coincidences(votes, group, len(names)).reshape(len(names), -1)
-    # Clusters with the same coincidences are interchangeable: draw how many of each kind there are.
-    kinds, times = np.unique(sums, axis=0, return_counts=True)
-    if len(kinds) * ALIKE <= len(names):
-        drawn = np.random.default_rng(seed).multinomial(len(names), times / len(names), size=replicates)
-        totals = drawn @ kinds
+
+    def alpha(weights: Floats) -> dict[str, Floats]:
+        totals = (weights @ sums).reshape(-1, categories, categories)
+        return {"alpha": np.concatenate([alphas_of(total[None], total, level) for total in totals])}
+
+    drawn = resampling.replicated(alpha)
+    ends = percentiles(drawn["alpha"], coverage) if drawn else None
+    return None if ends is None else (float(ends[0]), float(ends[1]))
+
+
+@dataclass(frozen=True)
+class Comparable:
+    """The votes on units that at least two annotators judged.
+
+    Attributes:
+        row: index of each vote in the input arrays, int64 `(votes,)`.
+        unit, value: codes from 0, int64 `(votes,)`.
+        judge: code of (unit, annotator), int64 `(votes,)`.
+        share: 1 / number of values this annotator gave to the unit, float64 `(votes,)`.
+        judges: number of annotators who judged the unit, float64 `(votes,)`.
+        categories: the distinct values in order, int64 `(categories,)`.
+        both_orders: every value counts as its negative as well.
+    """
+
+    row: Ints
+    unit: Ints
+    value: Ints
+    judge: Ints
+    share: Floats
+    judges: Floats
+    categories: Ints
+    both_orders: bool
+
+
+def comparable(
+    unit: ArrayLike, value: ArrayLike, annotator: ArrayLike | None, level: str, both_orders: bool
+) -> Comparable:
+    """The votes that can be compared with another annotator's; arguments and errors of `krippendorff_alpha`.
+
+    Examples:
+        The second unit has the value of one annotator only.
+
+        >>> votes = comparable([7, 7, 7, 9], [1, 2, 2, 1], [0, 1, 1, 0], "nominal", False)
+        >>> votes.row.tolist(), votes.share.tolist(), votes.judges.tolist()
+        ([0, 1, 2], [1.0, 0.5, 0.5], [2.0, 2.0, 2.0])
+    """
+    if level not in get_args(Level):
+        raise PluralignError(f"level is {level!r}, expected one of {', '.join(get_args(Level))}")
+    units, values = whole_numbers("unit", unit), whole_numbers("value", value)
+    _check_length(len(units), value=values)
+    units = np.unique(units, return_inverse=True)[1]
+    if annotator is None:
+        judge, times = np.arange(len(units)), np.ones(len(units))
     else:
-        totals = resampled_sums(sums, replicates, seed)
-    totals = totals.reshape(replicates, categories, categories)
-    alphas = np.concatenate([alphas_of(total[None], total, level) for total in totals])
-    defined = alphas[~np.isnan(alphas)]
-    if not len(defined):
-        return None
-    low, high = np.quantile(defined, [(1 - coverage) / 2, (1 + coverage) / 2])
-    return float(low), float(high)
+        who = whole_numbers("annotator", annotator)
+        _check_length(len(units), annotator=who)
+        # Each unknown annotator gets a code of their own, below every known one.
+        who = np.where(who < 0, -1 - np.arange(len(who)), who)
+        who = np.unique(who, return_inverse=True)[1]
+        judge = np.unique(units * (int(who.max(initial=0)) + 1) + who, return_inverse=True)[1]
+        times = np.bincount(judge)[judge].astype(np.float64)
+    judges = np.rint(np.bincount(units, weights=1 / times)).astype(np.int64)[units]
+    row = np.flatnonzero(judges >= 2)
+    values = values[row]
+    categories = np.unique(np.concatenate([values, -values]) if both_orders else values)
+    return Comparable(
+        row=row,
+        unit=np.unique(units[row], return_inverse=True)[1],
+        value=np.searchsorted(categories, values),
+        judge=judge[row],
+        share=1 / times[row],
+        judges=judges[row].astype(np.float64),
+        categories=categories,
+        both_orders=both_orders,
+    )
+
+
+def others(votes: Comparable) -> Iterator[Floats]:
+    """For each category in turn, the share of the other annotators of each vote's unit who chose it, `(votes,)`."""
+    for k in range(len(votes.categories)):
+        chosen = votes.share * (votes.value == k)
+        everyone = np.bincount(votes.unit, weights=chosen)[votes.unit]
+        own = np.bincount(votes.judge, weights=chosen)[votes.judge]
+        yield (everyone - own) / (votes.judges - 1)
+
+
+def coincidences(votes: Comparable, group: Ints, groups: int) -> Floats:
+    """How often votes c of each group meet other annotators' votes k, `(groups, categories, categories)`."""
+    categories = len(votes.categories)
+    table = np.zeros((groups, categories, categories))
+    cell = group * categories + votes.value
+    for k, share in enumerate(others(votes)):
+        sums = np.bincount(cell, weights=votes.share * share, minlength=groups * categories)
+        table[:, :, k] = sums.reshape(groups, categories)
+    return table + table[:, ::-1, ::-1] if votes.both_orders else table
+
+
+def alphas_of(observed: Floats, everyone: Floats, level: str) -> Floats:
+    """1 - D_o / D_e of each group `(groups,)`, nan if undefined; D_o from its own coincidences, D_e from those of all.
+
+    Examples:
+        >>> everyone = np.array([[2.0, 1.0], [1.0, 2.0]])
+        >>> alphas_of(np.stack([everyone, np.zeros((2, 2))]), everyone, "nominal").round(3).tolist()
+        [0.444, nan]
+    """
+    margin = everyone.sum(axis=1)
+    total = margin.sum()
+    # A value that meets no other annotator's value has a margin of exactly 0: a sum minus the same sum.
+    if np.count_nonzero(margin) < 2:
+        return np.full(len(observed), np.nan)
+    if level == "ordinal":
+        midrank = np.cumsum(margin) - margin / 2
+        distance = ((midrank[:, None] - midrank) / total) ** 2
+    else:
+        distance = 1 - np.eye(len(margin))
+    expected = margin @ distance @ margin / (total * (total - 1))
+    pairs = observed.sum(axis=(1, 2))
+    disagreement = np.einsum("gck,ck->g", observed, distance)
+    return 1 - np.divide(disagreement, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0) / expected
+
+
+def check_coverage(coverage: float) -> None:
+    """Raise an error unless a coverage is between 0 and 1."""
+    if not 0 < coverage < 1:
+        raise PluralignError(f"coverage is {coverage}, expected a number between 0 and 1")
+
+
+def _check_length(votes: int, **arrays: Ints) -> None:
+    """Raise an error if an array does not have one element per vote."""
+    for name, array in arrays.items():
+        if len(array) != votes:
+            raise PluralignError(f"{name}: shape ({len(array)},), expected ({votes},), one per vote")

@@ -1,4 +1,4 @@
-"""Is there one order behind the votes? Intransitive triples, Condorcet winners and top cycles."""
+"""Do the votes follow one order? Intransitive triples, Condorcet winners and top cycles."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
-from pluralign.core.errors import PluralignError
-from pluralign.evaluation.annotators.voted_pairs import VotedPairs, majority, prompts_of, tallies, vote_weights
-from pluralign.evaluation.pairs import Floats, Ints, whole_numbers
+from pluralign.evaluation.annotators.voted_pairs import VotedPairs, majority, prompts_of, tallies
+from pluralign.evaluation.pairs import Floats, Ints
 
-# Triples are counted by sparse products, but a component of at least this many nodes, compared so densely that its
-# paths of two steps are more than this share of nodes^3, is faster as a dense product.
+# Triples are counted by sparse products. A component of at least this many nodes is faster as a dense product if its
+# paths of two steps are more than this share of nodes^3.
 DENSE_NODES, DENSE_SHARE = 64, 0.01
 
 # Paths of two steps held at once by the sparse products.
@@ -24,29 +23,29 @@ BLOCK_PATHS = 1 << 22
 
 
 def intransitive_triples(votes: VotedPairs, weight: ArrayLike | None = None) -> dict[str, float]:
-    """How many triples of responses the majority cannot put in order.
+    """How many triples of responses the majority cannot order.
 
-    Over the triples {a, b, c} of which all three pairs were compared: a triple is *cyclic* where strict
-    majorities go round (a over b, b over c, c over a). It is *intransitive* where the majority relation with ties
-    is no order with ties: cyclic, or a over b while b and c as well as c and a tie, or a over c over b while a and
-    b tie. Where each majority falls by the toss of a coin, without ties, a quarter of the triples is cyclic.
-    A small number of votes alone makes cycles and ties; read the shares beside the margins.
+    Over the triples {a, b, c} of which all three pairs were compared: a triple is *cyclic* if its strict majorities
+    form a cycle (a over b, b over c, c over a). It is *intransitive* if the majority relation with ties is not an order
+    with ties: cyclic, or a over b while b ties with c and c with a, or a over c over b while a and b tie. If each
+    majority were the toss of a coin, without ties, a quarter of the triples would be cyclic. Few votes per pair alone
+    produce cycles and ties; read the shares together with the margins.
 
     Source: circular triads, Kendall and Babington Smith, "On the Method of Paired Comparisons" (1940).
 
     Args:
         votes: the pair votes.
-        weight: reliability of each judgment, at least 0, `(judgments,)`; 1 each where it is None.
+        weight: reliability of each judgment, at least 0, `(judgments,)`; None is 1 for each.
 
     Returns:
-        `triples`, `cyclic_triples`, `intransitive_triples` and, with a triple at least, their shares
-        `cyclic_share` and `intransitive_share`.
+        `triples`, `cyclic_triples`, `intransitive_triples` and, if there is a triple, their shares `cyclic_share` and
+        `intransitive_share`.
 
     Raises:
-        PluralignError: `weight` has another length, or holds something negative or not finite.
+        PluralignError: `weight` has another length, or a value is negative or not finite.
 
     Examples:
-        Three people: a over b over c, b over c over a, c over a over b. Majorities go round.
+        Three judgments: a over b over c, b over c over a, c over a over b. The majorities form a cycle.
 
         >>> from pluralign.evaluation.annotators.voted_pairs import voted_pairs
         >>> votes = voted_pairs([0, 1, 2] * 3, [1, 2, 3, 3, 1, 2, 2, 3, 1], [0, 3, 6, 9])
@@ -57,90 +56,30 @@ def intransitive_triples(votes: VotedPairs, weight: ArrayLike | None = None) -> 
     nodes = int(votes.second.max(initial=-1)) + 1
     sums = _triples_at(votes.first, votes.second, majority(tallies(votes, weight)), nodes).sum(axis=0)
     triples, cyclic, tied = (int(total) for total in sums // (6, 3, 1))
-    found: dict[str, float] = {
+    metrics: dict[str, float] = {
         "triples": triples,
         "cyclic_triples": cyclic,
         "intransitive_triples": cyclic + tied,
     }
     if triples:
-        found |= {"cyclic_share": cyclic / triples, "intransitive_share": (cyclic + tied) / triples}
-    return found
-
-
-def annotator_intransitivity(
-    votes: VotedPairs, annotator: ArrayLike, annotators: int, weight: ArrayLike | None = None
-) -> dict[str, list[int] | list[float | None]]:
-    """The same triples within each person's own votes: does one person contradict himself or herself?
-
-    Where a person voted on a pair more than once, the majority of those votes counts. One ranking is
-    transitive by its form, so this says something about people who judged pairs or overlapping lists.
-
-    Args:
-        votes: the pair votes.
-        annotator: who gave each judgment, int `(judgments,)` from 0; negative is left out.
-        annotators: how many there are.
-        weight: as in `intransitive_triples`.
-
-    Returns:
-        columns of length `annotators`: `triples`, `cyclic_triples`, `intransitive_triples`, and
-        `intransitive_share`, None where there is no triple.
-
-    Raises:
-        PluralignError: `annotator` has another length or holds `annotators` or more, or as
-            `intransitive_triples` says.
-
-    Examples:
-        >>> from pluralign.evaluation.annotators.voted_pairs import voted_pairs
-        >>> votes = voted_pairs([0, 1, 1, 2, 2, 0], [1, 2, 1, 2, 1, 2], [0, 2, 4, 6])
-        >>> annotator_intransitivity(votes, [0, 0, 0], 2)["intransitive_share"]
-        [1.0, None]
-    """
-    who = whole_numbers("annotator", annotator)
-    if len(who) != votes.judgments:
-        raise PluralignError(f"annotator: shape ({len(who)},), expected ({votes.judgments},), one per judgment")
-    if len(who) and who.max() >= annotators:
-        raise PluralignError(f"annotator: found {who.max()}, expected less than annotators = {annotators}")
-    person = who[votes.judgment]
-    known = person >= 0
-    person, unit, value = person[known], votes.unit[known], votes.value[known]
-
-    # One unit per (person, pair), one node per (person, response).
-    own, own_unit = np.unique(person * max(len(votes.first), 1) + unit, return_inverse=True)
-    weights = vote_weights(votes, weight)[known]
-    cells = np.bincount(own_unit * 3 + value + 1, weights=weights, minlength=len(own) * 3).astype(np.float64)
-    holder, pair = np.divmod(own, max(len(votes.first), 1))
-    base = int(votes.second.max(initial=-1)) + 1
-    ends = np.concatenate([holder * base + votes.first[pair], holder * base + votes.second[pair]])
-    names, node = np.unique(ends, return_inverse=True)
-    at = _triples_at(node[: len(own)], node[len(own) :], majority(cells.reshape(-1, 3)), len(names))
-    triples, cyclic, tied = (
-        np.rint(np.bincount(names // max(base, 1), weights=column, minlength=annotators)).astype(np.int64) // times
-        for column, times in zip(at.T, (6, 3, 1), strict=True)
-    )
-    shares = zip((cyclic + tied).tolist(), triples.tolist(), strict=True)
-    return {
-        "triples": triples.tolist(),
-        "cyclic_triples": cyclic.tolist(),
-        "intransitive_triples": (cyclic + tied).tolist(),
-        "intransitive_share": [part / whole if whole else None for part, whole in shares],
-    }
+        metrics |= {"cyclic_share": cyclic / triples, "intransitive_share": (cyclic + tied) / triples}
+    return metrics
 
 
 @dataclass(frozen=True)
 class Condorcet:
-    """What majorities say about each prompt with a compared pair.
+    """The majority relation of each prompt with a compared pair.
 
     Attributes:
         prompt: those prompts, in order, int64 `(prompts,)`.
-        responses: responses of the prompt that somebody compared, int64 `(prompts,)`.
-        winner: the response that a strict majority prefers to every other one of them, -1 if none does, int64
+        responses: number of the prompt's responses that were compared, int64 `(prompts,)`.
+        winner: the response that a strict majority prefers to every other one of them, -1 if there is none, int64
             `(prompts,)`.
-        top_cycle: size of the Smith set, the smallest set of responses each of which beats every response outside
-            by a strict majority, int64 `(prompts,)`; a pair that ties or was not compared is not beaten. 1 exactly
-            if there is a winner.
+        top_cycle: size of the Smith set, the smallest set of responses each of which beats every response outside by a
+            strict majority, int64 `(prompts,)`; a pair that ties or was not compared has no winner. 1 exactly if there
+            is a Condorcet winner.
         largest_cycle: size of the largest strongly connected component of the strict majority relation, int64
-            `(prompts,)`: responses of which each leads back to itself through the others. 1 exactly if the
-            strict majorities hold no cycle of any length, 3 or more otherwise.
+            `(prompts,)`: 1 if the strict majorities have no cycle of any length, at least 3 otherwise.
     """
 
     prompt: Ints
@@ -153,25 +92,25 @@ class Condorcet:
 def condorcet(votes: VotedPairs, prompt: ArrayLike, weight: ArrayLike | None = None) -> Condorcet:
     """Condorcet winner, Smith set and cycles of each prompt's majority relation.
 
-    The Smith set takes no graph: with d the wins less the losses of each of n responses in falling order, its
-    size is the least k >= 1 with d_1 + .. + d_k = k (n - k), for inside a set wins and losses cancel, and
-    k (n - k) is reached only where each member beats each outsider (ours, after Landau's score condition).
+    The Smith set needs no graph: with d the wins minus the losses of each of n responses in falling order, its size is
+    the least k >= 1 with d_1 + .. + d_k = k (n - k), because wins and losses cancel inside a set and k (n - k) is
+    reached only if each member beats each outsider (ours, after Landau's score condition).
 
     Args:
         votes: the pair votes.
         prompt: prompt of each response, int `(responses,)`; the ids of `votes` are indices into it.
-        weight: reliability of each judgment, at least 0, `(judgments,)`; 1 each where it is None.
+        weight: reliability of each judgment, at least 0, `(judgments,)`; None is 1 for each.
 
     Raises:
-        PluralignError: an id has no prompt, a pair spans two prompts, or as `intransitive_triples` says.
+        PluralignError: an id has no prompt, a pair belongs to two prompts, or as in `intransitive_triples`.
 
     Examples:
-        Prompt 0: the majorities go round, and all three beat the fourth response. Prompt 1: one pair, one vote.
+        Prompt 0: the majorities form a cycle, and all three beat the fourth response. Prompt 1: one pair, one vote.
 
         >>> from pluralign.evaluation.annotators.voted_pairs import voted_pairs
         >>> response, ranks = [0, 1, 2, 3] * 3 + [4, 5], [1, 2, 3, 4, 3, 1, 2, 4, 2, 3, 1, 4, 2, 1]
-        >>> found = condorcet(voted_pairs(response, ranks, [0, 4, 8, 12, 14]), [0, 0, 0, 0, 1, 1])
-        >>> found.winner.tolist(), found.top_cycle.tolist(), found.largest_cycle.tolist()
+        >>> result = condorcet(voted_pairs(response, ranks, [0, 4, 8, 12, 14]), [0, 0, 0, 0, 1, 1])
+        >>> result.winner.tolist(), result.top_cycle.tolist(), result.largest_cycle.tolist()
         ([-1, 5], [3, 1], [3, 1])
     """
     cluster = prompts_of(votes, prompt)
@@ -210,17 +149,17 @@ def _strict(first: Ints, second: Ints, sign: Ints) -> tuple[Ints, Ints]:
 
 
 def _triples_at(first: Ints, second: Ints, sign: Ints, nodes: int) -> Ints:
-    """Per node, `(nodes, 3)`: triples with all pairs compared, cyclic ones, ones that ties make intransitive.
+    """Per node, `(nodes, 3)`: triples with all pairs compared, cyclic triples, triples that ties make intransitive.
 
-    Summed over the nodes, the columns count each triple six times, three times, and once.
+    Summed over the nodes, the columns count each triple six times, three times and once.
     """
-    found = np.zeros((nodes, 3), dtype=np.int64)
+    counts = np.zeros((nodes, 3), dtype=np.int64)
     if not nodes:
-        return found
+        return counts
     both = (np.concatenate([first, second]), np.concatenate([second, first]))
     linked = csr_array((np.ones(len(both[0]), dtype=np.int64), both), shape=(nodes, nodes))
     label = connected_components(linked, directed=False)[1]
-    # Nodes of one component side by side, so that it is a block on the diagonal.
+    # The nodes of a component are neighbours, so that it is a block on the diagonal.
     order = np.argsort(label, kind="stable")
     place = np.empty(nodes, dtype=np.int64)
     place[order] = np.arange(nodes)
@@ -239,18 +178,18 @@ def _triples_at(first: Ints, second: Ints, sign: Ints, nodes: int) -> Ints:
         block = slice(end - size, end)
         # float32 is exact here (whole numbers up to `size`) and twice as fast.
         ahead, level = (m[block, block].toarray().astype(np.float32) for m in (strict, tied))
-        found[order[block]] = _closed_paths(ahead, level, ahead, level, ahead.T)
+        counts[order[block]] = _closed_paths(ahead, level, ahead, level, ahead.T)
     rest = np.flatnonzero(np.repeat(~dense, sizes))
     backwards = strict.T.tocsr()
     for rows in _blocks(rest, paths[rest]):
-        found[order[rows]] = _closed_paths(strict[rows], tied[rows], strict, tied, backwards[rows])
-    return found
+        counts[order[rows]] = _closed_paths(strict[rows], tied[rows], strict, tied, backwards[rows])
+    return counts
 
 
 def _closed_paths(ahead: Any, level: Any, strict: Any, tied: Any, behind: Any) -> NDArray[np.int64]:
     """Closed paths of three steps from some rows, for dense and sparse matrices alike, `(rows, 3)`.
 
-    `ahead`, `level`, `behind`: the rows of the strict relation, of the ties, and of the transposed strict relation.
+    `ahead`, `level` and `behind` are rows of the strict relation, of the ties, and of the transposed strict relation.
     """
     two_ahead = ahead @ strict
     compared = ahead + behind + level
@@ -258,7 +197,7 @@ def _closed_paths(ahead: Any, level: Any, strict: Any, tied: Any, behind: Any) -
     columns = (
         (compared @ everything) * compared,
         two_ahead * behind,
-        # a over b with both level with c; then a over c over b with a level with b.
+        # a over b while both tie with c; then a over c over b while a ties with b.
         (level @ tied) * ahead + two_ahead * level,
     )
     return np.stack([np.asarray(c.sum(axis=1, dtype=np.float64)) for c in columns], axis=1).astype(np.int64)

@@ -1,4 +1,4 @@
-"""How well types that were found match groups that are known."""
+"""How well inferred annotator types match known groups."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike
 
 from pluralign.choice.em_dpo import matched_types
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.pairs import Ints, whole_numbers
+from pluralign.evaluation.intervals import Resampling
+from pluralign.evaluation.pairs import Floats, whole_numbers
 from pluralign.evaluation.slices import coded
 
 
@@ -23,26 +24,26 @@ def type_accuracy(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Share of annotators whose type stands for their group, under the matching of types and groups that is best.
+    """Share of annotators whose type is matched with their group, under the best matching of types and groups.
 
-    The matching is one to one, by the Hungarian method; a type or a group without a partner is right for nobody.
-    The best matching makes the share too large by chance where annotators are few: with two types and two groups
-    it is never under 0.5. The interval is a percentile bootstrap over annotators that matches anew each time.
+    The matching is one to one, by the Hungarian method; annotators of a type or a group without a partner count as
+    wrong. Choosing the best matching biases the share upwards if annotators are few: with two types and two groups it
+    is never under 0.5. The interval is a percentile bootstrap over annotators with a new matching in each replicate.
 
     Args:
         found: type of each annotator, int from 0, `(annotators,)`.
-        known: group of each annotator, `(annotators,)`; None is left out.
-        types: how many there are.
-        replicates: bootstrap draws; 0 leaves the interval out.
-        level: coverage the interval aims at.
-        seed: of the bootstrap.
+        known: group of each annotator, `(annotators,)`; annotators with None are left out.
+        types: number of types.
+        replicates: bootstrap replicates; 0 leaves the interval out.
+        level: nominal coverage of the interval.
+        seed: random seed of the bootstrap.
 
     Returns:
-        `type_accuracy`, and with two annotators or more `type_accuracy_low` and `type_accuracy_high`; nothing
-        where no group is known.
+        `type_accuracy`, and with at least two annotators `type_accuracy_low` and `type_accuracy_high`; empty if no
+        group is known.
 
     Raises:
-        PluralignError: lengths do not fit, or a type is not among those there are.
+        PluralignError: lengths do not fit, or a type is out of range.
 
     Examples:
         >>> type_accuracy([1, 1, 0, 0], ["old", "old", "young", "old"], 2, replicates=0)
@@ -55,20 +56,17 @@ def type_accuracy(
     kind, group = kind[group >= 0], group[group >= 0]
     if not len(kind):
         return {}
-    cells = types * len(names)
-    counts = np.bincount(kind * len(names) + group, minlength=cells)
-    metrics = {"type_accuracy": _matched(counts, types)}
-    if replicates and len(kind) > 1:
-        # Annotators of one type and group are alike here, so drawing them is drawing the cells' counts.
-        drawn = np.random.default_rng(seed).multinomial(len(kind), counts / len(kind), size=replicates)
-        low, high = np.quantile([_matched(one, types) for one in drawn], [(1 - level) / 2, (1 + level) / 2])
-        metrics |= {"type_accuracy_low": float(low), "type_accuracy_high": float(high)}
-    return metrics
+    # Annotators of equal type and group are interchangeable: the counts of the cells are what is drawn.
+    counts = np.bincount(kind * len(names) + group, minlength=types * len(names))
+
+    def accuracy(weights: Floats) -> dict[str, Floats]:
+        return {"type_accuracy": np.array([_matched(row.reshape(types, -1)) for row in weights])}
+
+    return Resampling.of_kinds(counts, replicates, level, seed).intervals(accuracy)
 
 
-def _matched(counts: Ints, types: int) -> float:
-    """The share on the best matching's cells; counts `(types * groups,)`."""
-    table = counts.reshape(types, -1)
-    partner = matched_types(torch.eye(types), torch.from_numpy(table)).numpy()
+def _matched(table: Floats) -> float:
+    """The share of the annotators in the cells of the best matching; table `(types, groups)`."""
+    partner = matched_types(torch.eye(len(table)), torch.from_numpy(table)).numpy()
     matched = partner >= 0
     return float(table[np.flatnonzero(matched), partner[matched]].sum() / table.sum())

@@ -1,4 +1,4 @@
-"""Votes on pairs of responses: rankings as units that several people judged, and what the majority says."""
+"""Votes on pairs of responses: rankings as units judged by several annotators, and their majorities."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from scipy.sparse.csgraph import connected_components
 
 from pluralign.core.errors import PluralignError
 from pluralign.evaluation.pairs import (
+    SAME,
     UNRANKED,
     Floats,
     Ints,
@@ -20,23 +21,20 @@ from pluralign.evaluation.pairs import (
     whole_numbers,
 )
 
-# Two ids make one sortable int64 key.
+# Two ids must fit into one sortable int64 key.
 LARGEST_ID = 3_000_000_000
-
-# Sums of weights that differ by less than this share of their total are a tie, in whatever order they were added.
-SAME = 1e-9
 
 
 @dataclass(frozen=True)
 class VotedPairs:
-    """Each unordered pair of responses that somebody compared is a unit; a judgment votes on its pairs.
+    """Each unordered pair of responses that was compared is a unit; a judgment votes on its pairs.
 
     Attributes:
         first, second: the two responses of each unit, `first < second`, int64 `(units,)`, in sorted order.
         unit: unit of each vote, int64 `(votes,)`.
         value: -1 where the first response is better, 0 tied, 1 where the second is, int64 `(votes,)`.
         judgment: index of the judgment each vote comes from, int64 `(votes,)`, ascending.
-        judgments: how many judgments were read, with or without a vote.
+        judgments: number of judgments read, with or without a vote.
     """
 
     first: Ints
@@ -50,19 +48,18 @@ class VotedPairs:
 def voted_pairs(response: ArrayLike, ranks: ArrayLike, offsets: ArrayLike) -> VotedPairs:
     """All pair votes that rankings hold.
 
-    A response ranked better wins over one ranked worse, equal ranks tie, and every ranked response wins over
-    one that was shown but not ranked; two that are not ranked are not compared, nor is a response with itself.
-    A judgment of n ranked responses casts n (n - 1) / 2 votes.
+    A response with a better rank beats one with a worse rank, equal ranks tie, and every ranked response beats one that
+    was shown but not ranked. Two responses without a rank are not compared, nor is a response with itself. A judgment
+    of n ranked responses casts n (n - 1) / 2 votes.
 
     Args:
-        response: id of the unique response at each place, judgments laid end to end, int `(total,)`. An id
-            belongs to one prompt, so that two responses share a unit only where they answer the same prompt.
+        response: id of the unique response at each position, judgments concatenated, int `(total,)`. An id belongs to
+            one prompt, so that two responses share a unit only if they answer the same prompt.
         ranks: 1 is best, equal ranks are a tie, 0 is shown but not ranked, int `(total,)`.
-        offsets: judgment j holds the places `offsets[j]` to `offsets[j + 1]`, int `(judgments + 1,)`.
+        offsets: judgment j occupies `offsets[j]` to `offsets[j + 1]`, int `(judgments + 1,)`.
 
     Raises:
-        PluralignError: a shape does not fit, a rank is negative or not whole, or an id is negative or over
-            3e9.
+        PluralignError: a shape does not fit, a rank is negative or not an integer, or an id is negative or over 3e9.
 
     Examples:
         One judgment of three responses, the last one not ranked; then the other order of the first two.
@@ -114,13 +111,13 @@ def tallies(votes: VotedPairs, weight: ArrayLike | None = None) -> Floats:
 
     Args:
         votes: the pair votes.
-        weight: reliability of each judgment, at least 0, `(judgments,)`; 1 each where it is None.
+        weight: reliability of each judgment, at least 0, `(judgments,)`; None is 1 for each.
 
     Returns:
         `(units, 3)`.
 
     Raises:
-        PluralignError: `weight` has another length, or holds something negative or not finite.
+        PluralignError: `weight` has another length, or a value is negative or not finite.
 
     Examples:
         >>> tallies(voted_pairs([0, 1, 0, 1], [1, 2, 1, 1], [0, 2, 4]), [2.0, 0.5]).tolist()
@@ -132,15 +129,7 @@ def tallies(votes: VotedPairs, weight: ArrayLike | None = None) -> Floats:
 
 
 def vote_weights(votes: VotedPairs, weight: ArrayLike | None) -> Floats:
-    """The weight of each vote, that of its judgment, float64 `(votes,)`.
-
-    Raises:
-        PluralignError: as `tallies` says.
-
-    Examples:
-        >>> vote_weights(voted_pairs([0, 1], [1, 2], [0, 2]), None).tolist()
-        [1.0]
-    """
+    """The weight of each vote, that of its judgment, float64 `(votes,)`; errors as in `tallies`."""
     if weight is None:
         return np.ones(len(votes.unit))
     given = np.asarray(weight, dtype=np.float64)
@@ -152,9 +141,7 @@ def vote_weights(votes: VotedPairs, weight: ArrayLike | None) -> Floats:
 
 
 def majority(tally: Floats) -> Ints:
-    """Whom more votes prefer: -1 the first response, 1 the second, 0 as many for either.
-
-    Votes for a tie do not count for either side.
+    """Which response more votes prefer: -1 the first, 1 the second, 0 for equal votes; ties count for neither.
 
     Examples:
         >>> majority(np.array([[2.0, 5.0, 1.0], [0.1 + 0.2, 0.0, 0.3], [0.0, 0.0, 1.0]])).tolist()
@@ -166,16 +153,16 @@ def majority(tally: Floats) -> Ints:
 
 @dataclass(frozen=True)
 class Margins:
-    """How clear the majorities are, over the units with two votes or more.
+    """How clear the majorities are, over the units with at least two votes.
 
     Attributes:
         unit: those units, int64 `(pairs,)`.
-        margin: |votes for one - votes for the other| / votes, in [0, 1], float64 `(pairs,)`.
+        margin: |votes for the first - votes for the second| / votes, in [0, 1], float64 `(pairs,)`.
         edges: edges of equal bins of [0, 1], float64 `(bins + 1,)`; the last bin is closed above.
         counts: units in each bin, int64 `(bins,)`.
-        mean: mean margin; None without units, as the two shares below.
+        mean: mean margin; None without units, like the two shares below.
         unanimous: share of units whose votes all prefer the same response (margin 1).
-        tied: share of units with as many votes for either response (margin 0).
+        tied: share of units with equal votes for both responses (margin 0).
     """
 
     unit: Ints
@@ -190,18 +177,18 @@ class Margins:
 def majority_margins(votes: VotedPairs, weight: ArrayLike | None = None, bins: int = 10) -> Margins:
     """The majority's lead in each pair: |w_first - w_second| / (w_first + w_tied + w_second).
 
-    Units whose votes all have weight 0 are left out, as are units with a single vote.
+    Units with a single vote and units whose votes all have weight 0 are left out.
 
     Args:
         votes: the pair votes.
-        weight: reliability of each judgment, at least 0, `(judgments,)`; 1 each where it is None.
+        weight: as in `tallies`.
         bins: of the histogram, at least 1.
 
     Raises:
-        PluralignError: as `tallies` says, or `bins` is under 1.
+        PluralignError: as in `tallies`, or `bins` is under 1.
 
     Examples:
-        Three people on one pair, two to one; a second pair that only one of them saw.
+        Three judgments of one pair, two to one; a second pair that only one of them shows.
 
         >>> votes = voted_pairs([0, 1, 0, 1, 0, 1, 2], [1, 2, 1, 2, 2, 1, 3], [0, 2, 4, 7])
         >>> margins = majority_margins(votes, bins=4)
@@ -214,7 +201,7 @@ def majority_margins(votes: VotedPairs, weight: ArrayLike | None = None, bins: i
     total = tally.sum(axis=1)
     unit = np.flatnonzero((np.bincount(votes.unit, minlength=len(total)) >= 2) & (total > 0))
     margin = np.abs(tally[unit, 2] - tally[unit, 0]) / total[unit]
-    # Sums of weights carry rounding; the two ends are meant exactly.
+    # Sums of weights have rounding errors; the two ends are meant exactly.
     margin = np.where(margin <= SAME, 0.0, np.where(margin >= 1 - SAME, 1.0, margin))
     edges = np.linspace(0.0, 1.0, bins + 1)
     mean, unanimous, tied = (float(part.mean()) if len(unit) else None for part in (margin, margin == 1, margin == 0))
@@ -222,24 +209,24 @@ def majority_margins(votes: VotedPairs, weight: ArrayLike | None = None, bins: i
 
 
 def comparison_components(votes: VotedPairs, prompt: ArrayLike) -> Ints:
-    """Which responses of a prompt can be compared: the components of the graph of compared pairs.
+    """Which responses of a prompt can be compared: the connected components of the graph of compared pairs.
 
-    Two responses of one prompt are linked, directly or through others, exactly if they have the same number.
-    Between two components nothing was said, so no data of this kind can put their utilities on one scale.
+    Two responses of one prompt are linked, directly or through others, exactly if they have the same number. No
+    judgment links two components, so their utilities cannot be put on one scale.
 
     Args:
-        votes: the pair votes; votes for a tie link as well.
+        votes: the pair votes; a vote for a tie also links its pair.
         prompt: prompt of each response, int `(responses,)`; the ids of `votes` are indices into it.
 
     Returns:
-        component of each response, numbered from 0 within its prompt by first appearance, int64
-        `(responses,)`. A response that nobody compared is a component of its own.
+        component of each response, numbered from 0 within its prompt by first appearance, int64 `(responses,)`. A
+        response that was never compared is a component of its own.
 
     Raises:
         PluralignError: an id has no prompt, or a pair spans two prompts.
 
     Examples:
-        Of the four answers to one prompt, the first is compared with the last only.
+        Of four responses to one prompt, the first is compared with the last only.
 
         >>> votes = voted_pairs([0, 3, 1, 2], [1, 2, 1, 1], [0, 2, 4])
         >>> comparison_components(votes, [5, 5, 5, 5]).tolist()
@@ -261,24 +248,14 @@ def comparison_components(votes: VotedPairs, prompt: ArrayLike) -> Ints:
 
 
 def prompts_of(votes: VotedPairs, prompt: ArrayLike) -> Ints:
-    """The prompt of each response, checked against the pairs, int64 `(responses,)`.
-
-    Raises:
-        PluralignError: an id has no prompt, or a pair spans two prompts.
-
-    Examples:
-        >>> prompts_of(voted_pairs([0, 1], [1, 2], [0, 2]), [3, 4])
-        Traceback (most recent call last):
-        ...
-        pluralign.core.errors.PluralignError: responses 0 and 1 were compared, but are of prompts 3 and 4
-    """
+    """The prompt of each response, int64 `(responses,)`; every id needs one, and every pair must be of one prompt."""
     cluster = whole_numbers("prompt", prompt)
     largest = int(votes.second.max(initial=-1))
     if largest >= len(cluster):
         raise PluralignError(f"prompt: shape ({len(cluster)},), expected at least ({largest + 1},) from the ids")
-    astray = np.flatnonzero(cluster[votes.first] != cluster[votes.second])
-    if len(astray):
-        one, two = int(votes.first[astray[0]]), int(votes.second[astray[0]])
+    apart = np.flatnonzero(cluster[votes.first] != cluster[votes.second])
+    if len(apart):
+        one, two = int(votes.first[apart[0]]), int(votes.second[apart[0]])
         raise PluralignError(
             f"responses {one} and {two} were compared, but are of prompts {cluster[one]} and {cluster[two]}"
         )

@@ -1,6 +1,6 @@
-"""Calibration against a crowd: is a response preferred by the share of people that its reward says?
+"""Calibration against a crowd: is a response preferred by the share of annotators that its reward predicts?
 
-Where several people judged the same two responses, the target is not one verdict but the share of their votes.
+Where several annotators judged the same two responses, the target is the share of their votes, not a single winner.
 """
 
 from __future__ import annotations
@@ -12,30 +12,28 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit
 
-from pluralign.core.errors import PluralignError
-from pluralign.evaluation.annotators.voted_pairs import SAME, majority, tallies, vote_weights, voted_pairs
-from pluralign.evaluation.calibration.binned import ratio
+from pluralign.evaluation.annotators.voted_pairs import majority, tallies, vote_weights, voted_pairs
 from pluralign.evaluation.calibration.reliability import bin_of, equal_width_edges
-from pluralign.evaluation.intervals import check_resampling, percentile_intervals, resampled_sums
-from pluralign.evaluation.pairs import Floats, Ints, checked_rankings, whole_numbers
+from pluralign.evaluation.intervals import Resampling, ratio
+from pluralign.evaluation.pairs import SAME, Floats, Ints, checked_rankings, unique_responses
 
-# A share needs this many votes to have a spread that can be told.
+# A share of fewer votes has no estimate of its variance.
 FEWEST_VOTES = 2
 
-# Columns of the sums; two runs of bins follow, of gaps to the share and to the majority.
+# Columns of `_sums`; the bins follow twice, for gaps to the share and to the majority.
 PAIRS, SQUARES, NOISE, UNTIED, DECIDED, CORRECT, DECIDED_UNTIED, GAPS = range(8)
 
 
 @dataclass(frozen=True)
 class CrowdPairs:
-    """Pairs of a prompt's responses with two votes or more; a vote for a tie is half a vote for either.
+    """Pairs of a prompt's responses with at least two votes; a vote for a tie is half a vote for either response.
 
     Attributes:
-        margin: log-odds that a person prefers the first response over the second, float64 `(pairs,)`.
+        margin: predicted log-odds that an annotator prefers the first response, float64 `(pairs,)`.
         share: weighted share of the votes for the first response, in [0, 1], float64 `(pairs,)`.
-        votes: how many judgments with a weight above 0 compared the two, int64 `(pairs,)`.
-        noise: estimated variance of `share` as a mean of votes drawn at random, float64 `(pairs,)`.
-        winner: 1 where more votes prefer the first, -1 the second, 0 as many for either, int64 `(pairs,)`.
+        votes: number of judgments with a weight above 0 that compared the two, int64 `(pairs,)`.
+        noise: estimated variance of `share` as a mean of randomly drawn votes, float64 `(pairs,)`.
+        winner: 1 if more votes prefer the first response, -1 the second, 0 for equal votes, int64 `(pairs,)`.
         prompt: cluster of each pair, int64 `(pairs,)`.
     """
 
@@ -56,26 +54,26 @@ def crowd_pairs(
     response: ArrayLike,
     recalibration: Callable[[Floats], Floats] | None = None,
 ) -> CrowdPairs:
-    """The pairs that at least two people judged, with their votes and the reward model's margin.
+    """The pairs that were judged at least twice, with their votes and reward margins.
 
-    A judgment votes on every pair of its responses that it compares (`annotators.voted_pairs`), with its
-    full weight on each. Judgments of weight 0 do not vote. With votes v_i in {0, 1/2, 1} of weights w_i, W their
-    sum and n = W^2 / sum w_i^2,
+    A judgment votes on every pair of its responses that it compares (`annotators.voted_pairs`), with its full weight
+    on each. Judgments of weight 0 do not vote. With votes v_i in {0, 1/2, 1} of weights w_i, W their sum and
+    n = W^2 / sum w_i^2,
 
         share = sum w_i v_i / W,    noise = sum w_i (v_i - share)^2 / W / (n - 1),
 
-    which is share (1 - share) / (votes - 1) for equal weights and no ties, and unbiased for equal weights.
+    which is share (1 - share) / (votes - 1) for equal weights without ties, and unbiased for equal weights.
 
     Args:
         rewards, ranks, offsets, prompt, weight: as in `pluralign.evaluation.pairs.pairs_of`.
-        response: id of the unique response at each place, int `(total,)`; ids count within a prompt.
-        recalibration: maps margins `(pairs,)` to log-odds, an odd function; None leaves them as they are.
+        response: id of the unique response at each position, int `(total,)`; ids count within a prompt.
+        recalibration: an odd function from margins `(pairs,)` to log-odds; None leaves the margins as they are.
 
     Raises:
         PluralignError: as in `pairs_of`, or one response of a prompt has two rewards.
 
     Examples:
-        Three people on one pair, two to one, and a tie.
+        Three judgments of one pair, two to one, and a tie.
 
         >>> ranks, offsets = [1, 2, 1, 2, 2, 1, 1, 1], [0, 2, 4, 6, 8]
         >>> crowd = crowd_pairs([1.0, 0.0] * 4, ranks, offsets, [0] * 4, [1.0] * 4, [5, 6] * 4)
@@ -83,21 +81,8 @@ def crowd_pairs(
         ([1.0], [0.625], [4], [1])
     """
     reward, rank, place, cluster, reliability = checked_rankings(rewards, ranks, offsets, prompt, weight)
-    unique = whole_numbers("response", response)
-    if len(unique) != len(reward):
-        raise PluralignError(f"response: shape ({len(unique)},), expected ({len(reward)},) from offsets")
     at = np.repeat(cluster, np.diff(place))
-    # Ids count within a prompt: one number for each (prompt, response).
-    ids, code = np.unique(unique, return_inverse=True)
-    key = np.unique(at, return_inverse=True)[1] * len(ids) + code
-    _, first, item = np.unique(key, return_index=True, return_inverse=True)
-    differs = np.flatnonzero(reward != reward[first][item])
-    if len(differs):
-        where = int(differs[0])
-        raise PluralignError(
-            f"rewards[{where}] is {reward[where]}, but response {unique[where]} of prompt {at[where]} "
-            f"also has {reward[first][item][where]}, expected one reward per response"
-        )
+    item, first = unique_responses(response, reward, at)
     votes = voted_pairs(item, rank, place)
     tally = tallies(votes, reliability)
     heavy = vote_weights(votes, reliability)
@@ -106,10 +91,10 @@ def crowd_pairs(
     unit = np.flatnonzero(count >= FEWEST_VOTES)
     ahead, even, total = tally[unit, 0], tally[unit, 1], tally[unit].sum(axis=1)
     share = (ahead + even / 2) / total
-    # Rounding may leave a unanimous crowd a variance just under 0.
+    # Rounding may leave a unanimous crowd a variance slightly below 0.
     variance = np.maximum((ahead + even / 4) / total - share**2, 0.0)
     effective = total**2 / squares[unit]
-    # One vote so heavy that the others vanish beside it says nothing of spread.
+    # If one vote outweighs all others, the variance cannot be estimated.
     several = effective > 1 + SAME
     noise = np.divide(variance, effective - 1, out=np.zeros_like(variance), where=several)
     margin = reward[first][votes.first[unit]] - reward[first][votes.second[unit]]
@@ -123,108 +108,65 @@ def crowd_pairs(
     )
 
 
-def crowd_metrics(crowd: CrowdPairs, bins: int = 10) -> dict[str, float]:
-    """How far predicted shares are from the votes; every pair counts once, however many judged it.
+def crowd_calibration(
+    crowd: CrowdPairs, bins: int = 10, *, replicates: int = 0, level: float = 0.95, seed: int = 0
+) -> dict[str, float]:
+    """How far predicted shares are from the votes; every pair counts once, whatever its number of votes.
 
     With p = sigmoid(margin), s the share and both orders of each pair:
 
-    - `crowd_pairs`, `crowd_votes`, `crowd_split`: the pairs, their votes, and those without a majority.
-    - `crowd_ece`: expected calibration error of p against s, over bins of equal width; pairs with margin 0 are
-      left out, as in `ece`.
+    - `crowd_pairs`, `crowd_votes`, `crowd_split`: the pairs, their votes, and the pairs without a majority.
+    - `crowd_ece`: expected calibration error of p against s, over bins of equal width; pairs with margin 0 are left
+      out, as in `ece`.
     - `crowd_brier`: mean of (p - s)^2.
-    - `crowd_noise`: the part of `crowd_brier` that is to be expected of the best p, since s is a sample of votes:
-      the mean of `CrowdPairs.noise`. `crowd_brier` less `crowd_noise` estimates the mean square error against the
-      share that more and more people would have.
-    - `crowd_ece_majority`: as `crowd_ece`, against 1 where the majority prefers the response and 0 else; split
+    - `crowd_noise`: the part of `crowd_brier` that even the true shares would have, because s is a sample of votes:
+      the mean of `CrowdPairs.noise`. `crowd_brier` minus `crowd_noise` estimates the mean square error against the
+      share of an ever larger crowd.
+    - `crowd_ece_majority`: as `crowd_ece`, against 1 where the majority prefers the response and 0 elsewhere; split
       pairs are left out.
-    - `crowd_accuracy`: share of pairs with a majority that the rewards order as it does, ties of rewards half.
+    - `crowd_accuracy`: share of pairs with a majority that the rewards order the same way; equal rewards count half.
 
     Args:
-        crowd: the pairs.
+        crowd: the pairs; `crowd.prompt` is the cluster of the intervals.
         bins: of [0, 1], an even number.
+        replicates: bootstrap replicates; 0 leaves the intervals out.
+        level: nominal coverage of the intervals, between 0 and 1.
+        seed: random seed of the bootstrap.
 
     Returns:
-        flat keys; without pairs none at all, and an undefined value is left out.
+        flat keys, with `KEY_low` and `KEY_high` for all but the counts if there are two prompts; empty without pairs,
+        and an undefined value is left out.
 
     Raises:
-        PluralignError: `bins` is odd or under 2.
+        PluralignError: `bins` is odd or under 2, `replicates` is negative, or `level` is not between 0 and 1.
 
     Examples:
-        Four people, three of them for the response that the model says 73 % prefer.
+        Four annotators, three of whom prefer the response that the model expects 73 % to prefer.
 
         >>> ranks = [1, 2, 1, 2, 1, 2, 2, 1]
         >>> crowd = crowd_pairs([1.0, 0.0] * 4, ranks, [0, 2, 4, 6, 8], [0] * 4, [1.0] * 4, [5, 6] * 4)
-        >>> metrics = {name: round(value, 4) for name, value in crowd_metrics(crowd).items()}
+        >>> metrics = {name: round(value, 4) for name, value in crowd_calibration(crowd).items()}
         >>> metrics["crowd_ece"], metrics["crowd_brier"], metrics["crowd_noise"], metrics["crowd_ece_majority"]
         (0.0189, 0.0004, 0.0625, 0.2689)
     """
-    sums = crowd_sums(crowd, np.zeros(len(crowd.margin), dtype=np.int64), 1, bins)
+    resampling = Resampling(crowd.prompt, replicates, level, seed)
+    sums = _sums(crowd, resampling.group, resampling.groups, bins)
     if not len(crowd.margin):
         return {}
-    found = {name: float(v[0]) for name, v in metrics_of_crowd_sums(sums).items() if not np.isnan(v[0])}
     return {
         "crowd_pairs": len(crowd.margin),
         "crowd_votes": int(crowd.votes.sum()),
         "crowd_split": int(np.count_nonzero(crowd.winner == 0)),
-    } | found
+    } | resampling.intervals(lambda weights: _metrics(weights @ sums))
 
 
-def crowd_intervals(
-    crowd: CrowdPairs, replicates: int = 1000, level: float = 0.95, seed: int = 0, bins: int = 10
-) -> dict[str, float]:
-    """Percentile intervals of `crowd_metrics` over prompts, as in `pluralign.evaluation.rewards.bootstrap`.
+def _sums(crowd: CrowdPairs, group: Ints, groups: int, bins: int) -> Floats:
+    """Sums over the pairs of each group that determine the metrics, `(groups, 7 + bins)`.
 
-    Args:
-        crowd: the pairs; `crowd.prompt` is the cluster.
-        replicates: number of draws, at least 1.
-        level: coverage aimed at, between 0 and 1.
-        seed: of the draws.
-        bins: of [0, 1], an even number.
-
-    Returns:
-        `crowd_ece_low`, `crowd_ece_high`, and the same of `crowd_brier`, `crowd_noise`, `crowd_ece_majority` and
-        `crowd_accuracy`; nothing with fewer than two prompts.
-
-    Raises:
-        PluralignError: `replicates` under 1, `level` not between 0 and 1, or `bins` odd or under 2.
-
-    Examples:
-        >>> ranks, offsets, prompt = [1, 2] * 4, [0, 2, 4, 6, 8], [0, 0, 1, 1]
-        >>> crowd = crowd_pairs([1.0, 0.0] * 4, ranks, offsets, prompt, [1.0] * 4, [5, 6] * 4)
-        >>> interval = crowd_intervals(crowd, replicates=50)
-        >>> interval["crowd_accuracy_low"], interval["crowd_noise_high"]
-        (1.0, 0.0)
-    """
-    check_resampling(replicates, level)
-    prompts, cluster = np.unique(crowd.prompt, return_inverse=True)
-    sums = crowd_sums(crowd, cluster, len(prompts), bins)
-    if len(prompts) < 2:
-        return {}
-    return percentile_intervals(metrics_of_crowd_sums(resampled_sums(sums, replicates, seed)), level)
-
-
-def crowd_sums(crowd: CrowdPairs, group: Ints, groups: int, bins: int = 10) -> Floats:
-    """Sums over the pairs of each group that determine the metrics.
-
-    With c = sigmoid(|margin|), s' and y' the share and the majority for the response the model prefers, the
-    columns are: the number of pairs; the sums of (p - s)^2 and of the noise; the number with a margin other than 0;
-    of those with a majority the number, how many are right, and how many have a margin other than 0; then for each
-    bin of c the sums of s' - c and, over pairs with a majority, of y' - c.
-
-    Args:
-        crowd: the pairs.
-        group: of each pair, int `(pairs,)`.
-        groups: number of groups.
-        bins: of [0, 1], an even number.
-
-    Returns:
-        `(groups, 7 + bins)`.
-
-    Examples:
-        >>> one = np.ones(1)
-        >>> crowd = CrowdPairs(2 * one, one, np.array([3]), 0 * one, np.array([1]), np.array([0]))
-        >>> crowd_sums(crowd, np.array([0]), 1, bins=4).round(3).tolist()
-        [[1.0, 0.014, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.119, 0.0, 0.119]]
+    With c = sigmoid(|margin|), s' and y' the share and the majority for the response that the model prefers, the
+    columns are: the number of pairs; the sums of (p - s)^2 and of the noise; the number with a margin other than 0; of
+    the pairs with a majority the number, how many are right, and how many have a margin other than 0; then for each bin
+    of c the sums of s' - c and, over pairs with a majority, of y' - c.
     """
     edges = equal_width_edges(bins)
     width = len(edges) - 1
@@ -252,15 +194,8 @@ def crowd_sums(crowd: CrowdPairs, group: Ints, groups: int, bins: int = 10) -> F
     return sums
 
 
-def metrics_of_crowd_sums(sums: Floats) -> dict[str, Floats]:
-    """The metrics of each row of `crowd_sums`, or of sums of such rows; nan marks what is undefined.
-
-    Examples:
-        >>> row = [2.0, 0.1, 0.04, 2.0, 1.0, 1.0, 1.0, 0.2, -0.1, 0.0, 0.3]
-        >>> {name: values.round(3).item() for name, values in metrics_of_crowd_sums(np.array([row])).items()}
-        {'crowd_ece': 0.15, 'crowd_brier': 0.05, 'crowd_noise': 0.02, 'crowd_ece_majority': 0.3,
-         'crowd_accuracy': 1.0}
-    """
+def _metrics(sums: Floats) -> dict[str, Floats]:
+    """The metrics of each row of `_sums`, or of sums of such rows; nan marks what is undefined."""
     to_share, to_majority = np.hsplit(np.abs(sums[:, GAPS:]), 2)
     return {
         "crowd_ece": ratio(to_share.sum(axis=1), sums[:, UNTIED]),

@@ -1,15 +1,15 @@
-"""Recalibration: maps of margins to the log-odds with which people really prefer.
+"""Recalibration: maps from margins to the log-odds with which annotators actually prefer responses.
 
-A margin m = r(winner) - r(loser) should win as often as sigmoid(m) says. Where it does not, a map g is fitted on
-judgments that the model was not trained on, so that sigmoid(g(m)) does. Every map is odd, g(-m) = -g(m), since the
-order in which two responses stand must not matter, and never falls.
+A margin m = r(winner) - r(loser) should win as often as sigmoid(m) says. If it does not, a map g is fitted on judgments
+that the model was not trained on, so that sigmoid(g(m)) does. Every map is odd, g(-m) = -g(m), because the order of two
+responses must not matter, and non-decreasing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -23,29 +23,29 @@ from pluralign.evaluation.pairs import Floats, Pairs, real_numbers
 
 Method = Literal["temperature", "isotonic"]
 METHODS: tuple[str, ...] = get_args(Method)
-"""How margins can be recalibrated."""
+"""The methods of recalibration."""
 
 LARGEST_TEMPERATURE = 1e4
-"""In mean sizes of a margin: beyond it every probability is 0.5 to four digits."""
+"""In units of the mean size of a margin: beyond it every probability is 0.5 to four digits."""
 
 _USELESS = (
-    "people prefer the response of the lower reward at least as often, so no recalibration can help: train a "
-    "better model, or check that these judgments ask what it was trained on"
+    "the response with the lower reward wins at least as often, so no recalibration can help: train a better model, or "
+    "check that these judgments follow the criterion it was trained on"
 )
 
 
 @dataclass(frozen=True)
 class Recalibration:
-    """A fitted map from margins to log-odds; odd, and never falling.
+    """A fitted map from margins to log-odds; odd and non-decreasing.
 
     `temperature`: g(m) = m / T. `isotonic`: g(m) = sign(m) h(|m|), with h linear between (0, 0) and the knots and
-    constant behind the last one.
+    constant beyond the last one.
 
     Args:
         method: `temperature` or `isotonic`.
         temperature: T above 0, in units of the rewards; of `temperature` only.
-        knots: `(|m|, log-odds)` in ascending order, the log-odds at least 0 and never falling; of `isotonic` only.
-        record: what it was fitted on and how good it is; plain values, kept and not read.
+        knots: `(|m|, log-odds)` in ascending order, the log-odds at least 0 and non-decreasing; of `isotonic` only.
+        record: the data of the fit and its metrics; plain values that are stored and not interpreted.
 
     Raises:
         PluralignError: a value does not fit; the message names it.
@@ -94,7 +94,7 @@ class Recalibration:
         return np.copysign(np.interp(np.abs(margin), (0.0, *sizes), (0.0, *log_odds)), margin)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values that JSON can hold: method, parameters and record.
+        """Method, parameters and record as values that JSON can hold.
 
         Examples:
             >>> Recalibration("temperature", temperature=2.0, record={"pairs": 8}).as_dict()
@@ -109,10 +109,10 @@ class Recalibration:
 
     @classmethod
     def from_dict(cls, values: object) -> Recalibration:
-        """The inverse of `as_dict`; keys that it does not know are the record.
+        """The inverse of `as_dict`; unknown keys become the record.
 
         Raises:
-            PluralignError: the values are no mapping, or one does not fit.
+            PluralignError: the argument is not a mapping, or a value does not fit.
 
         Examples:
             >>> Recalibration.from_dict({"method": "temperature", "temperature": -1})
@@ -132,7 +132,7 @@ class Recalibration:
 
 
 def checked_method(method: object) -> Method:
-    """A method of recalibration, or an error that names those there are.
+    """A method of recalibration, or an error that names the known ones.
 
     Examples:
         >>> checked_method("isotonc")
@@ -145,18 +145,18 @@ def checked_method(method: object) -> Method:
         raise PluralignError(
             f"method: found {one_line(method)}, expected one of {', '.join(METHODS)}{nearest(str(method), METHODS)}"
         )
-    return method  # type: ignore[return-value]
+    return cast(Method, method)
 
 
 def fit_temperature(margins: ArrayLike, weight: ArrayLike | None = None) -> float:
     """The temperature T that minimises the weighted mean of -log sigmoid(m / T).
 
-    The loss is convex in a = 1 / T, so that the zero of its slope is its minimum; it is found by bracketing in
-    float64. T is kept between the `temperature_bounds`: where every pair is ordered right the loss falls all the
-    way to T = 0, and the lower bound is the answer.
+    The loss is convex in a = 1 / T, so its minimum is the root of its slope, found by bracketing in float64. T is kept
+    between the `temperature_bounds`: if every pair is ordered right the loss falls all the way to T = 0, and the lower
+    bound is the result.
 
     Args:
-        margins: reward of the preferred less that of the other response, `(pairs,)`; zeros change nothing but the
+        margins: reward of the preferred response minus reward of the other one, `(pairs,)`; zeros only change the
             lower bound.
         weight: of each pair, at least 0, `(pairs,)`; None is equal weights. Only ratios matter.
 
@@ -180,11 +180,11 @@ def fit_temperature(margins: ArrayLike, weight: ArrayLike | None = None) -> floa
 
 
 def temperature_bounds(margins: ArrayLike, weight: ArrayLike | None = None) -> tuple[float, float]:
-    """The lowest and the highest temperature that `fit_temperature` may return, from mean size and number.
+    """The lowest and the highest temperature that `fit_temperature` may return.
 
     With s the weighted mean of |m| and n = (sum w)^2 / sum w^2 the effective number of pairs: s / log(n + 1) and
-    s * `LARGEST_TEMPERATURE`. At the lower one a margin of size s has the log-odds log(n + 1), which is what n wins
-    out of n are worth by the rule of succession, (n + 1) / (n + 2).
+    s * `LARGEST_TEMPERATURE`. At the lower one a margin of size s has the log-odds log(n + 1), which n wins out of n
+    imply by the rule of succession, (n + 1) / (n + 2).
 
     Raises:
         PluralignError: all margins are 0, or an argument does not fit.
@@ -198,19 +198,19 @@ def temperature_bounds(margins: ArrayLike, weight: ArrayLike | None = None) -> t
 
 
 def fit_isotonic(margins: ArrayLike, weight: ArrayLike | None = None) -> tuple[tuple[float, float], ...]:
-    """The monotone odd map of margins whose probabilities have the least weighted square error.
+    """The non-decreasing odd map of margins whose probabilities have the least weighted square error.
 
-    Minimises sum w (1 - q(m))^2 over q that never fall and have q(-m) = 1 - q(m): isotonic regression on every pair
-    in both orders. By the symmetry that is the regression of [m > 0] on |m|, bounded below by 0.5, which is what is
-    solved (scikit-learn's `IsotonicRegression`). Probabilities end at (n + 1) / (n + 2), n the effective number
-    of pairs: a run of wins is finite, and log-odds must be.
+    Minimises sum w (1 - q(m))^2 over non-decreasing q with q(-m) = 1 - q(m): isotonic regression on every pair in both
+    orders. By symmetry that is the regression of [m > 0] on |m|, bounded below by 0.5, which is what is solved
+    (scikit-learn's `IsotonicRegression`). Probabilities are at most (n + 1) / (n + 2), n the effective number of
+    pairs: a finite number of wins must not imply infinite log-odds.
 
     Args:
         margins: as in `fit_temperature`; pairs with margin 0 only add to n.
         weight: as in `fit_temperature`.
 
     Returns:
-        knots `(|m|, log-odds)` as `Recalibration` takes them, the ends of each level.
+        knots `(|m|, log-odds)` as `Recalibration` takes them, the ends of each constant piece.
 
     Raises:
         PluralignError: the best map is constant (larger margins do not win more than half the time), all margins
@@ -249,13 +249,13 @@ def recalibrated(pairs: Pairs, recalibration: Recalibration) -> Pairs:
 
 
 def cross_validated(pairs: Pairs, method: Method, folds: int = 5, seed: int = 0) -> Pairs | None:
-    """Pairs whose margins are mapped by a fit on the prompts of the other folds: what new prompts may expect.
+    """Pairs whose margins are mapped by a fit on the prompts of the other folds: an estimate for new prompts.
 
-    Prompts are dealt to the folds evenly, in an order drawn with `seed`. A fold whose other prompts order no pair
-    better than a coin gets the highest temperature, or log-odds 0.
+    Prompts are assigned to the folds evenly, in an order drawn with `seed`. A fold whose other prompts are ordered no
+    better than by a coin gets the highest temperature, or log-odds 0.
 
     Returns:
-        None with fewer than two prompts, or where the other folds of some fold hold no pair that counts.
+        None with fewer than two prompts, or if the other folds of some fold hold no pair with a margin and a weight.
 
     Raises:
         PluralignError: fewer than two folds, or an unknown method.
@@ -272,10 +272,9 @@ def cross_validated(pairs: Pairs, method: Method, folds: int = 5, seed: int = 0)
     prompts, cluster = np.unique(pairs.prompt, return_inverse=True)
     if len(prompts) < 2:
         return None
-    dealt = np.random.default_rng(seed).permutation(len(prompts)) % min(folds, len(prompts))
-    fold = dealt[cluster]
+    fold = (np.random.default_rng(seed).permutation(len(prompts)) % min(folds, len(prompts)))[cluster]
     margin = np.empty_like(pairs.margin)
-    for held in (fold == k for k in range(dealt.max() + 1)):
+    for held in (fold == k for k in range(fold.max() + 1)):
         if not np.any((pairs.margin != 0) & (pairs.weight > 0) & ~held):
             return None
         rest = _checked(pairs.margin[~held], pairs.weight[~held])
@@ -290,37 +289,37 @@ def cross_validated(pairs: Pairs, method: Method, folds: int = 5, seed: int = 0)
 def recalibration_metrics(
     pairs: Pairs, recalibration: Recalibration, folds: int = 5, seed: int = 0
 ) -> dict[str, float]:
-    """How good the probabilities are before and after, on the pairs of the fit and cross-validated.
+    """Log-loss and calibration error before and after, on the pairs of the fit and cross-validated.
 
     Returns:
-        `log_loss_before`, `log_loss_after` (of the fit's own pairs, thus flattered), `log_loss_cross_validated`
+        `log_loss_before`, `log_loss_after` (on the pairs of the fit, so it is optimistic), `log_loss_cross_validated`
         (see `cross_validated`), all in nats, and the same of `ece`; what is undefined is left out.
 
     Examples:
         >>> from pluralign.evaluation.pairs import pairs_of
         >>> pairs = pairs_of([4.0, 0.0] * 4, [1, 2, 1, 2, 1, 2, 2, 1], [0, 2, 4, 6, 8], [0, 1, 2, 3], [1.0] * 4)
-        >>> found = recalibration_metrics(pairs, fit_recalibration("temperature", pairs.margin))
-        >>> {name: round(value, 3) for name, value in found.items()}
+        >>> metrics = recalibration_metrics(pairs, fit_recalibration("temperature", pairs.margin))
+        >>> {name: round(value, 3) for name, value in metrics.items()}
         {'log_loss_before': 1.018, 'ece_before': 0.232, 'log_loss_after': 0.562, 'ece_after': 0.0,
          'log_loss_cross_validated': 0.706, 'ece_cross_validated': 0.45}
     """
-    found = {
+    versions = {
         "before": pairs,
         "after": recalibrated(pairs, recalibration),
         "cross_validated": cross_validated(pairs, recalibration.method, folds, seed),
     }
     metrics: dict[str, float] = {}
-    for name, those in found.items():
-        if those is not None:
-            losses = np.logaddexp(0.0, -those.margin)
-            metrics[f"log_loss_{name}"] = float(np.average(losses, weights=those.weight))
-            if (error := calibration_error(those)) is not None:
+    for name, version in versions.items():
+        if version is not None:
+            losses = np.logaddexp(0.0, -version.margin)
+            metrics[f"log_loss_{name}"] = float(np.average(losses, weights=version.weight))
+            if (error := calibration_error(version)) is not None:
                 metrics[f"ece_{name}"] = error
     return metrics
 
 
 def _checked(margins: ArrayLike, weight: ArrayLike | None) -> tuple[Floats, Floats]:
-    """The pairs that weigh something, and their weights with the sum 1."""
+    """The margins of the pairs with a weight above 0, and their weights with the sum 1."""
     margin = real_numbers("margins", margins)
     mass = np.ones(len(margin)) if weight is None else real_numbers("weight", weight)
     if len(mass) != len(margin):
@@ -336,16 +335,18 @@ def _checked(margins: ArrayLike, weight: ArrayLike | None) -> tuple[Floats, Floa
 
 
 def _effective(mass: Floats) -> float:
+    """The effective number of pairs."""
     return float(mass.sum() ** 2 / np.dot(mass, mass))
 
 
 def _bounds(margin: Floats, mass: Floats) -> tuple[float, float]:
+    """As `temperature_bounds`."""
     size = float(np.dot(mass, np.abs(margin)))
     return size / float(np.log1p(_effective(mass))), size * LARGEST_TEMPERATURE
 
 
 def _temperature(margin: Floats, mass: Floats) -> float:
-    """As `fit_temperature`; the upper bound for rewards that say nothing."""
+    """As `fit_temperature`; the upper bound for rewards without information."""
     size = float(np.dot(mass, np.abs(margin)))
     low, high = _bounds(margin, mass)
     scaled = margin / size
@@ -363,10 +364,10 @@ def _temperature(margin: Floats, mass: Floats) -> float:
 
 
 def _isotonic(margin: Floats, mass: Floats) -> tuple[tuple[float, float], ...]:
-    """As `fit_isotonic`; log-odds 0 everywhere for rewards that say nothing."""
+    """As `fit_isotonic`; log-odds 0 everywhere for rewards without information."""
     n = _effective(mass)
     kept = margin != 0
-    # The solver takes numbers nearer than 1e-15 for equal; powers of two scale without a rounding error.
+    # The solver treats numbers closer than 1e-15 as equal; powers of two scale without a rounding error.
     exponent = int(np.frexp(np.dot(mass, np.abs(margin)))[1])
     size = np.ldexp(np.abs(margin[kept]), -exponent)
     regression = IsotonicRegression(y_min=0.5, y_max=(n + 1) / (n + 2))
@@ -376,4 +377,5 @@ def _isotonic(margin: Floats, mass: Floats) -> tuple[tuple[float, float], ...]:
 
 
 def _is_number(value: object) -> bool:
+    """Whether a value is a finite number and not a boolean."""
     return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))

@@ -1,7 +1,10 @@
-"""Smooth calibration error: no bins, a Gaussian kernel whose width is the error itself.
+"""Smooth calibration error: a Gaussian kernel instead of bins, with the error itself as its width.
 
-The residuals of both orders of each pair are mirror images in 1/2 with opposite sign. On the upper half of [0, 1]
-their smoothing by a Gaussian that is reflected at 0 and 1 is then a product in the type-IV cosine transform.
+Source: Blasiok and Nakkiran (2023), "Smooth ECE: principled reliability diagrams via kernel smoothing", arXiv
+2309.12236. Ours: both orders of each pair; the grid of 512 cells of [0.5, 1] and the cosine transform.
+
+The residuals of the two orders of a pair are mirror images at 1/2 with opposite sign. On the upper half of [0, 1] their
+smoothing by a Gaussian that is reflected at 0 and 1 is therefore a product in the type-IV cosine transform.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from scipy.special import expit
 
 from pluralign.evaluation.pairs import Floats, Ints, Pairs
 
-# Cells of [0.5, 1]. Bandwidths under two cells are not told apart.
+# Cells of [0.5, 1]. Bandwidths under two cells cannot be distinguished.
 CELLS = 512
 NARROWEST = 1.0 / CELLS
 
@@ -22,21 +25,14 @@ HALVINGS = 40
 
 
 def residual_cells(pairs: Pairs, group: Ints, groups: int) -> csr_array:
-    """Residuals w ([m > 0] - c) of each group, laid on cells of the confidence c = sigmoid(|m|), as rows to add up.
+    """Residuals w ([m > 0] - c) of each group on cells of c = sigmoid(|m|) from 1 down to 1/2, `(groups, CELLS)`.
 
-    A residual is shared between the two nearest cell centres in proportion to nearness. Beyond c = 1 lies the
-    mirror image of the last cell; below c = 1/2 that of the first with the other sign, the pair's other order.
-
-    Args:
-        pairs: strict pairs; those with margin 0 are left out.
-        group: group of each pair, int `(pairs,)`; -1 leaves the pair out.
-        groups: number of groups.
-
-    Returns:
-        `(groups, CELLS)`, from c = 1 down to c = 1/2.
+    A residual is shared between the two nearest cell centres in proportion to their nearness. Beyond c = 1 lies the
+    mirror image of the last cell; below c = 1/2 that of the first with opposite sign, the pair's other order. Pairs
+    with margin 0 or group -1 are left out. Rows can be added.
 
     Examples:
-        A pair in doubt meets its own mirror image, a sure one does not.
+        A pair near 1/2 partly cancels with its own mirror image, a confident one does not.
 
         >>> from pluralign.evaluation.pairs import pairs_of
         >>> pairs = pairs_of([0.001, 0.0, 9.0, 0.0], [1, 2, 2, 1], [0, 2, 4], [0, 1], [1.0, 1.0])
@@ -63,12 +59,14 @@ def smooth_error(cells: Floats, weight: Floats) -> Floats:
         error(s) = 1 / W integral over t in [0, 1] of |sum_i w_i (y_i - p_i) K_s(t, p_i)| dt
 
     over both orders of each pair, (p, y) and (1 - p, 1 - y), with W the weight of both and K_s the Gaussian of
-    standard deviation s reflected at 0 and 1. The error falls as s grows, so that error(s) = s has one solution,
-    which is found by halving. A bandwidth under two cells (1 / CELLS) is not resolved: where the error is less than
-    that already there, the error at 1 / CELLS is returned.
+    standard deviation s reflected at 0 and 1. The error falls as s grows, so error(s) = s has one solution, found by
+    bisection. It does not jump when a pair crosses an edge, and needs no choice of bins. Near 1/2 the two orders of a
+    pair are neighbours with opposite residuals and partly cancel, so errors among uncertain pairs count less than in
+    the binned measures. A bandwidth under two cells (1 / CELLS) is not resolved: if the error is smaller than that
+    already there, the error at 1 / CELLS is returned.
 
     Args:
-        cells: residuals as `residual_cells` lays them, or sums of such rows, `(rows, CELLS)`.
+        cells: rows of `residual_cells`, or sums of such rows, `(rows, CELLS)`.
         weight: sum of w over the pairs that have a margin other than 0, each once, `(rows,)`.
 
     Returns:
@@ -95,31 +93,6 @@ def smooth_error(cells: Floats, weight: Floats) -> Floats:
         middle = (low + high) / 2
         above = error(middle) > middle
         low, high = np.where(above, middle, low), np.where(above, high, middle)
-    found = np.full(len(cells), np.nan)
-    found[held] = np.where(least <= NARROWEST, least, (low + high) / 2)
-    return found
-
-
-def smooth_calibration_error(pairs: Pairs) -> float | None:
-    """Smooth calibration error of the rewards, None when no pair has a margin other than 0.
-
-    The fixed point of `smooth_error`. It does not jump when a pair crosses an edge, and needs no choice of bins.
-    Both orders of each pair count; near 1/2 they are neighbours with opposite residuals and cancel in part, so that
-    errors among pairs the model is in doubt about weigh less than in the binned measures.
-
-    Source: Blasiok and Nakkiran (2023), "Smooth ECE: principled reliability diagrams via kernel smoothing", arXiv
-    2309.12236. Ours: both orders; the grid of 512 cells of [0.5, 1] and the cosine transform.
-
-    Examples:
-        Ten pairs 0.88 sure, of which eight are right: the gap is 0.08, and hardly meets its mirror image.
-
-        >>> from pluralign.evaluation.pairs import pairs_of
-        >>> ranks = [1, 2] * 8 + [2, 1] * 2
-        >>> pairs = pairs_of([2.0, 0.0] * 10, ranks, range(0, 21, 2), range(10), [1.0] * 10)
-        >>> round(smooth_calibration_error(pairs), 3)
-        0.081
-    """
-    cells = residual_cells(pairs, np.zeros(len(pairs.margin), dtype=np.int64), 1).toarray()
-    weight = pairs.weight[pairs.margin != 0].sum(keepdims=True)
-    (error,) = smooth_error(cells, weight)
-    return None if np.isnan(error) else float(error)
+    errors = np.full(len(cells), np.nan)
+    errors[held] = np.where(least <= NARROWEST, least, (low + high) / 2)
+    return errors

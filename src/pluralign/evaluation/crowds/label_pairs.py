@@ -1,4 +1,4 @@
-"""Votes on single responses as comparisons: who of two people, one for each response, said the better of it."""
+"""Votes on single responses as comparisons: which of two responses gets the better label in a random pair of votes."""
 
 from __future__ import annotations
 
@@ -10,31 +10,30 @@ from pluralign.evaluation.pairs import Pairs
 
 
 def pairs_of_votes(rewards: ArrayLike, counts: ArrayLike, label_rewards: ArrayLike, prompt: ArrayLike) -> Pairs:
-    """The strict pairs that votes on responses to the same prompt hold, with the margin a model gives each.
+    """The strict pairs implied by votes on responses to the same prompt, with their reward margins.
 
-    Of two responses a and b to a prompt, drawing a vote on each, a wins with the share
+    Of two responses a and b to a prompt, with one random vote on each, a wins with the share
 
         w(a > b) = sum over labels i, j with R_i > R_j of (share of i in a) (share of j in b)
 
     and loses with w(b > a); votes of equal reward have no winner. Two responses with n_a and n_b votes count as
-    min(n_a, n_b) comparisons, and among k responses each of their pairs counts 1 / (k - 1) of that, so that a
-    vote's say does not grow with the number of responses.
+    min(n_a, n_b) comparisons, and among k responses each pair counts 1 / (k - 1) of that, so that the influence of a
+    vote does not grow with the number of responses.
 
     Args:
-        rewards: that a model gives each response, `(responses,)`.
+        rewards: a model's reward of each response, `(responses,)`.
         counts: votes by label, at least 0, `(responses, labels)`.
         label_rewards: R, `(labels,)`.
         prompt: of each response, int `(responses,)`.
 
     Returns:
-        Two pairs for two responses: either as winner, weighted by its share. `judgment` numbers the pairs of
-        responses.
+        Two pairs for two responses: each as winner, weighted by its share. `judgment` numbers the pairs of responses.
 
     Raises:
         PluralignError: a shape does not fit, or a count or reward is out of range.
 
     Examples:
-        Three of four people call the first answer good, one of four the second.
+        Three of four annotators call the first response good, one of four the second.
 
         >>> pairs = pairs_of_votes([2.0, 0.5], [[1, 3], [3, 1]], [0.0, 1.0], [0, 0])
         >>> pairs.margin.tolist(), pairs.weight.tolist(), pairs.tied
@@ -56,17 +55,17 @@ def pairs_of_votes(rewards: ArrayLike, counts: ArrayLike, label_rewards: ArrayLi
     voted = voted[np.argsort(cluster[voted], kind="stable")]
     starts = np.flatnonzero(np.diff(cluster[voted], prepend=-1))
     better = (scale[:, None] > scale).astype(np.float64)
-    firsts, seconds, most = [], [], []
+    firsts, seconds, sizes = [], [], []
     for group in np.split(voted, starts[1:]):
         first, second = np.triu_indices(len(group), k=1)
         firsts.append(group[first])
         seconds.append(group[second])
-        most.append(np.minimum(total[group[first]], total[group[second]]) / max(len(group) - 1, 1))
+        sizes.append(np.minimum(total[group[first]], total[group[second]]) / max(len(group) - 1, 1))
     one, two = (np.concatenate(part).astype(np.int64) for part in (firsts, seconds))
-    many = np.concatenate(most)
+    size = np.concatenate(sizes)
     share = votes / np.maximum(total, 1e-300)[:, None]
     wins = np.stack(
-        [np.einsum("pi,ij,pj->p", share[a], better, share[b]) * many for a, b in ((one, two), (two, one))], 1
+        [np.einsum("pi,ij,pj->p", share[a], better, share[b]) * size for a, b in ((one, two), (two, one))], 1
     )
     margin = (reward[one] - reward[two])[:, None] * np.array([1.0, -1.0])
     strict = wins > 0

@@ -1,4 +1,4 @@
-"""Do votes lie where a predicted distribution says they will? Central intervals of beta-binomial counts."""
+"""Do votes lie where a predicted distribution expects them? Central intervals of beta-binomial counts."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from scipy.special import bdtr, gammaln
 from pluralign.core.errors import PluralignError
 from pluralign.evaluation.pairs import Floats, Ints
 
-# Beyond this concentration a Beta is as good as a point, and log-gamma functions lose the difference.
+# Beyond this concentration a Beta is numerically a point, and differences of log-gamma functions lose precision.
 CERTAIN = 1e8
 
-# A Beta needs parameters above 0; this one puts all its mass on 0.
+# A Beta needs parameters above 0; this value puts all its mass on 0.
 LEAST = 1e-300
 
 
@@ -21,20 +21,24 @@ def count_coverage(
 ) -> Floats:
     """Which part of each voted count lies in the model's central interval of that count.
 
-    The model says of label i of an item with n votes that the share theta of all people is Beta(kappa mu_i,
-    kappa (1 - mu_i)), and the count c of the n asked is Binomial(n, theta); without a concentration kappa, theta is
-    mu_i itself. With F the distribution function of c, the count stands for the stretch [F(c - 1), F(c)], and
+    The model predicts for label i of an item with n votes that its share theta among all annotators is
+    Beta(kappa mu_i, kappa (1 - mu_i)) and its count c among the n votes is Binomial(n, theta); without a concentration
+    kappa, theta is mu_i itself. With F the distribution function of c, the count covers the interval [F(c - 1), F(c)],
+    and
 
         coverage = |[F(c - 1), F(c)] intersected with [(1 - level) / 2, (1 + level) / 2]| / (F(c) - F(c - 1)):
 
-    1 for a count well inside, 0 for one outside, a part of 1 for one on the edge. If the votes are drawn as the
-    model says, its mean is `level`, exactly, for every n; plain intervals of counts hold too much, for few votes by
-    far. A count that the model holds impossible has coverage 0.
+    1 for a count well inside, 0 for one outside, a fraction for one on the edge. If the votes follow the model, the
+    mean is exactly `level` for every n; plain intervals of counts cover too much, by far for few votes. A count that
+    the model holds impossible has coverage 0.
+
+    Source: counts as parts of the unit interval are those of the non-randomised probability integral transform
+    (Czado, Gneiting and Held 2009, "Predictive model assessment for count data"); coverage by their overlap is ours.
 
     Args:
         predicted: mu, `(items, labels)`.
-        votes: `(items, labels)`; counts that are not whole are brought to whole ones, n = round(sum c), at least 1,
-            and round(n c / sum c).
+        votes: `(items, labels)`; counts that are not integers are rounded, n = round(sum c), at least 1, and
+            round(n c / sum c).
         level: of the interval, between 0 and 1.
         concentration: kappa, above 0, one number or `(items,)`: how many votes the prediction is worth.
 
@@ -42,20 +46,16 @@ def count_coverage(
         `(items, labels)`, from 0 to 1.
 
     Raises:
-        PluralignError: `level` or a concentration out of range, or of another shape.
+        PluralignError: `level` or a concentration is out of range or has another shape.
 
     Examples:
-        Of ten people three were expected, three or eight found; a model that knows little allows for eight.
+        Of ten votes three were expected, three or eight observed; a model with low concentration allows for eight.
 
         >>> mu, votes = np.array([[0.3, 0.7]] * 2), np.array([[3, 7], [8, 2]])
         >>> count_coverage(mu, votes)[:, 0].tolist()
         [1.0, 0.0]
         >>> count_coverage(mu, votes, concentration=2.0)[:, 0].round(3).tolist()
         [1.0, 1.0]
-
-    Source: counts as stretches of the unit interval are those of the non-randomised probability integral
-    transform (Czado, Gneiting and Held 2009, "Predictive model assessment for count data"); coverage by their
-    overlap is ours.
     """
     if not 0 < level < 1:
         raise PluralignError(f"coverage_level is {level}, expected a number between 0 and 1")
@@ -86,13 +86,13 @@ def count_coverage(
 
 
 def _binomial(count: Ints, asked: Ints, probability: Floats) -> tuple[Floats, Floats]:
-    """F(c - 1) and F(c)."""
+    """F(c - 1) and F(c) of a binomial."""
     below = np.where(count > 0, bdtr(np.maximum(count - 1, 0), asked, probability), 0.0)
     return below, np.where(count >= asked, 1.0, bdtr(np.minimum(count, asked), asked, probability))
 
 
 def _beta_binomial(count: Ints, asked: Ints, alpha: Floats, beta: Floats) -> tuple[Floats, Floats]:
-    """F(c - 1) and F(c), summed term by term: as many terms as there are votes, for all cells together."""
+    """F(c - 1) and F(c) of a beta-binomial, as sums of c + 1 terms, for all cells at once."""
     if not len(count):
         return np.zeros(0), np.zeros(0)
     a, b = np.maximum(alpha, LEAST), np.maximum(beta, LEAST)

@@ -1,4 +1,4 @@
-"""Votes as counts, of everyone and of slices: a source's, a group's, a month's."""
+"""Vote counts, of all votes and of slices by source, group or time."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Window = Literal["year", "month", "day"]
 
 @dataclass(frozen=True)
 class VoteSlice:
-    """The votes of a slice, on the items that it voted on.
+    """The votes of a slice.
 
     Attributes:
         name: of the slice, as `group=young` or `time=2025-01`.
-        items: the items it voted on, int64 `(voted,)`, ascending.
-        votes: its counts on them, float64 `(voted, labels)`.
+        items: the items with a vote of the slice, int64 `(voted,)`, ascending.
+        votes: its counts on those items, float64 `(voted, labels)`.
     """
 
     name: str
@@ -32,14 +32,14 @@ class VoteSlice:
 
 
 def vote_counts(item: ArrayLike, label: ArrayLike, items: int, labels: int, weight: ArrayLike | None = None) -> Floats:
-    """How many votes each label of each item has.
+    """The number of votes for each label of each item.
 
     Args:
         item: of each vote, int `(votes,)`, from 0.
-        label: place on the scale of each vote, int `(votes,)`, from 0.
-        items: how many there are.
-        labels: how many there are.
-        weight: what each vote counts, at least 0, `(votes,)`; None is 1.
+        label: label of each vote as its index on the scale, int `(votes,)`, from 0.
+        items: number of items.
+        labels: number of labels.
+        weight: of each vote, at least 0, `(votes,)`; None is 1.
 
     Returns:
         `(items, labels)`.
@@ -51,8 +51,8 @@ def vote_counts(item: ArrayLike, label: ArrayLike, items: int, labels: int, weig
         >>> vote_counts([0, 0, 1], [2, 2, 0], items=3, labels=3).tolist()
         [[0.0, 0.0, 2.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
     """
-    on, what, worth = _checked(item, label, items, labels, weight)
-    return _counted(on, what, worth, items, labels)
+    at, choice, mass = _checked(item, label, items, labels, weight)
+    return _counted(at, choice, mass, items, labels)
 
 
 def sliced_votes(
@@ -63,9 +63,9 @@ def sliced_votes(
     columns: Mapping[str, Sequence[str | None]],
     weight: ArrayLike | None = None,
 ) -> Iterator[VoteSlice]:
-    """The counts of each slice's own votes, slice by slice.
+    """The vote counts of each slice.
 
-    An item that two groups voted on is in both slices, each time with the votes of that group alone.
+    An item with votes of two groups is in both slices, each time with the votes of that group alone.
 
     Args:
         item, label, items, labels, weight: as in `vote_counts`.
@@ -73,28 +73,28 @@ def sliced_votes(
             `(votes,)`; a vote whose value is None is in no slice of that column.
 
     Yields:
-        slices, values in sorted order; one whose votes have no weight is left out.
+        slices, values in sorted order; a slice whose votes have no weight is left out.
 
     Raises:
         PluralignError: as in `vote_counts`, or a column that does not fit.
 
     Examples:
         >>> slices = sliced_votes([0, 0, 1], [0, 1, 1], 2, 2, {"group": ["young", "old", "old"]})
-        >>> [(one.name, one.items.tolist(), one.votes.tolist()) for one in slices]
+        >>> [(part.name, part.items.tolist(), part.votes.tolist()) for part in slices]
         [('group=old', [0, 1], [[0.0, 1.0], [0.0, 1.0]]), ('group=young', [0], [[1.0, 0.0]])]
     """
-    on, what, worth = _checked(item, label, items, labels, weight)
+    at, choice, mass = _checked(item, label, items, labels, weight)
     for column, values in columns.items():
-        names, code = coded(column, values, len(on))
+        names, code = coded(column, values, len(at))
         order = np.argsort(code, kind="stable")
         bounds = np.searchsorted(code[order], np.arange(len(names) + 1))
         for k, name in enumerate(names):
             own = order[bounds[k] : bounds[k + 1]]
-            voted, place = np.unique(on[own], return_inverse=True)
-            counts = _counted(place, what[own], worth[own], len(voted), labels)
-            heard = counts.sum(axis=1) > 0
-            if heard.any():
-                yield VoteSlice(f"{column}={name}", voted[heard], counts[heard])
+            voted, place = np.unique(at[own], return_inverse=True)
+            counts = _counted(place, choice[own], mass[own], len(voted), labels)
+            kept = counts.sum(axis=1) > 0
+            if kept.any():
+                yield VoteSlice(f"{column}={name}", voted[kept], counts[kept])
 
 
 def time_names(times: ArrayLike, window: Window = "month") -> list[str | None]:
@@ -102,10 +102,10 @@ def time_names(times: ArrayLike, window: Window = "month") -> list[str | None]:
 
     Args:
         times: datetime64 or ISO 8601 texts without a zone, `(votes,)`, taken as UTC; NaT and None have no window.
-        window: how long one is.
+        window: length of a window.
 
     Raises:
-        PluralignError: unknown window, or what is no time.
+        PluralignError: an unknown window, or a value that is not a time.
 
     Examples:
         >>> time_names(["2025-01-31T23:59", None, "2025-02-01"])
@@ -124,6 +124,7 @@ def time_names(times: ArrayLike, window: Window = "month") -> list[str | None]:
 
 
 def _counted(item: Ints, label: Ints, weight: Floats, items: int, labels: int) -> Floats:
+    """Sums of weights by item and label."""
     cells = np.bincount(item * labels + label, weights=weight, minlength=items * labels)
     return cells.astype(np.float64).reshape(items, labels)
 
@@ -131,16 +132,17 @@ def _counted(item: Ints, label: Ints, weight: Floats, items: int, labels: int) -
 def _checked(
     item: ArrayLike, label: ArrayLike, items: int, labels: int, weight: ArrayLike | None
 ) -> tuple[Ints, Ints, Floats]:
-    on, what = whole_numbers("item", item), whole_numbers("label", label)
-    worth = np.ones(len(on)) if weight is None else real_numbers("weight", weight)
-    for name, values in (("label", what), ("weight", worth)):
-        if len(values) != len(on):
-            raise PluralignError(f"{name}: {len(values)} values, expected {len(on)}, one per vote")
-    for name, values, size in (("item", on, items), ("label", what, labels)):
+    """The arguments of `vote_counts` as arrays, or an error that names the argument that does not fit."""
+    at, choice = whole_numbers("item", item), whole_numbers("label", label)
+    mass = np.ones(len(at)) if weight is None else real_numbers("weight", weight)
+    for name, values in (("label", choice), ("weight", mass)):
+        if len(values) != len(at):
+            raise PluralignError(f"{name}: {len(values)} values, expected {len(at)}, one per vote")
+    for name, values, size in (("item", at, items), ("label", choice, labels)):
         wrong = np.flatnonzero((values < 0) | (values >= size))
         if len(wrong):
             raise PluralignError(f"{name}[{wrong[0]}] is {values[wrong[0]]}, expected 0 to {size - 1}")
-    wrong = np.flatnonzero(~(np.isfinite(worth) & (worth >= 0)))
+    wrong = np.flatnonzero(~(np.isfinite(mass) & (mass >= 0)))
     if len(wrong):
-        raise PluralignError(f"weight[{wrong[0]}] is {worth[wrong[0]]}, expected a finite number of at least 0")
-    return on, what, worth
+        raise PluralignError(f"weight[{wrong[0]}] is {mass[wrong[0]]}, expected a finite number of at least 0")
+    return at, choice, mass

@@ -1,1 +1,1 @@
-"""What policies say: distance to a reward model, win rates, regret."""
+"""Metrics of policies: distance to a reward model, win rates, regret, and properties of their responses."""

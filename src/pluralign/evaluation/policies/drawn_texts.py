@@ -1,14 +1,14 @@
-"""What a policy's own answers are like: how varied they are, and whether they are gibberish."""
+"""Properties of a policy's own samples: how varied they are, and whether they are gibberish."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.intervals import check_resampling, percentile_intervals, resampled_sums
+from pluralign.evaluation.intervals import Resampling
 from pluralign.evaluation.pairs import Floats, Ints, real_numbers, whole_numbers
 
 
@@ -21,33 +21,36 @@ def entropy(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Entropy of a policy's answers, estimated from answers that it drew itself.
+    """Entropy of a policy, estimated from responses that it sampled itself.
 
         entropy = mean of -log pi(y|x),   entropy_per_token = sum of -log pi(y|x) / sum of tokens
 
-    The first is unbiased for the mean entropy of pi(.|x) over the prompts, each with as many draws; answers cut at
-    a length have the entropy of what can be drawn up to there. Intervals are percentile bootstraps over prompts.
+    The first is unbiased for the mean entropy of pi(.|x) over the prompts if each has the same number of samples;
+    responses cut at a maximum length have the entropy of the samples up to there. Intervals are percentile bootstraps
+    over prompts.
 
     Args:
-        log_probs: log pi(y|x) of the policy's draws in nats, `(answers,)`.
-        lengths: tokens of each answer, its end token included, at least 1, `(answers,)`.
-        prompt: the prompt of each answer, int `(answers,)`.
-        replicates: bootstrap draws; 0 leaves the intervals out.
-        level: coverage the intervals aim at.
-        seed: of the bootstrap.
+        log_probs: log pi(y|x) of the policy's samples in nats, `(responses,)`.
+        lengths: tokens of each response, including its end token, at least 1, `(responses,)`.
+        prompt: the prompt of each response, int `(responses,)`.
+        replicates: bootstrap replicates; 0 leaves the intervals out.
+        level: nominal coverage of the intervals.
+        seed: random seed of the bootstrap.
 
     Returns:
-        `entropy` in nats per answer, `entropy_per_token`, and with two prompts `KEY_low` and `KEY_high`.
+        `entropy` in nats per response, `entropy_per_token`, and with two prompts `KEY_low` and `KEY_high`.
 
     Raises:
-        PluralignError: the shapes differ, or there is no answer.
+        PluralignError: the shapes differ, or there is no response.
 
     Examples:
         >>> entropy([-1.0, -3.0], [1, 3], [0, 0])
         {'entropy': 2.0, 'entropy_per_token': 1.0}
     """
-    sums = _per_prompt(log_probs, lengths, prompt)
-    return _with_intervals(sums, _entropies, replicates, level, seed)
+    log_prob, length, cluster = _checked(log_probs, lengths, prompt)
+    return Resampling(cluster, replicates, level, seed).mean_intervals(
+        {"entropy": (-log_prob, 1.0), "entropy_per_token": (-log_prob, length)}
+    )
 
 
 def perplexity(
@@ -59,44 +62,48 @@ def perplexity(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Perplexity of answers under a language model that did not write them: an alarm for gibberish.
+    """Perplexity of responses under a language model that did not write them: a warning sign of gibberish.
 
         perplexity = exp(sum of -log pi_ref(y|x) / sum of tokens)
 
-    An answer of tokens drawn at random has about the size of the vocabulary, an answer of one word said over and
-    over next to 1: compare with the perplexity of the reference's own answers, from either side.
+    A response of random tokens has about the size of the vocabulary, a response that repeats one word is close to 1.
+    Compare with the perplexity of the reference model's own samples; a large difference in either direction is a
+    warning.
 
     Args:
-        log_probs: log pi_ref(y|x) of the answers in nats, `(answers,)`.
-        lengths: tokens of each answer, its end token included, at least 1, `(answers,)`.
-        prompt: the prompt of each answer, int `(answers,)`.
-        replicates: bootstrap draws over prompts; 0 leaves the interval out.
-        level: coverage the interval aims at.
-        seed: of the bootstrap.
+        log_probs: log pi_ref(y|x) of the responses in nats, `(responses,)`.
+        lengths, prompt, replicates, level, seed: as in `entropy`.
 
     Returns:
         `perplexity`, and with two prompts `perplexity_low` and `perplexity_high`.
 
     Raises:
-        PluralignError: the shapes differ, or there is no answer.
+        PluralignError: the shapes differ, or there is no response.
 
     Examples:
         >>> round(perplexity(np.log([0.5, 0.125]), [1, 3], [0, 1], replicates=0)["perplexity"], 3)
         2.0
     """
-    sums = _per_prompt(log_probs, lengths, prompt)
-    return _with_intervals(sums, _perplexities, replicates, level, seed)
+    log_prob, length, cluster = _checked(log_probs, lengths, prompt)
+    resampling = Resampling(cluster, replicates, level, seed)
+    sums = resampling.sums(-log_prob, length.astype(np.float64))
+
+    def metrics(weights: Floats) -> dict[str, Floats]:
+        total, tokens = (weights @ sums).T
+        return {"perplexity": np.exp(total / tokens)}
+
+    return resampling.intervals(metrics)
 
 
 def distinct(token_ids: Sequence[Sequence[int]], n: int) -> float | None:
-    """Distinct n-grams of tokens over all n-grams, in all answers together; None where none is that long.
+    """Distinct n-grams of tokens over all n-grams, in all responses together; None if no response is that long.
 
-    It falls as answers get more or longer, as common words come back: compare it between policies that gave as
-    many answers of about the same length.
+    It falls with more or longer responses, because common words repeat: compare it between policies with the same
+    number of responses of about the same length.
 
     Args:
-        token_ids: the tokens of each answer, its end token included.
-        n: tokens in a gram, at least 1.
+        token_ids: the tokens of each response, including its end token.
+        n: tokens in an n-gram, at least 1.
 
     Source: arXiv 1510.03055 (distinct-1 and distinct-2), there over words.
 
@@ -113,34 +120,15 @@ def distinct(token_ids: Sequence[Sequence[int]], n: int) -> float | None:
     return len(set(grams)) / len(grams) if grams else None
 
 
-def _per_prompt(log_probs: ArrayLike, lengths: ArrayLike, prompt: ArrayLike) -> Floats:
-    """Sums over each prompt's answers of -log-probability, tokens and answers: `(prompts, 3)`."""
+def _checked(log_probs: ArrayLike, lengths: ArrayLike, prompt: ArrayLike) -> tuple[Floats, Ints, Ints]:
+    """The three as arrays of one length, or an error that names the argument that does not fit."""
     log_prob = real_numbers("log_probs", log_probs)
-    length, owner = whole_numbers("lengths", lengths), whole_numbers("prompt", prompt)
-    if not len(log_prob) or not len(log_prob) == len(length) == len(owner):
+    length, cluster = whole_numbers("lengths", lengths), whole_numbers("prompt", prompt)
+    if not len(log_prob) or not len(log_prob) == len(length) == len(cluster):
         raise PluralignError(
-            f"log_probs: {len(log_prob)} answers, lengths {len(length)} and prompt {len(owner)}: expected as many "
-            "of each, and one at least"
+            f"log_probs: {len(log_prob)} responses, lengths {len(length)} and prompt {len(cluster)}: expected the same "
+            "number of each, and at least one"
         )
     if length.min() < 1:
         raise PluralignError(f"lengths: found {length.min()}, expected 1 or more (an end token is a token)")
-    place: Ints = np.unique(owner, return_inverse=True)[1]
-    return np.stack([np.bincount(place, weights=one) for one in (-log_prob, length, np.ones(len(length)))], axis=1)
-
-
-def _entropies(sums: Floats) -> dict[str, Floats]:
-    return {"entropy": sums[:, 0] / sums[:, 2], "entropy_per_token": sums[:, 0] / sums[:, 1]}
-
-
-def _perplexities(sums: Floats) -> dict[str, Floats]:
-    return {"perplexity": np.exp(sums[:, 0] / sums[:, 1])}
-
-
-def _with_intervals(
-    sums: Floats, metrics: Callable[[Floats], dict[str, Floats]], replicates: int, level: float, seed: int
-) -> dict[str, float]:
-    found = {name: float(value[0]) for name, value in metrics(sums.sum(axis=0, keepdims=True)).items()}
-    if replicates and len(sums) > 1:
-        check_resampling(replicates, level)
-        found |= percentile_intervals(metrics(resampled_sums(sums, replicates, seed)), level)
-    return found
+    return log_prob, length, cluster

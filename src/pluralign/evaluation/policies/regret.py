@@ -1,9 +1,9 @@
-"""Utilities and regrets of types under policies from sampled answers: errors and intervals over prompts.
+"""Utilities and regrets of annotator types under policies from sampled responses: errors and intervals over prompts.
 
-    L_ij = mean over prompts of m_ij(x),   m_ij(x) = mean over answers y ~ pi_j of log pi_i(y|x) - log pi_ref(y|x)
+    L_ij = mean over prompts of m_ij(x),   m_ij(x) = mean over responses y ~ pi_j of log pi_i(y|x) - log pi_ref(y|x)
 
-Answers to one prompt are alike, so prompts are what is resampled. A regret is a difference on the same prompts
-and its error that of the differences; a mixture of policies is the weighted mean of their columns.
+Responses to one prompt are not independent, so prompts are resampled. A regret is a difference on the same prompts, and
+its error is that of the differences; the utility of a mixture of policies is the weighted mean of their columns.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from numpy.typing import ArrayLike
 
 from pluralign.choice.regret import game_value, priorities, regret_matrix
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.intervals import resampled_sums
+from pluralign.evaluation.intervals import Metrics, Resampling, percentiles
 
 Floats = np.ndarray
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Numbers with their 95 % percentile intervals over prompts; the ends are NaN where there is one prompt."""
+    """Numbers with percentile intervals over prompts; the ends are nan if there is one prompt."""
 
     value: Floats
     low: Floats
@@ -31,15 +31,15 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Regrets:
-    """What each type gets under each policy, in nats per answer; errors are NaN where there is one prompt.
+    """Utility and regret of each type under each policy, in nats per response; errors are nan if there is one prompt.
 
     Args:
         utility: L `(types, policies)`.
         utility_error: its standard errors.
         regret: R `(types, policies)`, priorities included.
         regret_error: its standard errors, paired over prompts.
-        largest: the largest regret of each policy `(policies,)`. The maximum of noisy numbers is too high on
-            average, more so in a replicate than in the data: its interval is a measure of spread.
+        largest: the largest regret of each policy `(policies,)`. The maximum of noisy numbers is biased upwards, more
+            so in a replicate than in the data: its interval measures spread.
     """
 
     utility: Floats
@@ -50,7 +50,7 @@ class Regrets:
 
 
 def with_mixtures(values: ArrayLike, weights: ArrayLike) -> Floats:
-    """Columns of mixtures behind those of the policies: a mixture's mean is the weighted mean of its parts.
+    """Append the columns of mixtures to those of the policies: a mixture's mean is the weighted mean of its parts.
 
     Args:
         values: `(types, policies, prompts)`.
@@ -78,12 +78,12 @@ def regret_table(
     """Utilities, regrets and each policy's largest regret.
 
     Args:
-        log_ratios: m, log pi_i - log pi_ref of answers of policy j, averaged within each prompt, in nats,
+        log_ratios: m, log pi_i - log pi_ref of responses of policy j, averaged within each prompt, in nats,
             `(types, policies, prompts)`; the first policies are the types' own, in their order.
         priority: c `(types,)`; `None` is 1 for all.
-        replicates: bootstrap draws of prompts.
-        level: coverage the intervals aim at.
-        seed: of the bootstrap.
+        replicates: bootstrap replicates over prompts.
+        level: nominal coverage of the intervals.
+        seed: random seed of the bootstrap.
 
     Raises:
         PluralignError: the shape does not fit or a number is not finite.
@@ -98,17 +98,20 @@ def regret_table(
         ([[0.0, 2.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 0.0]])
     """
     table = _table(log_ratios)
-    types, policies, prompts = table.shape
+    types, policies, _ = table.shape
     if policies < types:
         raise PluralignError(f"log_ratios: found {table.shape}, expected the {types} types' own policies first")
     utility = table.mean(-1)
     own = table[np.arange(types), np.arange(types)][:, None]
     differences = priorities(types, priority)[:, None, None] * (own - table)
     regret = regret_matrix(utility, priority)
-    largest = regret_matrix(_replicates(table, replicates, seed), priority).max(-2)
-    return Regrets(
-        utility, _errors(table), regret, _errors(differences), _estimate(regret.max(0), largest, level, prompts)
-    )
+
+    def largest(weights: Floats) -> dict[str, Floats]:
+        return {"value": regret_matrix(_weighted_means(table, weights), priority).max(-2)}
+
+    resampling = Resampling(np.arange(table.shape[-1]), replicates, level, seed)
+    estimate = _estimate(regret.max(0), resampling, largest)
+    return Regrets(utility, _errors(table), regret, _errors(differences), estimate)
 
 
 def game_interval(
@@ -119,14 +122,12 @@ def game_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float] | None:
-    """Interval of the game's value: in every replicate the game is solved again, the weights with it.
+    """Interval of the game's value; every replicate solves the game again, with new mixture weights.
 
     Args:
-        log_ratios: m `(types, policies, prompts)`; the types' own policies are what is mixed.
-        priority: c `(types,)`.
-        replicates: bootstrap draws of prompts, each a linear programme.
-        level: coverage the interval aims at.
-        seed: of the bootstrap.
+        log_ratios, priority: as in `regret_table`; the types' own policies are mixed.
+        replicates: bootstrap replicates over prompts, each a linear programme.
+        level, seed: as in `regret_table`.
 
     Returns:
         the interval of the value without abstention, or `None` with fewer than two prompts.
@@ -137,22 +138,26 @@ def game_interval(
         (1.0, 1.0)
     """
     table = _table(log_ratios)
-    if table.shape[-1] < 2:
-        return None
-    drawn = regret_matrix(_replicates(table[:, : len(table)], replicates, seed), priority)
-    low, high = np.quantile([game_value(one) for one in drawn], [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    table = table[:, : len(table)]
+
+    def value(weights: Floats) -> dict[str, Floats]:
+        regrets = regret_matrix(_weighted_means(table, weights), priority)
+        return {"value": np.array([game_value(regret) for regret in regrets])}
+
+    drawn = Resampling(np.arange(table.shape[-1]), replicates, level, seed).replicated(value)
+    ends = percentiles(drawn["value"], level) if drawn else None
+    return None if ends is None else (float(ends[0]), float(ends[1]))
 
 
 def preferred(first: ArrayLike, second: ArrayLike) -> Floats:
-    """How often an answer of the first policy has the higher utility, ties half, prompt by prompt.
+    """How often a response of the first policy has the higher utility, ties half, prompt by prompt.
 
-    The mean over prompts is `pluralign.evaluation.policies.win_rate.win_rate`. Shares of each prompt are kept because
-    those of a mixture are the weighted means of its parts'.
+    The mean over prompts is `pluralign.evaluation.policies.win_rate.win_rate`. The shares of each prompt are kept
+    because those of a mixture are the weighted means of its parts'.
 
     Args:
-        first: utilities of the first policy's answers, `(..., prompts, answers)`.
-        second: of the second policy's answers to the same prompts, `(..., prompts, other answers)`.
+        first: utilities of the first policy's responses, `(..., prompts, responses)`.
+        second: of the second policy's responses to the same prompts, `(..., prompts, other responses)`.
 
     Returns:
         `(..., prompts)`, between 0 and 1.
@@ -170,41 +175,40 @@ def means(values: ArrayLike, *, replicates: int = 1000, level: float = 0.95, see
 
     Args:
         values: `(types, policies, prompts)`.
-        replicates: bootstrap draws of prompts.
-        level: coverage the intervals aim at.
-        seed: of the bootstrap.
+        replicates, level, seed: as in `regret_table`.
 
     Examples:
         >>> means(np.full((1, 1, 4), 0.5), replicates=10).low
         array([[0.5]])
     """
     table = _table(values)
-    return _estimate(table.mean(-1), _replicates(table, replicates, seed), level, table.shape[-1])
+    resampling = Resampling(np.arange(table.shape[-1]), replicates, level, seed)
+    return _estimate(table.mean(-1), resampling, lambda weights: {"value": _weighted_means(table, weights)})
 
 
-def _replicates(table: Floats, replicates: int, seed: int) -> Floats:
-    """Means over prompts drawn with replacement: `(replicates, types, policies)`."""
-    types, policies, prompts = table.shape
-    sums = resampled_sums(table.reshape(-1, prompts).T, replicates, seed)
-    return sums.reshape(-1, types, policies) / prompts
+def _weighted_means(table: Floats, weights: Floats) -> Floats:
+    """Weighted means over prompts: `(rows, types, policies)`."""
+    sums = weights @ table.reshape(-1, table.shape[-1]).T
+    return np.asarray(sums.reshape(-1, *table.shape[:-1]) / table.shape[-1])
 
 
 def _errors(table: Floats) -> Floats:
+    """Standard errors of means over prompts."""
     prompts = table.shape[-1]
     if prompts < 2:
         return np.full(table.shape[:-1], np.nan)
     return np.asarray(table.std(-1, ddof=1) / np.sqrt(prompts))
 
 
-def _estimate(value: Floats, drawn: Floats, level: float, prompts: int) -> Estimate:
-    if prompts < 2:
-        none = np.full(value.shape, np.nan)
-        return Estimate(value, none, none)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return Estimate(value, low, high)
+def _estimate(value: Floats, resampling: Resampling, metrics: Metrics) -> Estimate:
+    """A value and the interval of its replicates, `metrics["value"]`."""
+    drawn = resampling.replicated(metrics)
+    ends = percentiles(drawn["value"], resampling.level) if drawn else None
+    return Estimate(value, *(ends or (np.full(value.shape, np.nan),) * 2))
 
 
 def _table(values: ArrayLike) -> Floats:
+    """Finite numbers `(types, policies, prompts)`, or an error."""
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 3 or not table.size:
         raise PluralignError(f"log_ratios: found {table.shape}, expected (types, policies, prompts)")

@@ -1,109 +1,82 @@
-"""How well rewards agree with the verdicts they were meant to predict."""
+"""Accuracy, log-loss, Brier score, calibration errors and reward gaps of strict pairs, with intervals over prompts.
+
+Every metric is a function of sums over pairs. The whole, slices, annotators and bootstrap replicates differ only in
+what is summed, so each metric is defined once.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-from scipy.sparse import csr_array
+from scipy.special import expit
 
-from pluralign.evaluation.calibration.binned import BinSums, bin_columns, expected_error
-from pluralign.evaluation.calibration.reliability import equal_mass_edges, top_label
+from pluralign.evaluation.calibration.reliability import (
+    BinSums,
+    average_error,
+    bin_columns,
+    brier_parts,
+    debiased_error,
+    equal_mass_edges,
+    equal_width_edges,
+    expected_error,
+    max_error,
+    top_label,
+)
 from pluralign.evaluation.calibration.smooth import residual_cells, smooth_error
+from pluralign.evaluation.intervals import Metrics, Resampling, ratio
 from pluralign.evaluation.pairs import Floats, Ints, Pairs
-from pluralign.evaluation.rewards.sums import metrics_of_sums, pair_sums
+
+# Columns of `pair_sums`; those of the bins follow.
+WEIGHT, CORRECT, LOG_LOSS, BRIER, RIGHT, GAP_RIGHT, WRONG, GAP_WRONG, SURE_WRONG, BINS = range(10)
+
+# A wrong pair counts in `sure_wrong` if the rewards give the worse response at least this probability.
+SURE = 0.9
 
 
-@dataclass(frozen=True)
-class RewardSums:
-    """Sums per group of pairs that determine every metric of the rewards; rows of them may be added up.
-
-    Attributes:
-        pairs: of `pluralign.evaluation.rewards.sums.pair_sums`, `(groups, columns)`.
-        equal_mass: of `pluralign.evaluation.calibration.binned.bin_columns`, in bins of equal mass over all the
-            pairs, `(groups, 6 * bins)`.
-        residuals: of `pluralign.evaluation.calibration.smooth.residual_cells`, `(groups, cells)`.
-    """
-
-    pairs: Floats
-    equal_mass: Floats
-    residuals: csr_array
-
-    @classmethod
-    def of(cls, pairs: Pairs, group: Ints, groups: int, bins: int = 10) -> RewardSums:
-        """The sums of each group.
-
-        Args:
-            pairs: strict pairs.
-            group: group of each pair, int `(pairs,)`.
-            groups: number of groups.
-            bins: of [0, 1], an even number.
-        """
-        confidence, _, weight, _ = top_label(pairs)
-        edges = equal_mass_edges(confidence, weight, bins)
-        return cls(
-            pair_sums(pairs, group, groups, bins),
-            bin_columns(pairs, group, groups, edges),
-            residual_cells(pairs, group, groups),
-        )
-
-    def metrics(self, counts: Floats) -> dict[str, Floats]:
-        """The metrics of groups counted several times.
-
-        Args:
-            counts: how often each group counts, `(rows, groups)`.
-
-        Returns:
-            those of `pluralign.evaluation.rewards.sums.metrics_of_sums`, `ece_equal_mass` and `ece_smooth`, each
-            `(rows,)`; nan marks what is undefined.
-
-        Examples:
-            >>> from pluralign.evaluation.pairs import pairs_of
-            >>> pairs = pairs_of([2.0, 0.0, 0.0, 2.0], [1, 2, 1, 2], [0, 2, 4], [0, 1], [1.0, 1.0])
-            >>> sums = RewardSums.of(pairs, np.array([0, 1]), 2)
-            >>> sums.metrics(np.array([[1.0, 1.0], [2.0, 0.0]]))["ece_equal_mass"].round(3).tolist()
-            [0.381, 0.119]
-        """
-        equal_mass = BinSums.of_columns(counts @ self.equal_mass)
-        return metrics_of_sums(counts @ self.pairs) | {
-            "ece_equal_mass": expected_error(equal_mass),
-            "ece_smooth": smooth_error(counts @ self.residuals, equal_mass.mass.sum(axis=1)),
-        }
-
-
-def reward_metrics(pairs: Pairs, bins: int = 10) -> dict[str, float]:
+def pair_metrics(
+    pairs: Pairs, bins: int = 10, *, replicates: int = 0, level: float = 0.95, seed: int = 0
+) -> dict[str, float]:
     """Accuracy, log-loss, calibration errors and reward gaps over all strict pairs.
 
-    With w the pair weights (each judgment counts once) and m the margins, weighted means of:
-    `accuracy` [m > 0] + [m = 0] / 2 (an exact tie of rewards is a coin toss); `log_loss`
-    -log sigmoid(m), in nats; `brier` (1 - sigmoid(m))^2; `mean_margin` m. `brier_reliability`,
-    `brier_resolution` and `brier_uncertainty` are the parts of `brier`. `ece` is the calibration error of
-    `pluralign.evaluation.calibration.reliability`; `ece_equal_mass` the same over bins of equal mass; `ece_debiased`,
-    `max_calibration_error` and `average_calibration_error` are those of
-    `pluralign.evaluation.calibration.binned`, and `ece_smooth` that of `pluralign.evaluation.calibration.smooth`.
-    `gap_right`, `gap_wrong` and `sure_wrong` are those of `pluralign.evaluation.rewards.sums.metrics_of_sums`. Counts:
-    `pairs` strict pairs, `tied_pairs` pairs the annotator ranked equal, `undecided_judgments` judgments without a
-    strict pair, `reward_ties` strict pairs with margin 0.
+    With w the pair weights (each judgment counts once) and m the margins, weighted means of: `accuracy`
+    [m > 0] + [m = 0] / 2 (equal rewards count half); `log_loss` -log sigmoid(m), in nats; `brier` (1 - sigmoid(m))^2;
+    `mean_margin` m. `brier_reliability`, `brier_resolution` and `brier_uncertainty` are the parts of `brier`. `ece` is
+    the calibration error over bins of equal width, `ece_equal_mass` over bins of equal mass; `ece_debiased`,
+    `max_calibration_error` and `average_calibration_error` are defined in
+    `pluralign.evaluation.calibration.reliability`, and `ece_smooth` in `pluralign.evaluation.calibration.smooth`.
+    `gap_right`, `gap_wrong` and `sure_wrong` are defined in `metrics_of_sums`. Counts: `pairs` strict pairs,
+    `tied_pairs` pairs that the annotator ranked equal, `undecided_judgments` judgments without a strict pair,
+    `reward_ties` strict pairs with margin 0.
+
+    A replicate of the bootstrap draws as many prompts as have a strict pair, with replacement: judgments on one prompt
+    share its responses, so more of them do not narrow an interval by themselves. A calibration error is a sum of
+    absolute values and biased upwards in small samples, more so in a replicate than in the data: its interval
+    measures spread and may lie above the estimate. Bins of equal mass are those of the data in every replicate.
+
+    Args:
+        pairs: strict pairs; `pairs.prompt` is the cluster of the intervals.
+        bins: of [0, 1], an even number.
+        replicates: bootstrap replicates; 0 leaves the intervals out.
+        level: nominal coverage of the intervals, between 0 and 1.
+        seed: random seed of the bootstrap.
 
     Returns:
-        flat keys; an undefined value (no weight to divide by) is left out, never nan.
+        flat keys, with `KEY_low` and `KEY_high` for all but the counts and `mean_margin` if there are two prompts. An
+        undefined value (no weight to divide by) is left out, never nan.
 
     Raises:
-        PluralignError: `bins` is odd or under 2.
+        PluralignError: `bins` is odd or under 2, `replicates` is negative, or `level` is not between 0 and 1.
 
     Examples:
         >>> from pluralign.evaluation.pairs import pairs_of
         >>> pairs = pairs_of([1.0, 0.0, 2.0, 2.0], [1, 2, 1, 2], [0, 2, 4], [0, 1], [1.0, 1.0])
-        >>> metrics = {name: round(value, 3) for name, value in reward_metrics(pairs).items()}
+        >>> metrics = {name: round(value, 3) for name, value in pair_metrics(pairs, replicates=50).items()}
         >>> {name: metrics[name] for name in ("accuracy", "log_loss", "ece", "brier", "gap_right", "pairs")}
         {'accuracy': 0.75, 'log_loss': 0.503, 'ece': 0.269, 'brier': 0.161, 'gap_right': 1.0, 'pairs': 2}
-        >>> metrics["reward_ties"], "gap_wrong" in metrics
-        (1, False)
+        >>> metrics["accuracy_low"], metrics["accuracy_high"], metrics["reward_ties"], "gap_wrong" in metrics
+        (0.5, 1.0, 1, False)
     """
-    sums = RewardSums.of(pairs, np.zeros(len(pairs.margin), dtype=np.int64), 1, bins)
-    metrics: dict[str, float] = {
-        name: float(values[0]) for name, values in sums.metrics(np.ones((1, 1))).items() if not np.isnan(values[0])
-    }
+    resampling = Resampling(pairs.prompt, replicates, level, seed)
+    metrics = resampling.intervals(weighted_metrics(pairs, resampling.group, resampling.groups, bins))
     if pairs.weight.sum() > 0:
         metrics["mean_margin"] = float(np.average(pairs.margin, weights=pairs.weight))
     return metrics | {
@@ -111,4 +84,108 @@ def reward_metrics(pairs: Pairs, bins: int = 10) -> dict[str, float]:
         "tied_pairs": pairs.tied,
         "undecided_judgments": pairs.undecided,
         "reward_ties": int(np.count_nonzero(pairs.margin == 0)),
+    }
+
+
+def weighted_metrics(pairs: Pairs, group: Ints, groups: int, bins: int = 10) -> Metrics:
+    """A function from weights of the groups of pairs `(rows, groups)` to metrics, each `(rows,)`; nan if undefined.
+
+    The metrics are those of `metrics_of_sums`, `ece_equal_mass` and `ece_smooth`.
+
+    Examples:
+        >>> from pluralign.evaluation.pairs import pairs_of
+        >>> pairs = pairs_of([2.0, 0.0, 0.0, 2.0], [1, 2, 1, 2], [0, 2, 4], [0, 1], [1.0, 1.0])
+        >>> metrics = weighted_metrics(pairs, np.array([0, 1]), 2)
+        >>> metrics(np.array([[1.0, 1.0], [2.0, 0.0]]))["ece_equal_mass"].round(3).tolist()
+        [0.381, 0.119]
+    """
+    confidence, _, weight, _ = top_label(pairs)
+    sums = pair_sums(pairs, group, groups, bins)
+    equal_mass = bin_columns(pairs, group, groups, equal_mass_edges(confidence, weight, bins))
+    residuals = residual_cells(pairs, group, groups)
+
+    def metrics(weights: Floats) -> dict[str, Floats]:
+        binned = BinSums.of_columns(weights @ equal_mass)
+        return metrics_of_sums(weights @ sums) | {
+            "ece_equal_mass": expected_error(binned),
+            "ece_smooth": smooth_error(weights @ residuals, binned.mass.sum(axis=1)),
+        }
+
+    return metrics
+
+
+def pair_sums(pairs: Pairs, group: Ints, groups: int, bins: int = 10) -> Floats:
+    """Sums over the pairs of each group.
+
+    With w the weight, m the margin and p = sigmoid(m), the columns are the sums of: w; w ([m > 0] + [m = 0] / 2);
+    w (-log p), in nats; w (1 - p)^2; w [m > 0]; w |m| [m > 0]; w [m < 0]; w |m| [m < 0]; w [1 - p >= 0.9]. The columns
+    of `pluralign.evaluation.calibration.reliability.bin_columns` for bins of equal width follow.
+
+    Args:
+        pairs: strict pairs.
+        group: group of each pair, int `(pairs,)`; -1 leaves the pair out.
+        groups: number of groups.
+        bins: equal bins of [0, 1], an even number.
+
+    Returns:
+        `(groups, 9 + 6 * bins / 2)`.
+
+    Examples:
+        >>> from pluralign.evaluation.pairs import pairs_of
+        >>> pairs = pairs_of([2.0, 0.0], [1, 2], [0, 2], [0], [1.0])
+        >>> pair_sums(pairs, np.array([0]), 1)[:, :BINS].round(3).tolist()
+        [[1.0, 1.0, 0.127, 0.014, 1.0, 2.0, 0.0, 0.0, 0.0]]
+    """
+    within = group >= 0
+    weight, margin = pairs.weight[within], pairs.margin[within]
+    right, wrong, size = margin > 0, margin < 0, np.abs(margin)
+    columns = {
+        WEIGHT: weight,
+        CORRECT: weight * np.where(margin == 0, 0.5, right),
+        # log(1 + exp(-m)) by logaddexp: exact at both ends, where sigmoid would be 0 or 1.
+        LOG_LOSS: weight * np.logaddexp(0.0, -margin),
+        BRIER: weight * expit(-margin) ** 2,
+        RIGHT: weight * right,
+        GAP_RIGHT: weight * size * right,
+        WRONG: weight * wrong,
+        GAP_WRONG: weight * size * wrong,
+        SURE_WRONG: weight * (wrong & (expit(size) >= SURE)),
+    }
+    sums = np.zeros((groups, BINS))
+    for column, value in columns.items():
+        sums[:, column] = np.bincount(group[within], weights=value, minlength=groups)
+    return np.concatenate([sums, bin_columns(pairs, group, groups, equal_width_edges(bins))], axis=1)
+
+
+def metrics_of_sums(sums: Floats) -> dict[str, Floats]:
+    """The metrics of each row of `pair_sums`, or of sums of such rows.
+
+    `accuracy`, `log_loss` (nats) and the parts of the Brier score are means over all pairs. `ece`, `ece_debiased`,
+    `max_calibration_error` and `average_calibration_error` cover the pairs whose margin is not 0. `gap_right` and
+    `gap_wrong` are the mean |m| of pairs that the rewards order right and wrong, and `sure_wrong` is the share of the
+    wrong pairs with sigmoid(|m|) of at least 0.9.
+
+    Returns:
+        arrays `(rows,)`; nan marks a row whose denominator is 0.
+
+    Examples:
+        >>> from pluralign.evaluation.pairs import pairs_of
+        >>> pairs = pairs_of([1.0, 0.0, 0.0, 3.0], [1, 2, 1, 2], [0, 2, 4], [0, 1], [1.0, 1.0])
+        >>> metrics = metrics_of_sums(pair_sums(pairs, np.array([0, 0]), 2))
+        >>> [metrics[name].tolist() for name in ("accuracy", "gap_right", "gap_wrong", "sure_wrong")]
+        [[0.5, nan], [1.0, nan], [3.0, nan], [1.0, nan]]
+    """
+    bins = BinSums.of_columns(sums[:, BINS:])
+    weight = sums[:, WEIGHT]
+    return {
+        "accuracy": ratio(sums[:, CORRECT], weight),
+        "log_loss": ratio(sums[:, LOG_LOSS], weight),
+        "ece": expected_error(bins),
+        "ece_debiased": debiased_error(bins),
+        "max_calibration_error": max_error(bins),
+        "average_calibration_error": average_error(bins),
+        **brier_parts(bins, sums[:, BRIER], weight),
+        "gap_right": ratio(sums[:, GAP_RIGHT], sums[:, RIGHT]),
+        "gap_wrong": ratio(sums[:, GAP_WRONG], sums[:, WRONG]),
+        "sure_wrong": ratio(sums[:, SURE_WRONG], sums[:, WRONG]),
     }

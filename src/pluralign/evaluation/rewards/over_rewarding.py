@@ -1,21 +1,19 @@
-"""Over-rewarding: how large reward gaps are where the order is wrong."""
+"""Over-rewarding: how large reward gaps are on the pairs that the rewards order wrong."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from pluralign.evaluation.intervals import check_resampling, percentile_intervals, resampled_sums
-from pluralign.evaluation.pairs import Floats, Ints, Pairs
-from pluralign.evaluation.rewards.sums import metrics_of_sums, pair_sums
+from pluralign.evaluation.intervals import Resampling
+from pluralign.evaluation.pairs import SAME, Floats, Ints, Pairs
+from pluralign.evaluation.rewards.metrics import metrics_of_sums, pair_sums
 from pluralign.evaluation.slices import coded
 
-# What each row tells with its interval.
+# The metrics of a row that have intervals.
 INTERVALS = ("accuracy", "gap_right", "gap_wrong", "sure_wrong")
-
-# Two weights whose difference is under this share of their total are the same, in whatever order they were added.
-SAME = 1e-9
 
 
 def over_rewarding(
@@ -26,36 +24,35 @@ def over_rewarding(
     level: float = 0.95,
     seed: int = 0,
 ) -> list[dict[str, str | float]]:
-    """The size of reward gaps on pairs that the rewards order right, and on those they order wrong.
+    """The size of reward gaps on pairs that the rewards order right, and on pairs that they order wrong.
 
-    Training on rankings alone drives all gaps up, the wrong ones too: a model that over-rewards is as sure when it
-    is wrong as when it is right. That shows here, and not in its accuracy.
+    Training on rankings alone increases all gaps, the wrong ones too: a model that over-rewards is as confident when
+    it is wrong as when it is right. Accuracy does not show this.
 
     Args:
         pairs: strict pairs; `pairs.prompt` is the cluster of the intervals.
-        slices: for each column (such as "source" or "group") its value for every judgment, `(judgments,)`; a
-            judgment whose value is None is in no slice of that column.
-        replicates: bootstrap draws of prompts, those of the row; 0 leaves the intervals out.
-        level: coverage the intervals aim at.
-        seed: of the draws.
+        slices: for each column (such as "source" or "group") its value for every judgment, `(judgments,)`; a judgment
+            with None is in no slice of that column.
+        replicates: bootstrap replicates over the prompts of a row; 0 leaves the intervals out.
+        level: nominal coverage of the intervals.
+        seed: random seed of the bootstrap.
 
     Returns:
         a row for all pairs, then one for each slice, columns in the given order and values sorted:
 
-        - `slice`: "all" or "COLUMN=VALUE"; `pairs`: number of strict pairs; `accuracy`: ties of rewards half.
-        - `gap_right`, `gap_wrong`: weighted mean |margin| of the pairs with margin above 0, and below 0.
+        - `slice`: "all" or "COLUMN=VALUE"; `pairs`: number of strict pairs; `accuracy`: equal rewards count half.
+        - `gap_right`, `gap_wrong`: weighted mean |margin| of the pairs with a margin above 0, and below 0.
         - `ratio`: gap_wrong / gap_right; near 1 the size of a gap says nothing about whether it is right.
-        - `wrong_median`, `wrong_p90`: the smallest |margin| of the wrong pairs with half, and nine tenths, of their
-          weight at or under it.
-        - `sure_wrong`: weighted share of the wrong pairs with sigmoid(|margin|) of 0.9 or more.
-        - `NAME_low`, `NAME_high` of `accuracy`, `gap_right`, `gap_wrong` and `sure_wrong`: percentile intervals
-          over prompts, with two prompts or more.
+        - `wrong_median`, `wrong_p90`: weighted quantiles of |margin| of the wrong pairs.
+        - `sure_wrong`: weighted share of the wrong pairs with sigmoid(|margin|) of at least 0.9.
+        - `NAME_low`, `NAME_high` of `accuracy`, `gap_right`, `gap_wrong` and `sure_wrong`: percentile intervals over
+          prompts, if there are two prompts.
 
-        What is undefined (no wrong pairs, say) is left out of its row.
+        What is undefined (for example, without wrong pairs) is left out of its row.
 
     Raises:
-        PluralignError: a column is not as long as there are judgments or holds something that is neither text nor
-            None, `replicates` is negative, or `level` is not between 0 and 1.
+        PluralignError: a column does not have one value per judgment or holds a value that is neither text nor None,
+            `replicates` is negative, or `level` is not between 0 and 1.
 
     Examples:
         >>> from pluralign.evaluation.pairs import pairs_of
@@ -67,63 +64,42 @@ def over_rewarding(
         >>> chat["slice"], chat["pairs"], "gap_right" in chat
         ('source=chat', 1, False)
     """
-    if replicates:
-        check_resampling(replicates, level)
-    rows = [_row("all", pairs, np.arange(len(pairs.margin)), replicates, level, seed)]
+
+    def row(name: str, chosen: Ints) -> dict[str, str | float]:
+        margin, weight, prompt = pairs.margin[chosen], pairs.weight[chosen], pairs.prompt[chosen]
+        part = replace(pairs, margin=margin, weight=weight, prompt=prompt, judgment=pairs.judgment[chosen])
+        resampling = Resampling(prompt, replicates, level, seed)
+        sums = pair_sums(part, resampling.group, resampling.groups)
+
+        def metrics(weights: Floats) -> dict[str, Floats]:
+            every = metrics_of_sums(weights @ sums)
+            return {key: every[key] for key in INTERVALS}
+
+        values = resampling.intervals(metrics)
+        if values.get("gap_wrong", 0) > 0 and values.get("gap_right", 0) > 0:
+            values["ratio"] = values["gap_wrong"] / values["gap_right"]
+        wrong = margin < 0
+        for key, share in (("wrong_median", 0.5), ("wrong_p90", 0.9)):
+            quantile = weighted_quantile(-margin[wrong], weight[wrong], share)
+            if quantile is not None:
+                values[key] = quantile
+        return {"slice": name, "pairs": len(chosen), **values}
+
+    rows = [row("all", np.arange(len(pairs.margin)))]
     for column, values in (slices or {}).items():
         names, code = coded(column, values, pairs.judgments)
         group = code[pairs.judgment]
         order = np.argsort(group, kind="stable")
         ends = np.searchsorted(group[order], np.arange(len(names) + 1))
-        for name, start, end in zip(names, ends, ends[1:], strict=False):
-            rows.append(_row(f"{column}={name}", pairs, order[start:end], replicates, level, seed))
+        rows += [row(f"{column}={name}", order[a:b]) for name, a, b in zip(names, ends, ends[1:], strict=False)]
     return rows
 
 
 def weighted_quantile(values: Floats, weight: Floats, share: float) -> float | None:
-    """The smallest value with at least this share of the weight at or under it; None without weight.
-
-    Args:
-        values: `(n,)`.
-        weight: at least 0, `(n,)`.
-        share: between 0 and 1.
-
-    Examples:
-        >>> weighted_quantile(np.array([5.0, 1.0, 2.0]), np.array([1.0, 1.0, 2.0]), 0.75)
-        2.0
-    """
+    """The smallest value `(n,)` with at least this share of the weight `(n,)` at or below it; None without weight."""
     order = np.argsort(values, kind="stable")
     order = order[weight[order] > 0]
     if not len(order):
         return None
     below = np.cumsum(weight[order])
     return float(values[order[np.searchsorted(below, (share - SAME) * below[-1])]])
-
-
-def _row(name: str, pairs: Pairs, chosen: Ints, replicates: int, level: float, seed: int) -> dict[str, str | float]:
-    """The row of the pairs whose indices are given."""
-    part = Pairs(
-        margin=pairs.margin[chosen],
-        judgment=pairs.judgment[chosen],
-        weight=pairs.weight[chosen],
-        prompt=pairs.prompt[chosen],
-        judgments=pairs.judgments,
-        tied=pairs.tied,
-        undecided=pairs.undecided,
-    )
-    prompts, cluster = np.unique(part.prompt, return_inverse=True)
-    sums = pair_sums(part, cluster, len(prompts))
-    whole = metrics_of_sums(sums.sum(axis=0, keepdims=True))
-    row: dict[str, str | float] = {"slice": name, "pairs": len(chosen)}
-    row |= {key: float(whole[key][0]) for key in INTERVALS if not np.isnan(whole[key][0])}
-    if whole["gap_wrong"][0] > 0 and whole["gap_right"][0] > 0:
-        row["ratio"] = float(whole["gap_wrong"][0] / whole["gap_right"][0])
-    wrong = part.margin < 0
-    for key, share in (("wrong_median", 0.5), ("wrong_p90", 0.9)):
-        quantile = weighted_quantile(-part.margin[wrong], part.weight[wrong], share)
-        if quantile is not None:
-            row[key] = quantile
-    if replicates and len(prompts) > 1:
-        drawn = metrics_of_sums(resampled_sums(sums, replicates, seed))
-        row |= percentile_intervals({key: drawn[key] for key in INTERVALS}, level)
-    return row

@@ -1,11 +1,10 @@
-"""Rank correlation of rewards with one ranking, and with the crowd's win shares."""
+"""Rank correlation of rewards with single rankings, and with the crowd's win shares."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pluralign.core.errors import PluralignError
 from pluralign.evaluation.pairs import (
     UNRANKED,
     Floats,
@@ -13,20 +12,20 @@ from pluralign.evaluation.pairs import (
     checked_rankings,
     judgment_blocks,
     rank_keys,
-    whole_numbers,
+    unique_responses,
 )
 
-# Fewer responses than this order themselves too few ways for a correlation to say anything.
+# Fewer responses have too few orders for a correlation to say anything.
 FEWEST_RESPONSES = 3
 
 
 def kendall_tau(rewards: ArrayLike, ranks: ArrayLike, offsets: ArrayLike, weight: ArrayLike) -> float | None:
     """Mean over judgments of Kendall's tau-b between rewards and ranks.
 
-    tau_b = (C - D) / sqrt(N_u N_r): concordant less discordant pairs over the geometric mean of the pairs
-    not tied in reward and of those not tied in rank. Responses not ranked are tied at the bottom. The mean
-    is weighted by the judgments' weights, over those with at least three ranked responses in which neither
-    side is constant.
+    tau_b = (C - D) / sqrt(N_u N_r): concordant minus discordant pairs, divided by the geometric mean of the numbers of
+    pairs not tied in reward and not tied in rank. Responses that were not ranked are tied at the bottom. The mean is
+    weighted by the judgments' weights and covers judgments with at least three ranked responses in which neither side
+    is constant.
 
     Args:
         rewards, ranks, offsets, weight: as in `pluralign.evaluation.pairs.pairs_of`.
@@ -70,13 +69,13 @@ def crowd_spearman(
 ) -> float | None:
     """Mean over prompts of Spearman's correlation between rewards and the crowd's win shares.
 
-    The win share of a response is (wins + ties / 2) / comparisons over all judgments of its prompt, each
-    comparison counted with its judgment's weight. Each prompt with at least three compared responses
-    counts once, unless its rewards or its win shares are constant.
+    The win share of a response is (wins + ties / 2) / comparisons over all judgments of its prompt, each comparison
+    with its judgment's weight. Each prompt with at least three compared responses counts once, unless its rewards or
+    its win shares are constant.
 
     Args:
         rewards, ranks, offsets, prompt, weight: as in `pluralign.evaluation.pairs.pairs_of`.
-        response: id of the unique response at each place, int `(total,)`; ids count within a prompt.
+        response: id of the unique response at each position, int `(total,)`; ids count within a prompt.
 
     Returns:
         a number in [-1, 1]; None when no prompt qualifies.
@@ -85,34 +84,16 @@ def crowd_spearman(
         PluralignError: as in `pairs_of`, or one response of a prompt has two rewards.
 
     Examples:
-        Two people agree on the worst answer and disagree on the best; the rewards follow the first.
+        Two annotators agree on the worst response and disagree on the best; the rewards follow the first.
 
         >>> ranks, response = [1, 2, 3, 2, 1, 3], [0, 1, 2, 0, 1, 2]
         >>> round(crowd_spearman([2.0, 1.0, 0.0] * 2, ranks, [0, 3, 6], [5, 5], [1.0, 1.0], response), 3)
         0.866
     """
     reward, rank, place, cluster, reliability = checked_rankings(rewards, ranks, offsets, prompt, weight)
-    unique = whole_numbers("response", response)
-    if len(unique) != len(reward):
-        raise PluralignError(f"response: shape ({len(unique)},), expected ({len(reward)},) from offsets")
     judgment = np.repeat(np.arange(len(place) - 1), np.diff(place))
     at = cluster[judgment]
-
-    # Each (prompt, response) gets one number; the first place it appears holds its reward and prompt.
-    order = np.lexsort((unique, at))
-    new = np.ones(len(order), dtype=bool)
-    new[1:] = (np.diff(at[order]) != 0) | (np.diff(unique[order]) != 0)
-    item = np.empty(len(order), dtype=np.int64)
-    item[order] = np.cumsum(new) - 1
-    first = order[new]
-    differs = reward != reward[first][item]
-    if differs.any():
-        where = int(np.argmax(differs))
-        raise PluralignError(
-            f"rewards[{where}] is {reward[where]}, but response {unique[where]} of prompt {at[where]} "
-            f"also has {reward[first][item][where]}, expected one reward per response"
-        )
-
+    item, first = unique_responses(response, reward, at)
     key = rank_keys(rank)
     better, same, shown = standing(judgment, key)
     ranked = key != UNRANKED
@@ -120,29 +101,18 @@ def crowd_spearman(
     comparisons = np.where(ranked, shown - 1, better)
     won = np.bincount(item, weights=reliability[judgment] * points, minlength=len(first))
     compared = np.bincount(item, weights=reliability[judgment] * comparisons, minlength=len(first))
-    met = compared > 0
-    # Rounded, so that shares equal but for the order of their sums stay tied.
-    share = np.round(won[met] / compared[met], 12)
-    rho = spearman_within(at[first][met], reward[first][met], share)
+    seen = compared > 0
+    # Rounded, so that equal shares stay tied whatever the order of summation.
+    share = np.round(won[seen] / compared[seen], 12)
+    rho = spearman_within(at[first][seen], reward[first][seen], share)
     return float(rho.mean()) if len(rho) else None
 
 
 def spearman_within(group: Ints, left: Floats, right: Floats) -> Floats:
-    """Spearman's correlation in each group of at least three in which neither side is constant.
+    """Spearman's correlation in each group of at least three elements in which neither side is constant.
 
-    The Pearson correlation of the midranks (ties share the mean of their ranks).
-
-    Args:
-        group: group of each element, int `(elements,)`.
-        left, right: the two sides, `(elements,)`.
-
-    Returns:
-        `(qualifying groups,)`, in the order of the group numbers.
-
-    Examples:
-        >>> group = np.array([4, 4, 4, 9, 9, 9])
-        >>> spearman_within(group, np.arange(6.0), np.array([1.0, 3.0, 2.0, 5.0, 5.0, 5.0])).tolist()
-        [0.5]
+    It is the Pearson correlation of the midranks (ties share the mean of their ranks), `(qualifying groups,)` in the
+    order of the group numbers.
     """
     code = np.unique(group, return_inverse=True)[1]
     centred: list[Floats] = []
@@ -157,19 +127,7 @@ def spearman_within(group: Ints, left: Floats, right: Floats) -> Floats:
 
 
 def standing(group: Ints, value: Floats | Ints) -> tuple[Ints, Ints, Ints]:
-    """Where each value stands in its group, by one sort: O(elements log elements).
-
-    Args:
-        group: group of each element, int from 0, `(elements,)`.
-        value: `(elements,)`.
-
-    Returns:
-        how many of the group are smaller, how many are equal (itself included), how many there are.
-
-    Examples:
-        >>> [a.tolist() for a in standing(np.array([0, 0, 0, 1]), np.array([5, 2, 5, 1]))]
-        [[1, 0, 1, 0], [2, 1, 2, 1], [3, 3, 3, 1]]
-    """
+    """For each value `(elements,)`: how many of its group are smaller, how many are equal to it, the group's size."""
     order = np.lexsort((value, group))
     new = np.ones(len(order), dtype=bool)
     new[1:] = (np.diff(group[order]) != 0) | (value[order][1:] != value[order][:-1])

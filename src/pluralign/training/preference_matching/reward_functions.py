@@ -14,12 +14,17 @@ import torch
 from transformers.utils import logging
 
 from pluralign.core.errors import PluralignError
-from pluralign.scoring.averaged import AveragedRewardModel
 from pluralign.scoring.implicit_rewards import load_implicit_reward
 from pluralign.scoring.items import Items, items_of_texts
 from pluralign.scoring.loading import load_parts
 from pluralign.scoring.mixtures import is_mixture
-from pluralign.scoring.reward_models import LabelModel, RewardModel, is_reward_model, load_reward_model
+from pluralign.scoring.reward_models import (
+    AveragedRewardModel,
+    LabelModel,
+    RewardModel,
+    is_reward_model,
+    load_reward_model,
+)
 
 logger = logging.get_logger(__name__)
 

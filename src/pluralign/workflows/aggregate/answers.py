@@ -1,4 +1,4 @@
-"""Answers of types' policies, of their base and of others, and what each type thinks of each of them."""
+"""Responses of the types' policies, their base and other policies, and the utility of each for each type."""
 
 from __future__ import annotations
 
@@ -21,24 +21,23 @@ from pluralign.policies.policy import Policy, Sample
 from pluralign.scoring.tokens import TokenizedItems, prompt_tokens
 
 BASE = "base"
-"""What the types' policies were tuned from, among the policies."""
+"""The name of the model from which the types' policies were tuned."""
 
 
 def unique_prompts(
     files: Sequence[str | os.PathLike[str]], label_scale: str | None, most: int | None, seed: int
 ) -> list[Any]:
-    """The prompts of canonical files, each once, in their order; a seeded draw of them where they are many.
+    """The unique prompts of canonical files in their order, or a random sample of `most` of them.
 
     Raises:
         PluralignError: a file cannot be read.
     """
     judgments: Judgments = read(files, label_scale)
-    prompts = {json.dumps(prompt): prompt for prompt in judgments.column("prompt")}
-    found = list(prompts.values())
-    if most is None or most >= len(found):
-        return found
-    chosen = np.random.default_rng(seed).choice(len(found), size=most, replace=False)
-    return [found[index] for index in sorted(chosen)]
+    prompts = list({json.dumps(prompt): prompt for prompt in judgments.column("prompt")}.values())
+    if most is None or most >= len(prompts):
+        return prompts
+    chosen = np.random.default_rng(seed).choice(len(prompts), size=most, replace=False)
+    return [prompts[index] for index in sorted(chosen)]
 
 
 def draw_answers(
@@ -52,34 +51,25 @@ def draw_answers(
     seed: int,
     trust_remote_code: bool = False,
 ) -> pa.Table:
-    """Draw answers and score each under every type's policy and the base.
+    """Draw responses and score each under the policy of every type and the base.
 
-    Other policies are in memory one after the other, and never beside the types'.
-
-    Args:
-        run: a mixture's folder.
-        prompts: texts, or lists of messages.
-        further: names and folders of other policies.
-        own: draw from each of the types' policies and from their base too.
-        samples: answers to each prompt from each policy.
-        max_new_tokens: the longest answer.
-        seed: every policy draws with its own, made of this one and its name.
-        trust_remote_code: run code that comes with a model.
+    Other policies are loaded one after the other, and never at the same time as those of the types.
+    With `own`, responses are also drawn from the policies of the types and from their base.
 
     Returns:
-        a row per answer, policy by policy and prompt by prompt: `prompt`, `response`, `by`, `log_prob` under who
-        drew it, `tokens`, `finished`, and for each type `utility_K` = log pi_K(y|x) - log pi_ref(y|x), in nats; of
-        log pi_ref only what the run's penalty charges.
+        a row per response, policy by policy and prompt by prompt: `prompt`, `response`, `by` (the policy), `log_prob`
+        under that policy, `tokens`, `finished`, and for each type `utility_K` = log pi_K(y|x) - log pi_ref(y|x) in
+        nats, where log pi_ref counts only as far as the penalty of the run includes it.
 
     Raises:
-        PluralignError: a policy cannot be loaded, has other tokens, or cannot hold the answers.
+        PluralignError: a policy cannot be loaded, has another tokenizer, or is too short for the responses.
     """
     options: dict[str, Any] = {"n": samples, "max_new_tokens": max_new_tokens}
     policy = _types_of(run, trust_remote_code)
     limits, vocabulary = policy.limits, policy.tokenizer.get_vocab()
     drawn: dict[str, list[list[Sample]]] = {}
     if own:
-        # A mixture draws an adapter for every answer; the same model as a plain policy keeps to the one in use.
+        # A mixture draws an adapter for each response; the same model as a plain policy uses the active one.
         plain = Policy(policy.model, policy.tokenizer, policy.limits)
         for name in [*policy.mixture.weights, BASE]:
             with plain.using(None if name == BASE else name):
@@ -91,8 +81,8 @@ def draw_answers(
             other = load_policy(folder, max_length=limits.max_length, trust_remote_code=trust_remote_code)
             if other.tokenizer.get_vocab() != vocabulary:
                 raise PluralignError(
-                    f"{folder}: has other tokens than {run}, so its answers cannot be scored under the types' "
-                    "policies: give a policy with the same tokenizer"
+                    f"{folder}: has other tokens than {run}, so its responses cannot be scored under the policies of "
+                    "the types: give a policy with the same tokenizer"
                 )
             drawn[name] = other.sample(prompts, seed=seed_of(seed, name), **options)
             del other
@@ -116,39 +106,32 @@ def draw_answers(
 def log_ratios_of(
     policy: MixturePolicy, prompt_ids: list[list[int]], answers: Sequence[list[int]], prompt: np.ndarray
 ) -> np.ndarray:
-    """log pi_k(y|x) - log pi_ref(y|x) of drawn tokens, in nats; an answer that was drawn often is scored once.
+    """log pi_k(y|x) - log pi_ref(y|x) of drawn tokens, in nats; repeated responses are scored once.
 
-    Of log pi_ref(y|x) only what the mixture's penalty charges is taken off, as when its adapters were tuned.
+    As in tuning, log pi_ref(y|x) is subtracted only as far as the penalty of the mixture includes it.
 
-    Args:
-        policy: the types' policies.
-        prompt_ids: token ids of each prompt.
-        answers: token ids of each answer, as they were drawn. Text would be split into tokens anew, and the
-            log-probability of other tokens is not that of what was drawn.
-        prompt: `(answers,)` which prompt each answers.
-
-    Returns:
-        `(types, answers)`, float64.
+    `answers` are token ids as drawn, since tokenizing their texts again could give other tokens; `prompt`, of shape
+    `(responses,)`, is the prompt of each. The result is `(types, responses)`, float64.
     """
     place: dict[tuple[int, ...], int] = {}
     keys = [(int(of), *answer) for of, answer in zip(prompt, answers, strict=True)]
     for key in sorted(set(keys)):  # prompt by prompt
         place[key] = len(place)
     unique = TokenizedItems(prompt_ids, [list(key[1:]) for key in place], np.array([key[0] for key in place]), 0, 0)
-    found = policy.adapter_values(unique) - policy.reference_charges(unique)
-    return np.asarray(found[:, [place[key] for key in keys]])
+    ratios = policy.adapter_values(unique) - policy.reference_charges(unique)
+    return np.asarray(ratios[:, [place[key] for key in keys]])
 
 
 def utilities_by(answers: pa.Table, names: Sequence[str], prompts: int) -> np.ndarray:
-    """Utilities of the answers of some policies: `(types, policies, prompts, samples)`, in nats."""
+    """Utilities of the responses of some policies: `(types, policies, prompts, samples)`, in nats."""
     types = sum(name.startswith("utility_") for name in answers.column_names)
     by = np.array(answers.column("by").to_pylist())
-    found = np.stack([answers.column(f"utility_{kind + 1}").to_numpy() for kind in range(types)])
-    return np.stack([found[:, by == name].reshape(types, prompts, -1) for name in names], axis=1)
+    utilities = np.stack([answers.column(f"utility_{kind + 1}").to_numpy() for kind in range(types)])
+    return np.stack([utilities[:, by == name].reshape(types, prompts, -1) for name in names], axis=1)
 
 
 def seed_of(seed: int, name: str) -> int:
-    """A seed of each policy's own: with a common one the answers of two policies would not be independent.
+    """The seed of a policy: with the same seed, the responses of two policies would not be independent.
 
     Examples:
         >>> seed_of(0, "base") == seed_of(0, "base"), seed_of(0, "base") == seed_of(0, "type-1")

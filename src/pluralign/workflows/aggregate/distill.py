@@ -1,4 +1,4 @@
-"""One adapter in place of a mixture: fine-tuned from the base on draws from the mixture."""
+"""Distillation: one adapter in place of a mixture, fine-tuned from the base on responses of the mixture."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from pluralign.workflows.aggregate.answers import seed_of
 from pluralign.workflows.train.run import train
 
 DISTILLED = "distilled"
-"""The policy among the others, its folder, and what its draws' seed is made of."""
+"""The name of the policy, its folder, and a part of its seed."""
 
 _SETTINGS = (
     "model_revision", "dtype", "attn_implementation", "load_in_8bit", "load_in_4bit", "bnb_4bit_quant_type",
     "use_bnb_nested_quant", "bnb_4bit_quant_storage",
 )  # fmt: skip
-"""What a run says of its base; whether to run code that comes with it is asked anew, never read from a folder."""
+"""Settings of the base that a run stores; `trust_remote_code` is never read from a folder."""
 
 
 def distill_mixture(
@@ -44,30 +44,18 @@ def distill_mixture(
     seed: int,
     trust_remote_code: bool = False,
 ) -> dict[str, Any]:
-    """Train `distilled/` by the objective `sft` on draws from a mixture; taken up again where it stopped.
+    """Train `distilled/` with the objective `sft` on responses of a mixture; resumes where it stopped.
 
-    Minimising -log pi(y|x) over draws y of the mixture is minimising KL(mixture || pi). Draws keep their
-    multiplicity. A draw that was cut at the limit is left out, as an end token would be learned in its middle,
-    and so is an empty one, which a table of judgments cannot hold: what is learned is the mixture given that it
-    says something and ends.
+    Minimising -log pi(y|x) over responses y of the mixture minimises KL(mixture || pi). Repeated responses count as
+    often as they were drawn. Responses cut at the limit are left out, because training would teach an end token in
+    their middle, and so are empty ones, which a table of judgments cannot hold. The adapter thus learns the mixture
+    conditional on a finished, non-empty response.
 
-    Args:
-        folder: gets `draws.parquet`, `distill.yaml` and `distilled/`.
-        mixture: what to draw from.
-        run: of `em-dpo`; its settings of the model are the adapter's.
-        prompts: texts, or lists of messages.
-        samples: draws for each prompt.
-        max_new_tokens: the longest draw.
-        epochs: passes over the draws.
-        learning_rate: of AdamW.
-        seed: of the draws and of the training.
-        trust_remote_code: run code that comes with the model.
-
-    Returns:
-        `distill_prompts`, `distill_draws`, `distill_left_out`, `distill_train_loss`.
+    `folder` gets `draws.parquet`, `distill.yaml` and `distilled/`; the adapter uses the model settings of `run`.
+    Returns the metrics `distill_prompts`, `distill_draws`, `distill_left_out` and `distill_train_loss`.
 
     Raises:
-        PluralignError: the types' adapters are no LoRA adapters, or no draw is left.
+        PluralignError: the adapters of the types are not LoRA adapters, or no response is left.
     """
     draws = folder / "draws.parquet"
     settings = _lora(mixture)
@@ -101,36 +89,36 @@ def _draw(
 ) -> None:
     policy = load_policy(mixture, trust_remote_code=trusted)
     drawn = policy.sample(prompts, n=samples, max_new_tokens=max_new_tokens, seed=seed_of(seed, DISTILLED + " from"))
-    # A row for each draw: a row of the table shows different responses, and draws repeat each other.
+    # One row per draw: a row of the table holds different responses, and draws may repeat.
     rows = [
         {"prompt": prompt, "responses": [sample.response], "ranks": [1], "source": sample.adapter}
         for prompt, group in zip(prompts, drawn, strict=True)
         for sample in group
-        if sample.finished and _says_something(sample.response)
+        if sample.finished and not _is_empty(sample.response)
     ]
     if not rows:
         raise PluralignError(
-            f"{mixture}: none of {len(prompts) * samples} draws says something and ends within {max_new_tokens} "
-            "tokens, so there is nothing to learn from: raise --max-new-tokens"
+            f"{mixture}: none of {len(prompts) * samples} responses is finished within {max_new_tokens} tokens and "
+            "not empty, so there is nothing to learn from: raise --max-new-tokens"
         )
     Judgments.from_rows(rows).write(file)
 
 
-def _says_something(response: Any) -> bool:
+def _is_empty(response: Any) -> bool:
     text = response if isinstance(response, str) else response[0]["content"]
-    return bool(text.strip())
+    return not text.strip()
 
 
 def _lora(mixture: Path) -> dict[str, Any]:
-    """The settings of a new adapter that is like those of the mixture."""
-    first = _first(mixture)
+    """Settings of a new adapter like those of the mixture."""
+    first = mixture / next(iter(read_mixture(mixture).weights))
     config = peft.PeftConfig.from_pretrained(str(first))
     if not isinstance(config, peft.LoraConfig):
         raise PluralignError(
-            f"{first}: an adapter of the kind {config.peft_type}; only mixtures of LoRA adapters can be distilled"
+            f"{first}: is a {config.peft_type} adapter; only mixtures of LoRA adapters can be distilled"
         )
     modules = config.target_modules
-    found = {
+    settings = {
         "model_name_or_path": str(config.base_model_name_or_path),
         "use_peft": True,
         "lora_r": config.r,
@@ -141,16 +129,11 @@ def _lora(mixture: Path) -> dict[str, Any]:
         "use_dora": config.use_dora,
     }
     if config.modules_to_save:
-        found["lora_modules_to_save"] = list(config.modules_to_save)
+        settings["lora_modules_to_save"] = list(config.modules_to_save)
     if (first / "config.json").exists():
         limits = json.loads((first / "config.json").read_text(encoding="utf-8")).get(SETTINGS) or {}
-        found |= {"max_length": limits["max_length"]} if "max_length" in limits else {}
+        settings |= {"max_length": limits["max_length"]} if "max_length" in limits else {}
     template = first / "chat_template.jinja"
     if template.exists():
-        found["chat_template_path"] = str(template)  # the adapters' may differ from the base's
-    return found
-
-
-def _first(mixture: Path) -> Path:
-    """The folder of one of the mixture's adapters."""
-    return mixture / next(iter(read_mixture(mixture).weights))
+        settings["chat_template_path"] = str(template)  # the template of the base may differ
+    return settings

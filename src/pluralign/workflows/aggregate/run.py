@@ -18,23 +18,24 @@ from transformers.utils import logging
 
 from pluralign.choice.regret import priorities
 from pluralign.core.errors import PluralignError, nearest
-from pluralign.core.files import atomic_folder, atomic_write, disk_errors, write_json, write_parquet
+from pluralign.core.files import atomic_folder, atomic_write, disk_errors, write_parquet
+from pluralign.core.records import write_record
 from pluralign.core.runs import CONFIG, file_fingerprints, finish_run, read_metrics, run_state, start_run
-from pluralign.reports.aggregation import aggregation_page
+from pluralign.reports.aggregation import AggregationPage, aggregation_page
 from pluralign.scoring.mixtures import MIXTURE, Mixture, read_mixture
 from pluralign.workflows.aggregate.answers import BASE, draw_answers, unique_prompts
-from pluralign.workflows.aggregate.distill import DISTILLED, distill_mixture
-from pluralign.workflows.aggregate.groups import known_groups
-from pluralign.workflows.aggregate.story import (
+from pluralign.workflows.aggregate.contents import (
     EGALITARIAN,
     MIXTURES,
-    Asked,
+    Setting,
     aggregate_metrics,
-    aggregation,
-    chosen,
+    aggregation_contents,
+    known_groups,
     label,
     regret_lines,
+    solve,
 )
+from pluralign.workflows.aggregate.distill import DISTILLED, distill_mixture
 
 logger = logging.get_logger(__name__)
 
@@ -48,7 +49,7 @@ def aggregate(
     prompts: Files | None = None,
     samples: int = 4,
     max_new_tokens: int = 128,
-    most_prompts: int | None = None,
+    max_prompts: int | None = None,
     priority: Mapping[str, float] | Sequence[float] | None = None,
     hedge: bool = False,
     policies: Mapping[str, str | os.PathLike[str]] | None = None,
@@ -61,50 +62,52 @@ def aggregate(
     seed: int = 0,
     trust_remote_code: bool = False,
 ) -> dict[str, Any]:
-    """Mix the policies of types so that the largest regret is smallest, and say what every type gives up.
+    """Mix the policies of types so that the largest regret is smallest, and measure what each type gives up.
 
         L_ij = E_x E_{y ~ pi_j} [log pi_i(y|x) - log pi_ref(y|x)],   R_ij = c_i (L_ii - L_ij)
         min over w in the simplex of max over types of R w
 
-    From arXiv 2510.15716; L is estimated from answers drawn at temperature 1. The mixture draws one of the types'
-    policies for each answer. It is compared with each of them, with their base, and with mixtures by the types'
-    shares, for the best average and for the best smallest utility.
+    L is estimated from responses drawn at temperature 1. The mixture draws each response from the policy of one type.
+    It is compared with each of these policies, with their base, and with the mixtures that use the shares of the
+    types, maximise the average utility, and maximise the smallest utility.
 
     Args:
         run: a finished run of `em-dpo`.
-        out: the folder: `mixture/` (the policy, for `load_policy`), `aggregate.json`, `answers.parquet`,
-            `metrics.json`, `report.html`, `README.md`, and with `distill` `draws.parquet` and `distilled/`.
-        prompts: canonical files whose prompts are answered; `None` takes the run's `eval_files`, else its
-            `train_files`.
-        samples: answers to each prompt from each policy.
-        max_new_tokens: the longest answer.
-        most_prompts: a seeded draw of so many prompts where there are more.
-        priority: c of each type by its name or number, 1 where none is given, or one number for each type.
-        hedge: solve the game by optimistic Hedge, as the paper does, instead of by a linear programme.
-        policies: names and folders of other policies to compare with, with the same tokenizer.
-        distill: train one adapter, `distilled/`, on draws from the mixture, and compare it too.
-        distill_prompts: canonical files whose prompts it learns from; `None` takes the run's `train_files`, else
-            the prompts that are answered.
-        distill_samples: draws for each prompt.
-        distill_epochs: passes over the draws.
-        distill_learning_rate: of AdamW; 1e-4 suits LoRA adapters, which take about ten times what full models do.
-        label_scale: for files whose labels come without one; `None` takes the run's.
-        seed: of prompts, answers, bootstrap and training.
+        out: the folder to write: `mixture/` (the policy, for `load_policy`), `aggregate.json`, `answers.parquet`,
+            `metrics.json`, `report.html`, `README.md`, and with `distill` also `draws.parquet` and `distilled/`.
+        prompts: canonical files with the prompts; by default the run's `eval_files`, else its `train_files`.
+        samples: responses to each prompt from each policy.
+        max_new_tokens: length limit of a response.
+        max_prompts: use a random sample of this many prompts if there are more.
+        priority: c of each type by its name or number (1 if missing), or one number per type.
+        hedge: solve the game by optimistic Hedge, as in the paper, instead of a linear programme.
+        policies: names and folders of other policies to compare with; they need the same tokenizer.
+        distill: train one adapter, `distilled/`, on responses drawn from the mixture, and compare it too.
+        distill_prompts: canonical files with the prompts for distillation; by default the run's `train_files`, else
+            `prompts`.
+        distill_samples: responses to each of these prompts.
+        distill_epochs: passes over these responses.
+        distill_learning_rate: of AdamW; the default suits LoRA adapters, which take about ten times the rate of full
+            models.
+        label_scale: for files whose labels come without one; by default that of the run.
+        seed: of prompts, responses, bootstrap and training.
         trust_remote_code: run code that comes with the models.
 
     Returns:
-        The metrics, as in `metrics.json`; utilities and regrets in nats per answer.
+        The metrics, as in `metrics.json`; utilities and regrets in nats per response.
 
     Raises:
-        PluralignError: the run is not finished or not of `em-dpo`, a file or policy cannot be used, a setting
-            does not fit, or `out` holds another aggregation.
+        PluralignError: the run is not finished or not of `em-dpo`, a file or policy cannot be used, a setting does
+            not fit, or `out` holds another aggregation.
+
+    Source: EM-DPO and min-max regret aggregation, arXiv 2510.15716.
     """
     source, folder = Path(run), Path(out)
     mixture, settings = types_of(source)
     types = list(mixture.weights)
     others = {name: str(path) for name, path in (policies or {}).items()}
     _check_names(others, types)
-    counted = {"samples": samples, "max_new_tokens": max_new_tokens, "most_prompts": most_prompts}
+    counted = {"samples": samples, "max_new_tokens": max_new_tokens, "max_prompts": max_prompts}
     for name, number in (counted | {"distill_samples": distill_samples}).items():
         if number is not None and number < 1:
             raise PluralignError(f"{name}: found {number}, expected 1 or more")
@@ -126,7 +129,7 @@ def aggregate(
         "policies": others,
         "seed": seed,
     }
-    config |= {} if most_prompts is None else {"most_prompts": most_prompts}
+    config |= {} if max_prompts is None else {"max_prompts": max_prompts}
     config |= {} if scale is None else {"label_scale": scale}
     learned_files: list[str] = []
     if distill:
@@ -138,21 +141,21 @@ def aggregate(
     if state == "finished":
         logger.warning(f"{folder}: this aggregation is finished already; nothing to do")
         return read_metrics(folder)
-    found = unique_prompts(asked_files, scale, most_prompts, seed)
+    asked = unique_prompts(asked_files, scale, max_prompts, seed)
     drawing: dict[str, Any] = {"samples": samples, "max_new_tokens": max_new_tokens, "seed": seed}
     drawing |= {"trust_remote_code": trust_remote_code}
-    asked = Asked(
-        types, np.array(list(mixture.weights.values())), np.array(config["priority"]), len(found), samples,
-        max_new_tokens, hedge, seed,
+    setting = Setting(
+        str(source), types, np.array(list(mixture.weights.values())), np.array(config["priority"]), len(asked),
+        samples, max_new_tokens, hedge, seed,
     )  # fmt: skip
     kept = folder / "answers.parquet"
     if state == "started" and kept.exists():
         answers = pq.read_table(kept)
     else:
-        answers = draw_answers(source, found, others, **drawing)
+        answers = draw_answers(source, asked, others, **drawing)
         start_run(folder, config, inputs)
         write_parquet(answers, kept)
-    game, weights = chosen(answers, asked)
+    game, weights = solve(answers, setting)
     write_mixture(source, folder / "mixture", mixture, weights[EGALITARIAN])
     counts: dict[str, Any] = {}
     further = list(others)
@@ -161,7 +164,7 @@ def aggregate(
             folder,
             folder / "mixture",
             source,
-            unique_prompts(learned_files, scale, most_prompts, seed),
+            unique_prompts(learned_files, scale, max_prompts, seed),
             samples=distill_samples,
             max_new_tokens=max_new_tokens,
             epochs=distill_epochs,
@@ -170,30 +173,30 @@ def aggregate(
             trust_remote_code=trust_remote_code,
         )
         if DISTILLED not in answers.column("by").unique().to_pylist():
-            last = draw_answers(source, found, {DISTILLED: folder / DISTILLED}, own=False, **drawing)
+            last = draw_answers(source, asked, {DISTILLED: folder / DISTILLED}, own=False, **drawing)
             answers = pa.concat_tables([answers, last])
             write_parquet(answers, kept)
         further.append(DISTILLED)
     groups = known_groups(source, _own_files(settings, ("train_files",)), len(types), scale)
-    story = aggregation(answers, asked, further, game, weights, groups) | {"run": str(source)}
+    contents = aggregation_contents(answers, setting, further, game, weights, groups)
     if counts and counts["distill_left_out"] > counts["distill_draws"] / 9:  # one in ten of all
-        story["warnings"].append(
-            f"{counts['distill_left_out']} draws of the mixture were empty or cut, and {counts['distill_draws']} "
-            "were left to distil from: the distilled policy knows those alone. Raise --max-new-tokens."
+        contents.warnings.append(
+            f"{counts['distill_left_out']} responses drawn from the mixture were empty or cut; the distilled policy "
+            f"learned from the other {counts['distill_draws']} only. Raise --max-new-tokens."
         )
-    metrics = aggregate_metrics(story, answers) | counts
-    write_json(folder / "aggregate.json", story)
+    metrics = aggregate_metrics(contents, answers) | counts
+    write_record(folder / "aggregate.json", contents)
     with atomic_write(folder / "report.html", "w") as file:
-        file.write(aggregation_page(story, metrics))
-    finish_run(folder, metrics, _card(folder, source, metrics, story))
+        file.write(aggregation_page(contents, metrics))
+    finish_run(folder, metrics, _card(folder, metrics, contents))
     return metrics
 
 
 def types_of(run: Path) -> tuple[Mixture, dict[str, Any]]:
-    """The types' policies of a finished run with their shares, and the run's settings.
+    """The policies of the types of a finished run with their shares, and the settings of the run.
 
     Raises:
-        PluralignError: there is no such folder, it is not finished, or it holds no types.
+        PluralignError: the folder is missing, not finished, or holds no types.
     """
     if not run.is_dir():
         raise PluralignError(f"{run}: no such folder: give a finished run of em-dpo")
@@ -208,8 +211,8 @@ def types_of(run: Path) -> tuple[Mixture, dict[str, Any]]:
     if not (run / MIXTURE).exists():
         objective = f" of the objective {settings['objective']}" if "objective" in settings else ""
         raise PluralignError(
-            f"{run}: is not a run of em-dpo (it has no {MIXTURE}): aggregating needs the policies of several "
-            f"types, found a folder{objective}"
+            f"{run}: is not a run of em-dpo (it has no {MIXTURE}): aggregation needs the policies of several types, "
+            f"found a folder{objective}"
         )
     return read_mixture(run), settings
 
@@ -218,7 +221,7 @@ def priority_of(given: Mapping[str, float] | Sequence[float] | None, types: Sequ
     """Priorities in the order of the types.
 
     Raises:
-        PluralignError: an unknown type, a number under zero, or not one for each type.
+        PluralignError: an unknown type, a negative number, or not one number per type.
 
     Examples:
         >>> priority_of({"2": 0.5}, ["type-1", "type-2"]).tolist()
@@ -235,21 +238,21 @@ def priority_of(given: Mapping[str, float] | Sequence[float] | None, types: Sequ
                 )
             values[names[str(name)]] = number
     try:
-        found = priorities(len(types), values)
+        priority = priorities(len(types), values)
     except ValueError as fault:
         raise PluralignError(str(fault)) from fault
-    if not found.any():
+    if not priority.any():
         raise PluralignError("priority: every type has 0, so that no policy is better than another: raise one")
-    return found
+    return priority
 
 
 def write_mixture(run: Path, out: Path, mixture: Mixture, weights: np.ndarray) -> None:
-    """Write a mixture's folder with other weights: copies of all adapters, whole or not at all."""
+    """Write the folder of a mixture with other weights: copies of all adapters, completely or not at all."""
     shares = dict(zip(mixture.weights, weights.tolist(), strict=True))
     with atomic_folder(out) as folder:
         for name in shares:
-            # File by file: `copytree` collects what the disk refuses into an error that does not say why.
-            for file in sorted(one for one in (run / name).rglob("*") if one.is_file()):
+            # File by file: the error of `copytree` hides why the disk refused a file.
+            for file in sorted(path for path in (run / name).rglob("*") if path.is_file()):
                 target = folder / file.relative_to(run)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)
@@ -275,28 +278,35 @@ def _files(given: Files | None) -> list[str]:
 
 
 def _own_files(settings: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
-    """The first of a run's lists of files that holds any."""
+    """The first list of files in a run's settings that is not empty."""
     return next(([str(file) for file in settings[key]] for key in keys if settings.get(key)), [])
 
 
 def _weights(run: Path, types: Sequence[str], policies: Mapping[str, str]) -> list[Path]:
-    """The files that make up the policies, so that changed ones are not taken for those before."""
+    """The weight files of the policies, whose fingerprints tell whether a policy has changed."""
     folders = [*(run / name for name in types), *map(Path, policies.values())]
-    return [run / MIXTURE, *(file for one in folders if one.is_dir() for file in sorted(one.glob("*.safetensors")))]
+    weights = (file for folder in folders if folder.is_dir() for file in sorted(folder.glob("*.safetensors")))
+    return [run / MIXTURE, *weights]
 
 
-def _card(folder: Path, run: Path, metrics: Mapping[str, Any], story: Mapping[str, Any]) -> str:
-    lines = [f"# Aggregation of {run}", "", f"{metrics['types']} types, {metrics['prompts']} prompts, "]
-    lines[-1] += f"{metrics['samples']} answers to each from each policy. The aggregated policy is `mixture/`:"
-    lines += ["", "```python", "import pluralign", "", f'policy = pluralign.load_policy("{folder / "mixture"}")']
-    lines += ['policy.sample(["a prompt"], n=2)', "```", ""]
-    if "distill_draws" in metrics:
-        lines += ["`distilled/` is one adapter, tuned on draws from it.", ""]
-    lines += ["```", *regret_lines(metrics), "```", ""]
-    lines += ["What a type gives up against its own policy, in nats per answer, with standard errors.", ""]
-    lines += ["| type | share | priority | weight in the mixture |", "|---|---|---|---|"]
-    for one in story["types"]:
-        weight = metrics[f"mixture_weights/type={one['type']}"]
-        lines.append(f"| {one['type']} | {one['share']:.3f} | {one['priority']:g} | {weight:.3f} |")
-    lines += ["", *(f"- {warning}" for warning in story["warnings"])]
-    return "\n".join(lines).rstrip() + "\n"
+def _card(folder: Path, metrics: Mapping[str, Any], contents: AggregationPage) -> str:
+    distilled = (
+        "`distilled/` is one adapter, tuned on responses drawn from it.\n\n" if "distill_draws" in metrics else ""
+    )
+    rows = [
+        f"| {kind.type} | {kind.share:.3f} | {kind.priority:g} | {metrics[f'mixture_weights/type={kind.type}']:.3f} |"
+        for kind in contents.types
+    ]
+    lines = "\n".join(regret_lines(metrics))
+    warnings = "\n".join(f"- {warning}" for warning in contents.warnings)
+    return (
+        f"# Aggregation of {contents.run}\n\n"
+        f"{metrics['types']} types, {metrics['prompts']} prompts, {metrics['samples']} responses to each from each "
+        "policy. The aggregated policy is `mixture/`:\n\n"
+        f'```python\nimport pluralign\n\npolicy = pluralign.load_policy("{folder / "mixture"}")\n'
+        f'policy.sample(["a prompt"], n=2)\n```\n\n{distilled}```\n{lines}\n```\n\n'
+        "What a type gives up compared with its own policy, in nats per response, with standard errors.\n\n"
+        "| type | share | priority | weight in the mixture |\n|---|---|---|---|\n"
+        + "\n".join(rows)
+        + (f"\n\n{warnings}\n" if warnings else "\n")
+    )

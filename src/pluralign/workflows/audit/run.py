@@ -1,4 +1,4 @@
-"""`audit`: who disagrees with whom, how many kinds of people there are, and whether the data can show it."""
+"""`audit`: do annotators differ, how many types of annotators are there, and can the data show it?"""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from sklearn.metrics import adjusted_rand_score
 
 from pluralign.choice.latent_class.identification import posterior_entropy
-from pluralign.core.files import atomic_write, write_json, write_parquet
+from pluralign.core.files import atomic_write, write_parquet
+from pluralign.core.records import write_record
 from pluralign.core.runs import file_fingerprints, finish_run, read_metrics, run_state, start_run
 from pluralign.judgments.reading import read
 from pluralign.judgments.table import Judgments
-from pluralign.reports.audit.page import audit_page
+from pluralign.reports.audit import AuditPage, audit_page
 from pluralign.reports.cards import metrics_table
 from pluralign.scoring.annotator_types import Findings, findings
 from pluralign.scoring.mixtures import responsibilities_table
-from pluralign.workflows.audit.agreement import agreement_block, data_block, groups_of
-from pluralign.workflows.audit.types import group_blocks, map_block, type_blocks, utilities_of, worth_errors
-from pluralign.workflows.audit.verdict import identification_block, selection_block, warnings_of
+from pluralign.workflows.audit.contents import audit_contents
+from pluralign.workflows.audit.types import utilities_of, worth_errors
 
 logger = logging.getLogger(__name__)
 
@@ -39,18 +38,18 @@ def audit(
     label_scale: str | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Audit judgments: agreement, types of people and what they prefer, and whether the data can tell.
+    """Audit judgments: agreement, types of annotators and their preferences, and whether the data identify the types.
 
     Args:
         files: canonical files.
-        out: the folder: `metrics.json`, `audit.json`, `types.parquet` (posteriors of the annotators),
-            `worths.parquet` (utility of every response for every type), `report.html`, `README.md`.
-        features: `worths` gives each response a worth of its own, `tfidf` counts words, else a folder or hub id of
-            an encoder or causal model; `auto` is `worths` where responses are judged often, else `tfidf`.
-        types: how many types, or `auto` to choose by held-out log-likelihood over annotators.
+        out: the folder to write: `metrics.json`, `audit.json`, `types.parquet` (posterior of each annotator),
+            `worths.parquet` (utility of each response for each type), `report.html`, `README.md`.
+        features: `worths` gives each response a utility of its own, `tfidf` counts words, any other value is a folder
+            or hub id of an encoder or causal model; `auto` is `worths` if responses are judged often, else `tfidf`.
+        types: number of types, or `auto` to choose it by held-out log-likelihood over annotators.
         most_types: the largest number that `auto` tries.
         dimensions: of text features, after truncated SVD.
-        simulations: of each design of the power curve; 0 leaves it out.
+        simulations: per design of the power curve; 0 omits the curve.
         label_scale: for files whose labels come without one.
         seed: of folds, restarts, features and simulations.
 
@@ -80,78 +79,59 @@ def audit(
         seed=seed,
     )
     errors = worth_errors(found.model, found.people)
-    story = audit_blocks(judgments, found, errors, paths, seed)
-    metrics = audit_metrics(found, story)
+    contents = audit_contents(judgments, found, errors, paths, seed)
+    metrics = audit_metrics(found, contents)
     start_run(folder, config, inputs)
-    write_json(folder / "audit.json", story)
+    write_record(folder / "audit.json", contents)
     write_parquet(types_table(found), folder / "types.parquet")
     write_parquet(worths_table(found, judgments, errors), folder / "worths.parquet")
     with atomic_write(folder / "report.html", "w") as file:
-        file.write(audit_page(story, metrics))
-    card = [f"# Audit of {', '.join(f'`{path}`' for path in paths)}", "", f"**{metrics['identification']}**: "]
-    card[-1] += story["identification"]["reason"] + "."
-    finish_run(folder, metrics, "\n".join([*card, "", *metrics_table(metrics)]) + "\n")
+        file.write(audit_page(contents))
+    title = f"# Audit of {', '.join(f'`{path}`' for path in paths)}"
+    verdict = f"**{contents.identification.verdict}**: {contents.identification.reason}."
+    finish_run(folder, metrics, "\n".join([title, "", verdict, "", *metrics_table(metrics)]) + "\n")
     return metrics
 
 
-def audit_blocks(
-    judgments: Judgments, found: Findings, errors: np.ndarray | None, files: list[str], seed: int
-) -> dict[str, Any]:
-    """The content of `audit.json`."""
-    people, model = found.people, found.model
-    groups = groups_of(judgments, people)
-    known = np.array([group is not None for group in groups])
-    rand = None
-    if known.sum() > 1:
-        rand = float(adjusted_rand_score([group for group in groups if group is not None], model.labels_[known]))
-    return {
-        "data": data_block(judgments, people, files),
-        "warnings": warnings_of(found),
-        "agreement": agreement_block(people, seed),
-        "identification": identification_block(found),
-        "selection": selection_block(found.selection),
-        "types": type_blocks(model, people, errors),
-        "groups": group_blocks(groups, model),
-        "groups_adjusted_rand": rand,
-        "map": map_block(model, people.panel, seed),
-    }
-
-
-def audit_metrics(found: Findings, story: dict[str, Any]) -> dict[str, Any]:
-    """The flat metrics of an audit; what is not defined for the data is left out."""
-    model, data = found.model, story["data"]
+def audit_metrics(found: Findings, contents: AuditPage) -> dict[str, Any]:
+    """The flat metrics of an audit, without those that are undefined for the data."""
+    model, data, agreement = found.model, contents.data, contents.agreement
     row = list(found.selection.types).index(len(model.mixture_weights_))
-    entropy = posterior_entropy(model)
+    triples = agreement.intransitive_triples
     metrics: dict[str, Any] = {
-        **{key: data[key] for key in ("judgments", "annotators", "prompts", "unique_responses", "left_out")},
+        "judgments": data.judgments,
+        "annotators": data.annotators,
+        "prompts": data.prompts,
+        "unique_responses": data.unique_responses,
+        "left_out": data.left_out,
         "features": found.features,
         "types": len(model.mixture_weights_),
         "log_likelihood": model.log_likelihood_,
         "bic": model.bic_,
-        "identification": story["identification"]["verdict"],
-        "posterior_entropy": float(entropy.mean()),
-        **{f"share/type={block['type']}": block["share"] for block in story["types"]},
+        "identification": contents.identification.verdict,
+        "posterior_entropy": float(posterior_entropy(model).mean()),
+        **{f"share/type={kind.type}": kind.share for kind in contents.types},
     }
     optional = {
         "held_out_log_likelihood": float(found.selection.held_out[row]),
-        "krippendorff_alpha": story["agreement"]["krippendorff_alpha"],
-        "krippendorff_alpha_low": story["agreement"]["alpha_low"],
-        "krippendorff_alpha_high": story["agreement"]["alpha_high"],
-        "intransitive_triples": (story["agreement"].get("intransitive_triples") or {}).get("share"),
-        "groups_adjusted_rand": story["groups_adjusted_rand"],
+        "krippendorff_alpha": agreement.krippendorff_alpha,
+        "krippendorff_alpha_low": agreement.alpha_low,
+        "krippendorff_alpha_high": agreement.alpha_high,
+        "intransitive_triples": None if triples is None else triples.share,
+        "groups_adjusted_rand": contents.groups_adjusted_rand,
     }
     return metrics | {key: value for key, value in optional.items() if value is not None and np.isfinite(value)}
 
 
 def types_table(found: Findings) -> pa.Table:
-    """Posterior of each annotator."""
-    gamma = np.asarray(found.model.responsibilities_)
-    made = np.bincount(found.people.panel.annotator_ids, minlength=len(gamma))
-    return responsibilities_table(found.people.names, made, gamma)
+    """The posterior over types of each annotator."""
+    responsibilities = np.asarray(found.model.responsibilities_)
+    judgments = np.bincount(found.people.panel.annotator_ids, minlength=len(responsibilities))
+    return responsibilities_table(found.people.names, judgments, responsibilities)
 
 
 def worths_table(found: Findings, judgments: Judgments, errors: np.ndarray | None) -> pa.Table:
-    """Utility of every response for every type, with standard errors where they could be had."""
+    """The utility of each response for each type, with standard errors where they are known."""
     people, items = found.people, found.people.items
     texts = judgments.table.schema.field("prompt").type
     real = ~people.bars

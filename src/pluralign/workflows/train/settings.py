@@ -1,7 +1,8 @@
-"""One YAML file and flags to a config, every value checked by type and choice before anything loads."""
+"""A YAML file and flags as the values of a config, each checked by type and choice before anything is loaded."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import json
@@ -9,7 +10,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union
 
@@ -19,9 +20,25 @@ from pluralign.core.errors import PluralignError, nearest, one_line
 from pluralign.core.yaml_lines import read_yaml_lines
 
 
+@dataclass
+class RunKeys:
+    """Keys of every training config besides those of the config classes."""
+
+    objective: str = field(metadata={"help": "What to train and by which method."})
+    model_name_or_path: str = field(metadata={"help": "The model to start from: a folder or hub id."})
+    train_files: list[str] = field(metadata={"help": "Canonical files of judgments to train on."})
+    output_dir: str = field(metadata={"help": "Output folder of the run."})
+    eval_files: list[str] | None = field(
+        default=None, metadata={"help": "Canonical files of held-out judgments to evaluate on."}
+    )
+    label_scale: str | None = field(
+        default=None, metadata={"help": "Label scale of files that do not store one: a built-in name or a YAML file."}
+    )
+
+
 @dataclass(frozen=True)
 class Given:
-    """A value as it was given, and where: a line of the file, or a flag."""
+    """A value and its place: a line of the file, or a flag."""
 
     value: Any
     place: str
@@ -33,7 +50,7 @@ class Given:
 
 
 def read_yaml(path: Path) -> dict[str, Given]:
-    """The keys of a YAML file with their lines.
+    """The keys of a YAML file with their values and lines.
 
     Raises:
         PluralignError: the file is missing, not valid YAML, not a mapping, or has a key twice.
@@ -45,48 +62,48 @@ def read_yaml(path: Path) -> dict[str, Given]:
 
 
 def read_flags(arguments: Sequence[str]) -> dict[str, Given]:
-    """`--key value`, `--key=value` and `--switch` as given values; `--learning-rate` is `learning_rate`.
+    """`--key value`, `--key=value` and `--switch` by key; `--learning-rate` is `learning_rate`.
 
     Raises:
-        PluralignError: something stands where a flag was expected.
+        PluralignError: a word is not a flag or the value of one.
 
     Examples:
         >>> {key: given.value for key, given in read_flags(["--seed", "1", "--bf16"]).items()}
         {'seed': '1', 'bf16': 'true'}
     """
-    found: dict[str, Given] = {}
-    waiting = list(arguments)
-    while waiting:
-        word = waiting.pop(0)
+    flags: dict[str, Given] = {}
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
         if not word.startswith("--") or len(word) == 2:
             raise PluralignError(f"found {one_line(word)}, expected a flag like --learning_rate 1e-5")
         name, equals, value = word[2:].partition("=")
         if not equals:
-            value = waiting.pop(0) if waiting and not waiting[0].startswith("--") else "true"
-        found[name.replace("-", "_")] = Given(value, f"--{name}", flag=True)
-    return found
+            value = words.pop(0) if words and not words[0].startswith("--") else "true"
+        flags[name.replace("-", "_")] = Given(value, f"--{name}", flag=True)
+    return flags
 
 
 def check_known(given: Mapping[str, Given], known: Sequence[str]) -> None:
-    """Complain about the first key that nothing knows, with the nearest one that something does."""
-    for key, found in given.items():
+    """Raise a `PluralignError` for the first unknown key, with the nearest known one."""
+    for key, value in given.items():
         if key not in known:
-            raise found.complain(f"unknown key '{key}'{nearest(key, known)}")
+            raise value.complain(f"unknown key '{key}'{nearest(key, known)}")
 
 
 def fields_of(kind: type) -> dict[str, tuple[Any, dataclasses.Field[Any]]]:
-    """The fields of a config dataclass that may be given: name to (type, field)."""
+    """The arguments of a config dataclass: name to (type, field)."""
     hints = typing.get_type_hints(kind)
-    return {field.name: (hints[field.name], field) for field in dataclasses.fields(kind) if field.init}
+    return {entry.name: (hints[entry.name], entry) for entry in dataclasses.fields(kind) if entry.init}
 
 
 def check_value(given: Given, hint: Any, choices: Sequence[Any] | None = None) -> Any:
-    """A given value as its field's type.
+    """A value converted to its field's type.
 
-    Numbers in text form (`1e-6` is text to YAML) are read as numbers; a flag's text is read as its type asks.
+    Text is read as a number where one is expected (to YAML, `1e-6` is text), and a flag's text as any type.
 
     Raises:
-        PluralignError: names the place, what was found, and what was expected.
+        PluralignError: the value does not fit; names the place, what was found, and what was expected.
 
     Examples:
         >>> check_value(Given("1e-6", "config.yaml, line 3, key 'learning_rate'"), float)
@@ -94,16 +111,13 @@ def check_value(given: Given, hint: Any, choices: Sequence[Any] | None = None) -
     """
     try:
         value = _as_type(given.value, hint, given.flag)
+        return value if choices is None or value is None else _choice(value, choices)
     except _Mismatch as expected:
         raise given.complain(f"found {one_line(given.value)}, expected {expected}") from None
-    if choices is not None and value is not None and value not in choices:
-        hint_text = nearest(str(value), [str(choice) for choice in choices])
-        raise given.complain(f"found {one_line(value)}, expected one of {', '.join(map(str, choices))}{hint_text}")
-    return value
 
 
 class _Mismatch(Exception):
-    """Says what was expected."""
+    """The message says what was expected."""
 
 
 def _as_type(value: Any, hint: Any, flag: bool) -> Any:
@@ -124,15 +138,15 @@ def _as_type(value: Any, hint: Any, flag: bool) -> Any:
 
 
 def _any_of(value: Any, kinds: Sequence[Any], flag: bool) -> Any:
-    named_nothing = ("null", "None") if str in kinds else ("null", "None", "none")  # `--report_to none` is a name
-    if value is None or (flag and value in named_nothing):
+    null_words = ("null", "None") if str in kinds else ("null", "None", "none")  # `--report_to none` is a name
+    if value is None or (flag and value in null_words):
         if type(None) in kinds:
             return None
         raise _Mismatch("a value")
     kinds = [kind for kind in kinds if kind is not type(None)]
-    named = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, enum.Enum)]
+    enums = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, enum.Enum)]
     # `SchedulerType | str` means the names of SchedulerType, written as text.
-    kinds = named or sorted(kinds, key=lambda kind: kind is str)
+    kinds = enums or sorted(kinds, key=lambda kind: kind is str)
     expected = []
     for kind in kinds:
         try:
@@ -151,60 +165,46 @@ def _choice(value: Any, choices: Sequence[Any]) -> Any:
 
 def _list(value: Any, inner: Sequence[Any], flag: bool) -> Any:
     if flag and isinstance(value, str):
-        value = _yaml(value) if value.startswith("[") else value.split(",")
+        value = _parsed(value, list) if value.startswith("[") else value.split(",")
     if not isinstance(value, list):
         raise _Mismatch("a list, like [a, b]")
     return [_as_type(item, inner[0] if inner else Any, flag) for item in value]
 
 
 def _parsed(value: Any, kind: type) -> Any:
+    """A dict or a list, also from text in YAML."""
     if isinstance(value, str):
-        value = _yaml(value)
+        try:
+            value = yaml.safe_load(value)
+        except yaml.YAMLError as fault:
+            raise _Mismatch("YAML") from fault
     if not isinstance(value, kind):
         raise _Mismatch("keys and values, like {key: value}" if kind is dict else "a list, like [a, b]")
     return value
 
 
-def _yaml(text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as fault:
-        raise _Mismatch("YAML") from fault
-
-
 def _scalar(value: Any, hint: Any, flag: bool) -> Any:
-    if hint is bool:
-        if flag and str(value).lower() in ("true", "false"):
-            return str(value).lower() == "true"
-        if isinstance(value, bool):
-            return value
-        raise _Mismatch("true or false")
     if hint in (int, float):
         return _number(value, hint)
-    if hint is str:
-        if isinstance(value, str):
-            return value
-        raise _Mismatch("text")
-    raise _Mismatch(f"a value of type {hint}")
+    if hint is bool and flag and str(value).lower() in ("true", "false"):
+        return str(value).lower() == "true"
+    if hint in (bool, str) and isinstance(value, hint):
+        return value
+    raise _Mismatch({bool: "true or false", str: "text"}.get(hint, f"a value of type {hint}"))
 
 
-def _number(value: Any, kind: type) -> Any:
+def _number(value: Any, kind: type[int] | type[float]) -> Any:
     if isinstance(value, str):
-        try:
+        with contextlib.suppress(ValueError):
             value = float(value)
-        except ValueError:
-            value = None
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    if not is_number or (kind is int and value % 1):
         raise _Mismatch("a whole number" if kind is int else "a number")
-    if kind is float:
-        return float(value)
-    if value != int(value):
-        raise _Mismatch("a whole number")
-    return int(value)
+    return kind(value)
 
 
 def plain(value: Any) -> Any:
-    """A config's value as YAML can hold it and read it back."""
+    """A config's value as plain values, which YAML can write and read."""
     if isinstance(value, enum.Enum):
         return value.value
     return json.loads(json.dumps(value, default=str))

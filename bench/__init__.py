@@ -1,0 +1,1 @@
+"""Benchmarks: `python bench/run.py --list` shows them, `bench/results/` holds their tables."""

@@ -1,0 +1,244 @@
+"""Tables of `bench/results/em_dpo.md`."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from ..common.tables import between, named, paragraph, table
+
+
+def em_town_recovery(found: Any) -> list[str]:
+    rows = [{"seed": seed, **row, "last_mass": row["smallest_mass"][-1]} for seed, row in found["rows"].items()]
+    rounds = range(len(rows[0]["accuracy"]))
+    summary = {
+        "seed": "mean; least mass", "verdict": "", "verdict_pairs": "", "e_step_seconds": [],
+        "accuracy": [fmean(row["accuracy"][place] for row in rows) for place in rounds],
+        "smallest_mass": [min(row["smallest_mass"][0] for row in rows)],
+        "last_mass": min(row["last_mass"] for row in rows),
+    }  # fmt: skip
+    template = """
+        | seed | identification | ... | smallest mass, estimated / true: start | the same, last round
+        | E-step, seconds | seconds in all | identification with one pair each |
+        ---
+        | {seed} | {verdict} | ... | {smallest_mass[0]:.2f} | {last_mass:.2f} | {e_step_seconds:.1f} | {seconds:.1f}
+        | {verdict_pairs} |"""
+    names = ["start", *(f"round {number}" for number in rounds[1:])]
+    accuracies = {f"right type, {name}": f"{{accuracy[{place}]:.3f}}" for place, name in enumerate(names)}
+    return [table([*rows, summary], template, accuracies)]
+
+
+METHODS = (
+    "true utilities", "latent class", "EM-DPO", "EM-DPO, three epochs", "EM-DPO, dirichlet start", "paper",
+    "paper, our rate", "cluster-dpo", "DPO",
+)  # fmt: skip
+"""The order of the rows."""
+
+CURVES = {
+    "type_accuracy": "Share of annotators in the right type, best matching",
+    "accuracy": "Held-out pairs that the policy of the annotator's own type orders right",
+    "mixture_log_loss": """Held-out log-loss of a ranking of three in nats (chance: ln 6 = 1.792), policies weighted by
+        the annotator's posterior""",
+    "own_log_loss": "The same under the policy of the annotator's most probable type alone",
+    "seconds": "Seconds of a run",
+}
+
+
+def em_town_curve(found: Any) -> list[str]:
+    rows = found["rows"]
+    intro = """{annotators} annotators, {held_out} held-out rankings of each, {seeds} seeds. Mean [lowest, highest] over
+        seeds; columns: training judgments per annotator."""
+    blocks = [paragraph(intro.format(seeds=len({row["seed"] for row in rows}), **found["settings"]))]
+    sizes = sorted({row["judgments"] for row in rows})
+    template = "\n| responses | method | ... |\n---\n| {responses} | {method} | ... |"
+    for key, title in CURVES.items():
+        places: dict[tuple[int, str], dict[str, Any]] = {}
+        for row in rows:
+            if key in row:
+                place = {"responses": row["responses"], "method": row["method"]}
+                place = places.setdefault((row["responses"], row["method"]), place)
+                place.setdefault(str(row["judgments"]), []).append(row[key])
+        order = itertools.product(sorted({row["responses"] for row in rows}), METHODS)
+        digits = 1 if key == "seconds" else 3
+        # A heading of digits alone would be a position in the template, so it gets a name.
+        cells = {str(size): f"{{n{size}:mean .{digits}f}}" for size in sizes}
+        ordered = [{f"n{name}" if name.isdigit() else name: value for name, value in places[at].items()} for at in order
+                   if at in places]  # fmt: skip
+        blocks += [paragraph(f"{title}:"), table(ordered, template, cells)]
+    return blocks
+
+
+OURS, TRL = "our dpo, an epoch", "TRL DPO, an epoch"
+
+
+def _cost(found: Any) -> list[str]:
+    """One row for each E-step that was measured after an M-step; ratios of neighbours in time."""
+    runs = found["rows"]
+    epochs = {run: [turn["seconds"] for turn in runs.get(run, [])] for run in (OURS, TRL)}
+    rows: list[dict[str, Any]] = [{"run": run, "round": seconds} for run, seconds in epochs.items() if seconds]
+    for run in runs.keys() - epochs.keys():
+        turns, possible = runs[run], runs[run][0]["possible"]
+        for variant in turns[0]["e_steps"] if possible else ["default"]:
+            m_steps, e_steps = [turn["m_step"] for turn in turns], [turn["e_steps"][variant] for turn in turns]
+            seconds, values = [step["seconds"] for step in e_steps], e_steps[0]["values"]
+            rows.append({
+                "run": run, "variant": variant if possible else "none", "m_step": m_steps, "e_step": seconds,
+                "round": [m + e for m, e in zip(m_steps, seconds, strict=True)], "values": values,
+                "part": f"{values / possible:.0%}" if possible else "", "start": turns[0]["start"],
+            })  # fmt: skip
+    order = list(runs)
+    rows.sort(key=lambda row: (row["run"] not in epochs, order.index(row["run"])))
+    for row in rows:
+        for name, seconds in (("ours", epochs[OURS]), ("trl", epochs[TRL])):
+            row[name] = [own / other for own, other in zip(row["round"], seconds, strict=False)]
+    intro = """{annotators} annotators, {each} rankings of three each; model {model}, LoRA of rank {r},
+        {per_device_train_batch_size} judgments a step; threads: {threads}. Median [lowest, highest] of the
+        repetitions."""
+    template = """
+        | run | E-step | M-step, seconds | E-step, seconds | round, seconds | ratio to our epoch | ratio to TRL's epoch
+        | values scored | of all possible | start, seconds |
+        ---
+        | {run} | {variant} | {m_step:range .1f} | {e_step:range .1f} | {round:range .1f} | {ours:range .2f}
+        | {trl:range .2f} | {values} | {part} | {start:.1f} |"""
+    return [paragraph(intro.format_map(found["settings"])), table(rows, template)]
+
+
+def em_cost_memory(found: Any) -> list[str]:
+    rows = named(found["rows"])
+    for row in rows:
+        row |= {key: row[f"{key}_bytes"] / 2**20 for key in ("base", "adapter", "optimizer")}
+    template = """
+        | types | peak in the start, GiB | in an M-step | in an E-step | base, MiB | an adapter, MiB
+        | its optimiser's state, MiB |
+        ---
+        | {name} | {start:.2f} | {m_step:.2f} | {e_step:.2f} | {base:.2f} | {adapter:.2f} | {optimizer:.2f} |"""
+    return [table(rows, template)]
+
+
+def em_regret(found: Any) -> list[str]:
+    settings, seeds = found["settings"], found["rows"]
+    order = ["base", "dpo", "population", "utilitarian", "egalitarian", "max-min-reward", "distilled", "own type's"]
+    names = {name for row in seeds.values() for name in [*row["regret"], *row["win_rate"]]}
+    rows = []
+    for name in sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name)):
+        policy = {"policy": name}
+        for seed, row in seeds.items():
+            if own := row["regret"].get(name):
+                policy[f"regret {seed}"] = between(own["value"], own["low"], own["high"], ".2f")
+            if rates := row["win_rate"].get(name):
+                worst = min(rates, key=lambda kind: rates[kind]["value"])
+                values = [rates[worst][key] for key in ("value", "low", "high")]
+                policy[f"win rate {seed}"] = f"{worst} {between(*values, spec='.2f')}"
+        rows.append(policy)
+    intro = """{town[annotators]} annotators of three types, {town[judgments_per_annotator]} rankings of
+        {town[responses]} each; {samples} responses of each policy to every held-out prompt. Largest regret over the
+        estimated types, in nats a response; share of responses that the worst-off true type prefers to the base's.
+        95 % intervals over prompts."""
+    template = """
+        | seed | types | identification | right type | prompts | game, linear programme | game, Hedge | [95 %]
+        | training, seconds | in all |
+        ---
+        | {name} | {types} | {verdict} | {type_accuracy:.2f} | {prompts} | {game[linear programme][value]:.4f}
+        | {game[Hedge][value]:.4f} | [{game_interval:.2f}] | {training_seconds:.0f} | {seconds:.0f} |"""
+    columns = {f"largest regret, seed {seed}": f"{{regret {seed}}}" for seed in seeds}
+    columns |= {f"win rate of the worst-off true type, seed {seed}": f"{{win rate {seed}}}" for seed in seeds}
+    policies = table(rows, "\n| policy | ... |\n---\n| {policy} | ... |", columns)
+    return [paragraph(intro.format_map(settings)), table(named(seeds), template), policies]
+
+
+def _mean(values: Iterable[float], sign: str = "") -> str:
+    """Mean with its normal 95 % interval."""
+    every = np.array(list(values))
+    mean, error = float(every.mean()), 1.96 * float(every.std(ddof=1)) / math.sqrt(len(every))
+    return between(mean, mean - error, mean + error, f"{sign}.4f")
+
+
+def em_real_convarg(found: Any) -> list[str]:
+    chance = f"{math.log(2):.4f}"
+    rows: list[dict[str, Any]] = [
+        {"method": "chance", "types": "", "own": chance, "mixture": chance, "shares": [], "verdict": ""}
+    ]
+    every = found["rows"]
+    for row in sorted(every.values(), key=lambda row: (row["method"] != "latent class", row["types"])):
+        losses = {kind: _mean(row[kind].values()) for kind in ("own", "mixture")}
+        one = every.get(f"{row['method']}, 1")
+        if one is not None and one is not row:
+            for kind in ("own", "mixture"):
+                losses[f"{kind}_gap"] = _mean((row[kind][name] - one[kind][name] for name in one[kind]), "+")
+        rows.append(row | losses)
+    intro = """{annotators} annotators of {least} strict votes or more, {topics} topics and sides, {arguments}
+        arguments; {votes} votes to train on, {held_out} on pairs that no annotator judged in training.
+        {num_train_epochs} epochs in an M-step, {per_device_train_batch_size} votes a step, learning rate
+        {learning_rate:g}, beta {beta:g}. Log-loss in nats a vote (less is better), mean over annotators with a 95 %
+        interval over them; differences are paired by annotator."""
+    template = """
+        | model | types | most probable type alone | its difference to one type | weighted by posterior
+        | difference to one type, weighted | shares | identification | seconds |
+        ---
+        | {method} | {types} | {own} | {own_gap} | {mixture} | {mixture_gap} | {shares:.2f} | {verdict}
+        | {seconds:.0f} |"""
+    return [paragraph(intro.format_map(found["settings"])), table(rows, template)]
+
+
+def em_real_polis(found: Any) -> list[str]:
+    runs = [
+        {"conversation": place, "asked": asked, **row, **run}
+        for place, row in found["rows"].items()
+        for asked, run in row["runs"].items()
+    ]
+    groups = [
+        {**run, **own, "group": group.removeprefix(f"{run['conversation']}/")}
+        for run in runs
+        for group, own in run["served"].items()
+    ]
+    policies = [
+        {**run, **own, "policy": policy,
+         "of_types": _errors(zip(own["types"], own["types_se"], strict=True)),
+         "of_groups": _errors((own["groups"][name], own["groups_se"][name]) for name in own["groups"])}
+        for run in runs
+        for policy, own in run.get("regret", {}).get("policies", {}).items()
+    ]  # fmt: skip
+    recovery = """
+        | conversation | annotators | rankings | statements | requested | types | shares | identification | Rand, start
+        | Rand | right [95 %, annotators] | seconds |
+        ---
+        | {conversation} | {people} | {rankings} | {statements} | {asked} | {types} | {shares:.2f} | {verdict}
+        | {recovered_start[rand]:.2f} | {recovered[rand]:.2f} | {recovered[type_accuracy].ci:.2f} | {seconds:.0f} |"""
+    prediction = """
+        | conversation | group | annotators | requested | types | accuracy | log-loss | log-loss of a ranking |
+        ---
+        | {conversation} | {group} | {people} | {asked} | {types} | {accuracy.ci:.3f} | {log_loss.ci:.3f}
+        | {mixture_log_loss:.3f} |"""
+    regret = """
+        | conversation | requested | policy | largest over types | each type | each group | truncated responses |
+        ---
+        | {conversation} | {asked} | {policy} | {max_regret.ci:.2f} | {of_types} | {of_groups} | {unfinished:.0%} |"""
+    intros = (
+        """Annotators' statements in rankings of {size} or a few more, {share:.0%} held out; {max_steps} steps of
+        {per_device_train_batch_size} rankings in an M-step. Requested types: 1 is DPO, a larger number is that of the
+        opinion groups, `auto` uses held-out likelihood. Rand: adjusted index of types with opinion groups; right:
+        annotators in the group of their type, best matching.""",
+        """Held-out pairs, each annotator's under the policy of their own type; intervals over annotators. Log-loss in
+        nats, of a pair; and of a ranking, with policies weighted by the annotator's posterior.""",
+        """Regret in nats a response, with standard errors; {samples} responses of each policy to the topic. The largest
+        over types with a 95 % interval over responses; of a group: mean over its members of their types' regrets.""",
+    )
+    tables = (
+        table([run for run in runs if run["asked"] != "1"], recovery), table(groups, prediction),
+        table(policies, regret),
+    )  # fmt: skip
+    texts = [paragraph(intro.format_map(found["settings"])) for intro in intros]
+    return [block for pair in zip(texts, tables, strict=True) for block in pair]
+
+
+def _errors(values: Iterable[tuple[float, float]]) -> str:
+    return ", ".join(f"{value:.2f} ± {error:.2f}" for value, error in values)
+
+
+_MAKERS = (em_town_recovery, em_town_curve, em_cost_memory, em_regret, em_real_convarg, em_real_polis)
+TABLES = {make.__name__: make for make in _MAKERS} | {f"em_cost_{part}": _cost for part in ("town", "crowd", "large")}

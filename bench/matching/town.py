@@ -1,0 +1,184 @@
+"""Whose responses does a policy give? A simulated town whose shares are known, and policies tuned on its rankings.
+
+An annotator type chooses among responses with probability softmax(u) of its true utility u; the population is the
+mixture of types by their shares. A response belongs to the type that chooses it most, each type measured relative to
+all responses that the town composes. Two questions:
+
+- Listed: of a dozen composed responses to each held-out prompt, which share does a policy give to each type's, by
+  softmax(log pi) over them? There the population's shares are exact, and the total variation to them is reported.
+- Sampled: of a policy's own responses to the same prompts, how many belong to each type?
+
+All policies are tuned with beta 1 on the same rankings of three by all annotators, from a language model that has read
+the responses of another town; online methods use a reward model of the same rankings, its temperature fitted on half of
+the rankings of held-out prompts. A method is one entry of METHODS: the settings that `train` gets in addition.
+
+Every method and seed is stored as soon as it is done, and a stopped script continues where it was.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import transformers
+from scipy.special import log_softmax, softmax
+
+from pluralign.demo.matching import COMPOSED, candidates, listed, log_choices, people_choose, shares_of
+from pluralign.demo.run import ANSWER, CONTEXT, TOWN
+from pluralign.judgments.population import PROMPTS, Simulation, Town, compose, simulate
+from pluralign.judgments.split import split
+from pluralign.policies.loading import load_policy
+from pluralign.policies.mixture import MixturePolicy
+from pluralign.policies.policy import Policy
+from pluralign.scoring.items import items_of_texts
+from pluralign.workflows.calibrate import calibrate
+
+from ..common.options import QUICK, Option, parsed
+from ..common.results import OUT, Clock, keep, kept
+from ..common.training import town_language_model, trained
+
+FOLDER = OUT / "pm_population"
+TUNING = {"per_device_train_batch_size": 16, "learning_rate": 2e-3, "num_train_epochs": 2, "beta": 1.0}
+"""As in the demo."""
+
+ADAPTER = {"use_peft": True, "lora_target_modules": ["all-linear"]}
+ONLINE: dict[str, Any] = {
+    "objective": "pm-rlhf", "num_generations": 4, "per_device_train_batch_size": 32, "learning_rate": 1e-3,
+    "max_steps": 60, "max_completion_length": ANSWER,
+}  # fmt: skip
+REWARD: dict[str, Any] = {
+    "objective": "plackett-luce", "per_device_train_batch_size": 16, "learning_rate": 1e-3, "num_train_epochs": 3,
+    "max_length": CONTEXT,
+}  # fmt: skip
+BASE, POPULATION, POOL = "base", "population", "mean utility, matched exactly"
+METHODS: dict[str, dict[str, Any]] = {
+    BASE: {},
+    "DPO": {"objective": "dpo", **ADAPTER},
+    "matching the average, conditional": {"objective": "pm-dpo", "mode": "conditional", "alpha": 0.3, **ADAPTER},
+    "matching the average": {"objective": "pm-dpo", "mode": "pm", **ADAPTER},
+    "DPO by type": {"objective": "em-dpo", "types": 3},
+    "matching by type": {"objective": "em-dpo", "types": 3, "mode": "pm"},
+    "matching the average, six epochs": {"objective": "pm-dpo", "mode": "pm", "num_train_epochs": 6, **ADAPTER},
+    "matching by type, six epochs": {"objective": "em-dpo", "types": 3, "mode": "pm", "num_train_epochs": 6},
+    "KL-RLHF": {**ONLINE, "mode": "kl"},
+    "matching the average, online, conditional": {**ONLINE, "mode": "conditional", "alpha": 0.3},
+    "matching the average, online": {**ONLINE, "mode": "pm"},
+}
+"""The base is not tuned. In six epochs a type's policy sees about as many rankings as a single policy in two."""
+
+
+def drawn_first(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Log-shares of listed responses if a type is drawn by its weight and then chooses among them.
+
+    A mixture as one policy differs: it also weights each type by the mass that the type's policy gives to the whole
+    list, and a concentrated policy gives more to each response.
+
+    Args:
+        values: `(types, prompts, responses)` utilities or log-probabilities.
+        weights: `(types,)`.
+    """
+    parts = np.log(weights)[:, None, None] + log_softmax(values, axis=-1)
+    return np.asarray(np.logaddexp.reduce(parts, axis=0))
+
+
+def sampled(simulation: Simulation, policy: Policy, prompts: list[str], samples: int, seed: int) -> dict[str, Any]:
+    """Shares of the types among a policy's own responses."""
+    groups = policy.sample(prompts, n=samples, max_new_tokens=ANSWER, seed=seed)
+    flat = [sample for group in groups for sample in group]
+    kinds = log_choices(simulation, [sample.response for sample in flat]).argmax(axis=0)
+    return {
+        "shares": (np.bincount(kinds, minlength=len(simulation.town.types)) / len(flat)).tolist(),
+        "mean_length": float(np.mean([len(sample.token_ids) for sample in flat])),
+        "unfinished": float(np.mean([not sample.finished for sample in flat])),
+        "entropy": float(-np.mean([sample.log_prob for sample in flat])),
+    }
+
+
+def chosen_by_population(simulation: Simulation) -> list[float]:
+    """Shares of the types among the population's choices from everything that the town composes."""
+    rng = np.random.default_rng(1)
+    composed = [compose(PROMPTS[rng.integers(len(PROMPTS))], rng).text for _ in range(COMPOSED)]
+    utilities = log_choices(simulation, composed)
+    chosen = shares_of(simulation) @ softmax(utilities, axis=-1)
+    return [float(chosen[utilities.argmax(axis=0) == kind].sum()) for kind in range(len(utilities))]
+
+
+def tuned(folder: Path, config: dict[str, Any], train_file: Path, seed: int) -> Path:
+    """The folder of one method's finished run."""
+    config = {**TUNING, **config, "seed": seed}
+    if config["objective"] == "pm-rlhf":
+        config["reward_model"] = str(reward_model(folder.parent, train_file, seed))
+    else:
+        config["max_length"] = CONTEXT
+    trained(folder, town_language_model(), train_file, **config)
+    return folder
+
+
+def reward_model(folder: Path, train_file: Path, seed: int) -> Path:
+    """One reward model of a town's rankings, with a temperature; trained once."""
+    reward = folder / "reward"
+    if not (reward / "calibration.json").exists():
+        trained(reward, town_language_model(), train_file, seed=seed, **REWARD)
+        calibrate(reward, str(folder / "tuning.parquet"), seed=seed)
+    return reward
+
+
+def measured(method: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """One method in one town."""
+    clock = Clock()
+    simulation = simulate(Town(**settings["town"], seed=seed))
+    train_part, test_part = split(simulation.judgments, by="prompt", test=0.25, seed=seed)
+    prompts = sorted(set(test_part.column("prompt")))[: settings["prompts"]]
+    texts = candidates(prompts, settings["candidates"], seed)
+    if method in (POPULATION, POOL):
+        utilities = log_choices(simulation, [text for group in texts for text in group])
+        utilities = utilities.reshape(len(utilities), len(texts), -1)
+        exact = drawn_first(utilities, shares_of(simulation))
+        if method == POOL:
+            exact = np.einsum("k,kpa->pa", shares_of(simulation), utilities)
+        row = {"listed": listed(*people_choose(simulation, texts), exact)}
+        return row | ({"said": {"shares": chosen_by_population(simulation)}} if method == POPULATION else {})
+    folder = FOLDER / f"{seed}{settings['suffix']}"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "train.parquet"
+    train_part.write(file)
+    split(test_part, by="prompt", test=0.5, seed=seed)[1].write(folder / "tuning.parquet")
+    run = town_language_model()
+    if method != BASE:
+        quick = {"max_steps": 3} if settings["suffix"] and "max_steps" in METHODS[method] else {}
+        run = tuned(folder / method.replace(" ", "-").replace(",", ""), METHODS[method] | quick, file, seed)
+    tuning = clock()
+    policy = load_policy(run, device="cpu", max_length=CONTEXT)
+    tokens = policy.tokenize(items_of_texts(prompts, texts))
+    log_probs = policy.values(tokens).reshape(len(prompts), -1)
+    by_type = {}
+    if isinstance(policy, MixturePolicy):
+        each = policy.adapter_values(tokens).reshape(-1, *log_probs.shape)
+        by_type = {"listed_by_type": listed(*people_choose(simulation, texts), drawn_first(each, policy.weights))}
+    return {
+        "listed": listed(*people_choose(simulation, texts), log_probs),
+        **by_type,
+        "said": sampled(simulation, policy, prompts, settings["samples"], seed),
+        "tuning_seconds": tuning,
+        "seconds": clock(),
+    }
+
+
+def main() -> None:
+    options = parsed(__doc__, seeds=[0, 1, 2], methods=Option(list(METHODS), "Methods.", METHODS), quick=QUICK)
+    town = TOWN | ({"annotators": 24, "judgments_per_annotator": 8} if options.quick else {})
+    settings = {
+        "town": town, "prompts": 12 if options.quick else 48, "candidates": 12, "samples": 4, **TUNING,
+        "suffix": "-quick" if options.quick else "",
+    }  # fmt: skip
+    transformers.logging.set_verbosity_error()
+    name = f"pm_population{'_quick' if options.quick else ''}"
+    for seed in options.seeds[: 1 if options.quick else None]:
+        for method in [POPULATION, POOL, *options.methods]:
+            if f"{method}, {seed}" in kept(name, settings):
+                continue
+            row = measured(method, seed, settings)
+            print(f"{method}, {seed}: {row}", flush=True)
+            # Read again, because another process may have added its part in the meantime.
+            keep(name, settings, kept(name, settings) | {f"{method}, {seed}": row})

@@ -1,0 +1,113 @@
+"""Does offline preference matching reach its optimum? The trees of `matching_exact`, tuned from judgments.
+
+Every ranking of two (or three) of a tree's responses occurs once, weighted with its probability under Plackett-Luce
+with the tree's rewards: the judgments of an infinite crowd. One step is all of them. The policy is compared with the
+closed form over the judged responses and, where only some were judged, over all of them too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import tempfile
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast, set_seed
+
+from pluralign.choice.plackett_luce import log_likelihood
+from pluralign.choice.preference_matching import Penalty, charged, matched_log_probs
+from pluralign.judgments import Judgments
+from pluralign.training.configs import PMDPOConfig
+from pluralign.training.preference_matching.dpo import PMDPOTrainer
+
+from ..common.options import parsed
+from ..common.results import Clock, store
+from ..common.training import QUIET
+from .trees import Tree, copy_of, named_penalty
+
+KL, PM = Penalty("kl"), Penalty("pm")
+CASES: tuple[tuple[str, Penalty, float, int, int | None], ...] = (
+    *(("one token", KL, 1.0, shown, None) for shown in (2, 3)),
+    *(("one token", PM, 1.0, shown, None) for shown in (2, 3)),
+    *(("one token", Penalty("conditional", 0.05), 1.0, shown, None) for shown in (2, 3)),
+    ("one token", PM, 0.5, 2, None),
+    *(("two tokens", penalty, 1.0, 2, None) for penalty in (KL, PM)),
+    *(("two tokens", Penalty("conditional", 0.2), 1.0, shown, None) for shown in (2, 3)),
+    ("two tokens", Penalty("conditional", 0.2, "sequence"), 1.0, 2, None),
+    ("two tokens", Penalty("conditional", 0.2, "sequence-minimum"), 1.0, 2, None),
+    *(("one token", penalty, 1.0, 2, 5) for penalty in (KL, PM, Penalty("conditional", 0.05))),
+)
+"""Tree, penalty, beta, responses in a ranking, and the number of judged responses (`None`: all)."""
+
+
+def rankings(tree: Tree, judged: list[int], shown: int) -> Judgments:
+    """Every ranking of that many judged responses, weighted with its probability."""
+    orders = list(itertools.permutations(judged, shown))
+    ranks = torch.arange(1, shown + 1).expand(len(orders), -1)
+    weights = log_likelihood(tree.rewards.double()[torch.tensor(orders)], ranks).exp().tolist()
+    return Judgments.from_rows(
+        {
+            "prompt": " ".join(f"w{token}" for token in tree.prompt),
+            "responses": ["".join(f" w{token}" for token in tree.responses[place]) for place in order],
+            "ranks": [*range(1, shown + 1)],
+            "weight": weight,
+        }
+        for order, weight in zip(orders, weights, strict=True)
+    )
+
+
+def without_end(tree: Tree) -> PreTrainedTokenizerFast:
+    """The tree's tokenizer without an end token to add: the tree's responses already contain it."""
+    return PreTrainedTokenizerFast(tokenizer_object=tree.tokenizer.backend_tokenizer, pad_token="w0")
+
+
+def distance(log_probs: Tensor, optimum: Tensor) -> tuple[float, float]:
+    """Total variation of two distributions, given by log-probabilities, and the largest error of log-odds."""
+    error = log_probs - optimum
+    return float((log_probs.exp() - optimum.exp()).abs().sum() / 2), float(error.max() - error.min())
+
+
+def trained(case: tuple[str, Penalty, float, int, int | None], options: argparse.Namespace) -> dict[str, Any]:
+    """Tune on all rankings and compare with the closed form."""
+    name, penalty, beta, shown, count = case
+    tree = Tree(name)
+    judged = list(range(len(tree.responses)))[-(count or len(tree.responses)) :]
+    reference, mask = tree.token_log_probs(tree.reference)
+    outside = charged(reference, mask, penalty).sum(-1)
+    optimum = matched_log_probs(tree.rewards.double(), outside, beta)
+    start = tree.log_probs(tree.reference)
+    set_seed(options.seed)
+    policy = copy_of(tree.reference)
+    table = rankings(tree, judged, shown)
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        args = PMDPOConfig(
+            folder, beta=beta, max_steps=options.steps, per_device_train_batch_size=len(table),
+            learning_rate=options.learning_rate, lr_scheduler_type="cosine", seed=options.seed, use_cpu=True,
+            logging_steps=options.steps, **named_penalty(penalty), **QUIET,
+        )  # fmt: skip
+        trainer = PMDPOTrainer(policy, args, table, processing_class=without_end(tree))
+        ids = {tuple(own) for own in trainer.train_tokens.response_ids}
+        assert ids == {tuple(tree.responses[place]) for place in judged}, "the tokens of texts and trees differ"
+        trainer.train()
+    final = tree.log_probs(trainer.model)
+    both = (start, final, optimum)
+    own = [torch.log_softmax(values[judged], -1) for values in both]
+    variation, log_odds = distance(own[1], own[2])
+    row = {"tree": name, "beta": beta, "shown": shown, "judged": len(judged), "responses": len(tree.responses)}
+    return row | named_penalty(penalty) | {
+        "rankings": len(table), "seconds": clock(), "start": distance(own[0], own[2])[0], "total_variation": variation,
+        "log_odds": log_odds, "everywhere": distance(final, optimum)[0],
+        "mass": [float(values[judged].exp().sum()) for values in both],
+    }  # fmt: skip
+
+
+def main() -> None:
+    options = parsed(__doc__, steps=400, learning_rate=0.01, seed=0)
+    rows = []
+    for case in CASES:
+        rows.append(trained(case, options))
+        print(rows[-1], flush=True)
+    store("matching_offline", {"options": vars(options), "rows": rows})

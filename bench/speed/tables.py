@@ -1,0 +1,95 @@
+"""Tables of `bench/results/speed.md`."""
+
+from __future__ import annotations
+
+from statistics import fmean
+from typing import Any
+
+from ..common.tables import paragraph, table
+
+
+def speed(found: Any) -> list[str]:
+    options = found["options"]
+    rows = []
+    for task in found["rows"]:
+        seconds = {method: fmean(run["seconds"] for run in runs) for method, runs in task["runs"].items()}
+        for method, runs in task["runs"].items():
+            row = task | {"method": method, "seconds": seconds[method], "peak": max(run["peak"] for run in runs)}
+            rows.append(row | {"ratio": seconds[method] / seconds["ours, trees"]})
+    intro = f"""Llama of {options["layers"]} layers, width {options["hidden"]}, vocabulary 32,000 unless stated;
+        float32; means over {options["repeats"]} turns. Ratio: the method's seconds divided by those of trees."""
+    template = """
+        | work | objective | method | seconds a step | ratio | peak GiB |
+        ---
+        | {task} | {objective} | {method} | {seconds:.2f} | {ratio:.2f} | {peak:.1f} |"""
+    return [paragraph(intro), table(rows, template)]
+
+
+def speed_curves(found: Any) -> list[str]:
+    trees, flat, trl = "ours, trees", "ours, flat, TRL's rows", "TRL"
+    rows = [
+        {"name": name, "value": point["value"], "trees": point[trees], "ratios": [point[flat] / point[trees],
+         point[trl] / point[trees]]}
+        for name, points in found.items()
+        for point in points
+    ]  # fmt: skip
+    template = """
+        | what grows | value | trees, seconds a step | ours, flat, TRL's rows | TRL |
+        ---
+        | {name} | {value} | {trees:.2f} | {ratios[0]:.2f}x | {ratios[1]:.2f}x |"""
+    return [table(rows, template)]
+
+
+def transport_speed(found: Any) -> list[str]:
+    intro = """{items} items, torch with {options[threads]} thread(s), POT {pot}; medians of {options[repeats]} turns,
+        ratios of neighbours in time. Ours includes softmax and gradient."""
+    template = """
+        | loss | labels | ours, float32, s | ours, float64, s | `emd2` loop, s | ratio, float32 | ratio, float64
+        | `wasserstein_1d` with gradient, float64, s | largest difference of costs from `emd2`: float64, float32 |
+        ---
+        | `{loss}` | {labels} | {seconds[float32]:.4f} | {seconds[float64]:.4f} | {seconds[emd2]:.2f}
+        | {ratios[float32]:.0f} | {ratios[float64]:.0f} | {seconds[wasserstein_1d]:.4f}
+        | {apart[float64]:.1e}, {apart[float32]:.1e} |"""
+    return [paragraph(intro.format_map(found)), table(found["rows"], template)]
+
+
+def dprm_step(found: Any) -> list[str]:
+    options = found["options"]
+    intro = f"""{options["pairs"]} pairs a step, the same {2 * options["pairs"]} responses as items of DPRM; torch with
+        {found["threads"]} thread(s); medians of {options["repeats"]} turns, ratios of neighbours in time with their
+        quartiles. A step is collation, forward, backward and optimiser."""
+    template = """
+        | model | tokens a step | objective | labels | seconds | ratio to Bradley-Terry: clock | processor time
+        | seconds of collation |
+        ---
+        | {model} | {tokens} | {name} | {labels} | {seconds:.3f} | {clock[1]:.3f} [{clock[0]:.3f}, {clock[2]:.3f}]
+        | {work[1]:.3f} [{work[0]:.3f}, {work[2]:.3f}] | {collation:.4f} |"""
+    rows = [{**row, **kind, "labels": kind["labels"] or ""} for row in found["rows"] for kind in row["kinds"]]
+    return [paragraph(intro), table(rows, template)]
+
+
+def more_cost(found: Any) -> list[str]:
+    template = """
+        | sources | judgments a step | micro-batches | uniform weights, s | MORE / uniform | plain / uniform
+        | peak memory: plain, uniform, MORE, MiB |
+        ---
+        | {sources} | {batch} | {parts} | {seconds[uniform]:.2f} | {ratios[more]:.3f} | {ratios[plain]:.3f}
+        | {peak[plain]:.0f}, {peak[uniform]:.0f}, {peak[more]:.0f} |"""
+    return [table(found["rows"], template)]
+
+
+def pm_step(found: Any) -> list[str]:
+    intro = """{batch} responses of {response} tokens to prompts of {prompt}; {threads} thread(s); processor time,
+        medians of {repeats} turns."""
+    rows = [
+        row | {"name": "TRL `RLOOTrainer`, beta 1" if row["kind"] == "RLOO" else f"`pm-rlhf`, {row['kind']}"}
+        for row in found["rows"]
+    ]
+    template = """
+        | trainer | step, s | ratio to RLOO | without sampling, s | ratio to RLOO, without sampling |
+        ---
+        | {name} | {step:.3f} | {step_ratio:.3f} | {rest:.3f} | {rest_ratio:.3f} |"""
+    return [paragraph(intro.format_map(found["options"])), table(rows, template)]
+
+
+TABLES = {make.__name__: make for make in (speed, speed_curves, transport_speed, dprm_step, more_cost, pm_step)}

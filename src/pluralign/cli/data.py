@@ -1,0 +1,103 @@
+"""`import`, `export`, `split` and `audit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from typer import Argument, Option
+
+from pluralign.cli import options
+
+Format = Literal["table", "trl", "hh-rlhf", "mapping", "polis", "preflib", "label-studio", "argilla"]
+Shape = Literal["votes", "people", "ranked", "ballot"]
+By = Literal["prompt", "response", "annotator", "source", "group"]
+OnError = Literal["stop", "skip"]
+
+
+def import_(
+    sources: Annotated[list[Path], Argument(help="Files to import, all of one format.")],
+    out: options.OutTable,
+    format: Annotated[Format, Option(help="Format of the files; table is pluralign's own.")] = "table",
+    mapping: Annotated[str | None, Option(help="mapping: YAML file that describes the columns.")] = None,
+    shape: Annotated[Shape | None, Option(help="polis: votes (default) or people; preflib: ranked or ballot.")] = None,
+    comments: Annotated[str | None, Option(help="polis: file of the statements.")] = None,
+    prompt: Annotated[str | None, Option(help="polis and preflib: topic, used as the prompt.")] = None,
+    field: Annotated[list[str] | None, Option(help="label-studio and argilla: KEY=NAME; can be repeated.")] = None,
+    label_scale: Annotated[str | None, Option(help="table, mapping, argilla: name or YAML file of the labels.")] = None,
+    source_name: Annotated[str | None, Option(help="Value of the column source where there is none.")] = None,
+    drop_columns: Annotated[str | None, Option(help="Columns to ignore, separated by commas.")] = None,
+    on_error: Annotated[OnError, Option(help="Stop at the first bad row, or skip bad rows.")] = "stop",
+    rejects: Annotated[Path | None, Option(help="With --on-error skip: output file of bad rows (JSON Lines).")] = None,
+    anonymize: Annotated[bool, Option("--anonymize", help="Replace annotators by keyed pseudonyms.")] = False,
+    key_file: Annotated[Path | None, Option(help="Key for --anonymize.", show_default="$PLURALIGN_KEY")] = None,
+) -> None:
+    """Import judgments from other formats into one table.
+
+    An option that starts with names of formats is for these formats only.
+    """
+    from pluralign.workflows.importing import import_files
+
+    imported = import_files(
+        sources, out, format=format, mapping=mapping, shape=shape, comments=comments, prompt=prompt,
+        fields=field or (), label_scale=label_scale, source=source_name,
+        drop_columns=[name for name in (drop_columns or "").split(",") if name], on_error=on_error, rejects=rejects,
+        anonymize=anonymize, key_file=key_file,
+    )  # fmt: skip
+    typer.echo("\n".join(imported.summary()))
+
+
+def export(files: options.Files, out: options.OutTable, label_scale: options.LabelScale = None) -> None:
+    """Export judgments to TRL's preference format.
+
+    Rows are pairs (prompt, chosen, rejected). The output lists what they cannot hold.
+    """
+    from pluralign.workflows.importing import export as run
+
+    typer.echo("\n".join(run(files, out, label_scale).summary()))
+
+
+def split(
+    file: Annotated[Path, Argument(help="Canonical file of judgments.")],
+    by: Annotated[By, Option(help="Unit that is never split between the two files.")],
+    out: options.OutFolder,
+    test: Annotated[float | None, Option(help="Share of the judgments to hold out.", show_default="0.2")] = None,
+    test_units: Annotated[int | None, Option(help="Number of units to hold out, instead of a share.")] = None,
+    seed: options.Seed = 0,
+    label_scale: options.LabelScale = None,
+) -> None:
+    """Split judgments into train.parquet and test.parquet."""
+    from pluralign.workflows.splitting import split_file
+
+    counts = split_file(file, out, by, test, seed, test_units, label_scale)
+    typer.echo(f"train: {counts.train_judgments} judgments, {counts.train_units} units ({by})")
+    typer.echo(f"test: {counts.test_judgments} judgments, {counts.test_units} units ({by})")
+    typer.echo(f"units shared: {counts.shared_units}")
+    typer.echo(f"written to {out}")
+
+
+def audit(
+    files: options.Files,
+    out: options.OutFolder,
+    features: Annotated[str, Option(help="auto, worths, tfidf, or a model folder or hub id.")] = "auto",
+    types: Annotated[str, Option(help="Number of annotator types, or auto.")] = "auto",
+    most_types: Annotated[int, Option(help="Maximum number of types that auto tries.")] = 6,
+    dimensions: Annotated[int, Option(help="Number of dimensions of text features.")] = 64,
+    simulations: Annotated[int, Option(help="Simulations per design of the power curve; 0 skips it.")] = 3,
+    label_scale: options.LabelScale = None,
+    seed: options.Seed = 0,
+) -> None:
+    """Find annotator types and measure how annotators disagree.
+
+    Shows what each type prefers and whether the data can identify the types. Writes report.html.
+    """
+    from pluralign.reports.cards import metrics_table
+    from pluralign.workflows.audit.run import audit as run
+
+    metrics = run(
+        list(map(str, files)), out, features=features, types=types, most_types=most_types, dimensions=dimensions,
+        simulations=simulations, label_scale=label_scale, seed=seed,
+    )  # fmt: skip
+    typer.echo("\n".join(metrics_table(metrics)))
+    typer.echo(f"written to {out}; open {out / 'report.html'}")

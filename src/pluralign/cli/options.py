@@ -1,0 +1,27 @@
+"""Arguments and options that several commands share, each with one help text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+Files = Annotated[list[Path], Argument(help="Canonical files of judgments.")]
+Model = Annotated[str, Argument(help="A run, a model or adapter folder, or a hub id.")]
+OutFolder = Annotated[Path, Option("--out", help="Output folder.")]
+OutTable = Annotated[Path, Option("--out", help="Output file: .parquet, .jsonl or .jsonl.gz.")]
+OutParquet = Annotated[Path, Option("--out", help="Output file: .parquet.")]
+
+LabelScale = Annotated[str | None, Option(help="Label scale of files that store none: a built-in name or a YAML file.")]
+Seed = Annotated[int, Option(help="Random seed.")]
+Revision = Annotated[str, Option(help="Branch, tag or commit of the model on the hub.")]
+TrustRemoteCode = Annotated[bool, Option(help="Run Python code that comes with a model. Only for code that you trust.")]
+
+MaxNewTokens = Annotated[int, Option(help="Maximum number of tokens of a response.")]
+MaxPrompts = Annotated[int | None, Option(help="Maximum number of prompts; a random subset if the files have more.")]
+Temperature = Annotated[float, Option(help="Sampling temperature.")]
+
+Raw = Annotated[bool, Option("--raw", help="Reward models: ignore a stored recalibration.")]
+Average = Annotated[list[str] | None, Option(help="Another reward model, to use the mean reward; can be repeated.")]
+Quantile = Annotated[float | None, Option(help="Models that predict labels: reward is this quantile, not the mean.")]

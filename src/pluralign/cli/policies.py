@@ -1,0 +1,136 @@
+"""`best-of`, `route` and `aggregate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from typer import Argument, Option
+
+from pluralign.cli import options
+from pluralign.core.errors import PluralignError
+
+Prior = Literal["run", "uniform"]
+TypedRun = Annotated[Path, Argument(help="Folder of a finished em-dpo run.")]
+
+
+def best_of(
+    model: options.Model,
+    prompts: Annotated[list[Path], Argument(help="Canonical files; every unique prompt is used.")],
+    reward: Annotated[str, Option(help="Reward model that chooses: a folder or hub id.")],
+    out: options.OutTable,
+    n: Annotated[int, Option("--n", help="Number of responses to sample per prompt.")] = 4,
+    max_new_tokens: options.MaxNewTokens = 128,
+    temperature: options.Temperature = 1.0,
+    max_prompts: options.MaxPrompts = None,
+    quantile: options.Quantile = None,
+    label_scale: options.LabelScale = None,
+    seed: options.Seed = 0,
+    revision: options.Revision = "main",
+    trust_remote_code: options.TrustRemoteCode = False,
+) -> None:
+    """Sample n responses per prompt and rank the best one first.
+
+    The output is a table of judgments, for supervised fine-tuning on the best responses.
+    """
+    from pluralign.workflows.best_of import best_of as run
+    from pluralign.workflows.best_of import best_of_lines
+
+    metrics = run(
+        model, prompts, out, reward=reward, n=n, max_new_tokens=max_new_tokens, temperature=temperature,
+        max_prompts=max_prompts, quantile=quantile, label_scale=label_scale, seed=seed, revision=revision,
+        trust_remote_code=trust_remote_code,
+    )  # fmt: skip
+    typer.echo("\n".join(best_of_lines(metrics)))
+    typer.echo(f"written to {out}; all sampled responses are in {out}.answers.parquet")
+
+
+def route(
+    run: TypedRun,
+    files: options.Files,
+    out: options.OutParquet,
+    prior: Annotated[Prior, Option(help="Prior over types: their shares in the run, or uniform.")] = "run",
+    label_scale: options.LabelScale = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+) -> None:
+    """Assign annotators to types, from a few judgments each.
+
+    Nothing is trained. The output has the most probable type of each annotator and the adapter of that type.
+    """
+    from pluralign.workflows.route import route as route_annotators
+
+    routed = route_annotators(
+        run, list(map(str, files)), out, prior=prior, label_scale=label_scale, trust_remote_code=trust_remote_code
+    )
+    types, adapters = routed.column("type").to_pylist(), routed.column("adapter").to_pylist()
+    for kind, adapter in sorted(set(zip(types, adapters, strict=True))):
+        typer.echo(f"type {kind}, adapter {adapter}: {types.count(kind)} of {len(routed)} annotators")
+    if without_ranks := routed.column("judgments").to_pylist().count(0):
+        typer.echo(f"by the prior alone, because they ranked nothing: {without_ranks} of {len(routed)} annotators")
+    typer.echo(f"written to {out}")
+
+
+def aggregate(
+    run: TypedRun,
+    out: options.OutFolder,
+    prompts: Annotated[list[Path] | None, Option(help="Canonical files.", show_default="the run's own files")] = None,
+    samples: Annotated[int, Option(help="Responses per prompt from each policy.")] = 4,
+    max_new_tokens: options.MaxNewTokens = 128,
+    max_prompts: options.MaxPrompts = None,
+    priority: Annotated[list[str] | None, Option(help="TYPE=WEIGHT; can be repeated. Or all weights: 2,1.")] = None,
+    hedge: Annotated[bool, Option(help="Solve the game by optimistic Hedge, not by a linear programme.")] = False,
+    policy: Annotated[list[str] | None, Option(help="NAME=FOLDER of another policy to compare; repeatable.")] = None,
+    distill: Annotated[bool, Option(help="Also train one adapter on responses sampled from the mixture.")] = False,
+    distill_prompts: Annotated[list[Path] | None, Option(help="Canonical files, if not the run's train files.")] = None,
+    distill_samples: Annotated[int, Option(help="Responses per prompt to distill on.")] = 4,
+    distill_epochs: Annotated[float, Option(help="Number of epochs of the distillation.")] = 1.0,
+    distill_learning_rate: Annotated[float, Option(help="Learning rate of the distillation.")] = 1e-4,
+    label_scale: options.LabelScale = None,
+    seed: options.Seed = 0,
+    trust_remote_code: options.TrustRemoteCode = False,
+) -> None:
+    """Mix the policies of annotator types by min-max regret.
+
+    Reports what each type gives up under each policy. Writes the mixture and report.html.
+    """
+    from pluralign.workflows.aggregate.contents import regret_lines
+    from pluralign.workflows.aggregate.run import aggregate as aggregate_run
+
+    metrics = aggregate_run(
+        run, out, prompts=prompts, samples=samples, max_new_tokens=max_new_tokens, max_prompts=max_prompts,
+        priority=_priority(priority or []), hedge=hedge, policies=_named(policy or [], "--policy", "NAME=FOLDER"),
+        distill=distill, distill_prompts=distill_prompts, distill_samples=distill_samples,
+        distill_epochs=distill_epochs, distill_learning_rate=distill_learning_rate, label_scale=label_scale,
+        seed=seed, trust_remote_code=trust_remote_code,
+    )  # fmt: skip
+    typer.echo("\n".join(regret_lines(metrics)))
+    typer.echo(f"written to {out}; open {out / 'report.html'}")
+
+
+def _priority(words: list[str]) -> dict[str, float] | list[float] | None:
+    """`["1=2", "2=1"]` by name, `["2,1"]` in the order of the types; `None` for equal weights."""
+    parts = [part for word in words for part in word.split(",")]
+    if any("=" in part for part in parts):
+        return {name: _number(value) for name, value in _named(parts, "--priority", "TYPE=WEIGHT").items()}
+    return [_number(part) for part in parts] or None
+
+
+def _named(words: list[str], flag: str, form: str) -> dict[str, str]:
+    """`["a=b"]` as `{"a": "b"}`."""
+    values: dict[str, str] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        if not (name and value):
+            raise PluralignError(f"{flag}: found '{word}', expected {form}")
+        if name in values:
+            raise PluralignError(f"{flag}: '{name}' is given twice")
+        values[name] = value
+    return values
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise PluralignError(f"--priority: found '{text}', expected a number") from None

@@ -1,0 +1,594 @@
+"""The page of an audit: do annotators differ, can the data show it, and how do they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pluralign.reports.histograms import Histogram, histogram_figure
+from pluralign.reports.page import (
+    Banner,
+    Block,
+    Card,
+    Cards,
+    Cell,
+    Excerpt,
+    Figure,
+    Figures,
+    Heading,
+    Remarks,
+    Section,
+    Table,
+    Tiles,
+    Tone,
+    render,
+)
+from pluralign.reports.plots import Curve, Point, Row, bars, curves, forest, known, scale, stacked, type_map
+from pluralign.reports.texts import interval, number, percent, plural, quoted, text_of
+
+_MOST_BARS, _MOST_GROUPS, _MOST_EXCERPTS, _MOST_ROWS = 12, 20, 5, 200
+_VERDICTS: dict[str, tuple[Tone, str, str]] = {
+    "identified": ("good", "✓ Yes: the types are identified", "Who they are and what they prefer."),
+    "weak": (
+        "careful",
+        "! Only weakly: treat the types with caution",
+        "The data identify these types only weakly: treat them as a hypothesis.",
+    ),
+    "not identified": (
+        "bad",
+        "✕ No: the types are not identified",
+        "Different types would explain these judgments equally well: do not act on the ones below.",
+    ),
+}
+"""For each verdict its tone, the banner, and how far to trust the types."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What was judged, how often and by whom; counts by kind, length, source and group."""
+
+    files: list[str]
+    judgments: int
+    annotators: int
+    prompts: int
+    unique_responses: int
+    left_out: int
+    kinds: dict[str, int]
+    judgments_per_annotator: Histogram
+    ranking_lengths: dict[str, int]
+    sources: dict[str, int]
+    groups: dict[str, int]
+
+
+@dataclass(frozen=True)
+class MajorityMargins(Histogram):
+    """Margins of majorities over comparisons, and the share of unanimous comparisons."""
+
+    unanimous: float | None
+
+
+@dataclass(frozen=True)
+class Triples:
+    """Triples of responses to one prompt, and the share whose majorities no order fits."""
+
+    share: float | None
+    triples: int
+
+
+@dataclass(frozen=True)
+class Cycles:
+    """Prompts with three or more responses: how many have majority cycles, and how many have no winner."""
+
+    prompts: int
+    cyclic: int
+    without_winner: int
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far annotators agree. Labels judge one response at a time and have no triples or cycles."""
+
+    krippendorff_alpha: float | None
+    alpha_low: float | None
+    alpha_high: float | None
+    level: str
+    units: int
+    annotator_agreement: Histogram | None
+    majority_margins: MajorityMargins
+    intransitive_triples: Triples | None = None
+    condorcet_cycles: Cycles | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """A number behind the verdict, and what it means."""
+
+    name: str
+    value: Any
+    meaning: str
+
+
+@dataclass(frozen=True)
+class PowerPoint:
+    """How often simulated annotators are assigned their own type, by design and judgments per annotator."""
+
+    design: str
+    judgments: int
+    accuracy: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the data identify the types, why, and what would help."""
+
+    verdict: str
+    reason: str
+    mend: str
+
+
+@dataclass(frozen=True)
+class CheckedVerdict(Verdict):
+    """A verdict with its evidence."""
+
+    checks: list[Check]
+    posterior_entropy: Histogram | None
+    power: list[PowerPoint]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A number of types: held-out log-likelihood per judgment with its interval, and BIC."""
+
+    types: int
+    held_out: float | None
+    low: float | None
+    high: float | None
+    bic: float | None
+
+
+@dataclass(frozen=True)
+class Member:
+    """An annotator and the probability of belonging to the type."""
+
+    annotator: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Worth:
+    """The utility of a response for a type."""
+
+    prompt: str
+    response: str
+    worth: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The utility of a response for a type, minus the mean over the other types."""
+
+    prompt: str
+    response: str
+    difference: float
+
+
+@dataclass(frozen=True)
+class Trait:
+    """The weight that a type puts on a trait of responses."""
+
+    trait: str
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class AnnotatorType:
+    """A latent type: its share, its annotators, and what it prefers."""
+
+    type: int
+    name: str
+    share: float
+    low: float | None
+    high: float | None
+    annotators: int
+    certain: int
+    members: list[Member]
+    worths: list[Worth]
+    lifts: list[Difference]
+    drops: list[Difference]
+    traits: list[Trait]
+
+
+@dataclass(frozen=True)
+class Group:
+    """A known group and the shares of the types in it."""
+
+    group: str
+    annotators: int
+    shares: list[float]
+
+
+@dataclass(frozen=True)
+class Map:
+    """Annotators in the plane in which they differ most: coordinates and types."""
+
+    x: list[float]
+    y: list[float]
+    type: list[int]
+
+
+@dataclass(frozen=True)
+class AuditPage:
+    """The content of `audit.json` and the input of its page."""
+
+    data: Data
+    warnings: list[str]
+    agreement: Agreement
+    identification: CheckedVerdict
+    selection: list[Candidate]
+    types: list[AnnotatorType]
+    groups: list[Group]
+    groups_adjusted_rand: float | None
+    map: Map | None
+
+
+def audit_page(audit: AuditPage) -> str:
+    """The HTML page of an audit: self-contained; the same audit gives the same bytes."""
+    return render("Audit", "of " + ", ".join(audit.data.files), audit_sections(audit))
+
+
+def audit_sections(audit: AuditPage) -> list[Section]:
+    """The sections of an audit's page."""
+    caution = _VERDICTS.get(audit.identification.verdict, ("", "", ""))[2]
+    sections = [
+        Section("Verdict", _summary(audit)),
+        Section("The data", _data(audit.data), "How many judgments there are, of which kinds, and from whom."),
+        Section("Agreement", _agreement(audit.agreement), "Do annotators who judged the same responses agree?"),
+        Section(
+            "What the data can tell",
+            _identification(audit.identification),
+            "Could a different set of types explain these judgments equally well?",
+        ),
+        Section(
+            "How many types",
+            _selection(audit.selection, len(audit.types)),
+            "A type is worth adding if it improves the prediction of held-out judgments.",
+        ),
+        Section("The types", _types(audit.types, audit.map), caution),
+    ]
+    if audit.groups:
+        lead = "How the types are distributed over the groups named in the data. Groups were not used to fit types."
+        sections.append(Section("Known groups", _groups(audit), lead))
+    return sections
+
+
+def verdict_banner(verdict: Verdict) -> Banner:
+    """The verdict in its colour."""
+    tone, title, _ = _VERDICTS.get(verdict.verdict, ("plain", verdict.verdict, ""))
+    help_with = f"What would help: {verdict.mend}" if verdict.mend else ""
+    paragraphs = [text for text in (verdict.reason, help_with) if text]
+    return Banner(tone, "Do these data identify annotator types?", title, paragraphs)
+
+
+def _summary(audit: AuditPage) -> list[Block]:
+    """The verdict, the key figures and the warnings."""
+    data, alpha = audit.data, audit.agreement.krippendorff_alpha
+    shares = sorted((kind.share for kind in audit.types), reverse=True)[:4]
+    each = f"{number(round(data.judgments / data.annotators, 1))} judgments each on average" if data.annotators else ""
+    tiles = [
+        ("types found", number(len(audit.types)), "largest first: " + ", ".join(percent(share) for share in shares)),
+        ("judgments", number(data.judgments), f"{plural(data.left_out, 'row')} left out" if data.left_out else ""),
+        ("annotators", number(data.annotators), each),
+        ("prompts", number(data.prompts), ""),
+        ("unique responses", number(data.unique_responses), ""),
+    ]
+    if alpha is not None:
+        tiles.append(("agreement (alpha)", number(alpha), "1 is full agreement, 0 is chance"))
+    blocks: list[Block] = [verdict_banner(audit.identification), Tiles(tiles)]
+    return [*blocks, Remarks("Warnings", audit.warnings)] if audit.warnings else blocks
+
+
+def _data(data: Data) -> list[Block]:
+    """Kinds of judgments, judgments per annotator, lengths of rankings, sources and groups."""
+    lengths = sorted(data.ranking_lengths.items(), key=lambda item: int(item[0]))
+    figures = [
+        _counts("Kinds of judgments", data.kinds, "judgments"),
+        histogram_figure(
+            data.judgments_per_annotator,
+            "Judgments per annotator",
+            "judgments",
+            "annotators",
+            "Half of the annotators gave about {} judgments or fewer. The fewer judgments an annotator gave, the "
+            "less certain is their type.",
+        ),
+        _counts("Responses per ranking", {f"{length} responses": count for length, count in lengths}, "rankings"),
+        _counts("Sources", data.sources, "judgments"),
+        _counts("Known groups", data.groups, "annotators"),
+    ]
+    return [Figures([figure for figure in figures if figure is not None])]
+
+
+def _counts(title: str, counts: Mapping[str, int], unit: str) -> Figure | None:
+    """Bars of counts; a long tail of sources or groups is only in the table."""
+    total = sum(counts.values())
+    if not total:
+        return None
+    ordered = list(counts.items())
+    overlapping = title == "Kinds of judgments"
+    if title in ("Sources", "Known groups"):
+        ordered.sort(key=lambda item: -item[1])
+    shown, rest = ordered[:_MOST_BARS], ordered[_MOST_BARS:]
+    name, most = max(ordered, key=lambda item: item[1])
+    if overlapping:
+        reading = "The kinds may overlap: a ranking can also hold ties or labels."
+    elif len(ordered) == 1:
+        reading = f"All {unit}: {quoted(name)}."
+    else:
+        reading = f"The largest is {quoted(name)} with {percent(most / total)} of the {unit}."
+    if rest:
+        share = percent(sum(count for _, count in rest) / total)
+        reading += f" Not shown: {plural(len(rest), 'other')} with {share} of the {unit}."
+    table = Table("The numbers", [title, unit], ordered, folded=True) if rest else None
+    drawn = bars(shown, f"{title}: bars of {unit}.", whole=0 if overlapping or len(ordered) < 2 else total)
+    return Figure(title, drawn, reading, table=table)
+
+
+def _agreement(agreement: Agreement) -> list[Block]:
+    """Krippendorff's alpha, agreement with the other annotators, margins of majorities, and cycles."""
+    figures = [] if agreement.krippendorff_alpha is None else [_alpha(agreement, agreement.krippendorff_alpha)]
+    if agreement.annotator_agreement is not None:
+        reading = (
+            "Half of {n} annotators agree with the majority of the others in at most {} of the cases. Those on the "
+            "left may be a minority with other preferences, or careless: the number alone does not tell."
+        )
+        figures.append(
+            histogram_figure(
+                agreement.annotator_agreement,
+                "Each annotator against the others",
+                "agreement with the others",
+                "annotators",
+                reading,
+            )
+        )
+    margins = agreement.majority_margins
+    unanimous = "" if margins.unanimous is None else f" {percent(margins.unanimous)} of them are unanimous."
+    reading = "Half of the comparisons have a margin of at most {}." + unanimous
+    reading += " Near 0 the crowd is split: a single reward can satisfy only half of it there."
+    figures.append(
+        histogram_figure(
+            margins, "Margins of majorities", "margin (0 evenly split, 1 unanimous)", "comparisons", reading
+        )
+    )
+    tiles = _cycles(agreement.intransitive_triples, agreement.condorcet_cycles)
+    return [Figures(figures), *([Tiles(tiles)] if tiles else [])]
+
+
+def _alpha(agreement: Agreement, alpha: float) -> Figure:
+    low, high = agreement.alpha_low, agreement.alpha_high
+    if low is not None and low > 0:
+        meaning = "Annotators agree more than by chance"
+        meaning += ", but far from fully: the rest is noise or different preferences." if alpha < 0.8 else "."
+    elif high is not None and high < 0:
+        meaning = "Annotators disagree more than by chance: they judge similar responses in opposite ways."
+    else:
+        meaning = "This cannot be distinguished from chance: there is no response that everybody prefers."
+    marks = [(0.0, "chance"), (1.0, "full agreement")]
+    if min(alpha, *known(low), 0.0) < 0:
+        marks.insert(0, (-1.0, "opposed"))
+    shown = interval(alpha, low, high)
+    drawn = scale(
+        Point(alpha, low, high),
+        f"Krippendorff's alpha {shown} on a scale from chance to full agreement.",
+        limits=(marks[0][0], 1.0),
+        marks=marks,
+    )
+    units = f"{plural(agreement.units, 'unit')} judged by two or more annotators"
+    return Figure("Krippendorff's alpha", drawn, f"{shown}; {agreement.level} level, {units}. {meaning}")
+
+
+def _cycles(triples: Triples | None, cycles: Cycles | None) -> list[tuple[str, str, str]]:
+    tiles = []
+    if triples is not None and triples.share is not None:
+        meaning = f"of {plural(triples.triples, 'triple')} of responses: no ranking agrees with all majorities"
+        tiles.append(("intransitive triples", percent(triples.share), meaning))
+    if cycles is not None and cycles.prompts:
+        of = f"of {number(cycles.prompts)}"
+        meaning = "prompts where majorities prefer A to B, B to C and C to A: no ranking follows them all"
+        tiles.append(("majority cycles", f"{number(cycles.cyclic)} {of}", meaning))
+        meaning = "prompts where no response beats every other one by majority"
+        tiles.append(("no majority winner", f"{number(cycles.without_winner)} {of}", meaning))
+    return tiles
+
+
+def _identification(verdict: CheckedVerdict) -> list[Block]:
+    """How certain each annotator's type is, how many judgments are enough, and the checks."""
+    figures = []
+    if verdict.posterior_entropy is not None:
+        figures.append(
+            histogram_figure(
+                verdict.posterior_entropy,
+                "Uncertainty about each annotator's type",
+                "entropy of the posterior over types (nats)",
+                "annotators",
+                "At 0 the type of an annotator is certain. Half of the annotators are at about {} or lower; those at "
+                "the right may belong to any of several types.",
+            )
+        )
+    if verdict.power:
+        figures.append(_power(verdict.power))
+    rows: list[list[Cell]] = [[check.name, check.value, check.meaning] for check in verdict.checks]
+    blocks: list[Block] = [Figures(figures)] if figures else []
+    return [*blocks, Table("Checks", ["check", "value", "meaning"], rows)]
+
+
+def _power(points: Sequence[PowerPoint]) -> Figure:
+    """Accuracy of the assigned types by judgments per annotator, a curve per design."""
+    lines, best = [], []
+    for index, design in enumerate(dict.fromkeys(point.design for point in points), 1):
+        of = sorted((point for point in points if point.design == design), key=lambda point: point.judgments)
+        accuracy = [point.accuracy for point in of]
+        low, high = [point.low for point in of], [point.high for point in of]
+        lines.append(Curve(design, [point.judgments for point in of], accuracy, low, high, index))
+        top = max(of, key=lambda point: point.accuracy)
+        best.append(f"{quoted(design)} reaches {percent(top.accuracy)} at {number(top.judgments)} judgments")
+    head = ["design", "judgments per annotator", "accuracy", "from", "to"]
+    rows: list[list[Cell]] = [
+        [point.design, point.judgments, point.accuracy, point.low, point.high] for point in points
+    ]
+    drawn = curves(
+        lines,
+        "Accuracy of the assigned types by judgments per annotator, a curve per design.",
+        x_label="judgments per annotator",
+        y_label="annotators assigned their own type",
+        limits=(0.0, 1.03),
+        shares=True,
+    )
+    reading = "How often simulated annotators of these types are assigned their own type. "
+    reading += f"At best, {'; '.join(best)}."
+    return Figure(
+        "How many judgments are enough",
+        drawn,
+        reading,
+        [(line.series, line.name) for line in lines],
+        Table("The numbers", head, rows, folded=True),
+    )
+
+
+def _selection(candidates: Sequence[Candidate], chosen: int) -> list[Block]:
+    """Held-out log-likelihood and BIC by the number of types."""
+    counts = [row.types for row in candidates]
+    mark = (float(chosen), f"chosen: {chosen}")
+    head = ["types", "held out", "from", "to", "BIC"]
+    rows: list[list[Cell]] = [[str(row.types), row.held_out, row.low, row.high, row.bic] for row in candidates]
+    table = Table("The numbers", head, rows, folded=True)
+    scored = {row.types: row.held_out for row in candidates if row.held_out is not None}
+    figures = []
+    if scored:
+        values, low, high = ([getattr(row, key) for row in candidates] for key in ("held_out", "low", "high"))
+        drawn = curves([Curve("held out", counts, values, low, high)], "Held-out log-likelihood by number of types.",
+                       x_label="number of types", y_label="log-likelihood per held-out judgment (nats)", mark=mark,
+                       whole=True)  # fmt: skip
+        best = max(scored, key=lambda types: scored[types])
+        reading = f"Higher is better; the highest is at {plural(best, 'type')}."
+        if chosen > 1 and {1, chosen} <= set(scored):
+            gain = scored[chosen] - scored[1]
+            sign = "+" if gain > 0 else ""
+            reading += f" {plural(chosen, 'type')} instead of 1: {sign}{number(gain)} nats per judgment."
+        figures.append(Figure("Prediction of held-out judgments", drawn, reading, table=table))
+    charged = {row.types: row.bic for row in candidates if row.bic is not None}
+    if charged:
+        drawn = curves([Curve("BIC", counts, [row.bic for row in candidates], series=2)],
+                       "BIC by number of types; lower is better.", x_label="number of types",
+                       y_label="BIC, lower is better", mark=mark, whole=True)  # fmt: skip
+        least = min(charged, key=lambda types: charged[types])
+        reading = f"BIC adds a penalty for each parameter; it is lowest at {plural(least, 'type')}."
+        figures.append(Figure("Fit and number of parameters", drawn, reading))
+    return [Figures(figures)]
+
+
+def _types(types: Sequence[AnnotatorType], places: Map | None) -> list[Block]:
+    """A card per type; then shares, traits and the map."""
+    legend = [(kind.type, kind.name) for kind in types]
+    figures = [_shares(types)]
+    if any(kind.traits for kind in types):
+        figures.append(_traits(types, legend))
+    if places is not None:
+        drawn = type_map(places.x, places.y, places.type, "Map of the annotators, coloured by type.")
+        reading = f"{plural(len(places.type), 'annotator')}, one dot each; annotators who judge alike are close. "
+        figures.append(Figure("The annotators", drawn, reading + "Directions have no meaning.", legend))
+    return [Cards([_card(kind) for kind in types]), Heading("Types side by side"), Figures(figures)]
+
+
+def _shares(types: Sequence[AnnotatorType]) -> Figure:
+    rows = [Row(kind.name, [Point(kind.share, kind.low, kind.high, kind.type)]) for kind in types]
+    top = 1.1 * max(known(*(end for kind in types for end in (kind.share, kind.high)))) or 1.0
+    drawn = forest(rows, "Share of each type with its interval.", x_label="share of the annotators",
+                   limits=(0.0, min(1.0, top)), shares=True)  # fmt: skip
+    largest = max(types, key=lambda kind: kind.share)
+    reading = f"{quoted(largest.name)} is the largest with {percent(largest.share)} of the annotators."
+    return Figure("Share of each type", drawn, reading)
+
+
+def _traits(types: Sequence[AnnotatorType], legend: Sequence[tuple[int, str]]) -> Figure:
+    """What each type prefers in a response: a row per trait, a dot per type."""
+    points: dict[str, list[Point]] = {}
+    numbers: list[list[Cell]] = []
+    for kind in types:
+        for trait in kind.traits:
+            points.setdefault(trait.trait, []).append(Point(trait.value, trait.low, trait.high, kind.type))
+            numbers.append([trait.trait, kind.name, trait.value, trait.low, trait.high])
+
+    def spread(trait: str) -> float:
+        values = known(*(point.value for point in points[trait]))
+        return max(values) - min(values) if values else 0.0
+
+    widest = max(points, key=spread)
+    reading = "Right of the dashed line, a type prefers more of the trait; left of it, less."
+    if spread(widest) > 0:
+        reading += f" The types differ most in {quoted(widest)}."
+    drawn = forest([Row(trait, of) for trait, of in points.items()],
+                   "What each type prefers: a row per trait, a dot with its interval per type.",
+                   x_label="weight of the trait", reference=0.0)  # fmt: skip
+    table = Table("The numbers", ["trait", "type", "weight", "from", "to"], numbers, folded=True)
+    return Figure("What each type prefers", drawn, reading, legend, table)
+
+
+def _card(kind: AnnotatorType) -> Card:
+    facts = [f"{plural(kind.annotators, 'annotator')}, {number(kind.certain)} of them with certainty"]
+    if kind.low is not None and kind.high is not None:
+        facts.append(f"share between {percent(kind.low)} and {percent(kind.high)}")
+    excerpts = []
+    directions: tuple[tuple[str, list[Difference], Literal["up", "down"]], ...] = (
+        ("Rates higher than other types", kind.lifts, "up"),
+        ("Rates lower than other types", kind.drops, "down"),
+    )
+    for title, differences, sign in directions:
+        entries = [
+            Excerpt(one.prompt, one.response, f"{one.difference:+.2f}".replace("-", "\u2212"), sign)
+            for one in differences[:_MOST_EXCERPTS]
+            if (one.difference > 0) == (sign == "up")
+        ]
+        if entries:
+            excerpts.append((title, entries))
+    tables = []
+    if kind.worths:
+        rows: list[list[Cell]] = [[row.response, row.prompt, row.worth, row.low, row.high] for row in kind.worths]
+        tables.append(_folded("Utility of each response", ["response", "prompt", "utility", "from", "to"], rows))
+    if kind.members:
+        rows = [[member.annotator, member.probability] for member in kind.members]
+        tables.append(_folded("Annotators of this type", ["annotator", "probability"], rows))
+    return Card(kind.name, kind.type, kind.share, facts, excerpts, tables)
+
+
+def _folded(title: str, head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:
+    count = number(len(rows))
+    more = f", the first {_MOST_ROWS} of {count}" if len(rows) > _MOST_ROWS else f" ({count})"
+    return Table(title + more, head, rows[:_MOST_ROWS], folded=True)
+
+
+def _groups(audit: AuditPage) -> list[Block]:
+    """The shares of the types in each known group."""
+    ordered = sorted(audit.groups, key=lambda group: -group.annotators)
+    legend = [(kind.type, kind.name) for kind in audit.types]
+    shown = ordered[:_MOST_GROUPS]
+    drawn = stacked(
+        [(group.group or "(no name)", group.shares) for group in shown],
+        "Each known group by the types of its annotators, as stacked bars.",
+        notes=[plural(group.annotators, "annotator") for group in shown],
+    )
+    rand = audit.groups_adjusted_rand
+    reading = "If all groups look alike, an annotator's group says nothing about their preferences."
+    if rand is not None:
+        meaning = "the types differ from the groups"
+        if rand > 0.2:
+            meaning = "the types match the groups" if rand > 0.8 else "the types match the groups in part"
+        reading = f"Adjusted Rand index {number(rand)} (1 is the same partition, 0 is chance): {meaning}."
+    rows: list[list[Cell]] = [[text_of(group.group), group.annotators, *group.shares] for group in ordered]
+    table = Table("The numbers", ["group", "annotators", *(name for _, name in legend)], rows, folded=True)
+    return [Figures([Figure("Groups by type", drawn, reading, legend, table)])]
