@@ -83,13 +83,13 @@ class Problem:
         column = torch.zeros(self.parameters + 1, dtype=torch.long, device=slots.device)
         column[slots.flatten()] = torch.arange(size, device=slots.device).repeat(self.types)
         column = column[:-1]
-        number = torch.bincount(column, minlength=size)
+        number = torch.bincount(column, minlength=size).double()
         if self.common_ridge is None:
             return self.fixed.new_full((self.parameters,), self.ridge), self.fixed.new_zeros(size), column
         coupled = number > 1
         b = torch.where(coupled, self.ridge**2 / (self.common_ridge + number * self.ridge + 1e-300), 0.0)
-        a = torch.where(coupled[column], self.ridge, self.common_ridge)
-        return a.to(self.fixed), b.to(self.fixed), column
+        a = torch.full_like(number, self.common_ridge).masked_fill(coupled, self.ridge)[column]
+        return a, b, column
 
     def penalty(self, parameters: Tensor) -> Tensor:
         """The prior's precision times parameters `(R, m)`; half its product with them is minus the log prior."""

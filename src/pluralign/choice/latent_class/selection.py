@@ -114,18 +114,19 @@ def select_types(
     held_in = [panel.of_annotators(np.flatnonzero(part != fold)) for fold in range(folds)]
     held_out = [panel.of_annotators(members) for members in out]
 
-    def scored(number: int, ridges: Sequence[float], common: float | None) -> np.ndarray:
+    def fitted(train: Panel, number: int, own: float, start: np.ndarray | None) -> LatentClassPlackettLuce:
+        single = own if number == 1 else common
+        model = LatentClassPlackettLuce(
+            number, ridge=own, common_ridge=single, coefficients_init=start, seed=seed, **settings
+        )
+        return model.fit(train)
+
+    def scored(number: int, ridges: Sequence[float], start: np.ndarray | None) -> np.ndarray:
         """Weighted log-likelihood of each held-out annotator for each ridge: `(ridges, annotators)`."""
         found = np.zeros((len(ridges), panel.annotators))
         for members, train, test in zip(out, held_in, held_out, strict=True):
-            start = None
-            for row, value in enumerate(ridges):
-                one = value if common is None else common
-                model = LatentClassPlackettLuce(
-                    number, ridge=value, common_ridge=one, coefficients_init=start, seed=seed, **settings
-                ).fit(train)
-                start = model.coefficients_ if start is None and number > 1 else start
-                found[row, members] = weight[members] * model.annotator_log_likelihood(test)
+            for row, own in enumerate(ridges):
+                found[row, members] = weight[members] * fitted(train, number, own, start).annotator_log_likelihood(test)
         return found
 
     commons = [ridge * factor for factor in COMMON]
@@ -136,15 +137,20 @@ def select_types(
     scores: list[np.ndarray] = []
     best = 0
     for number in progress(tried):
-        by_ridge = single if number == 1 else scored(number, differences, common)
+        if number == 1:
+            scores.append(single[int(single.sum(1).argmax())])
+            models.append(fitted(panel, 1, common, None))
+            continue
+        # Restarts on all annotators choose the basin; each fold goes on from there.
+        start = fitted(panel, number, differences[0], None).coefficients_
+        by_ridge = scored(number, differences, start)
         chosen = int(by_ridge.sum(1).argmax())
-        own = common if number == 1 else differences[chosen]
         scores.append(by_ridge[chosen])
-        models.append(LatentClassPlackettLuce(number, ridge=own, common_ridge=common, seed=seed, **settings).fit(panel))
+        models.append(fitted(panel, number, differences[chosen], start))
         gain, error = _gain(scores[-1] - scores[best])
         if gain > errors * error + NO_GAIN * places:
             best = len(scores) - 1
-        if len(scores) - best > PATIENCE:
+        elif gain < error or len(scores) - best > PATIENCE:
             break
     gains = [_gain(each - scores[0]) for each in scores]
     return Selection(
