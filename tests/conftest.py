@@ -79,7 +79,7 @@ def town_rows() -> list[dict]:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory, town_rows: list[dict]) -> Path:
     """An untrained causal model of a few thousand weights, in a folder."""
-    from pluralign.training.from_scratch import make_causal_model
+    from pluralign.demo.from_scratch import make_causal_model
 
     folder = tmp_path_factory.mktemp("models") / "tiny-llama"
     texts = [text for row in town_rows for text in [row["prompt"], *row["responses"]]]

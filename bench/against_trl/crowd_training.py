@@ -21,9 +21,9 @@ from pluralign.judgments.split import split
 from pluralign.scoring.causal_models import CausalModel, load_causal_model
 from pluralign.scoring.items import items_of
 from pluralign.scoring.loading import limits_of
+from pluralign.scoring.measured import reward_metrics
 from pluralign.scoring.pooling import as_reward_model, write_settings
 from pluralign.scoring.reward_models import RewardModel, build_reward_model
-from pluralign.workflows.evaluate.run import reward_metrics
 
 from ..common.data import chosen_and_rejected, load, with_line_break
 from ..common.options import parsed, parts

@@ -15,7 +15,7 @@ from pluralign.judgments import Judgments, read
 from pluralign.judgments.split import split
 from pluralign.scoring.causal_models import CausalModel, load_causal_model
 from pluralign.scoring.items import items_of
-from pluralign.workflows.evaluate.run import reward_metrics
+from pluralign.scoring.measured import reward_metrics
 
 from ..common.data import chosen_and_rejected, load
 from ..common.options import parsed

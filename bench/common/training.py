@@ -62,7 +62,7 @@ def from_scratch(
     folder: Path, judgments: Judgments, texts: Iterable[str], shape: dict[str, Any], **config: Any
 ) -> dict[str, Any]:
     """The metrics of a causal model trained by SFT on all responses of a table; its tokenizer is learned from texts."""
-    from pluralign.training.from_scratch import make_causal_model
+    from pluralign.demo.from_scratch import make_causal_model
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     untrained, data = folder.with_name(f"{folder.name}-untrained"), folder.with_name(f"{folder.name}.parquet")

@@ -24,10 +24,9 @@ from scipy.special import expit
 
 from pluralign.scoring.items import items_of_texts
 from pluralign.scoring.reward_models import build_reward_model
-from pluralign.training.configs import BradleyTerryConfig
 from pluralign.training.dprm.config import DPRMConfig
 from pluralign.training.dprm.trainer import DPRMTrainer
-from pluralign.training.reward_trainer import BradleyTerryTrainer
+from pluralign.training.reward_trainer import BradleyTerryConfig, BradleyTerryTrainer
 
 from ..common.data import encoder
 from ..common.options import parsed, parts

@@ -34,8 +34,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pluralign.choice.em_dpo import halves
 from pluralign.judgments import Judgments
 from pluralign.judgments.population import Town, TypeSpec, simulate
-from pluralign.training.configs import DPOConfig
-from pluralign.training.dpo import DPOTrainer
+from pluralign.training.dpo import DPOConfig, DPOTrainer
 from pluralign.training.em_dpo.config import EMDPOConfig
 from pluralign.training.em_dpo.trainer import EMDPOTrainer
 from pluralign.training.em_dpo.type_starts import type_start

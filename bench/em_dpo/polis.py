@@ -20,12 +20,12 @@ from pluralign.evaluation.pairs import pairs_of
 from pluralign.evaluation.policies.regret import game_interval, regret_table, with_mixtures
 from pluralign.evaluation.rewards.metrics import pair_metrics
 from pluralign.judgments import Judgments
-from pluralign.policies.routing import ranking_log_likelihoods
 from pluralign.scoring.items import items_of
+from pluralign.scoring.measured import believed, shown_rewards
+from pluralign.scoring.mixtures import ranking_log_likelihoods
 from pluralign.training.em_dpo.trainer import EMDPOTrainer
 from pluralign.workflows.aggregate.answers import BASE, utilities_by
 from pluralign.workflows.aggregate.run import aggregate
-from pluralign.workflows.evaluate.types import believed, shown_utilities
 
 from ..common.data import POLIS_CONVERSATIONS, load, numbered
 from ..common.results import Clock, keep, kept
@@ -94,8 +94,8 @@ def prediction(trainer: EMDPOTrainer, test: Judgments) -> dict[str, Any]:
         items, utilities = trainer.score(part)
         column = part.column("annotator")
         names = [column[row] for row in items.row]
-        beliefs = believed(names, trainer.people, trainer.mixture)
-        shown = shown_utilities(utilities, items, beliefs.type)
+        beliefs = believed(names, trainer.posteriors, trainer.mixture)
+        shown = shown_rewards(items, utilities, beliefs.type)
         number, unique = numbered(names)
         pairs = pairs_of(shown, items.ranks, items.offsets, number, items.weight)
         likelihoods = ranking_log_likelihoods(utilities, items, trainer.mixture)
@@ -206,14 +206,21 @@ def polis(options: argparse.Namespace) -> None:
             run: dict[str, Any] = {
                 "types": len(trainer.adapters), "verdict": trainer.verdict.verdict,
                 "shares": trainer.mixture_weights.tolist(), "seconds": clock(),
-                "served": prediction(trainer, data.test), "recovered": against_groups(trainer.people, data.groups),
+                "served": prediction(trainer, data.test), "recovered": against_groups(trainer.posteriors, data.groups),
             }  # fmt: skip
             start = dict(zip(map(str, trainer.annotators), trainer.rounds[0].gamma, strict=True))
             run["recovered_start"] = against_groups(start, data.groups)
             trainer.save_model(str(folder))
             if run["types"] > 1:
                 run["regret"] = regrets(
-                    folder, dpo, prompts, trainer.people, data.groups, options.samples, options.longest, options.seed
+                    folder,
+                    dpo,
+                    prompts,
+                    trainer.posteriors,
+                    data.groups,
+                    options.samples,
+                    options.longest,
+                    options.seed,
                 )
             run["seconds_in_all"] = clock()
             runs[types] = run

@@ -24,7 +24,8 @@ import transformers
 
 from pluralign.choice.regret import hedge, min_max_regret, regret_matrix
 from pluralign.core.runs import read_metrics
-from pluralign.demo.run import ANSWER, CONTEXT, TOWN, types_by_kind
+from pluralign.demo.comparison import ANSWER, CONTEXT
+from pluralign.demo.town import TOWN, types_by_group
 from pluralign.evaluation.annotators.types import type_accuracy
 from pluralign.evaluation.policies.regret import means, preferred, with_mixtures
 from pluralign.judgments.population import Simulation, Town, simulate
@@ -71,7 +72,7 @@ def measured(folder: Path, seed: int, settings: dict[str, Any]) -> dict[str, Any
         "types": metrics["types"],
         "verdict": metrics["identification"],
         "type_accuracy": recovered(simulation, mixture),
-        "kinds": types_by_kind(simulation, mixture),
+        "kinds": types_by_group(simulation, mixture),
         "training_seconds": training,
         **regrets(together, summary),
         "win_rate": win_rates(simulation, mixture, together, summary, seed),
@@ -125,7 +126,7 @@ def win_rates(
     better = preferred(utilities, utilities[:, [len(types)]])  # (true types, policies, prompts)
     better = with_mixtures(better, np.array(list(mixtures.values())))
     names = [*authors, *mixtures]
-    own = types_by_kind(simulation, run)
+    own = types_by_group(simulation, run)
     kinds = [kind.name for kind in simulation.town.types]
     mine = np.stack([better[place, names.index(own[kind])] for place, kind in enumerate(kinds)])[:, None]
     rates = means(np.concatenate((better, mine), axis=1), seed=seed)

@@ -27,14 +27,14 @@ from pluralign.choice.em_dpo import matched_types
 from pluralign.evaluation.annotators.types import type_accuracy
 from pluralign.judgments import Judgments
 from pluralign.judgments.population import Simulation, Town, simulate
-from pluralign.policies.routing import posterior, ranking_log_likelihoods
+from pluralign.policies.routing import posterior
 from pluralign.scoring.items import Items, items_of
-from pluralign.scoring.mixtures import Mixture
+from pluralign.scoring.measured import typed_metrics
+from pluralign.scoring.mixtures import Mixture, ranking_log_likelihoods
 from pluralign.scoring.panels import annotators_of
 from pluralign.training.em_dpo.config import EMDPOConfig
 from pluralign.training.em_dpo.trainer import EMDPOTrainer
 from pluralign.training.em_dpo.type_starts import TypeStart, type_start
-from pluralign.workflows.evaluate.run import typed_metrics
 
 from ..common.options import QUICK, Option, parsed, parts
 from ..common.results import OUT, Clock, keep, kept
@@ -205,7 +205,7 @@ def measured(method: str, responses: int, judgments: int, seed: int, annotators:
     trainer.train()
     seconds = clock()
     items, utilities = trainer.score(test)
-    metrics = held_out_metrics(test, items, utilities, trainer.mixture, trainer.people)
+    metrics = held_out_metrics(test, items, utilities, trainer.mixture, trainer.posteriors)
     metrics |= {"verdict": trainer.verdict.verdict, "seconds": seconds, "masses": trainer.mixture_weights.tolist()}
     if METHODS[method].get("types") == 1:
         del metrics["type_accuracy"]

@@ -13,8 +13,7 @@ import numpy as np
 
 from pluralign.choice.preference_matching import Penalty
 from pluralign.judgments import read
-from pluralign.training.configs import PMDPOConfig
-from pluralign.training.preference_matching.dpo import PMDPOTrainer
+from pluralign.training.preference_matching.dpo import PMDPOConfig, PMDPOTrainer
 
 from ..against_trl.small_language_model import MODEL
 from ..common.options import parsed

@@ -27,15 +27,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pluralign.judgments import Judgments, read
 from pluralign.judgments.split import split
 from pluralign.policies.loading import load_policy
+from pluralign.policies.matching import matching_metrics
 from pluralign.scoring.reward_models import build_reward_model, load_reward_model
-from pluralign.training.configs import BradleyTerryConfig, PMDPOConfig
-from pluralign.training.preference_matching.dpo import PMDPOTrainer
+from pluralign.training.preference_matching.dpo import PMDPOConfig, PMDPOTrainer
 from pluralign.training.preference_matching.reward_functions import reward_function
 from pluralign.training.preference_matching.rlhf import PMRLHFTrainer
 from pluralign.training.preference_matching.rlhf_config import PMRLHFConfig
-from pluralign.training.reward_trainer import BradleyTerryTrainer
+from pluralign.training.reward_trainer import BradleyTerryConfig, BradleyTerryTrainer
 from pluralign.workflows.calibrate import calibrate
-from pluralign.workflows.evaluate.matching import matching_metrics
 
 from ..against_trl.small_language_model import MODEL
 from ..common.data import encoder

@@ -22,8 +22,7 @@ from pluralign.evaluation.policies.divergences import list_divergences, minority
 from pluralign.judgments import Judgments
 from pluralign.scoring.causal_models import CausalModel, load_causal_model
 from pluralign.scoring.items import items_of_texts
-from pluralign.training.configs import PMDPOConfig
-from pluralign.training.preference_matching.dpo import PMDPOTrainer
+from pluralign.training.preference_matching.dpo import PMDPOConfig, PMDPOTrainer
 
 from ..common.data import POLIS_CONVERSATIONS, load
 from ..common.options import Option, parsed

@@ -24,8 +24,8 @@ import numpy as np
 import transformers
 from scipy.special import log_softmax, softmax
 
-from pluralign.demo.matching import COMPOSED, candidates, listed, log_choices, people_choose, shares_of
-from pluralign.demo.run import ANSWER, CONTEXT, TOWN
+from pluralign.demo.comparison import ANSWER, CONTEXT, list_metrics
+from pluralign.demo.town import COMPOSED, TOWN, candidates, log_choices, population_choices
 from pluralign.judgments.population import PROMPTS, Simulation, Town, compose, simulate
 from pluralign.judgments.split import split
 from pluralign.policies.loading import load_policy
@@ -100,7 +100,7 @@ def chosen_by_population(simulation: Simulation) -> list[float]:
     rng = np.random.default_rng(1)
     composed = [compose(PROMPTS[rng.integers(len(PROMPTS))], rng).text for _ in range(COMPOSED)]
     utilities = log_choices(simulation, composed)
-    chosen = shares_of(simulation) @ softmax(utilities, axis=-1)
+    chosen = simulation.town.shares @ softmax(utilities, axis=-1)
     return [float(chosen[utilities.argmax(axis=0) == kind].sum()) for kind in range(len(utilities))]
 
 
@@ -134,10 +134,10 @@ def measured(method: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]
     if method in (POPULATION, POOL):
         utilities = log_choices(simulation, [text for group in texts for text in group])
         utilities = utilities.reshape(len(utilities), len(texts), -1)
-        exact = drawn_first(utilities, shares_of(simulation))
+        exact = drawn_first(utilities, simulation.town.shares)
         if method == POOL:
-            exact = np.einsum("k,kpa->pa", shares_of(simulation), utilities)
-        row = {"listed": listed(*people_choose(simulation, texts), exact)}
+            exact = np.einsum("k,kpa->pa", simulation.town.shares, utilities)
+        row = {"listed": list_metrics(*population_choices(simulation, texts), exact)}
         return row | ({"said": {"shares": chosen_by_population(simulation)}} if method == POPULATION else {})
     folder = FOLDER / f"{seed}{settings['suffix']}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -155,9 +155,11 @@ def measured(method: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]
     by_type = {}
     if isinstance(policy, MixturePolicy):
         each = policy.adapter_values(tokens).reshape(-1, *log_probs.shape)
-        by_type = {"listed_by_type": listed(*people_choose(simulation, texts), drawn_first(each, policy.weights))}
+        by_type = {
+            "listed_by_type": list_metrics(*population_choices(simulation, texts), drawn_first(each, policy.weights))
+        }
     return {
-        "listed": listed(*people_choose(simulation, texts), log_probs),
+        "listed": list_metrics(*population_choices(simulation, texts), log_probs),
         **by_type,
         "said": sampled(simulation, policy, prompts, settings["samples"], seed),
         "tuning_seconds": tuning,

@@ -19,8 +19,7 @@ from transformers import PreTrainedTokenizerFast, set_seed
 from pluralign.choice.plackett_luce import log_likelihood
 from pluralign.choice.preference_matching import Penalty, charged, matched_log_probs
 from pluralign.judgments import Judgments
-from pluralign.training.configs import PMDPOConfig
-from pluralign.training.preference_matching.dpo import PMDPOTrainer
+from pluralign.training.preference_matching.dpo import PMDPOConfig, PMDPOTrainer
 
 from ..common.options import parsed
 from ..common.results import Clock, store

@@ -19,8 +19,7 @@ from pluralign.judgments.split import split
 from pluralign.scoring.features import text_features
 from pluralign.scoring.items import Items, items_of
 from pluralign.scoring.reward_models import build_reward_model
-from pluralign.training.configs import BradleyTerryConfig
-from pluralign.training.reward_trainer import BradleyTerryTrainer
+from pluralign.training.reward_trainer import BradleyTerryConfig, BradleyTerryTrainer
 
 from ..common.data import DATA, chosen_and_rejected, encoder, load, standardized
 from ..common.options import parsed

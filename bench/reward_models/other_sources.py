@@ -14,10 +14,9 @@ from pluralign.judgments import Judgments
 from pluralign.judgments.split import split
 from pluralign.scoring.features import text_features
 from pluralign.scoring.items import Items, items_of
+from pluralign.scoring.measured import reward_metrics
 from pluralign.scoring.reward_models import build_reward_model
-from pluralign.training.configs import PlackettLuceConfig
-from pluralign.training.reward_trainer import PlackettLuceTrainer
-from pluralign.workflows.evaluate.run import reward_metrics
+from pluralign.training.reward_trainer import PlackettLuceConfig, PlackettLuceTrainer
 
 from ..common.data import encoder, load, standardized
 from ..common.options import parsed, parts

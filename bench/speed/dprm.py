@@ -18,10 +18,9 @@ import torch
 import transformers
 
 from pluralign.judgments import Judgments, LabelScale
-from pluralign.training.configs import BradleyTerryConfig
 from pluralign.training.dprm.config import DPRMConfig
 from pluralign.training.dprm.trainer import DPRMTrainer
-from pluralign.training.reward_trainer import BradleyTerryTrainer
+from pluralign.training.reward_trainer import BradleyTerryConfig, BradleyTerryTrainer
 
 from ..common.data import encoder, load
 from ..common.options import parsed

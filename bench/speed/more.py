@@ -14,10 +14,9 @@ from typing import Any
 import transformers
 
 from pluralign.judgments import Judgments
-from pluralign.training.configs import PlackettLuceConfig
 from pluralign.training.more.config import MOREConfig
 from pluralign.training.more.trainer import MORETrainer
-from pluralign.training.reward_trainer import PlackettLuceTrainer
+from pluralign.training.reward_trainer import PlackettLuceConfig, PlackettLuceTrainer
 
 from ..common.options import parsed
 from ..common.results import in_own_process, peak_memory, store

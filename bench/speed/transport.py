@@ -19,7 +19,8 @@ import numpy as np
 import ot
 import torch
 
-from pluralign.choice.transport import DEFAULT_COST, LabelCost, distribution_loss, label_cost
+from pluralign.choice.label_costs import LabelCost, label_cost
+from pluralign.choice.transport import DEFAULT_COST, distribution_loss
 
 from ..common.options import parsed
 from ..common.results import store

@@ -84,7 +84,7 @@ def test_too_few_judgments(simulate):
     model, numbers, found = verdict_of(panel)
     assert found.verdict == "weak"
     assert "confidence" in found.reason
-    assert "rankings of three" in found.mend
+    assert "rankings of three" in found.advice
     assert numbers.separation < 0.99
     assert model.log_likelihood_ <= 0
 

@@ -39,7 +39,7 @@ BAD_ROWS = {
     "NaN": (lines(GOOD) + '{"prompt": "", "responses": ["a", "b"], "ranks": [NaN, 1]}\n', [], "row 2"),
     "bad weight": (lines({**GOOD, "weight": -1}), [], "column 'weight': found -1, expected a finite number"),
     "bad time": (lines({**GOOD, "time": "yesterday"}), [], "column 'time': found 'yesterday', expected a time like"),
-    "id twice": (lines({**GOOD, "id": "x"}, {**GOOD, "id": "x"}), [], "row 2, column 'id': 'x' was already used"),
+    "id twice": (lines({**GOOD, "id": "x"}, {**GOOD, "id": "x"}), [], "row 2, column 'id': 'x' is already used"),
     "unknown column": (lines({**GOOD, "respones": []}), [], "unknown column 'respones' (did you mean 'responses'?)"),
     "mixed forms": (
         lines(GOOD, {**GOOD, "prompt": [{"role": "user", "content": "a"}],

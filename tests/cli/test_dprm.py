@@ -124,22 +124,6 @@ def test_labels_that_compare_are_judged_as_rewards_too(run, config, files):
     assert (files / "run" / "reliability.json").exists()
 
 
-def test_a_run_that_stopped_is_taken_up_again(run, config, files):
-    values = {"save_strategy": "steps", "save_steps": 2, "logging_steps": 1}
-    assert run("train", config(**values))[0] == 0
-    whole, stopped = files / "run", files / "stopped"
-    assert run("train", config(**values, output_dir=str(stopped)))[0] == 0
-    for file in ("metrics.json", "README.md", "model.safetensors", "crowds.parquet"):
-        (stopped / file).unlink()
-    for file in sorted((stopped / "checkpoint-4").rglob("*"), reverse=True):
-        file.unlink()
-    (stopped / "checkpoint-4").rmdir()
-    assert run("train", config(**values, output_dir=str(stopped)))[0] == 0
-    assert (stopped / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    assert pq.read_table(stopped / "crowds.parquet").equals(pq.read_table(whole / "crowds.parquet"))
-    assert metrics_of(stopped)["eval_loss"] == metrics_of(whole)["eval_loss"]
-
-
 WRONG = [
     ({"loss": "dpo"}, "config.yaml, line 14, key 'loss': found 'dpo', expected one of ot, w1, energy, ce"),
     ({"item_weight": "vote"}, "key 'item_weight': found 'vote', expected one of equal, votes"),

@@ -120,8 +120,8 @@ WRONG = [
     ({"types": 0}, "types: found 0, expected auto, or 1 or more"),
     ({"start": "kmean"}, "key 'start': found 'kmean', expected one of latent-class"),
     ({"preset": "papers"}, "key 'preset': found 'papers', expected"),
-    ({"use_peft": False}, "key 'use_peft': em-dpo tunes an adapter for each type"),
-    ({"label_smoothing": 0.1, "loss_type": "sigmoid"}, "an E-step needs the likelihood of verdicts as they are"),
+    ({"use_peft": False}, "key 'use_peft': the objective em-dpo needs"),
+    ({"label_smoothing": 0.1, "loss_type": "sigmoid"}, "an E-step needs"),
     ({"types": 30}, "types: found 30, expected 1 to 8, the number of annotators"),
     ({"types": 3, "start": "groups"}, "the table has 2 groups, and types is 3: set types: 2"),
 ]

@@ -10,7 +10,7 @@ import pytest
 from pluralign.cli import data, models, policies, votes
 from pluralign.cli.fields import keys_of
 from pluralign.cli.main import COMMANDS
-from pluralign.cli.objectives import SUMMARIES, config_of
+from pluralign.training.objectives import OBJECTIVES
 
 ORDER = [
     "demo",
@@ -33,7 +33,7 @@ ORDER = [
 FUNCTIONS = {
     data.audit: "workflows.audit.run:audit",
     models.calibrate: "workflows.calibrate:calibrate",
-    models.evaluate: "workflows.evaluate.run:evaluate",
+    models.evaluate: "workflows.evaluate:evaluate",
     models.score: "workflows.score:score",
     policies.best_of: "workflows.best_of:best_of",
     policies.route: "workflows.route:route",
@@ -49,8 +49,8 @@ CHOICES = {
     data.By: "judgments.split:BY",
     models.Method: "evaluation.calibration.recalibration:METHODS",
     policies.Prior: "policies.routing:Prior",
-    votes.Kind: "judgments.vote_state:Kind",
-    votes.PairVotes: "judgments.vote_state:PairVotes",
+    votes.Kind: "judgments.votes.state:Kind",
+    votes.PairVotes: "judgments.votes.state:PairVotes",
 }
 
 
@@ -83,17 +83,14 @@ def test_choices_are_those_of_the_python_interface(choices):
 
 
 def test_train_help_lists_every_objective(run):
-    from pluralign.workflows.train.trainers import OBJECTIVES
-
     code, out, _ = run("train", "--help")
     assert code == 0
-    assert list(SUMMARIES) == list(OBJECTIVES)
-    for name, summary in SUMMARIES.items():
+    for name, entry in OBJECTIVES.items():
         assert f"  {name}  " in out
-        assert summary.split()[0] in out
+        assert entry.summary.split()[0] in out
 
 
-@pytest.mark.parametrize("objective", SUMMARIES)
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_fields_prints_every_key_with_help(objective, run):
     code, out, _ = run("train", "--fields", objective)
     assert code == 0
@@ -102,7 +99,7 @@ def test_fields_prints_every_key_with_help(objective, run):
         assert line.split("  # ")[1], line
     names = [line.split(":")[0] for line in keys]
     assert len(names) == len(set(names))
-    fields = {field.name for field in dataclasses.fields(config_of(objective)) if field.init}
+    fields = {field.name for field in dataclasses.fields(OBJECTIVES[objective].config) if field.init}
     assert fields - set(names) <= {"do_train", "do_eval", "do_predict", "remove_unused_columns",
                                    "resume_from_checkpoint"}  # fmt: skip
     assert {"train_files", "model_name_or_path", "learning_rate", "use_peft"} <= set(names)

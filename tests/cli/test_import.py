@@ -162,7 +162,7 @@ def test_orders_of_preflib_are_imported_voter_by_voter(run, tmp_path):
     assert set(table.column("prompt")) == {"Which?"}
     refused(run, "--shape: found 'votes', expected ranked or ballot", *words, "--shape", "votes")
     (tmp_path / "town.soi").write_text((tmp_path / "town.soi").read_text().replace("VOTERS: 4", "VOTERS: 5"))
-    refused(run, "town.soi, line 3: NUMBER VOTERS is 5, but the orders below give 4", *words)
+    refused(run, "town.soi, line 3: NUMBER VOTERS is 5, but the orders give 4", *words)
 
 
 def test_comparisons_of_label_studio_are_imported_under_the_names_that_were_said(run, tmp_path, monkeypatch):
@@ -203,8 +203,8 @@ def test_rankings_and_ratings_of_argilla_are_imported(run, tmp_path):
 @pytest.mark.parametrize(
     ("mapping", "row", "expected"),
     [
-        ('prompt: "{q"\n', {}, "map.yaml, line 1, key 'prompt': a brace stands alone"),
-        ('prompt: "{}"\n', {}, "map.yaml, line 1, key 'prompt': a brace stands alone"),
+        ('prompt: "{q"\n', {}, "map.yaml, line 1, key 'prompt': a single brace"),
+        ('prompt: "{}"\n', {}, "map.yaml, line 1, key 'prompt': a single brace"),
         ("prompt: {q}\n", {}, "map.yaml, line 1, key 'prompt': found {'q': None}, expected text"),
         ('prompt: "Q: {q}"\n', {"q": ["a", "b"]}, "row 1, column 'q': found ['a', 'b'], expected text or a number"),
         ('scores: ["{s.0}", "{s.1}"]\n', {"s": [3, None]}, "row 1, column 'scores': response 2 has no score"),
@@ -236,7 +236,7 @@ def test_values_mean_the_same_as_words_numbers_and_truth_values(run, tmp_path):
     assert code == 0, err
     assert read(tmp_path / "o.parquet").column("ranks") == [[1, 2]] * 2 + [[1, 1]] * 4 + [[2, 1]] * 2
     assert set(read(tmp_path / "o.parquet").column("prompt")) == {"{v}"}
-    assert "left out: 2 votes that were not cast" in out
+    assert "left out: 2 judgments without ranks or labels" in out
 
 
 def test_chat_preferences_come_back(run, tmp_path):

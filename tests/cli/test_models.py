@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from pluralign.demo.from_scratch import make_causal_model
 from pluralign.judgments import Judgments
-from pluralign.training.from_scratch import make_causal_model
 
 
 @pytest.fixture

@@ -102,10 +102,10 @@ def test_simulate_complains_in_one_line(run, table, server, tmp_path):
     (tmp_path / "twice.yaml").write_text("- {name: a, description: x}\n- {name: a, description: y}\n")
     (tmp_path / "bad.jinja").write_text("{{ persona.name }} {{ respons }}")
     for more, expected in (
-        (["--personas", tmp_path / "twice.yaml"], "twice.yaml, line 2, key '.2': the name 'a' stands twice"),
+        (["--personas", tmp_path / "twice.yaml"], "twice.yaml, line 2, key '.2': the name 'a' appears twice"),
         (["--template", tmp_path / "bad.jinja"], "bad.jinja: unknown name 'respons' (did you mean 'response'?)"),
         (["--label-scale", "hh6"], "label scale 'hh6' is neither built in"),
-        (["--model", "x"], "who votes? give either --model, or --endpoint with --endpoint-model"),
+        (["--model", "x"], "give either --model, or --endpoint with --endpoint-model"),
         (["--per-item", 9], "per_item: found 9, expected 1 to 5"),
         (["--endpoint", "somewhere"], "endpoint: found 'somewhere', expected an address like"),
     ):

@@ -23,12 +23,12 @@ def test_update_makes_a_state_and_says_what_moved(run, tmp_path):
         "new items: 1 of 1",
         "moved most (total variation, votes, mean before -> after):",
         "  0.143  3 votes  A 0.50 -> 0.36, B 0.50 -> 0.64  'Tea?' | 'no' | 'yes'",
-        f"made {state}",
+        f"created {state}",
     ]
     code, out, _ = run("votes", "update", state, pairs)
     assert code == 0
     assert out.splitlines()[1] == "already known: 3"
-    assert out.splitlines()[-1] == f"nothing new; {state} is as it was"
+    assert out.splitlines()[-1] == f"nothing new; {state} is unchanged"
 
 
 def test_every_option_reaches_the_state(run, tmp_path):

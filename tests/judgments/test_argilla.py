@@ -193,7 +193,7 @@ ONE = {"value": "response_1", "rank": 1}
         ),
         (
             record({"ranking": [response(NAMES)]}, {**FIELDS, "response_2": None}),
-            "column 'fields.response_2': holds nothing",
+            "column 'fields.response_2': is null",
         ),
         (
             record({"ranking": [response(["a"])]}, {"a": "Yes"}),
@@ -238,7 +238,7 @@ def test_a_fault_is_named_with_its_place(found, expected, tmp_path):
         (["answers=a"], "--field: found answers=a, expected NAME:FIELD"),
         (["answers=a:b,a:c"], "--field: found answers=a:b,a:c, expected NAME:FIELD,... with every name once"),
         (["rating=:b"], "--field: found rating=:b, expected NAME:FIELD"),
-        (["rating=x", "ranking=x"], "the question 'x' is said to be a ranking and a rating"),
+        (["rating=x", "ranking=x"], "the question 'x' is named as a ranking and as a rating"),
     ],
 )
 def test_a_field_that_is_said_wrongly_is_named(fields, expected, tmp_path):

@@ -81,7 +81,7 @@ def test_buckets_rank_in_the_order_that_was_said(tmp_path):
     with pytest.raises(PluralignError, match="has the buckets _, bad, good: name all"):
         judged(tmp_path, task(ITEMS, annotation(ranker(lists))), fields=["buckets=good"])
     rows, left_out = judged(tmp_path, task(ITEMS, annotation(ranker({"_": [2], "good": []}))), fields=["buckets=good"])
-    assert (rows, left_out) == ([], {"rankings of nothing": 1})
+    assert (rows, left_out) == ([], {"empty rankings": 1})
 
 
 def test_several_controls_are_several_judgments_with_their_names_as_sources(tmp_path):
@@ -192,7 +192,7 @@ TWICE = {"items": [*ITEMS["items"], {"id": "2", "body": "Again."}]}
         ),
         (
             task({**PAIR, "answer2": None}, annotation(pairwise("left"))),
-            "column 'data.answer2': holds nothing, expected a value: name another field with --field right=NAME",
+            "column 'data.answer2': is null, expected a value: name another field with --field right=NAME",
         ),
         (
             task({**PAIR, "items": []}, annotation(ranker({"rank": []}))),
@@ -204,20 +204,20 @@ TWICE = {"items": [*ITEMS["items"], {"id": "2", "body": "Again."}]}
         ),
         (
             task({**PAIR, "items": [{"id": 1}]}, annotation(ranker({"rank": []}))),
-            "column 'data.items.0': has none of body, html, title: say --field text=KEY",
+            "column 'data.items.0': has none of body, html, title: use --field text=KEY",
         ),
-        (task(TWICE, annotation(ranker({"rank": []}))), "column 'data.items.3.id': '2' stands twice"),
+        (task(TWICE, annotation(ranker({"rank": []}))), "column 'data.items.3.id': '2' appears twice"),
         (
             task(ITEMS, annotation(ranker(["llm_1"]))),
             "value.ranker': found ['llm_1'], expected a list of ids for every bucket",
         ),
         (
             task(ITEMS, annotation(ranker({"rank": ["llm_4"]}))),
-            "value.ranker': ranks 'llm_4', which is no item's id (did you mean 'llm_",
+            "value.ranker': ranks 'llm_4', which is not the id of an item (did you mean 'llm_",
         ),
         (
             task(ITEMS, annotation(ranker({"rank": [2]}))),
-            "value.ranker': ranks 1 of the 3 items: expected all, since it has no buckets",
+            "value.ranker': ranks 1 of the 3 items: a Ranker without buckets ranks all",
         ),
         (task(PAIR, annotation({"type": [], "value": []}, pairwise([]))), "selected': found [], expected left"),
         (task(ITEMS, annotation(ranker({"rank": [2, "2"]}))), "value.ranker': ranks '2' twice"),
@@ -235,7 +235,7 @@ def test_a_fault_is_named_with_its_place(found, expected, tmp_path):
     [
         (["promt=ask"], "--field: found 'promt=ask', expected prompt=NAME, .*did you mean 'prompt'"),
         (["prompt"], "--field: found 'prompt', expected prompt=NAME"),
-        (["left=a", "left=b"], "--field: 'left' is said twice: once as 'a', once as 'b'"),
+        (["left=a", "left=b"], "--field: 'left' is given twice: as 'a' and as 'b'"),
     ],
 )
 def test_a_field_that_is_said_wrongly_is_named(fields, expected, tmp_path):

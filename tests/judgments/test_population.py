@@ -53,7 +53,7 @@ def test_utility_is_the_product_of_weights_and_traits():
     town = Town(types=(*DEFAULT_TYPES, TypeSpec("late", 1, (0.0,) * 6, (0, 1, 0, 0, 0, 0))))
     text = "Thank you, it takes 5 minutes."
     expected = [np.dot(kind.weights, traits(text)) for kind in town.types]
-    np.testing.assert_allclose(utilities(town, text), expected)
+    np.testing.assert_allclose(utilities(town, text), expected, atol=1e-12)
     assert utilities(town, text, time=0.5)[-1] == 0.5
     assert len(simulate(Town(annotators=1)).utilities(text)) == 3
 

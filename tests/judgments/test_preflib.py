@@ -102,19 +102,19 @@ def line(text, place, replacement):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (line(TOWN, 11, "4: 2,{1,4},3"), "line 14: the counts up to here give 8, but line 5 says NUMBER VOTERS: 7"),
-        (line(TOWN, 11, "2: 2,{1,4},3"), "line 5: NUMBER VOTERS is 7, but the orders below give 6"),
-        (line(TOWN, 6, "# NUMBER UNIQUE ORDERS: 5"), "line 6: NUMBER UNIQUE ORDERS is 5, but the orders below give 4"),
+        (line(TOWN, 11, "4: 2,{1,4},3"), "line 14: the counts so far sum to 8, but line 5 says NUMBER VOTERS: 7"),
+        (line(TOWN, 11, "2: 2,{1,4},3"), "line 5: NUMBER VOTERS is 7, but the orders give 6"),
+        (line(TOWN, 6, "# NUMBER UNIQUE ORDERS: 5"), "line 6: NUMBER UNIQUE ORDERS is 5, but the orders give 4"),
         (line(TOWN, 4, "# NUMBER ALTERNATIVES: 5"), "line 4: NUMBER ALTERNATIVES is 5, but 4 are named"),
         (line(TOWN, 4, "# NUMBER ALTERNATIVES:"), "line 4: NUMBER ALTERNATIVES is '', expected a whole number"),
         (line(TOWN, 5, "# NUMBER VOTER: 7"), "no line '# NUMBER VOTERS: N'"),
         (line(TOWN, 3, "# DATA TYPE: soc"), "line 3: DATA TYPE is 'soc', but the file's name ends in .toi"),
-        (line(TOWN, 3, "# TITLE: again"), "line 3: TITLE stands already on line 2"),
+        (line(TOWN, 3, "# TITLE: again"), "line 3: TITLE is already on line 2"),
         (line(TOWN, 2, "# TITLE"), "line 2: found '# TITLE', expected '# KEY: value'"),
         (line(TOWN, 8, "# ALTERNATIVE NAME 2: Nothing"), "line 10: 'Nothing' already names the alternative of line 8"),
         (line(TOWN, 8, "# ALTERNATIVE NAME 2:"), "line 8: alternative 2 has no name"),
         (line(TOWN, 12, "2: 3, 5"), "line 12: alternative 5 is not among the 4"),
-        (line(TOWN, 12, "2: 3, 1, 3"), "line 12: alternative 3 stands twice"),
+        (line(TOWN, 12, "2: 3, 1, 3"), "line 12: alternative 3 appears twice"),
         (line(TOWN, 12, "2: 3,, 1"), "line 12: found '3,, 1', expected numbers like"),
         (line(TOWN, 12, "2: 3, {1"), "line 12: found '3, {1', expected numbers like"),
         (line(TOWN, 12, "2: {}, 1"), "line 12: found '{}, 1', expected numbers like"),
@@ -124,7 +124,7 @@ def line(text, place, replacement):
         (line(TOWN, 12, "two: 3,1"), "line 12: found 'two: 3,1', expected a count and an order"),
         (line(TOWN, 12, "# late: 1"), "line 12: found '# late: 1', expected a count and an order"),
         (TOWN.split("3: 2")[0], "no order follows the header"),
-        ("4\n1, A\n2, B\n", "line 1: found '4', expected '# KEY: value' (PrefLib's form of before 2022"),
+        ("4\n1, A\n2, B\n", "line 1: found '4', expected '# KEY: value' (files in PrefLib's format from before 2022"),
         ("", "the file is empty"),
     ],
 )  # fmt: skip
@@ -138,10 +138,10 @@ def test_what_does_not_add_up_is_named_with_its_line(text, expected, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "order", "expected"),
     [
-        ("soc", "1,{2,3},4", "the order has ties, and a soc file has none: name it toc"),
-        ("soi", "1,{2,3}", "the order has ties, and a soi file has none: name it toi"),
-        ("soc", "1,2,3", "ranks 3 of 4 alternatives, and in a soc file every order ranks all: name it soi"),
-        ("toc", "1,{2,3}", "ranks 3 of 4 alternatives, and in a toc file every order ranks all: name it toi"),
+        ("soc", "1,{2,3},4", "the order has ties, and a soc file has none: use .toc"),
+        ("soi", "1,{2,3}", "the order has ties, and a soi file has none: use .toi"),
+        ("soc", "1,2,3", "ranks 3 of 4 alternatives, and in a soc file every order ranks all: use .soi"),
+        ("toc", "1,{2,3}", "ranks 3 of 4 alternatives, and in a toc file every order ranks all: use .toi"),
     ],
 )
 def test_an_order_that_its_kind_of_file_cannot_hold_is_refused(kind, order, expected, tmp_path):

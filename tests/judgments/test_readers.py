@@ -182,7 +182,7 @@ def test_comparisons_become_the_ranking_they_agree_with(tmp_path):
     mapping = 'responses: ["a", "b", "c"]\npairwise: {values: "{p}", first: 1, second: 2, tie: 0}\n'
     assert mapped(tmp_path, mapping, [{"p": [2, 1, 1]}])[0]["ranks"] == [2, 1, 3]
     assert mapped(tmp_path, mapping, [{"p": [0, 1, 1]}])[0]["ranks"] == [1, 1, 3]
-    with pytest.raises(PluralignError, match="row 1, column 'pairwise': the comparison of 1 and 2 goes against"):
+    with pytest.raises(PluralignError, match="row 1, column 'pairwise': the comparison of 1 and 2 contradicts"):
         mapped(tmp_path, mapping, [{"p": [1, 2, 1]}])
     with pytest.raises(PluralignError, match="found 2 comparisons, expected 3"):
         mapped(tmp_path, mapping, [{"p": [1, 2]}])
@@ -198,15 +198,15 @@ def test_joins_find_their_rows_or_say_which_is_missing(tmp_path):
     with pytest.raises(PluralignError, match="row 1, column 'b': 'z' is not in the table 'texts'"):
         mapped(tmp_path, mapping, [{"a": "x", "b": "z"}])
     (tmp_path / "texts.csv").write_text("key,body\nx,hello\nx,bye\n")
-    with pytest.raises(PluralignError, match="texts.csv, row 2, column 'key': 'x' stands twice"):
+    with pytest.raises(PluralignError, match="texts.csv, row 2, column 'key': 'x' appears twice"):
         mapped(tmp_path, mapping, [{"a": "x", "b": "x"}])
 
 
 @pytest.mark.parametrize(
     ("mapping", "expected"),
     [
-        ("responses: ['{a}']\n", "expected one verdict"),
-        ("responses: ['{a}']\nranks: ['1']\nscores: ['1']\n", "expected one verdict"),
+        ("responses: ['{a}']\n", "expected one of ranks, scores"),
+        ("responses: ['{a}']\nranks: ['1']\nscores: ['1']\n", "expected one of ranks, scores"),
         ("ranks: ['1']\n", "the key 'responses' is missing"),
         ("responses: ['{t[a].b}']\nranks: ['1']\n", "unknown table 't'"),
         ("responses: ['{a}']\nchoice: '{a}'\n", "'choice' needs 'choices'"),

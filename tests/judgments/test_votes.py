@@ -111,7 +111,7 @@ def test_counts_by_hand():
         ("Tea?", "No"),
         ("Rain?", "Yes"),
     ]
-    np.testing.assert_allclose(state.counts, [[2, 0, 0.5], [0, 1, 0], [0, 2, 0]])
+    np.testing.assert_allclose(state.counts, [[2, 0, 0.5], [0, 1, 0], [0, 2, 0]], atol=1e-12)
     np.testing.assert_allclose(state.votes, [2.5, 1, 2])
     np.testing.assert_allclose(state.mean[0], np.array([3, 1, 1.5]) / 5.5)
     assert (merged.new, merged.known, merged.left_out, merged.new_items) == (4, 0, 1, 3)
@@ -198,13 +198,13 @@ def test_windows_fade_by_hand():
     np.testing.assert_allclose(first.parameters, [[3, 1, 1]])
     second, _ = merge(first, Judgments.from_rows(new, MOOD))
     np.testing.assert_allclose(second.parameters, [[1 + 2 / 4, 1 + 1, 1]])
-    np.testing.assert_allclose(second.counts, [[2, 1, 0]])  # what was said stays
+    np.testing.assert_allclose(second.counts, [[2, 1, 0]], atol=1e-12)  # what was said stays
     late, _ = merge(second, Judgments.from_rows([{**row, "time": BEGIN + 1.5 * DAY}], MOOD))
     np.testing.assert_allclose(late.parameters, [[1 + 2 / 4 + 1 / 2, 2, 1]])
     assert late.present == 2
     early = {**row, "time": BEGIN - 0.5 * DAY}  # window -1, before the origin
     early_state, _ = merge(late, Judgments.from_rows([early], MOOD))
-    np.testing.assert_allclose(early_state.crowd, [[1 + 1 / 8, 1, 0]])
+    np.testing.assert_allclose(early_state.crowd, [[1 + 1 / 8, 1, 0]], atol=1e-12)
 
 
 def test_shares_count_each_group_by_its_share():
@@ -213,7 +213,7 @@ def test_shares_count_each_group_by_its_share():
     rows = [row] * 9 + [{**row, "labels": ["disagree"], "group": "b"}]
     state = votes_of(Judgments.from_rows(rows, MOOD), shares={"a": 0.5, "b": 0.5})
     size = 1 / (0.25 / 9 + 0.25)
-    np.testing.assert_allclose(state.crowd, [[size / 2, 0, size / 2]], rtol=1e-14)
+    np.testing.assert_allclose(state.crowd, [[size / 2, 0, size / 2]], rtol=1e-14, atol=1e-12)
     np.testing.assert_allclose(state.votes, [size])
     plain = votes_of(Judgments.from_rows(rows, MOOD))
     sample = votes_of(Judgments.from_rows(rows, MOOD), shares={"a": 0.9, "b": 0.1})
@@ -223,10 +223,10 @@ def test_shares_count_each_group_by_its_share():
 def test_strata_may_come_from_a_table_of_annotators():
     rows = crowd(60)
     group = {f"w{number}": "xy"[number % 2] for number in range(40)}
-    told = votes_of(table(rows), shares={"x": 1, "y": 3}, strata="region", stratum_of=group)
+    from_table = votes_of(table(rows), shares={"x": 1, "y": 3}, strata="region", stratum_of=group)
     grouped = table([{**row, "group": group[row["annotator"]]} for row in rows])
     known = votes_of(grouped, shares={"x": 1, "y": 3})
-    np.testing.assert_allclose(told.parameters, known.parameters, rtol=1e-14)
+    np.testing.assert_allclose(from_table.parameters, known.parameters, rtol=1e-14)
 
 
 def test_priors_come_by_item_and_stay_where_nobody_voted():
@@ -265,7 +265,7 @@ def test_a_bad_prior_names_its_row_and_column(prior, expected):
     with pytest.raises(PluralignError) as complaint:
         votes_of(judgments, prior=[prior])
     assert expected in str(complaint.value)
-    with pytest.raises(PluralignError, match="row 2, column 'response': the item stands twice"):
+    with pytest.raises(PluralignError, match="row 2, column 'response': .* twice"):
         good = {"prompt": "p", "response": "a", "agree": 1, "pass": 1, "disagree": 1}
         votes_of(judgments, prior=[good, good])
 
@@ -351,13 +351,13 @@ def test_damaged_files_are_one_clear_error(tmp_path):
     [
         ({"strength": 0.0}, "strength: found 0.0"),
         ({"decay": 1.5, "window_days": 1.0}, "decay: found 1.5"),
-        ({"decay": 0.5}, "a decay under 1 needs a window"),
-        ({"window_days": 3.0}, "a window needs one"),
+        ({"decay": 0.5}, "decay under 1 needs a window"),
+        ({"window_days": 3.0}, "window needs a decay"),
         ({"decay": 0.5, "window_days": 0.0}, "window: found 0.0"),
         ({"origin": "yesterday"}, "origin: found 'yesterday'"),
         ({"strata": "group"}, "give shares too"),
         ({"shares": {"a": -1.0}}, "shares: found"),
-        ({"shares": {"a": 1.0, "b": 1.0}}, "are of no stratum with a share"),
+        ({"shares": {"a": 1.0, "b": 1.0}}, "no stratum with a share"),
         ({"shares": {"a": 1.0}, "strata": "region"}, "a column of a table of annotators: give that table"),
         ({"pair_votes": "half"}, "pair_votes: found 'half'"),
         ({"kind": "stars"}, "kind: found 'stars'"),

@@ -20,18 +20,18 @@ from pluralign.choice.dirichlet import (
     posterior_mean,
     prior_state,
     smoothed,
+    total_variation,
 )
+from pluralign.choice.label_costs import label_cost
 from pluralign.choice.transport import (
     DEFAULT_COST,
     distribution_loss,
     energy,
     expected_reward,
-    label_cost,
     metric_transport,
     reward_quantile,
     reward_variance,
     soft_cross_entropy,
-    total_variation,
     transport_cost,
 )
 from pluralign.core.errors import PluralignError

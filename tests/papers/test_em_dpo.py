@@ -44,8 +44,7 @@ from pluralign.choice.regret import (
     utilitarian,
 )
 from pluralign.judgments import Judgments
-from pluralign.training.configs import DPOConfig
-from pluralign.training.dpo import DPOTrainer
+from pluralign.training.dpo import DPOConfig, DPOTrainer
 from pluralign.training.em_dpo.config import EMDPOConfig
 from pluralign.training.em_dpo.e_step import EStep
 from pluralign.training.em_dpo.trainer import EMDPOTrainer
@@ -375,7 +374,7 @@ def test_opposite_tastes_in_4000_judgments(simulate, shown, judgments, least, mo
     assert least < error < most
     assert found.verdict == verdict
     assert (numbers.left > 0.1) == (verdict == "identified")
-    assert (found.mend == "") == (verdict == "identified")
+    assert (found.advice == "") == (verdict == "identified")
 
 
 # The regret game.

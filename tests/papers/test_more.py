@@ -18,11 +18,15 @@ from pluralign.judgments import Judgments
 from pluralign.scoring.forward import block_values
 from pluralign.scoring.probe import plain_model
 from pluralign.scoring.reward_models import build_reward_model
-from pluralign.training.configs import BradleyTerryConfig, PlackettLuceConfig
 from pluralign.training.more import trainer as more
 from pluralign.training.more.config import MOREConfig
 from pluralign.training.more.trainer import MORETrainer
-from pluralign.training.reward_trainer import BradleyTerryTrainer, PlackettLuceTrainer
+from pluralign.training.reward_trainer import (
+    BradleyTerryConfig,
+    BradleyTerryTrainer,
+    PlackettLuceConfig,
+    PlackettLuceTrainer,
+)
 
 SOURCES = (1, 2, 3, 5, 8, 17, 64)
 NORMALIZE = ("l2", "none")

@@ -29,9 +29,8 @@ from architectures import write_model
 from pluralign.choice.preference_matching import Penalty, charged, inside, inside_mask, matched_log_probs
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import Judgments
-from pluralign.training.configs import DPOConfig, PMDPOConfig
-from pluralign.training.dpo import DPOTrainer
-from pluralign.training.preference_matching.dpo import PMDPOTrainer
+from pluralign.training.dpo import DPOConfig, DPOTrainer
+from pluralign.training.preference_matching.dpo import PMDPOConfig, PMDPOTrainer
 from pluralign.training.preference_matching.rlhf import PMRLHFTrainer
 from pluralign.training.preference_matching.rlhf_config import PMRLHFConfig
 

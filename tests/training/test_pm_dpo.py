@@ -26,11 +26,10 @@ from pluralign.scoring.items import items_of
 from pluralign.scoring.loading import SETTINGS
 from pluralign.scoring.mixtures import Mixture, read_mixture
 from pluralign.scoring.reference import log_probs_file
-from pluralign.training.configs import DPOConfig, PMDPOConfig
-from pluralign.training.dpo import DPOTrainer
+from pluralign.training.dpo import DPOConfig, DPOTrainer
 from pluralign.training.em_dpo.config import EMDPOConfig
 from pluralign.training.em_dpo.trainer import EMDPOTrainer
-from pluralign.training.preference_matching.dpo import PMDPOTrainer
+from pluralign.training.preference_matching.dpo import PMDPOConfig, PMDPOTrainer
 from pluralign.workflows.aggregate.answers import log_ratios_of
 
 GATES = ("token", "sequence", "sequence-minimum")
@@ -338,7 +337,7 @@ def test_what_has_no_meaning_is_refused(base, judgments, tmp_path):
         with pytest.raises(ValueError, match=re.escape(message)):
             PMDPOConfig(str(tmp_path), use_cpu=True, **values)
     model = AutoModelForCausalLM.from_pretrained(base)
-    with pytest.raises(PluralignError, match="ref_model: mode: pm takes nothing from a reference"):
+    with pytest.raises(PluralignError, match="ref_model: mode: pm"):
         make(base, judgments, tmp_path, mode="pm", ref_model=model)
     Mixture({"type-1": 1.0}).write(tmp_path)
     stored = json.loads((Path(tmp_path) / "mixture.json").read_text())

@@ -4,7 +4,6 @@ import math
 
 import datasets
 import numpy as np
-import peft
 import pytest
 import torch
 import trl
@@ -12,8 +11,12 @@ import trl
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import Judgments
 from pluralign.scoring.reward_models import build_reward_model, load_reward_model
-from pluralign.training.configs import BradleyTerryConfig, PlackettLuceConfig
-from pluralign.training.reward_trainer import BradleyTerryTrainer, PlackettLuceTrainer
+from pluralign.training.reward_trainer import (
+    BradleyTerryConfig,
+    BradleyTerryTrainer,
+    PlackettLuceConfig,
+    PlackettLuceTrainer,
+)
 
 OBJECTIVES = [(BradleyTerryConfig, BradleyTerryTrainer), (PlackettLuceConfig, PlackettLuceTrainer)]
 
@@ -51,37 +54,16 @@ def weights(trainer):
 
 @pytest.mark.parametrize("kind", OBJECTIVES)
 @pytest.mark.parametrize("folder", ["tiny_model", "tiny_encoder"])
-def test_the_loss_falls_every_weight_moves_and_held_out_people_are_served(kind, folder, judgments, tmp_path, request):
+def test_held_out_judgments_are_predicted(kind, folder, judgments, tmp_path, request):
     train, test = judgments.select(range(120)), judgments.select(range(120, 160))
     folder = request.getfixturevalue(folder)
     trainer = make(kind, folder, train, tmp_path, test, num_train_epochs=4, learning_rate=3e-3)
-    before = {name: tensor.detach().clone() for name, tensor in trainer.model.named_parameters()}
     trainer.train()
-    for name, tensor in trainer.model.named_parameters():
-        assert not torch.equal(tensor, before[name]), name
-    found = losses(trainer)
-    assert np.mean(found[-5:]) < 0.8 * np.mean(found[:5])
     metrics = trainer.evaluate()
     assert metrics["eval_accuracy"] > 0.8
     assert 0 < metrics["eval_log_loss"] < math.log(2)
     assert all(math.isfinite(value) for value in metrics.values())
     assert {"accuracy", "margin", "mean_reward"} <= trainer.state.log_history[0].keys()
-
-
-@pytest.mark.parametrize("kind", OBJECTIVES)
-def test_accumulation_changes_nothing(kind, judgments, tiny_model, tmp_path):
-    """A step of eight judgments of unequal weight and length, as one, two or four micro-batches."""
-    results = []
-    for parts in (1, 2, 4):
-        trainer = make(
-            kind, tiny_model, judgments, tmp_path, max_steps=6,
-            per_device_train_batch_size=8 // parts, gradient_accumulation_steps=parts,
-        )  # fmt: skip
-        trainer.train()
-        results.append((losses(trainer), weights(trainer)))
-    for found, tensors in results[1:]:
-        np.testing.assert_allclose(found, results[0][0], rtol=1e-5)
-        torch.testing.assert_close(tensors, results[0][1], rtol=1e-4, atol=2e-5)
 
 
 def test_the_loss_is_the_weighted_mean_over_the_step(judgments, tiny_model, tmp_path):
@@ -144,18 +126,18 @@ def test_preference_rows_of_trl_give_trls_loss(town_rows, tiny_model, tmp_path):
     args = trl.RewardConfig(
         output_dir=str(tmp_path), per_device_train_batch_size=8, learning_rate=1e-3, max_steps=8, logging_steps=1,
         report_to="none", disable_tqdm=True, use_cpu=True, save_strategy="no", bf16=False,
-        gradient_checkpointing=False, max_length=None, train_sampling_strategy="sequential",
+        gradient_checkpointing=None, max_length=None, train_sampling_strategy="sequential",
     )  # fmt: skip
     theirs = trl.RewardTrainer(str(tmp_path / "start"), args, train_dataset=dataset)
     theirs.train()
     np.testing.assert_allclose(losses(ours), losses(theirs), rtol=1e-4)
 
 
-def test_gradient_checkpointing_changes_nothing_and_bf16_little(judgments, tiny_model, tmp_path):
+def test_activation_checkpointing_changes_nothing_and_bf16_little(judgments, tiny_model, tmp_path):
     found = {}
     for name, values in {
         "plain": {},
-        "checkpointing": {"gradient_checkpointing": True},
+        "checkpointing": {"activation_checkpointing": True},
         "bf16": {"bf16": True},
     }.items():
         trainer = make(OBJECTIVES[1], tiny_model, judgments, tmp_path, max_steps=5, **values)
@@ -163,28 +145,6 @@ def test_gradient_checkpointing_changes_nothing_and_bf16_little(judgments, tiny_
         found[name] = losses(trainer)
     np.testing.assert_allclose(found["checkpointing"], found["plain"], rtol=1e-6)
     np.testing.assert_allclose(found["bf16"], found["plain"], rtol=0.02)
-
-
-@pytest.mark.parametrize("folder", ["tiny_model", "tiny_encoder"])
-def test_an_adapter_trains_saves_and_loads(folder, judgments, tmp_path, request):
-    config = peft.LoraConfig(r=4, lora_dropout=0.0, target_modules="all-linear")
-    trainer = make(
-        OBJECTIVES[1], request.getfixturevalue(folder), judgments, tmp_path, peft_config=config, max_steps=10
-    )
-    trained = {name for name, tensor in trainer.model.named_parameters() if tensor.requires_grad}
-    assert trained
-    assert all("lora" in name or "score" in name for name in trained)
-    before = {name: tensor.detach().clone() for name, tensor in trainer.model.named_parameters()}
-    trainer.train()
-    moved = {name for name, tensor in trainer.model.named_parameters() if not torch.equal(tensor, before[name])}
-    assert moved == trained
-    trainer.save_model(str(tmp_path / "adapter"))
-    _, expected = trainer.score(judgments)
-    assert not list((tmp_path / "adapter").glob("*.bin"))
-    loaded = load_reward_model(tmp_path / "adapter", device="cpu")
-    from pluralign.scoring.items import items_of
-
-    np.testing.assert_allclose(loaded.score_items(items_of(judgments)), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_model_by_its_name_trains_saves_and_loads(judgments, tiny_model, tmp_path):

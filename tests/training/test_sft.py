@@ -4,8 +4,8 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pluralign.core.errors import PluralignError
+from pluralign.demo.from_scratch import make_tokenizer
 from pluralign.judgments import BUILT_IN_SCALES, Judgments
-from pluralign.training.from_scratch import make_tokenizer
 from pluralign.training.sft import completions
 
 

@@ -8,10 +8,9 @@ from torch.nn.functional import logsigmoid
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import Judgments
 from pluralign.judgments.votes import votes_of, write_votes
-from pluralign.training.configs import BradleyTerryConfig, DPOConfig
-from pluralign.training.dpo import DPOTrainer
+from pluralign.training.dpo import DPOConfig, DPOTrainer
 from pluralign.training.em_dpo.config import EMDPOConfig
-from pluralign.training.reward_trainer import BradleyTerryTrainer
+from pluralign.training.reward_trainer import BradleyTerryConfig, BradleyTerryTrainer
 
 COMMON = {
     "per_device_train_batch_size": 8, "report_to": "none", "disable_tqdm": True, "use_cpu": True,
@@ -92,7 +91,7 @@ def test_pairs_that_the_state_does_not_know_are_refused(crowd, tiny_model, tmp_p
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (lambda: DPOConfig("x", vote_state="s.parquet"), "vote_state: smooths verdicts on pairs"),
+        (lambda: DPOConfig("x", vote_state="s.parquet"), "vote_state: .*needs loss_type: sigmoid"),
         (lambda: DPOConfig("x", vote_state="s", loss_type="sigmoid", label_smoothing="votes"), "give one of them"),
         (lambda: EMDPOConfig("x", vote_state="s", loss_type="sigmoid"), "vote_state: an E-step needs"),
     ],

@@ -193,7 +193,7 @@ def test_poor_data_gets_a_defined_result(rows, verdict, said, tmp_path):
     assert finite(metrics)
     assert verdict is None or metrics["identification"] == verdict
     assert said in " ".join([story["identification"]["reason"], *story["warnings"]])
-    assert bool(story["identification"]["mend"]) == (metrics["identification"] != "identified")
+    assert bool(story["identification"]["advice"]) == (metrics["identification"] != "identified")
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_a_temperature_is_fitted_stored_and_used(folder, table, tmp_path):
 
     raw = metrics_of(folder, table, tmp_path / "raw", raw=True)
     assert raw == before
-    assert "left aside (`--raw`)" in (tmp_path / "raw" / "README.md").read_text()
+    assert "(`--raw`)" in (tmp_path / "raw" / "README.md").read_text()
     assert yaml.safe_load((tmp_path / "raw" / "config.yaml").read_text())["raw"] is True
 
 

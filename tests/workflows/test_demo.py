@@ -1,4 +1,4 @@
-"""The demo, small: it writes what it says and its table is about real numbers."""
+"""The demo on a small town: its tables hold the numbers of its runs."""
 
 import json
 from dataclasses import replace
@@ -9,9 +9,8 @@ import pytest
 from scipy.stats import wasserstein_distance
 
 from pluralign import read
-from pluralign.demo.crowd import true_shares
-from pluralign.demo.matching import candidates
 from pluralign.demo.run import demo
+from pluralign.demo.town import candidates, true_shares
 from pluralign.judgments.population import Town, simulate
 from pluralign.judgments.votes import read_votes, votes_of
 from pluralign.policies.loading import load_policy
@@ -23,49 +22,49 @@ LABELS = "12345"
 
 
 @pytest.mark.slow
-def test_the_demo_says_whom_one_policy_serves_and_what_each_type_gives_up(tmp_path):
+def test_the_demo_reports_what_its_runs_hold(tmp_path):
     text = demo(tmp_path, seed=1, annotators=20, judgments_per_annotator=6)
-    runs = ("reward", "crowd", "policy", "people", "together")
+    runs = ("reward", "crowd", "policy", "types", "together")
     metrics = {name: json.loads((tmp_path / name / "metrics.json").read_text()) for name in runs}
-    found_types, rest = text.split("How sure may the reward be?")
-    sure, rest = rest.split("What would they say of an answer?")
-    crowd, rest = rest.split("Whom does one reward")
-    the_crowd_is_told_as_it_is(tmp_path, crowd, metrics["crowd"])
-    served, rest = rest.split("What does each type give up")
-    given_up, rest = rest.split("Whose answers got better?")
-    liked, chosen = rest.split("Whose answers come?")
-    whose_answers_come_is_told_as_it_is(tmp_path, chosen)
+    found_types, rest = text.split("How well calibrated is the reward model?")
+    calibrated, rest = rest.split("How well are the crowd's labels predicted?")
+    crowd, rest = rest.split("How well do one reward model")
+    the_crowd_section_is_correct(tmp_path, crowd, metrics["crowd"])
+    served, rest = rest.split("How much does each type lose")
+    regrets, rest = rest.split("Which policies give better responses?")
+    preferred, chosen = rest.split("Whose preferences does each policy reproduce?")
+    the_histograms_are_correct(tmp_path, chosen)
     story = json.loads((tmp_path / "audit" / "audit.json").read_text())
     for group in story["groups"]:
         line = next(line for line in found_types.splitlines() if line.startswith(group["group"]))
         assert line.split()[1:] == [f"{share:.0%}" for share in group["shares"]]
     assert {"brief", "warm", "thorough"} == {group["group"] for group in story["groups"]}
     after = json.loads((tmp_path / "reward-evaluation" / "metrics.json").read_text())
-    assert f"at temperature {after.get('temperature', 1.0):.2f}" in sure
+    assert f"at temperature {after.get('temperature', 1.0):.2f}" in calibrated
     for place in PLACES:
-        line = next(line for line in sure.splitlines() if line.startswith(place))
+        line = next(line for line in calibrated.splitlines() if line.startswith(place))
         part = f"/source={place}"
         expected = [metrics["reward"][f"{key}{part}"] for key in ("weight", "accuracy", "ece")] + [after[f"ece{part}"]]
         assert [float(cell) for cell in line.split()[1:]] == pytest.approx(expected, abs=0.006)
     assert sum(metrics["reward"][f"weight/source={place}"] for place in PLACES) == pytest.approx(1)
     assert after["accuracy"] == pytest.approx(metrics["reward"]["accuracy"])  # dividing by a number keeps the order
     page = (tmp_path / "report.html").read_text()
-    titles = ("What the data can tell", "What the crowd says", "reward", "policy", "people", "together")
+    titles = ("What the data can tell", "What the crowd says", "reward", "policy", "types", "together")
     assert all(name in page for name in titles)
     for kind in ("brief", "warm", "thorough"):
         line = next(line for line in served.splitlines() if line.startswith(kind))
         _, share, *reached, ceiling = line.split()
-        for found, name in zip(reached, ("reward", "policy", "people"), strict=True):
+        for found, name in zip(reached, ("reward", "policy", "types"), strict=True):
             assert found == f"{metrics[name][f'accuracy/group={kind}']:.3f}"
         assert 0.6 < float(ceiling) <= 1.0
         assert share in ("50%", "30%", "20%")
-        line = next(line for line in liked.splitlines() if line.startswith(kind))
+        line = next(line for line in preferred.splitlines() if line.startswith(kind))
         numbers = [float(part.strip("[],")) for part in line.split()[2:]]
         assert len(numbers) == 4 * 3  # DPO, own type's, mixture, distilled
         for wins, low, high in zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True):
             assert low <= wins <= high
     for policy in ("base", "egalitarian", "dpo", "distilled"):
-        line = next(line for line in given_up.splitlines() if line.startswith(policy))
+        line = next(line for line in regrets.splitlines() if line.startswith(policy))
         assert float(line.split()[-1]) == pytest.approx(metrics["together"][f"max_regret/{policy}"], abs=0.006)
     for file in (
         "language-model/model.safetensors",
@@ -74,18 +73,18 @@ def test_the_demo_says_whom_one_policy_serves_and_what_each_type_gives_up(tmp_pa
     ):
         assert (tmp_path / file).exists()
     assert demo(tmp_path, seed=1, annotators=20, judgments_per_annotator=6) == text, (
-        "a second call takes up what is done"
+        "a second call reuses finished runs"
     )
 
 
-def the_crowd_is_told_as_it_is(folder, text, metrics):
+def the_crowd_section_is_correct(folder, text, metrics):
     """Costs by SciPy from the stored shares, and the item that moved most from posteriors made in memory."""
     table = pq.read_table(folder / "crowd" / "crowds.parquet").to_pydict()
     voted, predicted = (np.array([table[f"{kind}_{label}"] for label in LABELS]).T for kind in ("voted", "predicted"))
     parts = [read(folder / f"ratings-{place}.parquet") for place in PLACES]
     first, both = votes_of(parts[0]), votes_of(read([folder / f"ratings-{place}.parquet" for place in PLACES]))
     constant = (both.counts / both.counts.sum(1, keepdims=True)).mean(0)
-    for name, shares in {"the same for all": np.tile(constant, (len(voted), 1)), "model (DPRM)": predicted}.items():
+    for name, shares in {"constant": np.tile(constant, (len(voted), 1)), "model (DPRM)": predicted}.items():
         cells = next(line for line in text.splitlines() if line.startswith(name)).removeprefix(name).split()
         apart = abs(shares - voted).sum(1) / 2
         line = [wasserstein_distance(range(5), range(5), one, other) for one, other in zip(shares, voted, strict=True)]
@@ -98,13 +97,13 @@ def the_crowd_is_told_as_it_is(folder, text, metrics):
     assert state.counts.sum() == sum(len(part) for part in parts) == both.counts.sum()
     np.testing.assert_allclose(state.parameters[[state.place[key] for key in both.place]], both.parameters, atol=1e-9)
     moved = abs(first.mean[[first.place[key] for key in both.place]] - both.mean).sum(1) / 2
-    told = [line for line in text.splitlines() if " votes  " in line]
-    assert [float(line.split()[0]) for line in told] == pytest.approx(np.sort(moved)[:-4:-1], abs=6e-4)
+    printed = [line for line in text.splitlines() if " votes  " in line]
+    assert [float(line.split()[0]) for line in printed] == pytest.approx(np.sort(moved)[:-4:-1], abs=6e-4)
     assert f"new judgments: {len(parts[1])}" in text
 
 
-def whose_answers_come_is_told_as_it_is(folder, text):
-    """By plain sums over answers: what a kind chooses, whose answer it is, how far a policy is from the people."""
+def the_histograms_are_correct(folder, text):
+    """By plain sums: what the town chooses, how far a policy is from it, and how much of the minority it keeps."""
     simulation = simulate(Town(annotators=20, judgments_per_annotator=6, responses=3, overlap=0.2, seed=1))
     prompts = sorted(set(read(folder / "test.parquet").column("prompt")))
     texts = candidates(prompts, 12, seed=1)
@@ -113,14 +112,14 @@ def whose_answers_come_is_told_as_it_is(folder, text):
     choices = np.exp(utilities) / np.exp(utilities).sum(1, keepdims=True)
     people = choices @ np.array([0.5, 0.3, 0.2])
     policies = {"language model": "language-model", "KL-RLHF": "rlhf", "matching (pm-dpo)": "matched"}
-    odds = {"the people": people}
+    odds = {"population": people}
     items = items_of_texts(prompts, texts)
     for name, run in policies.items():
         log_probs = load_policy(folder / run, max_length=160).log_probs(items).reshape(len(prompts), 12)
         odds[name] = np.exp(log_probs - log_probs.max(1, keepdims=True))
     rewards = load_reward_model(folder / "reward").score_items(items).reshape(len(prompts), 12)
-    odds["KL-RLHF, its aim"] = odds["language model"] * np.exp(rewards)
-    odds["matching, its aim"] = np.exp(rewards)
+    odds["optimum of KL-RLHF"] = odds["language model"] * np.exp(rewards)
+    odds["optimum of matching"] = np.exp(rewards)
     for name, mass in odds.items():
         line = next(line for line in text.splitlines() if line.startswith(name + " "))
         cells = [cell for cell in line.removeprefix(name).split() if not cell.startswith("#")]
@@ -135,7 +134,7 @@ def whose_answers_come_is_told_as_it_is(folder, text):
 
 
 def test_true_shares_are_what_a_large_town_says():
-    """By the votes of 3000 people on each answer: a share's standard error is at most 1 / (2 sqrt(3000)) = 0.009."""
+    """By the votes of 3000 annotators on each response: a share's standard error is at most 1 / (2 sqrt(3000)) = 0.009."""
     town = Town(annotators=3000, judgments_per_annotator=3, responses=1, overlap=1.0, labels="only", seed=5)
     simulation = simulate(town)
     state = votes_of(simulation.judgments)

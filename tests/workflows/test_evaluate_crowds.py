@@ -13,12 +13,11 @@ from pluralign.core.errors import PluralignError
 from pluralign.evaluation.crowds.distributions import evaluate_distributions
 from pluralign.judgments import BUILT_IN_SCALES, Judgments
 from pluralign.judgments.votes import votes_of
-from pluralign.scoring.crowds import crowd_of, crowd_of_state
+from pluralign.scoring.crowds import crowd_of, crowd_of_state, vote_slices
 from pluralign.scoring.items import items_of
 from pluralign.scoring.reward_models import build_reward_model
 from pluralign.workflows.calibrate import calibrate
-from pluralign.workflows.evaluate.crowds import vote_slices
-from pluralign.workflows.evaluate.run import evaluate
+from pluralign.workflows.evaluate import evaluate
 from pluralign.workflows.score import score
 
 
@@ -198,7 +197,7 @@ def test_calibrate_fits_the_temperature_of_the_expected_reward(model, folder, tm
 
 def test_votes_on_other_labels_are_refused(folder, tmp_path):
     voted(scale=BUILT_IN_SCALES["binary"]).write(tmp_path / "binary.parquet")
-    with pytest.raises(PluralignError, match=r"the label '0' is none of the model's \(agree, pass, disagree\)"):
+    with pytest.raises(PluralignError, match=r"the label '0' is not one of the model's \(agree, pass, disagree\)"):
         evaluate(folder, str(tmp_path / "binary.parquet"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -14,8 +14,9 @@ from pluralign.core.errors import PluralignError
 from pluralign.evaluation.annotators.types import type_accuracy
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.items import items_of
+from pluralign.scoring.measured import reward_metrics, typed_metrics
 from pluralign.scoring.mixtures import Mixture
-from pluralign.workflows.evaluate.run import evaluate, reward_metrics, typed_metrics
+from pluralign.workflows.evaluate import evaluate
 from pluralign.workflows.report import report
 
 WEIGHTS = {"type-1": 0.6, "type-2": 0.4}

@@ -11,15 +11,15 @@ from scipy.special import expit
 
 from mixtures import Plain, write_mixture, write_run
 from pluralign.core.errors import PluralignError
+from pluralign.demo.from_scratch import make_causal_model
 from pluralign.evaluation.calibration.recalibration import Recalibration
 from pluralign.judgments import Judgments
 from pluralign.judgments.reading import read
 from pluralign.policies.loading import load_policy
+from pluralign.policies.matching import matching_metrics
 from pluralign.scoring.recalibrated import write_recalibration
 from pluralign.scoring.reward_models import load_reward_model
-from pluralign.training.from_scratch import make_causal_model
-from pluralign.workflows.evaluate.matching import matching_metrics
-from pluralign.workflows.evaluate.run import evaluate
+from pluralign.workflows.evaluate import evaluate
 from rewarded import write_reward_model
 
 PROMPTS = ["Say something about tea:", "Rain or sun?", "cat"]
@@ -188,7 +188,7 @@ def test_a_temperature_divides_rewards_and_a_curve_judges_pairs(folders, table, 
             write_recalibration(judge, recalibration)
         found[name] = evaluate(mixture, table, tmp_path / f"out-{name}", reward=str(judge), **options)
         card = (tmp_path / f"out-{name}" / "README.md").read_text()
-        assert {"raw": "as they are", "warm": "stored temperature 2", "curve": "pairs alone"}[name] in card
+        assert {"raw": "as they are", "warm": "stored temperature 2", "curve": "isotonic"}[name] in card
     key = "pm_divergence/on=given"
     assert found["warm"][key] != pytest.approx(found["raw"][key], rel=1e-3)
     assert found["warm"]["mean_reward/policy"] == pytest.approx(found["raw"]["mean_reward/policy"] / 2, rel=1e-5)

@@ -414,7 +414,7 @@ def test_questions_that_do_not_fit_are_not_cut(folder, letters):
     assert "3 too-long" in str(complaint.value)
     long = [one for one in rejects_of(folder) if one["reason"] == "too-long"]
     assert [(one["persona"], one["raw"]) for one in long] == [("ann", None), ("bo", None), ("cy", None)]
-    assert long[0]["detail"] == "48 tokens, and 46 fit beside an answer of 2"
+    assert long[0]["detail"] == "48 tokens, but only 46 fit with an answer of 2"
 
 
 def test_a_tiny_random_model_gives_rejects_alone(folder, tiny_model):
@@ -449,9 +449,9 @@ def test_chat_models_get_a_message(folder, letters, tmp_path):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"endpoint": None}, "--endpoint and --endpoint-model go together|who votes"),
+        ({"endpoint": None}, "--endpoint and --endpoint-model go together|give either"),
         ({"endpoint_model": None}, "--endpoint and --endpoint-model go together"),
-        ({"model": "x"}, "who votes? give either --model, or --endpoint"),
+        ({"model": "x"}, "give either --model, or --endpoint"),
         ({"temperature": -0.1}, "temperature: found -0.1, expected a finite number, 0 or more"),
         ({"temperature": float("nan")}, "temperature: found nan"),
         ({"max_new_tokens": 0}, "max_new_tokens: found 0, expected 1 or more"),
@@ -461,7 +461,7 @@ def test_chat_models_get_a_message(folder, letters, tmp_path):
         ({"per_item": 3}, "per_item: found 3, expected 1 to 2"),
         ({"label_scale": "hh6"}, "did you mean 'hh-6'"),
         ({"personas": []}, "personas: expected one or more"),
-        ({"personas": [Persona("a", "x")] * 2}, "each with a name of its own"),
+        ({"personas": [Persona("a", "x")] * 2}, "each with a unique name"),
         ({"out": "votes.csv"}, "must end in .parquet"),
         ({"out": "in.parquet"}, "is a file that is read"),
         ({"template": "nowhere.jinja"}, "nowhere.jinja: no such file"),

@@ -57,7 +57,7 @@ def test_the_same_file_twice_leaves_the_bytes(files, tmp_path):
     again = pluralign.update_votes(state, file)
     assert (again.merged.new, again.merged.known, again.moved) == (0, 3, [])
     assert (state.read_bytes(), state.stat().st_mtime_ns) == before
-    assert f"nothing new; {state} is as it was" in again.summary()
+    assert f"nothing new; {state} is unchanged" in again.summary()
 
 
 def test_what_moved_most_comes_first(files, tmp_path):
@@ -106,7 +106,7 @@ def test_settings_are_fixed_by_the_first_update(files, tmp_path):
         with pytest.raises(PluralignError) as complaint:
             pluralign.update_votes(state, two, **{**settings, name: value})
         assert expected in str(complaint.value)
-        assert "was made with other settings" in str(complaint.value)
+        assert "other settings" in str(complaint.value)
     assert state.read_bytes() == before
     pluralign.update_votes(state, two, **settings)  # said again
     again = pluralign.update_votes(state, two)  # or left out
@@ -129,14 +129,14 @@ def test_strata_of_a_table_of_annotators(files, tmp_path):
     settings = {"shares": {"north": 1, "south": 1}, "strata": "region"}
     file = files("one.parquet", made)
     pluralign.update_votes(tmp_path / "s.parquet", file, **settings, annotators=tmp_path / "people.csv")
-    np.testing.assert_allclose(read_votes(tmp_path / "s.parquet").crowd, [[1.5, 0, 1.5]])
+    np.testing.assert_allclose(read_votes(tmp_path / "s.parquet").crowd, [[1.5, 0, 1.5]], atol=1e-12)
     with pytest.raises(PluralignError, match="give that table"):
         pluralign.update_votes(tmp_path / "t.parquet", file, **settings)
     (tmp_path / "people.csv").write_text("annotator,regoin\nw0,north\n")
     with pytest.raises(PluralignError, match="row 1: has no column 'region' .did you mean 'regoin'"):
         pluralign.update_votes(tmp_path / "t.parquet", file, **settings, annotators=tmp_path / "people.csv")
     (tmp_path / "people.csv").write_text("annotator,region\nw0,north\nw0,south\n")
-    with pytest.raises(PluralignError, match="row 2, column 'region': 'w0' stands above with 'north'"):
+    with pytest.raises(PluralignError, match="row 2, column 'region': 'w0' has 'north'"):
         pluralign.update_votes(tmp_path / "t.parquet", file, **settings, annotators=tmp_path / "people.csv")
     assert not (tmp_path / "t.parquet").exists()
 

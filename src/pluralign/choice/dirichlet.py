@@ -59,11 +59,7 @@ def prior_state(prior: ArrayLike, strength: float, floor: float = PRIOR_FLOOR) -
 
 
 def posterior_mean(state: ArrayLike, counts: ArrayLike = 0.0) -> Floats:
-    """mu = (a + c) / (a_0 + n), `(..., labels)`.
-
-    Args:
-        state: a `(..., labels)`.
-        counts: c `(..., labels)`, new votes per label; fractions of votes are allowed.
+    """mu = (a + c) / (a_0 + n) of a state a and new votes c, all `(..., labels)`; fractions of votes are allowed.
 
     Examples:
         >>> posterior_mean([1.0, 1.0, 1.0], [7.0, 0.0, 0.0]).tolist()
@@ -143,10 +139,7 @@ def smoothed(
 
 
 def marginals(parameters: ArrayLike) -> tuple[Floats, Floats]:
-    """The parameters of each label's beta distribution: a_i, and the sum of the others, `(..., labels)` each.
-
-    Args:
-        parameters: of the posterior, a + c, `(..., labels)`.
+    """The parameters of each label's beta distribution, from those of the posterior, a + c: `(..., labels)` each.
 
     Examples:
         >>> [side.tolist() for side in marginals([3.0, 2.0, 1.0])]
@@ -158,14 +151,9 @@ def marginals(parameters: ArrayLike) -> tuple[Floats, Floats]:
 
 
 def credible_interval(parameters: ArrayLike, level: float = 0.95) -> tuple[Floats, Floats]:
-    """Equal-tailed credible interval of each label's share, from its beta distribution: low and high.
+    """Equal-tailed credible interval of each label's share, from its `marginals`: low and high, `(..., labels)` each.
 
-    Args:
-        parameters: of the posterior, a + c, `(..., labels)`.
-        level: posterior probability of each single interval, between 0 and 1.
-
-    Returns:
-        `(..., labels)` each.
+    `level`, between 0 and 1, is the posterior probability of each single interval.
 
     Raises:
         ValueError: the level is not between 0 and 1.
@@ -181,18 +169,13 @@ def credible_interval(parameters: ArrayLike, level: float = 0.95) -> tuple[Float
     return betaincinv(own, others, (1 - level) / 2), betaincinv(own, others, (1 + level) / 2)
 
 
-def total_variation(one: ArrayOrTensor, other: ArrayOrTensor) -> ArrayOrTensor:
-    """The share of the mass that must move between two distributions: sum_i |p_i - q_i| / 2.
+def total_variation(p: ArrayOrTensor, q: ArrayOrTensor) -> ArrayOrTensor:
+    """The share of the mass that must move between two distributions `(..., labels)`: sum_i |p_i - q_i| / 2, `(...)`.
 
-    Args:
-        one: `(..., labels)`, an array or a tensor.
-        other: of the same kind and shape.
-
-    Returns:
-        `(...)`, of the same kind.
+    Both are arrays or both are tensors, and so is the result.
 
     Examples:
         >>> float(total_variation(np.array([0.5, 0.5, 0.0]), np.array([0.5, 0.25, 0.25])))
         0.25
     """
-    return abs(one - other).sum(-1) / 2
+    return abs(p - q).sum(-1) / 2

@@ -33,7 +33,7 @@ def responsibilities(
 
     Returns:
         Responsibilities `(..., annotators, K)`, and log-likelihoods `(..., annotators)` at temperature 1 and without
-        the floor. An annotator whom no type can explain gets the mixture weights and minus infinity.
+        the floor. An annotator that no type can explain gets the mixture weights and minus infinity.
 
     Examples:
         >>> likelihood, eta = torch.tensor([[0.2, 0.6]]), torch.tensor([0.5, 0.5])
@@ -74,11 +74,7 @@ def mixture_weights(gamma: Tensor, population: Tensor | None = None, floor: floa
 
 
 def temperatures(start: float, steps: int) -> list[float]:
-    """Annealing schedule: a geometric sequence from `start` down to 1.
-
-    Args:
-        start: the first temperature.
-        steps: length of the sequence.
+    """Annealing schedule: a geometric sequence of `steps` temperatures from `start` down to 1.
 
     Examples:
         >>> [round(t, 2) for t in temperatures(4.0, 3)]
@@ -89,11 +85,11 @@ def temperatures(start: float, steps: int) -> list[float]:
     return [start ** (1 - step / (steps - 1)) for step in range(steps)]
 
 
-def matched_types(found: Tensor, known: Tensor) -> Tensor:
+def matched_types(fitted: Tensor, known: Tensor) -> Tensor:
     """Match fitted types to known ones so that they agree on as many annotators as possible (Hungarian method).
 
     Args:
-        found: responsibilities `(annotators, K)`.
+        fitted: responsibilities `(annotators, K)`.
         known: responsibilities or one-hot types `(annotators, L)`.
 
     Returns:
@@ -103,22 +99,17 @@ def matched_types(found: Tensor, known: Tensor) -> Tensor:
         >>> matched_types(torch.eye(2).flip(1), torch.eye(2)).tolist()
         [1, 0]
     """
-    overlap = (found.T.double() @ known.double()).cpu().numpy()
+    overlap = (fitted.T.double() @ known.double()).cpu().numpy()
     rows, columns = linear_sum_assignment(overlap, maximize=True)
-    order = torch.full((found.shape[1],), -1)
+    order = torch.full((fitted.shape[1],), -1)
     order[torch.as_tensor(rows)] = torch.as_tensor(columns)
     return order
 
 
 def halves(annotator: np.ndarray, seed: int) -> np.ndarray:
-    """Split each annotator's judgments into two random halves, for cross-fitting.
+    """Split each annotator's judgments into two random halves, 0 and 1, for cross-fitting: `(judgments,)`.
 
-    Args:
-        annotator: `(judgments,)` from 0.
-        seed: random seed.
-
-    Returns:
-        `(judgments,)`, 0 or 1. An odd judgment goes to either half at random.
+    `annotator` is `(judgments,)`, from 0. An odd judgment goes to either half at random.
 
     Examples:
         >>> np.bincount(halves(np.zeros(6, dtype=int), 0)).tolist()
@@ -131,12 +122,7 @@ def halves(annotator: np.ndarray, seed: int) -> np.ndarray:
 
 
 def places_within(annotator: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Number each annotator's judgments from 0 in a random order: `(judgments,)`.
-
-    Examples:
-        >>> sorted(places_within(np.array([4, 4, 1, 4]), np.random.default_rng(0))[[0, 1, 3]].tolist())
-        [0, 1, 2]
-    """
+    """Number each annotator's judgments from 0 in a random order: `(judgments,)`."""
     shuffled = draw.permutation(len(annotator))
     order = shuffled[np.argsort(annotator[shuffled], kind="stable")]
     sorted_annotator = annotator[order]
@@ -166,9 +152,7 @@ def row_weights(gamma: np.ndarray, reliability: np.ndarray) -> np.ndarray:
     The ordinary mean over rows of (weight * loss) is then the mean loss under the responsibilities, at a scale that
     does not depend on the type's share. Do not normalise them again inside a batch: with one row that cancels them.
 
-    Args:
-        gamma: `(rows,)` responsibility of the type for each row's annotator.
-        reliability: `(rows,)`.
+    Both arguments are `(rows,)`; gamma is the responsibility of the type for each row's annotator.
 
     Examples:
         >>> row_weights(np.array([0.2, 0.6]), np.ones(2)).round(12).tolist()

@@ -21,7 +21,7 @@ Ints = NDArray[np.int64]
 CostKind = Literal["reward-gap", "index"]
 
 DELTA = 0.1
-"""The least cost between two different labels, so that labels with the same reward can be told apart."""
+"""The least cost between two different labels, so that a loss distinguishes labels with the same reward."""
 
 SLACK = 1e-9
 """Share of the largest cost by which rounding may break symmetry or the triangle inequality."""

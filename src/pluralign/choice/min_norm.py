@@ -45,9 +45,6 @@ def residuals(losses: Tensor, utilities: Tensor) -> Tensor:
         losses: `(judgments,)`, computed from `utilities`.
         utilities: `(judgments, responses)`, part of a graph. The pass stops here and does not go further back.
 
-    Returns:
-        `(judgments, responses)`, without a gradient.
-
     Examples:
         >>> from pluralign.choice.plackett_luce import log_likelihood
         >>> u = torch.tensor([[0.0, 0.0]], requires_grad=True)
@@ -113,7 +110,6 @@ def min_norm_weights(gramian: ArrayLike, *, normalize: Normalize = "l2", present
         >>> min_norm_weights([[1.0, 0.0], [0.0, 4.0]]).round(6).tolist()
         [0.5, 0.5]
 
-    Source: arXiv 2312.07401, with an exact solver in place of Frank-Wolfe.
     """
     products = np.asarray(gramian, dtype=np.float64)
     if products.ndim != 2 or products.shape[0] != products.shape[1] or not len(products):

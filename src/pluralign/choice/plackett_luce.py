@@ -69,7 +69,7 @@ def log_likelihood(utilities: Tensor, ranks: Tensor, *, ties: Ties = "efron", to
     _check(utilities, ranks, ties, top)
     place = competition_places(ranks, top)
     if ties in ("efron", "breslow"):
-        return (_log_places(utilities, place, ties)).sum(-1)
+        return _log_places(utilities, place, ties).sum(-1)
     return _over_orders(utilities, place, ties)
 
 
@@ -82,18 +82,14 @@ def pair_log_likelihood(
     `log sigmoid(u_w - u_l)`, a tied pair its `log_likelihood` under `ties`. With a share e of opposite votes a strict
     pair adds `(1 - e) log sigmoid(u_w - u_l) + e log sigmoid(u_l - u_w)`, the label smoothing of conservative DPO.
 
+    Arguments and errors as in `log_likelihood`, and:
+
     Args:
-        utilities: `(..., judgments, responses)`.
-        ranks: `(judgments, responses)`, as in `log_likelihood`.
-        ties: how to treat a tied pair.
         opposite: e, one number for all or `(judgments, pairs)` in the order of
             `torch.triu_indices(responses, responses, 1)`; from 0 to 1.
 
     Returns:
         `(..., judgments)`; 0 for a judgment without a pair. For two responses it equals `log_likelihood`.
-
-    Raises:
-        ValueError: as `log_likelihood`.
 
     Examples:
         >>> u = torch.tensor([[1.0, 0.0, 0.0]])
@@ -120,15 +116,10 @@ def pair_log_likelihood(
 def pair_sides(values: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Values of the better and of the worse response, for every strict pair of a ranking.
 
-    Args:
-        values: `(..., judgments, responses)`, such as utilities or log-probabilities.
-        ranks: `(judgments, responses)`, as in `log_likelihood`.
+    Arguments and errors as in `log_likelihood`; the values may also be log-probabilities.
 
     Returns:
         The better and the worse value `(..., judgments, pairs)`, and a mask `(judgments, pairs)` of the strict pairs.
-
-    Raises:
-        ValueError: as `log_likelihood`.
 
     Examples:
         >>> better, worse, strict = pair_sides(torch.tensor([[1.0, 3.0, 0.0]]), torch.tensor([[2, 1, 0]]))
@@ -142,13 +133,7 @@ def pair_sides(values: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def pair_margins(utilities: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
-    """Utility of the better minus the worse response, for every strict pair: as `pair_sides`.
-
-    Examples:
-        >>> margins, strict = pair_margins(torch.tensor([[1.0, 3.0, 0.0]]), torch.tensor([[2, 1, 0]]))
-        >>> margins[strict].tolist()
-        [2.0, 1.0, 3.0]
-    """
+    """Utility of the better minus the worse response of each pair, and a mask of the strict pairs: as `pair_sides`."""
     better, worse, strict = pair_sides(utilities, ranks)
     return better - worse, strict
 
@@ -156,12 +141,8 @@ def pair_margins(utilities: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
 def competition_places(ranks: Tensor, top: int | None = None) -> Tensor:
     """Places as in a competition: 1 + the number of strictly better ranked responses.
 
-    Args:
-        ranks: `(judgments, responses)`, as in `log_likelihood`.
-        top: responses whose block starts after this place count as not ranked.
-
-    Returns:
-        `(judgments, responses)`; responses not ranked or not shown keep their codes.
+    `ranks` is `(judgments, responses)`, as in `log_likelihood`, and so is the result: responses not ranked or not shown
+    keep their codes. A response whose block starts after place `top` counts as not ranked.
 
     Examples:
         >>> competition_places(torch.tensor([[5, 2, 5, 9, -1]]), top=2).tolist()
@@ -240,10 +221,7 @@ def _over_orders(utilities: Tensor, place: Tensor, ties: str) -> Tensor:
         each = _log_places(utilities, strict, "breslow")
         blocks.append((tied.to(each.dtype) @ each.unsqueeze(-1)).squeeze(-1))  # sum over the block
     orders = torch.stack(blocks)
-    if ties == "average":
-        block = orders.mean(0)
-    else:
-        block = torch.logsumexp(orders, 0) - math.log(len(blocks))
+    block = orders.mean(0) if ties == "average" else torch.logsumexp(orders, 0) - math.log(len(blocks))
     block = torch.where(tied.sum(-1) > 1, block, orders[0])  # nothing to average: the strict value to the bit
     first = (place > 0) & (within == 0)
     return torch.where(first, block, torch.zeros_like(block)).sum(-1)

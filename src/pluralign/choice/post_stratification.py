@@ -5,7 +5,7 @@ With W_s the share of stratum s in the population and n_s its votes in the sampl
     w_h = W_s / n_s        n_eff = (sum w)^2 / sum w^2        c_i = n_eff (sum of w_h over the votes for i) / sum w
 
 n_eff (Kish 1965) is the number of equally weighted votes that carry as much information, so the crowd counts c do
-not claim more than the sample knows. Strata without a vote are dropped and the other shares rescaled.
+not pretend to more evidence than the sample has. Strata without a vote are dropped and the other shares rescaled.
 """
 
 from __future__ import annotations

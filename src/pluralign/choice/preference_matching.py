@@ -56,9 +56,9 @@ class Penalty:
     gate: Gate = "token"
 
     def __post_init__(self) -> None:
-        for name, found, kind in (("mode", self.mode, Mode), ("gate", self.gate, Gate)):
-            if found not in get_args(kind):
-                raise PluralignError(f"{name}: found {found!r}, expected one of {', '.join(get_args(kind))}")
+        for name, value, kind in (("mode", self.mode, Mode), ("gate", self.gate, Gate)):
+            if value not in get_args(kind):
+                raise PluralignError(f"{name}: found {value!r}, expected one of {', '.join(get_args(kind))}")
         number = isinstance(self.alpha, int | float) and not isinstance(self.alpha, bool)
         if not (number and self.alpha > 0):
             hint = "(mode: kl has no token inside, mode: pm has all)"
@@ -95,19 +95,7 @@ def inside(reference_log_probs: Tensor, owner: Tensor, responses: int, penalty: 
 
 
 def inside_mask(reference_log_probs: Tensor, mask: Tensor, penalty: Penalty) -> Tensor:
-    """`inside` for padded rows: `(responses, tokens)` bool, false at padding.
-
-    Args:
-        reference_log_probs: `(responses, tokens)`, in nats, with any padding.
-        mask: `(responses, tokens)`, true or 1 at the tokens of the response.
-        penalty: mode, threshold and gate.
-
-    Examples:
-        >>> log_probs, mask = torch.tensor([[0.9, 0.05, 1.0], [0.5, 0.4, 0.02]]).log(), torch.ones(2, 3)
-        >>> mask[0, 2] = 0  # the first response has two tokens
-        >>> inside_mask(log_probs, mask, Penalty()).tolist()
-        [[True, False, False], [True, True, False]]
-    """
+    """`inside` for padded rows: `(responses, tokens)` bool, false at padding; arguments as in `charged`."""
     tokens = mask.bool()
     owner = torch.arange(len(tokens), device=tokens.device).unsqueeze(-1).expand_as(tokens)[tokens]
     flat = inside(reference_log_probs[tokens], owner, len(tokens), penalty)
@@ -119,11 +107,8 @@ def charged(reference_log_probs: Tensor, mask: Tensor, penalty: Penalty) -> Tens
 
     Args:
         reference_log_probs: `(responses, tokens)`, in nats, with any padding.
-        mask: `(responses, tokens)`, true or 1 at the tokens of the response.
+        mask: `(responses, tokens)`, true or 1 at the tokens of the response; the result is 0 elsewhere.
         penalty: mode, threshold and gate.
-
-    Returns:
-        `(responses, tokens)`, 0 at padding.
 
     Examples:
         >>> log_probs, mask = torch.tensor([[0.9, 0.05, 1.0], [0.5, 0.4, 0.02]]).log(), torch.ones(2, 3)
@@ -135,7 +120,7 @@ def charged(reference_log_probs: Tensor, mask: Tensor, penalty: Penalty) -> Tens
 
 
 def matched_log_probs(rewards: Tensor, charged_reference: Tensor, beta: float = 1.0) -> Tensor:
-    """The optimum over a list of responses: log pi*(y) = r(y) / beta + charged(y) - log sum.
+    """The optimum over a list of responses: log pi*(y) = r(y) / beta + charged(y) - log sum, in nats.
 
     Args:
         rewards: `(..., responses)` in log-odds.
@@ -143,10 +128,6 @@ def matched_log_probs(rewards: Tensor, charged_reference: Tensor, beta: float = 
             log pi_ref(y) for KL-regularised tuning, 0 for preference matching.
         beta: coefficient of the penalty, above 0.
 
-    Returns:
-        `(..., responses)`, in nats.
-
-    Source: arXiv 2405.16455 for `pm`; `conditional` is derived in docs/preference-matching.md.
 
     Examples:
         >>> rewards, reference = torch.tensor([1.0, 0.5, 0.0]), torch.tensor([0.9, 0.0999, 0.0001]).log()

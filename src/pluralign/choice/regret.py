@@ -54,9 +54,6 @@ def regret_matrix(utility: ArrayLike, priority: ArrayLike | None = None) -> Floa
         utility: L `(..., types, policies)`, in nats; the first policies are the types' own, in their order.
         priority: c `(types,)`, at least 0; `None` is 1 for all.
 
-    Returns:
-        `(..., types, policies)`, with a zero diagonal.
-
     Raises:
         ValueError: shapes do not fit, a number is not finite, or a priority is negative.
 
@@ -74,11 +71,7 @@ def regret_matrix(utility: ArrayLike, priority: ArrayLike | None = None) -> Floa
 
 
 def priorities(types: int, priority: ArrayLike | None = None) -> Floats:
-    """Priorities c `(types,)`, checked; 1 for all types by default.
-
-    Raises:
-        ValueError: there is not one finite number of at least 0 per type.
-    """
+    """Priorities c `(types,)`, 1 by default; an error unless there is one finite number of at least 0 per type."""
     values = np.ones(types) if priority is None else np.asarray(priority, dtype=np.float64)
     if values.shape != (types,) or not np.isfinite(values).all() or (values < 0).any():
         raise ValueError(f"priority: found {values.tolist()}, expected {types} numbers, 0 or more, one per type")
@@ -137,12 +130,8 @@ def hedge(regret: ArrayLike, steps: int = 100_000) -> Game:
 
         w_(t+1)  proportional to  w_t exp(-eta (2 R' p_t - R' p_(t-1))),   p likewise with R w and the other sign
 
-    Args:
-        regret: R `(types, policies)`.
-        steps: T.
-
     Raises:
-        ValueError: the matrix is empty or has numbers that are not finite, or `steps` is less than 1.
+        ValueError: as in `min_max_regret`, or `steps`, T, is less than 1.
 
     Examples:
         >>> round(hedge([[0.0, 2.0], [1.0, 0.0]], steps=10_000).value, 2)
@@ -175,14 +164,13 @@ def hedge(regret: ArrayLike, steps: int = 100_000) -> Game:
 
 
 def utilitarian(utility: ArrayLike, shares: ArrayLike) -> Floats:
-    """Weights that maximise the population's mean utility, sum_i eta_i sum_j L_ij w_j: all on the best policy.
+    """Weights `(policies,)` that maximise the population's mean utility, sum_i eta_i sum_j L_ij w_j.
+
+    The best policy has all the weight; equally good policies share it.
 
     Args:
         utility: L `(types, policies)`.
         shares: eta `(types,)`, multiplied by the priorities if there are any.
-
-    Returns:
-        `(policies,)`; equally good policies share the weight.
 
     Raises:
         ValueError: shapes do not fit.
@@ -200,15 +188,9 @@ def utilitarian(utility: ArrayLike, shares: ArrayLike) -> Floats:
 
 
 def max_min_reward(utility: ArrayLike) -> Floats:
-    """Weights that maximise the smallest utility, min over i of sum_j L_ij w_j.
+    """Weights `(policies,)` that maximise the smallest utility, min over i of sum_j L_ij w_j, L `(types, policies)`.
 
-    It compares what types get, not what they could get: types whose own policy is close to the reference decide it.
-
-    Args:
-        utility: L `(types, policies)`.
-
-    Returns:
-        `(policies,)`.
+    This compares what types get, not what they could get: types whose own policy is close to the reference decide.
 
     Examples:
         >>> max_min_reward([[2.0, 0.0], [0.0, 1.0]]).round(6)

@@ -26,27 +26,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pluralign.choice.dirichlet import total_variation
-from pluralign.choice.label_costs import DELTA, CostKind, Floats, LabelCost, label_cost
+from pluralign.choice.label_costs import CostKind, Floats, LabelCost
 from pluralign.core.errors import PluralignError, nearest
-
-__all__ = [
-    "DEFAULT_COST",
-    "DELTA",
-    "CostKind",
-    "DistributionLoss",
-    "LabelCost",
-    "distribution_loss",
-    "energy",
-    "expected_reward",
-    "label_cost",
-    "metric_transport",
-    "reward_quantile",
-    "reward_variance",
-    "soft_cross_entropy",
-    "total_variation",
-    "transport_cost",
-]
 
 DistributionLoss = Literal["ot", "w1", "energy", "ce"]
 
@@ -88,6 +69,7 @@ def distribution_loss(
             a custom cost is given and POT is not installed.
 
     Examples:
+        >>> from pluralign.choice.label_costs import label_cost
         >>> cost = label_cost([1.0, 0.5, -1.0])
         >>> logits, targets = torch.zeros(1, 3), torch.tensor([[1.0, 0.0, 0.0]])
         >>> {loss: round(distribution_loss(logits, targets, loss=loss, cost=cost).item(), 3)
@@ -128,6 +110,7 @@ def transport_cost(predicted: Tensor, target: Tensor, cost: LabelCost) -> Tensor
         PluralignError: shapes do not fit, or POT is missing or cannot solve the problem.
 
     Examples:
+        >>> from pluralign.choice.label_costs import label_cost
         >>> mu, best = torch.tensor([0.9, 0.0, 0.1]), torch.tensor([1.0, 0.0, 0.0])
         >>> round(transport_cost(mu, best, label_cost([1.0, 0.5, -1.0])).item(), 3)
         0.21
@@ -145,29 +128,14 @@ def metric_transport(predicted: Tensor, target: Tensor, matrix: Floats, least: f
     """OT(mu_s, mu_t) under a (pseudo-)metric, item by item, in float64 on the CPU; differentiable once.
 
     The gradient with respect to mu_s is the dual potential f. It is known up to a constant and returned with mean 0,
-    which is the gradient along the simplex. With respect to mu_t it is -f.
+    which is the gradient along the simplex. With respect to mu_t it is -f. Arguments as in `transport_cost`, and:
 
     Args:
-        predicted: mu_s, `(..., labels)`.
-        target: mu_t, of the same shape and dtype.
         matrix: the metric, `(labels, labels)`, checked by `pluralign.choice.label_costs.label_cost`.
         least: if no more than this share of the mass has to move, the cost and its gradient are 0.
 
-    Returns:
-        `(...)`, in the metric's units and the dtype of `predicted`.
-
     Raises:
         PluralignError: POT (extra `pot`) is missing, a number is not finite, or POT cannot solve the problem.
-
-    Examples:
-        Labels on a ring of four, one step apart: half of the mass moves one step, a quarter two steps.
-
-        >>> ring = np.array([[0, 1, 2, 1], [1, 0, 1, 2], [2, 1, 0, 1], [1, 2, 1, 0]], dtype=float)
-        >>> mu = torch.tensor([[0.0, 0.25, 0.5, 0.25]], requires_grad=True)
-        >>> cost = metric_transport(mu, torch.tensor([[1.0, 0.0, 0.0, 0.0]]), ring)
-        >>> cost.sum().backward()
-        >>> cost.item(), mu.grad.tolist()
-        (1.5, [[-1.0, 0.0, 1.0, 0.0]])
     """
     costs: Tensor = _MetricTransport.apply(predicted, target, matrix, least)
     return costs
@@ -179,18 +147,13 @@ def energy(predicted: Tensor, target: Tensor, cost: LabelCost) -> Tensor:
     On a line it is sum_k (R_(k+1) - R_(k)) (CDF_s(k) - CDF_t(k))^2 + delta / 2 sum_i e_i^2. Without the second term
     labels with the same reward cannot be told apart; with it, e = 0 is the only zero.
 
-    Args:
-        predicted: mu_s, `(..., labels)`.
-        target: mu_t, of the same shape.
-        cost: between labels, of negative type (`LabelCost.negative_type`).
-
-    Returns:
-        `(...)`, in the cost's units.
+    Arguments as in `transport_cost`, with a cost of negative type (`LabelCost.negative_type`).
 
     Raises:
         PluralignError: shapes do not fit, or the cost is not of negative type and the energy could be negative.
 
     Examples:
+        >>> from pluralign.choice.label_costs import label_cost
         >>> mu, best = torch.tensor([0.9, 0.0, 0.1]), torch.tensor([1.0, 0.0, 0.0])
         >>> round(energy(mu, best, label_cost([1.0, 0.5, -1.0])).item(), 4)
         0.021
@@ -208,28 +171,12 @@ def energy(predicted: Tensor, target: Tensor, cost: LabelCost) -> Tensor:
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """- sum_i mu_t,i log softmax(logits)_i, in nats, `(...)`.
-
-    Args:
-        logits: `(..., labels)`.
-        targets: mu_t, of the same shape.
-
-    Examples:
-        >>> round(soft_cross_entropy(torch.zeros(4), torch.tensor([0.5, 0.5, 0.0, 0.0])).item(), 3)
-        1.386
-    """
+    """- sum_i mu_t,i log softmax(logits)_i, in nats, `(...)`; both arguments are `(..., labels)`."""
     return -(targets.to(logits) * logits.log_softmax(-1)).sum(-1)
 
 
 def expected_reward(mu: Tensor, rewards: ArrayLike | Tensor) -> Tensor:
-    """E[R] = sum_i R_i mu_i.
-
-    Args:
-        mu: `(..., labels)`.
-        rewards: of the labels, `(labels,)`.
-
-    Returns:
-        `(...)`, in units of reward.
+    """E[R] = sum_i R_i mu_i, `(...)`, in units of reward, with mu `(..., labels)` and R `(labels,)`.
 
     Raises:
         PluralignError: there is not one reward per label.
@@ -256,15 +203,8 @@ def reward_variance(mu: Tensor, rewards: ArrayLike | Tensor) -> Tensor:
 def reward_quantile(mu: Tensor, rewards: ArrayLike | Tensor, q: float) -> Tensor:
     """The smallest reward whose cumulative probability reaches q, up to rounding: min {R_i : P(R <= R_i) >= q}.
 
-    It is a step function of mu and has no gradient.
-
-    Args:
-        mu: `(..., labels)`.
-        rewards: of the labels, `(labels,)`, in any order.
-        q: above 0, at most 1; 0.5 is the (lower) median, a small q is risk-averse.
-
-    Returns:
-        `(...)`, in units of reward.
+    It is a step function of mu and has no gradient. q is above 0 and at most 1: 0.5 is the (lower) median, a small q is
+    risk-averse. Shapes as in `expected_reward`.
 
     Raises:
         PluralignError: q is out of range, or there is not one reward per label.
@@ -340,10 +280,16 @@ class _MetricTransport(torch.autograd.Function):
 
 def _solved(difference: Floats, matrix: Floats, least: float) -> tuple[Floats, Floats]:
     """Transport costs `(items,)` and potentials with mean 0 `(items, labels)` of differences e = mu_s - mu_t."""
+    try:
+        from ot import emd2
+    except ImportError as fault:
+        raise PluralignError(
+            "a custom cost matrix needs the package POT: pip install 'pluralign[pot]'; "
+            "the costs 'reward-gap' and 'index' do not"
+        ) from fault
     # Under a pseudo-metric the shared mass stays where it is; only the surplus (e > 0) moves to where mass is missing
     # (e < 0). With v the potential of the latter, f_i = min over j with e_j < 0 of C_ij - v_j is 1-Lipschitz, defined
     # on every label and optimal: OT = sum_i f_i e_i.
-    emd2 = _pot_solver()
     costs, potentials = np.zeros(len(difference)), np.zeros_like(difference)
     for item, row in enumerate(difference):
         if not np.isfinite(row).all():
@@ -360,15 +306,3 @@ def _solved(difference: Floats, matrix: Floats, least: float) -> tuple[Floats, F
         potentials[item] = potential - potential.mean()
         costs[item] = potentials[item] @ row
     return costs, potentials
-
-
-def _pot_solver() -> Any:
-    """POT's exact solver."""
-    try:
-        from ot import emd2
-    except ImportError as fault:
-        raise PluralignError(
-            "a custom cost matrix needs the package POT: pip install 'pluralign[pot]'; "
-            "the costs 'reward-gap' and 'index' do not"
-        ) from fault
-    return emd2

@@ -15,8 +15,8 @@ from typing import Any, Literal, NamedTuple, Union
 import typer
 from typer.core import TyperCommand
 
-from pluralign.cli.objectives import SUMMARIES, config_of, hidden_keys
 from pluralign.core.errors import PluralignError, nearest
+from pluralign.training.objectives import OBJECTIVES
 
 
 class TrainCommand(TyperCommand):
@@ -25,7 +25,7 @@ class TrainCommand(TyperCommand):
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the list."""
         with formatter.section("Objectives"):
-            formatter.write_dl(list(SUMMARIES.items()))
+            formatter.write_dl([(name, entry.summary) for name, entry in OBJECTIVES.items()])
 
 
 class Key(NamedTuple):
@@ -41,8 +41,8 @@ def print_fields(objective: str | None) -> None:
     """Print all keys of an objective and exit: tables on a terminal, otherwise one line per key."""
     if objective is None:
         return
-    if objective not in SUMMARIES:
-        expected = ", ".join(SUMMARIES) + nearest(objective, SUMMARIES)
+    if objective not in OBJECTIVES:
+        expected = ", ".join(OBJECTIVES) + nearest(objective, OBJECTIVES)
         raise PluralignError(f"--fields: found '{objective}', expected one of {expected}")
     for title, keys in keys_of(objective).items():
         if sys.stdout.isatty():
@@ -59,9 +59,10 @@ def keys_of(objective: str) -> dict[str, list[Key]]:
     from trl import ModelConfig
 
     from pluralign.training.configs import JudgmentConfig
-    from pluralign.workflows.train.settings import RunKeys, fields_of
+    from pluralign.workflows.train.settings import NOT_SET_BY_USERS, RunKeys, fields_of
 
-    config = config_of(objective)
+    entry = OBJECTIVES[objective]
+    config = entry.config
     classes = {name: _defining_class(config, name) for name in fields_of(config)}
     own = [name for name, kind in classes.items() if kind.__module__.startswith("pluralign.")]
     shared = [name for name in own if classes[name] is JudgmentConfig]
@@ -74,7 +75,7 @@ def keys_of(objective: str) -> dict[str, list[Key]]:
         ("TRL's ModelConfig", ModelConfig, list(fields_of(ModelConfig))),
         ("transformers' TrainingArguments", config, [name for name in classes if name not in (*own, *trl)]),
     )
-    seen = {*hidden_keys(objective)}
+    seen = {*NOT_SET_BY_USERS, *entry.trainer.hidden_keys}
     keys: dict[str, list[Key]] = {}
     for title, kind, names in groups:
         group = [name for name in names if name not in seen and (kind is RunKeys or name not in fields_of(RunKeys))]

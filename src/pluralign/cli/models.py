@@ -94,7 +94,7 @@ def evaluate(
     a policy's responses against the reference, and how well they match the reward.
     """
     from pluralign.reports.cards import metrics_table
-    from pluralign.workflows.evaluate.run import evaluate as run
+    from pluralign.workflows.evaluate import evaluate as run
 
     metrics = run(
         model, list(map(str, files)), out, label_scale=label_scale, seed=seed, raw=raw, average=average or (),

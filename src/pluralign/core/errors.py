@@ -40,10 +40,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """A hint that names the closest known word; empty if none is close.
 
     Examples:
-        >>> nearest("learnig_rate", ["learning_rate", "seed"])
-        " (did you mean 'learning_rate'?)"
-        >>> nearest("zzz", ["learning_rate"])
-        ''
+        >>> nearest("learnig_rate", ["learning_rate", "seed"]), nearest("zzz", ["learning_rate"])
+        (" (did you mean 'learning_rate'?)", '')
     """
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" (did you mean '{match[0]}'?)" if match else ""

@@ -24,8 +24,7 @@ _DISK = {
     errno.EACCES: "permission denied: choose a folder that you may write to",
     errno.EPERM: "not permitted: choose a folder that you may write to",
     errno.EROFS: "the file system is read-only: choose another place",
-    errno.ENOTDIR: "a part of the path is a file, not a folder: choose another place",
-    errno.EEXIST: "a part of the path is a file, not a folder: choose another place",
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a part of the path is a file, not a folder: choose another place"),
     errno.EISDIR: "is a folder, and a file was expected: give a file name",
     errno.ENOENT: "no such file or folder: check the path",
     errno.ENAMETOOLONG: "the name is too long for this file system: choose a shorter one",
@@ -60,10 +59,9 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb", *, shared: bool
     """Write a file under a temporary name in the same folder and rename it when it is complete.
 
     An exception or interrupt leaves an existing file unchanged and no partial file. A killed process leaves the
-    temporary file, which the next write of the same name replaces. Parent folders are created.
+    temporary file, which the next write of the same name replaces. Missing parent folders are created.
 
     Args:
-        path: the file to write.
         mode: `"wb"` or `"w"` (text is UTF-8).
         shared: several processes may write the file at once (a cache); each uses its own temporary name.
 

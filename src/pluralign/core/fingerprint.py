@@ -12,10 +12,8 @@ def fingerprint(*parts: object) -> str:
     """32 hexadecimal digits of the SHA-256 of plain values (numbers, strings, lists, dicts, bytes, None).
 
     Examples:
-        >>> fingerprint("a", [1, 2]) == fingerprint("a", [1, 2])
-        True
-        >>> fingerprint("ab", "c") == fingerprint("a", "bc")
-        False
+        >>> fingerprint("a", [1, 2]) == fingerprint("a", [1, 2]), fingerprint("ab", "c") == fingerprint("a", "bc")
+        (True, False)
     """
     digest = hashlib.sha256()
     for part in parts:

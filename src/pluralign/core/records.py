@@ -15,7 +15,9 @@ from pluralign.core.files import disk_errors, write_json
 
 Record = TypeVar("Record")
 
-_EXPECTED = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
+_EXPECTED = {
+    str: "text", bool: "true or false", int: "a whole number", float: "a number", list: "a list", dict: "an object",
+}  # fmt: skip
 
 
 def write_record(path: Path, record: object) -> None:
@@ -26,10 +28,8 @@ def write_record(path: Path, record: object) -> None:
 def read_record(path: Path, kind: type[Record]) -> Record:
     """Read what `write_record` wrote.
 
-    Args:
-        path: the file.
-        kind: a dataclass, or `list[...]` of one. Its fields are text, numbers, `Any`, other dataclasses, and lists,
-            dictionaries and `| None` of these. Fields with a default may be missing; unknown keys are ignored.
+    `kind` is a dataclass, or `list[...]` of one. Its fields are text, numbers, `Any`, other dataclasses, and lists,
+    dictionaries and `| None` of these. Fields with a default may be missing; unknown keys are ignored.
 
     Raises:
         PluralignError: the file is not JSON or does not fit `kind`; names the file and the key.
@@ -75,33 +75,28 @@ def read_text(path: Path) -> str:
 
 
 def record_of(value: Any, kind: Any, file: str, key: str = "") -> Any:
-    """A value of JSON as `kind`; `file` and `key` say in an error where it stands."""
-    place = f"{file}, {key}" if key else file
+    """A JSON value as `kind`; errors name its `file` and `key`."""
     inner = get_args(kind)
     if kind is Any:
         return value
     if types.NoneType in inner:
         return None if value is None else record_of(value, inner[0], file, key)
+    place = f"{file}, {key}" if key else file
+    shape = dict if is_dataclass(kind) else get_origin(kind) or kind
+    fits = isinstance(value, (int, float) if shape is float else shape)
+    if not fits or (isinstance(value, bool) and shape is not bool):
+        raise PluralignError(f"{place}: found {one_line(value, 60)}, expected {_EXPECTED[shape]}")
     if is_dataclass(kind):
         return _dataclass_of(value, kind, file, key)
-    if get_origin(kind) is list:
-        if not isinstance(value, list):
-            raise _misfit(place, value, "a list")
+    if shape is list:
         return [record_of(item, inner[0], file, f"{key}[{index}]") for index, item in enumerate(value)]
-    if get_origin(kind) is dict:
-        if not isinstance(value, dict):
-            raise _misfit(place, value, "an object")
+    if shape is dict:
         return {name: record_of(item, inner[1], file, f"{key}.{name}") for name, item in value.items()}
-    fits = isinstance(value, (int, float) if kind is float else kind)
-    if not fits or (isinstance(value, bool) and kind is not bool):
-        raise _misfit(place, value, _EXPECTED[kind])
     return value
 
 
-def _dataclass_of(value: Any, kind: Any, file: str, key: str) -> Any:
+def _dataclass_of(value: dict[str, Any], kind: Any, file: str, key: str) -> Any:
     place = f"{file}, {key}" if key else file
-    if not isinstance(value, dict):
-        raise _misfit(place, value, "an object")
     given = {}
     for field in fields(kind):
         if field.name in value:
@@ -118,10 +113,6 @@ def _dataclass_of(value: Any, kind: Any, file: str, key: str) -> Any:
 @functools.cache
 def _types(kind: type) -> dict[str, Any]:
     return get_type_hints(kind)
-
-
-def _misfit(place: str, value: object, expected: str) -> PluralignError:
-    return PluralignError(f"{place}: found {one_line(value, 60)}, expected {expected}")
 
 
 def _plain(value: Any) -> Any:

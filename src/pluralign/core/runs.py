@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
 import logging
 import os
 import platform
@@ -21,6 +20,7 @@ import yaml
 
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write, disk_errors, write_json
+from pluralign.core.records import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -61,12 +61,7 @@ def file_fingerprints(files: Sequence[str | os.PathLike[str]]) -> dict[str, str]
 
 
 def run_state(folder: Path, config: Mapping[str, Any], inputs: Mapping[str, str]) -> State:
-    """Whether the folder's run with this config is new, started or finished. Writes nothing.
-
-    Args:
-        folder: the run's folder.
-        config: plain values, as resolved.
-        inputs: fingerprints of the input files.
+    """Whether the folder's run with this resolved config and these input files is new, started or finished.
 
     Raises:
         PluralignError: the folder holds a run with another config or on other data; names what differs.
@@ -82,10 +77,9 @@ def run_state(folder: Path, config: Mapping[str, Any], inputs: Mapping[str, str]
             f"{folder}: holds a run with another config; these keys differ: {shown}; choose another output folder "
             "or remove this one"
         )
-    environment_file = folder / "environment.json"
-    if environment_file.exists():
-        earlier = json.loads(environment_file.read_text(encoding="utf-8")).get("inputs", {})
-        # Both ways: a file that is no longer read is a change, too.
+    if (folder / "environment.json").exists():
+        earlier = read_json(folder / "environment.json").get("inputs", {})
+        # A file that is no longer read is a change, too.
         changed = sorted(name for name in {*earlier, *inputs} if earlier.get(name) != inputs.get(name))
         if changed:
             raise PluralignError(
@@ -119,5 +113,4 @@ def finish_run(folder: Path, metrics: Mapping[str, Any], card: str) -> None:
 
 def read_metrics(folder: Path) -> dict[str, Any]:
     """The metrics of a finished run."""
-    with disk_errors(folder / "metrics.json"):
-        return dict(json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
+    return dict(read_json(folder / "metrics.json"))

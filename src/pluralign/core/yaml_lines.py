@@ -63,7 +63,7 @@ def read_yaml_lines(path: Path) -> Value:
     except yaml.YAMLError as fault:
         raise PluralignError(f"{path}: not valid YAML: {' '.join(str(fault).split())}") from fault
     except RecursionError as fault:
-        raise PluralignError(f"{path}: cannot be used: nested too deeply, or an alias refers to itself") from fault
+        raise PluralignError(f"{path}: is nested too deeply, or an alias refers to itself") from fault
 
 
 def _value(node: yaml.Node, loader: _Loader, path: Path, key: str) -> Value:

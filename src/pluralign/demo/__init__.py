@@ -1,1 +1,1 @@
-"""Layer 8: the simulated town from end to end."""
+"""Layer 8: a simulated town end to end, from judgments to policies, compared with the known truth."""

@@ -1,8 +1,9 @@
-"""`demo`: a simulated town, its kinds of people, one reward, a crowd, what is fair to all, whose answers come."""
+"""`demo`: simulate a town, train every kind of model on it, and print how well each serves the town's groups."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,64 +13,73 @@ from transformers.utils import logging
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write
 from pluralign.core.runs import read_metrics
-from pluralign.demo.configs import configs
-from pluralign.demo.crowd import rated, said
-from pluralign.demo.matching import histograms, whose_answers
-from pluralign.demo.people import ANSWER, CONTEXT, answers_preferred, asked_somewhere, types_by_kind
-from pluralign.demo.tables import confidence, given_up, kinds_found, liked, served
+from pluralign.demo import tables
+from pluralign.demo.comparison import ANSWER, CONTEXT, compare_lists, win_rates
+from pluralign.demo.from_scratch import make_causal_model
+from pluralign.demo.town import TOWN, rated, types_by_group, with_sources
 from pluralign.judgments.population import Town, simulate
 from pluralign.judgments.split import split
 from pluralign.scoring.items import items_of
-from pluralign.training.from_scratch import make_causal_model
 from pluralign.workflows.aggregate.run import aggregate
 from pluralign.workflows.audit.run import audit
 from pluralign.workflows.calibrate import calibrate
-from pluralign.workflows.evaluate.run import evaluate
+from pluralign.workflows.evaluate import evaluate
 from pluralign.workflows.report import report
 from pluralign.workflows.train.run import train
 
 logger = logging.get_logger(__name__)
 
-TOWN = {"annotators": 90, "judgments_per_annotator": 16, "responses": 3, "overlap": 0.2}
-"""The demo's town: three kinds of people, 90 of them, who rank three answers 16 times each."""
+RUNS = {
+    "audit": "the annotator types in the training data",
+    "language-model": "trained on all responses",
+    "reward": "one reward model for two sources",
+    "reward-evaluation": "the calibrated reward model on test data",
+    "crowd": "a model of the crowd's labels",
+    "policy": "one DPO policy",
+    "types": "a policy per annotator type",
+    "together": "policies for all types: mixtures, and one distilled policy",
+    "rlhf": "KL-RLHF on the reward model",
+    "matched": "preference matching",
+}
+"""The run folders, in the order of the report, and what they hold."""
 
 
 def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
-    """Simulate a town, audit it, train a language model on its answers, reward model and policies on its rankings.
+    """Simulate a town, audit it, and train a language model, a reward model, a crowd model and policies on it.
 
-    A model of the crowd is trained on the labels that the town gives besides.
-
-    Everything is written to `out`: the data, the YAML files, the runs. A second call takes up what is done.
+    Everything is written to `out`: the data, the YAML files and the runs. A second call reuses finished runs.
 
     Args:
         out: the folder.
-        seed: of the town and of all training.
+        seed: random seed of the town and of all training.
         town: overrides of `TOWN`.
 
     Returns:
-        The table of who is served, and where the results lie.
+        The tables, and the paths of the results, as text.
     """
     folder = Path(out)
     simulation = simulate(Town(**{**TOWN, **town}, seed=seed))
-    train_part, held_part = split(asked_somewhere(simulation, seed), by="prompt", test=0.3, seed=seed)
+    train_part, held_part = split(with_sources(simulation, seed), by="prompt", test=0.3, seed=seed)
     tuning_part, test_part = split(held_part, by="prompt", test=0.5, seed=seed)
     for name, part in {"train": train_part, "tuning": tuning_part, "test": test_part}.items():
         part.write(folder / f"{name}.parquet")
-    found = audit(str(folder / "train.parquet"), folder / "audit", most_types=5, simulations=1, seed=seed)
+    audited = audit(str(folder / "train.parquet"), folder / "audit", most_types=5, simulations=1, seed=seed)
     ratings = rated(simulation, folder, seed)
-    base = folder / "untrained"
-    if not (base / "model.safetensors").exists():
+    untrained = folder / "untrained"
+    if not (untrained / "model.safetensors").exists():
         texts = [text for row in simulation.judgments.rows() for text in [row["prompt"], *row["responses"]]]
-        make_causal_model(texts, base, vocab_size=1024, hidden_size=96, layers=3, heads=4, context=CONTEXT, seed=seed)
-    for name, config in configs(folder, base, ratings.config, seed).items():
+        make_causal_model(
+            texts, untrained, vocab_size=1024, hidden_size=96, layers=3, heads=4, context=CONTEXT, seed=seed
+        )
+    for name, config in configs(folder, untrained, ratings.config, seed).items():
         with atomic_write(folder / f"{name}.yaml", "w") as file:
             yaml.safe_dump(config, file, sort_keys=False)
         train(folder / f"{name}.yaml")
         if name == "reward":
-            temperature = fitted_temperature(folder / "reward", folder / "tuning.parquet")
-    recalibrated = evaluate(folder / "reward", str(folder / "test.parquet"), folder / "reward-evaluation")
-    regrets = aggregate(
-        folder / "people",
+            temperature = _fitted_temperature(folder / "reward", folder / "tuning.parquet")
+    calibrated = evaluate(folder / "reward", str(folder / "test.parquet"), folder / "reward-evaluation")
+    regret = aggregate(
+        folder / "types",
         folder / "together",
         policies={"dpo": folder / "policy"},
         samples=4,
@@ -79,62 +89,119 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
         distill_learning_rate=2e-3,
         seed=seed,
     )
-    names = {
+    sampled = {
         "DPO": folder / "policy",
-        "own type's": folder / "people",
+        "own type's": folder / "types",
         "mixture": folder / "together" / "mixture",
         "distilled": folder / "together" / "distilled",
     }
-    answered = {
+    matched = {
         "DPO": folder / "policy",
         "KL-RLHF": folder / "rlhf",
         "matching (pm-dpo)": folder / "matched",
     }
-    prompts = sorted(set(test_part.column("prompt")))
-    chosen = whose_answers(simulation, answered, folder / "language-model", folder / "reward", prompts, seed)
-    wins = answers_preferred(simulation, names, folder / "language-model", items_of(test_part), seed)
-    metrics = {name: read_metrics(folder / name) for name in ("reward", "crowd", "policy", "people")}
-    pages = ("audit", "reward", "reward-evaluation", "crowd", "policy", "people", "together", "rlhf", "matched")
-    report([folder / name for name in pages], folder / "report.html")
-    return "\n".join(
+    prompts, test_items = sorted(set(test_part.column("prompt"))), items_of(test_part)
+    choices = compare_lists(simulation, matched, folder / "language-model", folder / "reward", prompts, seed)
+    wins = win_rates(simulation, sampled, folder / "language-model", test_items, seed)
+    metrics = {name: read_metrics(folder / name) for name in ("reward", "crowd", "policy", "types")}
+    report([folder / name for name in RUNS if name != "language-model"], folder / "report.html")
+    sections = [
+        tables.types_found(audited, folder / "audit" / "audit.json"),
+        tables.calibration(metrics["reward"], calibrated, temperature),
+        tables.labels_predicted(simulation, ratings, metrics["crowd"], folder / "crowd", seed),
+        tables.served(simulation, test_items, metrics, test_part),
+        tables.regrets(regret, types_by_group(simulation, folder / "types")),
+        tables.preferred(simulation, wins),
+        tables.histograms(simulation, choices, len(prompts)),
         [
-            "",
-            *kinds_found(found, folder / "audit" / "audit.json"),
-            "",
-            *confidence(metrics["reward"], recalibrated, temperature),
-            "",
-            *said(simulation, ratings, metrics["crowd"], folder / "crowd", seed),
-            "",
-            *served(simulation, items_of(test_part), metrics, test_part),
-            "",
-            *given_up(regrets, types_by_kind(simulation, folder / "people")),
-            "",
-            *liked(simulation, wins),
-            "",
-            *histograms(simulation, chosen, len(prompts)),
-            "",
-            f"look at:        {folder / 'report.html'}",
-            f"judgments:      {folder / 'train.parquet'}, {folder / 'tuning.parquet'}, {folder / 'test.parquet'}",
-            f"audit:          {folder / 'audit'}   (pluralign audit {folder / 'train.parquet'})",
-            f"language model: {folder / 'language-model'}   (pluralign train {folder / 'language-model.yaml'})",
-            f"reward model:   {folder / 'reward'}   (pluralign train {folder / 'reward.yaml'})",
-            f"  calibrated:   pluralign calibrate {folder / 'reward'} {folder / 'tuning.parquet'}",
-            f"crowd's votes:  {ratings.state}   (pluralign votes update {ratings.state} FILE)",
-            f"crowd's model:  {folder / 'crowd'}   (pluralign train {folder / 'crowd.yaml'})",
-            f"DPO policy:     {folder / 'policy'}   (pluralign train {folder / 'policy.yaml'})",
-            f"types' policies: {folder / 'people'}  (pluralign train {folder / 'people.yaml'})",
-            f"one for all:    {folder / 'together'}   (pluralign aggregate {folder / 'people'} ... --distill)",
-            f"KL-RLHF:        {folder / 'rlhf'}   (pluralign train {folder / 'rlhf.yaml'})",
-            f"matching:       {folder / 'matched'}   (pluralign train {folder / 'matched.yaml'})",
-            "results:        README.md and metrics.json in each of these folders",
-        ]
-    )
+            f"report:             {folder / 'report.html'}",
+            f"judgments:          {folder / 'train.parquet'}, tuning.parquet, test.parquet",
+            f"vote state:         {ratings.state}   (pluralign votes update {ratings.state} FILE)",
+            *(f"{name + ':':<20}{folder / name}   ({what})" for name, what in RUNS.items()),
+            f"Each folder holds README.md and metrics.json. To repeat a run: pluralign train {folder / 'policy.yaml'}",
+        ],
+    ]
+    return "\n".join(line for section in sections for line in ["", *section])
 
 
-def fitted_temperature(reward: Path, tuning: Path) -> float:
-    """The temperature now stored with the reward; 1, and said so, where a tiny town's reward is of no use."""
+def configs(folder: Path, untrained: Path, ratings: Mapping[str, Any], seed: int) -> dict[str, dict[str, Any]]:
+    """The config of each training run, by the name of its folder, in the order of their dependencies.
+
+    The reward model must be calibrated before `rlhf` uses it. `ratings` are the data keys of the `dprm` config.
+    """
+    base = {"model_name_or_path": str(folder / "language-model")}
+    tuning = {"per_device_train_batch_size": 16, "learning_rate": 2e-3, "num_train_epochs": 2, "beta": 1.0}
+    own: dict[str, dict[str, Any]] = {
+        "language-model": {
+            "objective": "sft",
+            "model_name_or_path": str(untrained),
+            "responses": "all",
+            "per_device_train_batch_size": 32,
+            "learning_rate": 3e-3,
+            "num_train_epochs": 2,
+            "max_length": CONTEXT,
+        },
+        "reward": {
+            "objective": "more",
+            **base,
+            "normalize": "none",  # two gradients of length 1 always get equal weights
+            "per_device_train_batch_size": 16,
+            "learning_rate": 5e-4,
+            "num_train_epochs": 3,
+        },
+        "crowd": {
+            "objective": "dprm",
+            **base,
+            "per_device_train_batch_size": 8,
+            "learning_rate": 1e-3,
+            "num_train_epochs": 12,
+            **ratings,
+        },
+        "policy": {
+            "objective": "dpo",
+            **base,
+            "use_peft": True,
+            "lora_target_modules": ["all-linear"],
+            **tuning,
+        },
+        "types": {"objective": "em-dpo", **base, **tuning},
+        "rlhf": {
+            "objective": "pm-rlhf",
+            "mode": "kl",
+            **base,
+            "reward_model": str(folder / "reward"),
+            "beta": 1.0,
+            "num_generations": 4,
+            "per_device_train_batch_size": 32,
+            "max_completion_length": ANSWER,
+            "learning_rate": 1e-3,
+            "max_steps": 30,
+        },
+        "matched": {
+            "objective": "pm-dpo",
+            "mode": "pm",  # the responses are given, so the policy cannot drift to meaningless text
+            **base,
+            "per_device_train_batch_size": 16,
+            "learning_rate": 1e-3,
+            "num_train_epochs": 4,
+        },
+    }
+    common = {
+        "train_files": [str(folder / "train.parquet")],
+        "eval_files": [str(folder / "test.parquet")],
+        "seed": seed,
+        "save_strategy": "no",
+        "report_to": "none",
+        "lr_scheduler_type": "cosine",
+    }
+    # The keys of a run come first in its file, and override the common ones.
+    return {name: {**config, "output_dir": str(folder / name), **common, **config} for name, config in own.items()}
+
+
+def _fitted_temperature(reward: Path, tuning: Path) -> float:
+    """The temperature that calibration stores with the reward model; 1 if the data of a tiny town do not allow it."""
     try:
         return calibrate(reward, str(tuning)).temperature or 1.0
     except PluralignError as fault:
-        logger.warning(f"{reward}: stays as it was trained: {fault}")
+        logger.warning(f"{reward}: is not calibrated: {fault}")
         return 1.0

@@ -1,4 +1,4 @@
-"""What `demo` says of who was found and who is served: lines of text from metrics."""
+"""The sections of the demo's console text, each a list of lines."""
 
 from __future__ import annotations
 
@@ -8,95 +8,168 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
-from pluralign.demo.people import PLACES
+from pluralign.core.errors import one_line
+from pluralign.demo.comparison import LISTED
+from pluralign.demo.town import PLACES, Ratings, true_shares
 from pluralign.judgments.population import Simulation
 from pluralign.judgments.table import Judgments
+from pluralign.scoring.crowds import CROWDS, crowd_metrics, crowd_of
 from pluralign.scoring.items import Items
+from pluralign.scoring.measured import reward_metrics
 from pluralign.workflows.aggregate.contents import regret_lines
-from pluralign.workflows.evaluate.run import reward_metrics
+from pluralign.workflows.votes.update import Updated
+
+COLUMNS = {
+    "transport_cost": "transport cost",
+    "total_variation": "total variation",
+    "expected_reward_error": "error of the mean",
+}
+"""Metrics of predicted labels, and their column titles."""
+
+BAR = 20
+"""Characters of a full bar."""
 
 
-def kinds_found(metrics: Mapping[str, Any], story: Path) -> list[str]:
-    """The audit's verdict, and how the types that it found fall over the kinds that the town was made of."""
+def types_found(metrics: Mapping[str, Any], story: Path) -> list[str]:
+    """The result of the audit, and how the types that it finds are distributed over the groups."""
     groups = json.loads(story.read_text(encoding="utf-8"))["groups"]
     types = range(1, metrics["types"] + 1)
-    lines = [
-        f"Who are they? {metrics['types']} types of people found from the rankings alone "
+    return [
+        f"Which annotator types does the audit find? {metrics['types']} types from the rankings alone "
         f"({metrics['identification']}; adjusted Rand index {metrics['groups_adjusted_rand']:.2f})",
         "",
-        f"{'kind of person':<16}" + "".join(f"{f'type {kind}':>10}" for kind in types),
+        f"{'group':<16}" + "".join(f"{f'type {kind}':>10}" for kind in types),
+        *(f"{group['group']:<16}" + "".join(f"{share:>10.0%}" for share in group["shares"]) for group in groups),
     ]
-    for group in groups:
-        lines.append(f"{group['group']:<16}" + "".join(f"{share:>10.0%}" for share in group["shares"]))
-    return lines
 
 
-def confidence(before: Mapping[str, Any], after: Mapping[str, Any], temperature: float) -> list[str]:
-    """How far the reward's confidence is from how often it is right, as trained and with its temperature."""
-
-    def cell(metrics: Mapping[str, Any], key: str) -> str:
-        value = f"{metrics[key]:.3f}"
-        return f"{value} [{metrics['ece_low']:.3f}, {metrics['ece_high']:.3f}]" if key == "ece" else value
-
+def calibration(before: Mapping[str, Any], after: Mapping[str, Any], temperature: float) -> list[str]:
+    """The calibration error of the reward model, as trained and with its temperature."""
     lines = [
-        "How sure may the reward be? (one reward over two sources; calibration error on pairs held out)",
+        "How well calibrated is the reward model? (one model for two sources; calibration error on held-out pairs)",
         "",
         f"{'source':<16}{'weight':>8}{'accuracy':>20}{'error':>22}{f'at temperature {temperature:.2f}':>24}",
     ]
     for place in PLACES:
         part = f"/source={place}"
         weight, accuracy = before[f"weight{part}"], before[f"accuracy{part}"]
-        errors = f"{cell(before, f'ece{part}'):>22}{cell(after, f'ece{part}'):>24}"
+        errors = f"{before[f'ece{part}']:>22.3f}{after[f'ece{part}']:>24.3f}"
         lines.append(f"{place:<16}{weight:>8.2f}{accuracy:>20.3f}{errors}")
-    errors = f"{cell(before, 'ece'):>22}{cell(after, 'ece'):>24}"
+    errors = f"{_with_interval(before, 'ece'):>22}{_with_interval(after, 'ece'):>24}"
     return [*lines, f"{'both':<16}{'':>8}{before['accuracy']:>20.3f}{errors}"]
+
+
+def labels_predicted(
+    simulation: Simulation, ratings: Ratings, metrics: Mapping[str, Any], run: Path, seed: int
+) -> list[str]:
+    """The model's label shares compared with those of the votes, with a constant prediction, and with the truth."""
+    train, crowd = crowd_of(ratings.train), crowd_of(ratings.test)
+    constant = (train.counts / train.votes[:, None]).mean(0)
+    rows = {
+        "constant": crowd_metrics(crowd, np.tile(constant, (len(crowd.response), 1)), (), 1000, seed),
+        "model (DPRM)": metrics,
+        "true shares": crowd_metrics(crowd, true_shares(simulation, crowd.response), (), 1000, seed),
+    }
+    return [
+        f"How well are the crowd's labels predicted? (labels from 1 to 5; {len(crowd.response)} held-out responses, "
+        f"{crowd.votes.mean():.0f} votes on each)",
+        "",
+        f"{'predicted shares':<18}" + "".join(f"{title:>24}" for title in COLUMNS.values()),
+        *(f"{name:<18}" + "".join(f"{_with_interval(row, key):>24}" for key in COLUMNS) for name, row in rows.items()),
+        "",
+        *_typical_response(run / CROWDS, list(crowd.scale.labels)),
+        "",
+        *_votes_moved(ratings.update),
+    ]
+
+
+def _typical_response(table: Path, labels: list[str]) -> list[str]:
+    """Votes and prediction for the response with the median prediction error."""
+    columns = pq.read_table(table).to_pydict()
+    shares = {kind: np.array([columns[f"{kind}_{label}"] for label in labels]).T for kind in ("voted", "predicted")}
+    errors = np.abs(shares["voted"] - shares["predicted"]).sum(1)
+    median = int(np.argsort(errors, kind="stable")[len(errors) // 2])
+    response = f"   response with the median error: {one_line(columns['response'][median], 40)}"
+    return [f"{'':<18}" + "".join(f"{label:>8}" for label in labels) + response] + [
+        f"{kind:<18}" + "".join(f"{share:>8.0%}" for share in rows[median]) for kind, rows in shares.items()
+    ]
+
+
+def _votes_moved(update: Updated) -> list[str]:
+    first, second = PLACES
+    return [
+        f"What do new votes change? (the posterior from the votes at the {first}, updated with those at the {second})",
+        "",
+        *update.summary()[:-1],  # the last line names the file
+    ]
 
 
 def served(
     simulation: Simulation, items: Items, metrics: Mapping[str, Mapping[str, Any]], judgments: Judgments
 ) -> list[str]:
-    """How often the one reward, the one policy, and the own type's policy agree with each kind of person.
+    """How often one reward, one policy, and the policy of the own type agree with each group.
 
-    A person's rankings are noisy, so that not even their own utility agrees with all of them: that column is the
-    most that any reward can reach for that kind of person.
+    Rankings are noisy, so even the true utility does not agree with all of them: it is the upper bound.
     """
-    columns = ("reward", "DPO policy", "own type's policy", "own utility")
+    columns = ("reward model", "DPO policy", "own type's policy", "true utility")
+    runs = ("reward", "policy", "types")
     lines = [
-        "Whom does one reward for all, and one policy for all, serve? (pairs ranked as the person did, held out)",
+        "How well do one reward model and one policy serve each group? (accuracy on held-out pairs)",
         "",
-        f"{'kind of person':<16}{'share':>8}" + "".join(f"{name:>20}" for name in columns),
+        f"{'group':<16}{'share':>8}" + "".join(f"{name:>20}" for name in columns),
     ]
-    runs = ("reward", "policy", "people")
-    for index, kind in enumerate(simulation.town.types):
-        key = f"accuracy/group={kind.name}"
+    for index, group in enumerate(simulation.town.types):
+        key = f"accuracy/group={group.name}"
         own = np.array([simulation.utilities(str(text))[index] for text in items.responses])
-        reached = [*(metrics[name][key] for name in runs), reward_metrics(judgments, items, own)[key]]
-        cells = "".join(f"{value:>20.3f}" for value in reached)
-        lines.append(f"{kind.name:<16}{kind.share:>8.0%}{cells}")
+        accuracies = [*(metrics[name][key] for name in runs), reward_metrics(judgments, items, own)[key]]
+        cells = "".join(f"{value:>20.3f}" for value in accuracies)
+        lines.append(f"{group.name:<16}{group.share:>8.0%}{cells}")
     lines.append(f"{'everyone':<16}{'':>8}" + "".join(f"{metrics[name]['accuracy']:>20.3f}" for name in runs))
     return lines
 
 
-def given_up(metrics: Mapping[str, Any], types: Mapping[str, str]) -> list[str]:
-    """Each type's regret under every policy, and which kind of person each type is."""
-    known = ", ".join(f"{adapter} is mostly {kind}" for kind, adapter in types.items())
-    title = f"What does each type give up under each policy, against its own? ({known})"
+def regrets(metrics: Mapping[str, Any], types: Mapping[str, str]) -> list[str]:
+    """Each type's regret under every policy."""
+    groups = ", ".join(f"{adapter} is mostly {group}" for group, adapter in types.items())
+    title = f"How much does each type lose under each policy, compared with its own policy? ({groups})"
     return [title, "", *regret_lines(metrics)]
 
 
-def liked(simulation: Simulation, wins: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
-    """How often each kind of person likes each policy's answers better than those before."""
+def preferred(simulation: Simulation, wins: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
+    """How often each group prefers each policy's responses to those of the language model."""
     lines = [
-        "Whose answers got better? (share that each kind of person prefers to the language model's own)",
+        "Which policies give better responses? (how often each group prefers them to those of the language model)",
         "",
-        f"{'kind of person':<16}{'share':>8}" + "".join(f"{name:>20}" for name in wins),
+        f"{'group':<16}{'share':>8}" + "".join(f"{name:>20}" for name in wins),
     ]
-    for kind in simulation.town.types:
-        cells = "".join(f"{_with_interval(found[kind.name]):>20}" for found in wins.values())
-        lines.append(f"{kind.name:<16}{kind.share:>8.0%}{cells}")
+    for group in simulation.town.types:
+        cells = "".join(f"{_with_interval(rates[group.name], 'win_rate', digits=2):>20}" for rates in wins.values())
+        lines.append(f"{group.name:<16}{group.share:>8.0%}{cells}")
     return lines
 
 
-def _with_interval(found: Mapping[str, float]) -> str:
-    return f"{found['win_rate']:.2f} [{found['win_rate_low']:.2f}, {found['win_rate_high']:.2f}]"
+def histograms(simulation: Simulation, choices: Mapping[str, Mapping[str, Any]], prompts: int) -> list[str]:
+    """A bar for each group's share of the responses that each policy chooses; `choices` is from `compare_lists`."""
+    width = BAR + 8
+    lines = [
+        f"Whose preferences does each policy reproduce? ({LISTED} responses to each of {prompts} held-out prompts; "
+        "a response belongs to the group that chooses it most)",
+        "",
+        f"{'chosen by':<22}"
+        + "".join(f"{group.name:<{width}}" for group in simulation.town.types)
+        + f"{'distance':>8}{'minority kept':>16}",
+    ]
+    for name, row in choices.items():
+        bars = "".join(f"{share:>4.0%} {'#' * round(BAR * share):<{width - 5}}" for share in row["shares"])
+        lines.append(f"{name:<22}{bars}{row['total_variation']:>8.2f}{row['minority_mass']:>16.2f}")
+    return lines
+
+
+def _with_interval(metrics: Mapping[str, Any], key: str, digits: int = 3) -> str:
+    """A metric with its interval, if it has one."""
+    value = f"{metrics[key]:.{digits}f}"
+    if f"{key}_low" not in metrics:
+        return value
+    return f"{value} [{metrics[f'{key}_low']:.{digits}f}, {metrics[f'{key}_high']:.{digits}f}]"

@@ -2,7 +2,7 @@
 
 Observations that share a prompt are not independent, so a replicate draws whole prompts (or whatever the cluster is)
 with replacement. A metric is a function of weighted sums. Callers sum their observations by `Resampling.group` and give
-a function from weights of the groups to metrics; how the weights are drawn is decided here alone.
+a function from weights of the groups to metrics; only this module decides how the weights are drawn.
 """
 
 from __future__ import annotations
@@ -70,11 +70,8 @@ class Resampling:
         """Resampling of clusters that come in a few kinds; clusters of one kind have equal observations.
 
         Drawing how many clusters of each kind there are has the distribution of drawing the clusters one by one, at
-        a cost that does not grow with their number.
-
-        Args:
-            count: number of clusters of each kind, int `(kinds,)`; the kinds are the groups.
-            replicates, level, seed: as in the class.
+        a cost that does not grow with their number. `count` holds the number of clusters of each kind, int `(kinds,)`;
+        the kinds are the groups.
 
         Examples:
             >>> [weights.sum(axis=1).tolist() for weights in Resampling.of_kinds([30, 70], replicates=2).weights()]
@@ -88,13 +85,7 @@ class Resampling:
     def weights(self) -> Iterator[Floats]:
         """Weights of the groups, replicate by replicate, in blocks `(block, groups)`.
 
-        Nothing where there are fewer than two clusters: one cluster shows no variation.
-
-        Examples:
-            Every replicate draws three clusters.
-
-            >>> [block.sum(axis=1).tolist() for block in Resampling([0, 1, 2], replicates=3, cells=6).weights()]
-            [[3.0, 3.0], [3.0]]
+        There are none with fewer than two clusters: one cluster shows no variation.
         """
         clusters = int(self.size.sum())
         if clusters < 2:
@@ -113,33 +104,23 @@ class Resampling:
             yield counts.reshape(rows, self.groups).astype(np.float64)
 
     def sums(self, *columns: Floats) -> Floats:
-        """Sums of columns of observations by group.
-
-        Args:
-            columns: each `(observations,)`.
-
-        Returns:
-            `(groups, columns)`.
-        """
+        """Sums by group of columns of observations `(observations,)`: `(groups, columns)`."""
         sums = [np.bincount(self.group, weights=column, minlength=self.groups) for column in columns]
         return np.stack(sums, axis=1).astype(np.float64)
 
     def replicated(self, metrics: Metrics) -> dict[str, Floats]:
-        """The metrics in every replicate, each `(replicates, ...)`; empty without replicates or with one cluster.
-
-        Examples:
-            >>> Resampling([0, 1], replicates=3).replicated(lambda weights: {"n": weights.sum(axis=1)})
-            {'n': array([2., 2., 2.])}
-        """
+        """The metrics in every replicate, each `(replicates, ...)`; empty without replicates or with one cluster."""
         # Block by block: the sums of all replicates would be held at once otherwise.
         blocks = [metrics(weights) for weights in self.weights()]
         return {name: np.concatenate([block[name] for block in blocks]) for name in (blocks[0] if blocks else ())}
 
-    def intervals(self, metrics: Metrics) -> dict[str, float]:
-        """Each metric with the (1 - level) / 2 and the (1 + level) / 2 quantiles of its replicates.
+    def interval(self, metric: Callable[[Floats], Floats]) -> tuple[Floats, Floats] | None:
+        """Low and high end, each `(...)`, of a metric `(rows, ...)` over the replicates; None if none defines it."""
+        values = self.replicated(lambda weights: {"metric": metric(weights)})
+        return percentiles(values["metric"], self.level) if values else None
 
-        Args:
-            metrics: from weights `(rows, groups)` to metrics, each `(rows,)`; nan marks what is undefined.
+    def intervals(self, metrics: Metrics) -> dict[str, float]:
+        """Each metric, `(rows,)`, with the (1 - level) / 2 and the (1 + level) / 2 quantiles of its replicates.
 
         Returns:
             `NAME`, left out where it is undefined, and `NAME_low` and `NAME_high` over the replicates that define
@@ -159,13 +140,10 @@ class Resampling:
         return result
 
     def mean_intervals(self, means: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> dict[str, float]:
-        """Ratios of sums over the observations, such as weighted means, with their intervals.
+        """Ratios of sums over the observations, such as weighted means, with their `intervals`.
 
         Args:
             means: numerator and denominator of each, `(observations,)` or one number for all.
-
-        Returns:
-            as `intervals`.
 
         Examples:
             >>> Resampling([0, 1], replicates=0).mean_intervals({"mean": ([1.0, 4.0], 1.0)})
@@ -182,19 +160,9 @@ class Resampling:
 
 
 def percentiles(values: Floats, level: float) -> tuple[Floats, Floats] | None:
-    """The (1 - level) / 2 and (1 + level) / 2 quantiles along the first axis, over the replicates that are defined.
+    """The (1 - level) / 2 and (1 + level) / 2 quantiles of replicates `(replicates, ...)`, each `(...)`.
 
-    Args:
-        values: `(replicates, ...)`; a replicate that holds nan is left out.
-        level: nominal coverage, between 0 and 1.
-
-    Returns:
-        low and high, each `(...)`; None where no replicate is defined.
-
-    Examples:
-        >>> low, high = percentiles(np.array([3.0, np.nan, 1.0, 2.0]), 0.5)
-        >>> float(low), float(high)
-        (1.5, 2.5)
+    Replicates with a nan are left out; the result is None if no replicate remains.
     """
     defined = values[~np.isnan(values).any(axis=tuple(range(1, values.ndim)))]
     if not len(defined):
@@ -204,10 +172,5 @@ def percentiles(values: Floats, level: float) -> tuple[Floats, Floats] | None:
 
 
 def ratio(numerator: Floats, denominator: Floats) -> Floats:
-    """Quotients, nan where the denominator is not above 0.
-
-    Examples:
-        >>> ratio(np.array([1.0, 0.0]), np.array([2.0, 0.0])).tolist()
-        [0.5, nan]
-    """
+    """Quotients, nan where the denominator is not above 0."""
     return np.divide(numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=denominator > 0)

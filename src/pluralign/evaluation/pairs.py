@@ -154,18 +154,10 @@ def checked_rankings(
     if len(place) == 0 or place[0] != 0 or np.any(np.diff(place) < 0):
         raise PluralignError("offsets: expected to start at 0 and never to fall, one more than judgments")
     total, judgments = int(place[-1]), len(place) - 1
-    reward = real_numbers("rewards", rewards)
-    rank = whole_numbers("ranks", ranks)
-    cluster = whole_numbers("prompt", prompt)
-    reliability = real_numbers("weight", weight)
-    for name, array, expected in (
-        ("rewards", reward, total),
-        ("ranks", rank, total),
-        ("prompt", cluster, judgments),
-        ("weight", reliability, judgments),
-    ):
-        if len(array) != expected:
-            raise PluralignError(f"{name}: shape ({len(array)},), expected ({expected},) from offsets")
+    reward = real_numbers("rewards", rewards, total, " from offsets")
+    rank = whole_numbers("ranks", ranks, total, " from offsets")
+    cluster = whole_numbers("prompt", prompt, judgments, " from offsets")
+    reliability = real_numbers("weight", weight, judgments, " from offsets")
     _require("rewards", reward, np.abs(reward) <= LARGEST_REWARD, "a finite number (at most 1e+100)")
     _require("ranks", rank, rank >= 0, "1 (best) and up, or 0 for not ranked")
     _require("weight", reliability, (reliability >= 0) & (reliability < np.inf), "a finite number, at least 0")
@@ -178,9 +170,7 @@ def unique_responses(response: ArrayLike, rewards: Floats, prompt: Ints) -> tupl
     The arguments are ids, rewards and prompts at each position, `(total,)`; ids count within a prompt. The results are
     the number of the response at each position, `(total,)`, and the first position of each response, `(unique,)`.
     """
-    unique = whole_numbers("response", response)
-    if len(unique) != len(rewards):
-        raise PluralignError(f"response: shape ({len(unique)},), expected ({len(rewards)},) from offsets")
+    unique = whole_numbers("response", response, len(rewards), " from offsets")
     ids, code = np.unique(unique, return_inverse=True)
     key = np.unique(prompt, return_inverse=True)[1] * len(ids) + code
     _, first, number = np.unique(key, return_index=True, return_inverse=True)
@@ -194,29 +184,29 @@ def unique_responses(response: ArrayLike, rewards: Floats, prompt: Ints) -> tupl
     return number, first
 
 
-def whole_numbers(name: str, values: ArrayLike) -> Ints:
-    """A one-dimensional int64 array; an error names the argument.
-
-    Examples:
-        >>> whole_numbers("ranks", [1.5])
-        Traceback (most recent call last):
-        ...
-        pluralign.core.errors.PluralignError: ranks: float64 of shape (1,), expected whole numbers in one dimension
-    """
+def whole_numbers(name: str, values: ArrayLike, length: int | None = None, source: str = "") -> Ints:
+    """A one-dimensional int64 array; an error names the argument, and `source` says what its length must follow."""
     array = np.asarray(values)
     # An empty list has no integer type of its own.
     if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
         raise PluralignError(f"{name}: {array.dtype} of shape {array.shape}, expected whole numbers in one dimension")
+    _require_length(name, array, length, source)
     return array.astype(np.int64)
 
 
-def real_numbers(name: str, values: ArrayLike) -> Floats:
-    """A one-dimensional float64 array; an error names the argument."""
+def real_numbers(name: str, values: ArrayLike, length: int | None = None, source: str = "") -> Floats:
+    """A one-dimensional float64 array; errors as in `whole_numbers`."""
     array = np.asarray(values)
     real = np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)
     if array.ndim != 1 or not real:
         raise PluralignError(f"{name}: {array.dtype} of shape {array.shape}, expected numbers in one dimension")
+    _require_length(name, array, length, source)
     return array.astype(np.float64)
+
+
+def _require_length(name: str, array: NDArray[Any], length: int | None, source: str) -> None:
+    if length is not None and len(array) != length:
+        raise PluralignError(f"{name}: shape ({len(array)},), expected ({length},){source}")
 
 
 def _require(name: str, array: NDArray[Any], good: NDArray[np.bool_], expected: str) -> None:

@@ -14,14 +14,13 @@ from pluralign.evaluation.rewards.metrics import metrics_of_sums, pair_sums
 SLICED = ("accuracy", "log_loss", "ece", "ece_debiased", "brier")
 
 
-def sliced_metrics(pairs: Pairs, slices: Mapping[str, Sequence[str | None]], bins: int = 10) -> dict[str, float]:
+def sliced_metrics(pairs: Pairs, slices: Mapping[str, Sequence[str | None]]) -> dict[str, float]:
     """Accuracy, log-loss, calibration errors and Brier score of the judgments of each slice.
 
     Args:
         pairs: strict pairs.
         slices: for each column (such as "source" or "group") its value for every judgment, `(judgments,)`; a
             judgment with None is in no slice of that column.
-        bins: of the calibration errors, an even number.
 
     Returns:
         `pairs/COLUMN=VALUE`, and likewise `accuracy`, `log_loss` (nats), `ece`, `ece_debiased` and `brier`, values in
@@ -43,7 +42,7 @@ def sliced_metrics(pairs: Pairs, slices: Mapping[str, Sequence[str | None]], bin
         names, code = coded(column, values, pairs.judgments)
         group = code[pairs.judgment]
         counts = np.bincount(group[group >= 0], minlength=len(names))
-        by_metric = metrics_of_sums(pair_sums(pairs, group, len(names), bins))
+        by_metric = metrics_of_sums(pair_sums(pairs, group, len(names)))
         for k, name in enumerate(names):
             metrics[f"pairs/{column}={name}"] = int(counts[k])
             for metric in SLICED:

@@ -1,4 +1,4 @@
-"""Floor 2: what people said. The canonical table, label scales, readers, writers, splits, populations."""
+"""Layer 2: the canonical table of judgments, label scales, readers, writers, splits and simulated populations."""
 
 from pluralign.judgments.reading import read
 from pluralign.judgments.scales import BUILT_IN_SCALES, LabelScale

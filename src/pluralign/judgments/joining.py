@@ -1,4 +1,4 @@
-"""Several tables of judgments as one, in which every row says what source it is from."""
+"""Join tables of judgments into one in which every row names its source."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pluralign.judgments.table import Judgments
 
 
 def join_sources(tables: Mapping[str, Judgments]) -> Judgments:
-    """One table of several; a row without a `source` gets the name of its table.
+    """Join tables; a row without a `source` gets the name of its table.
 
-    Ids stay what they are, but where tables share some, all get the name of their table in front.
+    Ids are kept. If tables share ids, every id gets the name of its table as a prefix.
 
     Raises:
-        PluralignError: no table, or two that do not fit together (text and messages, other label scales).
+        PluralignError: there is no table, or two do not fit together (text and messages, different label scales).
 
     Examples:
         >>> tea = Judgments.from_rows([{"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, 2]}])
@@ -29,7 +29,7 @@ def join_sources(tables: Mapping[str, Judgments]) -> Judgments:
     if not tables:
         raise PluralignError("no table was given to join")
     first_name, first = next(iter(tables.items()))
-    ids = pa.chunked_array([chunk for one in tables.values() for chunk in one.table.column("id").chunks])
+    ids = pa.chunked_array([chunk for part in tables.values() for chunk in part.table.column("id").chunks])
     shared = pc.count_distinct(ids).as_py() < len(ids)
     parts = []
     for name, judgments in tables.items():

@@ -1,22 +1,22 @@
-"""A simulated town: people of known types whose judgments follow known utilities over traits of the text.
+"""Simulated towns: annotators of known types judge composed responses by known utilities over traits of the text.
 
-What is known here and never known of real people: who is of which type, and what each type wants. Methods that
-claim to find either are tested against it.
+The truth that is unknown for real annotators is known here: everyone's type, and what each type prefers. Methods
+that claim to recover either are tested against it.
 """
 
 from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from pluralign.core.errors import PluralignError
+from pluralign.judgments.population_texts import PROMPTS, TRAITS, ComposedResponse, compose, traits
 from pluralign.judgments.scales import LabelScale, label_scale
 from pluralign.judgments.schema import ranks_from_scores
 from pluralign.judgments.table import Judgments
-from pluralign.judgments.town import DEFAULT_TYPES, Town, TypeSpec
-from pluralign.judgments.town_answers import PROMPTS, TRAITS, Answer, compose, traits
 
 __all__ = [
     "DEFAULT_TYPES", "PROMPTS", "TRAITS", "Simulation", "Town", "TypeSpec", "compose", "label_thresholds",
@@ -25,19 +25,122 @@ __all__ = [
 
 _START = datetime.datetime(2025, 1, 1, tzinfo=datetime.UTC)
 _SPAN = datetime.timedelta(days=365)
-_REFERENCE_ANSWERS = 4000
+_THRESHOLD_RESPONSES = 4000
+
+
+@dataclass(frozen=True)
+class TypeSpec:
+    """An annotator type with the utility `u(y) = (weights + time * drift) . traits(y)`.
+
+    Args:
+        name: the name of the type; it appears in the `group` column.
+        share: the type's share of the annotators; the shares of a town are scaled to sum to 1.
+        weights: one number per trait of `TRAITS`, in nats of choice (log-odds) per unit of the trait.
+        drift: the change of the weights from the start to the end of the town's year, or `None`.
+    """
+
+    name: str
+    share: float
+    weights: tuple[float, ...]
+    drift: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("weights", "drift"):
+            numbers = getattr(self, field)
+            if numbers is not None and (len(numbers) != len(TRAITS) or not np.isfinite(numbers).all()):
+                raise PluralignError(
+                    f"type '{self.name}', {field}: found {list(numbers)}, expected {len(TRAITS)} finite numbers: "
+                    + ", ".join(TRAITS)
+                )
+        if not (np.isfinite(self.share) and self.share > 0):
+            raise PluralignError(f"type '{self.name}', share: found {self.share}, expected a number above 0")
+
+
+#                         length courtesy number example hedging joke
+DEFAULT_TYPES = (
+    TypeSpec("brief", 0.5, (-2.0, -0.5, 2.0, 0.0, -1.0, -0.5)),
+    TypeSpec("warm", 0.3, (0.3, 2.5, -0.5, 0.5, 0.5, 2.0)),
+    TypeSpec("thorough", 0.2, (1.5, 0.0, 1.5, 2.0, 0.5, -1.5)),
+)
+"""Half prefer short, exact responses, some friendly ones, a few complete ones: their preferences conflict in part."""
+
+
+@dataclass(frozen=True)
+class Town:
+    """The parameters of a simulated town.
+
+    Args:
+        types: the annotator types. Each gets its share of the annotators, rounded by largest remainder.
+        annotators: the number of annotators.
+        judgments_per_annotator: the number of judgments each of them makes.
+        responses: the number of different responses in a judgment; 2 gives pairs.
+        top: only ranks up to this one are given, the others are null; `None` ranks all.
+        overlap: the probability that a judgment is on a common choice set (the n-th judgment of each
+            annotator on the n-th common set) instead of a choice set of its own.
+        noise: the scale of the Gumbel noise on utilities. At 1, choices follow Plackett-Luce with utilities u
+            (Yellott 1977), at other values above 0 with u / noise; 0 ranks by u itself.
+        careless: the share of annotators, of all types, who judge at random whatever the noise.
+        tie_gap: noisy utilities within this distance of the best one of their rank share that rank.
+        labels: `None` for ranks without labels, `"also"` for both, `"only"` for labels without ranks.
+        label_scale: a built-in scale or a `LabelScale`. The noisy utility is cut into labels that are equally
+            frequent among each type's judgments at the start of the year; see `label_thresholds`.
+        seed: random seed. Choice sets, types and noise have random streams of their own, so towns that differ
+            in one of them alone agree in the others.
+
+    Raises:
+        PluralignError: a value is out of range.
+    """
+
+    types: tuple[TypeSpec, ...] = DEFAULT_TYPES
+    annotators: int = 60
+    judgments_per_annotator: int = 12
+    responses: int = 3
+    top: int | None = None
+    overlap: float = 0.0
+    noise: float = 1.0
+    careless: float = 0.0
+    tie_gap: float = 0.0
+    labels: Literal["also", "only"] | None = None
+    label_scale: str | LabelScale = "1-to-5"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        names = [kind.name for kind in self.types]
+        top = self.responses if self.top is None else self.top
+        for field, fits, expected in (
+            ("types", len(names) > 0 and len(set(names)) == len(names), "one or more with different names"),
+            ("annotators", self.annotators >= 1, "1 or more"),
+            ("judgments_per_annotator", self.judgments_per_annotator >= 1, "1 or more"),
+            ("responses", self.responses >= 1, "1 or more"),
+            ("top", 1 <= top <= self.responses, f"1 to {self.responses}, the number of responses, or None"),
+            ("overlap", 0 <= self.overlap <= 1, "a probability from 0 to 1"),
+            ("noise", 0 <= self.noise < np.inf, "a finite number, 0 or more"),
+            ("careless", 0 <= self.careless <= 1, "a share from 0 to 1"),
+            ("tie_gap", 0 <= self.tie_gap < np.inf, "a finite number, 0 or more"),
+            ("labels", self.labels in (None, "also", "only"), "None, 'also' or 'only'"),
+            ("seed", self.seed >= 0, "0 or more"),
+        ):
+            if not fits:
+                found = names if field == "types" else getattr(self, field)
+                raise PluralignError(f"town, {field}: found {found!r}, expected {expected}")
+
+    @property
+    def shares(self) -> np.ndarray:
+        """The share of each type, with sum 1: `(types,)`."""
+        shares = np.array([kind.share for kind in self.types])
+        return np.asarray(shares / shares.sum())
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """The judgments of a town, and what is known of the people who made them.
+    """The judgments of a town, and the truth about its annotators.
 
     Args:
-        town: what was simulated.
+        town: the simulated town.
         judgments: the table; `group` is the name of the annotator's type, `source` is "town".
-        types: the type's name of each annotator.
-        type_index: the type's place in `town.types` of each annotator.
-        careless: the annotators who answered at random.
+        types: the name of each annotator's type.
+        type_index: the index of each annotator's type in `town.types`.
+        careless: the annotators who judged at random.
     """
 
     town: Town
@@ -47,17 +150,17 @@ class Simulation:
     careless: frozenset[str]
 
     def utilities(self, text: str, time: float = 0.0) -> np.ndarray:
-        """What an answer is worth to each type; see `utilities`."""
+        """The utility of a response to each type; see `utilities`."""
         return utilities(self.town, text, time)
 
 
 def utilities(town: Town, text: str, time: float = 0.0) -> np.ndarray:
-    """What an answer is worth to each type, `u_k(y) = (weights_k + time * drift_k) . traits(y)`.
+    """The utility of a response to each type, `u_k(y) = (weights_k + time * drift_k) . traits(y)`.
 
     Args:
-        town: its types are read.
-        text: the answer.
-        time: 0 for the start of the year, 1 for its end; matters only to types that drift.
+        town: the town whose types are used.
+        text: the response.
+        time: 0 for the start of the year, 1 for its end; matters only for types that drift.
 
     Returns:
         float64, `(types,)`, in the order of `town.types`.
@@ -66,25 +169,25 @@ def utilities(town: Town, text: str, time: float = 0.0) -> np.ndarray:
         >>> utilities(Town(), "It takes 5 minutes.").round(2).tolist()
         [1.2, -0.38, 2.1]
     """
-    weights, drift = _tastes(town)
+    weights, drift = _weights(town)
     return (weights + time * drift) @ traits(text)
 
 
 def label_thresholds(town: Town) -> np.ndarray:
-    """Where each type's noisy utility is cut into labels, lowest reward first: `(types, labels - 1)`.
+    """The cuts between labels in each type's noisy utility, lowest reward first: `(types, labels - 1)`.
 
-    They are the quantiles of `u_k(y) + noise * Gumbel` over answers as the town composes them at time 0, so a
-    label says where an answer stands for people of that type, not across types.
+    They are the quantiles of `u_k(y) + noise * Gumbel` over composed responses at time 0, so a label ranks a
+    response within one type, not across types.
     """
     rng = np.random.default_rng([town.seed, 4])
-    found = np.array([_answer(rng)[1].traits for _ in range(_REFERENCE_ANSWERS)])
-    noisy = found @ _tastes(town)[0].T + town.noise * rng.gumbel(size=(_REFERENCE_ANSWERS, len(town.types)))
+    drawn = np.array([compose(_prompt(rng), rng).traits for _ in range(_THRESHOLD_RESPONSES)])
+    noisy = drawn @ _weights(town)[0].T + town.noise * rng.gumbel(size=(_THRESHOLD_RESPONSES, len(town.types)))
     count = len(label_scale(town.label_scale).labels)
     return np.quantile(noisy, np.arange(1, count) / count, axis=0).T
 
 
 def simulate(town: Town) -> Simulation:
-    """Let the people of a town judge.
+    """Simulate the judgments of a town.
 
     Examples:
         >>> simulation = simulate(Town(annotators=4, judgments_per_annotator=2))
@@ -100,24 +203,24 @@ def simulate(town: Town) -> Simulation:
 
     seen: set[tuple[str, ...]] = set()
     common = [_choice_set(sets, town.responses, seen) for _ in range(town.judgments_per_annotator)]
-    weights, drift = _tastes(town)
+    weights, drift = _weights(town)
     scale = None if town.labels is None else label_scale(town.label_scale)
     thresholds = None if scale is None else label_thresholds(town)
     drifts = any(kind.drift is not None for kind in town.types)
     rows = []
-    for person, name in enumerate(names):
-        kind = index[person]
+    for annotator, name in enumerate(names):
+        kind = index[annotator]
         moments = np.sort(times.random(town.judgments_per_annotator))
         for turn in range(town.judgments_per_annotator):
             shared = sets.random() < town.overlap
-            prompt, answers = common[turn] if shared else _choice_set(sets, town.responses, seen)
+            prompt, responses = common[turn] if shared else _choice_set(sets, town.responses, seen)
             time = moments[turn]
             gumbel = choices.gumbel(size=town.responses)
-            utility = np.array([answer.traits for answer in answers]) @ (weights[kind] + time * drift[kind])
-            scores = gumbel if careless[person] else utility + town.noise * gumbel
+            utility = np.array([response.traits for response in responses]) @ (weights[kind] + time * drift[kind])
+            scores = gumbel if careless[annotator] else utility + town.noise * gumbel
             row: dict[str, Any] = {
                 "prompt": prompt,
-                "responses": [answer.text for answer in answers],
+                "responses": [response.text for response in responses],
                 "annotator": name,
                 "source": "town",
                 "group": town.types[kind].name,
@@ -126,9 +229,10 @@ def simulate(town: Town) -> Simulation:
                 row["ranks"] = _ranks(scores, town)
             if scale is not None and thresholds is not None:
                 cuts = thresholds[kind]
-                if careless[person]:  # the Gumbel quantiles: all labels equally likely
+                if careless[annotator]:  # the Gumbel quantiles: all labels are equally likely
                     cuts = -np.log(-np.log(np.arange(1, len(scale.labels)) / len(scale.labels)))
-                row["labels"] = _labels(scores, cuts, scale)
+                ordered = sorted(scale.labels, key=scale.reward)
+                row["labels"] = [ordered[place] for place in np.searchsorted(cuts, scores)]
             if drifts:
                 row["time"] = _START + time * _SPAN
             rows.append(row)
@@ -142,44 +246,44 @@ def simulate(town: Town) -> Simulation:
     )
 
 
-def _tastes(town: Town) -> tuple[np.ndarray, np.ndarray]:
+def _weights(town: Town) -> tuple[np.ndarray, np.ndarray]:
     """Weights and drift, each `(types, traits)`."""
     still = (0.0,) * len(TRAITS)
     return np.array([kind.weights for kind in town.types]), np.array([kind.drift or still for kind in town.types])
 
 
 def _counts(town: Town) -> np.ndarray:
-    """How many annotators each type has, by largest remainder: `(types,)`."""
-    shares = np.array([kind.share for kind in town.types])
-    exact = shares / shares.sum() * town.annotators
+    """The number of annotators of each type, by largest remainder: `(types,)`."""
+    exact = town.shares * town.annotators
     counts = np.floor(exact).astype(np.int64)
-    # Rounded, so that shares like 0.1 + 0.2 do not decide by the last bit.
+    # Rounded, so that the last bit of shares like 0.1 + 0.2 decides nothing.
     order = np.argsort(-np.round(exact - counts, 9), kind="stable")
     counts[order[: town.annotators - counts.sum()]] += 1
     return counts
 
 
-def _answer(rng: np.random.Generator) -> tuple[str, Answer]:
-    prompt = PROMPTS[rng.integers(len(PROMPTS))]
-    return prompt, compose(prompt, rng)
+def _prompt(rng: np.random.Generator) -> str:
+    return PROMPTS[rng.integers(len(PROMPTS))]
 
 
-def _choice_set(rng: np.random.Generator, responses: int, seen: set[tuple[str, ...]]) -> tuple[str, tuple[Answer, ...]]:
-    """A prompt and different answers to it, a set that was not seen before."""
+def _choice_set(
+    rng: np.random.Generator, responses: int, seen: set[tuple[str, ...]]
+) -> tuple[str, tuple[ComposedResponse, ...]]:
+    """A prompt and different responses to it, as a set that was not drawn before."""
     while True:
-        prompt = PROMPTS[rng.integers(len(PROMPTS))]
-        answers: dict[str, Answer] = {}
-        while len(answers) < responses:
-            answer = compose(prompt, rng)
-            answers[answer.text] = answer
-        key = (prompt, *sorted(answers))
+        prompt = _prompt(rng)
+        drawn: dict[str, ComposedResponse] = {}
+        while len(drawn) < responses:
+            response = compose(prompt, rng)
+            drawn[response.text] = response
+        key = (prompt, *sorted(drawn))
         if key not in seen:
             seen.add(key)
-            return prompt, tuple(answers.values())
+            return prompt, tuple(drawn.values())
 
 
 def _ranks(scores: np.ndarray, town: Town) -> list[int | None]:
-    """Ranks with ties, a place being held by all that are closer than `tie_gap` to its best."""
+    """Ranks with ties: a rank is shared by all scores within `tie_gap` of its best one."""
     places = np.zeros(len(scores))
     best, place = np.inf, 0
     for response in np.argsort(-scores, kind="stable"):
@@ -188,8 +292,3 @@ def _ranks(scores: np.ndarray, town: Town) -> list[int | None]:
         places[response] = place
     top = town.responses if town.top is None else town.top
     return [rank if rank is not None and rank <= top else None for rank in ranks_from_scores(places.tolist())]
-
-
-def _labels(scores: np.ndarray, cuts: np.ndarray, scale: LabelScale) -> list[str]:
-    ordered = sorted(scale.labels, key=scale.reward)
-    return [ordered[place] for place in np.searchsorted(cuts, scores)]

@@ -1,4 +1,4 @@
-"""Keyed pseudonyms: one person under one key has one name, and without the key nobody knows whose it is."""
+"""Keyed pseudonyms: one annotator and one key give one name, which cannot be traced back without the key."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ KEY_VARIABLE = "PLURALIGN_KEY"
 
 
 def pseudonymizer(key: bytes) -> Callable[[str], str]:
-    """A function from names to pseudonyms: HMAC-SHA256 under `key`, 20 hexadecimal digits behind a `p`.
+    """A function from names to pseudonyms: `p` and 20 hexadecimal digits of HMAC-SHA256 under `key`.
 
     Args:
-        key: at least 16 bytes; whoever has it can test whether a name belongs to a pseudonym.
+        key: at least 16 bytes; who has the key can test whether a name belongs to a pseudonym.
 
     Raises:
-        PluralignError: the key is too short to keep names from being guessed.
+        PluralignError: the key is too short to protect names from being guessed.
 
     Examples:
         >>> name = pseudonymizer(b"sixteen bytes or more")
@@ -37,7 +37,7 @@ def pseudonym_key(key_file: str | os.PathLike[str] | None = None) -> bytes:
     """The key from a file, or from the environment variable `PLURALIGN_KEY`.
 
     Raises:
-        PluralignError: there is none.
+        PluralignError: there is no key.
     """
     if key_file is not None:
         with disk_errors(key_file):

@@ -1,27 +1,41 @@
-"""Read canonical files: validated, streamed, and mapped from disk when they are large."""
+"""Read files: rows of any supported kind, streamed, and canonical tables, validated and mapped from disk when large."""
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import gzip
+import io
+import json
 import os
+import sys
 import tempfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pluralign.core.errors import PluralignError, one_line
+from pluralign.core.errors import PluralignError, RowError, one_line
 from pluralign.core.files import disk_errors
 from pluralign.core.progress import track
-from pluralign.judgments.rows import expected_rows, kind_of, read_rows
 from pluralign.judgments.scales import LabelScale, label_scale
 from pluralign.judgments.schema import scale_of, schema
 from pluralign.judgments.table import Judgments, sidecar
-from pluralign.judgments.validation import RowChecker, checked_batches
+from pluralign.judgments.validation import Reject, RowChecker, checked_batches
+
+ENDINGS = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".dat")
+"""The supported file name endings; all but Parquet may be followed by `.gz`."""
 
 IN_MEMORY_BYTES = 256 * 2**20
 """Tables up to this size stay in memory; larger ones go to a temporary file that is mapped."""
+
+GZIP_DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error)
+"""What reading a damaged gzip file raises."""
+
+_Rows = Iterator[tuple[int, Any, RowError | None]]
 
 
 def read(
@@ -30,11 +44,11 @@ def read(
 ) -> Judgments:
     """Read one or several canonical files as one table.
 
-    Rows are validated while they stream; a table past `IN_MEMORY_BYTES` is mapped from a temporary file, so
-    that files larger than memory can be read.
+    Rows are validated while they stream. A table larger than `IN_MEMORY_BYTES` is mapped from a temporary file, so
+    files may be larger than memory.
 
     Args:
-        files: Parquet or JSON Lines (`.gz` may follow), in the columns of the canonical table.
+        files: Parquet or JSON Lines (`.gz` may follow), with the columns of the canonical table.
         label_scale: the scale of files that do not carry one: a built-in name, a YAML file or a `LabelScale`.
 
     Raises:
@@ -69,44 +83,231 @@ def read(
     if spill is not None:
         return Judgments(spill.mapped())
     if not held or checker.form is None:
-        raise PluralignError(f"{one_line([str(path) for path in paths])}: no judgment was found")
+        raise PluralignError(f"{one_line([str(path) for path in paths])}: the files hold no judgment")
     return Judgments(pa.Table.from_batches(held, schema=schema(checker.form, scale)))
 
 
-def own_scale(path: Path) -> LabelScale | None:
-    """The label scale that a canonical file carries: in its metadata, or in the YAML file beside it."""
-    if kind_of(path) == ".parquet":
-        with disk_errors(path):
-            try:
-                return scale_of(pq.read_schema(path))
-            except pa.ArrowException as fault:
-                raise PluralignError(f"{path}: not a readable Parquet file: {one_line(str(fault))}") from fault
-    beside = sidecar(path)
-    return label_scale(beside) if beside.exists() else None
-
-
-def common_scale(paths: Sequence[Path], given: Any = None) -> LabelScale | None:
-    """The label scale of canonical files that are read together: the given one, or the one they all carry.
+def common_scale(paths: Sequence[Path], given: str | os.PathLike[str] | LabelScale | None = None) -> LabelScale | None:
+    """The label scale of canonical files that are read together: the given one, or the one that they all carry.
 
     Raises:
         PluralignError: two files carry different scales.
     """
     if given is not None:
         return label_scale(given)
-    scales = {path: own_scale(path) for path in paths}
-    named = {path: scale for path, scale in scales.items() if scale is not None}
-    for path, scale in named.items():
-        first, expected = next(iter(named.items()))
+    scales = [(path, scale) for path in paths if (scale := _stored_scale(path)) is not None]
+    for path, scale in scales:
+        first, expected = scales[0]
         if scale != expected:
             raise PluralignError(
                 f"{path}: its label scale '{scale.name}' differs from '{expected.name}' of {first}: "
                 "read files of one scale together"
             )
-    return next(iter(named.values()), None)
+    return scales[0][1] if scales else None
+
+
+def _stored_scale(path: Path) -> LabelScale | None:
+    """The label scale that a canonical file carries: in its metadata, or in the YAML file beside it."""
+    if kind_of(path) == ".parquet":
+        with parquet_errors(path):
+            return scale_of(pq.read_schema(path))
+    beside = sidecar(path)
+    return label_scale(beside) if beside.exists() else None
+
+
+def kind_of(path: Path) -> str:
+    """The ending that says what a file holds, without `.gz`.
+
+    Examples:
+        >>> kind_of(Path("votes.csv.gz"))
+        '.csv'
+    """
+    kind = Path(path.name.lower().removesuffix(".gz")).suffix
+    if kind not in ENDINGS:
+        raise PluralignError(f"{path}: the name must end in {', '.join(ENDINGS)} (.gz may follow)")
+    return kind
+
+
+def read_rows(path: Path, reject: Reject | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Stream the rows of a file as (number, row), numbered from 1 (not counting the header of a CSV).
+
+    Args:
+        path: the file; its ending says what it holds.
+        reject: called with each malformed row; `None` raises.
+
+    Raises:
+        PluralignError: the file is missing, empty or cut off, or a row is malformed; says where.
+    """
+    readers = {".parquet": _parquet, ".jsonl": _json_lines, ".ndjson": _json_lines, ".json": _json_array}
+    rows = readers.get(kind_of(path), _separated)
+    count = 0
+    with parquet_errors(path):
+        _check_not_empty(path)
+        try:
+            for number, row, complaint in rows(path):
+                count += 1
+                if complaint is None:
+                    yield number, row
+                elif reject is None:
+                    raise complaint.at(path, number)
+                else:
+                    reject(number, row, complaint)
+        except GZIP_DAMAGE as fault:
+            raise PluralignError(
+                f"{path}: the gzip file is damaged or cut off after row {count}: fetch it again"
+            ) from fault
+    if count == 0:
+        raise PluralignError(f"{path}: the file has no rows")
+
+
+def columns_of(path: Path) -> list[str] | None:
+    """The column names that a file declares ahead of its rows; `None` if each row names its own."""
+    kind = kind_of(path)
+    with parquet_errors(path):
+        _check_not_empty(path)
+        if kind == ".parquet":
+            return list(pq.read_schema(path).names)
+        if kind in (".csv", ".tsv", ".dat"):
+            try:
+                with opened(path) as data:
+                    return next(_csv_reader(data, kind), [])
+            except GZIP_DAMAGE as fault:
+                raise PluralignError(f"{path}: the gzip file is damaged or cut off: fetch it again") from fault
+            except csv.Error as fault:
+                raise PluralignError(f"{path}, line 1: malformed: {fault}") from fault
+    return None
+
+
+def expected_rows(path: Path) -> int | None:
+    """The approximate number of rows, for a progress bar; `None` without a terminal or if it cannot be known.
+
+    Lines are counted, which is fast compared with reading them; CSV fields that span lines make the count too high.
+    """
+    if not sys.stderr.isatty():
+        return None
+    try:
+        kind = kind_of(path)
+        if kind == ".parquet":
+            return pq.read_metadata(path).num_rows
+        if kind == ".json":
+            return None
+        with opened(path) as data:
+            return sum(block.count(b"\n") for block in iter(lambda: data.read(2**20), b""))
+    except (pa.ArrowException, OSError, PluralignError, *GZIP_DAMAGE):
+        return None  # the reader itself reports the fault, with its place
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """The bytes of a file, decompressed if its name ends in `.gz`."""
+    with open(path, "rb") as data:
+        if path.name.lower().endswith(".gz"):
+            with gzip.GzipFile(fileobj=data) as unpacked:
+                yield unpacked  # type: ignore[misc]
+        else:
+            yield data
+
+
+@contextlib.contextmanager
+def parquet_errors(path: object) -> Iterator[None]:
+    """Turn faults of the disk and of Parquet files into one clear error that names `path`."""
+    with disk_errors(path):
+        try:
+            yield
+        except pa.ArrowException as fault:
+            raise PluralignError(f"{path}: not a readable Parquet file: {one_line(str(fault))}") from fault
+
+
+def _check_not_empty(path: Path) -> None:
+    if path.stat().st_size == 0:
+        raise PluralignError(f"{path}: the file is empty")
+
+
+def _parquet(path: Path) -> _Rows:
+    with pq.ParquetFile(path, memory_map=True) as file:
+        number = 0
+        for batch in file.iter_batches(batch_size=1024):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row, None
+
+
+def _object(number: int, row: Any) -> tuple[int, Any, RowError | None]:
+    if isinstance(row, dict):
+        return number, row, None
+    return number, row, RowError(None, f"found {one_line(row)}, expected a JSON object")
+
+
+def _json_lines(path: Path) -> _Rows:
+    with opened(path) as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except UnicodeDecodeError as fault:
+                complaint = RowError(None, f"byte {fault.start + 1} is not UTF-8: save the file as UTF-8")
+                yield number, repr(line), complaint
+            except (ValueError, RecursionError) as fault:
+                yield number, line.decode(), RowError(None, f"malformed JSON: {fault}")
+            else:
+                yield _object(number, row)
+
+
+def _json_array(path: Path) -> _Rows:
+    # One array is one JSON value, so it is held in memory whole. JSON Lines streams.
+    with opened(path) as data:
+        try:
+            value = json.loads(data.read().decode("utf-8-sig"))
+        except UnicodeDecodeError as fault:
+            raise PluralignError(f"{path}: byte {fault.start + 1} is not UTF-8: save the file as UTF-8") from fault
+        except (ValueError, RecursionError) as fault:
+            raise PluralignError(f"{path}: malformed JSON: {fault}") from fault
+    if not isinstance(value, list):
+        raise PluralignError(f"{path}: expected a JSON array of objects (or JSON Lines in a .jsonl file)")
+    for number, row in enumerate(value, start=1):
+        yield _object(number, row)
+
+
+def _csv_reader(data: BinaryIO, kind: str) -> Any:
+    # Bytes that are not UTF-8 pass as surrogates, so that the error can name the row that holds them.
+    text = io.TextIOWrapper(data, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    csv.field_size_limit(2**31 - 1)
+    return csv.reader(text, delimiter="," if kind == ".csv" else "\t", strict=True)
+
+
+def _separated(path: Path) -> _Rows:
+    with opened(path) as data:
+        reader = _csv_reader(data, kind_of(path))
+        try:
+            header = next(reader, None)
+            if header is None:
+                raise PluralignError(f"{path}: the file is empty")
+            if len(set(header)) != len(header):
+                repeated = next(name for name in header if header.count(name) > 1)
+                raise PluralignError(f"{path}: the column '{repeated}' appears twice in the header")
+            for number, fields in enumerate(reader, start=1):
+                if not fields:
+                    continue
+                row = dict(zip(header, fields, strict=False))
+                bad = next((name for name, field in row.items() if not _is_utf8(field)), None)
+                if len(fields) != len(header):
+                    expected = f"expected {len(header)} as in the header"
+                    yield number, fields, RowError(None, f"found {len(fields)} fields, {expected}")
+                elif bad is not None:
+                    yield number, row, RowError(bad, "bytes that are not UTF-8: save the file as UTF-8")
+                else:
+                    yield number, row, None
+        except csv.Error as fault:
+            raise PluralignError(f"{path}, line {reader.line_num}: malformed: {fault}") from fault
+
+
+def _is_utf8(field: str) -> bool:
+    return field.isascii() or not any("\udc80" <= character <= "\udcff" for character in field)
 
 
 class _Spill:
-    """Record batches on disk, mapped back when all are written; the file goes with the table."""
+    """Record batches on disk, mapped back when all are written; the file disappears with the table."""
 
     def __init__(self, schema: pa.Schema) -> None:
         with disk_errors(tempfile.gettempdir()):

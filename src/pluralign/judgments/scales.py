@@ -1,4 +1,4 @@
-"""Label scales: ordered labels and the reward each is worth."""
+"""Label scales: ordered labels, each with a reward."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from pluralign.core.files import disk_errors
 
 @dataclass(frozen=True)
 class LabelScale:
-    """Ordered labels with a reward per label, in the units in which rewards are averaged.
+    """Ordered labels with a reward per label.
 
     Args:
-        name: how the scale is called.
+        name: the name of the scale.
         labels: the labels, in order; at least two, all different.
         rewards: one finite number per label.
 
@@ -52,7 +52,7 @@ class LabelScale:
         return dict(zip(self.labels, self.rewards, strict=True))
 
     def find(self, value: object) -> str | None:
-        """The label that `value` stands for (numbers and booleans stand for their digits), or `None`.
+        """The label that `value` denotes (numbers and booleans as digits), or `None`.
 
         Examples:
             >>> BUILT_IN_SCALES["1-to-5"].find(3.0), BUILT_IN_SCALES["binary"].find(True)
@@ -66,15 +66,15 @@ class LabelScale:
         return text if text in self._reward_of else None
 
     def reward(self, label: str) -> float:
-        """What a label is worth."""
+        """The reward of a label."""
         return self._reward_of[label]
 
     def same_labels(self, other: LabelScale) -> bool:
-        """Whether another scale has the same labels with the same rewards, whatever it is called."""
+        """Whether another scale has the same labels with the same rewards, under any name."""
         return (self.labels, self.rewards) == (other.labels, other.rewards)
 
     def as_dict(self) -> dict[str, Any]:
-        """The scale as plain values, as it stands in a file's metadata."""
+        """The scale as plain values, for the metadata of a file."""
         return {"name": self.name, "labels": list(self.labels), "rewards": list(self.rewards)}
 
     @classmethod
@@ -82,7 +82,7 @@ class LabelScale:
         """Build a scale from `{name, labels, rewards}`, or from `{name, labels: {label: reward, ...}}`.
 
         Raises:
-            PluralignError: a key is missing, unknown, or of the wrong kind; `place` says where.
+            PluralignError: a key is missing, unknown, or has the wrong type; `place` says where.
         """
         unknown = set(value) - {"name", "labels", "rewards"}
         if unknown:
@@ -123,14 +123,14 @@ BUILT_IN_SCALES: dict[str, LabelScale] = {
         LabelScale("binary", ("0", "1"), (0.0, 1.0)),
     )
 }
-"""The label scales known by name."""
+"""The built-in label scales, by name."""
 
 
 def label_scale(given: str | os.PathLike[str] | Mapping[str, Any] | LabelScale) -> LabelScale:
     """A scale from its built-in name, a YAML file, or plain values.
 
     Raises:
-        PluralignError: no such name or file, or the file does not hold a scale.
+        PluralignError: there is no such name or file, or the file does not hold a scale.
 
     Examples:
         >>> label_scale("binary").labels

@@ -1,4 +1,4 @@
-"""The columns of the canonical table, and the ranks in them."""
+"""The columns of the canonical table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]
 
 
 def schema(form: Form, scale: LabelScale | None = None) -> pa.Schema:
-    """The Arrow schema of a table whose prompts are texts or chat messages; the scale goes to its metadata.
+    """The Arrow schema of a table whose prompts are texts or chat messages; the scale goes into its metadata.
 
     Examples:
         >>> schema("text").field("responses").type
@@ -52,14 +52,14 @@ def scale_of(stored: pa.Schema) -> LabelScale | None:
     metadata = stored.metadata or {}
     if _METADATA_KEY not in metadata:
         return None
-    found = json.loads(metadata[_METADATA_KEY]).get("label_scale")
-    return None if found is None else LabelScale.from_dict(found)
+    scale = json.loads(metadata[_METADATA_KEY]).get("label_scale")
+    return None if scale is None else LabelScale.from_dict(scale)
 
 
 def ranks_from_scores(scores: Sequence[float | None]) -> list[int | None]:
-    """Ranks with ties from scores, higher is better; `None` stays not ranked.
+    """Ranks with ties from scores, higher is better; `None` stays unranked.
 
-    A rank is one more than the number of responses that are strictly better, so [9, 9, 4] gives [1, 1, 3].
+    A rank is one plus the number of strictly better responses, so [9, 9, 4] gives [1, 1, 3].
 
     Examples:
         >>> ranks_from_scores([0.5, 2.0, None, 0.5])

@@ -1,4 +1,4 @@
-"""Splits without a leak: what belongs together goes to one side whole."""
+"""Splits without leakage: rows that belong together go to the same side."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def split(
 ) -> tuple[Judgments, Judgments]:
     """Split a table in two; a unit (a distinct value of the column `by`) is never on both sides.
 
-    By `response` a unit is a connected set of responses to one prompt: those of a row belong together, and so do
-    those of rows that share a response. No response of a prompt is on both sides, and no row is cut.
+    With `by="response"`, a unit is a connected set of responses to one prompt: the responses of a row belong
+    together, and so do rows that share a response. No response to a prompt is on both sides, and no row is cut.
 
-    Rows keep their order on both sides. Which units are held out is explained at `held_out`.
+    Rows keep their order on both sides. `held_out` explains which units are held out.
 
     Args:
-        judgments: what to split.
+        judgments: the table to split.
         by: what stays whole: `prompt` (exact content, all messages), `response`, `annotator`, `source` or
             `group`.
-        test: the share of judgments that are to be held out, between 0 and 1.
-        seed: another seed holds out other units.
+        test: the share of judgments to hold out, between 0 and 1.
+        seed: random seed; it determines which units are held out.
         test_units: hold out this many whole units instead of a share of the judgments.
 
     Returns:
@@ -56,25 +56,12 @@ def split(
 def held_out(
     judgments: Judgments, by: By, test: float = 0.2, seed: int = 0, test_units: int | None = None
 ) -> np.ndarray:
-    """Which judgments `split` holds out.
+    """Which judgments `split` holds out: `(judgments,)` bool. Arguments and errors are those of `split`.
 
-    The units are put in the order of SHA-256(seed, unit), which depends neither on the order of the rows nor on
-    what other units there are. With a share, a unit is held out when that brings the number of judgments held
-    out nearer to `test` times all judgments, so the result is off by at most half the largest unit. With
-    `test_units`, the first so many units are held out.
-
-    Args:
-        judgments: what to split.
-        by: what stays whole.
-        test: the share of judgments to hold out.
-        seed: another seed gives another order of the units.
-        test_units: hold out this many whole units instead.
-
-    Returns:
-        One boolean per judgment, shape (judgments,).
-
-    Raises:
-        PluralignError: as `split`.
+    Units are sorted by SHA-256(seed, unit), which depends neither on the order of the rows nor on the other units.
+    With a share, a unit is held out if that brings the number of held-out judgments closer to `test` times all
+    judgments, so the result is off by at most half the largest unit. With `test_units`, the first units in this
+    order are held out.
 
     Examples:
         >>> rows = [{"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, 2], "source": s} for s in "abba"]
@@ -88,7 +75,7 @@ def held_out(
     unit_of, keys = units(judgments, by)
     if len(keys) < 2:
         raise PluralignError(
-            f"cannot split by {by}: all {len(unit_of)} judgments have one and the same; "
+            f"cannot split by {by}: all {len(unit_of)} judgments have the same value; "
             f"split by something else ({', '.join(name for name in BY if name != by)})"
         )
     sizes = np.bincount(unit_of, minlength=len(keys))
@@ -98,7 +85,7 @@ def held_out(
         if isinstance(test_units, bool) or not 1 <= test_units < len(keys):
             raise PluralignError(
                 f"test units: found {test_units}, expected 1 to {len(keys) - 1}: split by {by} there are "
-                f"{len(keys)} units, and each side needs one"
+                f"{len(keys)} units, and each side needs at least one"
             )
         chosen[order[:test_units]] = True
         return chosen[unit_of]
@@ -108,32 +95,32 @@ def held_out(
             chosen[unit] = True
             held += sizes[unit]
     if not 0 < held < len(unit_of):
-        side = "test" if held == 0 else "training"
+        side, other = ("test", "larger") if held == 0 else ("training", "smaller")
         raise PluralignError(
             f"the {side} side would be empty: split by {by} there are {len(keys)} units of {sizes.min()} to "
             f"{sizes.max()} judgments, and a test share of {test} is {wanted:g} of {len(unit_of)} judgments; ask "
-            f"for {'a larger' if held == 0 else 'a smaller'} share, or for a number of test units"
+            f"for a {other} share, or for a number of test units"
         )
     return chosen[unit_of]
 
 
 def units(judgments: Judgments, by: By) -> tuple[np.ndarray, list[str]]:
-    """The units of a split: which one each judgment belongs to, and what each one is.
+    """The unit that each judgment belongs to, and the content of each unit.
 
-    A judgment without an annotator is a unit of its own, since nobody knows whom it shares its annotator with.
-    Judgments without a source (or group) are one unit together. A connected set of responses is known by its
-    prompt and the first of its responses in the order of their texts, so that the order of rows plays no part.
+    A judgment without an annotator is its own unit, since its annotator is unknown. Judgments without a source (or
+    group) form one unit together. A connected set of responses is named by its prompt and its first response in
+    alphabetical order, so the order of the rows does not matter.
 
     Args:
         judgments: the table, read batch by batch.
         by: what stays whole.
 
     Returns:
-        The number of each judgment's unit, shape (judgments,), and the units' contents as JSON, in the order in
-        which they first come.
+        The number of each judgment's unit, `(judgments,)`, and the contents of the units as JSON, in order of first
+        appearance.
 
     Raises:
-        PluralignError: `by` is none of `prompt`, `response`, `annotator`, `source`, `group`.
+        PluralignError: `by` is not one of `prompt`, `response`, `annotator`, `source`, `group`.
 
     Examples:
         >>> row = {"prompt": "Tea?", "responses": ["Yes"], "ranks": [1]}
@@ -142,7 +129,7 @@ def units(judgments: Judgments, by: By) -> tuple[np.ndarray, list[str]]:
         >>> unit_of.tolist(), keys[0]
         ([0, 1, 0], '"x"')
 
-        B connects A with C, and D stands alone.
+        B connects A with C, and D is alone.
 
         >>> rows = [{"prompt": "Tea?", "responses": shown, "ranks": [1, 2][: len(shown)]} for shown in
         ...         (["C", "B"], ["D"], ["A", "B"])]
@@ -153,53 +140,43 @@ def units(judgments: Judgments, by: By) -> tuple[np.ndarray, list[str]]:
     if by not in BY:
         raise PluralignError(f"cannot split by '{by}': expected {', '.join(BY)}{nearest(by, BY)}")
     if by == "response":
-        return _connected(judgments)
+        return _connected_responses(judgments)
     number: dict[str, int] = {}
-    unit_of = np.fromiter(
-        (number.setdefault(key, len(number)) for key in _keys(judgments, by)), dtype=np.int64, count=len(judgments)
-    )
-    return unit_of, list(number)
+    unit_of = [number.setdefault(key, len(number)) for key in _keys(judgments, by)]
+    return np.array(unit_of, dtype=np.int64), list(number)
 
 
 def _keys(judgments: Judgments, by: By) -> Iterator[str]:
-    # The columns that matter, batch by batch: a table larger than memory stays on disk.
-    columns: list[str] = ["id", by] if by == "annotator" else [by]
-    for row in _rows(judgments, columns):
+    for row in _rows(judgments, ["id", by] if by == "annotator" else [by]):
         if by == "annotator" and row[by] is None:
             yield json.dumps({"id": row["id"]})
         else:
             yield json.dumps(row[by], sort_keys=True)
 
 
-def _connected(judgments: Judgments) -> tuple[np.ndarray, list[str]]:
-    """The units by `response`: a row joins what it shows into one set, and sets that meet become one."""
-    number: dict[str, int] = {}
-    parent: list[int] = []  # of each response, towards the one that stands for its set
+def _connected_responses(judgments: Judgments) -> tuple[np.ndarray, list[str]]:
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    def root(place: int) -> int:
-        while parent[place] != place:
-            parent[place] = place = parent[parent[place]]  # halves the way for the next who asks
-        return place
-
-    first = np.empty(len(judgments), dtype=np.int64)
-    for row, shown in enumerate(_rows(judgments, ["prompt", "responses"])):
-        places = []
-        for text in shown["responses"]:
-            place = number.setdefault(json.dumps([shown["prompt"], text], sort_keys=True), len(number))
-            if place == len(parent):
-                parent.append(place)
-            places.append(place)
-        first[row] = places[0]
-        for other in places[1:]:
-            parent[root(other)] = root(places[0])
+    number: dict[str, int] = {}  # of each (prompt, response)
+    first, edges = [], []
+    for row in _rows(judgments, ["prompt", "responses"]):
+        keys = (json.dumps([row["prompt"], text], sort_keys=True) for text in row["responses"])
+        places = [number.setdefault(key, len(number)) for key in keys]
+        first.append(places[0])
+        edges += [(places[0], other) for other in places[1:]]
+    one, other = np.array(edges, dtype=np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(one), dtype=bool), (one, other)), shape=(len(number), len(number)))
+    component = connected_components(graph, directed=False)[1].tolist()
     names: dict[int, str] = {}
     for key, place in number.items():
-        names[root(place)] = min(key, names.get(root(place), key))
+        names[component[place]] = min(key, names.get(component[place], key))
     order: dict[int, int] = {}
-    unit_of = np.array([order.setdefault(root(int(place)), len(order)) for place in first], dtype=np.int64)
+    unit_of = np.array([order.setdefault(component[place], len(order)) for place in first], dtype=np.int64)
     return unit_of, [names[unit] for unit in order]
 
 
 def _rows(judgments: Judgments, columns: list[str]) -> Iterator[dict[str, Any]]:
+    """Some columns, batch by batch: a table larger than memory stays on disk."""
     for batch in judgments.table.select(columns).to_batches(max_chunksize=8192):
         yield from batch.to_pylist()

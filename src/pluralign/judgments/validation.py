@@ -1,7 +1,8 @@
-"""What a row of the canonical table must be, and the one clear complaint when it is not."""
+"""Validation of rows of the canonical table, with one clear error per bad row."""
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -9,23 +10,22 @@ from typing import Any
 
 import pyarrow as pa
 
-from pluralign.core.errors import PluralignError, RowError, nearest, one_line
+from pluralign.core.errors import RowError, nearest, one_line
 from pluralign.core.fingerprint import fingerprint
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.schema import COLUMNS, Form, schema
 
 Reject = Callable[[int, object, RowError], None]
-"""What is done with a bad row: called with its number (from 1), the row as found, and the complaint."""
+"""Called with a bad row: its number (from 1), the row as found, and the error."""
 
 
 class RowChecker:
-    """Checks rows one after the other and remembers what must agree across them.
+    """Checks rows one by one, and that they agree: one form of prompts, unique ids.
 
-    What it remembers: the form of the prompts (one per file), the ids (unique), and how often a content
-    without an id has come (so that equal rows get different ids, the same ones at every reading).
+    Equal rows without an id get different ids, and the same ones at every reading.
 
     Args:
-        scale: the label scale of the file, or `None` when it has no labels.
+        scale: the label scale of the file, or `None` if it has no labels.
 
     Examples:
         >>> row = RowChecker().check({"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, 2]})
@@ -40,7 +40,7 @@ class RowChecker:
         self._times_seen: dict[str, int] = {}
 
     def check(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The row in canonical form.
+        """Return the row in canonical form.
 
         Raises:
             RowError: names the column, what was found and what was expected.
@@ -62,7 +62,7 @@ class RowChecker:
         ranks = _ranks(row.get("ranks"), len(responses))
         labels = _labels(row.get("labels"), len(responses), self.scale)
         if ranks is None and labels is None:
-            raise RowError("ranks", "found no rank and no label: a judgment needs at least one of them")
+            raise RowError("ranks", "found neither ranks nor labels: a judgment needs at least one of them")
         checked: dict[str, Any] = {
             "prompt": prompt,
             "responses": responses,
@@ -84,7 +84,7 @@ class RowChecker:
             times = self._times_seen[content] = self._times_seen.get(content, 0) + 1
             given = content if times == 1 else f"{content}-{times}"
         if given in self._ids:
-            raise RowError("id", f"{one_line(given)} was already used by a row before: ids must be unique")
+            raise RowError("id", f"{one_line(given)} is already used by an earlier row: ids must be unique")
         self._ids.add(given)
         return given
 
@@ -96,17 +96,17 @@ def checked_batches(
     reject: Reject | None = None,
     batch_size: int = 4096,
 ) -> Iterator[pa.RecordBatch]:
-    """Validate numbered rows and hand them on as record batches of the canonical schema.
+    """Validate numbered rows and yield them as record batches of the canonical schema.
 
     Args:
         rows: pairs of row number and row.
-        checker: keeps what must agree across rows; also across files when shared.
-        place: the name of the file for complaints.
-        reject: what to do with a bad row; `None` raises.
-        batch_size: rows in a batch.
+        checker: checks the rows; share it to read several files as one table.
+        place: the name of the file, for errors.
+        reject: called with each bad row; `None` raises.
+        batch_size: rows per batch.
 
     Raises:
-        PluralignError: the first bad row, when `reject` is `None`.
+        PluralignError: the first bad row, if `reject` is `None`.
     """
     held: list[dict[str, Any]] = []
     for number, row in rows:
@@ -124,9 +124,7 @@ def checked_batches(
 
 
 def _batch(rows: list[dict[str, Any]], checker: RowChecker) -> pa.RecordBatch:
-    if checker.form is None:
-        raise PluralignError("no row was checked")
-    return pa.RecordBatch.from_pylist(rows, schema=schema(checker.form, checker.scale))
+    return pa.RecordBatch.from_pylist(rows, schema=schema(checker.form or "text", checker.scale))
 
 
 def _text(value: object, column: str) -> str:
@@ -144,9 +142,8 @@ def _messages(value: list[Any], column: str) -> list[dict[str, str]]:
     messages = []
     for message in value:
         if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
-            raise RowError(
-                column, f"found {one_line(message)}, expected messages with exactly the keys role and content"
-            )
+            expected = "expected messages with exactly the keys role and content"
+            raise RowError(column, f"found {one_line(message)}, {expected}")
         messages.append({key: _text(message[key], column) for key in ("role", "content")})
     return messages
 
@@ -169,7 +166,7 @@ def _responses(value: object, form: Form | None) -> list[Any]:
         if form == "messages":
             if not isinstance(response, list):
                 raise RowError(
-                    "responses", f"found {one_line(response)}, expected a list of messages like the prompt's"
+                    "responses", f"found {one_line(response)}, expected a list of messages, as the prompt is"
                 )
             messages = _messages(response, "responses")
             empty = not any(message["content"].strip() for message in messages)
@@ -180,7 +177,7 @@ def _responses(value: object, form: Form | None) -> list[Any]:
             empty = not _text(response, "responses").strip()
             responses.append(response)
         if empty:
-            raise RowError("responses", f"response {len(responses)} is empty: every response needs some text")
+            raise RowError("responses", f"response {len(responses)} is empty: every response must contain text")
     for index, response in enumerate(responses):
         if response in responses[:index]:
             first = responses.index(response) + 1
@@ -188,15 +185,20 @@ def _responses(value: object, form: Form | None) -> list[Any]:
     return responses
 
 
+def _one_per_response(value: object, responses: int, what: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise RowError(f"{what}s", f"found {one_line(value)}, expected a list with one {what} per response")
+    if len(value) != responses:
+        expected = "give one per response or null"
+        raise RowError(f"{what}s", f"found {len(value)} {what}s for {responses} responses: {expected}")
+    return value
+
+
 def _ranks(value: object, responses: int) -> list[int | None] | None:
     if value is None:
         return None
-    if not isinstance(value, list):
-        raise RowError("ranks", f"found {one_line(value)}, expected a list with one rank per response")
-    if len(value) != responses:
-        raise RowError("ranks", f"found {len(value)} ranks for {responses} responses: give one per response or null")
     ranks: list[int | None] = []
-    for rank in value:
+    for rank in _one_per_response(value, responses, "rank"):
         if isinstance(rank, float) and rank.is_integer():
             rank = int(rank)
         if rank is not None and (not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank < 2**31):
@@ -213,22 +215,16 @@ def _ranks(value: object, responses: int) -> list[int | None] | None:
 def _labels(value: object, responses: int, scale: LabelScale | None) -> list[str | None] | None:
     if value is None:
         return None
-    if not isinstance(value, list):
-        raise RowError("labels", f"found {one_line(value)}, expected a list with one label per response")
-    if len(value) != responses:
-        raise RowError("labels", f"found {len(value)} labels for {responses} responses: give one per response or null")
-    if all(label is None for label in value):
+    given = _one_per_response(value, responses, "label")
+    if all(label is None for label in given):
         return None
     if scale is None:
         raise RowError("labels", "the file has labels but no label scale: name one with --label-scale")
-    labels = [None if label is None else scale.find(label) for label in value]
-    for given, label in zip(value, labels, strict=True):
-        if given is not None and label is None:
-            known = ", ".join(scale.labels)
-            raise RowError(
-                "labels",
-                f"{one_line(given)} is not on the scale '{scale.name}' ({known}){nearest(str(given), scale.labels)}",
-            )
+    labels = [None if label is None else scale.find(label) for label in given]
+    for name, label in zip(given, labels, strict=True):
+        if name is not None and label is None:
+            known = f"({', '.join(scale.labels)}){nearest(str(name), scale.labels)}"
+            raise RowError("labels", f"{one_line(name)} is not on the scale '{scale.name}' {known}")
     return labels
 
 
@@ -251,13 +247,12 @@ def _weight(value: object) -> float:
 def _time(value: object) -> datetime.datetime | None:
     if value is None:
         return None
+    time = value
     if isinstance(value, str):
-        try:
-            value = datetime.datetime.fromisoformat(value)
-        except ValueError:
-            raise RowError("time", f"found {one_line(value)}, expected a time like 2024-05-31T12:00:00Z") from None
-    if not isinstance(value, datetime.datetime):
+        with contextlib.suppress(ValueError):
+            time = datetime.datetime.fromisoformat(value)
+    if not isinstance(time, datetime.datetime):
         raise RowError("time", f"found {one_line(value)}, expected a time like 2024-05-31T12:00:00Z")
-    if value.tzinfo is None:
-        value = value.replace(tzinfo=datetime.UTC)
-    return value.astimezone(datetime.UTC)
+    if time.tzinfo is None:
+        time = time.replace(tzinfo=datetime.UTC)
+    return time.astimezone(datetime.UTC)

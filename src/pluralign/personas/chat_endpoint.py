@@ -1,4 +1,4 @@
-"""Questions to a chat model behind an OpenAI-compatible address, with the standard library alone."""
+"""A client for chat models behind an OpenAI-compatible address, with the standard library only."""
 
 from __future__ import annotations
 
@@ -20,52 +20,43 @@ from typing import Any, Literal, TypeVar
 from pluralign.core.errors import PluralignError, one_line
 
 KEY_VARIABLE = "PLURALIGN_API_KEY"
-"""The environment variable whose value is sent as bearer token, if it is set."""
+"""The environment variable whose value is sent as the bearer token, if it is set."""
 
 Failure = Literal["time-out", "http-error", "connection"]
 
-_LONGEST_WAIT = 60.0  # seconds between two tries, whatever a server asks for
-_MOST_BYTES = 4 * 2**20  # of a server's answer
-_REFUSED = (401, 404)  # no key or a wrong one, no such address or model: the next question will fare no better
+_LONGEST_WAIT = 60.0  # seconds between two attempts, even if a server asks for more
+_MOST_BYTES = 4 * 2**20  # size limit of a server's answer
+_FINAL = (401, 404)  # a missing or wrong key, address or model: every question will fail
 
 Question = TypeVar("Question")
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of a question.
+    """The outcome of a question."""
 
-    Args:
-        text: what the model said, or `None` where no answer came.
-        refused: the server marked the text as a refusal.
-        failure: where no answer came: why.
-        detail: in words; never holds the key.
-        final: whether other questions must fail in the same way.
-        of_question: whether the server found fault with this question (any other status of 4xx but 429).
-    """
-
-    text: str | None
-    refused: bool = False
-    failure: Failure | None = None
-    detail: str = ""
-    final: bool = False
-    of_question: bool = False
+    text: str | None  # the answer of the model, or `None` if there is none
+    refused: bool = False  # whether the server marked the text as a refusal
+    failure: Failure | None = None  # why there is no answer
+    detail: str = ""  # an explanation of the failure; never contains the key
+    final: bool = False  # whether every other question would fail in the same way
+    of_question: bool = False  # whether the server rejected this question (other statuses 4xx except 429)
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An address that answers chat completions, and how it is asked.
+    """An address that serves chat completions, and the options of requests.
 
     Args:
-        url: of the chat completions, as `completions_url` gives it.
+        url: the address of the chat completions, as `completions_url` returns it.
         model: the name of the model there.
-        temperature: of drawing.
+        temperature: sampling temperature.
         max_new_tokens: the longest answer, `max_tokens` of the request.
-        timeout: seconds to wait for a connection, and for the server's next sign; and for a whole answer from its
-            first sign on.
-        retries: further tries after a time-out, a lost connection, or the status 429 or 5xx.
-        back_off: seconds before the first further try; twice as long before each next one. A server that asks for
-            a longer time (`Retry-After`) gets it, up to a minute.
+        timeout: seconds to wait for a connection, for the next bytes of the server, and for a whole answer from its
+            first bytes on.
+        retries: further attempts after a time-out, a lost connection, or the status 429 or 5xx.
+        back_off: seconds before the first further attempt, doubled before each next one. If the server asks for more
+            (`Retry-After`), the client waits that long, up to a minute.
         key: the bearer token, or `None`.
     """
 
@@ -80,19 +71,19 @@ class Endpoint:
 
     @cached_property
     def _opener(self) -> urllib.request.OpenerDirector:
-        # A redirect would send the key, and the data, to an address that the user did not give.
+        # A redirect would send the key and the data to an address that the user did not give.
         handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
         if _is_loopback(self.url):
             handlers.append(urllib.request.ProxyHandler({}))
         return urllib.request.build_opener(*handlers)
 
     def ask(self, question: str, seed: int, stop: threading.Event) -> Reply:
-        """The answer to one question, after as many tries as it takes and `retries` allows.
+        """Ask one question, with up to `retries` further attempts.
 
         Args:
             question: the message of the user.
-            seed: sent along; servers that know it draw the same answer again.
-            stop: no further tries once it is set.
+            seed: random seed; servers that support it sample the same answer again.
+            stop: no further attempts once it is set.
         """
         body = {
             "model": self.model,
@@ -106,15 +97,15 @@ class Endpoint:
             headers["Authorization"] = f"Bearer {self.key}"
         request = urllib.request.Request(self.url, json.dumps(body).encode(), headers, method="POST")
         for attempt in range(self.retries + 1):
-            reply, again, asked_for = self._try(request)
+            reply, again, retry_after = self._try(request)
             if not again or attempt == self.retries:
                 break
-            if stop.wait(min(max(self.back_off * 2**attempt, asked_for), _LONGEST_WAIT)):
+            if stop.wait(min(max(self.back_off * 2**attempt, retry_after), _LONGEST_WAIT)):
                 break
         return reply
 
     def _try(self, request: urllib.request.Request) -> tuple[Reply, bool, float]:
-        """One try: the reply, whether another one may help, and the seconds that the server asks to wait."""
+        """One attempt: the reply, whether another attempt may help, and the seconds that the server asks to wait."""
         try:
             with self._opener.open(request, timeout=self.timeout) as response:
                 return self._read(self._body(response)), False, 0.0
@@ -122,7 +113,7 @@ class Endpoint:
             again = fault.code == 429 or fault.code >= 500
             return self._status(fault), again, _seconds(fault.headers.get("Retry-After"))
         except (OSError, http.client.HTTPException, UnicodeError) as fault:
-            # What opening runs into comes wrapped, what reading runs into does not.
+            # Faults of opening are wrapped, faults of reading are not.
             cause = fault.reason if isinstance(fault, urllib.error.URLError) else fault
             if isinstance(cause, TimeoutError):
                 return Reply(None, failure="time-out", detail=f"no answer in {self.timeout:g} s"), True, 0.0
@@ -130,7 +121,7 @@ class Endpoint:
             return Reply(None, failure="connection", detail=shown), True, 0.0
 
     def _body(self, response: Any) -> bytes:
-        end = time.monotonic() + self.timeout  # a server that sends a byte now and then is no answer either
+        end = time.monotonic() + self.timeout  # also for a server that sends a byte now and then
         parts, size = [], 0
         while part := response.read1(2**16):
             parts.append(part)
@@ -145,45 +136,44 @@ class Endpoint:
 
     def _status(self, fault: urllib.error.HTTPError) -> Reply:
         try:
-            said = fault.read(2000).decode("utf-8", "replace")
+            body = fault.read(2000).decode("utf-8", "replace")
         except (OSError, http.client.HTTPException):
-            said = ""  # the status says enough
+            body = ""  # the status is enough
         where = f" (redirect to {fault.headers.get('Location')}, not followed)" if 300 <= fault.code < 400 else ""
-        detail = self._scrubbed(f"HTTP {fault.code}{where}: {said.strip() or fault.reason}")
-        final = fault.code in _REFUSED
+        detail = self._scrubbed(f"HTTP {fault.code}{where}: {body.strip() or fault.reason}")
+        final = fault.code in _FINAL
         of_question = 400 <= fault.code < 500 and fault.code != 429 and not final
         return Reply(None, failure="http-error", detail=detail, final=final, of_question=of_question)
 
     def _read(self, data: bytes) -> Reply:
         try:
             message = json.loads(data)["choices"][0]["message"]
-            said, refusal = message.get("content"), message.get("refusal")
+            content, refusal = message.get("content"), message.get("refusal")
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            said = refusal = None
-            message = None
-        if isinstance(refusal, str) and refusal.strip() and not said:
+            message = content = refusal = None
+        if isinstance(refusal, str) and refusal.strip() and not content:
             return Reply(self._scrubbed(refusal), refused=True)
-        if message is not None and (said is None or isinstance(said, str)):
-            return Reply(self._scrubbed(said or ""))
+        if message is not None and (content is None or isinstance(content, str)):
+            return Reply(self._scrubbed(content or ""))
         shown = one_line(data[:500].decode("utf-8", "replace"), 500)
         return Reply(None, failure="http-error", detail=self._scrubbed(f"no chat completion: {shown}"))
 
     def _scrubbed(self, text: str) -> str:
-        """A server's text, fit for a file: without the key, should the server repeat it, and valid UTF-8."""
+        """A server's text as it may be stored: valid UTF-8, and without the key if the server repeats it."""
         clean = text.encode("utf-8", "replace").decode("utf-8")
         return clean if self.key is None else clean.replace(self.key, "***")
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
-        """No: the status is the answer."""
+        """Follow no redirect: the status is the answer."""
 
 
 def completions_url(given: str) -> str:
-    """The address of the chat completions: as given, or behind a server's address or its `/v1`.
+    """The address of the chat completions: as given, or derived from the address of a server or its `/v1`.
 
     Raises:
-        PluralignError: it is no http or https address, or holds a password or a query.
+        PluralignError: it is not an http or https address, or contains a user, a password or a query.
 
     Examples:
         >>> completions_url("http://127.0.0.1:8000")
@@ -199,7 +189,7 @@ def completions_url(given: str) -> str:
     if not usable or any(sign.isspace() for sign in given.strip()):
         raise PluralignError(f"endpoint: found {one_line(given)}, expected an address like http://127.0.0.1:8000/v1")
     if "@" in parts.netloc or parts.query or parts.fragment:
-        # Not repeated in the complaint: there may be a secret in it.
+        # The address is not repeated in the message: it may contain a secret.
         raise PluralignError(
             f"endpoint: the address has a user, a query or a fragment: leave it out; a key goes to {KEY_VARIABLE}"
         )
@@ -210,16 +200,16 @@ def completions_url(given: str) -> str:
 
 
 def key_from_environment() -> str | None:
-    """The bearer token of `PLURALIGN_API_KEY`, or `None` where it is not set.
+    """The bearer token in `PLURALIGN_API_KEY`, or `None` if it is not set.
 
     Raises:
-        PluralignError: it holds signs that no header may hold.
+        PluralignError: it contains characters that are not allowed in a header.
     """
     key = os.environ.get(KEY_VARIABLE, "").strip()
     if not key:
         return None
     if not (key.isascii() and key.isprintable() and " " not in key):
-        raise PluralignError(f"{KEY_VARIABLE}: holds spaces or signs beyond ASCII, which no key has: set it anew")
+        raise PluralignError(f"{KEY_VARIABLE}: contains spaces or characters that are not ASCII: check the key")
     return key
 
 
@@ -230,14 +220,9 @@ def ask_all(
     seed_of: Callable[[Question], int],
     concurrency: int,
 ) -> Generator[tuple[Question, Reply], None, None]:
-    """Ask many questions, several at once; replies come as they are ready.
+    """Ask many questions, `concurrency` at once, and yield replies as they arrive.
 
-    Args:
-        endpoint: who is asked.
-        questions: what is asked, in order.
-        text_of: the text of a question, made when its turn comes.
-        seed_of: its seed.
-        concurrency: how many wait for their answers at once.
+    `text_of` and `seed_of` give the text and the seed of a question; they are called when its turn comes.
     """
     stop = threading.Event()
     pool = ThreadPoolExecutor(concurrency, thread_name_prefix="ask")
@@ -268,5 +253,5 @@ def _is_loopback(url: str) -> bool:
 
 
 def _seconds(given: str | None) -> float:
-    """The seconds of a `Retry-After`; its other form, a date, is not read."""
+    """The seconds of a `Retry-After` header; dates are ignored."""
     return float(given) if given is not None and given.strip().isdecimal() else 0.0

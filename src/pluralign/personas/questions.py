@@ -1,4 +1,4 @@
-"""Personas, and the question that is put to a language model in the name of one."""
+"""Personas, and the questions that a language model is asked in their names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pluralign.core.files import disk_errors
 from pluralign.core.fingerprint import fingerprint
 from pluralign.core.yaml_lines import Value, read_yaml_lines
 from pluralign.judgments.scales import BUILT_IN_SCALES, LabelScale
-from pluralign.personas.answers import is_numbered
+from pluralign.personas.label_reader import is_numbered
 
 DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
     "hh-6": {
@@ -38,18 +38,21 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
     "1-to-5": {"1": "very bad", "2": "bad", "3": "neither good nor bad", "4": "good", "5": "very good"},
     "binary": {"0": "bad", "1": "good"},
 }
-"""What the labels of the built-in scales mean, in a persona's words."""
+"""The meaning of each label of the built-in scales, as shown to personas."""
 
 _NAMES = ("persona", "prompt", "response", "labels")
+_TEMPLATE_FAULTS = (
+    jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RuntimeError
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Persona:
-    """Somebody in whose name a language model votes.
+    """A persona that a language model plays.
 
     Args:
-        name: becomes the annotator of the votes.
-        description: who this is, as the template shows it.
+        name: the annotator of its votes.
+        description: a description of the persona, for the template.
     """
 
     name: str
@@ -58,24 +61,18 @@ class Persona:
 
 @dataclass(frozen=True)
 class DescribedLabel:
-    """A label as a template shows it.
+    """A label as a template shows it."""
 
-    Args:
-        label: as it stands on the scale.
-        description: what it means; empty where nobody said.
-        number: its place on the scale, from 1; `None` where labels are numbers themselves.
-    """
-
-    label: str
-    description: str
-    number: int | None
+    label: str  # the label on the scale
+    description: str  # its meaning; may be empty
+    number: int | None  # its place on the scale, from 1; `None` if labels are numbers themselves
 
 
 def read_personas(path: str | os.PathLike[str]) -> list[Persona]:
-    """The personas of a YAML file: a list whose entries have the keys `name` and `description`.
+    """Read personas from a YAML file: a list whose entries have the keys `name` and `description`.
 
     Raises:
-        PluralignError: the file is no such list, a text is empty or a name stands twice; names the line.
+        PluralignError: the file is not such a list, a text is empty, or a name appears twice; names the line.
 
     Examples:
         >>> import tempfile
@@ -91,13 +88,13 @@ def read_personas(path: str | os.PathLike[str]) -> list[Persona]:
     for entry in whole.content:
         persona = _persona(entry)
         if persona.name in personas:
-            raise entry.complain(f"the name {one_line(persona.name)} stands twice: votes are told apart by it")
+            raise entry.complain(f"the name {one_line(persona.name)} appears twice: names must be unique")
         personas[persona.name] = persona
     return list(personas.values())
 
 
 def described_labels(scale: LabelScale, given: Mapping[str, str] | None = None) -> list[DescribedLabel]:
-    """The labels of a scale with their descriptions: the given ones, else those of the built-in scale it equals.
+    """The labels of a scale with their descriptions: the given ones, else those of a built-in scale with these labels.
 
     Examples:
         >>> described_labels(BUILT_IN_SCALES["agree-pass-disagree"])[1]
@@ -113,10 +110,10 @@ def described_labels(scale: LabelScale, given: Mapping[str, str] | None = None) 
 
 
 def read_descriptions(path: str | os.PathLike[str], scale: LabelScale) -> dict[str, str]:
-    """What labels mean, from a YAML file with a text for every label.
+    """Read descriptions of labels from a YAML file with a text for every label.
 
     Raises:
-        PluralignError: the file is no such mapping, or a label is missing or not on the scale; names the line.
+        PluralignError: the file is not such a mapping, or a label is missing or not on the scale; names the line.
     """
     whole = read_yaml_lines(Path(path))
     if not isinstance(whole.content, dict):
@@ -136,15 +133,15 @@ def read_descriptions(path: str | os.PathLike[str], scale: LabelScale) -> dict[s
 
 
 class VoteTemplate:
-    """The question to a language model, from a Jinja template in a sandbox.
+    """The question to a language model, as a sandboxed Jinja template.
 
     Args:
         source: the template; it may use `persona` (`name`, `description`), `prompt`, `response` (texts) and
             `labels` (each with `label`, `description`, `number`), and must use `persona` and `response`.
-        place: how the template is called in complaints.
+        place: the name of the template in errors.
 
     Raises:
-        PluralignError: the template is not valid, uses an unknown name, or leaves out persona or response.
+        PluralignError: the template is not valid, uses an unknown name, or does not use `persona` or `response`.
 
     Examples:
         >>> template = VoteTemplate("{{ persona.name }}, is '{{ response }}' {{ labels[0].label }}?")
@@ -164,37 +161,23 @@ class VoteTemplate:
             raise PluralignError(f"{place}, line {fault.lineno}: not a valid template: {fault.message}") from fault
         for name in sorted(used - {*_NAMES, *environment.globals}):
             raise PluralignError(
-                f"{place}: unknown name '{name}'{nearest(name, _NAMES)}: a template gets {', '.join(_NAMES)}"
+                f"{place}: unknown name '{name}'{nearest(name, _NAMES)}: a template may use {', '.join(_NAMES)}"
             )
         for name in ("persona", "response"):
             if name not in used:
-                raise PluralignError(f"{place}: does not use '{name}', so all votes would be on the same question")
+                raise PluralignError(f"{place}: does not use '{name}', so all questions would be the same")
 
     def render(self, persona: Persona, prompt: Any, response: Any, labels: Sequence[DescribedLabel]) -> str:
-        """The question to one persona about one response.
-
-        Args:
-            persona: who is asked.
-            prompt: text, or messages, which are shown as a transcript.
-            response: the same.
-            labels: what there is to choose from.
+        """The question to one persona about one response, which may be text or messages.
 
         Raises:
-            PluralignError: the template fails, or gives nothing.
+            PluralignError: the template fails, or gives an empty text.
         """
         try:
             text = self._template.render(
                 persona=persona, prompt=transcript(prompt), response=transcript(response), labels=list(labels)
             )
-        except (
-            jinja2.TemplateError,
-            ArithmeticError,
-            LookupError,
-            TypeError,
-            ValueError,
-            AttributeError,
-            RuntimeError,
-        ) as fault:
+        except _TEMPLATE_FAULTS as fault:
             raise PluralignError(f"{self.place}: cannot be filled in: {' '.join(str(fault).split())}") from fault
         if not text.strip():
             raise PluralignError(f"{self.place}: gives an empty text for {one_line(persona.name)}")
@@ -202,14 +185,14 @@ class VoteTemplate:
 
 
 def read_template(path: str | os.PathLike[str] | None = None) -> VoteTemplate:
-    """The template of a file, or the package's own.
+    """Read the template in a file, or the default one.
 
     Raises:
         PluralignError: the file cannot be read, or is not a valid template.
     """
     if path is None:
-        own = importlib.resources.files("pluralign.judgments") / "templates" / "persona.jinja"
-        return VoteTemplate(own.read_text(encoding="utf-8"), "the package's template")
+        default = importlib.resources.files("pluralign.personas") / "templates" / "persona.jinja"
+        return VoteTemplate(default.read_text(encoding="utf-8"), "the default template")
     with disk_errors(path):
         data = Path(path).read_bytes()
     try:
@@ -219,7 +202,7 @@ def read_template(path: str | os.PathLike[str] | None = None) -> VoteTemplate:
 
 
 def transcript(text: Any) -> str:
-    """A prompt or response as text: messages one after the other, under their roles unless there is only one.
+    """A prompt or response as text: messages in order, with their roles unless there is only one message.
 
     Examples:
         >>> transcript([{"role": "user", "content": "Tea?"}, {"role": "assistant", "content": "Yes"}])
@@ -237,16 +220,16 @@ def transcript(text: Any) -> str:
 def voters_of(items: Iterable[str], personas: int, per_item: int | None, seed: int) -> list[list[int]]:
     """Which personas vote on each item, in ascending order.
 
-    The draw of an item depends on the seed and its own name alone, so that other items in the file change nothing.
+    The draw for an item depends only on the seed and the item's name, not on the other items.
 
     Args:
-        items: a name for each.
-        personas: how many there are.
-        per_item: how many of them vote on an item; `None` is all.
-        seed: of the draw.
+        items: the name of each item.
+        personas: the number of personas.
+        per_item: the number of them that vote on an item; `None` for all.
+        seed: random seed.
 
     Raises:
-        PluralignError: more are to vote than there are, or none.
+        PluralignError: `per_item` is below 1 or above the number of personas.
 
     Examples:
         >>> voters_of(["a"], 3, None, 0)

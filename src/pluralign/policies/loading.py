@@ -13,7 +13,7 @@ import torch
 from pluralign.core.errors import PluralignError
 from pluralign.policies.mixture import MixturePolicy
 from pluralign.policies.policy import Policy
-from pluralign.scoring.causal_models import causal_model, load_causal_model
+from pluralign.scoring.causal_models import load_causal_model
 from pluralign.scoring.loading import on_device
 from pluralign.scoring.mixtures import is_mixture, read_mixture
 
@@ -31,16 +31,12 @@ def load_policy(
     """Load a policy: a causal language model, an adapter, a mixture, or a base with named adapters.
 
     A mixture is a finished run of `em-dpo`, or the `mixture` folder of `aggregate`; it loads as a `MixturePolicy`.
+    Arguments that are not listed are those of `load_causal_model`.
 
     Args:
         model_name_or_path: a folder or a hub id; the base if `adapters` are given.
         adapters: names and folders of PEFT adapters on the base; `Policy.using` selects one. The first is active.
-        max_length: tokens of prompt and response; default: what the model was tuned with, else its context, at most
-            1024.
-        revision: branch, tag or commit on the hub.
-        trust_remote_code: run code that comes with the model. Only for code you have read.
-        device: device to load to; default: a GPU if there is one.
-        model_kwargs: passed to `from_pretrained`.
+        device: default: a GPU if there is one.
 
     Raises:
         PluralignError: there is no such model or adapter, it is not a causal language model, or `adapters` are given
@@ -70,8 +66,5 @@ def load_policy(
             model.load_adapter(str(path), adapter_name=name)
         else:
             model = peft.PeftModel.from_pretrained(model, str(path), adapter_name=name)
-    limits = loaded.limits
-    ready = causal_model(on_device(model, device), loaded.tokenizer, limits.max_length, limits.max_response_length)
-    if mixture is not None:
-        return MixturePolicy(ready.model, ready.tokenizer, ready.limits, mixture=mixture)
-    return Policy(ready.model, ready.tokenizer, ready.limits)
+    parts = (on_device(model, device), loaded.tokenizer, loaded.limits)
+    return Policy(*parts) if mixture is None else MixturePolicy(*parts, mixture=mixture)

@@ -9,24 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from transformers import GenerationConfig
 
 from pluralign.policies.policy import Policy
-from pluralign.scoring.forward import MAX_TOKENS_PER_BATCH
 from pluralign.scoring.mixtures import Mixture
-from pluralign.scoring.probe import LayoutName
 from pluralign.scoring.tokens import TokenizedItems
-from pluralign.scoring.trees import Layout
 
 
 @dataclass(frozen=True)
 class MixturePolicy(Policy):
-    """A policy that draws one of its adapters for every response.
-
-    Args:
-        mixture: the adapters and their weights.
+    """A policy that draws one of its adapters, by their weights in `mixture`, for every response.
 
     Draw responses, with the adapter that each came from:
 
@@ -43,17 +38,12 @@ class MixturePolicy(Policy):
         weights = np.array(list(self.mixture.weights.values()))
         return weights / weights.sum()  # stored weights may miss 1 by more than numpy's draws accept
 
-    def adapter_values(
-        self,
-        tokens: TokenizedItems,
-        layout: LayoutName | Layout = "auto",
-        max_tokens: int = MAX_TOKENS_PER_BATCH,
-    ) -> np.ndarray:
+    def adapter_values(self, tokens: TokenizedItems, *args: Any, **options: Any) -> np.ndarray:
         """log pi_k(y|x) of every unique response under each adapter: `(adapters, responses)`."""
         values = []
         for name in self.mixture.weights:
             with self.using(name):
-                values.append(super().values(tokens, layout, max_tokens))
+                values.append(super().values(tokens, *args, **options))
         return np.stack(values)
 
     def reference_values(self, tokens: TokenizedItems) -> np.ndarray:
@@ -66,11 +56,9 @@ class MixturePolicy(Policy):
         with self.using(None):
             return self.charges(tokens, self.mixture.penalty)
 
-    def values(
-        self, tokens: TokenizedItems, layout: LayoutName | Layout = "auto", max_tokens: int = MAX_TOKENS_PER_BATCH
-    ) -> np.ndarray:
-        """log sum_k w_k pi_k(y|x) of every unique response: `(responses,)`."""
-        return self.mixed(self.adapter_values(tokens, layout, max_tokens))
+    def values(self, tokens: TokenizedItems, *args: Any, **options: Any) -> np.ndarray:
+        """log sum_k w_k pi_k(y|x) of every unique response: `(responses,)`; arguments as in `TextModel.values`."""
+        return self.mixed(self.adapter_values(tokens, *args, **options))
 
     def mixed(self, adapter_values: np.ndarray) -> np.ndarray:
         """log sum_k w_k pi_k(y|x) from log pi_k(y|x): `(adapters, responses)` to `(responses,)`."""
@@ -87,7 +75,7 @@ class MixturePolicy(Policy):
         for kind, name in enumerate(names):
             members = np.flatnonzero(chosen == kind).tolist()
             with self.using(name):
-                answers, _ = super()._drawn([prompts[index] for index in members], config, seed, batch)
-            for index, answer in zip(members, answers, strict=True):
-                drawn[index] = answer
+                responses, _ = super()._drawn([prompts[index] for index in members], config, seed, batch)
+            for index, response in zip(members, responses, strict=True):
+                drawn[index] = response
         return drawn, [names[kind] for kind in chosen]

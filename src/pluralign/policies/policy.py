@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,9 +65,9 @@ class Policy(CausalModel):
             prompts: texts, or lists of messages; truncated on the left to leave room for the response.
             n: responses per prompt.
             max_new_tokens: maximum tokens of a response.
-            temperature: sampling temperature, above 0; 1 draws from the policy itself.
+            temperature: above 0; 1 draws from the policy itself.
             top_p: nucleus sampling; 1 is no truncation.
-            seed: random seed; the same seed gives the same responses on the same machine.
+            seed: the same seed gives the same responses on the same machine.
             batch: responses drawn at once.
 
         Returns:
@@ -76,14 +76,12 @@ class Policy(CausalModel):
         Raises:
             PluralignError: `max_new_tokens` leaves no room for a prompt.
         """
-        room = self.limits.max_length - max_new_tokens
-        if room < 1:
-            raise PluralignError(
-                f"max_new_tokens: {max_new_tokens} leaves no room for a prompt in {self.limits.max_length} tokens"
-            )
+        longest = self.limits.max_length
+        if max_new_tokens >= longest:
+            raise PluralignError(f"max_new_tokens: {max_new_tokens} leaves no room for a prompt in {longest} tokens")
         if not prompts:
             return []
-        ids = prompt_tokens(prompts, self.tokenizer, room)
+        ids = prompt_tokens(prompts, self.tokenizer, longest - max_new_tokens)
         # The model's own generation config may hold penalties and truncation, which would change the policy.
         config = GenerationConfig(
             do_sample=True,
@@ -95,24 +93,19 @@ class Policy(CausalModel):
             eos_token_id=self.tokenizer.eos_token_id,
             pad_token_id=self.tokenizer.pad_token_id or 0,
         )
-        asked = np.repeat(np.arange(len(prompts)), n).tolist()  # the prompt of each answer
+        prompt_of = np.repeat(np.arange(len(prompts)), n).tolist()  # the prompt of each response
         device = next(self.model.parameters()).device
         self.model.eval()
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
-            drawn, by = self._drawn([ids[index] for index in asked], config, seed, batch)
-        log_probs = self.values(TokenizedItems(ids, drawn, np.array(asked), 0, 0))
+            drawn, adapters = self._drawn([ids[index] for index in prompt_of], config, seed, batch)
+        log_probs = self.values(TokenizedItems(ids, drawn, np.array(prompt_of), 0, 0)).tolist()
         texts = self.tokenizer.batch_decode(drawn, skip_special_tokens=True)
-        samples = [
-            Sample(
-                text if isinstance(prompts[index], str) else [{"role": "assistant", "content": text}],
-                answer,
-                float(log_prob),
-                answer[-1:] == [self.tokenizer.eos_token_id],
-                adapter,
-            )
-            for text, answer, log_prob, index, adapter in zip(texts, drawn, log_probs, asked, by, strict=True)
-        ]
+        samples = []
+        for text, token_ids, log_prob, index, adapter in zip(texts, drawn, log_probs, prompt_of, adapters, strict=True):
+            response = text if isinstance(prompts[index], str) else [{"role": "assistant", "content": text}]
+            finished = token_ids[-1:] == [self.tokenizer.eos_token_id]
+            samples.append(Sample(response, token_ids, log_prob, finished, adapter))
         return [samples[start : start + n] for start in range(0, len(samples), n)]
 
     def _drawn(
@@ -123,29 +116,26 @@ class Policy(CausalModel):
         drawn: list[list[int]] = [[] for _ in prompts]
         for start in track(range(0, len(order), batch), "Sampling"):
             members = order[start : start + batch]
-            answers = self._generate([prompts[index] for index in members], config)
-            for index, answer in zip(members, answers, strict=True):
-                drawn[index] = answer
+            responses = self._generate([prompts[index] for index in members], config)
+            for index, response in zip(members, responses, strict=True):
+                drawn[index] = response
         return drawn, [None] * len(drawn)
 
     def _generate(self, prompts: Sequence[list[int]], config: GenerationConfig) -> list[list[int]]:
         """The drawn tokens of each response, up to and including its end token."""
+        end = self.tokenizer.eos_token_id
         width = max(1, max(len(prompt) for prompt in prompts))
         rows = torch.full((len(prompts), width), int(config.pad_token_id))
         mask = torch.zeros((len(prompts), width), dtype=torch.long)
         for row, prompt in enumerate(prompts):
-            # An empty prompt without a start token is conditioned on the end token.
-            tokens = prompt or [self.tokenizer.eos_token_id or 0]
+            tokens = prompt or [end or 0]  # an empty prompt without a start token is conditioned on the end token
             rows[row, width - len(tokens) :] = torch.tensor(tokens)
             mask[row, width - len(tokens) :] = 1
         device = next(self.model.parameters()).device
+        inputs = {"input_ids": rows.to(device), "attention_mask": mask.to(device)}
         with torch.no_grad():
-            found = self.model.generate(
-                input_ids=rows.to(device), attention_mask=mask.to(device), generation_config=config
-            )
-        answers = found[:, width:].tolist()
-        end = self.tokenizer.eos_token_id
-        return [answer[: answer.index(end) + 1] if end in answer else answer for answer in answers]
+            responses = self.model.generate(**inputs, generation_config=config)[:, width:].tolist()
+        return [ids[: ids.index(end) + 1] if end in ids else ids for ids in responses]
 
     def using(self, adapter: str | None) -> AbstractContextManager[Any]:
         """Use one of the policy's adapters, or none, within a context.
@@ -157,7 +147,7 @@ class Policy(CausalModel):
         if adapter is not None and adapter not in names:
             raise PluralignError(f"no adapter '{adapter}'; there are: {', '.join(names) or 'none'}")
         if adapter is None:
-            return self.model.disable_adapter() if names else _unchanged()
+            return self.model.disable_adapter() if names else nullcontext()
         return self._switched(adapter)
 
     @contextmanager
@@ -168,8 +158,3 @@ class Policy(CausalModel):
             yield
         finally:
             self.model.set_adapter(before)
-
-
-@contextmanager
-def _unchanged() -> Iterator[None]:
-    yield

@@ -1,8 +1,8 @@
 """Routing: which adapter of a mixture fits an annotator, from a few judgments and without training.
 
 The implicit utility of a response for type k is u_k(x, y) = beta (log pi_k(y|x) - log pi_ref(y|x)), where the
-mixture's penalty may charge only a part of log pi_ref. A judgment has the probability P_k of the likelihood used in
-tuning: Plackett-Luce, or the mean log-sigmoid over its pairs. The posterior of annotator h is
+mixture's penalty may charge only some tokens of log pi_ref. A judgment has the probability P_k of the likelihood used
+in tuning: Plackett-Luce, or the mean log-sigmoid over its pairs. The posterior of annotator h is
 
     gamma_hk proportional to eta_k * product over h's judgments j of P_k(j)^(weight of j)
 
@@ -20,17 +20,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from pluralign.choice.em_dpo import responsibilities
-from pluralign.choice.plackett_luce import log_likelihood, pair_log_likelihood
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.pairs import judgment_blocks
 from pluralign.policies.mixture import MixturePolicy
 from pluralign.scoring.items import Items
-from pluralign.scoring.mixtures import RESPONSIBILITIES, Mixture
+from pluralign.scoring.mixtures import RESPONSIBILITIES, ranking_log_likelihoods
 
 Floats = NDArray[np.float64]
 Prior = Literal["run", "uniform"]
-
-_PAIRS_AT_ONCE = 1 << 17
 
 
 def is_typed_run(folder: str | os.PathLike[str]) -> bool:
@@ -39,74 +35,18 @@ def is_typed_run(folder: str | os.PathLike[str]) -> bool:
 
 
 def type_utilities(policy: MixturePolicy, items: Items) -> Floats:
-    """Implicit rewards of every unique response under each adapter: `(adapters, responses)`.
-
-        u_k(x, y) = beta (log pi_k(y|x) - sum over outside t of log pi_ref(y_t | ...))
-
-    Every token is outside in DPO, and fewer are under a penalty of preference matching. Each response is read once
-    under each adapter and once under the base alone, which is the reference.
-    """
+    """u_k of every unique response under each adapter: `(adapters, responses)`; the base alone is the reference."""
     tokens = policy.tokenize(items)
     return policy.mixture.beta * (policy.adapter_values(tokens) - policy.reference_charges(tokens))
 
 
 def judgment_log_likelihoods(policy: MixturePolicy, items: Items) -> Floats:
-    """log P_k of every judgment under every adapter, in nats: `(judgments, adapters)`.
-
-    Raises:
-        PluralignError: the mixture's likelihood does not allow these ties.
-    """
+    """log P_k of every judgment under every adapter, in nats: `(judgments, adapters)`."""
     return ranking_log_likelihoods(type_utilities(policy, items), items, policy.mixture)
 
 
-def ranking_log_likelihoods(utilities: ArrayLike, items: Items, mixture: Mixture) -> Floats:
-    """log P_k of every judgment under utilities, in nats, by the likelihood used in a mixture's tuning.
-
-    Args:
-        utilities: of the unique responses, `(types, responses)`.
-        items: the judgments.
-        mixture: provides `loss_type`, `ties` and `top`.
-
-    Returns:
-        `(judgments, types)`, without the judgments' weights; 0 where a judgment ranks nothing.
-
-    Raises:
-        PluralignError: the mixture's likelihood does not allow these ties.
-
-    Examples:
-        >>> from pluralign.judgments import Judgments
-        >>> from pluralign.scoring.items import items_of
-        >>> rows = [{"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": ranks} for ranks in ([1, 2], [2, 1])]
-        >>> items = items_of(Judgments.from_rows(rows))
-        >>> found = ranking_log_likelihoods([[np.log(3.0), 0.0], [0.0, 0.0]], items, Mixture({"a": 0.5, "b": 0.5}))
-        >>> np.exp(found).round(3).tolist()
-        [[0.75, 0.5], [0.25, 0.5]]
-    """
-    values = np.asarray(utilities, dtype=np.float64)
-    if values.ndim != 2 or values.shape[1] != len(items.responses):
-        raise PluralignError(f"utilities: shape {values.shape}, expected (types, {len(items.responses)})")
-    found = np.zeros((items.judgments, len(values)))
-    # Judgments are grouped by length, which needs no padding; those of a single response stay 0.
-    for block, places in judgment_blocks(items.offsets, _PAIRS_AT_ONCE):
-        shown = torch.from_numpy(values[:, items.response[places]])  # (types, judgments, responses)
-        ranks = torch.from_numpy(items.ranks[places])
-        try:
-            if mixture.loss_type == "sigmoid":
-                each = pair_log_likelihood(shown, ranks, ties=mixture.ties)
-            else:
-                each = log_likelihood(shown, ranks, ties=mixture.ties, top=mixture.top)
-        except ValueError as fault:
-            raise PluralignError(f"the mixture was tuned with ties: {mixture.ties}: {fault}") from fault
-        found[block] = each.numpy().T
-    return found
-
-
 def posterior(
-    log_likelihoods: ArrayLike,
-    annotator: ArrayLike,
-    annotators: int,
-    prior: ArrayLike,
-    weight: ArrayLike | None = None,
+    log_likelihoods: ArrayLike, annotator: ArrayLike, annotators: int, prior: ArrayLike, weight: ArrayLike | None = None
 ) -> tuple[Floats, Floats]:
     """The posterior of each annotator over types, and the log-probability of their judgments.
 
@@ -133,20 +73,20 @@ def posterior(
         >>> gamma.round(3).tolist(), np.exp(total).round(3).tolist()
         ([[0.6, 0.4], [0.75, 0.25]], [0.125, 1.0])
     """
-    each, who, eta = np.asarray(log_likelihoods, dtype=np.float64), np.asarray(annotator), np.asarray(prior)
-    reliability = np.ones(len(each)) if weight is None else np.asarray(weight, dtype=np.float64)
-    if each.ndim != 2 or eta.shape != each.shape[1:] or not len(who) == len(reliability) == len(each):
+    log_p, ids, eta = np.asarray(log_likelihoods, dtype=np.float64), np.asarray(annotator), np.asarray(prior)
+    reliability = np.ones(len(log_p)) if weight is None else np.asarray(weight, dtype=np.float64)
+    if log_p.ndim != 2 or eta.shape != log_p.shape[1:] or not len(ids) == len(reliability) == len(log_p):
         raise PluralignError(
             "expected log-likelihoods (judgments, types) with annotator and weight (judgments,) and prior "
-            f"(types,), found {each.shape} with {who.shape}, {reliability.shape} and {eta.shape}"
+            f"(types,), found {log_p.shape} with {ids.shape}, {reliability.shape} and {eta.shape}"
         )
-    if len(who) and not 0 <= who.min() <= who.max() < annotators:
-        raise PluralignError(f"annotator: found {who.min()} to {who.max()}, expected 0 to {annotators - 1}")
-    sums = np.stack([np.bincount(who, reliability * column, annotators) for column in each.T], 1)
+    if len(ids) and not 0 <= ids.min() <= ids.max() < annotators:
+        raise PluralignError(f"annotator: found {ids.min()} to {ids.max()}, expected 0 to {annotators - 1}")
+    sums = np.stack([np.bincount(ids, reliability * column, annotators) for column in log_p.T], 1)
     with np.errstate(divide="ignore"):  # a type may have no share
         log_prior = np.log(eta.astype(np.float64))
     gamma, total = responsibilities(torch.from_numpy(sums), torch.from_numpy(log_prior))
-    # Weights that miss 1 by rounding would show as a likelihood of annotators without judgments.
+    # If the prior misses 1 by rounding, annotators without judgments would not get exactly 0.
     return gamma.numpy(), total.numpy() - np.log(eta.sum())
 
 

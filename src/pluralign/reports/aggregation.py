@@ -194,16 +194,12 @@ def _result(aggregation: AggregationPage) -> list[Block]:
             title = f"No type's regret times its priority exceeds {number(best.max_regret)} nats per response"
         words = [f"Largest regret under the other policies, in nats: {others}."] if others else []
         blocks.append(Banner("plain", "The aggregated policy", title, words))
-    value = f"{interval(game.value, game.low, game.high)}; by {game.solver}"
-    blocks.append(
-        Tiles(
-            [
-                ("value of the game", number(game.value), value),
-                ("prompts", number(aggregation.prompts), "intervals and errors are over prompts"),
-                ("responses each", number(aggregation.samples), "to every prompt, from every policy"),
-            ]
-        )
-    )
+    tiles = [
+        ("value of the game", number(game.value), f"{interval(game.value, game.low, game.high)}; by {game.solver}"),
+        ("prompts", number(aggregation.prompts), "intervals and errors are over prompts"),
+        ("responses each", number(aggregation.samples), "to every prompt, from every policy"),
+    ]
+    blocks.append(Tiles(tiles))
     return [*blocks, Remarks("Warnings", aggregation.warnings)] if aggregation.warnings else blocks
 
 
@@ -222,17 +218,19 @@ def _largest_regrets(policies: Sequence[PolicyOutcome]) -> Figure:
 
 
 def _regrets(policies: Sequence[PolicyOutcome], legend: Sequence[tuple[int, str]]) -> Figure:
-    rows = []
-    for policy in policies:
-        points = []
-        for place, kind in enumerate(policy.types, 1):
-            half = None if kind.regret is None or kind.regret_se is None else 1.96 * kind.regret_se
-            low = None if kind.regret is None or half is None else kind.regret - half
-            high = None if kind.regret is None or half is None else kind.regret + half
-            points.append(Point(kind.regret, low, high, place))
-        rows.append(Row(policy.name, points))
+    rows = [
+        Row(policy.name, [_regret_point(kind, place) for place, kind in enumerate(policy.types, 1)])
+        for policy in policies
+    ]
     drawn = forest(rows, "Regret of each type under each policy.", x_label="regret in nats")
     return Figure("Regret", drawn, "Smaller is better; bars extend 1.96 standard errors to each side.", legend)
+
+
+def _regret_point(outcome: TypeOutcome, series: int) -> Point:
+    if outcome.regret is None or outcome.regret_se is None:
+        return Point(outcome.regret, series=series)
+    half = 1.96 * outcome.regret_se
+    return Point(outcome.regret, outcome.regret - half, outcome.regret + half, series)
 
 
 def _win_rates(policies: Sequence[PolicyOutcome], legend: Sequence[tuple[int, str]]) -> Figure:
@@ -308,7 +306,7 @@ def _weights(policies: Sequence[PolicyOutcome], legend: Sequence[tuple[int, str]
 def _examples(examples: Sequence[Example], names: Sequence[str]) -> Table:
     head = ["prompt", "policy", "response", *(f"utility, {name}" for name in names)]
     rows: list[list[Cell]] = [
-        [text_of(one.prompt), one.policy, text_of(one.response), *one.utilities] for one in examples
+        [text_of(row.prompt), row.policy, text_of(row.response), *row.utilities] for row in examples
     ]
     return Table("The first responses and their utility for each type, in nats", head, rows)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pluralign.reports.histograms import Histogram, histogram_figure
 from pluralign.reports.page import (
@@ -30,11 +30,7 @@ from pluralign.reports.texts import interval, number, percent, plural, quoted, t
 _MOST_BARS, _MOST_GROUPS, _MOST_EXCERPTS, _MOST_ROWS = 12, 20, 5, 200
 _VERDICTS: dict[str, tuple[Tone, str, str]] = {
     "identified": ("good", "✓ Yes: the types are identified", "Who they are and what they prefer."),
-    "weak": (
-        "careful",
-        "! Only weakly: treat the types with caution",
-        "The data identify these types only weakly: treat them as a hypothesis.",
-    ),
+    "weak": ("careful", "! Only weakly: treat the types with caution", "Treat these types as a hypothesis."),
     "not identified": (
         "bad",
         "✕ No: the types are not identified",
@@ -46,7 +42,7 @@ _VERDICTS: dict[str, tuple[Tone, str, str]] = {
 
 @dataclass(frozen=True)
 class Data:
-    """What was judged, how often and by whom; counts by kind, length, source and group."""
+    """What the judgments are: counts, also by kind, length, source and group."""
 
     files: list[str]
     judgments: int
@@ -126,7 +122,7 @@ class Verdict:
 
     verdict: str
     reason: str
-    mend: str
+    advice: str
 
 
 @dataclass(frozen=True)
@@ -271,7 +267,7 @@ def audit_sections(audit: AuditPage) -> list[Section]:
 def verdict_banner(verdict: Verdict) -> Banner:
     """The verdict in its colour."""
     tone, title, _ = _VERDICTS.get(verdict.verdict, ("plain", verdict.verdict, ""))
-    help_with = f"What would help: {verdict.mend}" if verdict.mend else ""
+    help_with = f"What would help: {verdict.advice}" if verdict.advice else ""
     paragraphs = [text for text in (verdict.reason, help_with) if text]
     return Banner(tone, "Do these data identify annotator types?", title, paragraphs)
 
@@ -297,32 +293,23 @@ def _summary(audit: AuditPage) -> list[Block]:
 def _data(data: Data) -> list[Block]:
     """Kinds of judgments, judgments per annotator, lengths of rankings, sources and groups."""
     lengths = sorted(data.ranking_lengths.items(), key=lambda item: int(item[0]))
+    sources, groups = (sorted(of.items(), key=lambda item: -item[1]) for of in (data.sources, data.groups))
+    reading = "Half of the annotators gave about {} judgments or fewer. The type of those who gave few is less certain."
     figures = [
-        _counts("Kinds of judgments", data.kinds, "judgments"),
-        histogram_figure(
-            data.judgments_per_annotator,
-            "Judgments per annotator",
-            "judgments",
-            "annotators",
-            "Half of the annotators gave about {} judgments or fewer. The fewer judgments an annotator gave, the "
-            "less certain is their type.",
-        ),
-        _counts("Responses per ranking", {f"{length} responses": count for length, count in lengths}, "rankings"),
-        _counts("Sources", data.sources, "judgments"),
-        _counts("Known groups", data.groups, "annotators"),
+        _counts("Kinds of judgments", list(data.kinds.items()), "judgments", overlapping=True),
+        histogram_figure(data.judgments_per_annotator, "Judgments per annotator", "judgments", "annotators", reading),
+        _counts("Responses per ranking", [(f"{length} responses", count) for length, count in lengths], "rankings"),
+        _counts("Sources", sources, "judgments"),
+        _counts("Known groups", groups, "annotators"),
     ]
     return [Figures([figure for figure in figures if figure is not None])]
 
 
-def _counts(title: str, counts: Mapping[str, int], unit: str) -> Figure | None:
+def _counts(title: str, ordered: Sequence[tuple[str, int]], unit: str, overlapping: bool = False) -> Figure | None:
     """Bars of counts; a long tail of sources or groups is only in the table."""
-    total = sum(counts.values())
+    total = sum(count for _, count in ordered)
     if not total:
         return None
-    ordered = list(counts.items())
-    overlapping = title == "Kinds of judgments"
-    if title in ("Sources", "Known groups"):
-        ordered.sort(key=lambda item: -item[1])
     shown, rest = ordered[:_MOST_BARS], ordered[_MOST_BARS:]
     name, most = max(ordered, key=lambda item: item[1])
     if overlapping:
@@ -342,29 +329,18 @@ def _counts(title: str, counts: Mapping[str, int], unit: str) -> Figure | None:
 def _agreement(agreement: Agreement) -> list[Block]:
     """Krippendorff's alpha, agreement with the other annotators, margins of majorities, and cycles."""
     figures = [] if agreement.krippendorff_alpha is None else [_alpha(agreement, agreement.krippendorff_alpha)]
-    if agreement.annotator_agreement is not None:
+    if (each := agreement.annotator_agreement) is not None:
+        title, x_label = "Each annotator against the others", "agreement with the others"
         reading = (
             "Half of {n} annotators agree with the majority of the others in at most {} of the cases. Those on the "
-            "left may be a minority with other preferences, or careless: the number alone does not tell."
         )
-        figures.append(
-            histogram_figure(
-                agreement.annotator_agreement,
-                "Each annotator against the others",
-                "agreement with the others",
-                "annotators",
-                reading,
-            )
-        )
-    margins = agreement.majority_margins
+        reading += "left may be a minority with other preferences, or careless: the number alone does not tell."
+        figures.append(histogram_figure(each, title, x_label, "annotators", reading))
+    margins, x_label = agreement.majority_margins, "margin (0 evenly split, 1 unanimous)"
     unanimous = "" if margins.unanimous is None else f" {percent(margins.unanimous)} of them are unanimous."
     reading = "Half of the comparisons have a margin of at most {}." + unanimous
     reading += " Near 0 the crowd is split: a single reward can satisfy only half of it there."
-    figures.append(
-        histogram_figure(
-            margins, "Margins of majorities", "margin (0 evenly split, 1 unanimous)", "comparisons", reading
-        )
-    )
+    figures.append(histogram_figure(margins, "Margins of majorities", x_label, "comparisons", reading))
     tiles = _cycles(agreement.intransitive_triples, agreement.condorcet_cycles)
     return [Figures(figures), *([Tiles(tiles)] if tiles else [])]
 
@@ -377,17 +353,13 @@ def _alpha(agreement: Agreement, alpha: float) -> Figure:
     elif high is not None and high < 0:
         meaning = "Annotators disagree more than by chance: they judge similar responses in opposite ways."
     else:
-        meaning = "This cannot be distinguished from chance: there is no response that everybody prefers."
+        meaning = "This cannot be distinguished from chance."
     marks = [(0.0, "chance"), (1.0, "full agreement")]
     if min(alpha, *known(low), 0.0) < 0:
         marks.insert(0, (-1.0, "opposed"))
     shown = interval(alpha, low, high)
-    drawn = scale(
-        Point(alpha, low, high),
-        f"Krippendorff's alpha {shown} on a scale from chance to full agreement.",
-        limits=(marks[0][0], 1.0),
-        marks=marks,
-    )
+    description = f"Krippendorff's alpha {shown} on a scale from chance to full agreement."
+    drawn = scale(Point(alpha, low, high), description, limits=(marks[0][0], 1.0), marks=marks)
     units = f"{plural(agreement.units, 'unit')} judged by two or more annotators"
     return Figure("Krippendorff's alpha", drawn, f"{shown}; {agreement.level} level, {units}. {meaning}")
 
@@ -410,16 +382,10 @@ def _identification(verdict: CheckedVerdict) -> list[Block]:
     """How certain each annotator's type is, how many judgments are enough, and the checks."""
     figures = []
     if verdict.posterior_entropy is not None:
-        figures.append(
-            histogram_figure(
-                verdict.posterior_entropy,
-                "Uncertainty about each annotator's type",
-                "entropy of the posterior over types (nats)",
-                "annotators",
-                "At 0 the type of an annotator is certain. Half of the annotators are at about {} or lower; those at "
-                "the right may belong to any of several types.",
-            )
-        )
+        title, x_label = "Uncertainty about each annotator's type", "entropy of the posterior over types (nats)"
+        reading = "At 0 the type of an annotator is certain. Half of the annotators are at about {} or lower; those at "
+        reading += "the right may belong to any of several types."
+        figures.append(histogram_figure(verdict.posterior_entropy, title, x_label, "annotators", reading))
     if verdict.power:
         figures.append(_power(verdict.power))
     rows: list[list[Cell]] = [[check.name, check.value, check.meaning] for check in verdict.checks]
@@ -441,23 +407,13 @@ def _power(points: Sequence[PowerPoint]) -> Figure:
     rows: list[list[Cell]] = [
         [point.design, point.judgments, point.accuracy, point.low, point.high] for point in points
     ]
-    drawn = curves(
-        lines,
-        "Accuracy of the assigned types by judgments per annotator, a curve per design.",
-        x_label="judgments per annotator",
-        y_label="annotators assigned their own type",
-        limits=(0.0, 1.03),
-        shares=True,
-    )
+    drawn = curves(lines, "Accuracy of the assigned types by judgments per annotator, a curve per design.",
+                   x_label="judgments per annotator", y_label="annotators assigned their own type", limits=(0.0, 1.03),
+                   shares=True)  # fmt: skip
     reading = "How often simulated annotators of these types are assigned their own type. "
     reading += f"At best, {'; '.join(best)}."
-    return Figure(
-        "How many judgments are enough",
-        drawn,
-        reading,
-        [(line.series, line.name) for line in lines],
-        Table("The numbers", head, rows, folded=True),
-    )
+    legend, table = [(line.series, line.name) for line in lines], Table("The numbers", head, rows, folded=True)
+    return Figure("How many judgments are enough", drawn, reading, legend, table)
 
 
 def _selection(candidates: Sequence[Candidate], chosen: int) -> list[Block]:
@@ -481,12 +437,12 @@ def _selection(candidates: Sequence[Candidate], chosen: int) -> list[Block]:
             sign = "+" if gain > 0 else ""
             reading += f" {plural(chosen, 'type')} instead of 1: {sign}{number(gain)} nats per judgment."
         figures.append(Figure("Prediction of held-out judgments", drawn, reading, table=table))
-    charged = {row.types: row.bic for row in candidates if row.bic is not None}
-    if charged:
+    bic = {row.types: row.bic for row in candidates if row.bic is not None}
+    if bic:
         drawn = curves([Curve("BIC", counts, [row.bic for row in candidates], series=2)],
                        "BIC by number of types; lower is better.", x_label="number of types",
                        y_label="BIC, lower is better", mark=mark, whole=True)  # fmt: skip
-        least = min(charged, key=lambda types: charged[types])
+        least = min(bic, key=lambda types: bic[types])
         reading = f"BIC adds a penalty for each parameter; it is lowest at {plural(least, 'type')}."
         figures.append(Figure("Fit and number of parameters", drawn, reading))
     return [Figures(figures)]
@@ -544,15 +500,14 @@ def _card(kind: AnnotatorType) -> Card:
     if kind.low is not None and kind.high is not None:
         facts.append(f"share between {percent(kind.low)} and {percent(kind.high)}")
     excerpts = []
-    directions: tuple[tuple[str, list[Difference], Literal["up", "down"]], ...] = (
-        ("Rates higher than other types", kind.lifts, "up"),
-        ("Rates lower than other types", kind.drops, "down"),
-    )
-    for title, differences, sign in directions:
+    for sign, title, differences in (
+        ("up", "Rates higher than other types", kind.lifts),
+        ("down", "Rates lower than other types", kind.drops),
+    ):
         entries = [
-            Excerpt(one.prompt, one.response, f"{one.difference:+.2f}".replace("-", "\u2212"), sign)
-            for one in differences[:_MOST_EXCERPTS]
-            if (one.difference > 0) == (sign == "up")
+            Excerpt(row.prompt, row.response, f"{row.difference:+.2f}".replace("-", "\u2212"), sign)
+            for row in differences[:_MOST_EXCERPTS]
+            if (row.difference > 0) == (sign == "up")
         ]
         if entries:
             excerpts.append((title, entries))

@@ -4,40 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from pluralign.reports.measures import Value, measures_table
+from pluralign.reports.measures import Value, measures_table, metric_point, with_interval
 from pluralign.reports.page import Block, Cell, Figure, Figures, Section, Table
-from pluralign.reports.plots import Point, ReliabilityBin, Row, forest, known, reliability
+from pluralign.reports.plots import ReliabilityBin, Row, forest, known, reliability
 from pluralign.reports.texts import interval, number, percent, quoted
 
 MEASURES = {
     "ece": ("Calibration error", "Mean distance between confidence and accuracy, over ten equal bins of confidence."),
     "ece_equal_mass": ("Calibration error, bins of equal weight", "The same with equal weight in every bin."),
-    "ece_debiased": (
-        "Calibration error, debiased",
-        "The same minus what chance adds to every bin; without this correction small samples look worse than they are.",
-    ),
+    "ece_debiased": ("Calibration error, debiased", "The same minus what chance adds to every bin in small samples."),
     "ece_smooth": ("Calibration error, smoothed", "The same from a smooth curve through the pairs, without bins."),
     "max_calibration_error": ("Largest error of a bin", "The error of the worst bin, even if it holds few pairs."),
-    "average_calibration_error": (
-        "Mean error of a bin",
-        "The mean error of the bins, each counted once even if it holds few pairs.",
-    ),
+    "average_calibration_error": ("Mean error of a bin", "The mean error of the bins, each counted once."),
     "brier": ("Brier score", "Mean squared error of the predicted probability; 0.25 for a constant reward."),
     "brier_reliability": ("Brier score: reliability", "The part due to miscalibration; 0 is best."),
     "brier_resolution": (
         "Brier score: resolution",
-        "The part gained by separating clear pairs from unclear ones; higher is better.",
+        "The gain from telling clear pairs from unclear ones; higher is better.",
     ),
     "brier_uncertainty": ("Brier score: uncertainty", "The part due to the outcomes; no model can change it."),
-    "crowd_ece": (
-        "Crowd calibration error",
-        "Distance between the predicted probability and the crowd's share of votes, on pairs with several votes.",
-    ),
-    "crowd_brier": (
-        "Crowd Brier score",
-        "Mean squared distance between the predicted probability and the crowd's share of votes.",
-    ),
+    "crowd_ece": ("Crowd calibration error", "Distance from the share of votes, on pairs with several votes."),
+    "crowd_brier": ("Crowd Brier score", "Mean squared distance from the share of votes."),
     "crowd_noise": ("Noise of the crowd's shares", "What the small number of votes per pair adds to that score."),
     "crowd_ece_majority": (
         "Crowd calibration error, majority",
@@ -80,6 +69,10 @@ class RewardGaps:
         """What the page calls the slice."""
         return "all pairs" if self.slice == "all" else self.slice
 
+    def value(self, key: str) -> Any:
+        """A number by its name."""
+        return getattr(self, key)
+
 
 def calibration_section(
     value: Value, bins: Sequence[ReliabilityBin], slices: Figure | None, gaps: Sequence[RewardGaps]
@@ -103,16 +96,10 @@ def reliability_figure(bins: Sequence[ReliabilityBin]) -> Figure:
     reading += f"On average, accuracy is {number(round(100 * abs(gap), 1))} points {side}."
     spread = any(len(known(row.accuracy_low, row.accuracy_high)) == 2 for row in bins)
     reading += " The thin lines are intervals of the accuracy of each bin." if spread else ""
-    cells: list[list[Cell]] = [
-        [
-            f"{number(row.lower)} to {number(row.upper)}",
-            row.confidence,
-            interval(row.accuracy, row.accuracy_low, row.accuracy_high) if spread else row.accuracy,
-            row.share,
-            row.pairs,
-        ]
-        for row in bins
-    ]
+    cells: list[list[Cell]] = []
+    for row in bins:
+        accuracy = interval(row.accuracy, row.accuracy_low, row.accuracy_high) if spread else row.accuracy
+        cells.append([f"{number(row.lower)} to {number(row.upper)}", row.confidence, accuracy, row.share, row.pairs])
     table = Table("The numbers", ["bin", "confidence", "accuracy", "share", "pairs"], cells, folded=True)
     return Figure("Reliability", drawn, reading, [(1, "each bin, larger with more pairs"), (2, "gap")], table)
 
@@ -126,13 +113,7 @@ def gaps_figure(rows: Sequence[RewardGaps]) -> Figure | None:
     others = [row for row in defined if row.slice != "all"]
     others = sorted(others, key=lambda row: -(row.gap_wrong or 0.0))[:_MOST_SLICES]
     lines = [
-        Row(
-            row.name,
-            [
-                Point(row.gap_right, row.gap_right_low, row.gap_right_high, 1),
-                Point(row.gap_wrong, row.gap_wrong_low, row.gap_wrong_high, 2),
-            ],
-        )
+        Row(row.name, [metric_point(row.value, "gap_right", 1), metric_point(row.value, "gap_wrong", 2)])
         for row in [*whole, *others]
     ]
     drawn = forest(lines, "Mean gap between the two rewards of a pair, on right and on wrong pairs, by slice.",
@@ -142,9 +123,9 @@ def gaps_figure(rows: Sequence[RewardGaps]) -> Figure | None:
     if known(first.ratio):
         where = "all pairs" if first.slice == "all" else quoted(first.slice)
         reading += (
-            f" On {where}, the gap of wrong pairs is {number(first.ratio)} times that of right ones; near 1, the size "
-            "of a gap says nothing about whether the model is right."
+            f" On {where}, the gap of wrong pairs is {number(first.ratio)} times that of right ones; near 1, the "
         )
+        reading += "size of a gap says nothing about whether the model is right."
     legend = [(1, "pairs it gets right"), (2, "pairs it gets wrong")]
     return Figure("Gaps on right and on wrong pairs", drawn, reading, legend)
 
@@ -159,17 +140,6 @@ def _gaps_table(rows: Sequence[RewardGaps]) -> Table:
         confident = percent(row.sure_wrong)
         if row.sure_wrong_low is not None and row.sure_wrong_high is not None:
             confident += f" ({percent(row.sure_wrong_low)}\xa0to\xa0{percent(row.sure_wrong_high)})"
-        cells.append(
-            [
-                row.name,
-                row.pairs,
-                interval(row.accuracy, row.accuracy_low, row.accuracy_high),
-                interval(row.gap_right, row.gap_right_low, row.gap_right_high),
-                interval(row.gap_wrong, row.gap_wrong_low, row.gap_wrong_high),
-                row.ratio,
-                row.wrong_median,
-                row.wrong_p90,
-                confident,
-            ]
-        )
+        intervals = [with_interval(row.value, key) for key in ("accuracy", "gap_right", "gap_wrong")]
+        cells.append([row.name, row.pairs, *intervals, row.ratio, row.wrong_median, row.wrong_p90, confident])
     return Table("Over-rewarding by slice", head, cells)

@@ -1,73 +1,26 @@
-"""The README.md of a run: what it is, how to use it, how well it does."""
+"""The README.md of a run: what it is, how to use it, its results."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-_USE = {
-    "reward": """```python
-import pluralign
 
-reward_model = pluralign.load_reward_model("{folder}")
-reward_model.score("a prompt", ["one response", "another"])
-```""",
-    "crowd": """```python
-import pluralign
+def run_card(objective: str, tag: str, usage: str, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    """A model card for the hub: front matter, use, data, results.
 
-reward_model = pluralign.load_reward_model("{folder}")  # the expected reward; quantile=0.2 for a cautious one
-reward_model.score("a prompt", ["one response", "another"])
-items = pluralign.items_of(pluralign.read("judgments.parquet"), keep_all=True)
-reward_model.distributions(items)  # what a crowd would say: (responses, labels)
-```""",
-    "policy": """```python
-from transformers import pipeline
-
-pipeline("text-generation", "{folder}")("a prompt")
-```""",
-    "tuned": """```python
-import pluralign
-
-policy = pluralign.load_policy("{folder}")
-policy.sample(["a prompt"], n=2)
-```
-
-It also loads by `transformers` (or `peft`, if it is an adapter) alone.""",
-    "types": """```python
-import pluralign
-
-policy = pluralign.load_policy("{folder}")  # a mixture: every answer is drawn from one type's policy
-policy.sample(["a prompt"], n=2)
-pluralign.load_policy("{folder}/type-1").sample(["a prompt"], n=2)  # one type's alone
-```
-
-Each folder `type-1`, `type-2` ... is a plain PEFT adapter on the base. `responsibilities.parquet` says which type
-each annotator is of, `types.json` what every round found.""",
-}
-
-
-_KINDS = {
-    "sft": "policy",
-    "dpo": "tuned",
-    "pm-dpo": "tuned",
-    "pm-rlhf": "tuned",
-    "em-dpo": "types",
-    "dprm": "crowd",
-}
-"""What an objective makes, where that is no plain reward model."""
-
-
-def run_card(objective: str, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
-    """A model card for the hub: front matter, use, data, results."""
-    kind = _KINDS.get(objective, "reward")
-    base = str(config["model_name_or_path"])
-    tags = ["pluralign", objective, "reward-model" if kind in ("reward", "crowd") else "language-model"]
-    lines = ["---", "library_name: transformers", "tags:"]
-    lines += [f"- {tag}" for tag in tags]
-    lines += ["---", "", f"# {config['output_dir']}", ""]
-    lines += [f"Trained by pluralign from `{base}` with the objective `{objective}` on:", ""]
+    Args:
+        objective: its name.
+        tag: the kind of model, as the hub's tag.
+        usage: Markdown with `{folder}` where the model's folder belongs.
+        config: the resolved config of the run.
+        metrics: flat, as in `metrics.json`.
+    """
+    lines = ["---", "library_name: transformers", "tags:", "- pluralign", f"- {objective}", f"- {tag}", "---", ""]
+    lines += [f"# {config['output_dir']}", ""]
+    lines += [f"Trained by pluralign from `{config['model_name_or_path']}` with the objective `{objective}` on:", ""]
     lines += [f"- `{file}`" for file in config["train_files"]]
-    lines += ["", "## Use", "", _USE[kind].format(folder=config["output_dir"]), "", "## Results", ""]
+    lines += ["", "## Use", "", usage.format(folder=config["output_dir"]), "", "## Results", ""]
     lines += metrics_table(metrics)
     lines += ["", "`config.yaml` holds every setting, `environment.json` the versions and the data's fingerprints."]
     return "\n".join(lines) + "\n"
@@ -83,4 +36,30 @@ def metrics_table(metrics: Mapping[str, Any]) -> list[str]:
         if f"{key}_low" in metrics and f"{key}_high" in metrics:
             shown += f" ({metrics[f'{key}_low']:.4g} to {metrics[f'{key}_high']:.4g})"
         lines.append(f"| {key.replace('|', '/')} | {shown} |")
+    return lines
+
+
+def cross_table(metrics: Mapping[str, Any], policies: Sequence[str]) -> list[str]:
+    """How well each type's policy predicts each known group, as a Markdown section; nothing without groups.
+
+    Examples:
+        >>> metrics = {"accuracy/policy=a/group=old": 0.75, "log_loss/policy=a/group=old": 0.5}
+        >>> for line in cross_table(metrics, ["a"]):
+        ...     print(line or "-")
+        ## Accuracy (log-loss) of each group's judgments under each type's policy
+        -
+        | group | a |
+        |---|---|
+        | old | 0.75 (0.5) |
+    """
+    prefix = f"accuracy/policy={policies[0]}/group="
+    groups = [key[len(prefix) :] for key in metrics if key.startswith(prefix)]
+    if not groups:
+        return []
+    lines = ["## Accuracy (log-loss) of each group's judgments under each type's policy", ""]
+    lines += [f"| group | {' | '.join(policies)} |", "|---" * (len(policies) + 1) + "|"]
+    for group in groups:
+        keys = [f"policy={policy}/group={group}" for policy in policies]
+        cells = [f"{metrics[f'accuracy/{key}']:.3g} ({metrics[f'log_loss/{key}']:.3g})" for key in keys]
+        lines.append(f"| {group.replace('|', '/')} | {' | '.join(cells)} |")
     return lines

@@ -15,22 +15,16 @@ from pluralign.reports.texts import number, percent, quoted, text_of
 
 MEASURES = {
     "total_variation": ("Total variation", "The share of the prediction that is on the wrong label."),
-    "transport_cost": (
-        "Transport cost",
-        "The cost of moving the predicted shares to the voted ones, by the rewards of the labels.",
-    ),
+    "transport_cost": ("Transport cost", "Cost of moving predicted to voted shares, by the rewards of the labels."),
     "vote_log_loss": ("Log-loss of votes", "Nats per vote: how unexpected a vote is under the prediction."),
     "vote_entropy": ("Entropy of votes", "The part of the log-loss due to disagreement between annotators."),
     "vote_log_loss_excess": ("Log-loss above entropy", "The remaining part, due to the prediction."),
-    "expected_reward_error": (
-        "Error of the expected reward",
-        "Distance between the mean reward of the prediction and that of the votes.",
-    ),
+    "expected_reward_error": ("Error of the expected reward", "Distance from the mean reward of the votes."),
     "expected_reward_bias": ("Bias of the expected reward", "The same with its sign; positive is too high."),
     "share_ece": ("Calibration error of the shares", "Distance between predicted and voted shares in bins."),
     "interval_coverage": (
         "Coverage",
-        "The share of vote counts inside the predicted 90 % interval; far below 90 % is over-confident.",
+        "Vote counts in the predicted 90 % interval; far fewer than 90 %: over-confident.",
     ),
     "majority_accuracy": ("Majority accuracy", "How often the label with the largest predicted share has most votes."),
 }
@@ -68,75 +62,53 @@ class Crowds:
 
 def crowds_section(crowds: Crowds, value: Value) -> Section | None:
     """The predictions of a model next to the votes; None where no response was voted on."""
-    responses = [one for one in crowds.responses if len(known(*one.voted, *one.predicted)) == 2 * len(crowds.labels)]
+    numbers = 2 * len(crowds.labels)
+    responses = [row for row in crowds.responses if len(known(*row.voted, *row.predicted)) == numbers]
     if not responses:
         return None
     measures = measures_table("Predicted shares against votes", value, MEASURES)
     reading = "Half of the {n} responses are at {} or less. With few votes, even a correct prediction is some way off."
+    distances = [row.total_variation for row in responses]
+    title = "Distance between predictions and votes"
     figure = histogram_figure(
-        Histogram.of_shares([one.total_variation for one in responses]),
-        "Distance between predictions and votes",
-        "total variation",
-        "responses",
-        reading,
-        median(one.total_variation for one in responses),
+        Histogram.of_shares(distances), title, "total variation", "responses", reading, median(distances)
     )
     # A response with few votes is far from every prediction by chance.
-    most = median(one.votes for one in responses)
-    ordered = sorted((one for one in responses if one.votes >= most), key=lambda one: one.total_variation)
+    most = median(row.votes for row in responses)
+    ordered = sorted((row for row in responses if row.votes >= most), key=lambda row: row.total_variation)
     near, far = ordered[:_DRAWN], ordered[_DRAWN:][-_DRAWN:]
     lead = f"Among responses with {number(most)} votes or more. Intervals are of the crowd's shares, given the votes."
-    blocks: list[Block] = [
-        *([measures] if measures.rows else []),
-        Figures([figure]),
-        Heading("Closest to the votes", lead),
-        Figures([_shares(one, crowds.labels) for one in near]),
-    ]
+    blocks: list[Block] = [*([measures] if measures.rows else []), Figures([figure])]
+    blocks += [Heading("Closest to the votes", lead), Figures([_shares(row, crowds.labels) for row in near])]
     if far:
-        blocks += [Heading("Farthest from the votes"), Figures([_shares(one, crowds.labels) for one in reversed(far)])]
+        blocks += [Heading("Farthest from the votes"), Figures([_shares(row, crowds.labels) for row in reversed(far)])]
     blocks.append(_table(responses, crowds.labels))
     return Section("What the crowd says", blocks, "How annotators voted on each response, and what the model predicts.")
 
 
-def _shares(one: VotedResponse, labels: Sequence[str]) -> Figure:
+def _shares(row: VotedResponse, labels: Sequence[str]) -> Figure:
     """Voted and predicted shares of the labels with the largest ones, in the order of the scale."""
-    places = sorted(range(len(labels)), key=lambda place: -max(one.voted[place], one.predicted[place]))
-    rows = [
-        Row(
-            labels[place],
-            [Point(one.voted[place], one.low[place], one.high[place]), Point(one.predicted[place], series=2)],
-        )
-        for place in sorted(places[:_MOST_LABELS])
-    ]
-    drawn = forest(
-        rows, f"Voted and predicted share of each label for {text_of(one.response)}", x_label="share",
-        limits=(0.0, 1.0), shares=True,
-    )  # fmt: skip
-    reading = f"{number(one.votes)} votes on the response to {quoted(one.prompt)}; {percent(one.total_variation)} of "
+    places = sorted(range(len(labels)), key=lambda place: -max(row.voted[place], row.predicted[place]))
+    rows = []
+    for place in sorted(places[:_MOST_LABELS]):
+        voted = Point(row.voted[place], row.low[place], row.high[place])
+        rows.append(Row(labels[place], [voted, Point(row.predicted[place], series=2)]))
+    title = f"Voted and predicted share of each label for {text_of(row.response)}"
+    drawn = forest(rows, title, x_label="share", limits=(0.0, 1.0), shares=True)
+    reading = f"{number(row.votes)} votes on the response to {quoted(row.prompt)}; {percent(row.total_variation)} of "
     reading += "the prediction is on the wrong label."
-    return Figure(quoted(one.response, 60), drawn, reading, [(1, "voted, with its interval"), (2, "predicted")])
+    return Figure(quoted(row.response, 60), drawn, reading, [(1, "voted, with its interval"), (2, "predicted")])
 
 
 def _table(responses: Sequence[VotedResponse], labels: Sequence[str]) -> Table:
     """The responses whose predictions are farthest from their votes."""
-    ordered = sorted(responses, key=lambda one: -one.total_variation)[:_MOST_ROWS]
-
-    def largest(shares: Sequence[float]) -> str:
-        place = max(range(len(shares)), key=lambda place: shares[place])
-        return f"{labels[place]} {percent(shares[place])}"
-
-    rows: list[list[Cell]] = [
-        [
-            text_of(one.response),
-            text_of(one.prompt),
-            one.votes,
-            largest(one.voted),
-            largest(one.predicted),
-            one.expected_reward,
-            one.total_variation,
+    rows: list[list[Cell]] = []
+    for row in sorted(responses, key=lambda row: -row.total_variation)[:_MOST_ROWS]:
+        largest = [
+            f"{labels[shares.index(max(shares))]} {percent(max(shares))}" for shares in (row.voted, row.predicted)
         ]
-        for one in ordered
-    ]
+        texts = [text_of(row.response), text_of(row.prompt)]
+        rows.append([*texts, row.votes, *largest, row.expected_reward, row.total_variation])
     title = f"The farthest {len(rows)} of {number(len(responses))} responses"
     head = ["response", "prompt", "votes", "most voted", "most predicted", "expected reward", "total variation"]
     return Table(title, head, rows, folded=True)

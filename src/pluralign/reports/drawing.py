@@ -80,7 +80,7 @@ def axis_name(axes: Axes, x: str) -> None:
 def label(
     figure: Figure, x: float, y: float, text: str, columns: int = 60, align: str = "left", **look: object
 ) -> None:
-    """Write a text at units from the left and the top, vertically centred, clipped to so many columns."""
+    """Write a text at units from the left and the top, vertically centred, clipped to `columns` columns."""
     height = figure.get_figheight() * 72
     settings = {"ha": align, "va": "center", "fontsize": TEXT, "color": INK} | look
     figure.text(x / WIDTH, 1 - y / height, ".", gid=f"label:{columns}:{one_line(text)}", **settings)  # type: ignore[arg-type]
@@ -123,7 +123,8 @@ def to_svg(figure: Figure, description: str) -> Markup:
         if element.tag not in ("text", "title"):
             element.text = None
         element.tail = None
-    _flatten(root)
+    # Without matplotlib's groups.
+    root[:] = [element for element in root.iter() if element.tag in ("path", "text")]
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
@@ -141,11 +142,3 @@ def _plain(value: str) -> str:
     value = re.sub(r"#0[0-9a-f]{5}", lambda colour: _VARIABLES.get(colour[0], colour[0]), value)
     value = re.sub(r"-?\d+\.\d{3,}", lambda digits: f"{float(digits[0]):.2f}".rstrip("0").rstrip("."), value)
     return " ".join(value.split())
-
-
-def _flatten(root: ElementTree.Element) -> None:
-    """Take the drawn elements out of matplotlib's groups, which are no longer needed."""
-    drawn = [element for element in root.iter() if element.tag in ("path", "text")]
-    for child in list(root):
-        root.remove(child)
-    root.extend(drawn)

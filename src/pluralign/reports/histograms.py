@@ -19,9 +19,8 @@ class Histogram:
 
     def __post_init__(self) -> None:
         if len(self.edges) != len(self.counts) + 1:
-            raise PluralignError(
-                f"found {len(self.edges)} edges for {len(self.counts)} counts, expected one edge more than counts"
-            )
+            counts = f"{len(self.edges)} edges for {len(self.counts)} counts"
+            raise PluralignError(f"found {counts}, expected one edge more than counts")
 
     @classmethod
     def of_shares(cls, shares: list[float], bins: int = 20) -> Histogram:

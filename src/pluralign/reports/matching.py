@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,15 +21,9 @@ LISTS = {
 """The kinds of lists of responses: what each appends to keys of `metrics.json`, and its name."""
 
 MEASURES = {
-    "pm_divergence": (
-        "Matching divergence",
-        "Mean squared difference between the log-odds of the reward model and of the policy; 0 is a match.",
-    ),
+    "pm_divergence": ("Matching divergence", "Mean squared difference of log-odds and rewards; 0 is a match."),
     "pm_divergence/reference": ("Matching divergence of the reference", "The same before tuning."),
-    "minority_mass": (
-        "Minority mass",
-        "The share of the less preferred responses' mass that the policy keeps; 1 is all of it.",
-    ),
+    "minority_mass": ("Minority mass", "The share of the less preferred responses' mass that is kept; 1 is all of it."),
     "minority_mass/reference": ("Minority mass of the reference", "The same before tuning."),
     "saturation": ("Saturation", "The share of pairs on which the policy is almost certain (under 5 % or over 95 %)."),
     "saturation/reference": ("Saturation of the reference", "The same for the reference."),
@@ -50,10 +43,7 @@ TEXTS = {
     "entropy_per_token": ("Entropy per token", "Nats per token."),
     "distinct_1": ("Distinct tokens", "Share of all tokens in the responses."),
     "distinct_2": ("Distinct pairs of tokens", "Share of all pairs of neighbouring tokens."),
-    "reference_perplexity": (
-        "Perplexity under the reference",
-        "Far above that of the reference's own responses: degenerate text.",
-    ),
+    "reference_perplexity": ("Perplexity under the reference", "Far above the reference's own: degenerate text."),
     "unfinished": ("Unfinished", "The share of responses cut at the limit."),
 }
 """Keys of `metrics.json` about the responses themselves; those of the reference end in `/reference`."""
@@ -90,9 +80,8 @@ class MatchingPlots:
     def __post_init__(self) -> None:
         for shares in (self.reward, self.policy, self.reference):
             if len(shares) + 1 != len(self.bin_edges):
-                raise PluralignError(
-                    f"found {len(self.bin_edges)} bin_edges for {len(shares)} shares, expected one edge more"
-                )
+                edges = len(self.bin_edges)
+                raise PluralignError(f"found {edges} bin_edges for {len(shares)} shares, expected one edge more")
 
 
 @dataclass(frozen=True)
@@ -112,10 +101,7 @@ def matching_section(lists: Sequence[MatchingPlots], value: Value) -> Section | 
     for plots in lists:
         if plots.on in kinds and plots.pairs:
             ending, name = kinds[plots.on]
-            blocks += [
-                Heading(name),
-                Figures([saturation_figure(plots, value, ending), margins_figure(plots.points)]),
-            ]
+            blocks += [Heading(name), Figures([saturation_figure(plots, value, ending), margins_figure(plots.points)])]
     blocks.append(measures_table("Measures of matching", value, MEASURES, {name: end for end, name in kinds.values()}))
     texts = measures_table("The responses themselves", value, TEXTS, {"policy": "", "reference": "/reference"})
     blocks += [texts] if texts.rows else []
@@ -125,28 +111,21 @@ def matching_section(lists: Sequence[MatchingPlots], value: Value) -> Section | 
 
 def saturation_figure(plots: MatchingPlots, value: Value, ending: str = "") -> Figure:
     """How certain reward model, policy and reference are about each pair; `ending` is what the list appends to keys."""
-    panels = [
-        ("reward model", plots.reward, _SERIES["reward"]),
-        ("policy", plots.policy, _SERIES["policy"]),
-        ("reference", plots.reference, _SERIES["reference"]),
-    ]
-    names = [name for name, _, _ in panels]
+    names, shares = ["reward model", "policy", "reference"], [plots.reward, plots.policy, plots.reference]
+    series = [_SERIES[key] for key in ("reward", "policy", "reference")]
     drawn = probability_histograms(
-        plots.bin_edges, panels,
+        plots.bin_edges, list(zip(names, shares, series, strict=True)),
         "Probability of the response that the reward model prefers: under the reward model, the policy and the "
         "reference.", x_label="probability of the response with more reward",
     )  # fmt: skip
-    keys = ("saturation/reward", "saturation", "saturation/reference")
-    shares = [
-        f"the {name} on {percent(share)}"
-        for name, key in zip(names, keys, strict=True)
-        if (share := value(key + ending)) is not None
-    ]
-    reading = f"Almost certain, of {number(plots.pairs)} pairs: {', '.join(shares)}."
+    saturation = [value(key + ending) for key in ("saturation/reward", "saturation", "saturation/reference")]
+    known_shares = [(name, share) for name, share in zip(names, saturation, strict=True) if share is not None]
+    certain = ", ".join(f"the {name} on {percent(share)}" for name, share in known_shares)
+    reading = f"Almost certain, of {number(plots.pairs)} pairs: {certain}."
     reading += " Left of the middle are pairs whose order disagrees with the reward model."
     cells: list[list[Cell]] = [
-        [f"{number(low)} to {number(high)}", *(percent(shares[place]) for _, shares, _ in panels)]
-        for place, (low, high) in enumerate(itertools.pairwise(plots.bin_edges))
+        [f"{number(low)} to {number(high)}", *map(percent, of_bin)]
+        for low, high, *of_bin in zip(plots.bin_edges[:-1], plots.bin_edges[1:], *shares, strict=True)
     ]
     table = Table("The numbers", ["bin", *names], cells, folded=True)
     return Figure("Certainty about each pair", drawn, reading, table=table)
@@ -154,16 +133,13 @@ def saturation_figure(plots: MatchingPlots, value: Value, ending: str = "") -> F
 
 def margins_figure(points: Sequence[Margins]) -> Figure:
     """Margins of log-probability against margins of reward; a policy that matches lies on the diagonal."""
-    rewards, reference, policy = np.array(
-        [[point.reward, point.reference, point.policy] for point in points], dtype=float
-    ).reshape(-1, 3).T  # fmt: skip
+    margins = [[point.reward, point.reference, point.policy] for point in points]
+    rewards, reference, policy = np.array(margins, dtype=float).reshape(-1, 3).T
     drawn, outside = diagonal(
-        rewards,
-        [(reference, _SERIES["reference"]), (policy, _SERIES["policy"])],
+        rewards, [(reference, _SERIES["reference"]), (policy, _SERIES["policy"])],
         "Margin of log-probability against margin of reward, a dot per pair.",
-        x_label="reward of the better minus the worse response",
-        y_label="the same difference of log-probability",
-    )
+        x_label="reward of the better minus the worse response", y_label="the same difference of log-probability",
+    )  # fmt: skip
     reading = "On the dashed line, the odds of the two responses match their rewards. Below zero, the order disagrees "
     reading += "with the rewards."
     if outside[1]:
@@ -173,14 +149,9 @@ def margins_figure(points: Sequence[Margins]) -> Figure:
 
 def _minority_figure(kinds: Mapping[str, tuple[str, str]], value: Value) -> Figure | None:
     """The minority mass of policy and reference on each kind of list."""
+    keys = {"policy": "minority_mass", "reference": "minority_mass/reference"}
     rows = [
-        Row(
-            name,
-            [
-                metric_point(value, f"minority_mass{end}", _SERIES["policy"]),
-                metric_point(value, f"minority_mass/reference{end}", _SERIES["reference"]),
-            ],
-        )
+        Row(name, [metric_point(value, key + end, _SERIES[of]) for of, key in keys.items()])
         for end, name in kinds.values()
         if value(f"minority_mass{end}") is not None
     ]
@@ -188,8 +159,6 @@ def _minority_figure(kinds: Mapping[str, tuple[str, str]], value: Value) -> Figu
         return None
     drawn = forest(rows, "Minority mass that policy and reference keep.", x_label="share that is kept",
                    reference=1.0, limits=(0.0, 1.02), shares=True)  # fmt: skip
-    reading = (
-        "The reward model gives some mass to all responses but its favourite; this share of it is kept. On its own "
-        "responses a policy looks better than it is: what it never says is not among them."
-    )
+    reading = "The share that is kept of the mass that the reward model gives to all responses but its favourite. On "
+    reading += "its own responses a policy looks better than it is: what it never says is not among them."
     return Figure("Minority mass", drawn, reading, _LEGEND)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import jinja2
 from markupsafe import Markup
@@ -22,7 +22,6 @@ Cell = str | int | float | None
 class Note:
     """A paragraph."""
 
-    kind: ClassVar[str] = "note"
     text: str
 
 
@@ -30,7 +29,6 @@ class Note:
 class Remarks:
     """A list of sentences under a title."""
 
-    kind: ClassVar[str] = "remarks"
     title: str
     items: Sequence[str]
 
@@ -39,7 +37,6 @@ class Remarks:
 class Banner:
     """The main result in one colour and a few sentences."""
 
-    kind: ClassVar[str] = "banner"
     tone: Tone
     label: str
     title: str
@@ -50,7 +47,6 @@ class Banner:
 class Tiles:
     """Key figures: name, value, and a short explanation."""
 
-    kind: ClassVar[str] = "tiles"
     items: Sequence[tuple[str, str, str]]
 
 
@@ -58,7 +54,6 @@ class Tiles:
 class Table:
     """Rows under a head; numbers are aligned right. The first cell of a row is its name."""
 
-    kind: ClassVar[str] = "table"
     title: str
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
@@ -80,7 +75,6 @@ class Figure:
 class Figures:
     """Figures side by side if the screen is wide enough."""
 
-    kind: ClassVar[str] = "figures"
     items: Sequence[Figure]
 
 
@@ -91,7 +85,7 @@ class Excerpt:
     prompt: str
     response: str
     value: str
-    sign: Literal["up", "down", "none"] = "none"
+    sign: str  # "up" or "down"
 
 
 @dataclass(frozen=True)
@@ -110,7 +104,6 @@ class Card:
 class Cards:
     """Cards side by side if the screen is wide enough."""
 
-    kind: ClassVar[str] = "cards"
     items: Sequence[Card]
 
 
@@ -118,7 +111,6 @@ class Cards:
 class Heading:
     """A heading within a section."""
 
-    kind: ClassVar[str] = "heading"
     text: str
     lead: str = ""
 
@@ -152,7 +144,7 @@ def render(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     )
     environment.filters |= {
         "clean": clean, "clip": clip, "interval": interval, "number": number, "percent": percent, "shown": _shown,
-        "numeric_columns": _numeric_columns,
+        "numeric_columns": _numeric_columns, "kind": lambda block: type(block).__name__.lower(),
     }  # fmt: skip
     return environment.get_template("page.html").render(title=title, subtitle=subtitle, sections=sections)
 

@@ -191,9 +191,8 @@ def reliability(bins: Sequence[ReliabilityBin], description: str) -> Markup:
         below.set_ylim(0, 1.1 * max([row.share for row in bins], default=1.0))
         for row in bins:
             wide = row.upper - row.lower
-            below.add_patch(
-                Rectangle((row.lower + 0.03 * wide, 0), 0.94 * wide, row.share, facecolor=SOFT, linewidth=0)
-            )
+            box = ((row.lower + 0.03 * wide, 0), 0.94 * wide, row.share)
+            below.add_patch(Rectangle(*box, facecolor=SOFT, linewidth=0))
         for part in (axes, below):
             part.set_xlim(0.5, 1)
             part.xaxis.set_major_locator(FixedLocator([0.5, 0.6, 0.7, 0.8, 0.9, 1.0]))
@@ -336,11 +335,9 @@ def _columns(
     """The bars of a histogram, with gaps of a share of their width; sets the height of the axes."""
     axes.set_ylim(0, 1.08 * (max(heights, default=0) or 1))
     for place, (low, high, height) in enumerate(zip(edges[:-1], edges[1:], heights, strict=True)):
-        side = gap * (high - low) / 2
-        axes.add_patch(
-            Rectangle((low + side, 0), high - low - 2 * side, height, facecolor=colour, linewidth=0,
-                      alpha=None if alpha is None else alpha[place])
-        )  # fmt: skip
+        side, strength = gap * (high - low) / 2, None if alpha is None else alpha[place]
+        box = ((low + side, 0), high - low - 2 * side, height)
+        axes.add_patch(Rectangle(*box, facecolor=colour, linewidth=0, alpha=strength))
 
 
 def _mark(figure: Figure, axes: Axes, mark: tuple[float, str], left: float, right: float) -> None:
@@ -348,10 +345,9 @@ def _mark(figure: Figure, axes: Axes, mark: tuple[float, str], left: float, righ
     low, high = axes.get_xlim()
     place = (mark[0] - low) / (high - low)
     axes.axvline(mark[0], color=INK, linewidth=1.4, linestyle=(0, (3, 3)), zorder=2.5)
-    x = left + place * (WIDTH - left - right)
-    align = "left" if place < 0.3 else "right" if place > 0.7 else "center"
-    shift = {"left": -6, "right": 6, "center": 0}[align]
-    label(figure, x + shift, 31, mark[1], 30, align, fontsize=SMALL, fontweight="bold")
+    align, shift = ("left", -6) if place < 0.3 else ("right", 6) if place > 0.7 else ("center", 0)
+    x = left + place * (WIDTH - left - right) + shift
+    label(figure, x, 31, mark[1], 30, align, fontsize=SMALL, fontweight="bold")
 
 
 def _line(axes: Axes, line: Curve) -> None:
@@ -417,11 +413,10 @@ def forest(
             axes.axvline(reference, color=MUTED, linewidth=1, linestyle=(0, (3, 3)), clip_on=False)
         start = 0.0
         for row, of_row in zip(rows, heights, strict=True):
-            single = len(row.points) == 1
-            label(figure, _SIDE, top + start + 11, row.name, 36 if single else 50)
+            single, at = len(row.points) == 1, top + start + 11
+            label(figure, _SIDE, at, row.name, 36 if single else 50)
             if single:
-                label(figure, WIDTH - _SIDE, top + start + 11, shown(row.points[0].value), align="right",
-                      fontweight="bold")  # fmt: skip
+                label(figure, WIDTH - _SIDE, at, shown(row.points[0].value), align="right", fontweight="bold")
             for place, point in enumerate(row.points):
                 _point(axes, point, start + 26 + 15 * place)
             start += of_row
@@ -485,9 +480,8 @@ def stacked(rows: Sequence[tuple[str, Sequence[float | None]]], description: str
                 axes.add_patch(Rectangle((0, y + 22), 1, 20, facecolor=SOFT, linewidth=0, alpha=0.4))
             for index, share in enumerate(shares, 1):
                 if share > 0:
-                    axes.add_patch(
-                        Rectangle((left, y + 22), share, 20, facecolor=series(index), edgecolor=SURFACE, linewidth=1.5)
-                    )
+                    box = ((left, y + 22), share, 20)
+                    axes.add_patch(Rectangle(*box, facecolor=series(index), edgecolor=SURFACE, linewidth=1.5))
                 if share >= 0.115:
                     middle = _SIDE + (left + share / 2) * (WIDTH - 2 * _SIDE)
                     label(figure, middle, 2 + y + 32, percent(share), align="center", color=SURFACE,
@@ -547,12 +541,11 @@ def scale(point: Point, description: str, *, limits: tuple[float, float], marks:
         axes.set_ylim(0, 1)
         axes.plot([low, high], [0.5, 0.5], color=GRID, linewidth=8, solid_capstyle="round", clip_on=False)
         for place, text in marks:
-            x = 24 + (place - low) / (high - low) * (WIDTH - 48)
-            align = "left" if place == low else "right" if place == high else "center"
-            shift = {"left": -14, "right": 14, "center": 0}[align]
+            align, shift = ("left", -14) if place == low else ("right", 14) if place == high else ("center", 0)
+            x = 24 + (place - low) / (high - low) * (WIDTH - 48) + shift
             axes.plot([place, place], [0.1, 0.9], color=MUTED, linewidth=1, clip_on=False)
-            label(figure, x + shift, 58, number(place), align=align, color=MUTED, fontsize=SMALL)
-            label(figure, x + shift, 73, text, align=align, color=MUTED, fontsize=SMALL)
+            label(figure, x, 58, number(place), align=align, color=MUTED, fontsize=SMALL)
+            label(figure, x, 73, text, align=align, color=MUTED, fontsize=SMALL)
         if point.value is not None:
             at = min(max(point.value, low), high)
             ends = [min(max(end, low), high) for end in known(point.low, point.high)]

@@ -31,26 +31,23 @@ class TypeRounds:
     rounds: list[Round]
 
 
-def rounds_section(story: TypeRounds) -> Section:
+def rounds_section(fitted: TypeRounds) -> Section:
     """The types of a run, and how they changed from round to round."""
-    blocks: list[Block] = [verdict_banner(story.identification)]
-    if story.rounds:
-        names = [f"round {one.round}" if one.round else "start" for one in story.rounds]
-        rows = [(name, one.mixture_weights) for name, one in zip(names, story.rounds, strict=True)]
+    blocks: list[Block] = [verdict_banner(fitted.identification)]
+    if fitted.rounds:
+        names = [f"round {row.round}" if row.round else "start" for row in fitted.rounds]
+        rows = [(name, row.mixture_weights) for name, row in zip(names, fitted.rounds, strict=True)]
         drawn = stacked(rows, "Shares of the types after each round.", notes=[""] * len(rows))
-        legend = [(place, f"type {place}") for place in range(1, len(story.rounds[0].mixture_weights) + 1)]
-        reading = "At the start and after each E-step."
+        legend = [(place, f"type {place}") for place in range(1, len(fitted.rounds[0].mixture_weights) + 1)]
+        figure = Figure("Shares of the types", drawn, "At the start and after each E-step.", legend)
         head = ["round", "judgments scored", "log-likelihood", "log-likelihood under the reference", "annotators moved"]
-        cells = [[name, *_numbers(one)] for name, one in zip(names, story.rounds, strict=True)]
-        blocks += [
-            Figures([Figure("Shares of the types", drawn, reading, legend)]),
-            Table("Round by round", head, cells),
-        ]
+        cells = [[name, *_numbers(row)] for name, row in zip(names, fitted.rounds, strict=True)]
+        blocks += [Figures([figure]), Table("Round by round", head, cells)]
     lead = "Types of annotators, fitted together with a policy for each. Log-likelihoods are in nats per judgment."
     return Section("Types", blocks, lead)
 
 
-def _numbers(one: Round) -> list[Cell]:
-    scored, reference = one.scored_judgments, one.reference_log_likelihood
+def _numbers(row: Round) -> list[Cell]:
+    scored, reference = row.scored_judgments, row.reference_log_likelihood
     each = None if not scored or reference is None else reference / scored
-    return [scored, one.log_likelihood_per_judgment, each, "" if one.moved is None else percent(one.moved)]
+    return [scored, row.log_likelihood_per_judgment, each, "" if row.moved is None else percent(row.moved)]

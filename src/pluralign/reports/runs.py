@@ -20,6 +20,7 @@ from pluralign.reports.plots import Point, ReliabilityBin, Row, forest, known, s
 from pluralign.reports.rounds import TypeRounds, rounds_section
 from pluralign.reports.sources import SourceLog, sources_section
 from pluralign.reports.texts import number, percent, quoted, text_of
+from pluralign.training.objectives import OBJECTIVES
 
 
 @dataclass(frozen=True)
@@ -112,13 +113,9 @@ class Run:
 
 
 def runs_page(runs: Sequence[Run]) -> str:
-    """The HTML page of one run, or of several with a comparison at the top.
+    """The HTML page of one run, or of several with distinct names and a comparison at the top.
 
-    Args:
-        runs: content of the folders; names are distinct.
-
-    Returns:
-        a self-contained page; the same arguments give the same bytes.
+    The page is self-contained; the same arguments give the same bytes.
 
     Examples:
         >>> page = runs_page([Run("a", {"accuracy": 0.7}), Run("b", {"accuracy": 0.6})])
@@ -150,8 +147,9 @@ def describe(run: Run) -> str:
         return f"Evaluation of {text_of(config.get('model'))} on {_files(config.get('files'))}."
     if "objective" in config:
         base, objective = text_of(config.get("model_name_or_path")), text_of(config["objective"])
+        product = OBJECTIVES[objective].product if objective in OBJECTIVES else "Model trained"
         held_out = f", evaluated on {_files(config['eval_files'])}" if config.get("eval_files") else ""
-        return f"Model trained from {base} with the objective {objective}{held_out}."
+        return f"{product} from {base} with the objective {objective}{held_out}."
     return ""
 
 
@@ -214,10 +212,8 @@ def _results(run: Run) -> list[Figure]:
         marks = [(0.0, "never"), (0.5, "no difference"), (1.0, "always")]
         drawn = scale(metric_point(run.value, "win_rate"), f"Win rate against the reference: {shown}.",
                       limits=(0.0, 1.0), marks=marks)  # fmt: skip
-        reading = (
-            f"{shown}: how often the reward model prefers a response of the policy to one of its reference. It shows "
-            "how far the policy follows the reward model, not what annotators prefer."
-        )
+        reading = f"{shown}: how often the reward model prefers a response of the policy to one of its reference. It "
+        reading += "shows how far the policy follows the reward model, not what annotators prefer."
         figures.append(Figure("Against the reference", drawn, reading))
     by_column = [_slices(run, "accuracy", column, f"Accuracy by {column}") for column in ("source", "group", "type")]
     return [*figures, *(figure for figure in by_column if figure is not None)]
@@ -267,8 +263,8 @@ def _annotators(run: Run) -> Section | None:
 def _responses(run: Run) -> Section | None:
     if not run.responses:
         return None
-    first = sorted(run.responses[: 8 * _MOST_RESPONSES], key=lambda one: text_of(one.prompt))[:_MOST_RESPONSES]
-    rows = [[text_of(one.prompt), text_of(one.by), text_of(one.response), one.reward] for one in first]
+    first = sorted(run.responses[: 8 * _MOST_RESPONSES], key=lambda row: text_of(row.prompt))[:_MOST_RESPONSES]
+    rows = [[text_of(row.prompt), text_of(row.by), text_of(row.response), row.reward] for row in first]
     title = f"{len(rows)} of {number(len(run.responses))} responses"
     table = Table(title, ["prompt", "model", "response", "reward"], rows)
     return Section("Responses", [table], "Responses of the policy and its reference.")
@@ -330,9 +326,9 @@ def _evaluated_on(run: Run) -> list[str]:
     """Fingerprints of the evaluation files of a run, or its counts where there are none."""
     files = run.config.get("files") or run.config.get("eval_files") or []
     inputs = run.environment.get("inputs") or {}
-    prints = [inputs.get(file) for file in files] if isinstance(inputs, dict) and isinstance(files, list) else []
-    if prints and all(isinstance(one, str) for one in prints):
-        return [str(one) for one in prints]
+    digests = [inputs.get(file) for file in files] if isinstance(inputs, dict) and isinstance(files, list) else []
+    if digests and all(isinstance(digest, str) for digest in digests):
+        return [str(digest) for digest in digests]
     return [f"{key} {number(run.value(key))}" for key in ("judgments", "prompts", "pairs")]
 
 

@@ -29,69 +29,49 @@ class SourceLog:
     gradient_norm: float | None
 
 
-@dataclass(frozen=True)
-class _Source:
-    name: str
-    steps: Sequence[float]
-    values: Mapping[str, Sequence[float | None]]
-
-    def mean(self, key: str) -> float | None:
-        values = known(*self.values[key])
-        return fmean(values) if values else None
-
-    @property
-    def order(self) -> tuple[float, str]:
-        """Sorts by weight, largest first; sources without a weight come last."""
-        weight = self.mean("weight")
-        return (1.0 if weight is None else -weight, self.name)
-
-
 def sources_section(logs: Sequence[SourceLog]) -> Section | None:
     """The sources of a run; None where no step was logged."""
     by_name: dict[str, list[SourceLog]] = {}
     for log in sorted(logs, key=lambda log: log.step):
         by_name.setdefault(text_of(log.source), []).append(log)
-    sources = sorted(
-        (
-            _Source(name, [log.step for log in of], {key: [getattr(log, key) for log in of] for key in _MEASURES})
-            for name, of in by_name.items()
-        ),
-        key=lambda source: source.order,
-    )
-    if not sources:
+    if not by_name:
         return None
-    drawn = sources[:_MOST_SOURCES]
+    means = {name: {key: _mean(of, key) for key in _MEASURES} for name, of in by_name.items()}
+    weights = {name: mean["weight"] for name, mean in means.items()}
+    # The largest weight first; sources without a weight come last.
+    names = sorted(means, key=lambda name: (1.0 if (weight := weights[name]) is None else -weight, name))
+    drawn = {name: by_name[name] for name in names[:_MOST_SOURCES]}
     few = ""
-    if len(drawn) < len(sources):
-        few = f" Shown are the {len(drawn)} of {len(sources)} sources with the largest mean weight."
+    if len(drawn) < len(names):
+        few = f" Shown are the {len(drawn)} of {len(names)} sources with the largest mean weight."
     figures = []
-    largest, smallest = sources[0], sources[-1]
-    if largest.mean("weight") is not None and smallest.mean("weight") is not None:
-        reading = f"Mean weight: {quoted(largest.name)} {number(largest.mean('weight'))}"
-        reading += f", {quoted(smallest.name)} {number(smallest.mean('weight'))}." if len(sources) > 1 else "."
+    if weights[names[0]] is not None and weights[names[-1]] is not None:
+        reading = f"Mean weight: {quoted(names[0])} {number(weights[names[0]])}"
+        reading += f", {quoted(names[-1])} {number(weights[names[-1]])}." if len(names) > 1 else "."
         figures.append(_figure(drawn, "weight", "Weight of each source", "weight", reading + few))
-    if any(source.mean("ece") is not None for source in drawn):
-        reading = (
-            "Measured on the pairs since the previous log only: with few pairs it is noisy and too high. Look at its "
-            "trend." + few
-        )
+    if any(means[name]["ece"] is not None for name in drawn):
+        reading = "Measured on the pairs since the previous log only: with few pairs it is noisy and too high. Look at "
+        reading += "its trend." + few
         figures.append(_figure(drawn, "ece", "Calibration error during training", "calibration error", reading))
     head = ["source", "logs", "weight", "loss", "accuracy", "calibration error", "gradient norm"]
-    rows: list[list[Cell]] = [
-        [source.name, len(source.steps), *(source.mean(key) for key in _MEASURES)] for source in sources
-    ]
+    rows: list[list[Cell]] = [[name, len(by_name[name]), *means[name].values()] for name in names]
     blocks: list[Block] = [Figures(figures)] if figures else []
     lead = "The weight of each source in the loss of a step, and how the model did on it during training."
     return Section("Sources", [*blocks, Table("Means over the logs", head, rows)], lead)
 
 
-def _figure(sources: Sequence[_Source], key: str, title: str, axis: str, reading: str) -> Figure:
-    last = max(source.steps[-1] for source in sources)
-    first = min(source.steps[0] for source in sources)
+def _mean(logs: Sequence[SourceLog], key: str) -> float | None:
+    values = known(*(getattr(log, key) for log in logs))
+    return fmean(values) if values else None
+
+
+def _figure(sources: Mapping[str, Sequence[SourceLog]], key: str, title: str, axis: str, reading: str) -> Figure:
+    """A measure of each source over the steps; logs are in the order of their steps."""
+    first, last = min(logs[0].step for logs in sources.values()), max(logs[-1].step for logs in sources.values())
     lines, together = [], 1
-    for place, source in enumerate(sources, 1):
-        steps, values, most = thinned(source.steps, source.values[key], first, last)
-        lines.append(Curve(source.name, steps, values, series=place))
+    for place, (name, logs) in enumerate(sources.items(), 1):
+        steps, values, most = thinned([log.step for log in logs], [getattr(log, key) for log in logs], first, last)
+        lines.append(Curve(name, steps, values, series=place))
         together = max(together, most)
     top = max(known(*(value for line in lines for value in line.y)), default=1.0) or 1.0
     drawn = curves(lines, f"{title}, a line for each, over the steps.", x_label="step", y_label=axis,

@@ -32,7 +32,7 @@ def one_line(text: str) -> str:
 
 
 def clip(text: str, columns: int) -> str:
-    """One line of at most so many columns; columns approximate the letter widths of a proportional font.
+    """One line of at most `columns` columns, which approximate the letter widths of a proportional font.
 
     Examples:
         >>> clip("a long name", 6), clip("意见不同", 5), clip("short", 6)

@@ -12,10 +12,7 @@ from torch import nn
 
 
 def can_merge(model: Any, adapter: str) -> bool:
-    """Whether merging is exact: plain linear layers in float32.
-
-    In a shorter format a merged weight would be rounded again, and quantised weights cannot be added to.
-    """
+    """Whether merging is exact: plain linear layers in float32 (shorter formats would round again)."""
     layers = _layers(model, adapter)
     return bool(layers) and all(
         type(layer) is Linear
@@ -29,10 +26,7 @@ def can_merge(model: Any, adapter: str) -> bool:
 
 @contextmanager
 def merged(model: Any, adapter: str) -> Iterator[None]:
-    """Merge an adapter into its base within a context; afterwards every weight is restored to the bit.
-
-    The base's adapted weights are kept in memory meanwhile.
-    """
+    """Merge an adapter into its base within a context; afterwards a copy restores every weight to the bit."""
     layers = _layers(model, adapter)
     kept = [layer.get_base_layer().weight.detach().clone() for layer in layers]
     try:

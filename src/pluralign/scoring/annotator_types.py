@@ -1,4 +1,4 @@
-"""Types of people behind judgments: a panel with features, their number, the fit, and what the data can tell."""
+"""Annotator types behind judgments: a panel with features, the number of types, the fit, and what the data can tell."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PRIOR = 1.0
 """Standard deviation of a response's utility under the prior on coefficients, in logits."""
 
 JUDGED_OFTEN = 10
-"""Minimum judgments per response at which each response gets a worth of its own."""
+"""Minimum judgments per response at which each response gets its own worth."""
 
 SELECTION_JUDGMENTS = 50_000
 """The number of types is chosen on a subset of annotators with about this many judgments."""
@@ -42,8 +42,8 @@ class Findings:
         people: the panel, with features.
         features: `worths`, `tfidf`, or the name of the model.
         selection: fits for several numbers of types.
-        model: the fit of the chosen number to all judgments.
-        design: the design of the data.
+        model: the fit of the chosen number of types to all judgments.
+        design: what was collected.
         numbers: evidence from the information matrix; `None` with one type or too many parameters.
         power: the simulated power curve.
     """
@@ -59,11 +59,8 @@ class Findings:
     @property
     def verdict(self) -> Identification:
         """Whether the data can identify types; with one type, judged by the simulations if there are any."""
-        now = [
-            point.accuracy
-            for point in self.power
-            if point.length is None and point.judgments == max(1, round(self.design.judgments))
-        ]
+        collected = max(1, round(self.design.judgments))
+        now = [point.accuracy for point in self.power if point.length is None and point.judgments == collected]
         single = len(self.model.mixture_weights_) == 1
         return identification(self.design, self.numbers, now[0] if single and now else None)
 
@@ -88,66 +85,56 @@ def findings(
         most_types: the largest number that `auto` tries.
         dimensions: of text features, after truncated SVD.
         simulations: per design of the power curve; 0 omits it.
-        seed: of folds, restarts, features and simulations.
 
     Raises:
         PluralignError: a setting does not fit the table.
     """
     people = people_of(judgments)
-    name = _features_name(people, features)
-    people, ridge = with_features(people, name, dimensions, seed)
-    numbers = _numbers(types, most_types, people.panel.annotators)
+    if features == "auto":
+        often = people.panel.judgments >= JUDGED_OFTEN * len(people.items.responses)
+        features = "worths" if often else "tfidf"
+    people, ridge = with_features(people, features, dimensions, seed)
     panel = people.panel
-    part = panel
-    if panel.judgments > SELECTION_JUDGMENTS:
-        order = np.random.default_rng(seed).permutation(panel.annotators)
-        made = np.bincount(panel.annotator_ids, minlength=panel.annotators)[order].cumsum()
-        part = panel.of_annotators(np.sort(order[: int(np.searchsorted(made, SELECTION_JUDGMENTS)) + 1]))
+    numbers = _numbers(types, most_types, panel.annotators)
     if len(numbers) > 1:
+        part = panel
+        if panel.judgments > SELECTION_JUDGMENTS:
+            order = np.random.default_rng(seed).permutation(panel.annotators)
+            made = np.bincount(panel.annotator_ids, minlength=panel.annotators)[order].cumsum()
+            part = panel.of_annotators(np.sort(order[: int(np.searchsorted(made, SELECTION_JUDGMENTS)) + 1]))
         selection = select_types(
             part, numbers, seed=seed, ridge=ridge, restarts=6, progress=lambda work: track(work, "Types")
         )
-        chosen = selection.chosen
-        model = selection.model if part is panel else _fitted(panel, chosen, ridge, seed)
+        model = selection.model if part is panel else _fitted(panel, selection.chosen, ridge, seed)
     else:
         model = _fitted(panel, numbers[0], ridge, seed)
         selection = Selection.of_one(model)
-        chosen = numbers[0]
-    found = design(panel, people.prompt)
-    evident = evidence(model, panel) if chosen > 1 and model.n_parameters_ <= MOST_COVARIANCES else None
-    power = _power(model, panel, found, simulations, seed) if simulations and panel.annotators > 1 else []
-    return Findings(people, name, selection, model, found, evident, power)
+    collected = design(panel, people.prompt)
+    several = len(model.mixture_weights_) > 1
+    evident = evidence(model, panel) if several and model.n_parameters_ <= MOST_COVARIANCES else None
+    power = _power(model, panel, collected, simulations, seed) if simulations and panel.annotators > 1 else []
+    return Findings(people, features, selection, model, collected, evident, power)
 
 
 def with_features(people: People, name: str, dimensions: int, seed: int) -> tuple[People, float]:
     """The panel with features of unit variance, and the ridge that gives utilities the standard deviation `PRIOR`."""
     if name == "worths":
         return people, 1 / PRIOR**2
-    found = text_features(people.items, name, dimensions=dimensions, seed=seed).astype(np.float64)
-    found = found - found.mean(0)
-    if found.shape[1] > dimensions:
-        left, values, _ = np.linalg.svd(found, full_matrices=False)
-        found = (left * values)[:, :dimensions]
-    spread = found.std(0)
-    found = found[:, spread > 1e-6 * max(spread.max(initial=0.0), 1e-300)]
-    if not found.size:
-        raise PluralignError(
-            f"features {name!r}: all responses have the same features, which cannot explain a choice: "
-            "use --features worths"
-        )
-    found = found / found.std(0)
-    bars = people.bars
-    rows = np.zeros((len(bars), found.shape[1] + bool(bars.any())))
-    rows[~bars, : found.shape[1]] = found
-    rows[bars, found.shape[1] :] = 1.0  # the bar has a coefficient of its own
-    return replace(people, panel=replace(people.panel, features=rows)), found.shape[1] / PRIOR**2
-
-
-def _features_name(people: People, features: str) -> str:
-    if features != "auto":
-        return features
-    often = people.panel.judgments >= JUDGED_OFTEN * len(people.items.responses)
-    return "worths" if often else "tfidf"
+    features = text_features(people.items, name, dimensions=dimensions, seed=seed).astype(np.float64)
+    features = features - features.mean(0)
+    if features.shape[1] > dimensions:
+        left, values, _ = np.linalg.svd(features, full_matrices=False)
+        features = (left * values)[:, :dimensions]
+    spread = features.std(0)
+    features = features[:, spread > 1e-6 * max(spread.max(initial=0.0), 1e-300)]
+    if not features.size:
+        raise PluralignError(f"features {name!r}: all responses have the same features: use --features worths")
+    features = features / features.std(0)
+    count, bars = features.shape[1], people.bars
+    rows = np.zeros((len(bars), count + bool(bars.any())))
+    rows[~bars, :count] = features
+    rows[bars, count:] = 1.0  # the bar has its own coefficient
+    return replace(people, panel=replace(people.panel, features=rows)), count / PRIOR**2
 
 
 def _numbers(types: str | int, most: int, annotators: int) -> list[int]:
@@ -162,22 +149,20 @@ def _numbers(types: str | int, most: int, annotators: int) -> list[int]:
     if most < 1:
         raise PluralignError(f"most_types: found {most}, expected 1 or more")
     # Each fold is fitted without its annotators, and a type needs several annotators.
-    largest = min(most, max(1, annotators // 4))
-    return list(range(1, largest + 1))
+    return list(range(1, min(most, max(1, annotators // 4)) + 1))
 
 
 def _fitted(panel: Panel, types: int, ridge: float, seed: int) -> LatentClassPlackettLuce:
     return LatentClassPlackettLuce(types, ridge=ridge / types, seed=seed).fit(panel)
 
 
-def _power(model: LatentClassPlackettLuce, panel: Panel, found: Design, simulations: int, seed: int) -> list[Power]:
+def _power(model: LatentClassPlackettLuce, panel: Panel, collected: Design, simulations: int, seed: int) -> list[Power]:
     """Power of the design as collected, and of rankings of three (or of pairs, if rankings were collected)."""
-    other = 3 if found.longest < 3 else 2
+    other = 3 if collected.longest < 3 else 2
     lengths = [None, other] if panel.response_count >= other else [None]
-    most = max(8, 2 * found.judgments)
-    numbers = np.unique(np.round(np.geomspace(1, most, 5)).astype(int)).tolist()
-    if not any(abs(number - found.judgments) < 0.5 for number in numbers):
-        numbers = sorted({*numbers, max(1, round(found.judgments))})
+    numbers = np.unique(np.round(np.geomspace(1, max(8, 2 * collected.judgments), 5)).astype(int)).tolist()
+    if not any(abs(number - collected.judgments) < 0.5 for number in numbers):
+        numbers = sorted({*numbers, max(1, round(collected.judgments))})
     return power_curve(
         model,
         panel,

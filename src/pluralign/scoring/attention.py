@@ -13,12 +13,6 @@ def sees(branch: Tensor) -> Tensor:
 
     Token i attends to token j if j does not come after i and j is in the prompt (branch 0) or in i's own branch.
     Padding (-1) attends to itself, so that no row of the mask is empty.
-
-    Examples:
-        >>> sees(torch.tensor([[0, 1, 2]]))[0, 0].int()
-        tensor([[1, 0, 0],
-                [1, 1, 0],
-                [1, 0, 1]], dtype=torch.int32)
     """
     earlier = torch.ones(branch.shape[1], branch.shape[1], dtype=torch.bool, device=branch.device).tril()
     own = branch.unsqueeze(1) == branch.unsqueeze(2)

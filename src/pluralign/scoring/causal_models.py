@@ -1,4 +1,4 @@
-"""Causal language models that compute the log-probabilities of responses without making logits everywhere."""
+"""Causal language models that compute the log-probabilities of responses, with logits only where they are needed."""
 
 from __future__ import annotations
 
@@ -20,13 +20,7 @@ from pluralign.core.errors import PluralignError
 from pluralign.scoring.forward import block_charges, score_tokens
 from pluralign.scoring.heads import token_log_probs
 from pluralign.scoring.items import Items
-from pluralign.scoring.loading import (
-    SETTINGS,
-    is_encoder,
-    limits_of,
-    load_parts,
-    read_chat_template,
-)
+from pluralign.scoring.loading import SETTINGS, is_encoder, limits_of, load_parts, read_chat_template
 from pluralign.scoring.probe import plain_model
 from pluralign.scoring.text_models import TextModel
 from pluralign.scoring.tokens import TokenizedItems
@@ -38,14 +32,11 @@ class _WithLogProbs:
 
 
 def with_log_probs(model: Any) -> Any:
-    """Let a causal model compute the log-probabilities of chosen tokens; other calls are unchanged.
+    """Let a causal model, or an adapter on one, compute the log-probabilities of chosen tokens; modified in place.
 
     `model(..., sources=(predicted,), targets=(predicted,))` returns in `logits` the `(predicted,)` log-probabilities of
     the targets under the states at the sources (indices into the flattened `(rows * tokens)`), and computes logits
-    only there; with `full_logits=True` the model computes its own logits everywhere.
-
-    Args:
-        model: a causal model, or an adapter on one; modified in place.
+    only there; with `full_logits=True` the model computes its own logits everywhere. Other calls are unchanged.
 
     Raises:
         PluralignError: its `forward` was replaced by another library.
@@ -54,9 +45,8 @@ def with_log_probs(model: Any) -> Any:
     if isinstance(plain, _WithLogProbs):
         return model
     if "forward" in vars(plain):
-        raise PluralignError(
-            "model: another library has replaced its forward (TRL's trainers do): save it and load it again"
-        )
+        fault = "another library has replaced its forward (TRL's trainers do)"
+        raise PluralignError(f"model: {fault}: save it and load it again")
     kind = type(plain)
 
     @functools.wraps(kind.forward)
@@ -106,7 +96,7 @@ class CausalModel(TextModel):
     def charges(self, tokens: TokenizedItems, penalty: Penalty) -> np.ndarray:
         """The part of log pi(y|x) that a penalty charges when this model is the reference: `(responses,)`, in nats.
 
-        The sum over outside tokens: all of them under `kl`; none under `pm`, which needs no pass.
+        `kl` charges all tokens, `pm` none.
         """
         if penalty.mode == "pm":
             return np.zeros(len(tokens.item))
@@ -150,8 +140,7 @@ def load_causal_model(
 
     Args:
         model_name_or_path: a folder or a hub id.
-        max_length: tokens of prompt and response; default: what the model was tuned with, else its context, at most
-            1024.
+        max_length: tokens of prompt and response; default: as tuned, else the context, at most 1024.
         max_response_length: tokens of a response; default: three quarters of `max_length`.
         chat_template_path: a Jinja file, or a folder or hub id whose tokenizer has the template.
         adapter_name: the adapter's name in memory.
@@ -163,9 +152,9 @@ def load_causal_model(
         PluralignError: no such model, not a causal one, or it cannot read `max_length` tokens.
     """
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
-    folder = Path(model_name_or_path)
-    base: str | os.PathLike[str] = model_name_or_path
-    if (folder / "adapter_config.json").exists():
+    folder, base = Path(model_name_or_path), str(model_name_or_path)
+    is_adapter = (folder / "adapter_config.json").exists()
+    if is_adapter:
         base = str(peft.PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
     # Our adapters have config and tokenizer beside them; others may keep both with the base.
     source = model_name_or_path if (folder / "config.json").exists() else base
@@ -174,8 +163,8 @@ def load_causal_model(
         tokenizer.chat_template = read_chat_template(chat_template_path, hub)
     if is_encoder(config):
         raise PluralignError(f"{model_name_or_path}: is a bidirectional encoder; a policy must be a causal model")
-    kwargs = {"dtype": torch.float32, **model_kwargs}
-    model: Any = AutoModelForCausalLM.from_pretrained(base, config=config, **hub, **kwargs)
-    if base != model_name_or_path:
+    model_kwargs = {"dtype": torch.float32, **model_kwargs}
+    model: Any = AutoModelForCausalLM.from_pretrained(base, config=config, **hub, **model_kwargs)
+    if is_adapter:
         model = peft.PeftModel.from_pretrained(model, str(folder), adapter_name=adapter_name)
     return causal_model(model, tokenizer, max_length, max_response_length)

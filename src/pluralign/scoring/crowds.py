@@ -1,25 +1,39 @@
-"""A crowd's votes on responses with their texts: the distributions to predict and their weights."""
+"""A crowd's labels on responses: targets for a model that predicts their distribution, and metrics of predictions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import torch
 from transformers.utils import logging
 
-from pluralign.choice.transport import LabelCost
+from pluralign.choice.label_costs import LabelCost
+from pluralign.choice.transport import expected_reward, reward_quantile, reward_variance
 from pluralign.core.errors import PluralignError
+from pluralign.core.files import write_parquet
 from pluralign.evaluation.crowds.distributions import evaluate_distributions
-from pluralign.evaluation.crowds.vote_slices import VoteSlice
+from pluralign.evaluation.crowds.vote_slices import VoteSlice, sliced_votes, time_names
 from pluralign.judgments.scales import LabelScale
+from pluralign.judgments.schema import schema
 from pluralign.judgments.table import Judgments
-from pluralign.judgments.vote_state import item_key
-from pluralign.judgments.votes import VoteState, votes_of
+from pluralign.judgments.votes import VoteState, item_key, votes_of
 from pluralign.scoring.items import Items, items_of_responses
 
 logger = logging.get_logger(__name__)
+
+CROWDS = "crowds.parquet"
+"""The file of a run or an evaluation that holds predictions beside votes."""
+
+QUANTILES = (0.1, 0.5, 0.9)
+"""The quantiles of the labels' rewards that `score` writes."""
+
+Predict = Callable[[Items], np.ndarray]
+"""The texts of items to distributions `(responses, labels)`."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +77,7 @@ def crowd_of(
         judgments: the table.
         strength: of the uniform prior, in votes; default: the number of labels.
         smoothing: as in `VoteState.targets`.
-        cost: between labels; decides between tied runners-up in smoothing.
+        cost: decides between tied runners-up in smoothing.
 
     Raises:
         PluralignError: the table has no labels.
@@ -85,19 +99,12 @@ def crowd_of(
 
 
 def crowd_of_state(
-    state: VoteState,
-    judgments: Judgments | None = None,
-    *,
-    smoothing: float = 0.0,
-    cost: LabelCost | None = None,
+    state: VoteState, judgments: Judgments | None = None, *, smoothing: float = 0.0, cost: LabelCost | None = None
 ) -> Crowd:
-    """The crowd posterior of a vote state, for all its items with a vote.
+    """The crowd posterior of a vote state of labels, for all its items with a vote.
 
-    Args:
-        state: a state of labels.
-        judgments: keep only items whose texts are in this table; a warning counts those without a vote.
-        smoothing: as in `VoteState.targets`.
-        cost: between labels; decides between tied runners-up in smoothing.
+    With `judgments`, only items whose texts are in that table are kept, and a warning counts its texts without a vote.
+    `smoothing` and `cost` are as in `crowd_of`.
 
     Raises:
         PluralignError: the state counts pairs, or no item is left.
@@ -135,7 +142,6 @@ def crowd_metrics(
         predicted: `(items, labels)`.
         slices: of the votes.
         replicates: bootstrap draws over prompts; 0 omits the intervals.
-        seed: of the bootstrap.
 
     Examples:
         >>> from pluralign.judgments import BUILT_IN_SCALES
@@ -145,17 +151,10 @@ def crowd_metrics(
         >>> metrics["items"], metrics["total_variation"], round(metrics["vote_log_loss"], 3)
         (1, 0.25, 0.288)
     """
-    found = evaluate_distributions(
-        predicted,
-        crowd.counts,
-        crowd.scale.rewards,
-        crowd.items().prompt,
-        slices=slices,
-        replicates=replicates,
-        seed=seed,
-    )
-    del found["left_out"]  # every item of a crowd has a vote
-    return {f"vote_{key}" if key.startswith("log_loss") else key: value for key, value in found.items()}
+    votes = (crowd.counts, crowd.scale.rewards, crowd.items().prompt)
+    metrics = evaluate_distributions(predicted, *votes, slices=slices, replicates=replicates, seed=seed)
+    del metrics["left_out"]  # every item of a crowd has a vote
+    return {f"vote_{key}" if key.startswith("log_loss") else key: value for key, value in metrics.items()}
 
 
 def _known(keys: Sequence[Any], judgments: Judgments) -> list[int]:
@@ -169,11 +168,7 @@ def _known(keys: Sequence[Any], judgments: Judgments) -> list[int]:
 
 
 def check_labels(found: LabelScale, expected: LabelScale, place: str) -> None:
-    """Check that votes use the labels, and rewards of labels, that a model predicts.
-
-    Raises:
-        PluralignError: they differ.
-    """
+    """Raise a `PluralignError` if votes do not use the labels, and rewards of labels, that a model predicts."""
     if found.same_labels(expected):
         return
     missing = [label for label in found.labels if label not in expected.labels]
@@ -184,3 +179,126 @@ def check_labels(found: LabelScale, expected: LabelScale, place: str) -> None:
     else:
         fault = f"labels are worth {list(found.rewards)}, and the model was trained with {list(expected.rewards)}"
     raise PluralignError(f"{place}: {fault}: give votes on the scale '{expected.name}' of the model")
+
+
+@dataclass(frozen=True)
+class CrowdResult:
+    """Predictions compared with votes.
+
+    Args:
+        metrics: flat, as in `metrics.json`.
+        predicted: `(items, labels)` in the crowd's order.
+        table: the rows of `crowds.parquet`.
+    """
+
+    metrics: dict[str, Any]
+    predicted: np.ndarray
+    table: pa.Table
+
+    def write(self, folder: Path) -> None:
+        """Write `crowds.parquet`, as `crowds_table` describes it."""
+        write_parquet(self.table, folder / CROWDS)
+
+
+def evaluate_crowd(judgments: Judgments, crowd: Crowd, predict: Predict, seed: int = 0) -> CrowdResult:
+    """Predict every response that was voted on, reading each once, and compare with the votes.
+
+    Args:
+        judgments: the table.
+        crowd: its votes.
+        predict: the model.
+        seed: seed of the bootstrap.
+    """
+    items = crowd.items()
+    predicted = predict(items)[items.response]
+    metrics: dict[str, Any] = {
+        "judgments": len(judgments),
+        "annotators": len(set(judgments.column("annotator")) - {None}),
+        "prompts": len(items.prompts),
+        "unique_responses": len(items.responses),
+    }
+    metrics |= crowd_metrics(crowd, predicted, vote_slices(judgments, crowd), 1000, seed)
+    return CrowdResult(metrics, predicted, crowds_table(crowd, predicted))
+
+
+def vote_slices(judgments: Judgments, crowd: Crowd) -> Iterator[VoteSlice]:
+    """The votes of each source, each group, and each month, where there are several."""
+    keys = map(item_key, crowd.prompt, crowd.response)
+    place = {key: number for number, key in enumerate(keys)}
+    label_of = {label: number for number, label in enumerate(crowd.scale.labels)}
+    votes = [
+        (place[key], label_of[label], row)
+        for row in judgments.rows()
+        for text, label in zip(row["responses"], row["labels"] or (), strict=False)
+        # The crowd holds no item whose votes all have weight 0.
+        if label is not None and (key := item_key(row["prompt"], text)) in place
+    ]
+    rows = [row for _, _, row in votes]
+    times = [None if row["time"] is None else row["time"].replace(tzinfo=None) for row in rows]
+    months = time_names(np.array(times, dtype="datetime64[s]"))
+    columns = {name: [row[name] for row in rows] for name in ("source", "group")} | {"time": months}
+    several = {name: values for name, values in columns.items() if len(set(values) - {None}) > 1}
+    return sliced_votes(
+        [item for item, _, _ in votes],
+        [label for _, label, _ in votes],
+        len(crowd.prompt),
+        len(label_of),
+        several,
+        [row["weight"] for row in rows],
+    )
+
+
+def crowds_table(crowd: Crowd, predicted: np.ndarray) -> pa.Table:
+    """One row for each item: texts, `votes`, and for each label four columns.
+
+    `voted_LABEL` is the label's share of the votes, `low_LABEL` and `high_LABEL` the 95 % credible interval of that
+    share, `predicted_LABEL` the predicted share. `expected_reward` and `variance` are those of the prediction.
+
+    Args:
+        crowd: the votes.
+        predicted: `(items, labels)`.
+
+    Examples:
+        >>> from pluralign.judgments import BUILT_IN_SCALES
+        >>> row = {"prompt": "Tea?", "responses": ["Yes"], "labels": ["1"]}
+        >>> crowd = crowd_of(Judgments.from_rows([row] * 3, BUILT_IN_SCALES["binary"]))
+        >>> table = crowds_table(crowd, np.array([[0.25, 0.75]]))
+        >>> table.select(["votes", "voted_1", "predicted_1", "expected_reward", "variance"]).to_pylist()
+        [{'votes': 3.0, 'voted_1': 1.0, 'predicted_1': 0.75, 'expected_reward': 0.75, 'variance': 0.1875}]
+    """
+    texts = schema("text" if isinstance(crowd.prompt[0], str) else "messages").field("prompt").type
+    voted = crowd.counts / np.maximum(crowd.votes, np.finfo(float).tiny)[:, None]
+    columns: dict[str, Any] = {
+        "prompt": pa.array(crowd.prompt, type=texts),
+        "response": pa.array(crowd.response, type=texts),
+        "votes": crowd.votes,
+    }
+    for name, shares in (("voted", voted), ("low", crowd.low), ("high", crowd.high), ("predicted", predicted)):
+        columns |= {f"{name}_{label}": shares[:, place] for place, label in enumerate(crowd.scale.labels)}
+    return pa.table(columns | _moments(crowd.scale, predicted))
+
+
+def prediction_columns(scale: LabelScale, predicted: np.ndarray) -> dict[str, np.ndarray]:
+    """The columns that `score` writes for predictions `(responses, labels)`: name to `(responses,)`.
+
+    Examples:
+        >>> from pluralign.judgments import BUILT_IN_SCALES
+        >>> columns = prediction_columns(BUILT_IN_SCALES["binary"], np.array([[0.25, 0.75]]))
+        >>> {name: column.tolist() for name, column in columns.items()}
+        {'probability_0': [0.25], 'probability_1': [0.75], 'expected_reward': [0.75], 'variance': [0.1875],
+         'quantile_0.1': [0.0], 'quantile_0.5': [1.0], 'quantile_0.9': [1.0]}
+    """
+    mu, rewards = torch.from_numpy(predicted), torch.tensor(scale.rewards, dtype=torch.float64)
+    columns = {f"probability_{label}": predicted[:, place] for place, label in enumerate(scale.labels)}
+    columns |= _moments(scale, predicted)
+    return columns | {f"quantile_{q}": reward_quantile(mu, rewards, q).numpy() for q in QUANTILES}
+
+
+def _moments(scale: LabelScale, predicted: np.ndarray) -> dict[str, np.ndarray]:
+    mu, rewards = torch.from_numpy(predicted), torch.tensor(scale.rewards, dtype=torch.float64)
+    return {"expected_reward": expected_reward(mu, rewards).numpy(), "variance": reward_variance(mu, rewards).numpy()}
+
+
+def labels_anything(judgments: Judgments) -> bool:
+    """Whether any row has a label."""
+    return any(label is not None for labels in judgments.column("labels") for label in labels or ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from pluralign.core.files import atomic_write, cache_folder
 from pluralign.core.fingerprint import fingerprint, fingerprint_folder
 from pluralign.core.progress import track
 from pluralign.scoring.forward import MAX_TOKENS_PER_BATCH, seen_by
-from pluralign.scoring.items import Items, items_of_texts
+from pluralign.scoring.items import Items
 from pluralign.scoring.loading import DEFAULT_MAX_LENGTH, is_encoder, load_parts, on_device, set_pad_token
 from pluralign.scoring.pooling import pool
 from pluralign.scoring.tokens import TokenLimits, model_context, tokenize
@@ -46,7 +47,7 @@ def text_features(
         dimensions: of the truncated SVD (fewer if there are fewer texts); a model's features keep their own.
         reads: the response alone, or the response with its prompt. Messages are read as their contents.
         seed: of the truncated SVD.
-        cache: the cache folder; default: `cache_folder()`.
+        cache: a folder; default: `cache_folder()`.
 
     Returns:
         `(responses, dimensions)`, float32, finite.
@@ -83,30 +84,23 @@ def plain_text(text: Any) -> str:
     return text if isinstance(text, str) else "\n".join(message["content"] for message in text)
 
 
-def _texts(items: Items, reads: Reads) -> list[str]:
-    if reads == "response":
-        return [plain_text(response) for response in items.responses]
-    return [
-        f"{plain_text(items.prompts[item])}\n{plain_text(response)}"
-        for response, item in zip(items.responses, items.item, strict=True)
-    ]
-
-
 def _tfidf(items: Items, dimensions: int, reads: Reads, seed: int) -> np.ndarray:
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=r"(?u)\w+")
+    texts = [plain_text(response) for response in items.responses]
+    if reads == "prompt+response":
+        texts = [f"{plain_text(items.prompts[item])}\n{text}" for item, text in zip(items.item, texts, strict=True)]
     try:
-        counts = vectorizer.fit_transform(_texts(items, reads))
+        counts = vectorizer.fit_transform(texts)
     except ValueError as fault:
         raise PluralignError(f"the texts contain no words ({fault}): use a model's features") from fault
-    most = min(counts.shape)
-    if most <= dimensions:
-        # No reduction is needed: an exact SVD of the small matrix.
+    if min(counts.shape) <= dimensions:  # no reduction is needed: an exact SVD of the small matrix
         left, values, _ = np.linalg.svd(counts.toarray(), full_matrices=False)
-        return np.ascontiguousarray((left * values)[:, :dimensions], dtype=np.float32)
-    reduced = TruncatedSVD(dimensions, random_state=seed).fit_transform(counts)
+        reduced = left * values
+    else:
+        reduced = TruncatedSVD(dimensions, random_state=seed).fit_transform(counts)
     return np.ascontiguousarray(reduced, dtype=np.float32)
 
 
@@ -117,15 +111,11 @@ def _states(items: Items, source: str, reads: Reads) -> np.ndarray:
     set_pad_token(model, tokenizer)
     model = on_device(model, None)
     limit = min(model_context(AutoConfig.from_pretrained(source), tokenizer), DEFAULT_MAX_LENGTH)
-    texts = [plain_text(response) for response in items.responses]
-    if reads == "prompt+response":
-        counts = np.bincount(items.item, minlength=len(items.prompts))
-        grouped = [part.tolist() for part in np.split(np.arange(len(texts)), np.cumsum(counts)[:-1])]
-        prompts = [plain_text(prompt) for prompt in items.prompts]
-        alone = items_of_texts(prompts, [[texts[index] for index in part] for part in grouped])
-    else:
-        alone = items_of_texts([""], [texts])
-    tokens = tokenize(alone, tokenizer, TokenLimits(limit, limit), encoder)
+    prompts, item = [plain_text(prompt) for prompt in items.prompts], items.item
+    if reads == "response":
+        prompts, item = [""], np.zeros_like(items.item)
+    plain = replace(items, prompts=prompts, responses=[plain_text(text) for text in items.responses], item=item)
+    tokens = tokenize(plain, tokenizer, TokenLimits(limit, limit), encoder)
     states = np.zeros((len(items.responses), config.hidden_size), dtype=np.float32)
     layout = Layout("pooled", tokenizer.pad_token_id)
     with torch.no_grad():

@@ -24,11 +24,9 @@ Reader = Callable[[nn.Module, dict[str, Tensor], Layout], Tensor]
 def seen_by(block: dict[str, Tensor], layout: Layout) -> dict[str, Any]:
     """The attention mask and position ids of a block, in the form that the model's attention takes."""
     branch = block["branch"]
-    if "position_ids" not in block:  # one response per row: the model's own mask, which is faster
+    if "position_ids" not in block:  # one response per row: the model makes its own mask, which is faster
         return {"attention_mask": (branch >= 0).long()}
-    if layout.mask == "blocks":
-        return {"attention_mask": block_mask(branch), "position_ids": block["position_ids"]}
-    mask = sees(branch)
+    mask = block_mask(branch) if layout.mask == "blocks" else sees(branch)
     if layout.mask == "additive":
         mask = additive(mask, torch.float32)
     return {"attention_mask": mask, "position_ids": block["position_ids"]}
@@ -47,20 +45,14 @@ def block_token_log_probs(model: nn.Module, block: dict[str, Tensor], layout: La
 
 
 def block_values(model: nn.Module, block: dict[str, Tensor], layout: Layout) -> Tensor:
-    """`(responses,)` one value per response of a block: its log-probability, or its reward.
-
-    For a model with several outputs, their logits `(responses, outputs)`.
-    """
+    """`(responses,)` log-probabilities or rewards of a block; `(responses, outputs)` logits if a model has several."""
     if layout.reads == "tokens":
         return _summed(block_token_log_probs(model, block, layout), block)
     return block_states(model, block, layout)[0]
 
 
 def block_charges(model: nn.Module, block: dict[str, Tensor], layout: Layout, penalty: Penalty) -> Tensor:
-    """`(responses,)` the charged part of each response's log-probability: the sum over its outside tokens, in nats.
-
-    Under `kl` this equals `block_values` to the bit; under `pm` it is 0.
-    """
+    """`(responses,)` the charged part of each response's log-probability, in nats; `block_values` under `kl`."""
     log_probs = block_token_log_probs(model, block, layout)
     within = inside(log_probs, block["owner"], len(block["response"]), penalty)
     return _summed(log_probs.masked_fill(within, 0.0), block)
@@ -73,10 +65,7 @@ def _summed(log_probs: Tensor, block: dict[str, Tensor]) -> Tensor:
 
 
 def block_states(model: nn.Module, block: dict[str, Tensor], layout: Layout) -> tuple[Tensor, Any]:
-    """Values of every response of a block as in `block_values`, and the model's hidden states.
-
-    For reward models these are the pooled states `(responses, d)` under the head.
-    """
+    """`block_values` of a reward model, and the pooled states `(responses, d)` that its head reads."""
     inputs = {"input_ids": block["input_ids"], **seen_by(block, layout)}
     if layout.reads == "last":
         inputs["last"] = block["last"]
@@ -98,10 +87,10 @@ def score_tokens(
     Args:
         model: a reward model or a causal model of `pluralign.scoring`.
         tokens: the texts.
-        layout: the model's layout.
+        layout: from `choose_layout`.
         responses: sorted subset of responses; `None` is all.
         max_tokens: maximum padded tokens of one batch (a single row may be longer).
-        read: what to read from the model, one number per response.
+        read: computes the values of a block.
 
     Returns:
         `(all responses,)`, or `(all responses, outputs)` for a model with several outputs; float64, 0 outside the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,10 +19,9 @@ LOGITS_KEPT = 2**27
 
 
 class _ChosenLogProb(torch.autograd.Function):
-    """log softmax(logits)[target], in the buffer of the logits: one exponential, no other tensor of that size.
+    """log softmax(logits)[target], in the buffer of the logits, where autograd would hold four tensors of that size.
 
-    d log p_target / d logits = onehot(target) - softmax(logits). Plain autograd would hold logits, log-softmax and two
-    gradients.
+    d log p_target / d logits = onehot(target) - softmax(logits).
     """
 
     @staticmethod
@@ -42,44 +42,21 @@ class _ChosenLogProb(torch.autograd.Function):
 
 
 def token_log_probs(
-    head: Callable[[Tensor], Tensor],
-    states: Tensor,
-    targets: Tensor,
-    vocabulary: int,
-    at_once: int = LOGITS_AT_ONCE,
-    kept: int = LOGITS_KEPT,
+    head: Any, states: Tensor, targets: Tensor, vocabulary: int, at_once: int = LOGITS_AT_ONCE, kept: int = LOGITS_KEPT
 ) -> Tensor:
-    """log softmax(head(state))[target] for every state, in nats.
+    """log softmax(head(state))[target] in nats: `(tokens, d)` states and `(tokens,)` targets to `(tokens,)`.
 
-    Args:
-        head: maps states to new logits, which are overwritten.
-        states: `(tokens, d)`.
-        targets: `(tokens,)` token ids.
-        vocabulary: number of logits per state.
-        at_once: maximum number of logits per piece.
-        kept: maximum number of logits kept for the backward pass; above it, the head is computed again there, one
-            piece at a time.
-
-    Returns:
-        `(tokens,)`, float32 (float64 for float64 states).
-
-    Examples:
-        >>> head, states, targets = torch.nn.Linear(3, 7), torch.randn(4, 3), torch.tensor([0, 1, 2, 3])
-        >>> whole = torch.log_softmax(head(states), -1)[torch.arange(4), targets]
-        >>> torch.allclose(token_log_probs(head, states, targets, 7, at_once=14), whole, atol=1e-6)
-        True
+    Float32, or float64 for float64 states. The head's logits, `vocabulary` per state, are overwritten. A piece has at
+    most `at_once` logits; if there are more than `kept` in all, the backward pass computes each piece again.
     """
 
     def chosen(states: Tensor, targets: Tensor) -> Tensor:
         logits = head(states)
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        found: Tensor = _ChosenLogProb.apply(logits, targets)
-        return found
+        log_probs: Tensor = _ChosenLogProb.apply(logits if logits.dtype == torch.float64 else logits.float(), targets)
+        return log_probs
 
+    compute: Callable[..., Tensor] = chosen
+    if len(states) * vocabulary > kept and torch.is_grad_enabled():
+        compute = functools.partial(checkpoint, chosen, use_reentrant=False, preserve_rng_state=False)
     size = max(1, at_once // vocabulary)
-    parts = list(zip(states.split(size), targets.split(size), strict=True))
-    if len(states) * vocabulary <= kept or not torch.is_grad_enabled():
-        return torch.cat([chosen(part, aim) for part, aim in parts])
-    return torch.cat(
-        [checkpoint(chosen, part, aim, use_reentrant=False, preserve_rng_state=False) for part, aim in parts]
-    )
+    return torch.cat([compute(*part) for part in zip(states.split(size), targets.split(size), strict=True)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,14 +16,14 @@ import yaml
 from pluralign.choice.preference_matching import Penalty
 from pluralign.core.errors import PluralignError
 from pluralign.core.runs import CONFIG
-from pluralign.scoring.causal_models import CausalModel, causal_model, load_causal_model
+from pluralign.scoring.causal_models import CausalModel, load_causal_model
 from pluralign.scoring.items import Items, items_of_texts
 from pluralign.scoring.loading import SETTINGS, load_parts, on_device
 from pluralign.scoring.mixtures import base_of, is_mixture, read_mixture
 from pluralign.scoring.reference import stored_penalty
 
-TUNED = ("dpo", "em-dpo", "pm-dpo")
-"""Objectives whose policies have an implicit reward in log-odds of judgments."""
+IMPLICIT_REWARD = "implicit_reward"
+"""The key of a tuned policy's settings that is false if its implicit reward is not in log-odds of judgments."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class ImplicitReward:
         policy: the tuned policy.
         reference: the model it was tuned from; `None` is the policy without its adapter.
         beta: the inverse temperature of tuning.
-        penalty: which part of the reference's log-probability is charged; in DPO all of it (`kl`).
+        penalty: which part of the reference's log-probability is charged; DPO charges all of it (`kl`).
 
     Load the implicit reward of one annotator type and score responses:
 
@@ -52,10 +51,11 @@ class ImplicitReward:
         """Reward of every unique response: `(responses,)`, float64."""
         tokens = self.policy.tokenize(items)
         values = self.policy.values(tokens)
-        frozen = self.reference or self.policy
-        off = contextlib.nullcontext() if self.reference is not None else self.policy.model.disable_adapter()
-        with off:
-            charged = frozen.charges(tokens, self.penalty)
+        if self.reference is not None:
+            charged = self.reference.charges(tokens, self.penalty)
+        else:
+            with self.policy.model.disable_adapter():
+                charged = self.policy.charges(tokens, self.penalty)
         return np.asarray(self.beta * (values - charged))
 
     def score(self, prompt: Any, responses: Sequence[Any]) -> np.ndarray:
@@ -77,7 +77,7 @@ def load_implicit_reward(
         model_name_or_path: its folder; for a type, `RUN/type-2`.
         reference: the model it was tuned from, if the folder does not say.
         trust_remote_code: run code that comes with the model. Only for code you have read.
-        device: device to load to; default: a GPU if there is one.
+        device: default: a GPU if there is one.
         model_kwargs: passed to `from_pretrained`.
 
     Raises:
@@ -87,33 +87,26 @@ def load_implicit_reward(
     if is_mixture(model_name_or_path):
         names = ", ".join(str(Path(model_name_or_path) / name) for name in read_mixture(model_name_or_path).weights)
         raise PluralignError(f"{model_name_or_path}: holds one reward per annotator type: give one of {names}")
-    hub = {"revision": "main", "trust_remote_code": trust_remote_code}
-    settings = getattr(load_parts(model_name_or_path, hub)[0], SETTINGS, None) or {}
-    if settings.get("objective") not in TUNED:
+    config, _ = load_parts(model_name_or_path, {"revision": "main", "trust_remote_code": trust_remote_code})
+    settings = getattr(config, SETTINGS, None) or {}
+    if not ("beta" in settings and settings.get(IMPLICIT_REWARD, True)):
         raise PluralignError(
-            f"{model_name_or_path}: is neither a reward model nor a policy tuned by {', '.join(TUNED)}, so it has "
-            "no reward: give another model"
+            f"{model_name_or_path}: is neither a reward model nor a policy tuned on judgments, so it has no reward: "
+            "give another model"
         )
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, **model_kwargs}
-    policy = _ready(load_causal_model(model_name_or_path, **options), device)
+    policy = load_causal_model(model_name_or_path, **options)
+    on_device(policy.model, device)
     penalty = stored_penalty(settings, str(model_name_or_path))
-    found = str(reference or reference_of(model_name_or_path))
+    name = str(reference or reference_of(model_name_or_path))
     adapter = isinstance(policy.model, peft.PeftModel)
-    if penalty.mode == "pm" or (adapter and found == base_of(model_name_or_path)):
-        frozen = policy if penalty.mode == "pm" else None
-        return ImplicitReward(policy, frozen, settings["beta"], penalty)
-    frozen = _ready(load_causal_model(found, max_length=policy.limits.max_length, **options), device)
+    if penalty.mode == "pm" or (adapter and name == base_of(model_name_or_path)):
+        return ImplicitReward(policy, policy if penalty.mode == "pm" else None, settings["beta"], penalty)
+    frozen = load_causal_model(name, max_length=policy.limits.max_length, **options)
+    on_device(frozen.model, device)
     if frozen.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
-        raise PluralignError(
-            f"{found}: has another vocabulary than {model_name_or_path}, so it cannot be the reference"
-        )
+        raise PluralignError(f"{name}: has another vocabulary than {model_name_or_path}, so it cannot be the reference")
     return ImplicitReward(policy, frozen, settings["beta"], penalty)
-
-
-def _ready(loaded: CausalModel, device: str | torch.device | None) -> CausalModel:
-    limits = loaded.limits
-    model = on_device(loaded.model, device)
-    return causal_model(model, loaded.tokenizer, limits.max_length, limits.max_response_length)
 
 
 def reference_of(model: str | os.PathLike[str]) -> str:

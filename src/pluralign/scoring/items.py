@@ -26,7 +26,7 @@ class Items:
         response: `(shown,)` index into `responses`; the judgments are concatenated.
         ranks: `(shown,)` 1 best, equal = tie, 0 = shown but not ranked.
         offsets: `(judgments + 1,)` judgment j shows `response[offsets[j]:offsets[j + 1]]`.
-        row: `(judgments,)` the row of each judgment in the table it came from.
+        row: `(judgments,)` the row of the table that each judgment came from.
         weight: `(judgments,)` reliability.
         left_out: number of rows that rank nothing (a single response, or neither ranks nor labels).
 
@@ -69,12 +69,8 @@ class Items:
 def items_of(judgments: Judgments, keep_all: bool = False) -> Items:
     """Group judgments by prompt and number the unique responses.
 
-    A row without ranks is ranked by its labels' rewards; equal rewards tie.
-
-    Args:
-        judgments: the table.
-        keep_all: also keep rows that rank nothing, whose texts are to be scored; otherwise they are left out and
-            counted.
+    A row without ranks is ranked by its labels' rewards; equal rewards tie. Rows that rank nothing are left out and
+    counted; `keep_all` keeps them, so that their texts are scored.
 
     Raises:
         PluralignError: nothing is left.
@@ -98,12 +94,12 @@ def items_of(judgments: Judgments, keep_all: bool = False) -> Items:
             item_of[key] = len(prompts)
             prompts.append(row["prompt"])
         for text, rank in zip(row["responses"], given, strict=True):
-            place = (item_of[key], _key(text))
-            if place not in response_of:
-                response_of[place] = len(texts)
+            pair = (item_of[key], _key(text))
+            if pair not in response_of:
+                response_of[pair] = len(texts)
                 texts.append(text)
                 item.append(item_of[key])
-            response.append(response_of[place])
+            response.append(response_of[pair])
             ranks.append(rank or 0)
         offsets.append(len(response))
         row_of.append(index)
@@ -126,59 +122,31 @@ def compares(judgments: Judgments) -> bool:
         [False, True]
     """
     return any(
-        len(row["responses"]) > 1
-        and any(given is not None for given in [*(row["ranks"] or ()), *(row["labels"] or ())])
+        len(row["responses"]) > 1 and {*(row["ranks"] or ()), *(row["labels"] or ())} - {None}
         for row in judgments.rows()
     )
 
 
 def items_of_texts(prompts: Sequence[Any], responses: Sequence[Sequence[Any]]) -> Items:
-    """Texts to be scored, without judgments; equal responses are kept apart.
-
-    Args:
-        prompts: texts or lists of messages.
-        responses: the responses to each prompt.
+    """Prompts and the responses to each, without judgments; equal responses are kept apart.
 
     Examples:
         >>> items_of_texts(["Tea?", "Rain?"], [["Yes", "Yes"], ["No"]]).item.tolist()
         [0, 0, 1]
     """
-    item = np.repeat(np.arange(len(prompts)), [len(texts) for texts in responses])
-    none = np.zeros(0, dtype=np.int64)
-    return Items(
-        prompts=list(prompts),
-        responses=[text for texts in responses for text in texts],
-        item=item,
-        response=none,
-        ranks=none,
-        offsets=np.zeros(1, dtype=np.int64),
-        row=none,
-        weight=np.zeros(0),
-        left_out=0,
-    )
+    item = np.repeat(np.arange(len(prompts)), [len(texts) for texts in responses]).tolist()
+    texts = [text for group in responses for text in group]
+    return _by_item(list(prompts), texts, item, [], [], [0], [], [], 0)
 
 
 def items_of_responses(prompts: Sequence[Any], responses: Sequence[Any], weight: np.ndarray) -> Items:
-    """Distinct (prompt, response) pairs, each a judgment that shows one response.
-
-    Args:
-        prompts: `(judgments,)` texts or lists of messages.
-        responses: `(judgments,)` one response to each prompt.
-        weight: `(judgments,)`.
-
-    Examples:
-        >>> items = items_of_responses(["Tea?", "Rain?", "Tea?"], ["Yes", "No", "No"], np.ones(3))
-        >>> items.prompts, items.responses, items.response.tolist()
-        (['Tea?', 'Rain?'], ['Yes', 'No', 'No'], [0, 2, 1])
-    """
-    places: dict[str, int] = {}
-    item = [places.setdefault(_key(prompt), len(places)) for prompt in prompts]
+    """Distinct (prompt, response) pairs, each a judgment that shows one response; all arguments are `(judgments,)`."""
     unique = {_key(prompt): prompt for prompt in prompts}
-    count = len(prompts)
-    each = list(range(count))
-    return _by_item(
-        list(unique.values()), list(responses), item, each, [1] * count, [*each, count], each, weight.tolist(), 0
-    )
+    places = {key: place for place, key in enumerate(unique)}
+    item = [places[_key(prompt)] for prompt in prompts]
+    each, texts = list(range(len(prompts))), list(responses)
+    offsets, ranks = [*each, len(each)], [1] * len(each)
+    return _by_item(list(unique.values()), texts, item, each, ranks, offsets, each, weight.tolist(), 0)
 
 
 def _by_item(

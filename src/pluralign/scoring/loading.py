@@ -39,11 +39,7 @@ def load_parts(source: str | os.PathLike[str], hub: dict[str, Any]) -> tuple[Any
 
 
 def read_chat_template(source: str, hub: dict[str, Any]) -> str:
-    """A chat template from a Jinja file, or from the tokenizer of a folder or hub id.
-
-    Raises:
-        PluralignError: there is none.
-    """
+    """A chat template from a Jinja file, or from the tokenizer of a folder or hub id."""
     path = Path(source)
     if path.is_file():
         return path.read_text(encoding="utf-8")
@@ -56,8 +52,7 @@ def read_chat_template(source: str, hub: dict[str, Any]) -> str:
 def set_pad_token(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     """Give model and tokenizer a padding token other than the end token.
 
-    `AutoModelForSequenceClassification` takes the last token that is not padding, so the padding token must not be the
-    token that ends a response.
+    `AutoModelForSequenceClassification` reads the last token that is not padding, which must be the end token.
     """
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
@@ -78,10 +73,7 @@ def is_encoder(config: Any) -> bool:
 
 
 def limits_of(
-    config: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int | None = None,
-    max_response_length: int | None = None,
+    config: Any, tokenizer: Any, max_length: int | None = None, max_response_length: int | None = None
 ) -> TokenLimits:
     """The requested token limits; else those stored in the config; else the context, at most 1024 tokens.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -14,12 +13,17 @@ import numpy as np
 import peft
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
+import torch
+from numpy.typing import ArrayLike, NDArray
 
-from pluralign.choice.plackett_luce import Ties
+from pluralign.choice.plackett_luce import Ties, log_likelihood, pair_log_likelihood
 from pluralign.choice.preference_matching import Penalty
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import disk_errors, write_json
+from pluralign.core.records import read_json
+from pluralign.evaluation.pairs import judgment_blocks
+from pluralign.scoring.items import Items
+from pluralign.scoring.recalibrated import CALIBRATION
 from pluralign.scoring.reference import PENALTY, stored_penalty
 
 RESPONSIBILITIES = "responsibilities.parquet"
@@ -30,15 +34,13 @@ MIXTURE = "mixture.json"
 
 _ADAPTER = "adapter_config.json"
 
+_PAIRS_AT_ONCE = 1 << 17
+
 LossType = Literal["plackett-luce", "sigmoid"]
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_one(total: float) -> bool:
-    return abs(total - 1.0) <= 1e-6
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,10 @@ class Mixture:
     Args:
         weights: adapter name to weight; the weights sum to 1.
         beta: inverse temperature of the adapters' implicit rewards.
-        loss_type: `plackett-luce` or `sigmoid`, the likelihood of a ranking in tuning.
+        loss_type: the likelihood of a ranking in tuning.
         ties: the treatment of equal ranks in tuning.
         top: how many places of a ranking counted in tuning.
         penalty: which part of the reference's log-probability the implicit rewards charge; `kl` is all of it.
-
-    Raises:
-        PluralignError: there is no adapter, the weights do not sum to 1, or a setting is unknown.
 
     Examples:
         >>> Mixture({"type-1": 0.5, "type-2": 0.4})
@@ -73,16 +72,14 @@ class Mixture:
 
     def __post_init__(self) -> None:
         shares = list(self.weights.values())
-        if not (shares and all(_is_number(share) and share >= 0 for share in shares) and _is_one(sum(shares))):
+        valid = all(_is_number(share) and share >= 0 for share in shares)
+        if not (shares and valid and abs(sum(shares) - 1) <= 1e-6):
             raise PluralignError(f"weights of a mixture: found {self.weights}, expected shares that sum to 1")
         if not (_is_number(self.beta) and self.beta > 0):
             raise PluralignError(f"beta of a mixture: found {self.beta!r}, expected a number above 0")
-        for name, found, choices in (
-            ("loss_type", self.loss_type, get_args(LossType)),
-            ("ties", self.ties, get_args(Ties)),
-        ):
-            if found not in choices:
-                raise PluralignError(f"{name} of a mixture: found {found!r}, expected one of {', '.join(choices)}")
+        for name, choices in (("loss_type", get_args(LossType)), ("ties", get_args(Ties))):
+            if (value := getattr(self, name)) not in choices:
+                raise PluralignError(f"{name} of a mixture: found {value!r}, expected one of {', '.join(choices)}")
         if self.top is not None and (type(self.top) is not int or self.top < 1):
             raise PluralignError(f"top of a mixture: found {self.top!r}, expected a whole number, 1 or more")
 
@@ -101,19 +98,17 @@ def read_mixture(folder: str | os.PathLike[str]) -> Mixture:
     file = Path(folder) / MIXTURE
     if not file.is_file():
         raise PluralignError(f"{folder}: not a mixture of policies ({MIXTURE} is missing)")
-    with disk_errors(file):
-        text = file.read_text(encoding="utf-8")
+    given = read_json(file)
     try:
-        given = json.loads(text)
-        found = Mixture(**(given | {PENALTY: stored_penalty(given, "mixture")}))
+        mixture = Mixture(**(given | {PENALTY: stored_penalty(given, "mixture")}))
     except PluralignError as fault:
         raise PluralignError(f"{file}: {fault}") from fault
-    except (ValueError, TypeError, AttributeError) as fault:  # no JSON, other keys, weights without names
+    except (TypeError, AttributeError) as fault:  # other keys, weights without names
         raise PluralignError(f"{file}: is not a valid mixture ({fault}): write the folder again") from fault
-    bases = {name: base_of(Path(folder) / name) for name in found.weights}
+    bases = {name: base_of(Path(folder) / name) for name in mixture.weights}
     if len(set(bases.values())) > 1:
         raise PluralignError(f"{folder}: the adapters have different bases, expected one: {bases}")
-    return found
+    return mixture
 
 
 def base_of(adapter: str | os.PathLike[str]) -> str:
@@ -136,20 +131,17 @@ def responsibilities_table(names: Sequence[str | None], judgments: np.ndarray, g
     """Responsibilities as a table: `annotator`, `judgments`, `type` (from 1) and `probability_1` ... `_K`.
 
     Args:
-        names: `(annotators,)` ids; `None` for those without.
-        judgments: `(annotators,)` number of judgments of each.
+        names: `(annotators,)` ids; `None` if an annotator has none.
+        judgments: `(annotators,)` number of judgments.
         gamma: `(annotators, K)`.
 
     Examples:
         >>> responsibilities_table(["ann"], np.array([3]), np.array([[0.25, 0.75]])).to_pylist()
         [{'annotator': 'ann', 'judgments': 3, 'type': 2, 'probability_1': 0.25, 'probability_2': 0.75}]
     """
-    columns: dict[str, Any] = {
-        "annotator": pa.array(names, pa.string()),
-        "judgments": judgments,
-        "type": gamma.argmax(1) + 1,
-    }
-    return pa.table(columns | {f"probability_{kind + 1}": gamma[:, kind] for kind in range(gamma.shape[1])})
+    probabilities: dict[str, Any] = {f"probability_{kind}": column for kind, column in enumerate(gamma.T, 1)}
+    annotator = pa.array(names, pa.string())
+    return pa.table({"annotator": annotator, "judgments": judgments, "type": gamma.argmax(1) + 1} | probabilities)
 
 
 def read_responsibilities(place: str | os.PathLike[str], types: int | None = None) -> dict[str, NDArray[np.float64]]:
@@ -178,4 +170,67 @@ def read_responsibilities(place: str | os.PathLike[str], types: int | None = Non
         )
     shares = np.stack([table.column(name).to_numpy() for name in columns], 1)
     names = table.column("annotator").to_pylist()
-    return {name: own for name, own in zip(names, shares, strict=True) if name is not None}
+    return {name: gamma for name, gamma in zip(names, shares, strict=True) if name is not None}
+
+
+def ranking_log_likelihoods(utilities: ArrayLike, items: Items, mixture: Mixture) -> NDArray[np.float64]:
+    """log P_k of every judgment under utilities, in nats, by the likelihood used in a mixture's tuning.
+
+    Args:
+        utilities: of the unique responses, `(types, responses)`.
+        items: the judgments.
+        mixture: provides `loss_type`, `ties` and `top`.
+
+    Returns:
+        `(judgments, types)`, without the judgments' weights; 0 where a judgment ranks nothing.
+
+    Raises:
+        PluralignError: shapes do not match, or the mixture's likelihood does not allow these ties.
+
+    Examples:
+        >>> from pluralign.judgments import Judgments
+        >>> from pluralign.scoring.items import items_of
+        >>> rows = [{"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": ranks} for ranks in ([1, 2], [2, 1])]
+        >>> items = items_of(Judgments.from_rows(rows))
+        >>> log_p = ranking_log_likelihoods([[np.log(3.0), 0.0], [0.0, 0.0]], items, Mixture({"a": 0.5, "b": 0.5}))
+        >>> np.exp(log_p).round(3).tolist()
+        [[0.75, 0.5], [0.25, 0.5]]
+    """
+    values = np.asarray(utilities, dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] != len(items.responses):
+        raise PluralignError(f"utilities: shape {values.shape}, expected (types, {len(items.responses)})")
+    log_likelihoods = np.zeros((items.judgments, len(values)))
+    # Judgments are grouped by length, which needs no padding; those of a single response stay 0.
+    for block, places in judgment_blocks(items.offsets, _PAIRS_AT_ONCE):
+        shown = torch.from_numpy(values[:, items.response[places]])  # (types, judgments, responses)
+        ranks = torch.from_numpy(items.ranks[places])
+        try:
+            if mixture.loss_type == "sigmoid":
+                log_p = pair_log_likelihood(shown, ranks, ties=mixture.ties)
+            else:
+                log_p = log_likelihood(shown, ranks, ties=mixture.ties, top=mixture.top)
+        except ValueError as fault:
+            raise PluralignError(f"the mixture was tuned with ties: {mixture.ties}: {fault}") from fault
+        log_likelihoods[block] = log_p.numpy().T
+    return log_likelihoods
+
+
+def weight_files(model: str | os.PathLike[str], raw: bool = False) -> list[Path]:
+    """The files that determine what a local model computes, for a fingerprint; a hub id has none.
+
+    Args:
+        model: a folder or a hub id.
+        raw: exclude the stored recalibration.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        return []
+    with disk_errors(folder):
+        files = sorted(folder.glob("*.safetensors"))
+        if not raw:
+            files += folder.glob(CALIBRATION)
+        if is_mixture(folder):
+            files += [folder / MIXTURE, *folder.glob(RESPONSIBILITIES)]
+            for name in read_mixture(folder).weights:
+                files += sorted((folder / name).glob("*.safetensors"))
+        return files

@@ -19,11 +19,11 @@ class People:
     """A panel and what its numbers stand for.
 
     Args:
-        panel: the judgments; each judgment without an annotator id gets an annotator of its own.
-        items: the texts. Responses above `len(items.responses)` are bars, one per prompt.
-        names: `(annotators,)` ids; `None` for those without.
+        panel: the judgments; each judgment without an annotator id counts as a separate annotator.
+        items: the texts. Responses of the panel from `len(items.responses)` on are bars, one per prompt.
+        names: `(annotators,)` ids; `None` if an annotator has none.
         row: `(judgments,)` the row of the table that each judgment came from.
-        code: `(judgments,)` label of each judgment as its index on the scale, worst first; -1 for rankings.
+        code: `(judgments,)` the label's index on the scale, worst first; -1 for rankings.
         left_out: number of rows without a rank or label.
     """
 
@@ -36,7 +36,7 @@ class People:
 
     @property
     def bars(self) -> np.ndarray:
-        """`(responses of the panel,)` bool: which are the bar of a prompt rather than a text."""
+        """`(responses of the panel,)` bool: whether each is the bar of a prompt and not a text."""
         return np.arange(self.panel.response_count) >= len(self.items.responses)
 
     @property
@@ -61,12 +61,11 @@ def people_of(judgments: Judgments) -> People:
         >>> from pluralign.judgments import BUILT_IN_SCALES
         >>> rows = [{"prompt": "Buses?", "responses": ["More"], "labels": [label], "annotator": name}
         ...         for name, label in (("a", "agree"), ("b", "disagree"), ("b", "pass"))]
-        >>> found = people_of(Judgments.from_rows(rows, BUILT_IN_SCALES["agree-pass-disagree"]))
-        >>> found.panel.responses.tolist(), found.panel.ranks.tolist(), found.names
+        >>> people = people_of(Judgments.from_rows(rows, BUILT_IN_SCALES["agree-pass-disagree"]))
+        >>> people.panel.responses.tolist(), people.panel.ranks.tolist(), people.names
         ([[0, 1], [0, 1], [0, 1]], [[1, 2], [2, 1], [1, 1]], ['a', 'b'])
     """
-    ranked = any(row for row in judgments.column("ranks"))
-    return _from_ranks(judgments) if ranked else _from_labels(judgments)
+    return _from_ranks(judgments) if any(judgments.column("ranks")) else _from_labels(judgments)
 
 
 def _from_ranks(judgments: Judgments) -> People:
@@ -90,52 +89,39 @@ def _from_labels(judgments: Judgments) -> People:
     if not np.array_equal(counts, np.diff(items.offsets)):
         raise PluralignError("some rows have neither ranks nor labels: remove them first")
     given = np.array([label is not None for label in flat])
-    if not given.any():
+    labels = [label for label in flat if label is not None]
+    if not labels:
         raise PluralignError("no row has a rank or a label")
-    code = _codes(scale)
-    value = np.array([code[label] if label is not None else -1 for label in flat])[given]
-    reward = np.array([scale.reward(label) for label in flat if label is not None])
-    row = np.repeat(items.row, counts)[given]
+    index_of, middle = _codes(scale), bar_of(scale)
+    code = np.array([index_of[label] for label in labels])
+    reward = np.array([scale.reward(label) for label in labels])
+    row, reliability = (np.repeat(values, counts)[given] for values in (items.row, items.weight))
     response = items.response[given]
-    bar = len(items.responses) + items.item[response]
-    middle = bar_of(scale)
+    shown = np.stack((response, len(items.responses) + items.item[response]), 1)
     ranks = np.stack((np.where(reward >= middle, 1, 2), np.where(reward > middle, 2, 1)), 1)
     annotator, names = _annotators(judgments, row)
-    panel = Panel(
-        np.stack((response, bar), 1),
-        ranks,
-        annotator,
-        reliability=items.weight[np.repeat(np.arange(len(counts)), counts)[given]],
-        response_total=len(items.responses) + len(items.prompts),
-    )
+    total = len(items.responses) + len(items.prompts)
+    panel = Panel(shown, ranks, annotator, reliability=reliability, response_total=total)
     left_out = int((np.bincount(row, minlength=len(judgments)) == 0).sum())
-    return People(panel, items, names, row, value, left_out)
+    return People(panel, items, names, row, code, left_out)
 
 
 def bar_of(scale: LabelScale) -> float:
-    """The reward at the middle of a scale.
-
-    Examples:
-        >>> from pluralign.judgments import BUILT_IN_SCALES
-        >>> bar_of(BUILT_IN_SCALES["hh-6"]), bar_of(BUILT_IN_SCALES["1-to-5"])
-        (0.0, 3.0)
-    """
+    """The reward at the middle of a scale."""
     lowest, highest = min(scale.rewards), max(scale.rewards)
     return 0.0 if lowest < 0 < highest else (lowest + highest) / 2
 
 
 def _codes(scale: LabelScale) -> dict[str, int]:
     """Index of each label by reward; equal rewards keep the scale's order, reversed if the scale is descending."""
-    falling = scale.rewards[0] > scale.rewards[-1]
-    labels = scale.labels[::-1] if falling else scale.labels
-    ordered = sorted(labels, key=scale.reward)
-    return {label: number for number, label in enumerate(ordered)}
+    labels = scale.labels[::-1] if scale.rewards[0] > scale.rewards[-1] else scale.labels
+    return {label: index for index, label in enumerate(sorted(labels, key=scale.reward))}
 
 
 def annotators_of(judgments: Judgments, rows: np.ndarray) -> tuple[np.ndarray, list[str | int]]:
     """Annotators of some rows: `(rows,)` numbers from 0, and the id behind each number.
 
-    A row without an annotator id counts as an annotator of its own, identified by the row number.
+    A row without an annotator id counts as a separate annotator, identified by the row number.
 
     Examples:
         >>> rows = [{"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, 2], "annotator": name}
@@ -152,5 +138,5 @@ def annotators_of(judgments: Judgments, rows: np.ndarray) -> tuple[np.ndarray, l
 
 def _annotators(judgments: Judgments, rows: np.ndarray) -> tuple[np.ndarray, list[str | None]]:
     """Annotator numbers of some rows, and the ids of those that have one."""
-    found, keys = annotators_of(judgments, rows)
-    return found, [key if isinstance(key, str) else None for key in keys]
+    numbers, keys = annotators_of(judgments, rows)
+    return numbers, [key if isinstance(key, str) else None for key in keys]

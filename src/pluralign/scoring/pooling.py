@@ -25,19 +25,7 @@ LABEL_SCALE = "label_scale"
 
 
 def pool(states: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
-    """One state per row: `(rows, tokens, d)` and `(rows, tokens)` to `(rows, d)`.
-
-    Args:
-        states: hidden states.
-        attention_mask: 1 for tokens, 0 for padding, on either side.
-        pooling: `"last"` is the state of the last token, `"mean"` the mean over tokens.
-
-    Examples:
-        >>> states = torch.tensor([[[1.0], [3.0], [9.0]]])
-        >>> mask = torch.tensor([[1, 1, 0]])
-        >>> pool(states, mask, "last").item(), pool(states, mask, "mean").item()
-        (3.0, 2.0)
-    """
+    """`(rows, d)` the state of each row's `last` token, or the `mean` over its tokens, padded on either side."""
     if pooling == "mean":
         mask = attention_mask.unsqueeze(-1).to(states.dtype)
         return (states * mask).sum(1) / mask.sum(1)
@@ -59,7 +47,7 @@ class Pooled:
     ) -> SequenceClassifierOutput:
         """One score per row; with `last` `(responses,)`, one per index into the flattened `(rows * tokens)`.
 
-        The `hidden_states` of the output are the pooled states under the scores, `(rows or responses, d)`.
+        The `hidden_states` of the output are the pooled states, `(rows or responses, d)`.
         """
         backbone = getattr(self, self.base_model_prefix)
         states = backbone(input_ids=input_ids, attention_mask=attention_mask, **inputs).last_hidden_state
@@ -84,26 +72,22 @@ class _EncoderHead(Pooled):
 
 def write_settings(config: Any, limits: TokenLimits) -> None:
     """Store pooling and token limits in a model's config."""
-    pooling = "mean" if is_encoder(config) else "last"
-    stored = {"pooling": pooling, "max_length": limits.max_length, "max_response_length": limits.response}
-    setattr(config, SETTINGS, stored)
+    lengths = {"max_length": limits.max_length, "max_response_length": limits.response}
+    setattr(config, SETTINGS, {"pooling": "mean" if is_encoder(config) else "last"} | lengths)
 
 
 def write_label_scale(config: Any, scale: LabelScale) -> None:
-    """Give a model's config one output per label of a scale, after `write_settings`.
-
-    `id2label` holds the labels as `transformers` expects them; the settings hold their rewards too.
-    """
+    """Store a label scale in a model's config, after `write_settings`; the head then has one output per label."""
     config.id2label = dict(enumerate(scale.labels))
     config.label2id = {label: place for place, label in enumerate(scale.labels)}
     getattr(config, SETTINGS)[LABEL_SCALE] = scale.as_dict()
 
 
 def label_scale_of(config: Any) -> LabelScale | None:
-    """The label scale stored in a model's config; None if its head predicts no labels.
+    """The label scale stored in a model's config; `None` if its head predicts no labels.
 
     Raises:
-        PluralignError: what is stored is not a scale, or its number of labels is not the head's.
+        PluralignError: the scale is damaged, or its number of labels is not the head's.
     """
     stored = (getattr(config, SETTINGS, None) or {}).get(LABEL_SCALE)
     if stored is None:

@@ -1,4 +1,4 @@
-"""Whether a loaded model reads prompt trees correctly: tried on some of the texts before all are read."""
+"""Check on a few texts that a loaded model reads prompt trees correctly, and choose the layout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers.utils import logging
 from pluralign.core.errors import PluralignError, one_line
 from pluralign.scoring.forward import block_token_log_probs, block_values
 from pluralign.scoring.tokens import TokenizedItems
-from pluralign.scoring.trees import BLOCK_TOKENS, MAX_TOKENS_PER_ROW, Layout, Mask, Reads, lay_out, plan_rows
+from pluralign.scoring.trees import BLOCK_TOKENS, Layout, Reads, lay_out, plan_rows
 
 logger = logging.get_logger(__name__)
 
@@ -24,6 +24,7 @@ LayoutName = Literal["auto", "tree", "flat"]
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
 """Maximum root mean square difference, in nats per token, or relative to the rewards' root mean square."""
 HALF_TOLERANCE = 0.1
+"""The same for shorter formats."""
 
 
 def plain_model(model: Any) -> Any:
@@ -32,37 +33,21 @@ def plain_model(model: Any) -> Any:
 
 
 def choose_layout(
-    model: Any,
-    tokens: TokenizedItems,
-    reads: Reads,
-    pad_token_id: int,
-    name: LayoutName = "auto",
-    max_tokens_per_row: int = MAX_TOKENS_PER_ROW,
+    model: Any, tokens: TokenizedItems, reads: Reads, pad_token_id: int, name: LayoutName, max_tokens_per_row: int
 ) -> Layout:
     """The layout for some texts: trees if the model computes the same values with them as without.
 
     The model reads a few items (including the longest) as trees and flat. Models with sliding attention, recurrent
     state, or another use of the mask give different values; they stay flat, and the reason is logged. On a GPU,
-    FlexAttention is tried first if the architecture supports it.
-
-    Args:
-        model: a reward model or causal model of `pluralign.scoring`, or an adapter on one.
-        tokens: the texts that will be read.
-        reads: what is read from the model (`Layout.reads`).
-        pad_token_id: pads rows.
-        name: `auto`; `flat` for one response per row; `tree` to raise an error if trees are not possible.
-        max_tokens_per_row: maximum tokens of a tree.
+    FlexAttention is tried first if the architecture supports it. `name` is `auto`, `flat` for one response per row, or
+    `tree` for an error if trees are not possible; the other arguments are those of `Layout`.
 
     Raises:
         PluralignError: `tree` is requested and the model computes other values with trees.
     """
     device = next(model.parameters()).device.type
-    flat = Layout(
-        reads,
-        pad_token_id,
-        max_tokens_per_row=max_tokens_per_row,
-        block_tokens=BLOCK_TOKENS.get(device, BLOCK_TOKENS["cuda"]),
-    )
+    block_tokens = BLOCK_TOKENS.get(device, BLOCK_TOKENS["cuda"])
+    flat = Layout(reads, pad_token_id, max_tokens_per_row=max_tokens_per_row, block_tokens=block_tokens)
     training = model.training
     model.eval()
     try:
@@ -98,8 +83,7 @@ def _attempts(plain: Any, tree: Layout, device: str) -> Iterator[Layout]:
         plain.set_attn_implementation("flex_attention")
         yield replace(tree, mask="blocks", attention_tokens=float("inf"))
         plain.set_attn_implementation(used)
-    mask: Mask = "additive" if used == "eager" else "bool"
-    yield replace(tree, mask=mask)
+    yield replace(tree, mask="additive" if used == "eager" else "bool")
 
 
 def _attention_tokens(plain: Any) -> float:
@@ -115,9 +99,8 @@ def _attention_tokens(plain: Any) -> float:
 
 def _tolerance(model: nn.Module) -> float:
     weight = next(model.parameters())
-    if torch.is_autocast_enabled(weight.device.type):
-        return HALF_TOLERANCE
-    return TOLERANCE.get(weight.dtype, HALF_TOLERANCE)
+    autocast = torch.is_autocast_enabled(weight.device.type)
+    return HALF_TOLERANCE if autocast else TOLERANCE.get(weight.dtype, HALF_TOLERANCE)
 
 
 def _probe_items(tokens: TokenizedItems) -> list[np.ndarray]:
@@ -137,10 +120,9 @@ def _read(model: Any, tokens: TokenizedItems, rows: list[list[int]], layout: Lay
     """Values of the responses of one block, per token or per response, in the order of the responses."""
     device = next(model.parameters()).device
     block = {name: value.to(device) for name, value in lay_out(tokens, rows, layout).items()}
-    if layout.reads == "tokens":
-        values, owner = block_token_log_probs(model, block, layout), block["response"][block["owner"]]
-    else:
-        values, owner = block_values(model, block, layout), block["response"]
+    by_token = layout.reads == "tokens"
+    values = (block_token_log_probs if by_token else block_values)(model, block, layout)
+    owner = block["response"][block["owner"]] if by_token else block["response"]
     return values[torch.sort(owner, stable=True).indices].double()
 
 

@@ -15,7 +15,7 @@ CALIBRATION = "calibration.json"
 
 
 def read_recalibration(folder: str | os.PathLike[str]) -> Recalibration | None:
-    """The recalibration stored in a model's folder; None if there is none (hub ids have none).
+    """The recalibration stored in a model's folder; `None` if there is none (hub ids have none).
 
     Raises:
         PluralignError: the file is damaged or holds something else.
@@ -27,10 +27,9 @@ def read_recalibration(folder: str | os.PathLike[str]) -> Recalibration | None:
         data = file.read_bytes()
     try:
         return Recalibration.from_dict(json.loads(data.decode("utf-8")))
-    except ValueError as fault:  # no UTF-8, no JSON, or values that do not fit
-        raise PluralignError(
-            f"{file}: is not a recalibration ({fault}): run pluralign calibrate again, or with --remove"
-        ) from fault
+    except ValueError as fault:  # not UTF-8, not JSON, or invalid values
+        remedy = "run pluralign calibrate again, or with --remove"
+        raise PluralignError(f"{file}: is not a recalibration ({fault}): {remedy}") from fault
 
 
 def write_recalibration(folder: str | os.PathLike[str], recalibration: Recalibration) -> None:

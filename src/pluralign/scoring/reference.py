@@ -1,4 +1,4 @@
-"""Log-probabilities charged under a frozen reference model: computed once and cached on disk."""
+"""Log-probabilities that a penalty charges under a frozen reference model: computed once and cached on disk."""
 
 from __future__ import annotations
 
@@ -44,47 +44,30 @@ def fingerprint_weights(model: Any) -> str:
 def stored_penalty(settings: Mapping[str, Any], place: str) -> Penalty:
     """The penalty that a policy was tuned with; `kl`, that of DPO, if none is stored.
 
-    Args:
-        settings: from a config or a mixture's file.
-        place: where they are stored, for the error.
-
     Raises:
-        PluralignError: what is stored is not a penalty.
+        PluralignError: the settings, whose `place` it names, hold something else under the key.
 
     Examples:
         >>> stored_penalty({"beta": 0.1}, "runs/policy").mode
         'kl'
-        >>> stored_penalty({"penalty": {"mode": "pm"}}, "runs/policy").mode
-        'pm'
     """
     stored = settings.get(PENALTY, {"mode": "kl"})
     try:
         return Penalty(**stored)
     except (PluralignError, TypeError) as fault:  # other keys, or not a mapping
-        raise PluralignError(
-            f"{place}: penalty: found {stored!r}, expected mode, alpha and gate ({fault}): train it again"
-        ) from fault
+        expected = f"expected mode, alpha and gate ({fault})"
+        raise PluralignError(f"{place}: penalty: found {stored!r}, {expected}: train it again") from fault
 
 
 def log_probs_file(model_name: str, tokens: TokenizedItems, dtype: str, penalty: Penalty) -> Path:
-    """The cache file of the charged log-probabilities of some texts under a model.
-
-    Args:
-        model_name: the fingerprint of the model.
-        tokens: the texts.
-        dtype: the precision of the computation.
-        penalty: what is charged. Under `kl`, threshold and gate have no meaning.
-    """
-    charged = () if penalty.mode == "kl" else astuple(penalty)
+    """The cache file of the log-probabilities that a penalty charges, for a model's fingerprint and a precision."""
+    charged = () if penalty.mode == "kl" else astuple(penalty)  # under `kl`, threshold and gate have no meaning
     key = fingerprint("log-probs-1", model_name, tokens.fingerprint(), dtype, *charged)
     return cache_folder() / "reference-log-probs" / f"{key}.safetensors"
 
 
 def kept_log_probs(
-    file: Path,
-    compute: Callable[[], np.ndarray],
-    everywhere: Callable[[bool], bool] = bool,
-    writes: bool = True,
+    file: Path, compute: Callable[[], np.ndarray], everywhere: Callable[[bool], bool] = bool, writes: bool = True
 ) -> np.ndarray:
     """Log-probabilities `(responses,)`, float64, in nats: read from a file, or computed and written to it.
 
@@ -96,23 +79,17 @@ def kept_log_probs(
     """
     if everywhere(file.exists()):
         return safetensors.numpy.load_file(file)["log_probs"]
-    found = np.ascontiguousarray(compute(), dtype=np.float64)
+    log_probs = np.ascontiguousarray(compute(), dtype=np.float64)
     if writes:
         with atomic_write(file, shared=True) as out:
-            out.write(safetensors.numpy.save({"log_probs": found}))
-    return found
+            out.write(safetensors.numpy.save({"log_probs": log_probs}))
+    return log_probs
 
 
 def reference_charges(reference: CausalModel, tokens: TokenizedItems, penalty: Penalty) -> np.ndarray:
-    """The part of log pi_ref(y|x) that a penalty charges, in nats, for texts tokenized for the policy; cached.
+    """The part of log pi_ref(y|x) that a penalty charges, in nats, cached: `(responses,)`, float64.
 
-    Args:
-        reference: the frozen model.
-        tokens: the texts.
-        penalty: `kl` charges log pi_ref(y|x), `pm` nothing.
-
-    Returns:
-        `(responses,)`, float64.
+    `kl` charges all of it, `pm` nothing. `tokens` are the texts as the policy reads them.
     """
     if penalty.mode == "pm":
         return reference.charges(tokens, penalty)

@@ -55,10 +55,7 @@ class RewardModel(TextModel):
     """A reward model with its tokenizer, ready to score.
 
     Args:
-        model: returns one logit per row.
-        tokenizer: pads on the right.
-        limits: the token limits of training.
-        recalibration: maps margins to log-odds; None leaves them as they are. `values` always returns raw rewards.
+        recalibration: maps margins to log-odds, or `None`. `values` returns raw rewards in any case.
 
     Load a model and score responses:
 
@@ -72,8 +69,7 @@ class RewardModel(TextModel):
     def reads(self) -> Reads:
         """`last`: the state of a response's last token; `pooled` if the model pools by itself."""
         ours = isinstance(plain_model(self.model), Pooled)
-        ours = ours and getattr(self.model.config, SETTINGS)["pooling"] == "last"
-        return "last" if ours else "pooled"
+        return "last" if ours and getattr(self.model.config, SETTINGS)["pooling"] == "last" else "pooled"
 
     @property
     def temperature(self) -> float | None:
@@ -82,17 +78,11 @@ class RewardModel(TextModel):
 
     @property
     def margin_map(self) -> Callable[[Any], np.ndarray] | None:
-        """The map from differences of `score` to log-odds, if the model has an isotonic recalibration.
-
-        It applies to differences only; the rewards themselves stay raw.
-        """
+        """The map from differences of rewards to log-odds, if the model has an isotonic recalibration."""
         return None if self.temperature is not None else self.recalibration
 
     def score_items(self, items: Items, **options: Any) -> np.ndarray:
-        """Reward of every unique response: `(responses,)`, float64; options as in `TextModel.values`.
-
-        Divided by the temperature if the model has one.
-        """
+        """Reward of every unique response, `scaled`: `(responses,)`, float64; options as in `TextModel.values`."""
         return self.scaled(self.values(self.tokenize(items), **options))
 
     def scaled(self, rewards: np.ndarray) -> np.ndarray:
@@ -106,14 +96,14 @@ class RewardModel(TextModel):
     def preference_probability(self, prompt: Any, responses: Sequence[Any]) -> np.ndarray:
         """P[i, j] = sigmoid(g(r_i - r_j)), that response i is preferred over j: `(responses, responses)`, float64.
 
-        g is the model's recalibration, or the identity. P[i, j] + P[j, i] = 1.
+        g is the model's isotonic recalibration, or the identity.
         """
         rewards = self.score(prompt, responses)
         margins = rewards[:, None] - rewards
         return np.asarray(expit(margins if self.margin_map is None else self.margin_map(margins)))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write weights (safetensors), config, tokenizer and recalibration; a stale recalibration file is removed."""
+        """Write weights (safetensors), config, tokenizer and recalibration; a stale recalibration is removed."""
         remove_recalibration(folder)  # first, so that it is never found beside other weights
         super().save(folder)
         if self.recalibration is not None:
@@ -129,7 +119,7 @@ class LabelModel(RewardModel):
 
     Args:
         scale: the labels and their rewards R.
-        level: use this quantile as the reward, above 0 and at most 1; None uses the expected reward.
+        level: the quantile used as the reward, above 0 and at most 1; `None` uses the expected reward.
 
     Load a model and predict distributions:
 
@@ -151,10 +141,12 @@ class LabelModel(RewardModel):
 
     def rewards_of(self, distributions: np.ndarray) -> np.ndarray:
         """Rewards of predicted distributions, expected or quantile: `(responses, labels)` to `(responses,)`."""
-        mu = torch.from_numpy(distributions)
         if self.level is None:
-            return np.asarray(expected_reward(mu, self.rewards).numpy())
-        return np.asarray(reward_quantile(mu, self.rewards, self.level).numpy())
+            return self._summary(expected_reward, distributions)
+        return self._summary(reward_quantile, distributions, self.level)
+
+    def _summary(self, summary: Callable[..., torch.Tensor], distributions: np.ndarray, *args: Any) -> np.ndarray:
+        return np.asarray(summary(torch.from_numpy(distributions), self.rewards, *args).numpy())
 
     def distributions(self, items: Items, **options: Any) -> np.ndarray:
         """mu of every unique response: `(responses, labels)`, float64; options as in `TextModel.values`."""
@@ -162,30 +154,22 @@ class LabelModel(RewardModel):
 
     def expected_reward(self, items: Items, **options: Any) -> np.ndarray:
         """sum_i R_i mu_i of every unique response: `(responses,)`."""
-        mu = torch.from_numpy(self.distributions(items, **options))
-        return np.asarray(expected_reward(mu, self.rewards).numpy())
+        return self._summary(expected_reward, self.distributions(items, **options))
 
     def variance(self, items: Items, **options: Any) -> np.ndarray:
         """sum_i mu_i (R_i - E[R])^2 of every unique response: `(responses,)`."""
-        mu = torch.from_numpy(self.distributions(items, **options))
-        return np.asarray(reward_variance(mu, self.rewards).numpy())
+        return self._summary(reward_variance, self.distributions(items, **options))
 
     def quantile(self, items: Items, q: float, **options: Any) -> np.ndarray:
         """The smallest reward whose cumulative probability reaches q, of every unique response: `(responses,)`."""
-        mu = torch.from_numpy(self.distributions(items, **options))
-        return np.asarray(reward_quantile(mu, self.rewards, q).numpy())
+        return self._summary(reward_quantile, self.distributions(items, **options), q)
 
 
 def mean_rewards(models: Iterable[RewardModel], items: Items, **options: Any) -> np.ndarray:
     """Mean over models of the reward of every unique response: `(responses,)`, float64.
 
     r(x, y) = sum_k r_k(x, y) / K, the baseline "Averaging" of MORE (arXiv 2312.07401). Each r_k is what the model's
-    `score_items` returns. Models may come from a generator, so that only one is in memory at a time.
-
-    Args:
-        models: one or more reward models.
-        items: the texts; each model reads them by its own tokenizer and limits.
-        options: as in `RewardModel.score_items`.
+    `score_items` returns for `options`. With a generator of models, only one is in memory at a time.
 
     Raises:
         PluralignError: there is no model, or one has an isotonic recalibration, which maps margins, not rewards.
@@ -206,10 +190,7 @@ def mean_rewards(models: Iterable[RewardModel], items: Items, **options: Any) ->
 
 @dataclass(frozen=True)
 class AveragedRewardModel:
-    """Several reward models as one: their mean reward.
-
-    Args:
-        models: one or more, all in memory; architectures and tokenizers may differ.
+    """Several reward models as one: their mean reward. Architectures and tokenizers may differ.
 
     Load some and score with them:
 
@@ -250,15 +231,11 @@ def build_reward_model(
 ) -> RewardModel:
     """Put a reward head on a language model or an encoder, from a folder or the hub.
 
+    Arguments that are not listed are those of `load_causal_model`.
+
     Args:
         model_name_or_path: a folder or a hub id.
         label_scale: give the head one output per label of this scale and return a `LabelModel`.
-        max_length: tokens of prompt and response; default: the model's context, at most `DEFAULT_MAX_LENGTH`.
-        max_response_length: tokens of a response; default: three quarters of `max_length`.
-        chat_template_path: a Jinja file, or a folder or hub id whose tokenizer has the template.
-        revision: branch, tag or commit on the hub.
-        trust_remote_code: run code that comes with the model. Only for code you have read.
-        model_kwargs: passed to `from_pretrained` (dtype, attn_implementation, quantization_config ...).
 
     Raises:
         PluralignError: no such model, it cannot read `max_length` tokens, or it already has a different head.
@@ -273,10 +250,8 @@ def build_reward_model(
     write_settings(config, limits)
     if label_scale is not None:
         write_label_scale(config, label_scale)
-    kwargs = {"dtype": torch.float32, **model_kwargs}
-    model = reward_model_class(config, new_head=True).from_pretrained(
-        model_name_or_path, config=config, **hub, **kwargs
-    )
+    options = {"config": config, "dtype": torch.float32, **hub, **model_kwargs}
+    model = reward_model_class(config, new_head=True).from_pretrained(model_name_or_path, **options)
     set_pad_token(model, tokenizer)
     if label_scale is None:
         return RewardModel(model, tokenizer, limits)
@@ -300,29 +275,11 @@ def _check_head(name: object, config: Any, scale: LabelScale | None) -> None:
 
 
 @overload
-def load_reward_model(
-    model_name_or_path: str | os.PathLike[str],
-    *,
-    raw: bool = ...,
-    quantile: float | None = ...,
-    revision: str = ...,
-    trust_remote_code: bool = ...,
-    device: str | torch.device | None = ...,
-    **model_kwargs: Any,
-) -> RewardModel: ...
+def load_reward_model(model_name_or_path: str | os.PathLike[str], **options: Any) -> RewardModel: ...
 
 
 @overload
-def load_reward_model(
-    model_name_or_path: list[Any] | tuple[Any, ...],
-    *,
-    raw: bool = ...,
-    quantile: float | None = ...,
-    revision: str = ...,
-    trust_remote_code: bool = ...,
-    device: str | torch.device | None = ...,
-    **model_kwargs: Any,
-) -> AveragedRewardModel: ...
+def load_reward_model(model_name_or_path: list[Any] | tuple[Any, ...], **options: Any) -> AveragedRewardModel: ...
 
 
 def load_reward_model(
@@ -347,7 +304,7 @@ def load_reward_model(
             of its mean; a stored recalibration, which was fitted to the mean, is ignored.
         revision: branch, tag or commit on the hub.
         trust_remote_code: run code that comes with the model. Only for code you have read.
-        device: device to load to; default: a GPU if there is one.
+        device: default: a GPU if there is one.
         model_kwargs: passed to `from_pretrained`.
 
     Raises:
@@ -362,33 +319,30 @@ def load_reward_model(
     recalibration = None if raw or quantile is not None else read_recalibration(model_name_or_path)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     config, tokenizer = load_parts(model_name_or_path, hub)
-    kwargs = {"dtype": torch.float32, **model_kwargs}
+    model_kwargs = {"dtype": torch.float32, **model_kwargs}
     stored = getattr(config, SETTINGS, None)
-    adapter = Path(model_name_or_path) / "adapter_config.json"
     if not is_reward_model(config):
         raise PluralignError(
             f"{model_name_or_path}: not a reward model (it has no head with one output): train one, or use a "
             "sequence classifier with num_labels = 1"
         )
     check_quantile(model_name_or_path, config, quantile)
-    scale = label_scale_of(config)
-    if adapter.exists():
+    if (Path(model_name_or_path) / "adapter_config.json").exists():
         base = peft.PeftConfig.from_pretrained(str(model_name_or_path)).base_model_name_or_path
-        headless = reward_model_class(config).from_pretrained(base, config=config, **kwargs)
+        headless = reward_model_class(config).from_pretrained(base, config=config, **model_kwargs)
         if headless.get_input_embeddings().num_embeddings < config.vocab_size:
             headless.resize_token_embeddings(config.vocab_size)
         model: Any = peft.PeftModel.from_pretrained(headless, str(model_name_or_path))
     elif stored is not None:
-        model = reward_model_class(config).from_pretrained(model_name_or_path, config=config, **hub, **kwargs)
+        model = reward_model_class(config).from_pretrained(model_name_or_path, config=config, **hub, **model_kwargs)
     else:
-        model = AutoModelForSequenceClassification.from_pretrained(model_name_or_path, **hub, **kwargs)
+        model = AutoModelForSequenceClassification.from_pretrained(model_name_or_path, **hub, **model_kwargs)
     set_pad_token(model, tokenizer)
     if stored is None:
-        longest = min(model_context(config, tokenizer), LONGEST_OF_OTHERS)
-        write_settings(model.config, TokenLimits(longest))
+        write_settings(model.config, TokenLimits(min(model_context(config, tokenizer), LONGEST_OF_OTHERS)))
         model = as_reward_model(model)
-    limits = limits_of(model.config, tokenizer)
-    parts = (on_device(model, device), tokenizer, limits)
+    parts = (on_device(model, device), tokenizer, limits_of(model.config, tokenizer))
+    scale = label_scale_of(config)
     if scale is None:
         return RewardModel(*parts, recalibration=recalibration)
     return LabelModel(*parts, recalibration=recalibration, scale=scale, level=quantile)
@@ -412,9 +366,6 @@ def is_reward_model(config: Any) -> bool:
     """Whether a model with this config returns one reward per text, or labels with rewards."""
     if label_scale_of(config) is not None:
         return True
-    pools = "pooling" in (getattr(config, SETTINGS, None) or {})
-    return config.num_labels == 1 and (pools or _is_classifier(config))
-
-
-def _is_classifier(config: Any) -> bool:
-    return any("ForSequenceClassification" in name for name in config.architectures or [])
+    ours = "pooling" in (getattr(config, SETTINGS, None) or {})
+    classifies = any("ForSequenceClassification" in name for name in config.architectures or [])
+    return config.num_labels == 1 and (ours or classifies)

@@ -44,10 +44,7 @@ class TextModel:
     def layout(
         self, tokens: TokenizedItems, name: LayoutName = "auto", max_tokens_per_row: int = MAX_TOKENS_PER_ROW
     ) -> Layout:
-        """The layout for some texts, from `choose_layout`.
-
-        A layout that was verified is reused for texts that are not longer.
-        """
+        """The layout for some texts, from `choose_layout`; reused for texts that are not longer."""
         prompts = np.array([len(ids) for ids in tokens.prompt_ids])
         responses = np.bincount(tokens.item, [len(ids) for ids in tokens.response_ids], len(prompts))
         longest = int((prompts + responses).max())
@@ -63,10 +60,8 @@ class TextModel:
     ) -> np.ndarray:
         """Value of every unique response, each computed once: `(responses,)`, float64.
 
-        Args:
-            tokens: the texts, tokenized by this model.
-            layout: `auto`, `tree`, `flat`, or a chosen layout.
-            max_tokens: maximum padded tokens of one batch (a single row may be longer).
+        `layout` is `auto`, `tree`, `flat`, or a chosen layout. A batch has at most `max_tokens` padded tokens, unless a
+        single row has more.
         """
         chosen = layout if isinstance(layout, Layout) else self.layout(tokens, layout)
         return score_tokens(self.model, tokens, chosen, max_tokens=max_tokens)

@@ -19,12 +19,7 @@ CHUNK = 512
 
 @dataclass(frozen=True)
 class TokenLimits:
-    """Maximum number of tokens of a prompt with one response, and of the response alone.
-
-    Args:
-        max_length: tokens of prompt and response together.
-        max_response_length: tokens of the response; default: three quarters of `max_length`.
-    """
+    """Maximum tokens of a prompt with one response, and of the response (default: three quarters of `max_length`)."""
 
     max_length: int
     max_response_length: int | None = None
@@ -32,8 +27,9 @@ class TokenLimits:
     @property
     def response(self) -> int:
         """Maximum number of tokens of a response."""
-        longest = self.max_response_length
-        return max(1, self.max_length * 3 // 4) if longest is None else min(longest, self.max_length)
+        if self.max_response_length is None:
+            return max(1, self.max_length * 3 // 4)
+        return min(self.max_response_length, self.max_length)
 
 
 @dataclass(frozen=True)
@@ -70,14 +66,13 @@ class TokenizedItems:
 
 def model_context(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
     """Maximum number of tokens that a model can read, from its config and its tokenizer."""
-    limits = [int(min(tokenizer.model_max_length, 10**9))]
+    longest = int(min(tokenizer.model_max_length, 10**9))
     text_config = config.get_text_config()
-    positions = getattr(text_config, "max_position_embeddings", None)
-    if positions:
+    if positions := getattr(text_config, "max_position_embeddings", None):
         # RoBERTa-like models number positions from after the padding id.
         offset = text_config.pad_token_id + 1 if text_config.model_type in _OFFSET_POSITIONS else 0
-        limits.append(positions - offset)
-    return min(limits)
+        longest = min(longest, positions - offset)
+    return longest
 
 
 _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text", "xlm-roberta-xl")
@@ -103,14 +98,16 @@ def tokenize(items: Items, tokenizer: PreTrainedTokenizerBase, limits: TokenLimi
     response_ids: list[list[int]] = []
     for start in track(range(0, len(items.responses), CHUNK), "Tokenizing"):
         chunk = slice(start, start + CHUNK)
-        pairs = list(zip(items.responses[chunk], items.item[chunk], strict=True))
-        tails = [render.response(items.prompts[item], prompts[item], text) for text, item in pairs]
+        members, texts = items.item[chunk], items.responses[chunk]
+        tails = [
+            render.response(items.prompts[item], prompts[item], text) for item, text in zip(members, texts, strict=True)
+        ]
+        separate = _ids(tokenizer, tails)
         if encoder:
-            response_ids.extend(_ids(tokenizer, tails))
+            response_ids.extend(separate)
             continue
-        joint = _ids(tokenizer, [prompts[item] + tail for tail, (_, item) in zip(tails, pairs, strict=True)])
-        apart = _ids(tokenizer, tails)
-        for together, alone, (_, item) in zip(joint, apart, pairs, strict=True):
+        joint = _ids(tokenizer, [prompts[item] + tail for item, tail in zip(members, tails, strict=True)])
+        for item, together, alone in zip(members, joint, separate, strict=True):
             ahead = prompt_ids[item]
             response_ids.append(together[len(ahead) :] if together[: len(ahead)] == ahead else alone)
     return _cut(items.item, prompt_ids, response_ids, render, limits)
@@ -124,42 +121,31 @@ def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[
 
 
 def _cut(
-    item: np.ndarray,
-    prompt_ids: list[list[int]],
-    response_ids: list[list[int]],
-    render: _Renderer,
-    limits: TokenLimits,
+    item: np.ndarray, prompt_ids: list[list[int]], response_ids: list[list[int]], render: _Renderer, limits: TokenLimits
 ) -> TokenizedItems:
-    cut_responses = 0
+    """Truncate responses on the right and prompts on the left, in place, and add the special tokens."""
+    cut_prompts = cut_responses = 0
     longest = np.zeros(len(prompt_ids), dtype=np.int64)
-    # The special tokens around a prompt are kept even if a response leaves no other room.
-    whole = limits.max_length - len(render.before) - len(render.between)
-    room = max(1, min(limits.response, whole) - len(render.after))
+    # The special tokens around a prompt are kept even if a response leaves no room for anything else.
+    most = limits.max_length - len(render.before) - len(render.between)
+    most = max(1, min(limits.response, most) - len(render.after))
     for index, ids in enumerate(response_ids):
-        if len(ids) > room:
-            cut_responses += 1
-            ids = ids[:room]
+        cut_responses += len(ids) > most
+        ids = ids[:most]
         if render.after and ids[-1:] != render.after:
             ids = ids + render.after
         response_ids[index] = ids
         longest[item[index]] = max(longest[item[index]], len(ids))
-    cut_prompts = 0
     for index, ids in enumerate(prompt_ids):
         between = render.between if ids else []
         left = max(0, limits.max_length - int(longest[index]) - len(render.before) - len(between))
-        if len(ids) > left:
-            cut_prompts += 1
-            ids = ids[len(ids) - left :]
-        prompt_ids[index] = render.before + ids + between
+        cut_prompts += len(ids) > left
+        prompt_ids[index] = render.before + ids[max(0, len(ids) - left) :] + between
     return TokenizedItems(prompt_ids, response_ids, item, cut_prompts, cut_responses)
 
 
 def prompt_tokens(prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase, room: int) -> list[list[int]]:
-    """Token ids of prompts for a causal model, truncated on the left to `room` tokens, keeping the start token.
-
-    Raises:
-        PluralignError: messages without a chat template.
-    """
+    """Token ids of prompts for a causal model, truncated on the left to `room` tokens, keeping the start token."""
     if not prompts:
         return []
     render = _Renderer(tokenizer, encoder=False, chat=isinstance(prompts[0], list))
@@ -185,8 +171,8 @@ class _Renderer:
             self.before = [] if tokenizer.cls_token_id is None else [tokenizer.cls_token_id]
             self.between = self.after = [] if tokenizer.sep_token_id is None else [tokenizer.sep_token_id]
         elif not chat:  # a chat template writes the special tokens itself
-            starts_with = tokenizer("", verbose=False)["input_ids"][:1]
-            self.before = list(starts_with) if starts_with == [tokenizer.bos_token_id] else []
+            first = list(tokenizer("", verbose=False)["input_ids"][:1])
+            self.before = first if first == [tokenizer.bos_token_id] else []
             self.after = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
     def _template(self, messages: list[dict[str, str]], generation: bool) -> str:

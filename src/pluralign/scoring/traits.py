@@ -22,21 +22,15 @@ TRAITS: dict[str, Callable[[str], float]] = {
 
 
 def text_traits(texts: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """Traits of texts in standard deviations from their mean; constant traits are left out.
-
-    Args:
-        texts: the texts.
-
-    Returns:
-        Names of the traits that vary, and their values `(texts, traits)`, float64.
+    """Names of the traits that vary over texts, and their values `(texts, traits)`, in standard deviations.
 
     Examples:
         >>> names, values = text_traits(["No.", "Yes, of course!"])
         >>> names, values[:, 0].round(6).tolist()
         (['length (log words)', 'exclamations'], [-1.0, 1.0])
     """
-    found = np.array([[trait(text) for trait in TRAITS.values()] for text in texts]).reshape(len(texts), len(TRAITS))
-    spread = found.std(0)
-    kept = spread > 1e-9
-    values = (found[:, kept] - found[:, kept].mean(0)) / spread[kept]
-    return [name for name, one in zip(TRAITS, kept, strict=True) if one], values
+    measured = np.array([[trait(text) for trait in TRAITS.values()] for text in texts])
+    spread = measured.std(0)
+    varies = spread > 1e-9
+    values = (measured[:, varies] - measured[:, varies].mean(0)) / spread[varies]
+    return [name for name, kept in zip(TRAITS, varies, strict=True) if kept], values

@@ -31,17 +31,15 @@ class Layout:
     """How responses are laid out in rows and blocks (batches of rows of similar length) for one model.
 
     Args:
-        reads: what is read off the model: `tokens` the states that predict the response's tokens, `last` the
-            state of its last token, `pooled` the model's own pooled state (one response per row).
+        reads: what is read from the model: `tokens` the states that predict the response's tokens, `last` the state of
+            its last token, `pooled` the model's own pooled state (one response per row).
         pad_token_id: pads rows.
         tree: whether a row may hold several responses.
         max_tokens_per_row: maximum tokens of a tree; a single response may be longer.
-        attention_tokens: row length at which attention costs as much as everything else; infinite if attention
-            skips masked blocks.
+        attention_tokens: row length at which attention costs as much as all else; infinite if it skips masked blocks.
         block_tokens: cost of one more model call, in tokens.
         mask: form of the attention mask: `bool` (SDPA), `additive` (eager), `blocks` (FlexAttention).
-        full_logits: let the model compute its own logits at every position, for heads that are more than one
-            linear layer.
+        full_logits: let the model compute logits at every position, for heads that are more than one linear layer.
     """
 
     reads: Reads
@@ -55,47 +53,25 @@ class Layout:
 
     def row_lengths(self, tokens: TokenizedItems, rows: Sequence[Sequence[int]]) -> np.ndarray:
         """`(rows,)` tokens in each row."""
-        unread = self.reads == "tokens"  # nothing is predicted after the last token
-        return np.array(
-            [
-                len(tokens.prompt_ids[tokens.item[row[0]]])
-                + sum(len(tokens.response_ids[response]) - unread for response in row)
-                for row in rows
-            ]
-        )
+        prompts = [len(tokens.prompt_ids[tokens.item[row[0]]]) for row in rows]
+        responses = [sum(len(tokens.response_ids[response]) for response in row) for row in rows]
+        # With `tokens`, the last token of each response predicts nothing and is not read.
+        unread = [len(row) if self.reads == "tokens" else 0 for row in rows]
+        return np.array(prompts) + np.array(responses) - np.array(unread)
 
 
 def plan_rows(tokens: TokenizedItems, responses: np.ndarray, layout: Layout) -> list[list[int]]:
-    """Which responses share a row: those of one item, as many as reduce the cost.
+    """Which sorted `responses` share a row: those of one item, as many as reduce the cost.
 
     With a prompt of P tokens, and attention that costs as much as everything else at a row length of A, the cost per
     response token of a tree is minimal when its responses have `sqrt(P (A + P))` tokens together. An item gets the
-    cheaper of the two whole numbers of rows around that, and its responses are dealt out in order of length, so that
-    the branches of a row are of similar length.
-
-    Args:
-        tokens: the texts.
-        responses: `(chosen,)` sorted responses to lay out.
-        layout: the model's layout.
-
-    Returns:
-        One list of responses per row.
-
-    Examples:
-        >>> tokens = TokenizedItems([[1, 2, 3], [4]], [[5, 6], [7, 8], [9]], np.array([0, 0, 1]), 0, 0)
-        >>> plan_rows(tokens, np.arange(3), Layout("last", 0, tree=True))
-        [[0, 1], [2]]
-        >>> plan_rows(tokens, np.arange(3), Layout("last", 0))
-        [[0], [1], [2]]
+    cheaper of the two whole numbers of rows around that. Its responses are assigned in order of length, so that the
+    branches of a row have similar lengths.
     """
     if not layout.tree:
         return [[int(response)] for response in responses]
-    cuts = np.flatnonzero(np.diff(tokens.item[responses])) + 1
     rows: list[list[int]] = []
-    for members in np.split(responses, cuts):
-        if len(members) == 1:
-            rows.append([int(members[0])])
-            continue
+    for members in np.split(responses, np.flatnonzero(np.diff(tokens.item[responses])) + 1):
         prompt = len(tokens.prompt_ids[tokens.item[members[0]]])
         lengths = np.array([len(tokens.response_ids[response]) for response in members])
         rows.extend(_deal(members, lengths, prompt, layout))
@@ -103,7 +79,7 @@ def plan_rows(tokens: TokenizedItems, responses: np.ndarray, layout: Layout) -> 
 
 
 def _deal(members: np.ndarray, lengths: np.ndarray, prompt: int, layout: Layout) -> list[list[int]]:
-    order = np.argsort(-lengths, kind="stable")
+    """The rows of one item with a prompt of `prompt` tokens."""
     total, attention = int(lengths.sum()), layout.attention_tokens
     count = 1
     if math.isfinite(attention):
@@ -113,40 +89,26 @@ def _deal(members: np.ndarray, lengths: np.ndarray, prompt: int, layout: Layout)
             length = prompt + total / rows
             return rows * length * (1 + length / attention)
 
-        candidates = {min(len(members), max(1, round_(best))) for round_ in (math.floor, math.ceil)}
+        candidates = {min(len(members), max(1, whole)) for whole in (math.floor(best), math.ceil(best))}
         count = min(sorted(candidates), key=cost)
     target = max(total / count, 1)
     rows: list[list[int]] = []
-    held = 0.0
-    for index in order:
+    filled = 0
+    for index in np.argsort(-lengths, kind="stable"):
         length = int(lengths[index])
-        over = prompt + held + length > layout.max_tokens_per_row
-        if not rows or over or held + length / 2 > target:
+        if not rows or prompt + filled + length > layout.max_tokens_per_row or filled + length / 2 > target:
             rows.append([])
-            held = 0.0
+            filled = 0
         rows[-1].append(int(members[index]))
-        held += length
+        filled += length
     return rows
 
 
 def plan_blocks(lengths: np.ndarray, block_tokens: float, max_tokens: float = math.inf) -> list[np.ndarray]:
     """Split rows, sorted by length, into blocks that minimise the cost of padding and of model calls together.
 
-    Exact by dynamic programming: a block of rows costs `block_tokens + rows * longest`.
-
-    Args:
-        lengths: `(rows,)` tokens.
-        block_tokens: cost of one more block; infinite makes one block.
-        max_tokens: the largest padded block (a single row may be larger).
-
-    Returns:
-        Indices of the rows of each block, longest first.
-
-    Examples:
-        >>> [block.tolist() for block in plan_blocks(np.array([4, 100, 5, 99]), 16.0)]
-        [[1, 3], [2, 0]]
-        >>> len(plan_blocks(np.array([4, 100, 5, 99]), math.inf))
-        1
+    Exact by dynamic programming: a block of rows costs `block_tokens + rows * longest` and has at most `max_tokens`
+    padded tokens, unless a single row has more. Returns the indices of the rows of each block, longest first.
     """
     order = np.argsort(-lengths, kind="stable")
     if math.isinf(block_tokens) and math.isinf(max_tokens):
@@ -174,12 +136,11 @@ def lay_out(tokens: TokenizedItems, rows: Sequence[Sequence[int]], layout: Layou
     """A block of rows as tensors, padded on the right.
 
     Returns:
-        `input_ids`, `branch` (0 prompt, 1 ... branches, -1 padding), each `(rows, tokens)`; `position_ids` of that
-        shape where a row has several branches;
-        `response` `(responses,)`, the responses row by row; and where to read, as indices into the flattened
-        `(rows * tokens)`: `last` `(responses,)`, or `sources` `(predicted,)` with their `targets` (token ids) and
-        `owner` (index into `response`). The first token of a response is predicted by the last token of its prompt;
-        it is left out if the prompt is empty.
+        `input_ids` and `branch` (0 prompt, 1 ... branches, -1 padding), each `(rows, tokens)`; `position_ids`
+        `(rows, tokens)`, if a row has several branches; `response` `(responses,)`, the responses row by row; and where
+        to read, as indices into the flattened `(rows * tokens)`: `last` `(responses,)`, or `sources` `(predicted,)`
+        with their `targets` (token ids) and `owner` (index into `response`). The last token of a prompt predicts the
+        first token of its responses, which is left out if the prompt is empty.
     """
     width = max(1, int(layout.row_lengths(tokens, rows).max()))
     ids = np.full((len(rows), width), layout.pad_token_id, dtype=np.int64)
@@ -205,11 +166,8 @@ def lay_out(tokens: TokenizedItems, rows: Sequence[Sequence[int]], layout: Layou
             targets.append(predicted)
             last.append(number * width + max(end - 1, 0))
             at = end
-    block = {
-        "input_ids": torch.from_numpy(ids),
-        "branch": torch.from_numpy(branch),
-        "response": torch.tensor([response for row in rows for response in row]),
-    }
+    block = {"input_ids": torch.from_numpy(ids), "branch": torch.from_numpy(branch)}
+    block["response"] = torch.tensor([response for row in rows for response in row])
     if any(len(row) > 1 for row in rows):
         block["position_ids"] = torch.from_numpy(position)
     if layout.reads == "tokens":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pluralign.core.errors import PluralignError, one_line
-from pluralign.judgments.vote_state import VoteState, item_key, text_key
+from pluralign.judgments.votes import VoteState, item_key, text_key
 from pluralign.scoring.items import Items
 
 
@@ -38,11 +38,9 @@ class PairVotes:
     def of_state(cls, items: Items, state: VoteState) -> PairVotes:
         """The posterior means of a stored vote state on every pair that the judgments compare.
 
-        A pair that is not in the state is an error: its plain judgment, beside soft targets, would count as a unanimous
-        crowd of unlimited size.
-
         Raises:
-            PluralignError: the state counts labels, or a pair is not in it.
+            PluralignError: the state counts labels, or a pair is not in it. Beside soft targets, a plain judgment would
+                count as a unanimous crowd of unlimited size.
 
         Examples:
             Three of four annotators prefer Yes, and the prior counts as two votes at one half:
@@ -62,36 +60,27 @@ class PairVotes:
         shares = np.zeros(len(pairs))
         missing = []
         for number, (low, high) in enumerate(zip(pairs // count, pairs % count, strict=True)):
-            prompt, one, two = items.prompts[items.item[low]], items.responses[low], items.responses[high]
-            place = state.place.get(item_key(prompt, one, two))
+            texts = (items.prompts[items.item[low]], items.responses[low], items.responses[high])
+            place = state.place.get(item_key(*texts))
             if place is None:
-                missing.append((prompt, one, two))
+                missing.append(" | ".join(one_line(text, 40) for text in texts))
             else:
-                shares[number] = mean[place, 0 if text_key(one) < text_key(two) else 1]
+                shares[number] = mean[place, 0 if text_key(texts[1]) < text_key(texts[2]) else 1]
         if missing:
             raise PluralignError(
-                f"{len(missing)} of {len(pairs)} pairs are not in the vote state (the first is "
-                f"{' | '.join(one_line(text, 40) for text in missing[0])}): merge their votes with "
-                "`pluralign votes update`, or leave vote_state out"
+                f"{len(missing)} of {len(pairs)} pairs are not in the vote state (the first is {missing[0]}): merge "
+                "their votes with `pluralign votes update`, or leave vote_state out"
             )
         return cls(pairs, shares, count)
 
     def opposite(self, responses: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-        """Share of the votes against each pair's order in a judgment.
-
-        Args:
-            responses: `(judgments, shown)` responses.
-            ranks: `(judgments, shown)`, as in `pluralign.choice.plackett_luce`.
+        """Share of the votes against each pair's order in judgments with `(judgments, shown)` responses and ranks.
 
         Returns:
             `(judgments, pairs)` in the order of `torch.triu_indices`; 0 for pairs that are not compared.
 
         Examples:
-            >>> from pluralign.judgments import Judgments
-            >>> from pluralign.scoring.items import items_of
-            >>> row = {"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, 2]}
-            >>> rows = [row, row, {**row, "ranks": [2, 1]}]
-            >>> votes = PairVotes.of(items_of(Judgments.from_rows(rows)))
+            >>> votes = PairVotes(pairs=np.array([1]), shares=np.array([2 / 3]), responses=2)
             >>> votes.opposite(np.array([[0, 1], [0, 1]]), np.array([[1, 2], [2, 1]])).round(2).tolist()
             [[0.33], [0.67]]
         """
@@ -114,13 +103,11 @@ def _compared(items: Items) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _pairs(responses: np.ndarray, ranks: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Key of every pair of columns, the vote for its lower-numbered response, and whether it is compared."""
-    first, second = np.triu_indices(responses.shape[1], 1)
-    one, two = responses[:, first], responses[:, second]
-    rank_one, rank_two = ranks[:, first], ranks[:, second]
-    compared = (rank_one >= 0) & (rank_two >= 0) & ((rank_one > 0) | (rank_two > 0))
-    last = np.iinfo(np.int64).max
-    rank_one, rank_two = np.where(rank_one > 0, rank_one, last), np.where(rank_two > 0, rank_two, last)
-    for_one = np.where(rank_one < rank_two, 1.0, np.where(rank_one > rank_two, 0.0, 0.5))
-    low = one < two
-    keys = np.where(low, one, two) * count + np.where(low, two, one)
-    return keys, np.where(low, for_one, 1 - for_one), compared
+    pairs = np.triu_indices(responses.shape[1], 1)
+    (a, b), (rank_a, rank_b) = ([values[:, column] for column in pairs] for values in (responses, ranks))
+    compared = (rank_a >= 0) & (rank_b >= 0) & ((rank_a > 0) | (rank_b > 0))
+    behind = np.iinfo(np.int64).max  # unranked responses come after the ranked ones
+    rank_a, rank_b = np.where(rank_a > 0, rank_a, behind), np.where(rank_b > 0, rank_b, behind)
+    vote = np.where(rank_a < rank_b, 1.0, np.where(rank_a > rank_b, 0.0, 0.5))
+    keys = np.minimum(a, b) * count + np.maximum(a, b)
+    return keys, np.where(a < b, vote, 1 - vote), compared

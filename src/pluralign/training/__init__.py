@@ -1,1 +1,1 @@
-"""Floor 4: one thin trainer and one config dataclass per method."""
+"""Layer 4: one trainer and one config dataclass for each method; `objectives.OBJECTIVES` is their table."""

@@ -17,7 +17,7 @@ from pluralign.scoring.trees import Layout, blocks_of, lay_out
 
 
 class JudgmentIndices(Dataset[int]):
-    """The numbers of the judgments: what a sampler orders and a batch holds."""
+    """The numbers of the judgments, which a sampler orders and a batch holds."""
 
     def __init__(self, judgments: int) -> None:
         self.judgments = judgments
@@ -29,19 +29,32 @@ class JudgmentIndices(Dataset[int]):
         return index
 
 
-class JudgmentSampler(Sampler[int]):
-    """A random order in which judgments that share responses come in groups.
+class EpochSampler(Sampler[int]):
+    """A sampler, perhaps of other samplers, whose order depends on the epoch."""
 
-    Within an item, responses get random places and judgments are sorted by the Z-order (Morton 1966) of the
-    places they show: neighbours then share responses at every scale, identical sets first of all, so that g
-    judgments in a row on an item judged all against all show about sqrt(g) responses. The order is cut into
-    groups from a random start, and the groups of all items are shuffled. Every judgment comes once in an epoch.
+    epoch = 0
+    samplers: Sequence[Any] = ()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch whose order comes next."""
+        self.epoch = epoch
+        for sampler in self.samplers:
+            sampler.set_epoch(epoch)
+
+
+class JudgmentSampler(EpochSampler):
+    """A random order in which judgments that share responses form groups.
+
+    Within an item, responses get random places, and judgments are sorted by the Z-order (Morton 1966) of the places
+    of their responses. Neighbours then share responses at every scale, and identical sets stand together: g judgments
+    in a row on an item with all pairs judged show about sqrt(g) responses. The order is cut into groups from a random
+    start, and the groups of all items are shuffled. Every judgment comes once per epoch.
 
     Args:
         items: the judgments.
         group: the most judgments in a group; 1 is a plain shuffle.
-        seed: of the order, one number or several; every epoch has its own order.
-        members: which judgments; `None` is all.
+        seed: seed of the order, one number or several; every epoch has its own order.
+        members: the judgments to order; `None` is all.
     """
 
     def __init__(
@@ -50,16 +63,11 @@ class JudgmentSampler(Sampler[int]):
         self.items = items
         self.group = group
         self.seed = seed if isinstance(seed, tuple) else (seed,)
-        self.epoch = 0
         chosen = np.arange(items.judgments) if members is None else members
         prompt = items.prompt[chosen]
         order = np.argsort(prompt, kind="stable")
         self._members = len(chosen)
         self._of_item = np.split(chosen[order], np.flatnonzero(np.diff(prompt[order])) + 1)
-
-    def set_epoch(self, epoch: int) -> None:
-        """The epoch whose order comes next."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return self._members
@@ -79,8 +87,8 @@ class JudgmentSampler(Sampler[int]):
             yield from groups[index].tolist()
 
     def _sorted(self, members: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-        """The judgments of one item by the Z-order of random places of the responses they show."""
-        shown = [self.items.response[self.items.shown(one)] for one in members]
+        """The judgments of one item, sorted by the Z-order of random places of their responses."""
+        shown = [self.items.response[self.items.shown(judgment)] for judgment in members]
         first = min(int(responses.min()) for responses in shown)
         places = draw.permutation(1 + max(int(responses.max()) for responses in shown) - first)
         bits = len(places).bit_length()
@@ -89,7 +97,7 @@ class JudgmentSampler(Sampler[int]):
 
 
 def _z_order(places: list[int], bits: int) -> tuple[int, int]:
-    """How many places there are, and their bits interleaved from the highest down."""
+    """The number of places, and their bits interleaved from the highest down."""
     key = 0
     for bit in range(bits - 1, -1, -1):
         for place in places:
@@ -111,15 +119,15 @@ def judgment_arrays(items: Items, batch: Sequence[int]) -> tuple[np.ndarray, np.
 
 @dataclass(frozen=True)
 class JudgmentCollator:
-    """Lays the unique responses of a batch of judgments out in blocks, and says where each judgment finds them.
+    """Lays out the unique responses of a batch of judgments in blocks, with each judgment's places in them.
 
     Args:
         items: the judgments.
-        tokens: their texts' ids.
-        layout: how rows are made.
+        tokens: the token ids of their texts.
+        layout: how texts become rows.
         sources: `(judgments,)` number of each judgment's source.
-        opposite: responses and ranks of a batch, `(judgments, responses)` each, to the share of votes against
-            each pair, `(judgments, pairs)`; none takes verdicts as they are.
+        opposite: from responses and ranks of a batch, `(judgments, responses)` each, the share of votes against
+            each pair, `(judgments, pairs)`; `None` takes judgments as they are.
     """
 
     items: Items
@@ -137,7 +145,7 @@ class JudgmentCollator:
         order = torch.cat([block["response"] for block in blocks])
         place = np.zeros(int(unique[-1]) + 1, dtype=np.int64)
         place[order.numpy()] = np.arange(len(order))
-        found: dict[str, Any] = {
+        inputs: dict[str, Any] = {
             "blocks": blocks,
             "response": order,
             "index": torch.from_numpy(place[np.where(ranks != NOT_SHOWN, responses, unique[0])]),
@@ -146,5 +154,5 @@ class JudgmentCollator:
             "source": torch.from_numpy(self.sources[batch]),
         }
         if self.opposite is not None:
-            found["opposite"] = torch.from_numpy(self.opposite(responses, ranks)).float()
-        return found
+            inputs["opposite"] = torch.from_numpy(self.opposite(responses, ranks)).float()
+        return inputs

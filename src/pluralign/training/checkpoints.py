@@ -16,11 +16,11 @@ from pluralign.core.files import disk_errors
 logger = logging.get_logger(__name__)
 
 MARKER = "COMPLETE"
-"""The file that is written last into a checkpoint."""
+"""The last file that is written into a checkpoint."""
 
 
 class CompletionMarker(TrainerCallback):
-    """Marks a checkpoint as whole once every process has written its part."""
+    """Marks a checkpoint as whole after every process has written its part."""
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Write the marker."""
@@ -31,11 +31,11 @@ class CompletionMarker(TrainerCallback):
 
 
 def newest_checkpoint(run: Path, remove_halves: bool = True) -> Path | None:
-    """The newest whole checkpoint of a run, or `None`; half-written ones are removed, and said so.
+    """The newest whole checkpoint of a run, or `None`; half-written ones are removed with a warning.
 
     Args:
         run: the run's folder.
-        remove_halves: whether this process removes them (one of several does).
+        remove_halves: whether this process removes half-written ones.
 
     Examples:
         >>> import tempfile
@@ -46,9 +46,9 @@ def newest_checkpoint(run: Path, remove_halves: bool = True) -> Path | None:
     """
     if not run.is_dir():
         return None
-    found = [path for path in run.iterdir() if path.is_dir() and re.fullmatch(r"checkpoint-\d+", path.name)]
-    whole = [path for path in found if (path / MARKER).exists()]
-    for half in sorted(set(found) - set(whole)):
+    every = [path for path in run.iterdir() if path.is_dir() and re.fullmatch(r"checkpoint-\d+", path.name)]
+    whole = [path for path in every if (path / MARKER).exists()]
+    for half in sorted(set(every) - set(whole)):
         if remove_halves:
             logger.warning(f"{half}: was not finished when the run stopped; removed")
             with disk_errors(half):

@@ -6,7 +6,7 @@ minus its log-probability under u: Plackett-Luce for a ranking, log-sigmoid for 
 How it differs from TRL's `DPOTrainer`: rankings of any length, with ties, partial and weighted; each unique
 response of a batch is read once, its prompt once for all of its responses; logits are made at response positions
 only; the reference's log-probabilities are computed once for the data and kept on disk; prompts that are too
-long are cut on the left. Mean logits, entropy and token accuracy are not logged: they need other passes.
+long are cut on the left. Mean logits, entropy and token accuracy are not logged, since they need further passes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import copy
 import functools
 import os
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
-from typing import Any, ClassVar
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import peft
@@ -34,9 +34,66 @@ from pluralign.scoring.loading import SETTINGS
 from pluralign.scoring.reference import PENALTY, fingerprint_weights, kept_log_probs, log_probs_file
 from pluralign.scoring.tokens import TokenizedItems
 from pluralign.scoring.votes import PairVotes
-from pluralign.training.configs import DPOConfig
+from pluralign.training.configs import TOP_HELP, JudgmentConfig, setting
 from pluralign.training.judgment_trainer import Dataset, JudgmentTrainer
-from pluralign.training.response_trainer import adapted, load_options
+from pluralign.training.response_trainer import ModelOrName, adapted, load_options
+
+TUNED_POLICY_USAGE = """```python
+import pluralign
+
+policy = pluralign.load_policy("{folder}")
+policy.sample(["a prompt"], n=2)
+```
+
+It also loads by `transformers` (or `peft`, if it is an adapter) alone."""
+
+
+@dataclass
+class DPOConfig(JudgmentConfig):
+    """Direct preference optimisation from pairs and rankings."""
+
+    learning_rate: float = setting(1e-6, "The initial learning rate of AdamW.")
+    beta: float = setting(0.1, "Inverse temperature of the implicit reward beta * (log pi(y|x) - log pi_ref(y|x)).")
+    loss_type: Literal["plackett-luce", "sigmoid"] = setting(
+        "plackett-luce",
+        "A ranking counts as a whole (plackett-luce) or as the mean over its pairs (sigmoid); for pairs they are the "
+        "same.",
+    )
+    top: int | None = setting(None, TOP_HELP)
+    label_smoothing: float | Literal["votes"] = setting(
+        0.0,
+        "The probability that a judgment should be reversed, below 0.5, or `votes` for the share of training votes "
+        "against it. Needs loss_type: sigmoid.",
+    )
+    vote_state: str | None = setting(
+        None, "A stored vote state of pairs whose posterior shares replace label_smoothing. Needs loss_type: sigmoid."
+    )
+    precompute_ref_log_probs: bool = setting(
+        True,
+        "Compute the reference's log-probabilities once before training and keep them on disk; otherwise in every "
+        "step, with the adapter off or a frozen copy of the model.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        smoothing = self.label_smoothing
+        if smoothing != "votes" and not 0 <= smoothing < 0.5:
+            raise ValueError(f"label_smoothing: found {smoothing}, expected a number from 0 to under 0.5, or votes")
+        if smoothing and self.loss_type != "sigmoid":
+            raise ValueError("label_smoothing: smooths judgments of pairs, so it needs loss_type: sigmoid")
+        if self.vote_state is not None and self.loss_type != "sigmoid":
+            raise ValueError("vote_state: smooths judgments of pairs, so it needs loss_type: sigmoid")
+        if self.vote_state is not None and smoothing:
+            raise ValueError("vote_state: replaces label_smoothing: give one of them")
+        if self.top is not None and self.loss_type == "sigmoid":
+            raise ValueError("top: counts places of a ranking, so it needs loss_type: plackett-luce")
+        if self.beta <= 0:
+            raise ValueError(f"beta: found {self.beta}, expected a positive number")
+
+    @property
+    def penalty(self) -> Penalty:
+        """The part of the reference's log-probability that the implicit reward subtracts: in DPO all of it."""
+        return Penalty("kl")
 
 
 class DPOTrainer(JudgmentTrainer):
@@ -49,12 +106,12 @@ class DPOTrainer(JudgmentTrainer):
         eval_dataset: the same, for evaluation.
         processing_class: the tokenizer; needed when `model` is not a name.
         peft_config: train an adapter instead of the whole model; the reference is the model without it.
-        ref_model: the reference, if it is not the model as it is given.
+        ref_model: the reference, if it is not the given model.
         trainer_arguments: passed on to `transformers.Trainer` (callbacks, optimizers ...).
 
     Raises:
-        PluralignError: the model is no causal language model, no judgment ranks anything, or a reference is given
-            to a mode without one.
+        PluralignError: the model is not a causal language model, no judgment ranks anything, or a reference is
+            given to a mode without one.
 
     Train on judgments:
 
@@ -63,12 +120,14 @@ class DPOTrainer(JudgmentTrainer):
     """
 
     args: DPOConfig
+    file_keys: ClassVar[tuple[str, ...]] = ("vote_state",)
+    card_usage: ClassVar[str] = TUNED_POLICY_USAGE
     objective: ClassVar[str] = "dpo"
-    """What the policy's settings say it was tuned by."""
+    """The objective's name in the policy's settings."""
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | PreTrainedModel | peft.PeftModel,
+        model: ModelOrName,
         args: DPOConfig,
         train_dataset: Dataset | None = None,
         eval_dataset: Dataset | None = None,
@@ -78,27 +137,27 @@ class DPOTrainer(JudgmentTrainer):
         **trainer_arguments: Any,
     ) -> None:
         self._untouched = True
-        given = _given(model, args, processing_class)
-        if isinstance(given.model, peft.PeftModel) and peft_config is not None:
+        loaded = _policy(model, args, processing_class)
+        if isinstance(loaded.model, peft.PeftModel) and peft_config is not None:
             raise PluralignError("peft_config: the model has an adapter already; merge it first, or train it on")
         if ref_model is not None and args.penalty.mode == "pm":
-            raise PluralignError("ref_model: mode: pm takes nothing from a reference; leave it out")
-        tuned = {"objective": self.objective, "beta": args.beta, PENALTY: asdict(args.penalty)}
-        getattr(given.model.config, SETTINGS).update(tuned)
-        self._ref_model = None if ref_model is None else causal_model(ref_model, given.tokenizer).model
+            raise PluralignError("ref_model: mode: pm uses no reference; leave it out")
+        settings = {"objective": self.objective, "beta": args.beta, PENALTY: asdict(args.penalty)}
+        getattr(loaded.model.config, SETTINGS).update(settings)
+        self._ref_model = None if ref_model is None else causal_model(ref_model, loaded.tokenizer).model
         self._adapter_off = peft_config is not None and ref_model is None
         live = not args.precompute_ref_log_probs and args.penalty.mode != "pm"
         if live and self._ref_model is None and not self._adapter_off:
-            self._ref_model = copy.deepcopy(given.model)
-        self._ref_name = fingerprint_weights(given.model if self._ref_model is None else self._ref_model)
+            self._ref_model = copy.deepcopy(loaded.model)
+        self._ref_name = fingerprint_weights(loaded.model if self._ref_model is None else self._ref_model)
         self._charges: dict[tuple[str, Penalty], np.ndarray] = {}
-        self.policy = CausalModel(self._adapted(given.model, args, peft_config), given.tokenizer, given.limits)
+        self.policy = CausalModel(self._adapted(loaded.model, args, peft_config), loaded.tokenizer, loaded.limits)
         super().__init__(self.policy, args, train_dataset, eval_dataset, **trainer_arguments)
         if self._ref_model is not None:
             self._ref_model.eval().requires_grad_(False).to(self.args.device)
         if args.precompute_ref_log_probs:
-            found = torch.from_numpy(self._reference(self.train_tokens)).float()
-            self._train_reference = found.to(self.args.device)
+            charges = torch.from_numpy(self._reference(self.train_tokens)).float()
+            self._train_reference = charges.to(self.args.device)
             if eval_dataset is not None:
                 self._reference(self._evaluated(eval_dataset).tokens)
         self._untouched = False
@@ -140,7 +199,7 @@ class DPOTrainer(JudgmentTrainer):
         return self.args.beta * (values - self._reference(tokens))
 
     def _frozen(self) -> tuple[Any, AbstractContextManager[Any]]:
-        """The reference, and the context in which it is one."""
+        """The reference model, and the context in which it is the reference."""
         if self._ref_model is not None:
             return self._ref_model, nullcontext()
         if self._adapter_off:
@@ -153,9 +212,9 @@ class DPOTrainer(JudgmentTrainer):
         )
 
     def _reference(self, tokens: TokenizedItems, penalty: Penalty | None = None) -> np.ndarray:
-        """What is charged of log pi_ref(y|x) of all responses of some texts, by the config's penalty or another.
+        """The part of log pi_ref(y|x) that a penalty (by default the config's) charges, for all responses of texts.
 
-        From memory, from disk, or computed and kept; without a pass where nothing is charged.
+        It comes from memory or from disk, or is computed and kept; nothing is read where nothing is charged.
         """
         charged = penalty or self.args.penalty
         if charged.mode == "pm":
@@ -175,7 +234,7 @@ class DPOTrainer(JudgmentTrainer):
             return self._values(tokens, model, read=functools.partial(block_charges, penalty=penalty))
 
     def _all(self, true: bool) -> bool:
-        """Whether something is true in every process."""
+        """Whether a condition holds in every process."""
         counted = self.accelerator.reduce(torch.tensor(float(true), device=self.accelerator.device), "sum")
         return bool(counted == self.accelerator.num_processes)
 
@@ -197,12 +256,12 @@ class DPOTrainer(JudgmentTrainer):
         return {name: value / weight for name, value in logs.items()} if weight > 0 else {}
 
 
-def _given(
-    model: str | os.PathLike[str] | PreTrainedModel | peft.PeftModel,
+def _policy(
+    model: ModelOrName,
     args: DPOConfig,
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> CausalModel:
-    """The policy that was named or given, with its tokenizer and limits."""
+    """The policy, loaded by name or wrapped, with its tokenizer and limits."""
     if isinstance(model, str | os.PathLike):
         return load_causal_model(model, **load_options(args))
     if tokenizer is None:

@@ -1,4 +1,4 @@
-"""Training on verdicts, whatever the model gives: one value per response, and a likelihood of the verdicts.
+"""Training on rankings and pairs with one value per response and a likelihood of the judgments.
 
 Batches, steps and logs are those of `pluralign.training.response_trainer`; evaluation reads each response once.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,10 +16,10 @@ from transformers.utils import logging
 
 from pluralign.choice.plackett_luce import pair_margins
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.rewards.summary import evaluate_rewards
 from pluralign.judgments.formats.trl import from_trl
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.items import Items, items_of
+from pluralign.scoring.measured import Measured, column_of, pairs_under, reward_metrics, slices_of
 from pluralign.scoring.text_models import TextModel
 from pluralign.scoring.tokens import TokenizedItems
 from pluralign.training.batches import JudgmentCollator, judgment_arrays
@@ -34,25 +34,27 @@ Dataset = Judgments | Iterable[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A data set for evaluation, kept alive with its texts and the source of each judgment."""
+    """A data set for evaluation, kept alive with its texts."""
 
     dataset: Any
     judgments: Judgments
     items: Items
     tokens: TokenizedItems
-    sources: list[str | None]
 
 
 class JudgmentTrainer(ResponseTrainer):
-    """Subclasses prepare the model and say what a judgment's likelihood is.
+    """Subclasses prepare the model and define the likelihood of a judgment.
 
     Args:
-        text_model: the model, its adapter on it, with tokenizer and limits.
+        text_model: the model with its adapter, tokenizer and limits.
         args: the config.
         train_dataset: `Judgments`, or preference rows in TRL's format (a `datasets.Dataset`, a list of dicts).
         eval_dataset: the same, for evaluation.
         trainer_arguments: passed on to `transformers.Trainer` (callbacks, optimizers ...).
     """
+
+    reports_over_rewarding: ClassVar[bool] = False
+    """Whether held-out judgments are also reported as over-rewarding by source and group."""
 
     def __init__(
         self,
@@ -71,26 +73,26 @@ class JudgmentTrainer(ResponseTrainer):
         super().__init__(text_model, args, items, eval_dataset, **trainer_arguments)
         self.data_collator = JudgmentCollator(items, self.train_tokens, self.layout, sources, self._opposite())
 
-    # What a subclass says.
+    # What a subclass defines.
 
     def judgment_log_likelihood(self, utilities: Tensor, ranks: Tensor, opposite: Tensor | float = 0.0) -> Tensor:
-        """`(judgments, responses)` twice to `(judgments,)`: what the method says a judgment's probability is."""
+        """Log-probability of each judgment `(judgments,)` by the method, from `(judgments, responses)` both."""
         raise NotImplementedError
 
     def _eval_utilities(self, values: np.ndarray, tokens: TokenizedItems) -> np.ndarray:
-        """Values of all responses of some texts to their utilities."""
+        """Utilities of all responses of some texts, from the model's values."""
         return values
 
     def _penalty(self, utilities: Tensor, ranks: Tensor) -> Tensor | float:
-        """`(judgments,)` added to the losses."""
+        """Added to the losses, `(judgments,)`."""
         return 0.0
 
     def _opposite(self) -> Any:
-        """Shares of opposite votes for the collator, if the method wants them."""
+        """Shares of opposite votes for the collator, if the method uses them."""
         return None
 
     def _ranked(self, judgments: Judgments, name: str) -> Items:
-        """The judgments that rank something; says how many do not."""
+        """The judgments that rank something; warns of those that do not."""
         items = items_of(judgments)
         logger.info(
             f"{name}: {items.judgments} judgments on {len(items.responses)} responses to {len(items.prompts)} prompts"
@@ -104,14 +106,13 @@ class JudgmentTrainer(ResponseTrainer):
         return items, self._tokens(items, name)
 
     def _losses(self, utilities: Tensor, inputs: dict[str, Any]) -> Tensor:
-        """Loss of each judgment of a training batch, by its utilities `(judgments, responses)`: `(judgments,)`."""
         log_likelihood = self.judgment_log_likelihood(utilities, inputs["ranks"], inputs.get("opposite", 0.0))
         return self._penalty(utilities, inputs["ranks"]) - log_likelihood
 
-    # What is logged.
+    # Logs.
 
     def _note(self, utilities: Tensor, values: Tensor, inputs: dict[str, Any]) -> None:
-        """Add a batch to the sums: pairs are averaged inside a judgment, judgments by their weight."""
+        """Add a batch to the sums: pairs are averaged within a judgment, judgments by their weight."""
         margins, strict = pair_margins(utilities, inputs["ranks"])
         pairs = strict.sum(-1)
         weight = inputs["weight"] * (pairs > 0)
@@ -123,8 +124,8 @@ class JudgmentTrainer(ResponseTrainer):
             noted = torch.stack((weight, weight * agree), -1).float()
             self._add("sources", of_source.index_add(0, inputs["source"], noted))
 
-    def _told(self, sums: dict[str, Tensor]) -> dict[str, float]:
-        """What `_logged` says, `accuracy/source=NAME` added."""
+    def _logs(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        """The logs of `_logged` with `accuracy/source=NAME`."""
         logs = self._logged(sums)
         if "sources" in sums:
             for name, (weight, agree) in zip(self.source_names, sums["sources"].tolist(), strict=False):
@@ -133,69 +134,78 @@ class JudgmentTrainer(ResponseTrainer):
         return logs
 
     def _logged(self, sums: dict[str, Tensor]) -> dict[str, float]:
-        """Sums over all processes to what is logged of all judgments together."""
+        """Logs of all judgments together, from sums over all processes."""
         weight, agree, margin = sums["pairs"].tolist()
         return {"accuracy": agree / weight, "margin": margin / weight} if weight > 0 else {}
 
-    # Evaluation: every unique response once, metrics by pluralign.evaluation.
+    # Evaluation: every unique response is read once.
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Loss and the metrics of `evaluate_rewards` on judgments; keys are `eval_loss`, `eval_accuracy` ..."""
-        found = self._evaluated(self.eval_dataset if eval_dataset is None else eval_dataset)
-        items, sources = found.items, found.sources
-        utilities, losses = self._judged(found)
-        metrics = {"loss": weighted_mean(losses, items.weight)} | evaluate_rewards(
-            utilities,
-            items.ranks,
-            items.offsets,
-            items.prompt,
-            items.weight,
-            response=items.response,
-            slices={"source": sources} if any(sources) else None,
-            replicates=0,
-        )
+        """Loss and the metrics of `reward_metrics` without intervals; keys are `eval_loss`, `eval_accuracy` ..."""
+        data = self._evaluated(self.eval_dataset if eval_dataset is None else eval_dataset)
+        utilities = self._scored(data.items, data.tokens)
+        types = self._types(data.judgments, data.items)
+        metrics = {"loss": self.mean_loss(data.items, utilities, types)}
+        metrics |= reward_metrics(data.judgments, data.items, utilities, types=types, replicates=0)
         return self._announced(metrics, metric_key_prefix)
 
-    def _judged(self, found: Evaluated) -> tuple[np.ndarray, np.ndarray]:
-        """Utilities of the responses shown `(shown,)`, and the losses of the judgments."""
-        utilities = self._eval_utilities(self._values(found.tokens), found.tokens)
-        return utilities[found.items.response], -self.log_likelihoods(found.items, utilities)
+    def measure(self, judgments: Judgments) -> Measured:
+        """Loss and the metrics of `reward_metrics` on held-out judgments."""
+        items, utilities = self.score(judgments)
+        metrics = reward_metrics(judgments, items, utilities) | {"eval_loss": self.mean_loss(items, utilities)}
+        slices = slices_of(judgments, items) if self.reports_over_rewarding else None
+        return Measured(metrics, pairs_under(items, utilities), slices)
+
+    def _types(self, judgments: Judgments, items: Items) -> np.ndarray | None:
+        """The type, from 0, under which each judgment is judged `(judgments,)`, where there are types."""
+        return None
 
     def _evaluated(self, dataset: Any) -> Evaluated:
-        """A data set as it is evaluated; made once."""
+        """A data set prepared for evaluation, once."""
         if dataset is None:
             raise PluralignError("no evaluation judgments were given")
         if id(dataset) not in self._eval_of:
             judgments = as_judgments(dataset)
-            items, tokens = self._tokenized(judgments, "evaluation")
-            column = judgments.column("source")
-            self._eval_of[id(dataset)] = Evaluated(
-                dataset, judgments, items, tokens, [column[row] for row in items.row]
-            )
+            self._eval_of[id(dataset)] = Evaluated(dataset, judgments, *self._tokenized(judgments, "evaluation"))
         return self._eval_of[id(dataset)]
 
     def score(self, dataset: Dataset) -> tuple[Items, np.ndarray]:
         """The items of judgments and the utility of each unique response under the model as it is now."""
         items, tokens = self._tokenized(as_judgments(dataset), "evaluation")
-        return items, self._eval_utilities(self._values(tokens), tokens)
+        return items, self._scored(items, tokens)
+
+    def _scored(self, items: Items, tokens: TokenizedItems) -> np.ndarray:
+        return self._eval_utilities(self._values(tokens), tokens)
 
     def log_likelihoods(self, items: Items, utilities: np.ndarray, judgments: np.ndarray | None = None) -> np.ndarray:
         """Log-likelihood of judgments (`None` is all) under utilities `(responses,)`: `(judgments,)`, in nats."""
         chosen = np.arange(items.judgments) if judgments is None else judgments
-        found = np.zeros(len(chosen))
+        log_likelihoods = np.zeros(len(chosen))
         for start in range(0, len(chosen), 4096):
             batch = slice(start, start + 4096)
             responses, ranks = judgment_arrays(items, chosen[batch].tolist())
-            found[batch] = self.judgment_log_likelihood(
+            log_likelihoods[batch] = self.judgment_log_likelihood(
                 torch.from_numpy(utilities[responses]), torch.from_numpy(ranks)
             ).numpy()
-        return found
+        return log_likelihoods
 
-    def mean_loss(self, items: Items, utilities: np.ndarray) -> float:
-        """Weighted mean loss of judgments under utilities `(responses,)`, without smoothing or penalty."""
-        return weighted_mean(-self.log_likelihoods(items, utilities), items.weight)
+    def mean_loss(self, items: Items, utilities: np.ndarray, types: np.ndarray | None = None) -> float:
+        """Weighted mean loss of judgments, without smoothing or penalty.
+
+        Args:
+            items: the judgments.
+            utilities: `(responses,)`; with `types` `(types, responses)`.
+            types: the type under which each judgment is judged, from 0, `(judgments,)`.
+        """
+        if types is None:
+            return weighted_mean(-self.log_likelihoods(items, utilities), items.weight)
+        losses = np.zeros(items.judgments)
+        for kind, own in enumerate(utilities):
+            members = np.flatnonzero(types == kind)
+            losses[members] = -self.log_likelihoods(items, own, members)
+        return weighted_mean(losses, items.weight)
 
 
 def as_judgments(dataset: Dataset) -> Judgments:
@@ -204,9 +214,8 @@ def as_judgments(dataset: Dataset) -> Judgments:
 
 
 def _numbered(judgments: Judgments, items: Items) -> tuple[list[str], np.ndarray]:
-    """The names of the sources and the number of each judgment's; one past the last for none."""
-    column = judgments.column("source")
-    of_judgment = [column[row] for row in items.row]
+    """The names of the sources, and the number of each judgment's source; judgments without one get the next number."""
+    of_judgment = column_of(judgments, items, "source")
     names = sorted({name for name in of_judgment if name is not None})
     numbers = {name: number for number, name in enumerate(names)} | {None: len(names)}
     return names, np.array([numbers[name] for name in of_judgment], dtype=np.int64)

@@ -1,17 +1,17 @@
-"""Training on texts that many people judged, whatever the model gives a response and whatever is learnt from it.
+"""The base of all training on judged texts: batches, steps, logs and checkpoints.
 
-What all objectives share: each unique response of a batch is read once, in prompt trees where the model can;
-the loss of an optimiser step is the weighted mean over all of its judgments, however they fall into
-micro-batches, rows and processes; checkpoints that count only when they are whole.
+Each unique response of a batch is read once, in prompt trees where the model can read them. The loss of an optimiser
+step is the weighted mean over all of its judgments, however they fall into micro-batches, rows and processes.
+Checkpoints count only when they are whole.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import peft
@@ -20,32 +20,37 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import PreTrainedModel, Trainer
 from transformers.utils import logging
+from trl import get_peft_config
 
 from pluralign.core.errors import PluralignError
+from pluralign.judgments.table import Judgments
 from pluralign.scoring.forward import Reader, block_values, score_tokens
 from pluralign.scoring.items import Items
-from pluralign.scoring.recalibrated import remove_recalibration
 from pluralign.scoring.text_models import TextModel
 from pluralign.scoring.tokens import TokenizedItems
 from pluralign.scoring.trees import Layout
 from pluralign.training.batches import JudgmentIndices, JudgmentSampler
 from pluralign.training.checkpoints import CompletionMarker
 from pluralign.training.configs import JudgmentConfig
+from pluralign.training.objective import Objective, TrainingRun
 
 logger = logging.get_logger(__name__)
 
+ModelOrName = str | os.PathLike[str] | PreTrainedModel | peft.PeftModel
 
-class ResponseTrainer(Trainer):
-    """Subclasses prepare the model and the items, set `data_collator`, and say what a judgment's loss is.
+
+class ResponseTrainer(Objective, Trainer):
+    """Subclasses prepare the model and the items, set `data_collator`, and define the loss of a judgment.
 
     Args:
-        text_model: the model, its adapter on it, with tokenizer and limits.
+        text_model: the model with its adapter, tokenizer and limits.
         args: the config.
         items: the training judgments with their texts.
         eval_dataset: for evaluation.
         trainer_arguments: passed on to `transformers.Trainer` (callbacks, optimizers ...).
     """
 
+    hidden_keys: ClassVar[tuple[str, ...]] = ("lora_task_type",)
     args: Any
     data_collator: Any
 
@@ -72,30 +77,45 @@ class ResponseTrainer(Trainer):
         self.add_callback(CompletionMarker())
         self._sums: dict[str, Tensor] = {}
 
-    # What a subclass says.
+    @classmethod
+    def from_run(cls, run: TrainingRun, judgments: Judgments, evaluated: Judgments | None) -> Self:
+        """The trainer of a run: its model, trained on its judgments."""
+        args: Any = run.args
+        build: Any = cls
+        options = {"revision": run.model.model_revision, **run.model_kwargs, **(args.model_init_kwargs or {})}
+        given, args.model_init_kwargs = args.model_init_kwargs, options
+        try:
+            trainer: Self = build(
+                run.model.model_name_or_path, args, judgments, evaluated, peft_config=get_peft_config(run.model)
+            )
+        finally:
+            args.model_init_kwargs = given
+        return trainer
+
+    # What a subclass defines.
 
     def _losses(self, utilities: Tensor, inputs: dict[str, Any]) -> Tensor:
-        """Loss of each judgment of a training batch, by the utilities of what it shows: `(judgments,)`."""
+        """Loss of each judgment of a training batch `(judgments,)`, from the utilities of the responses it shows."""
         raise NotImplementedError
 
     def _utilities(self, values: Tensor, inputs: dict[str, Any]) -> Tensor:
-        """What the model gives the responses of a training batch `(responses, ...)` to their utilities."""
+        """Utilities of the responses of a training batch from the model's values, `(responses, ...)` both."""
         return values
 
     def _factor(self, losses: Tensor, utilities: Tensor, inputs: dict[str, Any], total: Tensor) -> Tensor | float:
-        """What each judgment's loss is multiplied with, `(judgments,)`; `total` is the weight of the whole step."""
+        """Factor of each judgment's loss, `(judgments,)`; `total` is the weight of the whole step."""
         return inputs.get("factor", 1.0)
 
     def _note(self, utilities: Tensor, values: Tensor, inputs: dict[str, Any]) -> None:
-        """Add a batch to the sums that are logged."""
+        """Add a batch to the sums for the logs."""
         raise NotImplementedError
 
-    def _told(self, sums: dict[str, Tensor]) -> dict[str, float]:
-        """Sums over all processes to what is logged."""
+    def _logs(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        """Logs from sums over all processes."""
         raise NotImplementedError
 
     def _tokens(self, items: Items, name: str) -> TokenizedItems:
-        """Token ids of items; says how many texts were cut."""
+        """Token ids of items; warns of texts that are cut."""
         tokens = self.text_model.tokenize(items)
         if tokens.cut_prompts or tokens.cut_responses:
             limits = self.text_model.limits
@@ -108,7 +128,7 @@ class ResponseTrainer(Trainer):
         return tokens
 
     def _laid_out(self, layout: Layout) -> Layout:
-        """One block per batch where processes share weights layer by layer and must call in step."""
+        """One block per batch where weights are sharded, because processes must then call the model in step."""
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return replace(layout, block_tokens=math.inf)
         return layout
@@ -126,7 +146,7 @@ class ResponseTrainer(Trainer):
 
     @property
     def _group(self) -> int:
-        """A quarter of an optimiser step, so that what is learnt does not depend on how a step is divided."""
+        """By default a quarter of an optimiser step, so that the order does not depend on how a step is divided."""
         return self.args.judgments_per_group or max(1, self._step // 4)
 
     @property
@@ -135,10 +155,10 @@ class ResponseTrainer(Trainer):
 
     def _init_training_state(self, max_steps: int, epoch_steps: int, epochs: int, *others: Any) -> tuple[int, int]:
         trained: tuple[int, int] = super()._init_training_state(max_steps, epoch_steps, epochs, *others)
-        # A run that was killed after its last step would train on to the end of its epoch.
+        # A run that was killed after its last step would otherwise go on to the end of its epoch.
         return trained if self.state.global_step < max_steps else (epochs, 0)
 
-    # The step's loss: sum of weight * loss over its judgments, by the sum of their weights.
+    # The step's loss: the sum of weight * loss over its judgments, divided by the sum of their weights.
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
         total = sum((batch["weight"].sum().to(device) for batch in batch_samples), torch.zeros((), device=device))
@@ -151,14 +171,14 @@ class ResponseTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
     ) -> Any:
-        """Weighted sum of the judgments' losses over the weight of the whole step."""
+        """Weighted sum of the judgments' losses, divided by the weight of the whole step."""
         values = self._read(model, inputs)
         utilities = self._utilities(values, inputs)[inputs["index"]]  # (judgments, responses)
         weight = inputs["weight"]
         total = weight.sum() if num_items_in_batch is None else num_items_in_batch
         losses = self._losses(utilities, inputs)
         losses = losses * self._factor(losses, utilities, inputs, total)
-        # Processes average their gradients, so each counts its share as many times as there are processes.
+        # Processes average their gradients, so each scales its share by the number of processes.
         loss = (weight * losses).sum() / total.clamp(min=torch.finfo(weight.dtype).tiny)
         loss = loss * self.accelerator.num_processes
         with torch.no_grad():
@@ -170,25 +190,25 @@ class ResponseTrainer(Trainer):
         return torch.cat([block_values(model, block, self.layout) for block in inputs["blocks"]])
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Six operations per weight and token that is read."""
+        """Six operations per weight and token."""
         tokens = sum(block["input_ids"].numel() for block in inputs["blocks"])
         return 6 * tokens * sum(weight.numel() for weight in self.text_model.model.parameters())
 
-    # What is logged: sums over judgments since the last log, over all processes.
+    # Logs: sums over judgments since the last log, over all processes.
 
     def _add(self, name: str, sums: Tensor) -> None:
         self._sums[name] = self._sums[name] + sums if name in self._sums else sums
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add what the training judgments since the last log showed."""
+        """Add the metrics of the training judgments since the last log."""
         if self._sums and "loss" in logs:
             sums = {name: self.accelerator.reduce(self._sums[name], "sum").cpu() for name in sorted(self._sums)}
             self._sums = {}
-            logs |= self._told(sums)
+            logs |= self._logs(sums)
         super().log(logs, start_time)
 
     def _announced(self, metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:
-        """Metrics of an evaluation under their prefix, after callbacks and logs have seen them."""
+        """Log the metrics of an evaluation, call the callbacks, and return the metrics under their prefix."""
         named = {f"{prefix}_{key}": float(value) for key, value in metrics.items()}
         self.log(named)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, named)
@@ -203,7 +223,7 @@ class ResponseTrainer(Trainer):
         responses: np.ndarray | None = None,
         read: Reader = block_values,
     ) -> np.ndarray:
-        """`(responses, ...)`, 0 for those not asked for; each process reads its share of the items."""
+        """Values `(responses, ...)`, 0 for those not asked for; each process reads its share of the items."""
         processes, mine = self.accelerator.num_processes, self.accelerator.process_index
         asked = np.arange(len(tokens.item)) if responses is None else responses
         share = asked[tokens.item[asked] % processes == mine]
@@ -212,25 +232,14 @@ class ResponseTrainer(Trainer):
         total = self.accelerator.reduce(torch.from_numpy(values).to(self.accelerator.device), "sum")
         return total.cpu().numpy()
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Safetensors, config and tokenizer; no pickled arguments."""
-        super()._save(output_dir, state_dict)
-        if not self.args.should_save:  # one of several processes writes
-            return
-        folder = Path(output_dir or self.args.output_dir)
-        (folder / "training_args.bin").unlink(missing_ok=True)
-        remove_recalibration(folder)  # one that is there is of other weights
-        if not isinstance(self.model, PreTrainedModel):
-            self.model.config.save_pretrained(folder)
-
 
 def weighted_mean(values: np.ndarray, weight: np.ndarray) -> float:
-    """sum w v / sum w, 0 where all weights are."""
+    """sum w v / sum w; 0 if all weights are 0."""
     return float(values @ weight) / max(float(weight.sum()), np.finfo(float).tiny)
 
 
 def load_options(args: JudgmentConfig) -> dict[str, Any]:
-    """What a config says about loading its model."""
+    """The config's arguments of loading a model."""
     return {
         "max_length": args.max_length,
         "max_response_length": args.max_response_length,
@@ -243,7 +252,7 @@ def load_options(args: JudgmentConfig) -> dict[str, Any]:
 def adapted(
     model: Any, args: JudgmentConfig, peft_config: peft.PeftConfig | None, task: str, name: str = "default"
 ) -> Any:
-    """Dropout off and adapter on, under a name, as the config says."""
+    """The model with dropout off and an adapter on, as the config says."""
     if args.disable_dropout:
         for module in model.modules():
             if isinstance(module, nn.Dropout):

@@ -1,4 +1,4 @@
-"""Reward models from judgments: one trainer, two losses.
+"""Reward models from judgments: one trainer, two losses, Bradley-Terry (1952) and Plackett-Luce (1959; 1975).
 
 How it differs from TRL's `RewardTrainer`: judgments may rank any number of responses, with ties and weights;
 prompts that are too long are cut on the left instead of dropping the judgment; see also
@@ -8,27 +8,65 @@ prompts that are too long are cut on the left instead of dropping the judgment; 
 from __future__ import annotations
 
 import os
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import peft
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from pluralign.choice.plackett_luce import log_likelihood, pair_log_likelihood
 from pluralign.core.errors import PluralignError
+from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.votes import read_votes
+from pluralign.scoring.crowds import check_labels
 from pluralign.scoring.loading import SETTINGS, is_encoder, limits_of, set_pad_token
-from pluralign.scoring.pooling import as_reward_model, write_settings
-from pluralign.scoring.reward_models import RewardModel, build_reward_model
+from pluralign.scoring.pooling import as_reward_model, label_scale_of, write_label_scale, write_settings
+from pluralign.scoring.reward_models import LabelModel, RewardModel, build_reward_model
 from pluralign.scoring.votes import PairVotes
-from pluralign.training.configs import BradleyTerryConfig, PlackettLuceConfig, RewardConfig
+from pluralign.training.configs import TOP_HELP, JudgmentConfig, setting
 from pluralign.training.judgment_trainer import Dataset, JudgmentTrainer
-from pluralign.training.response_trainer import adapted, load_options
+from pluralign.training.response_trainer import ModelOrName, adapted, load_options
+
+REWARD_MODEL_USAGE = """```python
+import pluralign
+
+reward_model = pluralign.load_reward_model("{folder}")
+reward_model.score("a prompt", ["one response", "another"])
+```"""
+
+
+@dataclass
+class RewardConfig(JudgmentConfig):
+    """The config of all reward models."""
+
+    learning_rate: float = setting(2e-5, "The initial learning rate of AdamW.")
+    center_rewards_coefficient: float | None = setting(
+        None, "Add this times the mean squared reward to the loss, which centres rewards at zero."
+    )
+
+
+@dataclass
+class BradleyTerryConfig(RewardConfig):
+    """Bradley-Terry: a ranking counts as its pairs, and a judgment's loss is the mean over them."""
+
+    vote_state: str | None = setting(
+        None,
+        "A stored vote state of pairs: a judgment then counts with the crowd's posterior share for it, and the "
+        "opposite judgment with the rest.",
+    )
+
+
+@dataclass
+class PlackettLuceConfig(RewardConfig):
+    """Plackett-Luce: a ranking counts as a whole."""
+
+    top: int | None = setting(None, TOP_HELP)
 
 
 class RewardTrainer(JudgmentTrainer):
-    """Trains a reward model; subclasses say what a judgment's loss is.
+    """Trains a reward model; subclasses define the loss of a judgment.
 
     Args:
         model: a folder or hub id, a reward model from `build_reward_model(...).model`, or any causal sequence
@@ -45,10 +83,13 @@ class RewardTrainer(JudgmentTrainer):
     """
 
     args: RewardConfig
+    card_tag: ClassVar[str] = "reward-model"
+    card_usage: ClassVar[str] = REWARD_MODEL_USAGE
+    reports_over_rewarding: ClassVar[bool] = True
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | PreTrainedModel | peft.PeftModel,
+        model: ModelOrName,
         args: RewardConfig,
         train_dataset: Dataset | None = None,
         eval_dataset: Dataset | None = None,
@@ -56,9 +97,9 @@ class RewardTrainer(JudgmentTrainer):
         peft_config: peft.PeftConfig | None = None,
         **trainer_arguments: Any,
     ) -> None:
-        given = _given(model, args, processing_class)
-        trained = adapted(given.model, args, peft_config, "SEQ_CLS")
-        self.reward_model = RewardModel(trained, given.tokenizer, given.limits)
+        loaded = reward_model_of(model, args, processing_class)
+        trained = adapted(loaded.model, args, peft_config, "SEQ_CLS")
+        self.reward_model = RewardModel(trained, loaded.tokenizer, loaded.limits)
         super().__init__(self.reward_model, args, train_dataset, eval_dataset, **trainer_arguments)
 
     def _penalty(self, utilities: Tensor, ranks: Tensor) -> Tensor | float:
@@ -78,9 +119,10 @@ class RewardTrainer(JudgmentTrainer):
 
 
 class BradleyTerryTrainer(RewardTrainer):
-    """Every ranking as its pairs: a judgment's log-likelihood is the mean over them (Bradley & Terry 1952)."""
+    """A ranking counts as its pairs: a judgment's log-likelihood is the mean over them."""
 
     args: BradleyTerryConfig
+    file_keys: ClassVar[tuple[str, ...]] = ("vote_state",)
 
     def judgment_log_likelihood(self, utilities: Tensor, ranks: Tensor, opposite: Tensor | float = 0.0) -> Tensor:
         """Mean log-sigmoid of the margins."""
@@ -93,7 +135,7 @@ class BradleyTerryTrainer(RewardTrainer):
 
 
 class PlackettLuceTrainer(RewardTrainer):
-    """Every ranking as a whole, or its first `top` places (Luce 1959; Plackett 1975)."""
+    """A ranking counts as a whole, or by its first `top` places."""
 
     args: PlackettLuceConfig
 
@@ -102,23 +144,34 @@ class PlackettLuceTrainer(RewardTrainer):
         return log_likelihood(utilities, ranks, ties=self.args.ties, top=self.args.top)
 
 
-def _given(
-    model: str | os.PathLike[str] | PreTrainedModel | peft.PeftModel,
-    args: RewardConfig,
+def reward_model_of(
+    model: ModelOrName,
+    args: JudgmentConfig,
     tokenizer: PreTrainedTokenizerBase | None,
+    scale: LabelScale | None = None,
 ) -> RewardModel:
-    """The reward model that was named or given, with its tokenizer and limits."""
+    """A reward model, loaded by name or wrapped, with its tokenizer and limits; with a scale a label model."""
     if isinstance(model, str | os.PathLike):
-        return build_reward_model(model, **load_options(args))
+        return build_reward_model(model, label_scale=scale, **load_options(args))
     if tokenizer is None:
         raise PluralignError("processing_class: a model in memory needs its tokenizer")
     config = model.config
-    if config.num_labels != 1 or (getattr(config, SETTINGS, None) is None and is_encoder(config)):
+    outputs = 1 if scale is None else len(scale.labels)
+    if config.num_labels != outputs or (getattr(config, SETTINGS, None) is None and is_encoder(config)):
+        wanted = "one output" if scale is None else f"{outputs} outputs, one for each label of '{scale.name}'"
         raise PluralignError(
-            "model: expected a causal sequence classifier with one output, or a model of build_reward_model"
+            f"model: expected a causal sequence classifier with {wanted}, or a model of build_reward_model"
         )
     limits = limits_of(config, tokenizer, args.max_length, args.max_response_length)
+    if scale is not None:
+        stored = label_scale_of(config)
+        if stored is not None:
+            check_labels(scale, stored, "training")
+        write_label_scale(config, scale)
     write_settings(config, limits)
     tokenizer.padding_side = "right"
     set_pad_token(model, tokenizer)
-    return RewardModel(as_reward_model(model), tokenizer, limits)
+    wrapped = as_reward_model(model)
+    if scale is None:
+        return RewardModel(wrapped, tokenizer, limits)
+    return LabelModel(wrapped, tokenizer, limits, scale=scale)

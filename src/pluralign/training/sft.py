@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
 
 import datasets
-import peft
+import transformers
 import trl
+from trl import get_peft_config
 
 from pluralign.core.errors import PluralignError
 from pluralign.judgments.table import Judgments
+from pluralign.scoring.loading import load_parts, read_chat_template
 from pluralign.training.checkpoints import CompletionMarker
+from pluralign.training.configs import setting, unpin_without_gpu
+from pluralign.training.objective import Objective, TrainingRun
+
+
+@dataclass
+class SFTConfig(trl.SFTConfig):
+    """Supervised fine-tuning by TRL on the responses of a table of judgments."""
+
+    gradient_checkpointing: bool | None = setting(
+        None, "The old name of activation_checkpointing, which is off by default."
+    )
+    bf16: bool | None = setting(False, "Train in bfloat16 mixed precision.")
+    responses: Literal["best", "all", "draws"] = setting(
+        "best",
+        "Train on the responses ranked first (best) or on every response (all), each text once; or on every response "
+        "as often as it occurs (draws), for responses sampled from a policy.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unpin_without_gpu(self)
 
 
 def completions(judgments: Judgments, responses: str = "best") -> datasets.Dataset:
@@ -19,9 +43,9 @@ def completions(judgments: Judgments, responses: str = "best") -> datasets.Datas
 
     Args:
         judgments: the table.
-        responses: `best` keeps the responses ranked first (ties included; where there are only labels, those
-            with the best label), `all` keeps every response; each text once. `draws` keeps every response as
-            often as it stands: a policy's own answers are learned in the shares in which it gave them.
+        responses: `best` keeps the responses ranked first (ties included; if there are only labels, those with the
+            best label), `all` keeps every response; each text once. `draws` keeps every response as often as it
+            occurs, so that samples of a policy are learned in their shares.
 
     Raises:
         PluralignError: nothing is left.
@@ -58,15 +82,38 @@ def _best(row: dict[str, Any], judgments: Judgments) -> list[Any]:
     return [text for text, label in pairs if label is not None and scale.reward(label) == best]
 
 
-class SFTTrainer(trl.SFTTrainer):
+class SFTTrainer(Objective, trl.SFTTrainer):
     """TRL's `SFTTrainer`, whose checkpoints are marked when they are whole."""
+
+    card_usage: ClassVar[str] = """```python
+from transformers import pipeline
+
+pipeline("text-generation", "{folder}")("a prompt")
+```"""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.add_callback(CompletionMarker())
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """An adapter's folder gets the config too, so that it loads with its own tokenizer and chat template."""
-        super()._save(output_dir, state_dict)
-        if self.args.should_save and isinstance(self.model, peft.PeftModel):
-            self.model.config.save_pretrained(output_dir or self.args.output_dir)
+    @classmethod
+    def from_run(cls, run: TrainingRun, judgments: Judgments, evaluated: Judgments | None) -> Self:
+        """The trainer of a run, on the responses of its judgments."""
+        args: Any = run.args
+        name = run.model.model_name_or_path
+        hub = {"revision": run.model.model_revision, "trust_remote_code": args.trust_remote_code}
+        _, tokenizer = load_parts(name, hub)
+        if args.chat_template_path is not None:
+            tokenizer.chat_template = read_chat_template(args.chat_template_path, hub)
+            args.chat_template_path = None  # TRL would read it again and add tokens
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            name, **hub, **run.model_kwargs, **(args.model_init_kwargs or {})
+        )
+        args.model_init_kwargs = None
+        return cls(
+            model=model,
+            args=args,
+            train_dataset=completions(judgments, args.responses),
+            eval_dataset=None if evaluated is None else completions(evaluated, args.responses),
+            processing_class=tokenizer,
+            peft_config=get_peft_config(run.model),
+        )

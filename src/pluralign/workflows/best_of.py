@@ -16,14 +16,14 @@ from transformers.utils import logging
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write, path_list
 from pluralign.evaluation.rewards.best_of import best_answers, best_of_metrics
-from pluralign.judgments.schema import schema
-from pluralign.judgments.table import Judgments
+from pluralign.judgments.reading import read
+from pluralign.judgments.table import Judgments, text_columns
 from pluralign.policies.loading import load_policy
 from pluralign.policies.policy import Sample
+from pluralign.scoring.features import plain_text
 from pluralign.scoring.items import items_of_texts
 from pluralign.scoring.loading import load_parts
 from pluralign.scoring.reward_models import check_quantile, is_reward_model, load_reward_model
-from pluralign.workflows.aggregate.answers import unique_prompts
 
 logger = logging.get_logger(__name__)
 
@@ -52,21 +52,21 @@ def best_of(
     Policy and reward model are loaded one after the other.
 
     Args:
-        model: the policy, as for `load_policy`: a folder, a hub id, an adapter or a mixture.
-        prompts: canonical files; each unique prompt is used.
-        out: the table of judgments, `.parquet`, `.jsonl` or `.jsonl.gz`; replaced if it exists. It has a row per
-            prompt: the distinct responses in the order of sampling, with rank 1 for the best (also for responses of
-            exactly the same reward) and no rank for the others. All samples are in `OUT.answers.parquet`.
-        reward: the reward model, as for `load_reward_model`.
-        n: the number of responses per prompt.
-        max_new_tokens: the maximum number of tokens of a response.
-        temperature: the sampling temperature, above 0.
-        max_prompts: the maximum number of prompts; a random subset is used if there are more.
+        model: policy, as for `load_policy`: a folder, a hub id, an adapter or a mixture.
+        prompts: canonical files; every unique prompt is used.
+        out: output file, `.parquet`, `.jsonl` or `.jsonl.gz`; replaced if it exists. It has a row per prompt: the
+            distinct responses in the order of sampling, with rank 1 for the best (also for responses of exactly the
+            same reward) and no rank for the others. All samples are in `OUT.answers.parquet`.
+        reward: reward model, as for `load_reward_model`.
+        n: number of responses per prompt.
+        max_new_tokens: maximum number of tokens of a response.
+        temperature: sampling temperature, above 0.
+        max_prompts: maximum number of prompts; a random subset if the files have more.
         quantile: for reward models that predict labels: the reward is this quantile, not the mean.
-        label_scale: the label scale of files that store none.
-        seed: the random seed.
+        label_scale: label scale of files that store none.
+        seed: random seed.
         revision: branch, tag or commit of the policy on the hub.
-        trust_remote_code: run code that comes with the models. Only for code that you trust.
+        trust_remote_code: run Python code that comes with a model.
 
     Returns:
         `prompts`, `n`, `temperature`, and the metrics of `pluralign.evaluation.rewards.best_of.best_of_metrics`.
@@ -88,7 +88,7 @@ def best_of(
     if not is_reward_model(config):
         raise PluralignError(f"{reward}: is not a reward model (it has no head with one output): give another one")
     check_quantile(reward, config, quantile)
-    texts = unique_prompts(path_list(prompts), label_scale, max_prompts, seed)
+    texts = read(path_list(prompts), label_scale).unique_prompts(max_prompts, seed)
     policy = load_policy(model, revision=revision, trust_remote_code=trust_remote_code)
     samples = policy.sample(texts, n=n, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     del policy
@@ -96,7 +96,8 @@ def best_of(
     reward_model = load_reward_model(reward, quantile=quantile, trust_remote_code=trust_remote_code)
     rewards = _rewards(reward, reward_model.score_items, texts, responses)
     best = best_answers(rewards)
-    rows = best_rows(texts, responses, best, source=f"best-of-{n}", annotator=_name(reward))
+    reward_name = Path(reward).resolve().name if Path(reward).is_dir() else str(reward)
+    rows = best_rows(texts, responses, best, source=f"best-of-{n}", annotator=reward_name)
     if not rows:
         raise PluralignError(
             f"{model}: all of its {rewards.size} responses are empty: check the policy and its chat template"
@@ -108,8 +109,7 @@ def best_of(
         # Inside, so that an error in either write leaves both files as they were.
         Judgments.from_rows(rows).write(path)
     finished = np.array([[sample.finished for sample in group] for group in samples])
-    metrics = {"prompts": len(texts), "n": n, "temperature": temperature}
-    metrics |= best_of_metrics(rewards, finished)
+    metrics = {"prompts": len(texts), "n": n, "temperature": temperature, **best_of_metrics(rewards, finished)}
     for warning in _warnings(metrics, max_new_tokens):
         logger.warning(warning)
     return metrics
@@ -120,12 +120,7 @@ def best_rows(
 ) -> list[dict[str, Any]]:
     """Rows of a table of judgments, one for each prompt with a response that is not empty.
 
-    Args:
-        prompts: texts or lists of messages.
-        responses: the responses to each prompt, as sampled.
-        best: `(prompts, n)` whether a response has the highest reward.
-        source: the source of the judgments.
-        annotator: the annotator of the judgments.
+    `best` `(prompts, n)` says which responses have the highest reward.
 
     Examples:
         >>> drawn, best = ["No", "", "Yes", "No"], np.array([[False, False, True, False]])
@@ -185,26 +180,19 @@ def _rewards(name: object, score: Any, prompts: Sequence[Any], responses: Sequen
 
 def _text(response: Any) -> str:
     """A response's text; empty for white space, which a table of judgments cannot hold."""
-    text = response if isinstance(response, str) else response[0]["content"]
+    text = plain_text(response)
     return text if text.strip() else ""
-
-
-def _name(reward: str | os.PathLike[str]) -> str:
-    """The name of a model's folder, or its hub id."""
-    return Path(reward).resolve().name if Path(reward).is_dir() else str(reward)
 
 
 def _samples_table(
     prompts: Sequence[Any], samples: Sequence[Sequence[Sample]], rewards: np.ndarray, best: np.ndarray
 ) -> pa.Table:
-    texts = schema("text" if isinstance(prompts[0], str) else "messages").field("prompt").type
     flat = [sample for group in samples for sample in group]
     number = np.repeat(np.arange(len(prompts)), rewards.shape[1])
     return pa.table(
         {
             "prompt_number": number,
-            "prompt": pa.array([prompts[index] for index in number.tolist()], type=texts),
-            "response": pa.array([sample.response for sample in flat], type=texts),
+            **text_columns([prompts[index] for index in number.tolist()], [sample.response for sample in flat]),
             "reward": pa.array(rewards.ravel(), mask=np.isnan(rewards.ravel())),
             "log_prob": pa.array([sample.log_prob for sample in flat], pa.float64()),
             "tokens": [len(sample.token_ids) for sample in flat],

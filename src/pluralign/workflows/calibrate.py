@@ -25,14 +25,13 @@ from pluralign.evaluation.crowds.label_pairs import pairs_of_votes
 from pluralign.evaluation.pairs import Pairs
 from pluralign.judgments.reading import read
 from pluralign.judgments.table import Judgments
-from pluralign.scoring.crowds import crowd_of
+from pluralign.scoring.crowds import crowd_of, labels_anything
 from pluralign.scoring.items import compares, items_of
 from pluralign.scoring.loading import load_parts
+from pluralign.scoring.measured import pairs_under
 from pluralign.scoring.mixtures import is_mixture
 from pluralign.scoring.recalibrated import CALIBRATION, remove_recalibration, write_recalibration
 from pluralign.scoring.reward_models import RewardModel, is_reward_model, load_reward_model
-from pluralign.workflows.evaluate.crowds import labels_anything
-from pluralign.workflows.evaluate.run import pairs_under
 
 logger = logging.get_logger(__name__)
 
@@ -54,13 +53,13 @@ def calibrate(
     not used in the fit, and is replaced.
 
     Args:
-        model: the folder of a reward model: a run, a model folder or an adapter.
+        model: folder of a reward model: a run, a model folder or an adapter.
         files: canonical files that the model was not trained on.
         method: `temperature` divides rewards by one number; `isotonic` maps margins by a monotone curve.
-        folds: the number of cross-validation folds, over prompts; 2 or more.
-        seed: the random seed of the folds.
-        label_scale: the label scale of files that store none.
-        trust_remote_code: run code that comes with the model.
+        folds: number of cross-validation folds, over prompts; 2 or more.
+        seed: random seed of the folds.
+        label_scale: label scale of files that store none.
+        trust_remote_code: run Python code that comes with the model.
 
     Returns:
         The recalibration. Its `record` has the other entries of the file: `judgments`, `pairs`, `prompts`, `files`

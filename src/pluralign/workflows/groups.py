@@ -12,9 +12,7 @@ Annotator = TypeVar("Annotator", bound=Hashable)
 def majority_groups(annotators: Iterable[Annotator], groups: Iterable[str | None]) -> dict[Annotator, str]:
     """The group that most judgments of each annotator name; annotators whose judgments name none are left out.
 
-    Args:
-        annotators: of each judgment.
-        groups: of each judgment, None where unknown.
+    Both arguments have a value per judgment.
 
     Examples:
         >>> majority_groups(["ann", "ann", "ann", "bob"], ["old", "young", "old", None])

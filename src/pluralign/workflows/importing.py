@@ -9,21 +9,21 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pluralign.core.errors import PluralignError, RowError, nearest, one_line
 from pluralign.core.files import atomic_write, disk_errors
-from pluralign.judgments.export import Exported, write_trl
 from pluralign.judgments.formats import FORMATS
 from pluralign.judgments.formats.argilla import read_argilla
 from pluralign.judgments.formats.convert import Rows, Tally, read_table
 from pluralign.judgments.formats.hh_rlhf import read_hh_rlhf
 from pluralign.judgments.formats.label_studio import read_label_studio
-from pluralign.judgments.formats.mapping import mapping_of, read_mapping
+from pluralign.judgments.formats.mapping import read_mapping, read_mapping_file
 from pluralign.judgments.formats.polis import SCALE, read_polis
 from pluralign.judgments.formats.preflib import read_preflib
-from pluralign.judgments.formats.trl import read_trl
+from pluralign.judgments.formats.trl import Exported, read_trl, write_trl
 from pluralign.judgments.pseudonyms import pseudonym_key, pseudonymizer
 from pluralign.judgments.reading import common_scale, read
 from pluralign.judgments.scales import LabelScale, label_scale
@@ -34,14 +34,9 @@ from pluralign.judgments.validation import Reject, RowChecker, checked_batches
 
 @dataclass
 class Imported:
-    """The result of an import.
+    """The result of an import: the output file, its number of rows, and which input rows gave no judgment.
 
-    Args:
-        out: the output file.
-        judgments: the number of its rows.
-        tally: the number of rows read, and of those that gave no judgment, by reason.
-        rejected: the number of bad rows by column.
-        rejects: the file of the bad rows, if they were skipped.
+    `rejected` counts bad rows by column; `rejects` is their file, if they were skipped.
     """
 
     out: Path
@@ -81,21 +76,21 @@ def import_files(
     """Import files of one format into one canonical file, row by row. The output is atomic.
 
     Args:
-        sources: the files.
-        out: `.parquet`, `.jsonl` or `.jsonl.gz`.
+        sources: files to import.
+        out: output file: `.parquet`, `.jsonl` or `.jsonl.gz`.
         format: one of `FORMATS`.
-        mapping: for `mapping`: the YAML file that describes the columns.
+        mapping: for `mapping`: YAML file that describes the columns.
         shape: for `polis`: `votes` (default) or `people`; for `preflib`: `ranked` (default) or `ballot`.
-        comments: for `polis`: the file of the statements.
-        prompt: for `polis` and `preflib`: the topic.
+        comments: for `polis`: file of the statements.
+        prompt: for `polis` and `preflib`: topic, used as the prompt.
         fields: for `label-studio` and `argilla`: `KEY=NAME` if a field does not have its usual name.
         label_scale: for `table`, `mapping` and `argilla`: a built-in name, a YAML file, or a `LabelScale`.
-        source: the value of the column `source` where the file has none.
+        source: value of the column `source` where there is none.
         drop_columns: columns to ignore. A mapping reads only the columns that it names.
         on_error: `stop` at the first bad row, or `skip` bad rows and write them to `rejects`.
         rejects: JSON Lines with `file`, `row`, `column`, `error` and `found` for each bad row.
         anonymize: replace annotators by keyed pseudonyms.
-        key_file: the key. Default: the environment variable `PLURALIGN_KEY`.
+        key_file: key of the pseudonyms. Default: the environment variable `PLURALIGN_KEY`.
 
     Raises:
         PluralignError: bad input, with file, row and column; no file is written.
@@ -147,7 +142,7 @@ def export(
     out: str | os.PathLike[str],
     label_scale: str | None = None,
 ) -> Exported:
-    """Export canonical files to TRL's preference rows; see `pluralign.judgments.export`."""
+    """Export canonical files to TRL preference rows; see `pluralign.judgments.formats.trl`."""
     return write_trl(read(files, label_scale), out)
 
 
@@ -163,31 +158,31 @@ def _reader(
         raise PluralignError(
             f"--format: found '{format}', expected one of {', '.join(FORMATS)}{nearest(format, FORMATS)}"
         )
-    _check_options({**options, "label-scale": given_scale, "drop-columns": drop_columns or None}, format)
+    for option, value in {**options, "label-scale": given_scale, "drop-columns": drop_columns or None}.items():
+        if value is not None and format not in OWNERS[option]:
+            owners = " and ".join(OWNERS[option])
+            raise PluralignError(f"--{option} is an option of --format {owners}, found --format {format}")
     scale = None if given_scale is None else label_scale(given_scale)
     if format == "mapping":
-        mapping = mapping_of(options["mapping"])
+        mapping = read_mapping_file(options["mapping"])
         return lambda path, reject, tally: read_mapping(path, mapping, reject, tally), scale or mapping.scale
     if format == "polis":
-        shape = "votes" if options["shape"] is None else options["shape"]
+        shape = options["shape"] or "votes"
         comments = None if options["comments"] is None else Path(options["comments"])
         if comments is not None and len(paths) > 1:
             raise PluralignError("--comments: has the statements of one conversation: import conversations one by one")
 
-        def polis(path: Path, reject: Reject | None, tally: Tally) -> Rows:
-            return read_polis(path, reject, tally, shape, comments, options["prompt"], drop_columns)
-
-        return polis, label_scale(SCALE) if shape == "votes" else None
+        bound = partial(read_polis, shape=shape, comments=comments, prompt=options["prompt"], drop_columns=drop_columns)
+        return bound, label_scale(SCALE) if shape == "votes" else None
     if format == "preflib":
-        order = "ranked" if options["shape"] is None else options["shape"]
-        return lambda path, reject, tally: read_preflib(path, reject, tally, order, options["prompt"]), None
+        return partial(read_preflib, shape=options["shape"] or "ranked", prompt=options["prompt"]), None
     if format in ("label-studio", "argilla"):
         tool = {"label-studio": read_label_studio, "argilla": read_argilla}[format]
-        return lambda path, reject, tally: tool(path, reject, tally, options["field"] or ()), scale
+        return partial(tool, fields=options["field"] or ()), scale
     if format == "table":
         scale = common_scale(paths, scale)
     plain = {"table": read_table, "trl": read_trl, "hh-rlhf": read_hh_rlhf}[format]
-    return lambda path, reject, tally: plain(path, reject, tally, drop_columns), scale
+    return partial(plain, drop_columns=drop_columns), scale
 
 
 OWNERS = {
@@ -200,13 +195,6 @@ OWNERS = {
     "drop-columns": ("table", "trl", "hh-rlhf", "polis"),
 }
 """The formats of each option that only some formats have."""
-
-
-def _check_options(options: Mapping[str, Any], format: str) -> None:
-    for option, value in options.items():
-        if value is not None and format not in OWNERS[option]:
-            owners = " and ".join(OWNERS[option])
-            raise PluralignError(f"--{option} is an option of --format {owners}, found --format {format}")
 
 
 def _filled(rows: Rows, source: str | None, rename: Callable[[str], str] | None) -> Rows:

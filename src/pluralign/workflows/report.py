@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import atomic_write, disk_errors
+from pluralign.core.files import atomic_write, disk_errors, path_list
 from pluralign.core.records import read_record, read_text, record_of
 from pluralign.core.runs import CONFIG
 from pluralign.reports.aggregation import AggregationPage
@@ -32,20 +33,18 @@ _SHARES = ("voted", "low", "high", "predicted")
 """The columns of `crowds.parquet` that exist once per label, as `voted_LABEL`."""
 
 
-def report(
-    folders: str | os.PathLike[str] | list[str | os.PathLike[str]] | list[Path], out: str | os.PathLike[str]
-) -> None:
+def report(folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> None:
     """Write one self-contained HTML page of finished folders, with a comparison if there are several.
 
     Args:
-        folders: of audits, trained models, evaluations and aggregations; for any other folder with a `metrics.json`
-            the page shows its numbers.
-        out: the HTML file.
+        folders: finished folders of `audit`, `train`, `evaluate` and `aggregate`; of any other folder with a
+            `metrics.json` the page shows the numbers.
+        out: output file: `.html`.
 
     Raises:
         PluralignError: a folder is not a finished run, or a file in it cannot be read.
     """
-    given = [Path(folder) for folder in folders] if isinstance(folders, list) else [Path(folders)]
+    given = [Path(folder) for folder in path_list(folders)]
     if not given:
         raise PluralignError("no folder was given: name at least one")
     names = [folder.resolve().name for folder in given]
@@ -53,17 +52,12 @@ def report(
         read_run(folder, name if names.count(name) == 1 else str(folder))
         for folder, name in zip(given, names, strict=True)
     ]
-    page = runs_page(runs)
     with atomic_write(out, "w") as file:
-        file.write(page)
+        file.write(runs_page(runs))
 
 
 def read_run(folder: Path, name: str) -> Run:
-    """Read what a page shows of a finished folder.
-
-    Args:
-        folder: with a `metrics.json`.
-        name: what the page calls it.
+    """Read what a page shows of a finished folder, which it calls `name`.
 
     Raises:
         PluralignError: the folder is missing, is not a finished run, or holds a file that cannot be read.
@@ -80,36 +74,33 @@ def read_run(folder: Path, name: str) -> Run:
             raise PluralignError(
                 f"{folder}: is not the folder of a run (it has no metrics.json): give one that a command wrote"
             )
-    matching = _record(folder / "matching.json", MatchingLists, None)
+    matching = _record(folder / "matching.json", MatchingLists)
     return Run(
         name=name,
         metrics=read_record(folder / "metrics.json", dict[str, Any]),
         config=_config(folder / CONFIG),
-        environment=_record(folder / "environment.json", dict[str, Any], {}),
-        reliability=_record(folder / "reliability.json", list[ReliabilityBin], []),
+        environment=_record(folder / "environment.json", dict[str, Any]) or {},
+        reliability=_record(folder / "reliability.json", list[ReliabilityBin]) or [],
         annotators=_rows(folder / "annotators.parquet", AnnotatorResult, "evaluate"),
         responses=_responses(folder / "answers.jsonl"),
-        audit=_record(folder / "audit.json", AuditPage, None),
-        aggregation=_record(folder / "aggregate.json", AggregationPage, None),
-        types=_record(folder / "types.json", TypeRounds, None),
-        reward_gaps=_record(folder / "over_rewarding.json", list[RewardGaps], []),
+        audit=_record(folder / "audit.json", AuditPage),
+        aggregation=_record(folder / "aggregate.json", AggregationPage),
+        types=_record(folder / "types.json", TypeRounds),
+        reward_gaps=_record(folder / "over_rewarding.json", list[RewardGaps]) or [],
         sources=_rows(folder / "sources.parquet", SourceLog, "train"),
         crowds=_crowds(folder / "crowds.parquet"),
         matching=[] if matching is None else matching.lists,
     )
 
 
-@overload
-def _record(path: Path, kind: type[Record], missing: None) -> Record | None: ...
+def _record(path: Path, kind: type[Record]) -> Record | None:
+    """The content of a JSON file; None where there is none."""
+    return read_record(path, kind) if path.exists() else None
 
 
-@overload
-def _record(path: Path, kind: type[Record], missing: Record) -> Record: ...
-
-
-def _record(path: Path, kind: type[Record], missing: Record | None) -> Record | None:
-    """The content of a JSON file, or `missing` where there is none."""
-    return read_record(path, kind) if path.exists() else missing
+def _records(rows: Sequence[Any], kind: Any, path: Path, unit: str) -> list[Any]:
+    """Rows of a file as dataclasses; errors name the row, which the file calls `unit`."""
+    return [record_of(row, kind, str(path), f"{unit} {number}") for number, row in enumerate(rows, 1)]
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -128,37 +119,28 @@ def _rows(path: Path, kind: Any, command: str) -> list[Any]:
     """The rows of a Parquet table that a command wrote; none where there is no table."""
     if not path.exists():
         return []
-    rows = _columns(path, [field.name for field in fields(kind)], command).to_pylist()
-    return [record_of(row, kind, str(path), f"row {number}") for number, row in enumerate(rows, 1)]
+    return _records(_table(path, command, [field.name for field in fields(kind)]).to_pylist(), kind, path, "row")
 
 
-def _columns(path: Path, names: list[str], command: str) -> pa.Table:
+def _table(path: Path, command: str, names: Sequence[str] | None = None) -> pa.Table:
     with disk_errors(path):
         try:
-            return pq.read_table(path, columns=names).select(names)
-        except (pa.ArrowException, KeyError) as fault:
+            return pq.read_table(path, columns=names)
+        except pa.ArrowException as fault:
             raise PluralignError(f"{path}: cannot be read as the table that {command} writes ({fault})") from fault
 
 
 def _crowds(path: Path) -> Crowds | None:
     if not path.exists():
         return None
-    with disk_errors(path):
-        try:
-            columns = pq.read_schema(path).names
-        except pa.ArrowException as fault:
-            raise PluralignError(f"{path}: cannot be read as the table that evaluate writes ({fault})") from fault
+    columns = _table(path, "evaluate").column_names
     labels = [name.removeprefix("predicted_") for name in columns if name.startswith("predicted_")]
     if not labels:
         raise PluralignError(f"{path}: predicts no label (no column predicted_...): was it written by another tool?")
-    names = ["prompt", "response", "votes", "expected_reward"]
-    table = _columns(path, [*names, *(f"{key}_{label}" for key in _SHARES for label in labels)], "evaluate")
-    responses = []
-    for number, row in enumerate(table.to_pylist(), 1):
-        record = {name: row[name] for name in names}
-        record |= {key: [row[f"{key}_{label}"] for label in labels] for key in _SHARES}
-        responses.append(record_of(record, VotedResponse, str(path), f"row {number}"))
-    return Crowds(labels, responses)
+    names = [f"{key}_{label}" for key in _SHARES for label in labels]
+    table = _table(path, "evaluate", ["prompt", "response", "votes", "expected_reward", *names])
+    rows = [row | {key: [row[f"{key}_{label}"] for label in labels] for key in _SHARES} for row in table.to_pylist()]
+    return Crowds(labels, _records(rows, VotedResponse, path, "row"))
 
 
 def _responses(path: Path) -> list[DrawnResponse]:
@@ -168,4 +150,4 @@ def _responses(path: Path) -> list[DrawnResponse]:
         rows = [json.loads(line) for line in read_text(path).split("\n") if line.strip()]
     except json.JSONDecodeError as fault:
         raise PluralignError(f"{path}: is not valid JSON Lines ({fault})") from fault
-    return [record_of(row, DrawnResponse, str(path), f"line {number}") for number, row in enumerate(rows, 1)]
+    return _records(rows, DrawnResponse, path, "line")

@@ -40,12 +40,12 @@ def route(
             ...
 
     Args:
-        run: the folder of an `em-dpo` run.
-        files: canonical files. Each row without an annotator counts as an annotator of its own.
-        out: the Parquet file to write, or `None`.
+        run: folder of an `em-dpo` run.
+        files: canonical files. Each row without an annotator counts as a separate annotator.
+        out: output file: Parquet; `None` writes none.
         prior: `run` for the types' shares in the run, or `uniform`.
-        label_scale: the label scale of files that store none.
-        trust_remote_code: run code that comes with the model.
+        label_scale: label scale of files that store none.
+        trust_remote_code: run Python code that comes with a model.
         device: where to compute. Default: a GPU if there is one.
 
     Returns:

@@ -12,9 +12,10 @@ import pyarrow as pa
 
 from pluralign.core.files import write_parquet
 from pluralign.judgments.reading import read
+from pluralign.judgments.table import text_columns
+from pluralign.scoring.crowds import prediction_columns
 from pluralign.scoring.items import Items, items_of
 from pluralign.scoring.reward_models import LabelModel, RewardModel, load_reward_model, mean_rewards
-from pluralign.workflows.evaluate.crowds import prediction_columns
 
 MarginMap = Callable[[np.ndarray], np.ndarray]
 """Margins `(pairs,)` to log-odds."""
@@ -41,13 +42,13 @@ def score(
     Args:
         model: a run, a model folder, or a hub id.
         files: canonical files.
-        out: the Parquet file.
-        label_scale: the label scale of files that store none.
+        out: output file: Parquet.
+        label_scale: label scale of files that store none.
         raw: ignore stored recalibrations.
-        average: other reward models; the mean reward of all models is written.
+        average: other reward models; the reward is the mean over all models.
         quantile: for models that predict labels: the reward is this quantile, not the mean.
         revision: branch, tag or commit on the hub.
-        trust_remote_code: run code that comes with the model.
+        trust_remote_code: run Python code that comes with a model.
 
     Returns:
         The number of responses.
@@ -55,8 +56,7 @@ def score(
     Raises:
         PluralignError: a file or the model cannot be used.
     """
-    judgments = read(files, label_scale)
-    items = items_of(judgments, keep_all=True)
+    items = items_of(read(files, label_scale), keep_all=True)
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     single = None if average else load_reward_model(model, raw=raw, quantile=quantile, **hub)
     if isinstance(single, LabelModel):
@@ -65,15 +65,8 @@ def score(
         columns |= prediction_columns(single.scale, predicted)
     else:
         columns = {"reward": rewards_of([model, *average], items, raw, quantile, hub, single)[0]}
-    texts = judgments.table.schema.field("prompt").type
-    table = pa.table(
-        {
-            "prompt": pa.array([items.prompts[index] for index in items.item], type=texts),
-            "response": pa.array(items.responses, type=texts),
-            **columns,
-        }
-    )
-    write_parquet(table, Path(out))
+    texts = text_columns([items.prompts[index] for index in items.item], items.responses)
+    write_parquet(pa.table({**texts, **columns}), Path(out))
     return len(items.responses)
 
 
@@ -87,19 +80,14 @@ def rewards_of(
 ) -> tuple[np.ndarray, MarginMap | None, dict[str, float]]:
     """Rewards `(responses,)` of a model or an average of models, the map to apply to margins, and the temperature.
 
-    Args:
-        names: the models.
-        items: the texts.
-        raw: ignore stored recalibrations.
-        quantile: as in `load_reward_model`.
-        hub: the revision of the first model, and whether to trust remote code.
-        single: the model, if there is only one; the models of an average are loaded one after the other.
+    `single` is the model if there is only one; the models of an average are loaded one after the other. The revision
+    in `hub` is that of the first model. `raw` and `quantile` are as in `load_reward_model`.
     """
     if single is not None:
         metrics = {} if single.temperature is None else {"temperature": single.temperature}
         return single.score_items(items), single.margin_map, metrics
-    others = {**hub, "revision": "main"}
+    options = [hub, *({**hub, "revision": "main"} for _ in names[1:])]
     loaded = (
-        load_reward_model(name, raw=raw, quantile=quantile, **(others if k else hub)) for k, name in enumerate(names)
+        load_reward_model(name, raw=raw, quantile=quantile, **of) for name, of in zip(names, options, strict=True)
     )
     return mean_rewards(loaded, items), None, {}

@@ -45,13 +45,13 @@ def split_file(
     Rows keep their order, and the files keep the label scale.
 
     Args:
-        file: a canonical Parquet or JSON Lines file.
-        out: the output folder; other files in it are kept.
-        by: the unit that is never split: `prompt`, `response`, `annotator`, `source` or `group`.
-        test: the share of judgments to hold out. Default: 0.2, unless `test_units` is given.
-        seed: the random seed.
-        test_units: the number of units to hold out, instead of a share.
-        label_scale: the label scale of a file that stores none.
+        file: canonical Parquet or JSON Lines file.
+        out: output folder; other files in it are kept.
+        by: unit that is never split: `prompt`, `response`, `annotator`, `source` or `group`.
+        test: share of the judgments to hold out. Default: 0.2, unless `test_units` is given.
+        seed: random seed.
+        test_units: number of units to hold out, instead of a share.
+        label_scale: label scale of a file that stores none.
 
     Raises:
         PluralignError: the file cannot be read, split or written, both a share and a number of units are given, or

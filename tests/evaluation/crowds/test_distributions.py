@@ -7,7 +7,7 @@ import ot
 import pytest
 from scipy import stats
 
-from pluralign.choice.transport import label_cost
+from pluralign.choice.label_costs import label_cost
 from pluralign.core.errors import PluralignError
 from pluralign.evaluation.crowds.distributions import (
     FLOOR,

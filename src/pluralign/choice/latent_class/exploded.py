@@ -48,9 +48,7 @@ def exploded(responses: Tensor, ranks: Tensor, *, ties: str = "efron", top: int 
 
     Args:
         responses: `(judgments, shown)` integer ids; any value where none is shown.
-        ranks: `(judgments, shown)`, with `ties` and `top`, as in `pluralign.choice.plackett_luce.log_likelihood`.
-        ties: `efron` or `breslow`.
-        top: stop after this many places.
+        ranks, ties, top: as in `pluralign.choice.plackett_luce.log_likelihood`; `ties` is `efron` or `breslow`.
 
     Raises:
         ValueError: shapes do not fit, or `ties` or `top` is out of range.

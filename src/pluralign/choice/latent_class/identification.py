@@ -1,7 +1,7 @@
-"""Can these judgments tell annotator types apart? The verdict, the reason, and what to collect.
+"""Can these judgments distinguish annotator types? The verdict, the reason, and what to collect.
 
 Single pairs identify only F(B) - F(-B) of the distribution F of tastes: a half-half mixture of beta and -beta looks
-like a coin everywhere. Choices among three or more responses, or several judgments per annotator, tell types apart
+like a coin everywhere. Choices among three or more responses, or several judgments per annotator, identify types
 (Fox, Kim, Ryan & Bajari 2012; arXiv 2405.15065 and 2510.15716: binary comparisons are insufficient, rankings of three
 or more, even incomplete, suffice). The checks of a particular table and fit are ours.
 
@@ -12,6 +12,7 @@ direction cannot be identified at all.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,10 +32,10 @@ FLAT = 1e-9
 """A direction of the features does not vary if its variance within choices is below this share of the largest."""
 
 CONFIDENCE = 0.99
-"""Two types are told apart if they differ at this confidence."""
+"""Two types count as different if they differ at this confidence."""
 
 ENOUGH_POWER = 0.8
-"""A single type is believed if simulations recover the types of at least this share of annotators."""
+"""A fit with one type is trusted if simulations recover the types of at least this share of annotators."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,12 @@ class Identification:
     Args:
         verdict: `identified`, `weak` or `not identified`.
         reason: why, in a sentence.
-        mend: what to collect; empty if nothing is missing.
+        advice: what to collect; empty if nothing is missing.
     """
 
     verdict: Verdict
     reason: str
-    mend: str
+    advice: str
 
 
 def design(panel: Panel, prompt: np.ndarray | None = None) -> Design:
@@ -221,26 +222,25 @@ def _separation(model: LatentClassPlackettLuce, slot: np.ndarray, covariance: np
         return 0.0
     coefficients = np.asarray(model.coefficients_)
     least = 1.0
-    for one in range(len(coefficients)):
-        for other in range(one + 1, len(coefficients)):
-            free = np.flatnonzero((slot[one] != slot[other]) & ((slot[one] >= 0) | (slot[other] >= 0)))
-            contrast = np.zeros((len(free), len(covariance)))
-            for row, column in enumerate(free):
-                for kind, sign in ((one, 1.0), (other, -1.0)):
-                    if slot[kind, column] >= 0:
-                        contrast[row, slot[kind, column]] += sign
-            difference = coefficients[one, free] - coefficients[other, free]
-            spread = contrast @ covariance @ contrast.T
-            statistic = float(difference @ np.linalg.pinv(spread, hermitian=True) @ difference)
-            least = min(least, float(chi2.cdf(statistic, max(1, len(free)))))
+    for first, second in itertools.combinations(range(len(coefficients)), 2):
+        free = np.flatnonzero((slot[first] != slot[second]) & ((slot[first] >= 0) | (slot[second] >= 0)))
+        contrast = np.zeros((len(free), len(covariance)))
+        for row, column in enumerate(free):
+            for kind, sign in ((first, 1.0), (second, -1.0)):
+                if slot[kind, column] >= 0:
+                    contrast[row, slot[kind, column]] += sign
+        difference = coefficients[first, free] - coefficients[second, free]
+        spread = contrast @ covariance @ contrast.T
+        statistic = float(difference @ np.linalg.pinv(spread, hermitian=True) @ difference)
+        least = min(least, float(chi2.cdf(statistic, max(1, len(free)))))
     return least
 
 
-def identification(found: Design, numbers: Evidence | None = None, power: float | None = None) -> Identification:
+def identification(data: Design, numbers: Evidence | None = None, power: float | None = None) -> Identification:
     """The verdict on whether annotator types can be identified from such data.
 
     Args:
-        found: what was collected, from `design`.
+        data: what was collected, from `design`.
         numbers: evidence of a fit with two types or more; `None` leaves the verdict to the design.
         power: if one type was chosen, the share of annotators whose type would be recovered if there were two
             moderately different ones (`pluralign.choice.latent_class.power`).
@@ -250,66 +250,64 @@ def identification(found: Design, numbers: Evidence | None = None, power: float 
         >>> identification(design(pairs)).verdict
         'not identified'
     """
-    judgments = f"{found.judgments:.1f} judgments"
-    if found.annotators < 2:
+    judgments = f"{data.judgments:.1f} judgments"
+    if data.annotators < 2:
         return Identification(
             "not identified",
-            f"there are judgments by {found.annotators} annotator, and types are differences between annotators",
+            f"there are judgments by {data.annotators} annotator, and types are differences between annotators",
             "collect judgments by several annotators, with their ids",
         )
-    if found.rank == 0:
+    if data.rank == 0:
         return Identification(
             "not identified",
             "the responses in each choice do not differ in any feature",
             "use other features (--features), or one worth for each response",
         )
-    if found.informative == 0:
+    if data.informative == 0:
         return Identification(
             "not identified",
             "every annotator gave a single pair: a mixture of two opposite tastes then looks like a coin, "
             "no matter how many annotators there are",
             "collect rankings of three, or at least 2 judgments per annotator (4 to know each annotator's type)",
         )
+    more = max(4, round(2 * data.judgments))
     if numbers is not None and numbers.separation < CONFIDENCE:
-        few = found.longest < 3 and found.judgments < 4
+        few = data.longest < 3 and data.judgments < 4
         return Identification(
             "weak",
             f"the fitted types differ from one another at only {numbers.separation:.0%} confidence, "
-            f"with {judgments} per annotator by {found.annotators} annotators",
+            f"with {judgments} per annotator by {data.annotators} annotators",
             "collect rankings of three, or at least 4 judgments per annotator"
             if few
-            else f"collect {max(4, round(2 * found.judgments))} judgments per annotator, or more annotators",
+            else f"collect {more} judgments per annotator, or more annotators",
         )
     if power is not None and power < ENOUGH_POWER:
         return Identification(
             "weak",
             "one type describes these annotators best, but if there were two moderately different types, such data "
             f"would identify the type of only {power:.0%} of the annotators",
-            f"collect at least {max(4, round(2 * found.judgments))} judgments per annotator, or rankings of three",
+            f"collect at least {more} judgments per annotator, or rankings of three",
         )
-    if found.parts > 1:
+    if data.parts > 1:
         return Identification(
             "weak",
-            f"the responses form {found.parts} parts that no judgment compares with one another; worths are comparable "
+            f"the responses form {data.parts} parts that no judgment compares with one another; worths are comparable "
             "only within a part, and preferences in one part say nothing about the others",
             "use features (--features), or collect judgments that compare responses from different parts",
         )
-    if found.rank < found.features:
+    if data.rank < data.features:
         return Identification(
             "weak",
-            f"the features vary in only {found.rank} of their {found.features} directions within choices; the prior "
-            "alone decides about the others",
+            f"the features vary in only {data.rank} of their {data.features} directions within choices; the prior "
+            "alone determines the others",
             "remove features that are sums of others, or that never differ between responses to one prompt",
         )
-    width = f"up to {found.longest} responses at once" if found.longest > 2 else "choices between two"
+    confidence = "over 99.9%" if numbers is None or numbers.separation > 0.999 else f"{numbers.separation:.1%}"
+    width = f"up to {data.longest} responses at once" if data.longest > 2 else "choices between two"
     return Identification(
         "identified",
-        f"{found.informative / found.annotators:.0%} of {found.annotators} annotators gave more than a single pair "
+        f"{data.informative / data.annotators:.0%} of {data.annotators} annotators gave more than a single pair "
         f"({width}, {judgments} each on average)"
-        + ("" if numbers is None else f", and the types differ at {_percent(numbers.separation)} confidence"),
+        + ("" if numbers is None else f", and the types differ at {confidence} confidence"),
         "",
     )
-
-
-def _percent(share: float) -> str:
-    return "over 99.9%" if share > 0.999 else f"{share:.1%}"

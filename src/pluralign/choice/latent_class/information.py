@@ -11,6 +11,7 @@ types against the first one, or the coefficients of the covariates.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 import torch
@@ -57,23 +58,22 @@ def observed_information(problem: Problem, fit: Fit) -> Information:
             score[:, place] = (float(kind == other) - eta[:, other : other + 1]) * covariates
         mean += gamma[:, kind : kind + 1] * score
         outer += (score * (population * gamma[:, kind]).unsqueeze(1)).T @ score
-    within = outer - (mean * population.unsqueeze(1)).T @ mean
+    weighted = mean * population.unsqueeze(1)
+    within = outer - weighted.T @ mean
     weights = choice_weights(problem, fit.gamma)
     curvature = problem.logit.curvature(problem.logit.blocks(beta[0]), weights)
     complete = gamma.new_zeros(size, size)
     complete[:free, :free] = joint_curvature(problem, curvature.unsqueeze(0))[0]
-    for one in range(1, types):
-        for other in range(1, types):
-            spread = population * (float(one == other) * eta[:, one] - eta[:, one] * eta[:, other])
-            rows = slice(free + (one - 1) * width, free + one * width)
-            columns = slice(free + (other - 1) * width, free + other * width)
-            complete[rows, columns] = (covariates * spread.unsqueeze(1)).T @ covariates
+    for first, second in itertools.product(range(1, types), repeat=2):
+        spread = population * (float(first == second) * eta[:, first] - eta[:, first] * eta[:, second])
+        rows = slice(free + (first - 1) * width, free + first * width)
+        columns = slice(free + (second - 1) * width, free + second * width)
+        complete[rows, columns] = (covariates * spread.unsqueeze(1)).T @ covariates
     gradient = population @ mean
     gradient[:free] -= problem.penalty(fit.parameters)[0]
     complete[:free, :free] += problem.penalty(torch.eye(free, dtype=complete.dtype, device=complete.device))
     matrix = complete - within
-    robust = mean * population.unsqueeze(1)
-    return Information(gradient, (matrix + matrix.T) / 2, complete, robust.T @ robust)
+    return Information(gradient, (matrix + matrix.T) / 2, complete, weighted.T @ weighted)
 
 
 def _choice_scores(problem: Problem, beta: Tensor) -> list[Tensor]:

@@ -131,9 +131,7 @@ def power_curve(
         panel: the judgments.
         judgments: numbers of judgments per annotator to try.
         lengths: lengths of rankings to try; `None` is as collected.
-        replicates: simulations per design.
-        annotators: per simulation.
-        seed: random seed.
+        replicates: simulations per design, each of `annotators` annotators.
         progress: wraps the list of designs, to show progress.
         settings: of `LatentClassPlackettLuce`.
 

@@ -40,11 +40,11 @@ def flat_fit(problem: Problem, restarts: int) -> Fit:
 
 def pooled(problem: Problem) -> tuple[Tensor, Tensor]:
     """Coefficients of a one-type fit `(p,)`, and the information of a choice about each."""
-    one = _one_type(problem, problem.logit.parameters)
-    fit = m_step(one, flat_fit(one, 1), steps=20)
-    weights = one.back @ one.population.unsqueeze(-1)
-    blocks = one.logit.blocks(fit.parameters)
-    return fit.parameters[0], one.logit.diagonal(blocks, weights)[0] / weights.sum().clamp(min=1)
+    single = _one_type(problem, problem.logit.parameters)
+    fit = m_step(single, flat_fit(single, 1), steps=20)
+    weights = single.back @ single.population.unsqueeze(-1)
+    blocks = single.logit.blocks(fit.parameters)
+    return fit.parameters[0], single.logit.diagonal(blocks, weights)[0] / weights.sum().clamp(min=1)
 
 
 def random_starts(problem: Problem, restarts: int, seed: int) -> Fit:
@@ -73,9 +73,8 @@ def annotator_embedding(problem: Problem, dimensions: int, seed: int) -> np.ndar
     returned; fewer if there are fewer annotators or coefficients.
     """
     shared, information = pooled(problem)
-    one = _one_type(problem, len(shared))
     places = (problem.counts @ torch.ones_like(problem.logit.choices.log_share[:, :1])).clamp(min=1)
-    scores = annotator_scores(one, shared.view(1, 1, -1))
+    scores = annotator_scores(_one_type(problem, len(shared)), shared.view(1, 1, -1))
     rows = (scores / (information.clamp(min=1e-9 * float(information.max()) + 1e-300) * places).sqrt()).cpu().numpy()
     if min(rows.shape) <= dimensions + 1:
         left, values, _ = np.linalg.svd(rows, full_matrices=False)

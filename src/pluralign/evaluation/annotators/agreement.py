@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.intervals import Resampling, percentiles
+from pluralign.evaluation.intervals import Resampling
 from pluralign.evaluation.pairs import Floats, Ints, whole_numbers
 
 Level = Literal["nominal", "ordinal"]
@@ -39,7 +39,7 @@ def krippendorff_alpha(
     D_e = sum_ck n_c n_k d_ck / (n (n - 1)). The distance d_ck is [c != k] for nominal values and
     (sum_{g = c..k} n_g - (n_c + n_k) / 2)^2 for ordinal ones, the squared difference of the midranks of c and k. Units
     with fewer than two values are left out, so missing values need no code. 1 is full agreement, 0 is chance, negative
-    values are worse than chance. The cost grows with votes x distinct values (and a sort).
+    values are worse than chance.
 
     Source: Krippendorff, "Content Analysis: An Introduction to Its Methodology", chapter on reliability; "Computing
     Krippendorff's Alpha-Reliability" (2011). Sharing repeated values and `both_orders` are ours.
@@ -100,9 +100,8 @@ def alpha_interval(
         unit, value, annotator, level, both_orders: as in `krippendorff_alpha`.
         cluster: what is drawn, int `(votes,)`, such as the prompt: pairs of one prompt share responses and are not
             independent. None draws single units.
-        replicates: number of draws.
         coverage: nominal coverage of the interval, between 0 and 1.
-        seed: random seed; the same seed gives the same interval.
+        replicates, seed: as in `pluralign.evaluation.intervals.Resampling`.
 
     Returns:
         low and high; None with fewer than two clusters, or if no replicate has an alpha.
@@ -120,9 +119,7 @@ def alpha_interval(
     votes = comparable(unit, value, annotator, level, both_orders)
     group = votes.unit
     if cluster is not None:
-        group = whole_numbers("cluster", cluster)
-        _check_length(np.size(unit), cluster=group)
-        group = group[votes.row]
+        group = whole_numbers("cluster", cluster, np.size(unit), ", one per vote")[votes.row]
     resampling = Resampling(group, replicates, coverage, seed)
     if resampling.groups < 2:
         return None
@@ -132,12 +129,11 @@ def alpha_interval(
         sums, resampling = kinds, Resampling.of_kinds(count, replicates, coverage, seed)
     categories = len(votes.categories)
 
-    def alpha(weights: Floats) -> dict[str, Floats]:
+    def alpha(weights: Floats) -> Floats:
         totals = (weights @ sums).reshape(-1, categories, categories)
-        return {"alpha": np.concatenate([alphas_of(total[None], total, level) for total in totals])}
+        return np.concatenate([alphas_of(total[None], total, level) for total in totals])
 
-    drawn = resampling.replicated(alpha)
-    ends = percentiles(drawn["alpha"], coverage) if drawn else None
+    ends = resampling.interval(alpha)
     return None if ends is None else (float(ends[0]), float(ends[1]))
 
 
@@ -168,25 +164,15 @@ class Comparable:
 def comparable(
     unit: ArrayLike, value: ArrayLike, annotator: ArrayLike | None, level: str, both_orders: bool
 ) -> Comparable:
-    """The votes that can be compared with another annotator's; arguments and errors of `krippendorff_alpha`.
-
-    Examples:
-        The second unit has the value of one annotator only.
-
-        >>> votes = comparable([7, 7, 7, 9], [1, 2, 2, 1], [0, 1, 1, 0], "nominal", False)
-        >>> votes.row.tolist(), votes.share.tolist(), votes.judges.tolist()
-        ([0, 1, 2], [1.0, 0.5, 0.5], [2.0, 2.0, 2.0])
-    """
+    """The votes that can be compared with another annotator's; arguments and errors of `krippendorff_alpha`."""
     if level not in get_args(Level):
         raise PluralignError(f"level is {level!r}, expected one of {', '.join(get_args(Level))}")
-    units, values = whole_numbers("unit", unit), whole_numbers("value", value)
-    _check_length(len(units), value=values)
-    units = np.unique(units, return_inverse=True)[1]
+    units = np.unique(whole_numbers("unit", unit), return_inverse=True)[1]
+    values = whole_numbers("value", value, len(units), ", one per vote")
     if annotator is None:
         judge, times = np.arange(len(units)), np.ones(len(units))
     else:
-        who = whole_numbers("annotator", annotator)
-        _check_length(len(units), annotator=who)
+        who = whole_numbers("annotator", annotator, len(units), ", one per vote")
         # Each unknown annotator gets a code of their own, below every known one.
         who = np.where(who < 0, -1 - np.arange(len(who)), who)
         who = np.unique(who, return_inverse=True)[1]
@@ -229,13 +215,7 @@ def coincidences(votes: Comparable, group: Ints, groups: int) -> Floats:
 
 
 def alphas_of(observed: Floats, everyone: Floats, level: str) -> Floats:
-    """1 - D_o / D_e of each group `(groups,)`, nan if undefined; D_o from its own coincidences, D_e from those of all.
-
-    Examples:
-        >>> everyone = np.array([[2.0, 1.0], [1.0, 2.0]])
-        >>> alphas_of(np.stack([everyone, np.zeros((2, 2))]), everyone, "nominal").round(3).tolist()
-        [0.444, nan]
-    """
+    """1 - D_o / D_e of each group, `(groups,)`, nan if undefined; D_o from its own coincidences, D_e from all."""
     margin = everyone.sum(axis=1)
     total = margin.sum()
     # A value that meets no other annotator's value has a margin of exactly 0: a sum minus the same sum.
@@ -256,10 +236,3 @@ def check_coverage(coverage: float) -> None:
     """Raise an error unless a coverage is between 0 and 1."""
     if not 0 < coverage < 1:
         raise PluralignError(f"coverage is {coverage}, expected a number between 0 and 1")
-
-
-def _check_length(votes: int, **arrays: Ints) -> None:
-    """Raise an error if an array does not have one element per vote."""
-    for name, array in arrays.items():
-        if len(array) != votes:
-            raise PluralignError(f"{name}: shape ({len(array)},), expected ({votes},), one per vote")

@@ -44,7 +44,7 @@ def annotator_agreement(
         annotator: who gave each value, int `(votes,)` from 0; negative if unknown, which counts among the others but
             has no entry. Several values of one annotator on one unit share one vote.
         annotators: number of annotators.
-        coverage: nominal coverage of the interval, between 0 and 1.
+        coverage: nominal coverage of the interval.
 
     Returns:
         columns of length `annotators`: `shared` (units with another annotator's value), `decided` (those of them

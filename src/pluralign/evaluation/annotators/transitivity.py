@@ -28,21 +28,16 @@ def intransitive_triples(votes: VotedPairs, weight: ArrayLike | None = None) -> 
     Over the triples {a, b, c} of which all three pairs were compared: a triple is *cyclic* if its strict majorities
     form a cycle (a over b, b over c, c over a). It is *intransitive* if the majority relation with ties is not an order
     with ties: cyclic, or a over b while b ties with c and c with a, or a over c over b while a and b tie. If each
-    majority were the toss of a coin, without ties, a quarter of the triples would be cyclic. Few votes per pair alone
-    produce cycles and ties; read the shares together with the margins.
+    majority were the toss of a coin, without ties, a quarter of the triples would be cyclic. Few votes per pair
+    produce cycles and ties by themselves; read the shares together with the margins.
 
     Source: circular triads, Kendall and Babington Smith, "On the Method of Paired Comparisons" (1940).
 
-    Args:
-        votes: the pair votes.
-        weight: reliability of each judgment, at least 0, `(judgments,)`; None is 1 for each.
+    Arguments and errors as in `pluralign.evaluation.annotators.voted_pairs.tallies`.
 
     Returns:
         `triples`, `cyclic_triples`, `intransitive_triples` and, if there is a triple, their shares `cyclic_share` and
         `intransitive_share`.
-
-    Raises:
-        PluralignError: `weight` has another length, or a value is negative or not finite.
 
     Examples:
         Three judgments: a over b over c, b over c over a, c over a over b. The majorities form a cycle.
@@ -96,13 +91,8 @@ def condorcet(votes: VotedPairs, prompt: ArrayLike, weight: ArrayLike | None = N
     the least k >= 1 with d_1 + .. + d_k = k (n - k), because wins and losses cancel inside a set and k (n - k) is
     reached only if each member beats each outsider (ours, after Landau's score condition).
 
-    Args:
-        votes: the pair votes.
-        prompt: prompt of each response, int `(responses,)`; the ids of `votes` are indices into it.
-        weight: reliability of each judgment, at least 0, `(judgments,)`; None is 1 for each.
-
-    Raises:
-        PluralignError: an id has no prompt, a pair belongs to two prompts, or as in `intransitive_triples`.
+    Arguments and errors as in `intransitive_triples` and, for `prompt`,
+    `pluralign.evaluation.annotators.voted_pairs.comparison_components`.
 
     Examples:
         Prompt 0: the majorities form a cycle, and all three beat the fourth response. Prompt 1: one pair, one vote.
@@ -129,8 +119,7 @@ def condorcet(votes: VotedPairs, prompt: ArrayLike, weight: ArrayLike | None = N
 
     largest = np.zeros(len(prompts), dtype=np.int64)
     if len(order):
-        links = csr_array((np.ones(len(better)), (better, worse)), shape=(count, count))
-        component = connected_components(links, directed=True, connection="strong")[1]
+        component = connected_components(_matrix(better, worse, count), directed=True, connection="strong")[1]
         size = np.bincount(component)[component[order]]
         largest = np.maximum.reduceat(size, start).astype(np.int64)
     return Condorcet(
@@ -157,16 +146,16 @@ def _triples_at(first: Ints, second: Ints, sign: Ints, nodes: int) -> Ints:
     if not nodes:
         return counts
     both = (np.concatenate([first, second]), np.concatenate([second, first]))
-    linked = csr_array((np.ones(len(both[0]), dtype=np.int64), both), shape=(nodes, nodes))
+    linked = _matrix(*both, nodes)
     label = connected_components(linked, directed=False)[1]
     # The nodes of a component are neighbours, so that it is a block on the diagonal.
     order = np.argsort(label, kind="stable")
     place = np.empty(nodes, dtype=np.int64)
     place[order] = np.arange(nodes)
     better, worse = _strict(place[first], place[second], sign)
-    one, two = place[first][sign == 0], place[second][sign == 0]
     strict = _matrix(better, worse, nodes)
-    tied = _matrix(np.concatenate([one, two]), np.concatenate([two, one]), nodes)
+    tie_first, tie_second = place[first][sign == 0], place[second][sign == 0]
+    tied = _matrix(np.concatenate([tie_first, tie_second]), np.concatenate([tie_second, tie_first]), nodes)
 
     neighbours = np.bincount(both[0], minlength=nodes)
     paths = (linked @ neighbours)[order]
@@ -204,6 +193,7 @@ def _closed_paths(ahead: Any, level: Any, strict: Any, tied: Any, behind: Any) -
 
 
 def _matrix(row: Ints, column: Ints, nodes: int) -> csr_array:
+    """Ones at the given places."""
     return csr_array((np.ones(len(row), dtype=np.int64), (row, column)), shape=(nodes, nodes))
 
 

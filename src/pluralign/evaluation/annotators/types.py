@@ -16,7 +16,7 @@ from pluralign.evaluation.slices import coded
 
 
 def type_accuracy(
-    found: ArrayLike,
+    fitted: ArrayLike,
     known: Sequence[str | None],
     types: int,
     *,
@@ -31,12 +31,10 @@ def type_accuracy(
     is never under 0.5. The interval is a percentile bootstrap over annotators with a new matching in each replicate.
 
     Args:
-        found: type of each annotator, int from 0, `(annotators,)`.
+        fitted: type of each annotator, int from 0, `(annotators,)`.
         known: group of each annotator, `(annotators,)`; annotators with None are left out.
         types: number of types.
-        replicates: bootstrap replicates; 0 leaves the interval out.
-        level: nominal coverage of the interval.
-        seed: random seed of the bootstrap.
+        replicates, level, seed: as in `pluralign.evaluation.intervals.Resampling`.
 
     Returns:
         `type_accuracy`, and with at least two annotators `type_accuracy_low` and `type_accuracy_high`; empty if no
@@ -49,10 +47,10 @@ def type_accuracy(
         >>> type_accuracy([1, 1, 0, 0], ["old", "old", "young", "old"], 2, replicates=0)
         {'type_accuracy': 0.75}
     """
-    kind = whole_numbers("found", found)
+    kind = whole_numbers("fitted", fitted)
     names, group = coded("group", known, len(kind))
     if len(kind) and not 0 <= kind.min() <= kind.max() < types:
-        raise PluralignError(f"found: types {kind.min()} to {kind.max()}, expected 0 to {types - 1}")
+        raise PluralignError(f"fitted: types {kind.min()} to {kind.max()}, expected 0 to {types - 1}")
     kind, group = kind[group >= 0], group[group >= 0]
     if not len(kind):
         return {}

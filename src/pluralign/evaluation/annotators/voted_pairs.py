@@ -46,7 +46,7 @@ class VotedPairs:
 
 
 def voted_pairs(response: ArrayLike, ranks: ArrayLike, offsets: ArrayLike) -> VotedPairs:
-    """All pair votes that rankings hold.
+    """All pair votes that rankings contain.
 
     A response with a better rank beats one with a worse rank, equal ranks tie, and every ranked response beats one that
     was shown but not ranked. Two responses without a rank are not compared, nor is a response with itself. A judgment
@@ -55,8 +55,7 @@ def voted_pairs(response: ArrayLike, ranks: ArrayLike, offsets: ArrayLike) -> Vo
     Args:
         response: id of the unique response at each position, judgments concatenated, int `(total,)`. An id belongs to
             one prompt, so that two responses share a unit only if they answer the same prompt.
-        ranks: 1 is best, equal ranks are a tie, 0 is shown but not ranked, int `(total,)`.
-        offsets: judgment j occupies `offsets[j]` to `offsets[j + 1]`, int `(judgments + 1,)`.
+        ranks, offsets: as in `pluralign.evaluation.pairs.pairs_of`.
 
     Raises:
         PluralignError: a shape does not fit, a rank is negative or not an integer, or an id is negative or over 3e9.
@@ -74,9 +73,7 @@ def voted_pairs(response: ArrayLike, ranks: ArrayLike, offsets: ArrayLike) -> Vo
     _, rank, place, _, _ = checked_rankings(
         np.zeros(np.size(ranks)), ranks, offsets, np.zeros(judgments, dtype=np.int64), np.ones(judgments)
     )
-    unique = whole_numbers("response", response)
-    if len(unique) != len(rank):
-        raise PluralignError(f"response: shape ({len(unique)},), expected ({len(rank)},) from offsets")
+    unique = whole_numbers("response", response, len(rank), " from offsets")
     if len(unique) and not 0 <= unique.min() <= unique.max() <= LARGEST_ID:
         raise PluralignError(f"response: ids {unique.min()} to {unique.max()}, expected 0 to {LARGEST_ID}")
     base = int(unique.max(initial=0)) + 1
@@ -86,11 +83,11 @@ def voted_pairs(response: ArrayLike, ranks: ArrayLike, offsets: ArrayLike) -> Vo
     for block, positions in judgment_blocks(place):
         left, right = np.triu_indices(positions.shape[1], k=1)
         ids, keys = unique[positions], key[positions]
-        one, two, key_one, key_two = ids[:, left], ids[:, right], keys[:, left], keys[:, right]
-        compared = (one != two) & ((key_one != UNRANKED) | (key_two != UNRANKED))
-        value = np.sign((key_one > key_two).astype(np.int64) - (key_one < key_two))
-        pairs.append((np.minimum(one, two) * base + np.maximum(one, two))[compared])
-        values.append(np.where(one < two, value, -value)[compared])
+        id_left, id_right, key_left, key_right = ids[:, left], ids[:, right], keys[:, left], keys[:, right]
+        compared = (id_left != id_right) & ((key_left != UNRANKED) | (key_right != UNRANKED))
+        value = np.sign((key_left > key_right).astype(np.int64) - (key_left < key_right))
+        pairs.append((np.minimum(id_left, id_right) * base + np.maximum(id_left, id_right))[compared])
+        values.append(np.where(id_left < id_right, value, -value)[compared])
         owners.append(np.repeat(block, compared.sum(axis=1)))
     judgment = np.concatenate(owners)
     # Blocks come by length; the caller's order makes the result independent of the block size.
@@ -107,14 +104,11 @@ def voted_pairs(response: ArrayLike, ranks: ArrayLike, offsets: ArrayLike) -> Vo
 
 
 def tallies(votes: VotedPairs, weight: ArrayLike | None = None) -> Floats:
-    """Weight of the votes for the first response, for a tie and for the second, per unit.
+    """Weight of the votes for the first response, for a tie and for the second, per unit: `(units, 3)`.
 
     Args:
         votes: the pair votes.
         weight: reliability of each judgment, at least 0, `(judgments,)`; None is 1 for each.
-
-    Returns:
-        `(units, 3)`.
 
     Raises:
         PluralignError: `weight` has another length, or a value is negative or not finite.
@@ -179,13 +173,7 @@ def majority_margins(votes: VotedPairs, weight: ArrayLike | None = None, bins: i
 
     Units with a single vote and units whose votes all have weight 0 are left out.
 
-    Args:
-        votes: the pair votes.
-        weight: as in `tallies`.
-        bins: of the histogram, at least 1.
-
-    Raises:
-        PluralignError: as in `tallies`, or `bins` is under 1.
+    Arguments and errors as in `tallies`; `bins` of the histogram is at least 1.
 
     Examples:
         Three judgments of one pair, two to one; a second pair that only one of them shows.
@@ -255,8 +243,6 @@ def prompts_of(votes: VotedPairs, prompt: ArrayLike) -> Ints:
         raise PluralignError(f"prompt: shape ({len(cluster)},), expected at least ({largest + 1},) from the ids")
     apart = np.flatnonzero(cluster[votes.first] != cluster[votes.second])
     if len(apart):
-        one, two = int(votes.first[apart[0]]), int(votes.second[apart[0]])
-        raise PluralignError(
-            f"responses {one} and {two} were compared, but are of prompts {cluster[one]} and {cluster[two]}"
-        )
+        a, b = int(votes.first[apart[0]]), int(votes.second[apart[0]])
+        raise PluralignError(f"responses {a} and {b} were compared, but are of prompts {cluster[a]} and {cluster[b]}")
     return cluster

@@ -65,9 +65,8 @@ def crowd_pairs(
     which is share (1 - share) / (votes - 1) for equal weights without ties, and unbiased for equal weights.
 
     Args:
-        rewards, ranks, offsets, prompt, weight: as in `pluralign.evaluation.pairs.pairs_of`.
+        rewards, ranks, offsets, prompt, weight, recalibration: as in `pluralign.evaluation.pairs.pairs_of`.
         response: id of the unique response at each position, int `(total,)`; ids count within a prompt.
-        recalibration: an odd function from margins `(pairs,)` to log-odds; None leaves the margins as they are.
 
     Raises:
         PluralignError: as in `pairs_of`, or one response of a prompt has two rewards.
@@ -129,16 +128,14 @@ def crowd_calibration(
     Args:
         crowd: the pairs; `crowd.prompt` is the cluster of the intervals.
         bins: of [0, 1], an even number.
-        replicates: bootstrap replicates; 0 leaves the intervals out.
-        level: nominal coverage of the intervals, between 0 and 1.
-        seed: random seed of the bootstrap.
+        replicates, level, seed: as in `pluralign.evaluation.intervals.Resampling`.
 
     Returns:
         flat keys, with `KEY_low` and `KEY_high` for all but the counts if there are two prompts; empty without pairs,
         and an undefined value is left out.
 
     Raises:
-        PluralignError: `bins` is odd or under 2, `replicates` is negative, or `level` is not between 0 and 1.
+        PluralignError: `bins` is odd or under 2, or as in `Resampling`.
 
     Examples:
         Four annotators, three of whom prefer the response that the model expects 73 % to prefer.
@@ -183,15 +180,14 @@ def _sums(crowd: CrowdPairs, group: Ints, groups: int, bins: int) -> Floats:
         CORRECT: decided * agrees,
         DECIDED_UNTIED: decided * np.abs(side),
     }
-    sums = np.zeros((groups, GAPS + 2 * width))
+    sums = np.zeros((groups, GAPS))
     for column, value in columns.items():
         sums[:, column] = np.bincount(group, weights=value, minlength=groups)
     share = np.where(side > 0, crowd.share, 1 - crowd.share)
     cell = group * width + bin_of(confidence, edges)
-    for run, gap in enumerate(((share - confidence) * np.abs(side), (agrees - confidence) * decided * np.abs(side))):
-        start = GAPS + run * width
-        sums[:, start : start + width] = np.bincount(cell, weights=gap, minlength=groups * width).reshape(groups, width)
-    return sums
+    gaps = ((share - confidence) * np.abs(side), (agrees - confidence) * decided * np.abs(side))
+    binned = [np.bincount(cell, weights=gap, minlength=groups * width).reshape(groups, width) for gap in gaps]
+    return np.concatenate([sums, *binned], axis=1)
 
 
 def _metrics(sums: Floats) -> dict[str, Floats]:

@@ -94,18 +94,10 @@ class Recalibration:
         return np.copysign(np.interp(np.abs(margin), (0.0, *sizes), (0.0, *log_odds)), margin)
 
     def as_dict(self) -> dict[str, Any]:
-        """Method, parameters and record as values that JSON can hold.
-
-        Examples:
-            >>> Recalibration("temperature", temperature=2.0, record={"pairs": 8}).as_dict()
-            {'method': 'temperature', 'temperature': 2.0, 'pairs': 8}
-        """
-        own: dict[str, Any] = {"method": self.method}
+        """Method, parameters and record as values that JSON can hold."""
         if self.temperature is not None:
-            own["temperature"] = self.temperature
-        else:
-            own["knots"] = [list(knot) for knot in self.knots]
-        return own | dict(self.record)
+            return {"method": self.method, "temperature": self.temperature, **self.record}
+        return {"method": self.method, "knots": [list(knot) for knot in self.knots], **self.record}
 
     @classmethod
     def from_dict(cls, values: object) -> Recalibration:
@@ -132,15 +124,7 @@ class Recalibration:
 
 
 def checked_method(method: object) -> Method:
-    """A method of recalibration, or an error that names the known ones.
-
-    Examples:
-        >>> checked_method("isotonc")
-        Traceback (most recent call last):
-        ...
-        pluralign.core.errors.PluralignError: method: found 'isotonc', expected one of temperature, isotonic
-            (did you mean 'isotonic'?)
-    """
+    """A method of recalibration, or an error that names the known ones."""
     if method not in METHODS:
         raise PluralignError(
             f"method: found {one_line(method)}, expected one of {', '.join(METHODS)}{nearest(str(method), METHODS)}"
@@ -151,9 +135,8 @@ def checked_method(method: object) -> Method:
 def fit_temperature(margins: ArrayLike, weight: ArrayLike | None = None) -> float:
     """The temperature T that minimises the weighted mean of -log sigmoid(m / T).
 
-    The loss is convex in a = 1 / T, so its minimum is the root of its slope, found by bracketing in float64. T is kept
-    between the `temperature_bounds`: if every pair is ordered right the loss falls all the way to T = 0, and the lower
-    bound is the result.
+    The loss is convex in 1 / T. T is kept between the `temperature_bounds`: if every pair is ordered right, the loss
+    falls all the way to T = 0, and the lower bound is the result.
 
     Args:
         margins: reward of the preferred response minus reward of the other one, `(pairs,)`; zeros only change the
@@ -184,10 +167,7 @@ def temperature_bounds(margins: ArrayLike, weight: ArrayLike | None = None) -> t
 
     With s the weighted mean of |m| and n = (sum w)^2 / sum w^2 the effective number of pairs: s / log(n + 1) and
     s * `LARGEST_TEMPERATURE`. At the lower one a margin of size s has the log-odds log(n + 1), which n wins out of n
-    imply by the rule of succession, (n + 1) / (n + 2).
-
-    Raises:
-        PluralignError: all margins are 0, or an argument does not fit.
+    imply by the rule of succession, (n + 1) / (n + 2). Arguments and errors as in `fit_temperature`.
 
     Examples:
         >>> low, high = temperature_bounds([1.0] * 9)
@@ -205,9 +185,7 @@ def fit_isotonic(margins: ArrayLike, weight: ArrayLike | None = None) -> tuple[t
     (scikit-learn's `IsotonicRegression`). Probabilities are at most (n + 1) / (n + 2), n the effective number of
     pairs: a finite number of wins must not imply infinite log-odds.
 
-    Args:
-        margins: as in `fit_temperature`; pairs with margin 0 only add to n.
-        weight: as in `fit_temperature`.
+    Arguments as in `fit_temperature`; pairs with margin 0 only add to n.
 
     Returns:
         knots `(|m|, log-odds)` as `Recalibration` takes them, the ends of each constant piece.
@@ -232,12 +210,7 @@ def fit_isotonic(margins: ArrayLike, weight: ArrayLike | None = None) -> tuple[t
 
 
 def fit_recalibration(method: Method, margins: ArrayLike, weight: ArrayLike | None = None) -> Recalibration:
-    """A `Recalibration` by `fit_temperature` or `fit_isotonic`; arguments and errors as there.
-
-    Examples:
-        >>> fit_recalibration("isotonic", [1, 1, -1]).knots
-        ((1.0, 0.693...),)
-    """
+    """A `Recalibration` by `fit_temperature` or `fit_isotonic`; arguments and errors as there."""
     if checked_method(method) == "temperature":
         return Recalibration(method, temperature=fit_temperature(margins, weight))
     return Recalibration(method, knots=fit_isotonic(margins, weight))
@@ -251,11 +224,11 @@ def recalibrated(pairs: Pairs, recalibration: Recalibration) -> Pairs:
 def cross_validated(pairs: Pairs, method: Method, folds: int = 5, seed: int = 0) -> Pairs | None:
     """Pairs whose margins are mapped by a fit on the prompts of the other folds: an estimate for new prompts.
 
-    Prompts are assigned to the folds evenly, in an order drawn with `seed`. A fold whose other prompts are ordered no
-    better than by a coin gets the highest temperature, or log-odds 0.
+    Prompts are assigned to the folds evenly, in an order drawn with `seed`. If the rewards order the other prompts
+    no better than a coin, the fold gets the highest temperature, or log-odds 0.
 
     Returns:
-        None with fewer than two prompts, or if the other folds of some fold hold no pair with a margin and a weight.
+        None with fewer than two prompts, or if the other folds of some fold have no pair with a margin and a weight.
 
     Raises:
         PluralignError: fewer than two folds, or an unknown method.
@@ -321,9 +294,8 @@ def recalibration_metrics(
 def _checked(margins: ArrayLike, weight: ArrayLike | None) -> tuple[Floats, Floats]:
     """The margins of the pairs with a weight above 0, and their weights with the sum 1."""
     margin = real_numbers("margins", margins)
-    mass = np.ones(len(margin)) if weight is None else real_numbers("weight", weight)
-    if len(mass) != len(margin):
-        raise PluralignError(f"weight: shape ({len(mass)},), expected ({len(margin)},), one for each margin")
+    given = np.ones(len(margin)) if weight is None else weight
+    mass = real_numbers("weight", given, len(margin), ", one for each margin")
     if not np.all(np.isfinite(margin)):
         raise PluralignError("margins: some are not finite, expected numbers")
     if not np.all((mass >= 0) & (mass < np.inf)):
@@ -352,7 +324,7 @@ def _temperature(margin: Floats, mass: Floats) -> float:
     scaled = margin / size
 
     def slope(inverse: float) -> float:
-        """Of the mean log-likelihood in s / T; it falls."""
+        """The slope of the mean log-likelihood in s / T; it falls, so its root is the maximum."""
         return float(np.dot(mass, scaled * expit(-inverse * scaled)))
 
     if slope(size / low) >= 0:

@@ -28,13 +28,6 @@ def top_label(pairs: Pairs) -> tuple[Floats, Floats, Floats, Ints]:
 
     Returns:
         confidence in [0.5, 1], correct (0.0 or 1.0), weight, and index into `pairs`, each `(kept,)`.
-
-    Examples:
-        >>> from pluralign.evaluation.pairs import pairs_of
-        >>> pairs = pairs_of([0.0, 1.0, 2.0, 2.0], [1, 2, 1, 2], [0, 2, 4], [0, 1], [1.0, 1.0])
-        >>> confidence, correct, weight, kept = top_label(pairs)
-        >>> confidence.round(3).tolist(), correct.tolist(), kept.tolist()
-        ([0.731], [0.0], [0])
     """
     kept = np.flatnonzero(pairs.margin)
     margin = pairs.margin[kept]
@@ -44,12 +37,8 @@ def top_label(pairs: Pairs) -> tuple[Floats, Floats, Floats, Ints]:
 def equal_width_edges(bins: int = 10) -> Floats:
     """Edges of the upper half of `bins` equal bins of [0, 1], which are the bins that a top label can reach.
 
-    Args:
-        bins: an even number; with an odd one the middle bin would hold both orders of a pair, which cancel there, and
-            the top-label error would differ from the error over both orders.
-
-    Returns:
-        `(bins / 2 + 1,)` from 0.5 to 1.
+    With an odd number of bins the middle one would hold both orders of a pair, which cancel there, and the top-label
+    error would differ from the error over both orders.
 
     Raises:
         PluralignError: `bins` is odd or under 2.
@@ -71,14 +60,11 @@ def equal_mass_edges(confidence: Floats, weight: Floats, bins: int = 10) -> Floa
     Args:
         confidence: of the top labels, in [0.5, 1], `(kept,)`.
         weight: of the pairs, `(kept,)`; pairs of weight 0 have no influence.
-        bins: an even number, the largest number of bins of both orders.
+        bins: an even number.
 
     Returns:
         from 0.5 to 1, `(filled + 1,)` with `filled` at most `bins / 2`. The lower edge of a bin is the smallest
         confidence in it, but 0.5 in the first.
-
-    Raises:
-        PluralignError: `bins` is odd or under 2.
 
     Examples:
         Three values of the same confidence stay together and take the first two thirds of the weight.
@@ -99,12 +85,7 @@ def equal_mass_edges(confidence: Floats, weight: Floats, bins: int = 10) -> Floa
 
 
 def bin_of(confidence: Floats, edges: Floats) -> Ints:
-    """The bin of each confidence: `edges[b] <= confidence < edges[b + 1]`, the last bin closed above.
-
-    Examples:
-        >>> bin_of(np.array([0.5, 0.6, 0.99, 1.0]), np.array([0.5, 0.6, 1.0])).tolist()
-        [0, 1, 1, 1]
-    """
+    """The bin of each confidence: `edges[b] <= confidence < edges[b + 1]`, the last bin closed above."""
     return np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, len(edges) - 2).astype(np.int64)
 
 
@@ -151,10 +132,8 @@ def reliability_table(
         pairs: strict pairs; those with margin 0 are left out.
         bins: bins of [0, 1], an even number; a top label reaches the upper half of them.
         equal_mass: use bins of about equal weight (`equal_mass_edges`) instead of equal width.
-        replicates: bootstrap replicates over prompts for the interval of each accuracy; 0 leaves it out. The bins
-            are those of the data in every replicate.
-        level: nominal coverage of the intervals.
-        seed: random seed of the bootstrap.
+        replicates, level, seed: as in `pluralign.evaluation.intervals.Resampling`, for the interval of each accuracy
+            over prompts. The bins are those of the data in every replicate.
 
     Returns:
         rows with `lower`, `upper`, `pairs` (count), `share` (of the weight; sums to 1), `confidence` and `accuracy`
@@ -163,7 +142,7 @@ def reliability_table(
         `accuracy_high`, over the replicates in which the bin holds weight.
 
     Raises:
-        PluralignError: `bins` is odd or under 2, `replicates` is negative, or `level` is not between 0 and 1.
+        PluralignError: `bins` is odd or under 2, or as in `Resampling`.
 
     Examples:
         >>> from pluralign.evaluation.pairs import pairs_of
@@ -235,12 +214,6 @@ def bin_columns(pairs: Pairs, group: Ints, groups: int, edges: Floats) -> Floats
 
     `group` is the group of each pair, int `(pairs,)`; -1 leaves the pair out. The bins of `mass` come first, then those
     of `right`, `gap` and so on.
-
-    Examples:
-        >>> from pluralign.evaluation.pairs import pairs_of
-        >>> pairs = pairs_of([2.0, 0.0], [1, 2], [0, 2], [0], [3.0])
-        >>> BinSums.of_columns(bin_columns(pairs, np.array([0]), 1, np.array([0.5, 0.8, 1.0]))).gap.round(3)
-        array([[0.   , 0.358]])
     """
     confidence, correct, weight, kept = top_label(pairs)
     within = group[kept] >= 0
@@ -258,10 +231,9 @@ def bin_columns(pairs: Pairs, group: Ints, groups: int, edges: Floats) -> Floats
 
 
 def expected_error(bins: BinSums) -> Floats:
-    """ECE = sum_b W_b |gap_b| / sum_b W_b, gap_b the accuracy minus the mean confidence of bin b.
+    """ECE = sum_b W_b |gap_b| / sum_b W_b, `(rows,)`, gap_b the accuracy minus the mean confidence of bin b.
 
-    Returns:
-        `(rows,)`; here and below nan marks a row without weight.
+    Here and below nan marks a row without weight.
     """
     return ratio(np.abs(bins.gap).sum(axis=1), bins.mass.sum(axis=1))
 
@@ -285,15 +257,7 @@ def debiased_error(bins: BinSums) -> Floats:
     plug-in by Gaussian noise around the observation and subtract it. Ours: the mean of the folded normal in closed
     form instead of draws, weights, prompts as the independent units, and the lower bound of 0.
 
-    Examples:
-        A coin toss that a model predicts with 0.6, seen ten times: noise explains half of the gap of 0.1.
-
-        >>> from pluralign.evaluation.pairs import pairs_of
-        >>> rewards, ranks = [0.4054652, 0.0] * 10, [1, 2] * 5 + [2, 1] * 5
-        >>> pairs = pairs_of(rewards, ranks, range(0, 21, 2), range(10), [1.0] * 10)
-        >>> sums = BinSums.of_columns(bin_columns(pairs, np.zeros(10, int), 1, np.array([0.5, 1.0])))
-        >>> expected_error(sums).round(3).tolist(), debiased_error(sums).round(3).tolist()
-        ([0.1], [0.049])
+    For a coin toss that a model predicts with 0.6, seen ten times, noise explains half of the gap of 0.1.
     """
     accuracy = _per_bin(bins.right, bins.mass)
     gap = np.abs(_per_bin(bins.gap, bins.mass))
@@ -308,23 +272,13 @@ def debiased_error(bins: BinSums) -> Floats:
 
 
 def max_error(bins: BinSums) -> Floats:
-    """max_b |gap_b| over the bins that hold weight, `(rows,)`.
-
-    Examples:
-        One pair predicted with 0.6 and right, one predicted with 0.88 and wrong.
-
-        >>> from pluralign.evaluation.pairs import pairs_of
-        >>> pairs = pairs_of([0.4054652, 0.0, 0.0, 2.0], [1, 2, 1, 2], [0, 2, 4], [0, 1], [1.0, 9.0])
-        >>> sums = BinSums.of_columns(bin_columns(pairs, np.array([0, 0]), 1, np.array([0.5, 0.8, 1.0])))
-        >>> max_error(sums).round(3).tolist(), average_error(sums).round(3).tolist()
-        ([0.881], [0.64])
-    """
+    """max_b |gap_b| over the bins that hold weight, `(rows,)`."""
     gap = np.abs(_per_bin(bins.gap, bins.mass)).max(axis=1)
     return np.where(bins.mass.sum(axis=1) > 0, gap, np.nan)
 
 
 def average_error(bins: BinSums) -> Floats:
-    """Mean of |gap_b| over the bins that hold weight, each bin once, `(rows,)`; an example is at `max_error`."""
+    """Mean of |gap_b| over the bins that hold weight, each bin once, `(rows,)`."""
     return ratio(np.abs(_per_bin(bins.gap, bins.mass)).sum(axis=1), (bins.mass > 0).sum(axis=1).astype(np.float64))
 
 
@@ -347,21 +301,8 @@ def brier_parts(bins: BinSums, brier: Floats, weight: Floats) -> dict[str, Float
 
     Args:
         bins: sums of the pairs whose margin is not 0.
-        brier: sum of w (1 - p)^2 over all strict pairs, p = sigmoid(m), `(rows,)`.
+        brier: sum of w (1 - p)^2 over all strict pairs, p = sigmoid(m), `(rows,)`; the `brier` returned is a mean.
         weight: W, sum of w over all strict pairs, `(rows,)`.
-
-    Returns:
-        `brier` (a mean), `brier_reliability`, `brier_resolution`, `brier_uncertainty`, each `(rows,)`.
-
-    Examples:
-        One pair, predicted with 0.881 and right.
-
-        >>> from pluralign.evaluation.pairs import pairs_of
-        >>> pairs = pairs_of([2.0, 0.0], [1, 2], [0, 2], [0], [1.0])
-        >>> sums = BinSums.of_columns(bin_columns(pairs, np.array([0]), 1, np.array([0.5, 1.0])))
-        >>> parts = brier_parts(sums, brier=np.array([0.0142]), weight=np.array([1.0]))
-        >>> {name: round(values.item(), 3) for name, values in parts.items()}
-        {'brier': 0.014, 'brier_reliability': 0.014, 'brier_resolution': 0.25, 'brier_uncertainty': 0.25}
     """
     score = ratio(brier, weight)
     reliability = ratio((bins.gap * _per_bin(bins.gap, bins.mass)).sum(axis=1), weight)

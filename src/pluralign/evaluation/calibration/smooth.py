@@ -30,14 +30,6 @@ def residual_cells(pairs: Pairs, group: Ints, groups: int) -> csr_array:
     A residual is shared between the two nearest cell centres in proportion to their nearness. Beyond c = 1 lies the
     mirror image of the last cell; below c = 1/2 that of the first with opposite sign, the pair's other order. Pairs
     with margin 0 or group -1 are left out. Rows can be added.
-
-    Examples:
-        A pair near 1/2 partly cancels with its own mirror image, a confident one does not.
-
-        >>> from pluralign.evaluation.pairs import pairs_of
-        >>> pairs = pairs_of([0.001, 0.0, 9.0, 0.0], [1, 2, 2, 1], [0, 2, 4], [0, 1], [1.0, 1.0])
-        >>> residual_cells(pairs, np.array([0, 1]), 2).sum(axis=1).round(3).tolist()
-        [0.256, -1.0]
     """
     used = np.flatnonzero((pairs.margin != 0) & (group >= 0))
     margin = pairs.margin[used]

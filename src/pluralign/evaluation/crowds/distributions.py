@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike
 from scipy.special import xlogy
 
 from pluralign.choice.dirichlet import total_variation
-from pluralign.choice.transport import LabelCost, label_cost, transport_cost
+from pluralign.choice.label_costs import LabelCost, label_cost
+from pluralign.choice.transport import transport_cost
 from pluralign.core.errors import PluralignError
 from pluralign.evaluation.calibration.reliability import bin_of
 from pluralign.evaluation.crowds.vote_coverage import count_coverage
@@ -159,14 +160,13 @@ def evaluate_distributions(
 
     Args:
         predicted, votes, rewards, prompt, cost, weight, concentration, coverage_level: as in `predicted_crowds`.
-        slices: votes of sources, groups or windows of time, from
-            `pluralign.evaluation.crowds.vote_slices.sliced_votes`. A prediction that is good in January and bad in June
-            shows that the crowd has drifted.
+        slices: from `pluralign.evaluation.crowds.vote_slices.sliced_votes`. A prediction that is good in January and
+            bad in June shows that the crowd has drifted.
         bins, replicates, level, seed: as in `distribution_metrics`.
 
     Returns:
         those of `distribution_metrics`, and per slice `KEY/group=NAME` of every metric, `items` and `votes`, against
-        the votes of the slice alone. What is undefined is left out.
+        only the votes of the slice. What is undefined is left out.
 
     Raises:
         PluralignError: an argument does not fit; the message names it.
@@ -218,24 +218,14 @@ def distribution_metrics(
     Args:
         crowds: the items; `crowds.prompt` is the cluster of the intervals.
         bins: of [0, 1], at least 1.
-        replicates: bootstrap replicates; 0 leaves the intervals out.
-        level: nominal coverage of the intervals, between 0 and 1.
-        seed: random seed of the bootstrap.
+        replicates, level, seed: as in `pluralign.evaluation.intervals.Resampling`.
 
     Returns:
         `items`, `votes` (their sum), `left_out` (items without a vote); those of `MEANS` and `share_ece`, with
-        `KEY_low` and `KEY_high` if there are two prompts. Without weight the counts alone.
+        `KEY_low` and `KEY_high` if there are two prompts. Without weight, only the counts.
 
     Raises:
-        PluralignError: `bins` is under 1, `replicates` is negative, or `level` is not between 0 and 1.
-
-    Examples:
-        >>> crowds = predicted_crowds([[0.6, 0.4], [0.6, 0.4]], [[4, 0], [1, 3]], [1.0, -1.0], [0, 1])
-        >>> metrics = distribution_metrics(crowds, replicates=50)
-        >>> {name: round(metrics[name], 3) for name in ("votes", "total_variation", "share_ece")}
-        {'votes': 8, 'total_variation': 0.375, 'share_ece': 0.025}
-        >>> round(metrics["total_variation_low"], 3), round(metrics["total_variation_high"], 3)
-        (0.35, 0.4)
+        PluralignError: `bins` is under 1, or as in `Resampling`.
     """
     if bins < 1:
         raise PluralignError(f"bins is {bins}, expected at least 1")

@@ -61,21 +61,20 @@ def pairs_of_votes(rewards: ArrayLike, counts: ArrayLike, label_rewards: ArrayLi
         firsts.append(group[first])
         seconds.append(group[second])
         sizes.append(np.minimum(total[group[first]], total[group[second]]) / max(len(group) - 1, 1))
-    one, two = (np.concatenate(part).astype(np.int64) for part in (firsts, seconds))
+    first, second = (np.concatenate(part).astype(np.int64) for part in (firsts, seconds))
     size = np.concatenate(sizes)
     share = votes / np.maximum(total, 1e-300)[:, None]
-    wins = np.stack(
-        [np.einsum("pi,ij,pj->p", share[a], better, share[b]) * size for a, b in ((one, two), (two, one))], 1
-    )
-    margin = (reward[one] - reward[two])[:, None] * np.array([1.0, -1.0])
+    orders = ((first, second), (second, first))
+    wins = np.stack([np.einsum("pi,ij,pj->p", share[a], better, share[b]) * size for a, b in orders], 1)
+    margin = (reward[first] - reward[second])[:, None] * np.array([1.0, -1.0])
     strict = wins > 0
-    owner = np.broadcast_to(np.arange(len(one))[:, None], strict.shape)
+    owner = np.broadcast_to(np.arange(len(first))[:, None], strict.shape)
     return Pairs(
         margin=margin[strict],
         judgment=owner[strict],
         weight=wins[strict],
-        prompt=cluster[one][owner[strict]],
-        judgments=len(one),
+        prompt=cluster[first][owner[strict]],
+        judgments=len(first),
         tied=0,
         undecided=int((~strict.any(1)).sum()),
     )

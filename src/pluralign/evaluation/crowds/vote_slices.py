@@ -35,10 +35,8 @@ def vote_counts(item: ArrayLike, label: ArrayLike, items: int, labels: int, weig
     """The number of votes for each label of each item.
 
     Args:
-        item: of each vote, int `(votes,)`, from 0.
-        label: label of each vote as its index on the scale, int `(votes,)`, from 0.
-        items: number of items.
-        labels: number of labels.
+        item: of each vote, int `(votes,)`, from 0 to `items` - 1.
+        label: of each vote as its index on the scale, int `(votes,)`, from 0 to `labels` - 1.
         weight: of each vote, at least 0, `(votes,)`; None is 1.
 
     Returns:
@@ -65,7 +63,7 @@ def sliced_votes(
 ) -> Iterator[VoteSlice]:
     """The vote counts of each slice.
 
-    An item with votes of two groups is in both slices, each time with the votes of that group alone.
+    An item with votes of two groups is in both slices, each time with only the votes of that group.
 
     Args:
         item, label, items, labels, weight: as in `vote_counts`.

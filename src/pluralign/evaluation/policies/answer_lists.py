@@ -17,7 +17,6 @@ from pluralign.evaluation.policies.divergences import (
     bernoulli_gap,
     bernoulli_js,
     bernoulli_kl,
-    checked_lists,
     list_divergences,
     minority_mass,
 )
@@ -78,32 +77,24 @@ class AnswerLists:
         Raises:
             PluralignError: a shape does not fit, or a number is not finite.
         """
-        reward, log_prob = checked_lists(rewards, log_probs)
-        reference = checked_lists(rewards, reference_log_probs)[1]
-        names = whole_numbers("answer", answer)
-        place, cluster = whole_numbers("offsets", offsets), whole_numbers("prompt", prompt)
-        reliability = real_numbers("weight", weight)
-        if not len(place) or place[0] or (np.diff(place) < 0).any() or place[-1] != len(reward) or reward.ndim != 1:
-            raise PluralignError(f"offsets: expected to rise from 0 to {reward.size}, the number of responses")
-        for name, array, expected in (
-            ("answer", names, len(reward)),
-            ("prompt", cluster, len(place) - 1),
-            ("weight", reliability, len(place) - 1),
-        ):
-            if len(array) != expected:
-                raise PluralignError(f"{name}: shape ({len(array)},), expected ({expected},)")
+        reward = real_numbers("rewards", rewards)
+        log_prob = real_numbers("log_probs", log_probs, len(reward))
+        reference = real_numbers("reference_log_probs", reference_log_probs, len(reward))
+        for name, scores in (("rewards", reward), ("log_probs", log_prob), ("reference_log_probs", reference)):
+            if not np.isfinite(scores).all():
+                raise PluralignError(f"{name}: expected finite numbers, found others")
+        place = whole_numbers("offsets", offsets)
+        if not len(place) or place[0] or (np.diff(place) < 0).any() or place[-1] != len(reward):
+            raise PluralignError(f"offsets: expected to rise from 0 to {len(reward)}, the number of responses")
+        names = whole_numbers("answer", answer, len(reward))
+        cluster = whole_numbers("prompt", prompt, len(place) - 1)
+        reliability = real_numbers("weight", weight, len(place) - 1)
         if not (np.isfinite(reliability) & (reliability >= 0)).all():
             raise PluralignError("weight: expected finite numbers of 0 or more, found others")
         return cls(reward, log_prob, reference, names, place, cluster, reliability)
 
     def distinct(self) -> AnswerLists:
-        """The same lists with every response once.
-
-        Examples:
-            >>> two = np.zeros(2)
-            >>> AnswerLists.of(two, two, two, [7, 7], [0, 2], [0], [1.0]).distinct().offsets.tolist()
-            [0, 1]
-        """
+        """The same lists with every response once."""
         owner = np.repeat(np.arange(len(self.weight)), np.diff(self.offsets))
         first = np.unique(np.stack([owner, self.answer]), axis=1, return_index=True)[1]
         first.sort()
@@ -129,7 +120,7 @@ def matching_over(
 ) -> dict[str, float]:
     """How far a policy is from its reward model on lists of responses.
 
-    Weighted means over lists. Of the pairs of a list as given:
+    Weighted means over lists. For the pairs of a list as given:
 
     - `pm_divergence`: the preference matching divergence ((r_i - r_j) - (log pi_i - log pi_j))^2, in nats squared.
       Rewards are not clipped: with clipped rewards even a perfect match would leave a remainder. It is 0 only for
@@ -151,12 +142,10 @@ def matching_over(
     Args:
         lists: the responses.
         margin_map: maps differences of rewards to log-odds, an odd function; None leaves them as they are. It is
-            undefined for single rewards, so lists of more than two responses are then compared by pairs alone.
+            undefined for single rewards, so lists of more than two responses are then compared only by pairs.
         slices: the weight of each list in each slice, `(lists,)`, by name, such as `source=chat`.
         suffix: appended to every name, before `_low`, `_high` and the slice.
-        replicates: bootstrap replicates over prompts; 0 leaves the intervals out.
-        level: nominal coverage of the intervals.
-        seed: random seed of the bootstrap.
+        replicates, level, seed: as in `pluralign.evaluation.intervals.Resampling`, over prompts.
 
     Returns:
         the metrics, `KEY_low` and `KEY_high` of each if there are two prompts, and `pm_divergence/NAME` and
@@ -194,10 +183,7 @@ def pair_plots(lists: AnswerLists, margin_map: MarginMap | None = None, most: in
     policy or reference model that gives less than .5 orders the pair the other way. Pairs of equal rewards count half
     in either order. Lists count by their weight, each shared among its pairs.
 
-    Args:
-        lists: the responses.
-        margin_map: as in `matching_over`.
-        most: largest number of points, evenly spaced among the pairs.
+    `margin_map` is that of `matching_over`; `most` is the largest number of points, evenly spaced among the pairs.
 
     Returns:
         `pairs` (their number); `bin_edges` of 20 equal bins, and for `reward`, `policy` and `reference` the share of
@@ -270,12 +256,13 @@ def _margins(lists: AnswerLists, places: Ints, margin_map: MarginMap | None) -> 
     `places` holds the positions of some lists of one length, `(lists, responses)`.
     """
     first, second = np.triu_indices(places.shape[1], k=1)
-    one, two = places[:, first], places[:, second]
-    reward = lists.rewards[one] - lists.rewards[two]
+    reward, policy, reference = (
+        scores[places[:, first]] - scores[places[:, second]]
+        for scores in (lists.rewards, lists.log_probs, lists.reference_log_probs)
+    )
     if margin_map is not None:
         reward = np.asarray(margin_map(reward.ravel())).reshape(reward.shape)
-    policy = lists.log_probs[one] - lists.log_probs[two]
-    return reward, policy, lists.reference_log_probs[one] - lists.reference_log_probs[two]
+    return reward, policy, reference
 
 
 def _saturated(margins: Floats) -> Floats:

@@ -26,16 +26,13 @@ def entropy(
         entropy = mean of -log pi(y|x),   entropy_per_token = sum of -log pi(y|x) / sum of tokens
 
     The first is unbiased for the mean entropy of pi(.|x) over the prompts if each has the same number of samples;
-    responses cut at a maximum length have the entropy of the samples up to there. Intervals are percentile bootstraps
-    over prompts.
+    responses cut at a maximum length have the entropy of the samples up to there.
 
     Args:
         log_probs: log pi(y|x) of the policy's samples in nats, `(responses,)`.
         lengths: tokens of each response, including its end token, at least 1, `(responses,)`.
         prompt: the prompt of each response, int `(responses,)`.
-        replicates: bootstrap replicates; 0 leaves the intervals out.
-        level: nominal coverage of the intervals.
-        seed: random seed of the bootstrap.
+        replicates, level, seed: as in `pluralign.evaluation.intervals.Resampling`, over prompts.
 
     Returns:
         `entropy` in nats per response, `entropy_per_token`, and with two prompts `KEY_low` and `KEY_high`.
@@ -70,15 +67,10 @@ def perplexity(
     Compare with the perplexity of the reference model's own samples; a large difference in either direction is a
     warning.
 
-    Args:
-        log_probs: log pi_ref(y|x) of the responses in nats, `(responses,)`.
-        lengths, prompt, replicates, level, seed: as in `entropy`.
+    Arguments and errors as in `entropy`, with `log_probs` those of the reference model, log pi_ref(y|x).
 
     Returns:
         `perplexity`, and with two prompts `perplexity_low` and `perplexity_high`.
-
-    Raises:
-        PluralignError: the shapes differ, or there is no response.
 
     Examples:
         >>> round(perplexity(np.log([0.5, 0.125]), [1, 3], [0, 1], replicates=0)["perplexity"], 3)

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from pluralign.choice.regret import game_value, priorities, regret_matrix
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.intervals import Metrics, Resampling, percentiles
+from pluralign.evaluation.intervals import Resampling
 
 Floats = np.ndarray
 
@@ -53,11 +53,8 @@ def with_mixtures(values: ArrayLike, weights: ArrayLike) -> Floats:
     """Append the columns of mixtures to those of the policies: a mixture's mean is the weighted mean of its parts.
 
     Args:
-        values: `(types, policies, prompts)`.
+        values: `(types, policies, prompts)`; the result is `(types, policies + mixtures, prompts)`.
         weights: `(mixtures, K)` over the first K policies.
-
-    Returns:
-        `(types, policies + mixtures, prompts)`.
 
     Examples:
         >>> with_mixtures(np.array([[[1.0], [3.0]]]), [[0.5, 0.5]])[0, :, 0].tolist()
@@ -81,9 +78,7 @@ def regret_table(
         log_ratios: m, log pi_i - log pi_ref of responses of policy j, averaged within each prompt, in nats,
             `(types, policies, prompts)`; the first policies are the types' own, in their order.
         priority: c `(types,)`; `None` is 1 for all.
-        replicates: bootstrap replicates over prompts.
-        level: nominal coverage of the intervals.
-        seed: random seed of the bootstrap.
+        replicates, level, seed: as in `pluralign.evaluation.intervals.Resampling`, over prompts.
 
     Raises:
         PluralignError: the shape does not fit or a number is not finite.
@@ -106,12 +101,11 @@ def regret_table(
     differences = priorities(types, priority)[:, None, None] * (own - table)
     regret = regret_matrix(utility, priority)
 
-    def largest(weights: Floats) -> dict[str, Floats]:
-        return {"value": regret_matrix(_weighted_means(table, weights), priority).max(-2)}
+    def largest(weights: Floats) -> Floats:
+        return np.asarray(regret_matrix(_weighted_means(table, weights), priority).max(-2))
 
-    resampling = Resampling(np.arange(table.shape[-1]), replicates, level, seed)
-    estimate = _estimate(regret.max(0), resampling, largest)
-    return Regrets(utility, _errors(table), regret, _errors(differences), estimate)
+    ends = Resampling(np.arange(table.shape[-1]), replicates, level, seed).interval(largest)
+    return Regrets(utility, _errors(table), regret, _errors(differences), _estimate(regret.max(0), ends))
 
 
 def game_interval(
@@ -122,15 +116,9 @@ def game_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float] | None:
-    """Interval of the game's value; every replicate solves the game again, with new mixture weights.
+    """Interval of the game's value without abstention; `None` with fewer than two prompts.
 
-    Args:
-        log_ratios, priority: as in `regret_table`; the types' own policies are mixed.
-        replicates: bootstrap replicates over prompts, each a linear programme.
-        level, seed: as in `regret_table`.
-
-    Returns:
-        the interval of the value without abstention, or `None` with fewer than two prompts.
+    Every replicate solves the game of the types' own policies again. Arguments as in `regret_table`.
 
     Examples:
         >>> ratios = np.array([[[2.0, 2.0], [0.0, 0.0]], [[0.0, 0.0], [2.0, 2.0]]])
@@ -140,17 +128,16 @@ def game_interval(
     table = _table(log_ratios)
     table = table[:, : len(table)]
 
-    def value(weights: Floats) -> dict[str, Floats]:
+    def value(weights: Floats) -> Floats:
         regrets = regret_matrix(_weighted_means(table, weights), priority)
-        return {"value": np.array([game_value(regret) for regret in regrets])}
+        return np.array([game_value(regret) for regret in regrets])
 
-    drawn = Resampling(np.arange(table.shape[-1]), replicates, level, seed).replicated(value)
-    ends = percentiles(drawn["value"], level) if drawn else None
+    ends = Resampling(np.arange(table.shape[-1]), replicates, level, seed).interval(value)
     return None if ends is None else (float(ends[0]), float(ends[1]))
 
 
 def preferred(first: ArrayLike, second: ArrayLike) -> Floats:
-    """How often a response of the first policy has the higher utility, ties half, prompt by prompt.
+    """How often a response of the first policy has the higher utility, ties half: `(..., prompts)`.
 
     The mean over prompts is `pluralign.evaluation.policies.win_rate.win_rate`. The shares of each prompt are kept
     because those of a mixture are the weighted means of its parts'.
@@ -158,9 +145,6 @@ def preferred(first: ArrayLike, second: ArrayLike) -> Floats:
     Args:
         first: utilities of the first policy's responses, `(..., prompts, responses)`.
         second: of the second policy's responses to the same prompts, `(..., prompts, other responses)`.
-
-    Returns:
-        `(..., prompts)`, between 0 and 1.
 
     Examples:
         >>> preferred([[1.0, 3.0], [0.0, 0.0]], [[2.0], [0.0]]).tolist()
@@ -171,11 +155,7 @@ def preferred(first: ArrayLike, second: ArrayLike) -> Floats:
 
 
 def means(values: ArrayLike, *, replicates: int = 1000, level: float = 0.95, seed: int = 0) -> Estimate:
-    """Means over prompts with their intervals.
-
-    Args:
-        values: `(types, policies, prompts)`.
-        replicates, level, seed: as in `regret_table`.
+    """Means over prompts of values `(types, policies, prompts)`, with their intervals.
 
     Examples:
         >>> means(np.full((1, 1, 4), 0.5), replicates=10).low
@@ -183,7 +163,7 @@ def means(values: ArrayLike, *, replicates: int = 1000, level: float = 0.95, see
     """
     table = _table(values)
     resampling = Resampling(np.arange(table.shape[-1]), replicates, level, seed)
-    return _estimate(table.mean(-1), resampling, lambda weights: {"value": _weighted_means(table, weights)})
+    return _estimate(table.mean(-1), resampling.interval(lambda weights: _weighted_means(table, weights)))
 
 
 def _weighted_means(table: Floats, weights: Floats) -> Floats:
@@ -200,10 +180,8 @@ def _errors(table: Floats) -> Floats:
     return np.asarray(table.std(-1, ddof=1) / np.sqrt(prompts))
 
 
-def _estimate(value: Floats, resampling: Resampling, metrics: Metrics) -> Estimate:
-    """A value and the interval of its replicates, `metrics["value"]`."""
-    drawn = resampling.replicated(metrics)
-    ends = percentiles(drawn["value"], resampling.level) if drawn else None
+def _estimate(value: Floats, ends: tuple[Floats, Floats] | None) -> Estimate:
+    """A value and its interval, nan without one."""
     return Estimate(value, *(ends or (np.full(value.shape, np.nan),) * 2))
 
 

@@ -15,15 +15,12 @@ def win_rate(
 ) -> dict[str, float]:
     """Probability that a response of the first policy has the higher reward, ties half, with its interval.
 
-    win_rate = mean over prompts of mean over pairs of responses of [r_1 > r_2] + [r_1 = r_2] / 2. The interval is a
-    percentile bootstrap over prompts.
+    win_rate = mean over prompts of mean over pairs of responses of [r_1 > r_2] + [r_1 = r_2] / 2.
 
     Args:
         first: rewards of the first policy's responses, `(prompts, responses)`.
         second: rewards of the second policy's responses to the same prompts, `(prompts, responses)`.
-        replicates: bootstrap replicates; 0 leaves the interval out.
-        level: nominal coverage of the interval.
-        seed: random seed of the bootstrap.
+        replicates, level, seed: as in `pluralign.evaluation.intervals.Resampling`, over prompts.
 
     Returns:
         `win_rate`, and with at least two prompts `win_rate_low` and `win_rate_high`.
@@ -35,13 +32,12 @@ def win_rate(
         >>> win_rate([[1.0, 3.0], [0.0, 0.0]], [[2.0], [0.0]], replicates=0)
         {'win_rate': 0.5}
     """
-    one, two = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
-    if one.ndim != 2 or two.ndim != 2 or len(one) != len(two) or not one.size or not two.size:
+    first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    if first.ndim != 2 or second.ndim != 2 or len(first) != len(second) or not first.size or not second.size:
         raise PluralignError(
-            f"expected rewards (prompts, responses) of the same prompts, found {one.shape} and {two.shape}"
+            f"expected rewards (prompts, responses) of the same prompts, found {first.shape} and {second.shape}"
         )
-    if not (np.isfinite(one).all() and np.isfinite(two).all()):
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
         raise PluralignError("rewards: expected finite numbers, found others")
-    return Resampling(np.arange(len(one)), replicates, level, seed).mean_intervals(
-        {"win_rate": (preferred(one, two), 1.0)}
-    )
+    resampling = Resampling(np.arange(len(first)), replicates, level, seed)
+    return resampling.mean_intervals({"win_rate": (preferred(first, second), 1.0)})

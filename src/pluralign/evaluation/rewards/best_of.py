@@ -10,13 +10,9 @@ from pluralign.core.errors import PluralignError
 
 
 def best_answers(rewards: np.ndarray) -> np.ndarray:
-    """Which responses have the largest reward of their prompt; none where no response has a reward.
+    """Which responses have the largest reward of their prompt, `(prompts, n)`; none where no response has a reward.
 
-    Args:
-        rewards: `(prompts, n)`; nan for an empty response.
-
-    Returns:
-        boolean `(prompts, n)`.
+    `rewards` is `(prompts, n)`, with nan for an empty response.
 
     Examples:
         >>> best_answers(np.array([[1.0, 2.0, 2.0], [np.nan, -1.0, np.nan], [np.nan] * 3])).tolist()

@@ -55,16 +55,14 @@ def pair_metrics(
     Args:
         pairs: strict pairs; `pairs.prompt` is the cluster of the intervals.
         bins: of [0, 1], an even number.
-        replicates: bootstrap replicates; 0 leaves the intervals out.
-        level: nominal coverage of the intervals, between 0 and 1.
-        seed: random seed of the bootstrap.
+        replicates, level, seed: as in `pluralign.evaluation.intervals.Resampling`.
 
     Returns:
         flat keys, with `KEY_low` and `KEY_high` for all but the counts and `mean_margin` if there are two prompts. An
         undefined value (no weight to divide by) is left out, never nan.
 
     Raises:
-        PluralignError: `bins` is odd or under 2, `replicates` is negative, or `level` is not between 0 and 1.
+        PluralignError: `bins` is odd or under 2, or as in `Resampling`.
 
     Examples:
         >>> from pluralign.evaluation.pairs import pairs_of
@@ -91,13 +89,6 @@ def weighted_metrics(pairs: Pairs, group: Ints, groups: int, bins: int = 10) -> 
     """A function from weights of the groups of pairs `(rows, groups)` to metrics, each `(rows,)`; nan if undefined.
 
     The metrics are those of `metrics_of_sums`, `ece_equal_mass` and `ece_smooth`.
-
-    Examples:
-        >>> from pluralign.evaluation.pairs import pairs_of
-        >>> pairs = pairs_of([2.0, 0.0, 0.0, 2.0], [1, 2, 1, 2], [0, 2, 4], [0, 1], [1.0, 1.0])
-        >>> metrics = weighted_metrics(pairs, np.array([0, 1]), 2)
-        >>> metrics(np.array([[1.0, 1.0], [2.0, 0.0]]))["ece_equal_mass"].round(3).tolist()
-        [0.381, 0.119]
     """
     confidence, _, weight, _ = top_label(pairs)
     sums = pair_sums(pairs, group, groups, bins)
@@ -115,26 +106,11 @@ def weighted_metrics(pairs: Pairs, group: Ints, groups: int, bins: int = 10) -> 
 
 
 def pair_sums(pairs: Pairs, group: Ints, groups: int, bins: int = 10) -> Floats:
-    """Sums over the pairs of each group.
+    """Sums over the pairs of each group, `(groups, 9 + 6 * bins / 2)`.
 
     With w the weight, m the margin and p = sigmoid(m), the columns are the sums of: w; w ([m > 0] + [m = 0] / 2);
     w (-log p), in nats; w (1 - p)^2; w [m > 0]; w |m| [m > 0]; w [m < 0]; w |m| [m < 0]; w [1 - p >= 0.9]. The columns
-    of `pluralign.evaluation.calibration.reliability.bin_columns` for bins of equal width follow.
-
-    Args:
-        pairs: strict pairs.
-        group: group of each pair, int `(pairs,)`; -1 leaves the pair out.
-        groups: number of groups.
-        bins: equal bins of [0, 1], an even number.
-
-    Returns:
-        `(groups, 9 + 6 * bins / 2)`.
-
-    Examples:
-        >>> from pluralign.evaluation.pairs import pairs_of
-        >>> pairs = pairs_of([2.0, 0.0], [1, 2], [0, 2], [0], [1.0])
-        >>> pair_sums(pairs, np.array([0]), 1)[:, :BINS].round(3).tolist()
-        [[1.0, 1.0, 0.127, 0.014, 1.0, 2.0, 0.0, 0.0, 0.0]]
+    of `pluralign.evaluation.calibration.reliability.bin_columns` for bins of equal width follow; `group` as there.
     """
     within = group >= 0
     weight, margin = pairs.weight[within], pairs.margin[within]
@@ -158,15 +134,12 @@ def pair_sums(pairs: Pairs, group: Ints, groups: int, bins: int = 10) -> Floats:
 
 
 def metrics_of_sums(sums: Floats) -> dict[str, Floats]:
-    """The metrics of each row of `pair_sums`, or of sums of such rows.
+    """The metrics of each row of `pair_sums`, or of sums of such rows, `(rows,)`; nan where a denominator is 0.
 
     `accuracy`, `log_loss` (nats) and the parts of the Brier score are means over all pairs. `ece`, `ece_debiased`,
     `max_calibration_error` and `average_calibration_error` cover the pairs whose margin is not 0. `gap_right` and
     `gap_wrong` are the mean |m| of pairs that the rewards order right and wrong, and `sure_wrong` is the share of the
     wrong pairs with sigmoid(|m|) of at least 0.9.
-
-    Returns:
-        arrays `(rows,)`; nan marks a row whose denominator is 0.
 
     Examples:
         >>> from pluralign.evaluation.pairs import pairs_of

@@ -24,18 +24,15 @@ def over_rewarding(
     level: float = 0.95,
     seed: int = 0,
 ) -> list[dict[str, str | float]]:
-    """The size of reward gaps on pairs that the rewards order right, and on pairs that they order wrong.
+    """The size of reward gaps on pairs that the rewards order correctly, and on pairs that they order wrongly.
 
-    Training on rankings alone increases all gaps, the wrong ones too: a model that over-rewards is as confident when
+    Training only on rankings increases all gaps, the wrong ones too: a model that over-rewards is as confident when
     it is wrong as when it is right. Accuracy does not show this.
 
     Args:
         pairs: strict pairs; `pairs.prompt` is the cluster of the intervals.
-        slices: for each column (such as "source" or "group") its value for every judgment, `(judgments,)`; a judgment
-            with None is in no slice of that column.
-        replicates: bootstrap replicates over the prompts of a row; 0 leaves the intervals out.
-        level: nominal coverage of the intervals.
-        seed: random seed of the bootstrap.
+        slices: as in `pluralign.evaluation.slices.sliced_metrics`.
+        replicates, level, seed: as in `pluralign.evaluation.intervals.Resampling`, over the prompts of a row.
 
     Returns:
         a row for all pairs, then one for each slice, columns in the given order and values sorted:
@@ -51,8 +48,7 @@ def over_rewarding(
         What is undefined (for example, without wrong pairs) is left out of its row.
 
     Raises:
-        PluralignError: a column does not have one value per judgment or holds a value that is neither text nor None,
-            `replicates` is negative, or `level` is not between 0 and 1.
+        PluralignError: as in `sliced_metrics` and `Resampling`.
 
     Examples:
         >>> from pluralign.evaluation.pairs import pairs_of

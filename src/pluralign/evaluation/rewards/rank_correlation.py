@@ -27,14 +27,10 @@ def kendall_tau(rewards: ArrayLike, ranks: ArrayLike, offsets: ArrayLike, weight
     weighted by the judgments' weights and covers judgments with at least three ranked responses in which neither side
     is constant.
 
-    Args:
-        rewards, ranks, offsets, weight: as in `pluralign.evaluation.pairs.pairs_of`.
+    Arguments and errors as in `pluralign.evaluation.pairs.pairs_of`.
 
     Returns:
         a number in [-1, 1], 1 when every reward follows its ranking; None when no judgment qualifies.
-
-    Raises:
-        PluralignError: as in `pairs_of`.
 
     Examples:
         >>> round(kendall_tau([3.0, 1.0, 2.0], [1, 2, 3], [0, 3], [1.0]), 3)

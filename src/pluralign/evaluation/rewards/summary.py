@@ -30,17 +30,11 @@ def evaluate_rewards(
     """Pair metrics, rank correlations and crowd calibration, with intervals over prompts, and metrics per slice.
 
     Args:
-        rewards: reward of each shown response, judgments concatenated, float `(total,)`.
-        ranks: 1 best, equal = tie, 0 = shown but not ranked, int `(total,)`.
-        offsets: judgment j occupies `offsets[j]` to `offsets[j + 1]`, int `(judgments + 1,)`.
-        prompt: cluster of each judgment, int `(judgments,)`.
-        weight: of each judgment, `(judgments,)`.
+        rewards, ranks, offsets, prompt, weight: as in `pluralign.evaluation.pairs.pairs_of`.
         response: id of the unique response at each position, int `(total,)`; needed for `spearman` and for the
             metrics of `pluralign.evaluation.calibration.crowd.crowd_calibration`.
         slices: as in `pluralign.evaluation.slices.sliced_metrics`.
-        replicates: bootstrap replicates; 0 leaves the intervals out.
-        level: nominal coverage of the intervals.
-        seed: random seed of the bootstrap.
+        replicates, level, seed: as in `pluralign.evaluation.intervals.Resampling`.
         recalibration: maps margins to log-odds, as in `pairs_of`; rank correlations use the rewards themselves.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Records of Argilla 2: people rank a record's answers, or rate one."""
+"""Records of Argilla 2: annotators rank the responses of a record, or rate one of them."""
 
 from __future__ import annotations
 
@@ -7,40 +7,47 @@ from pathlib import Path
 from typing import Any
 
 from pluralign.core.errors import PluralignError, RowError, one_line
-from pluralign.judgments.formats.convert import Rows, Tally, convert_rows
-from pluralign.judgments.formats.fields import answers_to, field_value, named_fields, names_in
+from pluralign.judgments.formats.convert import (
+    Rows,
+    Tally,
+    convert_rows,
+    field_value,
+    named_fields,
+    names_in,
+    responses_to,
+)
 from pluralign.judgments.schema import ranks_from_scores
 from pluralign.judgments.validation import Reject
 
 FIELDS = {"prompt": "prompt", "ranking": "", "rating": "", "answers": ""}
-"""What can be named."""
+"""The keys of `--field`, with their defaults."""
 
 QUESTIONS = {"ranking": None, "rating": "response"}
-"""The questions that are read when none is named: a rating with the field that is rated."""
+"""The questions that are read if none is named: `None` for a ranking, the rated field for a rating."""
 
 
 def read_argilla(
     path: Path, reject: Reject | None = None, tally: Tally | None = None, fields: Sequence[str] = ()
 ) -> Rows:
-    """Format `argilla`: a judgment for every submitted response to a ranking or a rating question.
+    """Format `argilla`: a judgment for every submitted answer to a ranking or a rating question.
 
     Args:
         path: records as JSON, JSON Lines or Parquet, nested or flattened.
-        reject: what to do with a bad record or response; `None` raises.
-        tally: where records are counted, and what in them is no person's finished judgment: drafts, discarded
-            responses, suggestions, responses to other questions.
-        fields: `KEY=NAME` each. `prompt` is a field of the record; `ranking` and `rating` are questions, separated
-            by commas, a rating as `QUESTION:FIELD` where the field that it rates is not `response`; `answers` is
-            `VALUE:FIELD` for every value of a ranking that is not called like the field with its text.
+        reject: called with each bad record or answer; `None` raises.
+        tally: counts records, and what gives no judgment: drafts, discarded answers, suggestions, other questions.
+        fields: `KEY=NAME` each. `prompt` is a field of the record. `ranking` and `rating` are questions, separated
+            by commas; a rating is `QUESTION:FIELD` if the field that it rates is not `response`. `answers` is
+            `VALUE:FIELD` for every value of a ranking that differs from the name of the field with its text.
 
     Raises:
-        PluralignError: a field is said wrongly, the file cannot be read, or a record is bad and `reject` is `None`.
+        PluralignError: a field is not well-formed, the file cannot be read, or a record is bad and `reject` is
+            `None`.
     """
     names = named_fields(fields, FIELDS)
     questions: dict[str, str | None] = dict.fromkeys(names_in(names["ranking"]))
     for question, rated in _pairs("rating", names["rating"], "response").items():
         if question in questions:
-            raise PluralignError(f"--field: the question '{question}' is said to be a ranking and a rating")
+            raise PluralignError(f"--field: the question '{question}' is named as a ranking and as a rating")
         questions[question] = rated
     answers = _pairs("answers", names["answers"], None)
     counts = Tally() if tally is None else tally
@@ -59,16 +66,6 @@ def record_judgments(
     tally: Tally,
 ) -> Iterator[dict[str, Any] | RowError]:
     """The judgments of one record.
-
-    Args:
-        record: as exported.
-        questions: those to read: a rating with the field that it rates, a ranking with `None`.
-        prompt: the field with the prompt, empty for none.
-        answers: the fields of a ranking's values, where they are called differently.
-        tally: counts what gives no judgment.
-
-    Raises:
-        RowError: it is no record of an export.
 
     Examples:
         >>> record = {"fields": {"prompt": "Tea?", "a": "Yes", "b": "No"},
@@ -100,28 +97,34 @@ def record_judgments(
                     judged = _ranking(response["value"], data, answers, f"{place}.value")
                 else:
                     judged = _rating(response["value"], data, rated, f"{place}.value")
-                asked_of = field_value(data, prompt, "fields.", "--field prompt=NAME") if prompt else ""
-                made = {**judged, "prompt": asked_of, "responses": answers_to(asked_of, judged["responses"])}
-                yield {**made, "source": question, "annotator": _user(response)}
+                text = field_value(data, prompt, "fields.", "--field prompt=NAME") if prompt else ""
+                user = response.get("user_id")
+                yield {
+                    **judged,
+                    "prompt": text,
+                    "responses": responses_to(text, judged["responses"]),
+                    "source": question,
+                    "annotator": None if user == "None" else user,  # the export writes unknown users as "None"
+                }
             except RowError as complaint:
                 yield complaint
 
 
 def _pairs(key: str, text: str, default: str | None) -> dict[str, str]:
-    """`NAME:FIELD` pairs separated by commas; a name alone goes with the default."""
-    found: dict[str, str] = {}
+    """`NAME:FIELD` pairs separated by commas; a name alone gets the default field."""
+    pairs: dict[str, str] = {}
     for pair in names_in(text):
         name, colon, field = pair.rpartition(":")
         if not colon and default is not None:
             name, field = pair, default
-        if not name or not field or name in found:
+        if not name or not field or name in pairs:
             raise PluralignError(f"--field: found {key}={text}, expected NAME:FIELD,... with every name once")
-        found[name] = field
-    return found
+        pairs[name] = field
+    return pairs
 
 
 def _nested(record: Mapping[str, Any]) -> tuple[Mapping[str, Sequence[Any]], int]:
-    """The responses by question, and how many suggestions there are."""
+    """The responses by question, and the number of suggestions."""
     responses = record.get("responses") or {}
     if not isinstance(responses, Mapping):
         raise RowError("responses", f"found {one_line(responses)}, expected responses by question")
@@ -133,7 +136,7 @@ def _nested(record: Mapping[str, Any]) -> tuple[Mapping[str, Sequence[Any]], int
 
 
 def _flattened(record: Mapping[str, Any]) -> tuple[Mapping[str, Sequence[Any]], int]:
-    """The same from columns `QUESTION.responses`, `.responses.users` and `.responses.status`."""
+    """As `_nested`, from columns `QUESTION.responses`, `.responses.users` and `.responses.status`."""
     columns = [name for name in record if name.endswith(".responses")]
     if not columns:
         raise RowError(
@@ -157,7 +160,7 @@ def _flattened(record: Mapping[str, Any]) -> tuple[Mapping[str, Sequence[Any]], 
 
 
 def _is_submitted(response: Any, place: str, tally: Tally) -> bool:
-    """Whether a person has handed the response in; what was not is counted."""
+    """Whether the response was submitted; others are counted."""
     if not isinstance(response, Mapping) or "value" not in response:
         raise RowError(place, f"found {one_line(response)}, expected a response with its value")
     status = response.get("status")
@@ -170,11 +173,6 @@ def _is_submitted(response: Any, place: str, tally: Tally) -> bool:
     if status is None:
         tally.left_out["checks of the status (the file does not say which responses are drafts)"] += 1
     return True
-
-
-def _user(response: Mapping[str, Any]) -> Any:
-    user = response.get("user_id")
-    return None if user == "None" else user  # how the export writes somebody unknown
 
 
 def _ranking(value: Any, data: Mapping[str, Any], answers: Mapping[str, str], place: str) -> dict[str, Any]:
@@ -192,8 +190,8 @@ def _ranking(value: Any, data: Mapping[str, Any], answers: Mapping[str, str], pl
             raise RowError(place, f"ranks {one_line(name)} twice: expected every name once")
     responses = []
     for name in named:
-        mend = f"--field answers={name}:FIELD,..."
-        responses.append(field_value(data, answers.get(name, name), "fields.", mend))
+        fix = f"--field answers={name}:FIELD,..."
+        responses.append(field_value(data, answers.get(name, name), "fields.", fix))
     return {"responses": responses, "ranks": ranks_from_scores([-rank for rank in ranks])}
 
 

@@ -1,27 +1,28 @@
-"""What all formats share: rows of a file in, judgments out, and everything that gave none counted."""
+"""What the formats share: streaming rows into judgments, counting what is left out, and user-named fields."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pluralign.core.errors import RowError, nearest
+from pluralign.core.errors import PluralignError, RowError, nearest, one_line
 from pluralign.core.progress import track
-from pluralign.judgments.rows import expected_rows, read_rows
+from pluralign.judgments.formats.templates import Field
+from pluralign.judgments.reading import expected_rows, read_rows
 from pluralign.judgments.schema import COLUMNS
 from pluralign.judgments.validation import Reject
 
 Rows = Iterator[tuple[int, dict[str, Any]]]
-"""Judgments with the numbers of the source rows that they came from."""
+"""Judgments with the numbers of the source rows that they come from."""
 
 Convert = Callable[[dict[str, Any]], Iterable[dict[str, Any] | RowError]]
-"""One source row to its judgments. A `RowError` raised refuses the row, one among them its judgment only."""
+"""One source row to its judgments. Raising a `RowError` rejects the row; yielding one rejects a single judgment."""
 
 CARRIED = ("id", "annotator", "source", "group", "weight", "time")
-"""Columns of the canonical table that any preference row may have as well."""
+"""Columns of the canonical table that any preference row may also have."""
 
 
 @dataclass
@@ -32,14 +33,21 @@ class Tally:
     left_out: Counter[str] = field(default_factory=Counter)
 
 
-def convert_rows(path: Path, convert: Convert, reject: Reject | None = None, tally: Tally | None = None) -> Rows:
+def convert_rows(
+    path: Path,
+    convert: Convert,
+    reject: Reject | None = None,
+    tally: Tally | None = None,
+    drop_columns: Collection[str] = (),
+) -> Rows:
     """Stream a file through `convert`, with a progress bar.
 
     Args:
-        path: the file, anything that `read_rows` reads.
-        convert: one source row to its judgments.
-        reject: what to do with a bad row; `None` raises.
-        tally: where rows are counted.
+        path: any file that `read_rows` reads.
+        convert: turns one source row into its judgments.
+        reject: called with each bad row; `None` raises.
+        tally: counts rows, and what gives no judgment.
+        drop_columns: columns that the user chose to leave out.
 
     Raises:
         PluralignError: the file cannot be read, or a row is bad and `reject` is `None`.
@@ -58,11 +66,11 @@ def convert_rows(path: Path, convert: Convert, reject: Reject | None = None, tal
     for number, row in track(read_rows(path, malformed), f"Importing {path.name}", total=expected_rows(path)):
         tally.rows += 1
         try:
-            found = list(convert(row))
+            judgments = list(convert(without(row, drop_columns, tally) if drop_columns else row))
         except RowError as complaint:
             refuse(number, row, complaint)
             continue
-        for judgment in found:
+        for judgment in judgments:
             if isinstance(judgment, RowError):
                 refuse(number, row, judgment)
             else:
@@ -70,7 +78,7 @@ def convert_rows(path: Path, convert: Convert, reject: Reject | None = None, tal
 
 
 def without(row: Mapping[str, Any], drop_columns: Collection[str], tally: Tally | None) -> dict[str, Any]:
-    """The row without the columns that the user chose to drop; how often each was there is counted.
+    """The row without the dropped columns; the tally counts how often each was present.
 
     Examples:
         >>> without({"chosen": "a", "margin": 2}, ["margin"], None)
@@ -82,18 +90,14 @@ def without(row: Mapping[str, Any], drop_columns: Collection[str], tally: Tally 
 
 
 def check_known(row: Mapping[str, Any], known: Collection[str]) -> None:
-    """Complain about the first column that neither the format nor the canonical table knows.
-
-    Raises:
-        RowError: names the column, the known ones and the mend.
-    """
+    """Check that the format or the canonical table knows every column."""
     names = (*known, *CARRIED)
     for name in row:
         if name not in names:
             raise RowError(
                 None,
                 f"unknown column '{name}'{nearest(str(name), names)}: known are {', '.join(names)}; to leave it "
-                f"out on purpose say --drop-columns {name}",
+                f"out on purpose, use --drop-columns {name}",
             )
 
 
@@ -105,10 +109,9 @@ def carried(row: Mapping[str, Any]) -> dict[str, Any]:
 def read_table(
     path: Path, reject: Reject | None = None, tally: Tally | None = None, drop_columns: Collection[str] = ()
 ) -> Rows:
-    """Format `table`: rows that already have the canonical columns; others are refused when they are checked."""
+    """Format `table`: rows that already have the canonical columns. Arguments as for `convert_rows`."""
 
     def convert(row: dict[str, Any]) -> Iterable[dict[str, Any]]:
-        row = without(row, drop_columns, tally)
         for name in row:
             if name not in COLUMNS:
                 raise RowError(
@@ -118,4 +121,63 @@ def read_table(
                 )
         return [row]
 
-    return convert_rows(path, convert, reject, tally)
+    return convert_rows(path, convert, reject, tally, drop_columns)
+
+
+def named_fields(given: Sequence[str], defaults: Mapping[str, str]) -> dict[str, str]:
+    """The field names that a reader uses: the defaults, replaced by what the user gave as `KEY=NAME`.
+
+    An empty name means that there is no such field. An unknown or repeated key raises a `PluralignError`.
+
+    Examples:
+        >>> named_fields(["prompt=query"], {"prompt": "prompt", "items": "items"})
+        {'prompt': 'query', 'items': 'items'}
+    """
+    named: dict[str, str] = {}
+    for text in given:
+        key, equals, name = text.partition("=")
+        if not equals or key not in defaults:
+            known = ", ".join(f"{key}=NAME" for key in defaults)
+            raise PluralignError(f"--field: found {one_line(text)}, expected {known}{nearest(key, defaults)}")
+        if key in named:
+            raise PluralignError(f"--field: '{key}' is given twice: as '{named[key]}' and as '{name}'")
+        named[key] = name
+    return {**defaults, **named}
+
+
+def names_in(text: str) -> list[str]:
+    """The names in a list separated by commas.
+
+    Examples:
+        >>> names_in("good, bad"), names_in("")
+        (['good', 'bad'], [])
+    """
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def field_value(data: Mapping[str, Any], name: str, place: str, fix: str) -> Any:
+    """The value of a field, not null; dots lead into nested values. `place` and `fix` are for the error message.
+
+    Examples:
+        >>> field_value({"query": {"text": "Tea?"}}, "query.text", "data.", "--field prompt=NAME")
+        'Tea?'
+    """
+    try:
+        value = Field(name).value(data, {})
+    except RowError as complaint:
+        raise RowError(f"{place}{name}", f"{complaint.message}: name the field with {fix}") from complaint
+    if value is None:
+        raise RowError(f"{place}{name}", f"is null, expected a value: name another field with {fix}")
+    return value
+
+
+def responses_to(prompt: Any, responses: Sequence[Any]) -> list[Any]:
+    """The responses in the form of the prompt: an assistant's message each if the prompt is a chat.
+
+    Examples:
+        >>> responses_to([{"role": "user", "content": "Tea?"}], ["Yes"])
+        [[{'role': 'assistant', 'content': 'Yes'}]]
+    """
+    if not isinstance(prompt, list):
+        return list(responses)
+    return [[{"role": "assistant", "content": text}] if isinstance(text, str) else text for text in responses]

@@ -1,20 +1,20 @@
-"""Transcripts in the manner of HH-RLHF: whole conversations that share their beginning."""
+"""Transcripts as in HH-RLHF: whole conversations that share their start."""
 
 from __future__ import annotations
 
 import math
 import os.path
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from pluralign.core.errors import RowError, one_line
-from pluralign.judgments.formats.convert import Rows, Tally, carried, check_known, convert_rows, without
+from pluralign.judgments.formats.convert import Rows, Tally, carried, check_known, convert_rows
 from pluralign.judgments.schema import ranks_from_scores
 from pluralign.judgments.validation import Reject
 
 MARKERS = ("\n\nAssistant:", "## Assistant:")
-"""What opens an answer: as in HH-RLHF, and as in the DSP edition of WebGPT."""
+"""What precedes a response: as in HH-RLHF, and as in the DSP edition of WebGPT."""
 
 
 def read_hh_rlhf(
@@ -22,23 +22,14 @@ def read_hh_rlhf(
 ) -> Rows:
     """Format `hh-rlhf`: `{chosen, rejected}` transcripts, or `{text: [...], score: [...]}` as in DSP.
 
-    The prompt is what the transcripts share through their last common `Assistant:`; the responses are the
-    rest, to the letter: prompt and response joined give the transcript back.
-
-    Args:
-        path: JSON Lines, JSON or Parquet.
-        reject: what to do with a bad row; `None` raises.
-        tally: where rows are counted.
-        drop_columns: columns to leave out on purpose.
+    The prompt is what the transcripts share, up to their last common `Assistant:`; the responses are the exact
+    rest: prompt and response joined give the transcript. Arguments as for `convert_rows`.
     """
-    return convert_rows(path, lambda row: [transcripts(without(row, drop_columns, tally))], reject, tally)
+    return convert_rows(path, lambda row: [transcripts(row)], reject, tally, drop_columns)
 
 
 def transcripts(row: Mapping[str, Any]) -> dict[str, Any]:
     """One row of transcripts as a row of the canonical table.
-
-    Raises:
-        RowError: no turn of the assistant is shared, an answer is empty, or two are the same.
 
     Examples:
         >>> made = transcripts({"chosen": "\\n\\nHuman: Tea?\\n\\nAssistant: Yes.",
@@ -62,27 +53,22 @@ def transcripts(row: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(text, str):
             raise RowError(column, f"found {one_line(text)}, expected a transcript")
     if len(set(texts)) < len(texts):
-        raise RowError(columns[-1], "the same transcript stands twice in the row: there is nothing to compare")
-    cut = _shared(texts)
-    if cut is None:
-        raise RowError(columns[0], "the transcripts share no turn that opens with 'Assistant:'")
+        raise RowError(columns[-1], "the row has the same transcript twice: there is nothing to compare")
+    prefix = os.path.commonprefix(texts)
+    ends = [start + len(marker) for marker in MARKERS if (start := prefix.rfind(marker)) >= 0]
+    if not ends:
+        raise RowError(columns[0], "the transcripts share no turn that starts with 'Assistant:'")
+    cut = max(ends)
     for column, text in zip(columns, texts, strict=True):
         if not text[cut:].strip():
-            raise RowError(column, "the answer after the shared conversation is empty: every answer needs some text")
+            raise RowError(column, "the response after the shared conversation is empty: it must contain text")
     return {"prompt": texts[0][:cut], "responses": [text[cut:] for text in texts], "ranks": ranks, **carried(row)}
-
-
-def _shared(texts: Sequence[str]) -> int | None:
-    """Where the last answer begins whose opening all transcripts share."""
-    prefix = os.path.commonprefix(list(texts))
-    ends = [found + len(marker) for marker in MARKERS if (found := prefix.rfind(marker)) >= 0]
-    return max(ends, default=None)
 
 
 def _list(row: Mapping[str, Any], column: str) -> list[Any]:
     value = row.get(column)
     if not isinstance(value, list) or not value:
-        raise RowError(column, f"found {one_line(value)}, expected a list with one entry per answer")
+        raise RowError(column, f"found {one_line(value)}, expected a list with one entry per response")
     return value
 
 

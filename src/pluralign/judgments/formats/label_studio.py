@@ -1,4 +1,4 @@
-"""Label Studio's exports: people compare two answers (Pairwise) or put a list in order (Ranker)."""
+"""Label Studio exports: annotators compare two responses (Pairwise) or rank a list (Ranker)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from pluralign.core.errors import RowError, nearest, one_line
-from pluralign.judgments.formats.convert import Rows, Tally, convert_rows
-from pluralign.judgments.formats.fields import answers_to, field_value, named_fields, names_in
+from pluralign.judgments.formats.convert import (
+    Rows,
+    Tally,
+    convert_rows,
+    field_value,
+    named_fields,
+    names_in,
+    responses_to,
+)
 from pluralign.judgments.formats.templates import word
 from pluralign.judgments.validation import Reject
 
@@ -21,11 +28,11 @@ FIELDS = {
     "buckets": "",
     "control": "",
 }
-"""What can be named, with the names in Label Studio's own templates."""
+"""The keys of `--field`, with the names in Label Studio's own templates."""
 
-LEFTOVER = "_"  # the bucket of what was put into none
+LEFTOVER = "_"  # the bucket of items that were put into no bucket
 
-_KEYS = {"pairwise": "selected", "ranker": "ranker"}  # what is read, with the key of its verdict
+_KEYS = {"pairwise": "selected", "ranker": "ranker"}  # the types of controls that are read: the key of their value
 
 
 def read_label_studio(
@@ -35,15 +42,14 @@ def read_label_studio(
 
     Args:
         path: an export as JSON or JSON-MIN.
-        reject: what to do with a bad task or annotation; `None` raises.
-        tally: where tasks are counted, and what in them is no person's finished judgment: cancelled annotations,
-            drafts, predictions, results of other controls.
+        reject: called with each bad task or annotation; `None` raises.
+        tally: counts tasks, and what gives no judgment: cancelled annotations, drafts, predictions, other controls.
         fields: `KEY=NAME` each. `prompt`, `left`, `right` and `items` are fields of the task's data; `text` is the
-            key of an item (by default `body`, else `html`, else `title`); `buckets` are a Ranker's buckets, best
-            first, separated by commas; `control` are the names of the controls to read, by default all.
+            key of an item's text (default: `body`, else `html`, else `title`); `buckets` are the buckets of a Ranker,
+            best first, separated by commas; `control` names the controls to read (default: all).
 
     Raises:
-        PluralignError: a field is said wrongly, the file cannot be read, or a task is bad and `reject` is `None`.
+        PluralignError: a field is not well-formed, the file cannot be read, or a task is bad and `reject` is `None`.
     """
     names = named_fields(fields, FIELDS)
     counts = Tally() if tally is None else tally
@@ -54,16 +60,7 @@ def read_label_studio(
 def task_judgments(
     task: Mapping[str, Any], names: Mapping[str, str], tally: Tally, compared: dict[str, str]
 ) -> Iterator[dict[str, Any] | RowError]:
-    """The judgments of one task.
-
-    Args:
-        task: as exported.
-        names: of the fields, see `FIELDS`.
-        tally: counts what gives no judgment.
-        compared: what the controls read so far compare, by their type; grows.
-
-    Raises:
-        RowError: it is no task of an export.
+    """The judgments of one task. `compared` collects the objects that controls of each type compare.
 
     Examples:
         >>> task = {"data": {"prompt": "Tea?", "answer1": "Yes", "answer2": "No"}, "annotations": [
@@ -73,7 +70,11 @@ def task_judgments(
         >>> made["responses"], made["ranks"], made["annotator"], made["source"]
         (['Yes', 'No'], [2, 1], 7, 'better')
     """
-    data, annotations = _minimal(task) if "annotations" not in task else _whole(task)
+    data, annotations = _minimal(task) if "annotations" not in task else (task.get("data"), task["annotations"])
+    if not isinstance(data, Mapping):
+        raise RowError("data", f"found {one_line(data)}, expected the fields of the task")
+    if not isinstance(annotations, list):
+        raise RowError("annotations", f"found {one_line(annotations)}, expected a list")
     if not annotations:
         tally.left_out["tasks without an annotation"] += 1
     for key in ("predictions", "drafts"):
@@ -89,17 +90,8 @@ def task_judgments(
             yield from _annotation(annotation, data, place, names, tally, compared)
 
 
-def _whole(task: Mapping[str, Any]) -> tuple[Mapping[str, Any], Sequence[Any]]:
-    data, annotations = task.get("data"), task["annotations"]
-    if not isinstance(data, Mapping):
-        raise RowError("data", f"found {one_line(data)}, expected the fields of the task")
-    if not isinstance(annotations, list):
-        raise RowError("annotations", f"found {one_line(annotations)}, expected a list")
-    return data, annotations
-
-
 def _minimal(task: Mapping[str, Any]) -> tuple[Mapping[str, Any], Sequence[Any]]:
-    """A row of JSON-MIN, which mixes the data, one annotation's results and its bookkeeping, as a whole task."""
+    """A row of JSON-MIN, which mixes the data with the results and metadata of one annotation, as a whole task."""
     if "annotation_id" not in task:
         raise RowError("annotations", "is missing: expected a task as Label Studio exports it (JSON or JSON-MIN)")
     results = [
@@ -110,9 +102,9 @@ def _minimal(task: Mapping[str, Any]) -> tuple[Mapping[str, Any], Sequence[Any]]
         for kind, key in _KEYS.items()
         if isinstance(value, Mapping) and key in value
     ]
-    who = task.get("annotator") if task.get("annotator") != "None" else None  # how it writes somebody unknown
-    about = {"completed_by": who, "created_at": task.get("created_at"), "result": results}
-    return task, [] if task["annotation_id"] is None else [about]
+    annotator = task.get("annotator") if task.get("annotator") != "None" else None  # "None" is an unknown annotator
+    annotation = {"completed_by": annotator, "created_at": task.get("created_at"), "result": results}
+    return task, [] if task["annotation_id"] is None else [annotation]
 
 
 def _annotation(
@@ -146,33 +138,33 @@ def _annotation(
                 _same_objects(result, compared, at)
             made = _pair(result, data, at, names) if kind == "pairwise" else _ranking(result, data, at, names)
             prompt = field_value(data, names["prompt"], "data.", "--field prompt=NAME") if names["prompt"] else ""
-            made = {**made, "prompt": prompt, "responses": answers_to(prompt, made["responses"])}
             if not any(made["ranks"]):
-                tally.left_out["rankings of nothing"] += 1
+                tally.left_out["empty rankings"] += 1
                 continue
-            yield {**made, **_about(annotation, control)}
+            responses = responses_to(prompt, made["responses"])
+            yield {**made, "prompt": prompt, "responses": responses, **_about(annotation, control)}
         except RowError as complaint:
             yield complaint
 
 
 def _same_objects(result: Mapping[str, Any], compared: dict[str, str], place: str) -> None:
-    """One pair of fields cannot hold what two controls show of different objects."""
+    """Check that controls of one type compare the same objects, since one set of fields names them."""
     named = result.get("to_name", result.get("from_name"))
     objects = ",".join(map(str, named)) if isinstance(named, list) else str(named)
     before = compared.setdefault(result["type"], objects)
     if before != objects:
-        mend = "read the controls apart, each with its fields, by --field control=NAME"
-        raise RowError(f"{place}.to_name", f"found '{objects}' where results before have '{before}': {mend}")
+        fix = "import the controls separately, each with its own fields, with --field control=NAME"
+        raise RowError(f"{place}.to_name", f"found '{objects}' where earlier results have '{before}': {fix}")
 
 
 def _about(annotation: Mapping[str, Any], control: str) -> dict[str, Any]:
-    who = annotation.get("completed_by")
-    if isinstance(who, Mapping):
-        who = who.get("email") or who.get("id")
-    # An annotation's number starts from 1 on every server; only the long id is one of a kind.
+    annotator = annotation.get("completed_by")
+    if isinstance(annotator, Mapping):
+        annotator = annotator.get("email") or annotator.get("id")
+    # Numbers of annotations start from 1 on every server; only the long id is unique.
     unique = annotation.get("unique_id")
     key = f"{unique}/{control}" if unique else None
-    return {"id": key, "annotator": who, "source": control or None, "time": annotation.get("created_at")}
+    return {"id": key, "annotator": annotator, "source": control or None, "time": annotation.get("created_at")}
 
 
 def _value(result: Mapping[str, Any], place: str, key: str) -> Any:
@@ -202,11 +194,11 @@ def _ranking(
     everything = [word(each) for ids in ranker.values() for each in ids]
     for each in everything:
         if each not in texts:
-            raise RowError(place, f"ranks {one_line(each)}, which is no item's id{nearest(each, texts)}")
+            raise RowError(place, f"ranks {one_line(each)}, which is not the id of an item{nearest(each, texts)}")
         if everything.count(each) > 1:
             raise RowError(place, f"ranks {one_line(each)} twice: expected every item once")
     if not names["buckets"] and len(order) < len(texts):
-        raise RowError(place, f"ranks {len(order)} of the {len(texts)} items: expected all, since it has no buckets")
+        raise RowError(place, f"ranks {len(order)} of the {len(texts)} items: a Ranker without buckets ranks all")
     places = {each: number for number, each in enumerate(order, start=1)}
     return {"responses": list(texts.values()), "ranks": [places.get(each) for each in texts]}
 
@@ -214,15 +206,15 @@ def _ranking(
 def _buckets(
     ranker: Mapping[str, Any], result: Mapping[str, Any], names: Mapping[str, str], place: str
 ) -> Sequence[str]:
-    """The buckets from best to worst; without any the Ranker has one list, under its own name."""
-    said = names_in(names["buckets"])
-    if not said and list(ranker) == [result.get("from_name")]:
+    """The buckets from best to worst; a Ranker without buckets has one list, under its own name."""
+    named = names_in(names["buckets"])
+    if not named and list(ranker) == [result.get("from_name")]:
         return list(ranker)
-    unknown = [bucket for bucket in ranker if bucket not in said and bucket != LEFTOVER]
-    if unknown or not said:
-        mend = f"name all but '{LEFTOVER}', best first, with --field buckets=BEST,...,WORST"
-        raise RowError(place, f"has the buckets {', '.join(map(str, ranker))}: {mend}")
-    return said
+    unknown = [bucket for bucket in ranker if bucket not in named and bucket != LEFTOVER]
+    if unknown or not named:
+        fix = f"name all but '{LEFTOVER}', best first, with --field buckets=BEST,...,WORST"
+        raise RowError(place, f"has the buckets {', '.join(map(str, ranker))}: {fix}")
+    return named
 
 
 def _texts(items: Any, names: Mapping[str, str]) -> dict[str, Any]:
@@ -237,8 +229,8 @@ def _texts(items: Any, names: Mapping[str, str]) -> dict[str, Any]:
             raise RowError(f"{place}.{number}", f"found {one_line(item)}, expected an item with an id")
         text = next((item[key] for key in keys if item.get(key)), None)
         if text is None:
-            raise RowError(f"{place}.{number}", f"has none of {', '.join(keys)}: say --field text=KEY")
+            raise RowError(f"{place}.{number}", f"has none of {', '.join(keys)}: use --field text=KEY")
         if word(item["id"]) in texts:
-            raise RowError(f"{place}.{number}.id", f"{one_line(item['id'])} stands twice among the items")
+            raise RowError(f"{place}.{number}.id", f"{one_line(item['id'])} appears twice among the items")
         texts[word(item["id"])] = text
     return texts

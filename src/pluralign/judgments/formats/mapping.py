@@ -1,10 +1,12 @@
-"""Any table, described by a small YAML file: which columns are the prompt, the responses and the verdict."""
+"""Any table, described by a YAML file: which columns hold the prompt, the responses, and the ranks or labels."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -12,79 +14,69 @@ from pluralign.core.errors import PluralignError, RowError, nearest, one_line
 from pluralign.core.yaml_lines import Value, read_yaml_lines
 from pluralign.judgments.formats.convert import Rows, Tally, convert_rows
 from pluralign.judgments.formats.templates import Tables, Template, word
-from pluralign.judgments.formats.verdicts import (
-    Verdict,
-    choice_verdict,
-    is_blank,
-    keys_of,
-    labels_verdict,
-    number_of,
-    one_or_list,
-    pairwise_verdict,
-    ranks_verdict,
-    scores_verdict,
-    values_of,
-    words_of,
-)
-from pluralign.judgments.rows import columns_of, read_rows
+from pluralign.judgments.reading import columns_of, read_rows
 from pluralign.judgments.scales import LabelScale, label_scale
+from pluralign.judgments.schema import ranks_from_scores
 from pluralign.judgments.validation import Reject
 
 PLAIN = ("id", "annotator", "source", "group", "time")
-VERDICTS = ("ranks", "scores", "choice", "pairwise", "labels")
-OF_A_VOTE = ("prompt", "responses", *PLAIN, "weight", *VERDICTS, "choices", "label_map")
+OUTCOMES = ("ranks", "scores", "choice", "pairwise", "labels")
+"""The keys that say how a row gives ranks or labels; each judgment has exactly one."""
+OF_A_VOTE = ("prompt", "responses", *PLAIN, "weight", *OUTCOMES, "choices", "label_map")
 KEYS = (*OF_A_VOTE, "votes", "tables", "label_scale")
+
+_Templates = Sequence[Template] | Template
+"""A template per value, or one template that gives a list."""
+
+_Outcome = Callable[[list[Any], int], dict[str, Any] | None]
+"""The values in a row and the number of responses to `ranks` or `labels`; `None` if the row gives none."""
 
 
 @dataclass(frozen=True)
 class _Vote:
-    """How one judgment is made from a row."""
+    """How one judgment is made from a row: its columns, its responses, and its outcome from the values of `kind`."""
 
-    templates: Mapping[str, Template]
-    responses: Sequence[Template] | Template
-    verdict: Verdict
+    columns: Mapping[str, Template]
+    responses: _Templates
+    kind: str
+    values: _Templates
+    outcome: _Outcome
 
 
 @dataclass(frozen=True)
 class MappingFile:
-    """A mapping, read and checked.
+    """A mapping that was read and checked."""
 
-    Args:
-        path: the YAML file.
-        votes: the judgments that each row makes.
-        templates: all templates in it, for checking columns.
-        tables: joined tables: name to (file name, key column), with their places.
-        scale: the label scale, or `None`.
-    """
-
-    path: Path
-    votes: Sequence[_Vote]
-    templates: Sequence[Template]
-    tables: Mapping[str, tuple[Value, Value]]
-    scale: LabelScale | None
+    path: Path  # the YAML file
+    votes: Sequence[_Vote]  # the judgments that each row makes
+    templates: Sequence[Template]  # all templates in it, for checking columns
+    tables: Mapping[str, tuple[Value, Value]]  # joined tables: name to (file name, key column), with their places
+    scale: LabelScale | None  # the label scale, or `None`
 
 
-def read_mapping_file(path: Path) -> MappingFile:
-    """Read and check a mapping file.
+def read_mapping_file(path: str | Path | None) -> MappingFile:
+    """Read and check the mapping file that `--mapping` names.
 
     Raises:
-        PluralignError: an unknown key (the nearest one is named), a missing one, or a value of the wrong kind;
-            with the line.
+        PluralignError: no file is named, a key is unknown (the nearest one is named) or missing, or a value has the
+            wrong type; names the line.
     """
-    root = read_yaml_lines(path)
-    keys = keys_of(root, KEYS, "a mapping")
+    if path is None:
+        raise PluralignError("the format 'mapping' needs --mapping FILE.yaml")
+    root = read_yaml_lines(Path(path))
+    keys = _keys_of(root, KEYS, "a mapping")
     tables = {}
-    for name, described in keys_of(keys["tables"], None, "tables").items() if "tables" in keys else ():
-        inner = keys_of(described, ("file", "key"), f"table {name}")
+    for name, described in _keys_of(keys["tables"], None, "tables").items() if "tables" in keys else ():
+        inner = _keys_of(described, ("file", "key"), f"table {name}")
         for needed in ("file", "key"):
             if needed not in inner or not isinstance(inner[needed].content, str):
                 raise described.complain(f"expected '{needed}: NAME'")
         tables[str(name)] = (inner["file"], inner["key"])
-    found: list[Template] = []
+    templates: list[Template] = []
 
     def template(value: Value) -> Template:
         made = Template.of(value, list(tables))
-        found.append(made)
+        templates.append(made)
         return made
 
     base = {key: value for key, value in keys.items() if key in OF_A_VOTE}
@@ -92,27 +84,27 @@ def read_mapping_file(path: Path) -> MappingFile:
     if "votes" in keys:
         if not isinstance(keys["votes"].content, list):
             raise keys["votes"].complain("expected a list, one entry per judgment of a row")
-        overrides = [keys_of(value, OF_A_VOTE, "a vote") for value in keys["votes"].content]
-    votes = [_vote(root, {**_without_verdict(base, over), **over}, template) for over in overrides]
+        overrides = [_keys_of(value, OF_A_VOTE, "a vote") for value in keys["votes"].content]
+    votes = [_vote(root, _overridden(base, over), template) for over in overrides]
     scale = None
     if "label_scale" in keys:
         given = keys["label_scale"].plain()
-        beside = path.parent / str(given)
+        beside = Path(path).parent / str(given)
         try:
             scale = label_scale(beside if isinstance(given, str) and beside.is_file() else given)
         except PluralignError as complaint:
             raise keys["label_scale"].complain(str(complaint)) from complaint
-    return MappingFile(path, votes, found, tables, scale)
+    return MappingFile(Path(path), votes, templates, tables, scale)
 
 
 def read_mapping(path: Path, mapping: MappingFile, reject: Reject | None = None, tally: Tally | None = None) -> Rows:
-    """Format `mapping`: stream a file through a mapping.
+    """Format `mapping`: stream a file through a mapping. Other arguments as for `convert_rows`.
 
     Args:
         path: CSV, TSV, JSON, JSON Lines or Parquet.
         mapping: from `read_mapping_file`.
-        reject: what to do with a bad row; `None` raises.
-        tally: where rows are counted, and votes that were not cast.
+        reject: called with each bad row; `None` raises.
+        tally: counts rows, and judgments without ranks or labels.
 
     Raises:
         PluralignError: a column of the mapping is not in the file's header, or a joined table cannot be read.
@@ -130,36 +122,38 @@ def read_mapping(path: Path, mapping: MappingFile, reject: Reject | None = None,
             try:
                 made = _judgment(vote, row, tables)
             except RowError as complaint:
-                made = complaint  # type: ignore[assignment]
+                yield complaint
+                continue
             if made is None:
-                tally.left_out["votes that were not cast (the verdict is empty)"] += 1
+                tally.left_out["judgments without ranks or labels (nothing was given)"] += 1
             else:
                 yield made
 
     return convert_rows(path, convert, reject, tally)
 
 
-def _without_verdict(base: Mapping[str, Value], override: Mapping[str, Value]) -> dict[str, Value]:
-    """A vote that has a verdict of its own replaces the one above it."""
-    own = any(key in override for key in VERDICTS)
-    return {key: value for key, value in base.items() if not (own and key in VERDICTS)}
+def _overridden(base: Mapping[str, Value], override: Mapping[str, Value]) -> dict[str, Value]:
+    """The keys of one vote: an outcome of its own replaces the one of the whole mapping."""
+    own = any(key in override for key in OUTCOMES)
+    return {**{key: value for key, value in base.items() if not (own and key in OUTCOMES)}, **override}
 
 
 def _joined(path: Path, mapping: MappingFile, name: str) -> dict[str, Mapping[str, Any]]:
-    """A joined table in memory, found beside the data or else beside the mapping."""
+    """A joined table in memory, from a file beside the data or else beside the mapping."""
     file, key = mapping.tables[name]
     places = [folder / file.content for folder in (path.parent, mapping.path.parent)]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
+    source = next((place for place in places if place.is_file()), None)
+    if source is None:
         raise file.complain(f"no file {' or '.join(map(str, dict.fromkeys(places)))}")
     table: dict[str, Mapping[str, Any]] = {}
-    for number, row in read_rows(found):
+    for number, row in read_rows(source):
         if key.content not in row:
-            raise key.complain(f"{found} has no column '{key.content}'{nearest(key.content, row)}")
+            raise key.complain(f"{source} has no column '{key.content}'{nearest(key.content, row)}")
         if word(row[key.content]) in table:
-            raise RowError(key.content, f"{one_line(row[key.content])} stands twice, so a join cannot tell").at(
-                found, number
+            repeated = RowError(
+                key.content, f"{one_line(row[key.content])} appears twice: keys of a join must be unique"
             )
+            raise repeated.at(source, number)
         table[word(row[key.content])] = row
     return table
 
@@ -167,61 +161,181 @@ def _joined(path: Path, mapping: MappingFile, name: str) -> dict[str, Mapping[st
 def _vote(root: Value, keys: Mapping[str, Value], template: Callable[[Value], Template]) -> _Vote:
     if "responses" not in keys:
         raise root.complain("the key 'responses' is missing")
-    verdicts = [key for key in VERDICTS if key in keys]
-    if len(verdicts) != 1:
-        raise root.complain(
-            f"expected one verdict ({', '.join(VERDICTS)}) for each judgment, found {verdicts or 'none'}"
-        )
-    kind = verdicts[0]
-    templates = {key: template(keys[key]) for key in ("prompt", *PLAIN, "weight") if key in keys}
-    responses = one_or_list(keys["responses"], template)
+    kinds = [key for key in OUTCOMES if key in keys]
+    if len(kinds) != 1:
+        raise root.complain(f"expected one of {', '.join(OUTCOMES)} for each judgment, found {kinds or 'none'}")
+    kind = kinds[0]
+    columns = {key: template(keys[key]) for key in ("prompt", *PLAIN, "weight") if key in keys}
+    responses = _one_or_list(keys["responses"], template)
+    described, outcome = keys[kind], _OUTCOMES[kind]
     if kind == "choice":
         if "choices" not in keys:
-            raise keys["choice"].complain("'choice' needs 'choices', which give the ranks for each value")
-        verdict = choice_verdict(template(keys["choice"]), keys["choices"])
+            raise described.complain("'choice' needs 'choices', which give the ranks for each value")
+        values: _Templates = [template(described)]
+        outcome = partial(outcome, _choice_ranks(keys["choices"]))
     elif kind == "pairwise":
-        verdict = pairwise_verdict(keys["pairwise"], template)
+        described, points = _pairwise_points(described)
+        values, outcome = _one_or_list(described, template), partial(outcome, points)
     else:
-        values = one_or_list(keys[kind], template)
-        names = words_of(keys["label_map"]) if "label_map" in keys else {}
-        verdict = (
-            {"ranks": ranks_verdict, "scores": scores_verdict}[kind](values)
-            if kind != "labels"
-            else labels_verdict(values, names)
-        )
-    return _Vote(templates, responses, verdict)
+        values = _one_or_list(described, template)
+        if kind == "labels":
+            outcome = partial(outcome, _words_of(keys["label_map"]) if "label_map" in keys else {})
+    return _Vote(columns, responses, kind, values, outcome)
+
+
+def _judgment(vote: _Vote, row: Mapping[str, Any], tables: Tables) -> dict[str, Any] | None:
+    responses = _values_of(vote.responses, row, tables, "responses")
+    outcome = vote.outcome(_values_of(vote.values, row, tables, vote.kind), len(responses))
+    if outcome is None:
+        return None
+    made: dict[str, Any] = {"responses": responses, **outcome}
+    for key, template in vote.columns.items():
+        value = template.render(row, tables)
+        if key == "time":
+            value = None if _is_blank(value) else value
+        elif key in PLAIN:
+            value = _name(value, key)
+        elif key == "weight":
+            value = None if _is_blank(value) else _number(value, "weight")
+        made[key] = value
+    return made
 
 
 def _name(value: Any, column: str) -> str | None:
     if isinstance(value, list | Mapping) or (isinstance(value, float) and not math.isfinite(value)):
         raise RowError(column, f"found {one_line(value)}, expected a name or a number")
-    return None if is_blank(value) else value if isinstance(value, str) else word(value)
+    return None if _is_blank(value) else value if isinstance(value, str) else word(value)
 
 
-def _judgment(vote: _Vote, row: Mapping[str, Any], tables: Tables) -> dict[str, Any] | None:
-    responses = values_of(vote.responses, row, tables, "responses")
-    verdict = vote.verdict(row, tables, len(responses))
-    if verdict is None:
+def _keys_of(value: Value, known: Sequence[str] | None, what: str) -> dict[str, Value]:
+    """The keys and values of a mapping, with every key among `known` (`None`: any)."""
+    if not isinstance(value.content, dict):
+        raise value.complain(f"found {one_line(value.plain())}, expected keys and values for {what}")
+    for name, inner in value.content.items():
+        if known is not None and name not in known:
+            raise inner.complain(f"unknown key '{name}'{nearest(str(name), known)}: {what} may have {', '.join(known)}")
+    return dict(value.content)
+
+
+def _words_of(value: Value) -> dict[str, Value]:
+    """The values by key, the keys as words."""
+    words: dict[str, Value] = {}
+    for key, inner in _keys_of(value, None, value.key).items():
+        if word(key) in words:
+            raise inner.complain(f"'{word(key)}' appears twice, once as a word and once as a number or truth value")
+        words[word(key)] = inner
+    return words
+
+
+def _one_or_list(value: Value, template: Callable[[Value], Template]) -> _Templates:
+    if isinstance(value.content, list):
+        return [template(item) for item in value.content]
+    return template(value)
+
+
+def _values_of(templates: _Templates, row: Mapping[str, Any], tables: Tables, column: str) -> list[Any]:
+    if not isinstance(templates, Template):
+        return [template.render(row, tables) for template in templates]
+    values = templates.render(row, tables)
+    if not isinstance(values, list):
+        raise RowError(column, f"found {one_line(values)}, expected a list, since the mapping gives one field for all")
+    return values
+
+
+def _is_blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _number(value: Any, column: str) -> float:
+    """A finite number, also from text."""
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise RowError(column, f"found {one_line(value)}, expected a finite number")
+    return number
+
+
+def _ranks(values: list[Any], responses: int) -> dict[str, Any] | None:
+    """Ranks as they are in the row."""
+    ranks = [None if _is_blank(value) else _number(value, "ranks") for value in values]
+    return {"ranks": ranks} if any(rank is not None for rank in ranks) else None
+
+
+def _scores(values: list[Any], responses: int) -> dict[str, Any] | None:
+    """Scores, higher is better; equal ones tie."""
+    if len(values) != responses:
+        raise RowError("scores", f"found {len(values)} scores for {responses} responses: give one per response")
+    blank = [_is_blank(value) for value in values]
+    if all(blank):
         return None
-    made: dict[str, Any] = {"responses": responses, **verdict}
-    for key, template in vote.templates.items():
-        value = template.render(row, tables)
-        if key == "time":
-            value = None if is_blank(value) else value
-        elif key in PLAIN:
-            value = _name(value, key)
-        elif key == "weight":
-            value = None if is_blank(value) else number_of(value, "weight")
-        made[key] = value
-    return made
+    if any(blank):
+        # Not `null`: that would mean "shown, and worse than the others", which a missing score does not.
+        raise RowError("scores", f"response {blank.index(True) + 1} has no score: give one per response, or none")
+    return {"ranks": ranks_from_scores([_number(value, "scores") for value in values])}
 
 
-def mapping_of(path: str | None) -> MappingFile:
-    """The mapping that `--mapping` names.
+def _labels(names: Mapping[str, Value], values: list[Any], responses: int) -> dict[str, Any] | None:
+    """Labels, renamed by `names` where it lists them."""
+    labels = [None if _is_blank(value) else value for value in values]
+    labels = [names[word(label)].content if word(label) in names else label for label in labels]
+    return {"labels": labels} if any(label is not None for label in labels) else None
 
-    Raises:
-        PluralignError: none was named, or it cannot be read.
-    """
-    if path is None:
-        raise PluralignError("the format 'mapping' needs --mapping FILE.yaml")
-    return read_mapping_file(Path(path))
+
+def _choice_ranks(choices: Value) -> dict[str, list[Any]]:
+    """The ranks that each value stands for."""
+    ranks = {key: value.plain() for key, value in _words_of(choices).items()}
+    for key, given in ranks.items():
+        if not isinstance(given, list):
+            raise choices.complain(f"for {key}: found {one_line(given)}, expected ranks like [1, 2]")
+    return ranks
+
+
+def _choice(ranks: Mapping[str, list[Any]], values: list[Any], responses: int) -> dict[str, Any] | None:
+    (value,) = values
+    if _is_blank(value):
+        return None
+    text = word(value)
+    if text not in ranks:
+        raise RowError("choice", f"found {one_line(value)}, expected one of {', '.join(ranks)}{nearest(text, ranks)}")
+    return {"ranks": ranks[text]}
+
+
+def _pairwise_points(described: Value) -> tuple[Value, dict[str, tuple[float, float]]]:
+    """The values of the comparisons, and the points that each one gives to the first and the second response."""
+    keys = _keys_of(described, ("values", "first", "second", "tie"), "pairwise")
+    for needed in ("values", "first", "second"):
+        if needed not in keys:
+            raise described.complain(f"the key '{needed}' is missing")
+    meanings = {"first": (1.0, 0.0), "second": (0.0, 1.0), "tie": (0.5, 0.5)}
+    given = {key: word(keys[key].plain()) for key in meanings if key in keys}
+    if len(set(given.values())) < len(given):
+        raise described.complain("'first', 'second' and 'tie' must differ")
+    return keys["values"], {given[key]: meanings[key] for key in given}
+
+
+def _pairwise(points: Mapping[str, tuple[float, float]], values: list[Any], responses: int) -> dict[str, Any] | None:
+    """Comparisons of all pairs, which must agree with a ranking by wins."""
+    pairs = list(combinations(range(responses), 2))
+    if len(values) != len(pairs):
+        expected = f"expected {len(pairs)} for {responses} responses"
+        raise RowError("pairwise", f"found {len(values)} comparisons, {expected}")
+    wins = [0.0] * responses
+    for (first, second), value in zip(pairs, values, strict=True):
+        if word(value) not in points:
+            raise RowError("pairwise", f"found {one_line(value)}, expected one of {', '.join(points)}")
+        wins[first] += points[word(value)][0]
+        wins[second] += points[word(value)][1]
+    # Ties need not be transitive (1 ~ 2, 2 ~ 3, 1 > 3): then wins decide, and only strict comparisons bind.
+    for (first, second), value in zip(pairs, values, strict=True):
+        lead = points[word(value)][0] - points[word(value)][1]
+        if lead * (wins[first] - wins[second]) <= 0 and lead != 0:
+            contradiction = f"the comparison of {first + 1} and {second + 1} contradicts the others"
+            raise RowError("pairwise", f"{contradiction}: no ranking fits")
+    return {"ranks": ranks_from_scores(wins)}
+
+
+_OUTCOMES: dict[str, Callable[..., dict[str, Any] | None]] = {
+    "ranks": _ranks, "scores": _scores, "choice": _choice, "pairwise": _pairwise, "labels": _labels
+}  # fmt: skip

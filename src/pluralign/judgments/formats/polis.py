@@ -1,4 +1,4 @@
-"""Polis conversations: people vote on each other's statements."""
+"""Polis conversations: participants vote on each other's statements."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from pluralign.core.errors import PluralignError, RowError, nearest, one_line
 from pluralign.core.files import disk_errors
-from pluralign.judgments.formats.convert import Rows, Tally, convert_rows, without
-from pluralign.judgments.rows import columns_of, read_rows
+from pluralign.judgments.formats.convert import Rows, Tally, convert_rows
+from pluralign.judgments.reading import columns_of, read_rows
 from pluralign.judgments.schema import ranks_from_scores
 from pluralign.judgments.validation import Reject
 
@@ -18,12 +18,12 @@ SHAPES = ("votes", "people")
 SCALE = "agree-pass-disagree"
 LABELS = {"1": "agree", "0": "pass", "-1": "disagree"}
 ABOUT_PEOPLE = ("participant", "group-id", "n-comments", "n-votes", "n-agree", "n-disagree")
-"""The columns of the votes file that are no statements."""
+"""The columns of the votes file that are not statements."""
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """What belongs to a votes file: the name, the topic, and the text of each statement by its id."""
+    """What a votes file refers to: the name of the conversation, its topic, and the statements by id."""
 
     name: str
     prompt: str
@@ -39,17 +39,17 @@ def read_polis(
     prompt: str | None = None,
     drop_columns: Collection[str] = (),
 ) -> Rows:
-    """Format `polis`: the votes file of a conversation, with its statements and its topic.
+    """Format `polis`: the votes file of a conversation. Other arguments as for `convert_rows`.
 
     Args:
         path: `NAME.participants-votes.csv`, as exported (`.gz` may follow).
-        reject: what to do with a bad row; `None` raises.
-        tally: where rows are counted, and people and statements that gave no judgment.
-        shape: `votes` makes a row per person and statement with its label; `people` makes a row per person that
-            ranks all statements voted on, agree over pass over disagree.
-        comments: the file of statements; by default `NAME.comments.csv` beside the votes.
-        prompt: the topic; by default the description in `NAME.summary.csv` beside the votes, or its topic.
-        drop_columns: columns (statements, by their ids) to leave out on purpose.
+        reject: called with each bad row; `None` raises.
+        tally: counts rows, and participants without a judgment.
+        shape: `votes` gives a row with a label per participant and statement; `people` gives a row per participant
+            that ranks all their statements, agree over pass over disagree.
+        comments: the file of statements. Default: `NAME.comments.csv` beside the votes.
+        prompt: the topic. Default: the description, or else the topic, in `NAME.summary.csv` beside the votes.
+        drop_columns: columns (statements, by their ids) to leave out.
 
     Raises:
         PluralignError: the shape is unknown, or a file beside the votes is missing.
@@ -62,18 +62,12 @@ def read_polis(
             raise PluralignError(f"{path}: has no column '{name}': expected a Polis participants-votes file")
     tally = Tally() if tally is None else tally
     conversation = read_conversation(path, comments, prompt)
-    convert = _votes if shape == "votes" else _person
-    return convert_rows(
-        path, lambda row: convert(without(row, drop_columns, tally), conversation, tally), reject, tally
-    )
+    convert = _labels if shape == "votes" else _ranking
+    return convert_rows(path, lambda row: convert(row, conversation, tally), reject, tally, drop_columns)
 
 
 def read_conversation(path: Path, comments: Path | None = None, prompt: str | None = None) -> Conversation:
-    """The statements and the topic that belong to a votes file.
-
-    Raises:
-        PluralignError: there are no statements, or no topic, or a statement's id stands twice.
-    """
+    """The statements and the topic that belong to a votes file."""
     stem = path.name.lower().removesuffix(".gz").removesuffix(".csv").removesuffix("participants-votes")
     stem = path.name[: len(stem)]
     if comments is None:
@@ -88,7 +82,7 @@ def read_conversation(path: Path, comments: Path | None = None, prompt: str | No
             if column not in row:
                 raise PluralignError(f"{comments}: has no column '{column}': expected a Polis comments file")
         if row["comment-id"] in statements:
-            raise RowError("comment-id", f"'{row['comment-id']}' stands twice").at(comments, number)
+            raise RowError("comment-id", f"'{row['comment-id']}' appears twice").at(comments, number)
         statements[row["comment-id"]] = row["comment-body"]
     return Conversation(stem.rstrip(".") or path.resolve().parent.name, prompt, statements)
 
@@ -96,8 +90,8 @@ def read_conversation(path: Path, comments: Path | None = None, prompt: str | No
 def _beside(path: Path, stem: str, what: str) -> Path | None:
     with disk_errors(path.parent):
         for ending in (".csv", ".csv.gz"):
-            if (found := path.with_name(f"{stem}{what}{ending}")).exists():
-                return found
+            if (file := path.with_name(f"{stem}{what}{ending}")).exists():
+                return file
     return None
 
 
@@ -105,39 +99,36 @@ def _topic(path: Path, stem: str) -> str:
     summary = _beside(path, stem, "summary")
     if summary is None:
         raise PluralignError(f"{path}: no {stem}summary.csv beside it: give the topic with --prompt")
-    # Keys and values, one a line, without a header: the reader takes the first line for one.
+    # A key and a value per line, without a header: the reader takes the first line for a header.
     lines = [columns_of(summary) or [], *(list(row.values()) for _, row in read_rows(summary))]
-    found = {line[0]: line[1].strip() for line in lines if len(line) == 2}
-    prompt = found.get("conversation-description") or found.get("topic")
+    values = {line[0]: line[1].strip() for line in lines if len(line) == 2}
+    prompt = values.get("conversation-description") or values.get("topic")
     if not prompt:
         raise PluralignError(f"{summary}: has neither conversation-description nor topic: use --prompt")
     return prompt
 
 
-def _cast(row: Mapping[str, str]) -> dict[str, str]:
-    """The votes of one person by statement, the unseen ones left out."""
-    found = {}
+def _votes(row: Mapping[str, str]) -> dict[str, str]:
+    """The votes of one participant by statement, without the unseen ones."""
+    votes = {}
     for column, value in row.items():
         if column in ABOUT_PEOPLE or not value.strip():
             continue
         if not column.isdigit():
-            raise RowError(column, f"is no statement id: leave it out with --drop-columns {column}")
+            raise RowError(column, f"is not a statement id: leave it out with --drop-columns {column}")
         if value.strip() not in LABELS:
             raise RowError(column, f"found {one_line(value)}, expected 1 (agree), 0 (pass), -1 (disagree) or blank")
-        found[column] = LABELS[value.strip()]
-    return found
-
-
-def _check_counts(row: Mapping[str, str], cast: Mapping[str, str]) -> None:
-    """Some exports have 1 for disagree: the counts of the same file tell."""
+        votes[column] = LABELS[value.strip()]
+    # Some exports use 1 for disagree: the counts in the same file reveal it.
     for column, label in (("n-agree", "agree"), ("n-disagree", "disagree")):
-        counted = sum(vote == label for vote in cast.values())
+        counted = sum(vote == label for vote in votes.values())
         if row.get(column, "").strip() not in ("", str(counted)):
             raise RowError(
                 column,
                 f"found {one_line(row[column])}, but the row has {counted} votes that mean {label} (1 agree, 0 "
-                "pass, -1 disagree): check the sign of the votes, or say --drop-columns n-agree,n-disagree",
+                "pass, -1 disagree): check the sign of the votes, or use --drop-columns n-agree,n-disagree",
             )
+    return votes
 
 
 def _statement(column: str, conversation: Conversation) -> str:
@@ -151,43 +142,37 @@ def _statement(column: str, conversation: Conversation) -> str:
 def _shared_columns(row: Mapping[str, str], conversation: Conversation) -> dict[str, Any]:
     return {
         "prompt": conversation.prompt,
-        # Every conversation numbers its people and groups from 0: alone, the numbers would merge strangers.
+        # Every conversation numbers participants and groups from 0; the name keeps those of different ones apart.
         "annotator": f"{conversation.name}/{row['participant']}",
         "group": f"{conversation.name}/{row['group-id']}" if row["group-id"].strip() else None,
         "source": conversation.name,
     }
 
 
-def _votes(row: dict[str, str], conversation: Conversation, tally: Tally) -> Iterator[dict[str, Any] | RowError]:
-    cast = _cast(row)
-    _check_counts(row, cast)
-    if not cast:
-        tally.left_out["people without a vote"] += 1
-    for column, label in cast.items():
+def _labels(row: dict[str, str], conversation: Conversation, tally: Tally) -> Iterator[dict[str, Any] | RowError]:
+    votes = _votes(row)
+    if not votes:
+        tally.left_out["participants without a vote"] += 1
+    for column, label in votes.items():
         try:
-            yield {
-                **_shared_columns(row, conversation),
-                "responses": [_statement(column, conversation)],
-                "labels": [label],
-            }
+            responses = [_statement(column, conversation)]
         except RowError as complaint:
             yield complaint
+        else:
+            yield {**_shared_columns(row, conversation), "responses": responses, "labels": [label]}
 
 
-def _person(row: dict[str, str], conversation: Conversation, tally: Tally) -> Iterator[dict[str, Any]]:
-    cast = _cast(row)
-    _check_counts(row, cast)
-    if len(cast) < 2:
-        reason = "people without a vote" if not cast else "people with a single vote, which ranks nothing"
-        tally.left_out[reason] += 1
+def _ranking(row: dict[str, str], conversation: Conversation, tally: Tally) -> Iterator[dict[str, Any]]:
+    votes = _votes(row)
+    if len(votes) < 2:
+        tally.left_out[f"participants {'with a single vote, which ranks nothing' if votes else 'without a vote'}"] += 1
         return
     by_text: dict[str, str] = {}
-    for column in cast:
+    for column in votes:
         other = by_text.setdefault(_statement(column, conversation), column)
         if other != column:
-            raise RowError(
-                column, f"has the same text as statement {other}: leave one out with --drop-columns {column}"
-            )
-    worth = {"agree": 1, "pass": 0, "disagree": -1}
-    ranks = ranks_from_scores([worth[label] for label in cast.values()])
+            advice = f"leave one out with --drop-columns {column}"
+            raise RowError(column, f"has the same text as statement {other}: {advice}")
+    scores = {"agree": 1, "pass": 0, "disagree": -1}
+    ranks = ranks_from_scores([scores[label] for label in votes.values()])
     yield {**_shared_columns(row, conversation), "responses": list(by_text), "ranks": ranks}

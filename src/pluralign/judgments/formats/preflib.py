@@ -1,18 +1,18 @@
-"""PrefLib's files of orders: strict or tied, complete or incomplete (`.soc`, `.soi`, `.toc`, `.toi`)."""
+"""PrefLib files of orders: strict or with ties, complete or incomplete (`.soc`, `.soi`, `.toc`, `.toi`)."""
 
 from __future__ import annotations
 
-import gzip
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from pluralign.core.errors import PluralignError, RowError, nearest, one_line
 from pluralign.core.files import disk_errors
 from pluralign.core.progress import track
 from pluralign.judgments.formats.convert import Rows, Tally
+from pluralign.judgments.reading import GZIP_DAMAGE, opened
 from pluralign.judgments.schema import ranks_from_scores
 from pluralign.judgments.validation import Reject
 
@@ -24,24 +24,17 @@ _KEY = re.compile(r"#\s*([^:]*?)\s*:(.*)")
 _PLACE = re.compile(r"\s*(?:([0-9]{1,9})|\{\s*([0-9]{1,9}(?:\s*,\s*[0-9]{1,9})*)\s*\})\s*")
 
 Order = tuple[tuple[int, ...], ...]
-"""Alternatives by their numbers, best first; those of one place tie."""
+"""Alternatives by number, best first; those in one tuple tie."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What stands above the orders.
+    """The header of a file."""
 
-    Args:
-        title: of the file, empty where it has none.
-        kind: `soc`, `soi`, `toc` or `toi`.
-        names: the alternatives by number.
-        numbers: the counts that the file claims, each with the line on which it does.
-    """
-
-    title: str
-    kind: str
-    names: dict[int, str]
-    numbers: dict[str, tuple[int, int]]
+    title: str  # the title, or an empty string
+    kind: str  # `soc`, `soi`, `toc` or `toi`
+    names: dict[int, str]  # the alternatives by number
+    numbers: dict[str, tuple[int, int]]  # the counts that the header claims, each with its line
 
 
 def read_preflib(
@@ -51,18 +44,19 @@ def read_preflib(
     shape: str = "ranked",
     prompt: str | None = None,
 ) -> Rows:
-    """Format `preflib`: a judgment for every voter, since the file counts the voters of each order.
+    """Format `preflib`: a judgment for every voter; the file counts the voters of each order.
 
     Args:
         path: a file of orders (`.gz` may follow).
-        reject: what to do with a bad line of orders, or a count that is not the claimed one; `None` raises.
-        tally: where lines of orders are counted, and voters whose order compares nothing.
-        shape: `ranked` takes the alternatives that the voter ranked, for PrefLib's incomplete orders say nothing
-            about the others; `ballot` says that every voter saw all of them and liked the unranked ones less.
-        prompt: what the voters were asked; by default the file's title, or its name.
+        reject: called with each bad line of orders, and a count that differs from the claimed one; `None` raises.
+        tally: counts lines of orders, and voters whose order compares nothing.
+        shape: `ranked` takes only the alternatives that the voter ranked, since incomplete orders do not say what
+            voters think of the others; `ballot` assumes that all voters saw all and prefer those they ranked.
+        prompt: what the voters were asked. Default: the title of the file, or its name.
 
     Raises:
-        PluralignError: the shape or the ending is unknown, the header is not one, or, without `reject`, a line.
+        PluralignError: the shape or the ending is unknown, the header is malformed, or a line is and `reject` is
+            `None`.
     """
     if shape not in SHAPES:
         raise PluralignError(f"--shape: found '{shape}', expected ranked or ballot{nearest(shape, SHAPES)}")
@@ -76,7 +70,7 @@ def _judgments(path: Path, reject: Reject | None, tally: Tally, whole: bool, pro
     if prompt is None:
         prompt = header.title or name.rpartition(".")[0]
     voters, orders, complete = 0, set(), True
-    for number, line in track(_from(first, lines), f"Importing {path.name}"):
+    for number, line in track(chain([first], lines), f"Importing {path.name}"):
         tally.rows += 1
         try:
             count, text = _counted(line, voters, header)
@@ -91,7 +85,7 @@ def _judgments(path: Path, reject: Reject | None, tally: Tally, whole: bool, pro
         placed = {alternative: place for place, tied in enumerate(order) for alternative in tied}
         shown = sorted(header.names if whole else placed)
         if len(shown) < 2:
-            tally.left_out["voters who ranked a single alternative (--shape ballot sets it above the rest)"] += count
+            tally.left_out["voters who ranked a single alternative (--shape ballot ranks it above the rest)"] += count
             continue
         responses = [header.names[each] for each in shown]
         ranks = ranks_from_scores([-placed[each] if each in placed else None for each in shown])
@@ -103,27 +97,24 @@ def _judgments(path: Path, reject: Reject | None, tally: Tally, whole: bool, pro
     for key, value in counted.items() if complete else ():
         claimed, number = header.numbers.get(key, (value, 0))
         if claimed != value:
-            mismatch = RowError(None, f"{key} is {claimed}, but the orders below give {value}: mend either")
+            mismatch = RowError(None, f"{key} is {claimed}, but the orders give {value}: correct one of them")
             _refuse(path, number, f"# {key}: {claimed}", mismatch, reject)
 
 
 def _counted(line: str, before: int, header: Header) -> tuple[int, str]:
-    """How many voters a line stands for, and their order."""
+    """The number of voters that a line stands for, and their order."""
     found = re.fullmatch(r"([0-9]{1,15})\s*:(.*)", line)
     if found is None or int(found[1]) == 0:
         raise RowError(None, f"found {one_line(line)}, expected a count and an order like '12: 1,{{2,3}},4'")
     claimed, place = header.numbers["NUMBER VOTERS"]
     if before + int(found[1]) > claimed:
         total = before + int(found[1])
-        raise RowError(None, f"the counts up to here give {total}, but line {place} says NUMBER VOTERS: {claimed}")
+        raise RowError(None, f"the counts so far sum to {total}, but line {place} says NUMBER VOTERS: {claimed}")
     return int(found[1]), found[2]
 
 
 def order_of(text: str) -> Order:
-    """An order as PrefLib writes it, commas from better to worse, braces around alternatives that tie.
-
-    Raises:
-        RowError: it is none, or an alternative stands twice.
+    """Parse an order in PrefLib's notation: commas from better to worse, braces around alternatives that tie.
 
     Examples:
         >>> order_of("1, {4, 3}, 2")
@@ -139,8 +130,8 @@ def order_of(text: str) -> Order:
         end = found.end()
     flat = [alternative for tied in places for alternative in tied]
     if len(set(flat)) < len(flat):
-        twice = next(each for each in flat if flat.count(each) > 1)
-        raise RowError(None, f"alternative {twice} stands twice in the order: keep one of its places")
+        repeated = next(each for each in flat if flat.count(each) > 1)
+        raise RowError(None, f"alternative {repeated} appears twice in the order: keep it once")
     return tuple(places)
 
 
@@ -150,12 +141,12 @@ def _check(order: Order, header: Header) -> None:
     if unknown is not None:
         raise RowError(None, f"alternative {unknown} is not among the {len(header.names)} of the header")
     if header.kind[0] == "s" and len(ranked) > len(order):
-        raise RowError(None, f"the order has ties, and a {header.kind} file has none: name it to{header.kind[2]}")
+        raise RowError(None, f"the order has ties, and a {header.kind} file has none: use .to{header.kind[2]}")
     if header.kind[2] == "c" and len(ranked) < len(header.names):
         raise RowError(
             None,
             f"the order ranks {len(ranked)} of {len(header.names)} alternatives, and in a {header.kind} file every "
-            f"order ranks all: name it {header.kind[:2]}i",
+            f"order ranks all: use .{header.kind[:2]}i",
         )
 
 
@@ -166,12 +157,11 @@ def _refuse(path: Path, number: int, line: str, complaint: RowError, reject: Rej
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines that hold something, with their numbers."""
-    packed = path.name.lower().endswith(".gz")
+    """The lines that are not blank, with their numbers."""
     number = 0
     with disk_errors(path):
         try:
-            with gzip.open(path) if packed else open(path, "rb") as data:
+            with opened(path) as data:
                 for number, line in enumerate(data, start=1):
                     text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                     if text:
@@ -179,13 +169,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         except UnicodeDecodeError as fault:
             place = f"{path}, line {number}"
             raise PluralignError(f"{place}: byte {fault.start + 1} is not UTF-8: save it as UTF-8") from fault
-        except (EOFError, gzip.BadGzipFile, zlib.error) as fault:
+        except GZIP_DAMAGE as fault:
             raise PluralignError(f"{path}: the gzip file is damaged or cut off: fetch it again") from fault
-
-
-def _from(first: tuple[int, str], lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    yield first
-    yield from lines
 
 
 def _header(path: Path, name: str, lines: Iterator[tuple[int, str]]) -> tuple[Header, tuple[int, str]]:
@@ -201,12 +186,12 @@ def _header(path: Path, name: str, lines: Iterator[tuple[int, str]]) -> tuple[He
         if found is None:
             raise PluralignError(f"{path}, line {number}: found {one_line(line)}, expected '# KEY: value'")
         if found[1] in texts:
-            raise PluralignError(f"{path}, line {number}: {found[1]} stands already on line {texts[found[1]][1]}")
+            raise PluralignError(f"{path}, line {number}: {found[1]} is already on line {texts[found[1]][1]}")
         texts[found[1]] = (found[2].strip(), number)
     else:
         raise PluralignError(f"{path}: no order follows the header" if texts else f"{path}: the file is empty")
     if not texts:
-        hint = "PrefLib's form of before 2022 has no header: fetch the file anew, or write the header"
+        hint = "files in PrefLib's format from before 2022 have no header: download the file again, or add the header"
         raise PluralignError(f"{path}, line {number}: found {one_line(line)}, expected '# KEY: value' ({hint})")
     numbers = {}
     for key in NUMBERS:
@@ -242,6 +227,7 @@ def _names(path: Path, texts: dict[str, tuple[str, int]], claimed: int, claimed_
         names[int(found[1])] = name
     if len(names) != claimed:
         raise PluralignError(
-            f"{path}, line {claimed_on}: NUMBER ALTERNATIVES is {claimed}, but {len(names)} are named: mend either"
+            f"{path}, line {claimed_on}: NUMBER ALTERNATIVES is {claimed}, but {len(names)} are named: correct one "
+            "of them"
         )
     return names

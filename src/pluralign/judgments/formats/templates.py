@@ -1,4 +1,4 @@
-"""Templates: text with `{column}` fields, into nested values and into joined tables."""
+"""Templates: text with `{column}` fields, which may lead into nested values and joined tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _JOIN = re.compile(r"(\w+)\[(.+)\]\.(.+)")
 
 
 def word(value: Any) -> str:
-    """A value as it is compared with others: `1`, `1.0` and ` 1 ` are the same word, and so are truth values.
+    """A value in the form in which values are compared: `1`, `1.0` and ` 1 ` are the same word.
 
     Examples:
         >>> word(1.0), word(" 1 "), word(True)
@@ -31,38 +31,28 @@ def word(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Field:
-    """What stands between braces: a column, or a column that leads to a row of another table.
+    """A field between braces: a column, or a column whose value is the key of a row in a joined table."""
 
-    Args:
-        column: of the file, dots leading into nested values.
-        table: the joined table, or `None`.
-        wanted: the column of the joined table.
-    """
-
-    column: str
-    table: str | None = None
-    wanted: str = ""
+    column: str  # a column of the file; dots lead into nested values
+    table: str | None = None  # the joined table, or `None`
+    wanted: str = ""  # the column of the joined table
 
     def value(self, row: Mapping[str, Any], tables: Tables) -> Any:
-        """What the field stands for in a row.
-
-        Raises:
-            RowError: the row has no such column, or the joined table no such row.
-        """
-        found = _reach(row, self.column, self.column)
+        """The value of the field in a row; it must exist there, and in the joined table."""
+        value = _nested(row, self.column, self.column)
         if self.table is None:
-            return found
-        joined = tables[self.table].get(word(found))
+            return value
+        joined = tables[self.table].get(word(value))
         if joined is None:
-            raise RowError(self.column, f"{one_line(found)} is not in the table '{self.table}'")
-        return _reach(joined, self.wanted, f"{self.table}.{self.wanted}")
+            raise RowError(self.column, f"{one_line(value)} is not in the table '{self.table}'")
+        return _nested(joined, self.wanted, f"{self.table}.{self.wanted}")
 
 
 @dataclass(frozen=True)
 class Template:
-    """Text with fields. One field and nothing else keeps the type of its value; else the parts make text.
+    """Text with fields. A template that is a single field keeps the type of its value; others give text.
 
-    Two braces stand for one that is text: `{{a}}` is the text `{a}`.
+    A doubled brace is a literal one: `{{a}}` is the text `{a}`.
 
     Examples:
         >>> template = Template.of(Value("{who} says {what.0}", "map.yaml, line 1", "prompt"), [])
@@ -75,11 +65,7 @@ class Template:
 
     @classmethod
     def of(cls, value: Value, tables: Sequence[str]) -> Template:
-        """Read a template; numbers stand for their digits.
-
-        Raises:
-            PluralignError: it is no text, a brace stands alone, or it names an unknown table.
-        """
+        """Parse a template; numbers are taken as text."""
         if isinstance(value.content, bool) or not isinstance(value.content, str | int | float):
             raise value.complain(f"found {one_line(value.plain())}, expected text like '{{column}}'")
         parts: list[str | Field] = []
@@ -87,7 +73,7 @@ class Template:
         for found in [*_FIELD.finditer(text), None]:
             between = text[end : found.start() if found else None]
             if "{" in between or "}" in between:
-                raise value.complain(f"a brace stands alone in {one_line(text)}: write {{column}}, or {{{{ for a brace")
+                raise value.complain(f"a single brace in {one_line(text)}: write {{column}}, or {{{{ for a brace")
             parts += [between] if between else []
             if found is not None:
                 parts.append(_field(found[1], value, tables) if found[1] else found[0][0])
@@ -95,11 +81,7 @@ class Template:
         return cls(tuple(parts), value)
 
     def render(self, row: Mapping[str, Any], tables: Tables) -> Any:
-        """The template's value for a row.
-
-        Raises:
-            RowError: a field has no value to stand for, or a list where text is made.
-        """
+        """The template's value for a row; a list cannot be part of a text."""
         if len(self.parts) == 1 and isinstance(self.parts[0], Field):
             return self.parts[0].value(row, tables)
         shown = []
@@ -111,11 +93,7 @@ class Template:
         return "".join(shown)
 
     def check_columns(self, columns: Sequence[str], tables: Mapping[str, Sequence[str]]) -> None:
-        """Complain about a field that a file's header, or a joined table, does not have.
-
-        Raises:
-            PluralignError: names the line and key of the mapping, the column, and the nearest one.
-        """
+        """Check that the header of a file, and the joined tables, have all fields."""
         for part in self.parts:
             if not isinstance(part, Field):
                 continue
@@ -140,16 +118,16 @@ def _has(columns: Sequence[str], name: str) -> bool:
     return name in columns or name.split(".")[0] in columns
 
 
-def _reach(value: Any, path: str, column: str) -> Any:
-    """Follow a dotted path into nested mappings and lists; a name that holds dots itself comes first."""
+def _nested(value: Any, path: str, column: str) -> Any:
+    """Follow a dotted path into nested mappings and lists; a key that contains the dots takes precedence."""
     if isinstance(value, Mapping) and path in value:
         return value[path]
     first, _, rest = path.partition(".")
     if isinstance(value, Mapping) and first in value:
-        found = value[first]
+        inner = value[first]
     elif isinstance(value, list) and first.isdigit() and int(first) < len(value):
-        found = value[int(first)]
+        inner = value[int(first)]
     else:
         known = list(value) if isinstance(value, Mapping) else []
         raise RowError(column, f"there is no '{first}' in the row{nearest(first, map(str, known))}")
-    return _reach(found, rest, column) if rest else found
+    return _nested(inner, rest, column) if rest else inner

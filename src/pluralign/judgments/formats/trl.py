@@ -1,43 +1,44 @@
-"""TRL preference rows: prompt, chosen, rejected; texts or chat messages; the prompt apart or inside both."""
+"""TRL preference rows (`prompt`, `chosen`, `rejected`), read and written."""
 
 from __future__ import annotations
 
-import os.path
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from pluralign.core.errors import PluralignError, RowError, one_line
 from pluralign.judgments.formats.convert import Rows, Tally, carried, check_known, convert_rows, without
-from pluralign.judgments.table import Judgments
-from pluralign.judgments.validation import Reject, RowChecker, checked_batches
+from pluralign.judgments.table import Judgments, table_writer
+from pluralign.judgments.validation import Reject
 
 KNOWN = ("prompt", "chosen", "rejected")
+NOT_CARRIED = ("annotator", "source", "group", "time")
+"""Columns of the canonical table that preference rows cannot hold."""
 
 
 def read_trl(
     path: Path, reject: Reject | None = None, tally: Tally | None = None, drop_columns: Collection[str] = ()
 ) -> Rows:
-    """Format `trl`: one judgment of two responses per row.
-
-    Args:
-        path: Parquet or JSON Lines in the columns of a TRL preference data set.
-        reject: what to do with a bad row; `None` raises.
-        tally: where rows are counted.
-        drop_columns: columns to leave out on purpose, such as `score_chosen`.
-    """
-    return convert_rows(path, lambda row: [preference(without(row, drop_columns, tally))], reject, tally)
+    """Format `trl`: one judgment of two responses per row. Arguments as for `convert_rows`."""
+    return convert_rows(path, lambda row: [preference(row)], reject, tally, drop_columns)
 
 
 def from_trl(rows: Iterable[Mapping[str, Any]], drop_columns: Collection[str] = ()) -> Judgments:
     """Judgments from TRL preference rows in memory; a `datasets.Dataset` is such an iterable.
 
     Args:
-        rows: mappings with `chosen`, `rejected` and mostly `prompt`.
+        rows: mappings with `chosen`, `rejected` and usually `prompt`.
         drop_columns: columns to leave out on purpose.
 
     Raises:
-        PluralignError: the first row that is no preference, with its number; or there is none.
+        PluralignError: a row is not a preference (names its number), or there is no row.
 
     Examples:
         >>> judgments = from_trl([{"prompt": "Tea?", "chosen": "Yes", "rejected": "No"}])
@@ -52,19 +53,14 @@ def from_trl(rows: Iterable[Mapping[str, Any]], drop_columns: Collection[str] = 
             except RowError as complaint:
                 raise complaint.at("rows", number) from complaint
 
-    import pyarrow as pa
-
-    batches = list(checked_batches(numbered(), RowChecker(), place="rows"))
-    if not batches:
-        raise PluralignError("rows: no preference among them")
-    return Judgments(pa.Table.from_batches(batches))
+    return Judgments.from_numbered(numbered())
 
 
 def preference(row: Mapping[str, Any]) -> dict[str, Any]:
-    """One TRL row as a row of the canonical table.
+    """One TRL row as a row of the canonical table; the prompt may be separate or the start of both responses.
 
     Raises:
-        RowError: a column is missing, unknown, or of the wrong kind.
+        RowError: a column is missing, unknown, or has the wrong type.
 
     Examples:
         >>> made = preference({"chosen": "The sky is blue.", "rejected": "The sky is black."})
@@ -86,8 +82,8 @@ def preference(row: Mapping[str, Any]) -> dict[str, Any]:
         prompt, chosen, rejected = chosen[:cut], chosen[cut:], rejected[cut:]
     for name, response in (("chosen", chosen), ("rejected", rejected)):
         if not response:
-            apart = "is empty" if row.get("prompt") is not None else "holds nothing but the prompt that both share"
-            raise RowError(name, f"{apart}: every response needs some text")
+            state = "is empty" if row.get("prompt") is not None else "contains only the prompt that both share"
+            raise RowError(name, f"{state}: every response must contain text")
     return {"prompt": prompt, "responses": [chosen, rejected], "ranks": [1, 2], **carried(row)}
 
 
@@ -97,7 +93,7 @@ def _shared_messages(chosen: list[Any], rejected: list[Any]) -> int:
 
 
 def _shared_text(chosen: str, rejected: str) -> int:
-    """Where the shared beginning ends, never inside a word; a space before it goes to the responses, as in TRL."""
+    """The end of the shared start, never inside a word; a space before it goes to the responses, as in TRL."""
     cut = len(os.path.commonprefix([chosen, rejected]))
     while cut > 0 and (_inside_word(chosen, cut) or _inside_word(rejected, cut)):
         cut -= 1
@@ -105,8 +101,71 @@ def _shared_text(chosen: str, rejected: str) -> int:
 
 
 def _inside_word(text: str, cut: int) -> bool:
-    return cut < len(text) and _of_word(text[cut - 1]) and _of_word(text[cut])
+    return cut < len(text) and all(character.isalnum() or character == "_" for character in text[cut - 1 : cut + 1])
 
 
-def _of_word(sign: str) -> bool:
-    return sign.isalnum() or sign == "_"
+@dataclass(frozen=True)
+class Exported:
+    """The result of an export."""
+
+    out: Path  # the file written
+    rows: int  # the number of preference rows
+    lost: Counter[str]  # counts of what preference rows cannot hold, by kind
+
+    def summary(self) -> list[str]:
+        """A summary for the terminal, as lines."""
+        lines = [f"{self.rows} preference rows; written to {self.out}"]
+        return lines + [f"not carried: {count} {what}" for what, count in self.lost.items() if count]
+
+
+def preference_rows(judgments: Judgments, lost: Counter[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Every strict pair of every ranking as `prompt`, `chosen`, `rejected`.
+
+    Args:
+        judgments: the table.
+        lost: counts what the rows cannot hold: ties, pairs of unranked responses, labels, weights, and the
+            columns `NOT_CARRIED`.
+
+    Examples:
+        >>> rows = [{"prompt": "Tea?", "responses": ["Yes", "Later", "No"], "ranks": [1, 2, 2]}]
+        >>> lost = Counter()
+        >>> [(row["chosen"], row["rejected"]) for row in preference_rows(Judgments.from_rows(rows), lost)]
+        [('Yes', 'Later'), ('Yes', 'No')]
+        >>> lost["tied pairs"]
+        1
+    """
+    lost = Counter() if lost is None else lost
+    for row in judgments.rows():
+        for column in NOT_CARRIED:
+            lost[f"values of '{column}'"] += row[column] is not None
+        lost["weights other than 1"] += row["weight"] != 1.0
+        lost["rows of labels"] += row["labels"] is not None
+        ranks = row["ranks"] or [None] * len(row["responses"])
+        for better, high in enumerate(ranks):
+            for worse, low in enumerate(ranks):
+                if high is not None and (low is None or high < low):
+                    chosen, rejected = row["responses"][better], row["responses"][worse]
+                    yield {"prompt": row["prompt"], "chosen": chosen, "rejected": rejected}
+                elif better < worse and high == low and row["ranks"] is not None:
+                    lost["tied pairs" if high is not None else "pairs of unranked responses"] += 1
+
+
+def write_trl(judgments: Judgments, out: str | os.PathLike[str]) -> Exported:
+    """Write preference rows to Parquet or JSON Lines, streaming and atomically.
+
+    Raises:
+        PluralignError: there is no strict pair, or the disk refuses.
+    """
+    text = judgments.table.schema.field("prompt").type
+    lost: Counter[str] = Counter()
+    rows, count = preference_rows(judgments, lost), 0
+    columns = pa.schema([(name, text) for name in KNOWN])
+    with contextlib.ExitStack() as stack:
+        write: Callable[[pa.RecordBatch], None] | None = None
+        while batch := list(islice(rows, 4096)):
+            write = write or stack.enter_context(table_writer(out, columns))
+            write(pa.RecordBatch.from_pylist(batch, schema=columns))
+            count += len(batch)
+        if not count:
+            raise PluralignError("no preference row is left: no ranking holds a strict pair")
+    return Exported(Path(out), count, lost)

@@ -1,69 +1,70 @@
-"""The config of DPRM: loss, cost between labels, targets."""
+"""The config of DPRM (arXiv 2402.09764): loss, cost between labels, targets."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from pluralign.choice.transport import DEFAULT_COST, DELTA, DistributionLoss, LabelCost, label_cost
+from pluralign.choice.label_costs import DELTA, LabelCost, label_cost
+from pluralign.choice.transport import DEFAULT_COST, DistributionLoss
 from pluralign.core.errors import PluralignError, one_line
 from pluralign.core.files import disk_errors
 from pluralign.judgments.scales import LabelScale
-from pluralign.training.configs import JudgmentConfig, check_choices
+from pluralign.training.configs import JudgmentConfig, check_choices, setting
 
 Cost = Literal["reward-gap", "index", "matrix"]
 ItemWeight = Literal["equal", "votes"]
 Preset = Literal["DPRM_C", "DPRM_W", "DPRM_OT"]
 
 PRESETS: dict[str, DistributionLoss] = {"DPRM_C": "ce", "DPRM_W": "w1", "DPRM_OT": "ot"}
-"""The paper's names of its losses, and ours."""
+"""The paper's names of its losses, and the names here."""
 
 
 @dataclass
 class DPRMConfig(JudgmentConfig):
-    """DPRM: a reward model that predicts what a crowd would say of a response.
+    """DPRM: a reward model that predicts how a crowd would label a response.
 
     An item is a (prompt, response); its target is the posterior mean of the votes on it. Batches count items.
-
-    Args:
-        loss: `ot` is the transport cost to the target, `w1` the same with the index cost, `energy` half the energy
-            distance, `ce` the cross-entropy.
-        cost: What labels are apart: `reward-gap` is |R_i - R_j| + delta [i != j], `index` |i - j|, `matrix` is
-            `cost_matrix`. Default: `index` for w1, else `reward-gap`.
-        cost_matrix: Of `matrix`: a row of numbers for each label, or a YAML or JSON file with them. Needs the
-            package POT.
-        delta: Of `reward-gap`: what two labels of one reward cost.
-        smoothing: A target's top label keeps at most 1 - smoothing; what is over goes to the runner-up.
-        prior_strength: The votes that the uniform prior counts for. Default: the number of labels.
-        vote_state: A stored vote state (docs: crowd votes) whose posterior gives the targets; the training files
-            then say which items to train on, and their own labels are not counted.
-        item_weight: `equal` counts every item once, `votes` by its number of votes.
-        preset: The paper's name of a loss: DPRM_C, DPRM_W or DPRM_OT.
     """
 
-    learning_rate: float = field(default=2e-5, metadata={"help": "The initial learning rate of AdamW."})
-    loss: DistributionLoss = field(default="ot", metadata={"help": "How far a prediction is from its target."})
-    cost: Cost | None = field(default=None, metadata={"help": "What labels are apart; goes with the loss."})
-    cost_matrix: str | list[list[float]] | None = field(
-        default=None, metadata={"help": "Of cost: matrix: a row for each label, or a file with them."}
+    learning_rate: float = setting(2e-5, "The initial learning rate of AdamW.")
+    loss: DistributionLoss = setting(
+        "ot",
+        "The distance of a prediction from its target: the transport cost (ot), the same with the index cost (w1), "
+        "half the energy distance (energy), or the cross-entropy (ce).",
     )
-    delta: float = field(default=DELTA, metadata={"help": "What two labels of one reward cost."})
-    smoothing: float = field(default=0.05, metadata={"help": "What the top label gives to the runner-up at least."})
-    prior_strength: float | None = field(
-        default=None, metadata={"help": "The votes that the uniform prior counts for; the number of labels."}
+    cost: Cost | None = setting(
+        None,
+        "The distance between labels i and j: |R_i - R_j| + delta (reward-gap), |i - j| (index), or cost_matrix "
+        "(matrix). Default: index for w1, else reward-gap.",
     )
-    vote_state: str | None = field(default=None, metadata={"help": "A stored vote state that gives the targets."})
-    item_weight: ItemWeight = field(default="equal", metadata={"help": "Every item once, or by its votes."})
-    preset: Preset | None = field(default=None, metadata={"help": "The paper's name of a loss."})
+    cost_matrix: str | list[list[float]] | None = setting(
+        None,
+        "With cost: matrix, a row of numbers for each label, or a YAML or JSON file with them; needs the package POT.",
+    )
+    delta: float = setting(DELTA, "With cost: reward-gap, the part of the cost that any two different labels have.")
+    smoothing: float = setting(
+        0.05, "A target's top label keeps at most 1 minus this; any excess goes to the second most likely label."
+    )
+    prior_strength: float | None = setting(
+        None, "The number of votes that the uniform prior counts as. Default: the number of labels."
+    )
+    vote_state: str | None = setting(
+        None,
+        "A stored vote state whose posterior gives the targets; the training files then only name the items, and "
+        "their own labels are not counted.",
+    )
+    item_weight: ItemWeight = setting("equal", "Count every item once (equal) or by its number of votes (votes).")
+    preset: Preset | None = setting(None, "The paper's name of a loss: DPRM_C, DPRM_W or DPRM_OT.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choices(self, loss=DistributionLoss, item_weight=ItemWeight)
-        given = {"cost": Cost, "preset": Preset}
-        check_choices(self, **{name: kind for name, kind in given.items() if getattr(self, name) is not None})
+        check_choices(self, **({} if self.cost is None else {"cost": Cost}))
+        check_choices(self, **({} if self.preset is None else {"preset": Preset}))
         if self.preset is not None:
             if self.loss not in ("ot", PRESETS[self.preset]):
                 raise ValueError(f"preset: {self.preset} is the loss {PRESETS[self.preset]}, and loss is {self.loss}")
@@ -83,7 +84,7 @@ class DPRMConfig(JudgmentConfig):
         """The cost between the labels of a scale.
 
         Raises:
-            PluralignError: the matrix cannot be read, or is no cost between these labels.
+            PluralignError: the matrix cannot be read, or does not fit these labels.
         """
         if self.cost_matrix is not None:
             return label_cost(scale.rewards, _matrix(self.cost_matrix))

@@ -1,12 +1,13 @@
-"""The config of EM-DPO and its presets."""
+"""The config of EM-DPO (arXiv 2405.15065, 2510.15716) and its presets."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from pluralign.training.configs import MatchingConfig, apply_preset, check_choices
+from pluralign.training.configs import apply_preset, check_choices, check_least, setting
 from pluralign.training.em_dpo.typed_batches import Routing
+from pluralign.training.preference_matching.dpo import MatchingConfig
 
 Start = Literal["latent-class", "spectral", "kmeans", "groups", "dirichlet"]
 Scoring = Literal["crossfit", "train"]
@@ -26,59 +27,53 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "cluster-dpo": {"start": "kmeans", "rounds": 0, "num_train_epochs": 1.0},
 }
-"""What a preset sets, where a field was left at its default."""
+"""The values that a preset sets in fields that were left at their defaults."""
 
 
 @dataclass
 class EMDPOConfig(MatchingConfig):
-    """EM-DPO: latent types of annotators, found while a policy for each is tuned.
+    """EM-DPO: latent annotator types, estimated while a policy for each is tuned.
 
     `num_train_epochs`, `max_steps` and the learning rate's schedule are those of one M-step. With a `mode` other
-    than `kl` each type's policy matches what its people say (docs: matching by DPO).
-
-    Args:
-        types: How many types, or `auto`: chosen by held-out log-likelihood over annotators, one being possible.
-        most_types: The largest number that `auto` tries.
-        start: Where the responsibilities come from before the first round: `latent-class` Plackett-Luce on frozen
-            features, `spectral` groups of annotators who agree, `kmeans` on the mean difference between what they
-            chose and what they did not, the known `groups` of the table, or `dirichlet`, at random.
-        features: Of the start: `worths`, `tfidf`, an encoder's folder or hub id, or `auto`.
-        dimensions: Of text features.
-        rounds: M-steps that are followed by an E-step; one more M-step, on all judgments, comes last.
-        scoring: `crossfit` trains on one half of each annotator's judgments and scores the other, in turns; `train`
-            does both on all.
-        routing: `sampled` draws a type for each annotator in every round, `sparse` gives a judgment to every type
-            with enough responsibility, `dense` to all.
-        skip_below: Of `sparse`: a judgment is left out of a type's M-step below this responsibility.
-        temperature: Of the first E-step; it falls to 1 at the last.
-        floor: No responsibility of a round falls below this.
-        weight_floor: No type's share falls below this.
-        drop_below: An E-step stops scoring a type for an annotator whose posterior for it is below this.
-        most_scored: The most judgments of an annotator that an E-step scores. Default: all.
-        preset: `paper` or `cluster-dpo`: sets what was left at its default (docs: EM-DPO).
+    than `kl` each type's policy matches the judgments of its annotators (docs: matching by DPO).
     """
 
-    types: int | Literal["auto"] = field(default="auto", metadata={"help": "How many types, or auto."})
-    learning_rate: float = field(default=1e-4, metadata={"help": "The initial learning rate of each M-step."})
-    most_types: int = field(default=6, metadata={"help": "The largest number that auto tries."})
-    start: Start = field(default="latent-class", metadata={"help": "Where responsibilities come from at first."})
-    features: str = field(default="auto", metadata={"help": "Of the start: worths, tfidf, a model, or auto."})
-    dimensions: int = field(default=64, metadata={"help": "Of text features."})
-    rounds: int = field(default=2, metadata={"help": "M-steps that are followed by an E-step."})
-    scoring: Scoring = field(
-        default="crossfit", metadata={"help": "Score judgments that were left out of the M-step, or all."}
+    types: int | Literal["auto"] = setting(
+        "auto", "The number of types, or auto: chosen by held-out log-likelihood over annotators, from 1."
     )
-    routing: Routing = field(default="sampled", metadata={"help": "Which judgments train which type."})
-    skip_below: float = field(default=0.05, metadata={"help": "Of sparse routing: least responsibility."})
-    temperature: float = field(default=1.0, metadata={"help": "Of the first E-step; it falls to 1."})
-    floor: float = field(default=1e-3, metadata={"help": "No responsibility of a round falls below this."})
-    weight_floor: float = field(default=1e-3, metadata={"help": "No type's share falls below this."})
-    drop_below: float = field(default=0.01, metadata={"help": "Posterior under which a type is scored no more."})
-    most_scored: int | None = field(
-        default=None, metadata={"help": "The most judgments of an annotator that an E-step scores."}
+    learning_rate: float = setting(1e-4, "The initial learning rate of AdamW in each M-step.")
+    most_types: int = setting(6, "The largest number of types that auto tries.")
+    start: Start = setting(
+        "latent-class",
+        "The responsibilities before the first round: a Plackett-Luce latent-class model on frozen features "
+        "(latent-class), groups of annotators who agree (spectral), k-means on the mean difference between chosen and "
+        "other responses (kmeans), the table's groups (groups), or random (dirichlet).",
     )
-    preset: Literal["paper", "cluster-dpo"] | None = field(
-        default=None, metadata={"help": "Sets what was left at its default."}
+    features: str = setting("auto", "Features of the start: worths, tfidf, an encoder's folder or hub id, or auto.")
+    dimensions: int = setting(64, "Dimensions of the start's text features.")
+    rounds: int = setting(2, "The number of M-steps with an E-step after them; a last M-step on all judgments follows.")
+    scoring: Scoring = setting(
+        "crossfit",
+        "Train on one half of each annotator's judgments and score the other, in turns (crossfit), or do both on all "
+        "(train).",
+    )
+    routing: Routing = setting(
+        "sampled",
+        "Train, in each round, one type drawn for each annotator (sampled), every type with enough responsibility "
+        "(sparse), or all types (dense) on a judgment.",
+    )
+    skip_below: float = setting(
+        0.05, "With routing: sparse, the least responsibility of a type that trains on a judgment."
+    )
+    temperature: float = setting(1.0, "Temperature of the first E-step; it falls to 1 at the last.")
+    floor: float = setting(1e-3, "The least responsibility in a round.")
+    weight_floor: float = setting(1e-3, "The least share of a type.")
+    drop_below: float = setting(
+        0.01, "An E-step stops scoring a type for an annotator whose posterior for it is below this."
+    )
+    most_scored: int | None = setting(None, "The most judgments of an annotator that an E-step scores. Default: all.")
+    preset: Literal["paper", "cluster-dpo"] | None = setting(
+        None, "Settings of the paper or of cluster-dpo, for the fields left at their defaults."
     )
 
     def __post_init__(self) -> None:
@@ -86,22 +81,20 @@ class EMDPOConfig(MatchingConfig):
         super().__post_init__()
         if self.types != "auto" and not (isinstance(self.types, int) and self.types >= 1):
             raise ValueError(f"types: found {self.types!r}, expected auto, or 1 or more")
-        for name, least in (("most_types", 1), ("rounds", 0), ("dimensions", 1), ("temperature", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: found {getattr(self, name)}, expected {least} or more")
+        check_least(self, most_types=1, rounds=0, dimensions=1, temperature=1, most_scored=1)
         check_choices(self, start=Start, scoring=Scoring, routing=Routing)
         for name in ("floor", "weight_floor", "drop_below", "skip_below"):
             if not 0 <= getattr(self, name) < 0.5:
                 raise ValueError(f"{name}: found {getattr(self, name)}, expected a share from 0 to under 0.5")
         if self.weight_floor == 0:
-            raise ValueError("weight_floor: found 0, expected a share above it: without any a type dies for good")
+            raise ValueError(
+                "weight_floor: found 0, expected a share above it: a type without a share never regains one"
+            )
         if self.routing == "sparse" and self.skip_below <= self.floor:
             raise ValueError(f"skip_below: found {self.skip_below}, expected more than the floor, {self.floor}")
-        if self.most_scored is not None and self.most_scored < 1:
-            raise ValueError(f"most_scored: found {self.most_scored}, expected 1 or more")
         if not self.precompute_ref_log_probs:
             raise ValueError("precompute_ref_log_probs: every E-step needs the reference's log-probabilities")
         if self.label_smoothing:
-            raise ValueError("label_smoothing: an E-step needs the likelihood of verdicts as they are: set it to 0")
+            raise ValueError("label_smoothing: an E-step needs the likelihood of judgments as they are: set it to 0")
         if self.vote_state is not None:
-            raise ValueError("vote_state: an E-step needs the likelihood of verdicts as they are: leave it out")
+            raise ValueError("vote_state: an E-step needs the likelihood of judgments as they are: leave it out")

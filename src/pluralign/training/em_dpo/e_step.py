@@ -1,4 +1,4 @@
-"""The E-step: utilities computed when first needed, types scored no more for annotators who cannot be of them."""
+"""The E-step: utilities are computed when first needed, and types that an annotator cannot have are dropped."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pluralign.choice.em_dpo import likely, with_held_odds
 from pluralign.scoring.items import Items
 
 FIRST = 2
-"""Judgments of each annotator in the first stage; every further stage doubles what was scored before."""
+"""Judgments of each annotator in the first stage; each further stage doubles the number scored before."""
 
 
 class EStep:
-    """Log-likelihoods of annotators' judgments under each type, added up stage by stage.
+    """Log-likelihoods of the annotators' judgments under each type, added up stage by stage.
 
     Args:
         annotator: `(judgments,)` from 0.
-        prior: log eta_k and what is known besides `(annotators, K)`, or `(K,)`; it decides only what is given up.
-        drop_below: the posterior under which a type is given up.
+        prior: log eta_k plus other evidence `(annotators, K)`, or `(K,)`; it only decides which types are dropped.
+        drop_below: the posterior below which a type is dropped.
 
     Examples:
         >>> step = EStep(np.zeros(4, dtype=int), np.log([[0.5, 0.5]]), 0.01)
@@ -44,11 +44,11 @@ class EStep:
         self._odds = np.zeros(self.prior.shape)
 
     def stages(self, rows: np.ndarray, place: np.ndarray) -> Iterator[np.ndarray]:
-        """The judgments to score, some of each annotator's at a time.
+        """The judgments to score, a few of each annotator's at a time.
 
         Args:
             rows: `(scored,)` judgments.
-            place: `(scored,)` from 0, each one's place among its annotator's.
+            place: `(scored,)` from 0, the place of each among its annotator's judgments.
         """
         low, high = 0, FIRST
         while low <= place.max(initial=-1):
@@ -58,16 +58,16 @@ class EStep:
             low, high = high, 2 * high
 
     def asked(self, rows: np.ndarray, kind: int) -> np.ndarray:
-        """Those of some judgments whose annotator may be of a type."""
+        """The judgments among some whose annotator may have a type."""
         return rows[self.live[self.annotator[rows], kind]]
 
     def add(self, rows: np.ndarray, kind: int, log_likelihood: np.ndarray) -> None:
-        """Add what judgments say of a type."""
+        """Add the log-likelihoods of judgments under a type."""
         np.add.at(self._sums[:, kind], self.annotator[rows], log_likelihood)
         self.scored[kind] += len(rows)
 
     def settle(self) -> None:
-        """Give up the types that what was added excludes."""
+        """Drop the types that the judgments so far exclude."""
         self.live, self._odds = likely(self._joint, self.live, self.drop_below)
 
     @property
@@ -76,18 +76,18 @@ class EStep:
 
     @property
     def log_likelihood(self) -> np.ndarray:
-        """`(annotators, K)`, in nats; a type that was given up keeps the odds it had. Zero for the untouched."""
+        """`(annotators, K)`, in nats; a dropped type keeps its odds. 0 for annotators without a scored judgment."""
         return np.where(self.touched[:, None], self._joint - self.prior, 0.0)
 
 
 class TypeUtilities:
-    """u_k(x, y) = beta (log pi_k(y|x) - charged(x, y)) of texts, each computed once, when it is first needed.
+    """u_k(x, y) = beta (log pi_k(y|x) - charged(x, y)), each computed once, when it is first needed.
 
     Args:
         types: K.
         beta: inverse temperature.
-        reference: what is charged of log pi_ref(y|x), in DPO all of it, `(responses,)`.
-        compute: type and some responses (sorted) to log pi_k(y|x) `(responses,)`, right for those.
+        reference: the part of log pi_ref(y|x) that is charged, in DPO all of it, `(responses,)`.
+        compute: from a type and sorted responses, log pi_k(y|x) `(responses,)`, valid for those responses.
     """
 
     def __init__(
@@ -101,15 +101,14 @@ class TypeUtilities:
 
     @property
     def count(self) -> int:
-        """How many were computed."""
+        """How many values were computed."""
         return int(self._known.sum())
 
     def of(self, kind: int, items: Items, judgments: np.ndarray) -> np.ndarray:
-        """`(responses,)` under a type; right for the responses that the judgments show."""
+        """u_k `(responses,)`, valid for the responses that the judgments show."""
         wanted = np.unique(np.concatenate([items.response[items.shown(judgment)] for judgment in judgments]))
         missing = wanted[~self._known[kind, wanted]]
         if len(missing):
             self._log_probs[kind, missing] = self.compute(kind, missing)[missing]
             self._known[kind, missing] = True
-        found: np.ndarray = self.beta * (self._log_probs[kind] - self.reference)
-        return found
+        return np.asarray(self.beta * (self._log_probs[kind] - self.reference))

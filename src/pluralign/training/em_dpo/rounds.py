@@ -1,4 +1,4 @@
-"""Rounds of EM-DPO: what an E-step concludes, and what is kept so that a killed run goes on from the newest."""
+"""Rounds of EM-DPO: the result of an E-step, and the files from which a killed run goes on."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _RECORD = "round.json"
 _ARRAYS = "round.safetensors"
 
 FEW = 0.25
-"""A type with less than this part of an even share of the annotators is warned of."""
+"""Below this part of an even share of the annotators a type gets a warning."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """What is known after a round; round 0 is the start.
+    """The state after a round; round 0 is the start.
 
     Args:
         gamma: responsibilities `(annotators, K)`.
         log_weights: log eta `(K,)`.
         log_likelihood: of the judgments that the round scored `(annotators, K)`, in nats.
-        scored: `(annotators,)` bool, whose judgments it scored.
-        record: what is told of it, by name.
+        scored: `(annotators,)` bool, whether the round scored any of the annotator's judgments.
+        record: the values that are reported, by name.
     """
 
     gamma: np.ndarray
@@ -63,42 +63,42 @@ def next_round(
     weight_floor: float,
     record: dict[str, Any],
 ) -> Round:
-    """What an E-step concludes.
+    """The state after an E-step.
 
     With `both_halves` the evidence is that of this round's half and of the other half, which the round before
-    scored; neither was scored by a policy that was tuned on it. An annotator without any evidence keeps his
+    scored; neither was scored by a policy that was tuned on it. An annotator without any evidence keeps their
     responsibilities.
 
     Args:
         before: the round before.
-        log_likelihood: what the round scored `(annotators, K)`, in nats.
-        scored: `(annotators,)` bool, whose judgments it scored.
+        log_likelihood: as in `Round`.
+        scored: as in `Round`.
         both_halves: whether the round before scored other judgments than this one.
-        temperature: of the responsibilities.
-        floor: no responsibility falls below this.
-        weight_floor: no type's share falls below this.
-        record: what else is told of the round; `scored_judgments` is needed.
+        temperature: flattens the responsibilities if above 1.
+        floor: the least responsibility.
+        weight_floor: the least share of a type.
+        record: further values to report; `scored_judgments` is needed.
 
     Examples:
         >>> start = first_round(np.array([[0.5, 0.5], [0.9, 0.1]]), 0.0)
-        >>> found = next_round(
+        >>> after = next_round(
         ...     start, np.log([[0.5, 0.25], [1.0, 1.0]]), np.array([True, False]), both_halves=True,
         ...     temperature=1.0, floor=0.0, weight_floor=0.0, record={"scored_judgments": 1},
         ... )
-        >>> found.gamma.round(3).tolist(), round(found.record["log_likelihood"], 3)
+        >>> after.gamma.round(3).tolist(), round(after.record["log_likelihood"], 3)
         ([[0.824, 0.176], [0.9, 0.1]], -0.856)
     """
     log_weights = torch.from_numpy(before.log_weights)
-    told = responsibilities(torch.from_numpy(log_likelihood), log_weights)[1].numpy()[scored].sum()
+    total = responsibilities(torch.from_numpy(log_likelihood), log_weights)[1].numpy()[scored].sum()
     evidence, known = log_likelihood, scored
     if both_halves:
         evidence, known = evidence + before.log_likelihood, known | before.scored
-    found, _ = responsibilities(torch.from_numpy(evidence), log_weights, temperature=temperature, floor=floor)
-    gamma = np.where(known[:, None], found.numpy(), before.gamma)
+    updated, _ = responsibilities(torch.from_numpy(evidence), log_weights, temperature=temperature, floor=floor)
+    gamma = np.where(known[:, None], updated.numpy(), before.gamma)
     weights = _shares(gamma, weight_floor)
     record = record | {
-        "log_likelihood": float(told),
-        "log_likelihood_per_judgment": float(told) / max(1, record["scored_judgments"]),
+        "log_likelihood": float(total),
+        "log_likelihood_per_judgment": float(total) / max(1, record["scored_judgments"]),
         "mixture_weights": weights.tolist(),
         "moved": float((gamma.argmax(1) != before.gamma.argmax(1)).mean()),
     }
@@ -106,15 +106,14 @@ def next_round(
 
 
 def _shares(gamma: np.ndarray, floor: float) -> np.ndarray:
-    found: np.ndarray = mixture_weights(torch.from_numpy(gamma), floor=floor).numpy()
-    return found
+    return np.asarray(mixture_weights(torch.from_numpy(gamma), floor=floor).numpy())
 
 
 class Rounds:
-    """The folder of a run's rounds: in each the checkpoints of its M-step, then, last of all, what came out.
+    """The folder of a run's rounds: each holds the checkpoints of its M-step, and at the end the round's state.
 
     Args:
-        folder: made when something is written.
+        folder: created at the first write.
         writes: whether this process writes (one of several does).
     """
 
@@ -127,54 +126,54 @@ class Rounds:
         return self.folder / str(number)
 
     def clear(self) -> None:
-        """Forget all rounds."""
+        """Remove all rounds."""
         if self.writes and self.folder.is_dir():
             with disk_errors(self.folder):
                 shutil.rmtree(self.folder)
 
-    def write(self, number: int, found: Round) -> None:
-        """Keep a finished round; the checkpoints of its M-step are needed no more."""
+    def write(self, number: int, finished: Round) -> None:
+        """Store a finished round and remove the checkpoints of its M-step."""
         if not self.writes:
             return
         folder = self.of(number)
-        arrays = {name: np.ascontiguousarray(value) for name, value in vars(found).items() if name != "record"}
+        arrays = {name: np.ascontiguousarray(value) for name, value in vars(finished).items() if name != "record"}
         with atomic_write(folder / _ARRAYS) as out:
             out.write(safetensors.numpy.save(arrays))
-        write_json(folder / _RECORD, found.record)
+        write_json(folder / _RECORD, finished.record)
         with disk_errors(folder):
             for checkpoint in folder.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
 
     def read(self) -> list[Round]:
-        """The finished rounds from the start on; none where not even the start was written.
+        """The finished rounds from the start on; none if not even the start was written.
 
         Raises:
             PluralignError: one is damaged.
         """
-        found: list[Round] = []
-        while (self.of(len(found)) / _RECORD).exists():
-            folder = self.of(len(found))
+        rounds: list[Round] = []
+        while (self.of(len(rounds)) / _RECORD).exists():
+            folder = self.of(len(rounds))
             try:
                 record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-                found.append(Round(**safetensors.numpy.load_file(folder / _ARRAYS), record=record))
+                rounds.append(Round(**safetensors.numpy.load_file(folder / _ARRAYS), record=record))
             except (OSError, ValueError, TypeError, safetensors.SafetensorError) as fault:
                 raise PluralignError(f"{folder}: is damaged ({fault}); remove {self.folder} to start over") from fault
-        return found
+        return rounds
 
 
-def tell(record: dict[str, Any]) -> None:
-    """Say what a round found, and warn of a type that dies out."""
+def log_round(record: dict[str, Any]) -> None:
+    """Log a round, and warn of types that explain nothing or die out."""
     weights = record["mixture_weights"]
     shares = ", ".join(f"{share:.0%}" for share in weights)
     logger.warning(
-        f"round {record['round']}: log-likelihood of a judgment {record['log_likelihood_per_judgment']:.4f}, "
-        f"types {shares}, {record['moved']:.0%} of the annotators moved"
+        f"round {record['round']}: log-likelihood per judgment {record['log_likelihood_per_judgment']:.4f}, "
+        f"types {shares}, {record['moved']:.0%} of the annotators changed type"
     )
-    told, indifferent = record["log_likelihood"], record["reference_log_likelihood"]
-    if record["scored_judgments"] and told <= indifferent * (1 - 1e-6):  # both are below 0
+    reached, reference = record["log_likelihood"], record["reference_log_likelihood"]
+    if record["scored_judgments"] and reached <= reference * (1 - 1e-6):  # both are below 0
         logger.warning(
-            f"round {record['round']}: the types' policies tell judgments no better than the reference does, so it "
-            "says nothing of who is of which type: raise the learning rate or num_train_epochs, or get more data"
+            f"round {record['round']}: the types' policies predict judgments no better than the reference does, so "
+            "the annotators' types are unknown: raise the learning rate or num_train_epochs, or get more data"
         )
     if min(weights) < FEW / len(weights):
         logger.warning(

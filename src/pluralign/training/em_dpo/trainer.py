@@ -1,4 +1,4 @@
-"""EM-DPO: latent types of annotators, found while a policy for each is tuned (arXiv 2405.15065, 2510.15716).
+"""EM-DPO: latent annotator types, estimated while a policy for each is tuned (arXiv 2405.15065, 2510.15716).
 
 Annotator h is of type k with probability eta_k and judges by u_k(x, y) = beta (log pi_k(y|x) - log pi_ref(y|x)):
 
@@ -6,9 +6,9 @@ Annotator h is of type k with probability eta_k and judges by u_k(x, y) = beta (
     M:  eta_k = mean_h gamma_hk;  pi_k by DPO in which h's judgments weigh gamma_hk
 
 How it differs from the authors' algorithm (`preset: paper` is theirs): rankings as well as pairs; the start is a
-latent-class model on frozen features; a round scores judgments that were left out of its M-step, because the votes
-that a policy was tuned on always speak for it; an annotator's judgments train one drawn type in each round; a type
-is scored no more for an annotator whose posterior excludes it; policies are adapters on one base.
+latent-class model on frozen features; a round scores judgments that its M-step left out, because the judgments that
+a policy was tuned on always favour it; an annotator's judgments train one drawn type in each round; a type is no
+longer scored for an annotator whose posterior excludes it; policies are adapters on one base.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import os
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import peft
@@ -35,8 +35,10 @@ from pluralign.choice.em_dpo import halves, places_within, temperatures
 from pluralign.choice.preference_matching import Penalty
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_json, write_parquet
+from pluralign.judgments.table import Judgments
 from pluralign.scoring.adapters import can_merge, merged
 from pluralign.scoring.items import Items
+from pluralign.scoring.measured import Measured, believed, column_of, pairs_under, typed_metrics
 from pluralign.scoring.mixtures import RESPONSIBILITIES, Mixture, responsibilities_table
 from pluralign.scoring.panels import annotators_of
 from pluralign.scoring.tokens import TokenizedItems
@@ -45,10 +47,11 @@ from pluralign.training.checkpoints import newest_checkpoint
 from pluralign.training.dpo import DPOTrainer
 from pluralign.training.em_dpo.config import EMDPOConfig
 from pluralign.training.em_dpo.e_step import EStep, TypeUtilities
-from pluralign.training.em_dpo.rounds import Round, Rounds, first_round, next_round, tell
+from pluralign.training.em_dpo.rounds import Round, Rounds, first_round, log_round, next_round
 from pluralign.training.em_dpo.type_starts import type_start
 from pluralign.training.em_dpo.typed_batches import TypedCollator, TypedRows, TypedSampler, typed_rows
-from pluralign.training.judgment_trainer import Dataset, Evaluated, as_judgments
+from pluralign.training.judgment_trainer import Dataset, as_judgments
+from pluralign.training.objective import TrainingRun
 from pluralign.training.response_trainer import adapted
 
 logger = logging.get_logger(__name__)
@@ -58,22 +61,22 @@ FINAL = "final"
 
 
 class EMDPOTrainer(DPOTrainer):
-    """Finds types of annotators and tunes an adapter for each.
+    """Estimates annotator types and tunes an adapter for each.
+
+    Arguments that are not listed are those of `DPOTrainer`.
 
     Args:
-        model: a folder or hub id, or a causal language model; frozen, and the reference of all types.
+        model: a folder or hub id, or a causal language model; it is frozen and is the reference of all types.
         args: the config.
-        train_dataset: `Judgments`, or preference rows in TRL's format. Judgments without an annotator are by
-            somebody of their own each.
-        eval_dataset: the same, for evaluation; annotators are known by their ids.
-        processing_class: the tokenizer; needed when `model` is not a name.
+        train_dataset: `Judgments`, or preference rows in TRL's format. Each judgment without an annotator counts as
+            an annotator of its own.
+        eval_dataset: the same, for evaluation; annotators are recognised by their ids.
         peft_config: the LoRA of each type; `None` is PEFT's default on all linear layers.
-        trainer_arguments: passed on to `transformers.Trainer` (callbacks ...).
 
     Raises:
         PluralignError: the model or the data cannot be used.
 
-    Find two types:
+    Two types:
 
         args = pluralign.EMDPOConfig(output_dir="runs/people", types=2, learning_rate=2e-4)
         trainer = pluralign.EMDPOTrainer("my-model", args, pluralign.read("train.parquet"))
@@ -82,6 +85,19 @@ class EMDPOTrainer(DPOTrainer):
     """
 
     args: EMDPOConfig
+    file_keys: ClassVar[tuple[str, ...]] = ()
+    fixed_model_keys: ClassVar[dict[str, Any]] = {"use_peft": True}
+    default_model_keys: ClassVar[dict[str, Any]] = {"lora_target_modules": ["all-linear"]}
+    card_usage: ClassVar[str] = """```python
+import pluralign
+
+policy = pluralign.load_policy("{folder}")  # a mixture: each response is drawn from one type's policy
+policy.sample(["a prompt"], n=2)
+pluralign.load_policy("{folder}/type-1").sample(["a prompt"], n=2)  # one type's policy alone
+```
+
+Each folder `type-1`, `type-2` ... is a plain PEFT adapter on the base. `responsibilities.parquet` gives each
+annotator's type, `types.json` the estimates of every round."""
 
     def __init__(
         self,
@@ -96,7 +112,7 @@ class EMDPOTrainer(DPOTrainer):
         if train_dataset is None:
             raise PluralignError("no training judgments were given")
         if isinstance(model, peft.PeftModel):
-            raise PluralignError("model: has an adapter already; merge it first (every type gets one of its own)")
+            raise PluralignError("model: has an adapter already; merge it first (every type gets its own)")
         if "optimizers" in trainer_arguments:
             raise PluralignError("optimizers: every M-step makes its own; choose one with `optim` in the config")
         judgments = as_judgments(train_dataset)
@@ -110,19 +126,12 @@ class EMDPOTrainer(DPOTrainer):
             if args.auto_find_batch_size:
                 raise PluralignError("auto_find_batch_size: a step holds judgments of one type, so set its size")
             args.ddp_find_unused_parameters = True  # every step leaves the other types' adapters unused
-        super().__init__(
-            model,
-            args,
-            judgments,
-            eval_dataset,
-            processing_class,
-            peft_config or peft.LoraConfig(target_modules="all-linear"),
-            **trainer_arguments,
-        )
+        adapter = peft_config or peft.LoraConfig(target_modules="all-linear")
+        super().__init__(model, args, judgments, eval_dataset, processing_class, adapter, **trainer_arguments)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise PluralignError("em-dpo: FSDP and DeepSpeed shard what types share; use plain data parallelism")
         rows = self.train_items.row
-        self.annotator, self.annotators = annotators_of(judgments, rows)  # (judgments,), and what they are called
+        self.annotator, self.annotators = annotators_of(judgments, rows)  # (judgments,) and (annotators,)
         gamma = np.stack([start.gamma[key] for key in self.annotators])
         self.rounds: list[Round] = [first_round(gamma, args.weight_floor)]
         self._collator = self.data_collator
@@ -139,21 +148,21 @@ class EMDPOTrainer(DPOTrainer):
         if not isinstance(peft_config, peft.LoraConfig):
             raise PluralignError(f"peft_config: found {type(peft_config).__name__}, expected a LoraConfig")
         first, *others = self.adapters
-        found = adapted(model, args, peft_config, "CAUSAL_LM", first)
+        policy = adapted(model, args, peft_config, "CAUSAL_LM", first)
         for name in others:
-            found.add_adapter(name, copy.deepcopy(peft_config))
-        return found
+            policy.add_adapter(name, copy.deepcopy(peft_config))
+        return policy
 
     # State.
 
     @property
     def responsibilities(self) -> np.ndarray:
-        """Posterior of each annotator of the training judgments, as it is now: `(annotators, K)`."""
+        """The current posterior of each annotator of the training judgments: `(annotators, K)`."""
         return self.rounds[-1].gamma
 
     @property
     def mixture_weights(self) -> np.ndarray:
-        """eta, as it is now: `(K,)`."""
+        """The current eta: `(K,)`."""
         return np.exp(self.rounds[-1].log_weights)
 
     @property
@@ -164,7 +173,7 @@ class EMDPOTrainer(DPOTrainer):
         return Mixture(weights, args.beta, args.loss_type, args.ties, args.top, args.penalty)
 
     @property
-    def people(self) -> dict[str, np.ndarray]:
+    def posteriors(self) -> dict[str, np.ndarray]:
         """Posterior `(K,)` of each annotator with an id."""
         pairs = zip(self.annotators, self.responsibilities, strict=True)
         return {name: gamma for name, gamma in pairs if isinstance(name, str)}
@@ -175,24 +184,24 @@ class EMDPOTrainer(DPOTrainer):
         """Rounds of an M-step and an E-step, then the last M-step on all judgments.
 
         Args:
-            resume_from_checkpoint: anything true goes on from what `output_dir` holds; otherwise that is removed.
-            options: of `transformers.Trainer.train`.
+            resume_from_checkpoint: if true, go on from the rounds in `output_dir`; otherwise remove them.
+            options: passed on to `transformers.Trainer.train`.
 
         Returns:
-            Steps and loss of the M-steps that were run.
+            Steps and loss of the M-steps that ran.
         """
         began = time.perf_counter()
         folder, writes = Path(self.args.output_dir), self.accelerator.is_main_process
-        kept = Rounds(folder / "rounds", writes)
+        stored = Rounds(folder / "rounds", writes)
         if not resume_from_checkpoint:
-            kept.clear()
+            stored.clear()
         self.accelerator.wait_for_everyone()
-        self.rounds = kept.read() or self.rounds[:1]
+        self.rounds = stored.read() or self.rounds[:1]
         if self.rounds[0].gamma.shape != (len(self.annotators), len(self.adapters)):
-            raise PluralignError(f"{kept.folder}: holds rounds of other types; remove it to start over")
+            raise PluralignError(f"{stored.folder}: holds rounds of other types; remove it to start over")
         if writes:
             write_json(folder / "identification.json", vars(self.verdict))
-        kept.write(0, self.rounds[0])
+        stored.write(0, self.rounds[0])
         every = np.arange(self.train_items.judgments)
         half = halves(self.annotator, self.args.seed)
         steps, losses, history = 0, 0.0, []
@@ -202,15 +211,15 @@ class EMDPOTrainer(DPOTrainer):
                 rows = np.flatnonzero(half == (number - 1) % 2) if crossfit else every
                 scored = np.flatnonzero(half == number % 2) if crossfit else every
                 if len(rows):
-                    done = self._m_step(kept.of(number), number, rows, options)
+                    done = self._m_step(stored.of(number), number, rows, options)
                     steps, losses = steps + done.global_step, losses + done.global_step * done.training_loss
                     history += self.state.log_history
-                else:  # everyone's only judgment fell into the other half
+                else:  # every annotator has a single judgment, in the other half
                     scored = rows
                 self.rounds.append(self._e_step(number, scored))
-                kept.write(number, self.rounds[-1])
+                stored.write(number, self.rounds[-1])
                 self.accelerator.wait_for_everyone()
-            done = self._m_step(kept.of(FINAL), 0, every, options)
+            done = self._m_step(stored.of(FINAL), 0, every, options)
         finally:
             self.args.output_dir = str(folder)
         steps, losses = steps + done.global_step, losses + done.global_step * done.training_loss
@@ -223,25 +232,18 @@ class EMDPOTrainer(DPOTrainer):
 
     @property
     def _last(self) -> int:
-        """The last round; a single type needs none."""
+        """The last round; 0 with a single type."""
         return self.args.rounds if len(self.adapters) > 1 else 0
 
     def _m_step(self, folder: Path, number: int, rows: np.ndarray, options: dict[str, Any]) -> TrainOutput:
-        """Tune every adapter, from the reference, on its judgments; number 0 is the last."""
+        """Tune every adapter, from the reference, on its judgments; number 0 is the last M-step."""
         args = self.args
         draw = np.random.default_rng((args.seed, number))
-        self._routed = typed_rows(
-            self.responsibilities,
-            self.annotator,
-            self.train_items.weight,
-            rows,
-            args.routing,
-            args.skip_below,
-            draw,
-        )
+        gamma, reliability = self.responsibilities, self.train_items.weight
+        self._routed = typed_rows(gamma, self.annotator, reliability, rows, args.routing, args.skip_below, draw)
         for name, members in zip(self.adapters, self._routed.members, strict=True):
             if not len(members):
-                logger.warning(f"{folder}: no judgment trains {name}, which stays as the reference is")
+                logger.warning(f"{folder}: no judgment trains {name}, which stays equal to the reference")
         self.data_collator = TypedCollator(self._collator, self._routed.weights)
         self._phase = number
         self._restart()
@@ -252,7 +254,7 @@ class EMDPOTrainer(DPOTrainer):
         return super().train(None if checkpoint is None else str(checkpoint), **options)
 
     def _restart(self) -> None:
-        """Every adapter as it was before training, all of them in the next optimiser."""
+        """Reset every adapter to its state before training, and give all of them to the next optimiser."""
         first = f".{self.adapters[0]}."
         with torch.no_grad():
             for name, weight in self.policy.model.named_parameters():
@@ -278,11 +280,11 @@ class EMDPOTrainer(DPOTrainer):
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Say which M-step a line is of, 0 being the last."""
+        """Add the number of the M-step; 0 is the last."""
         super().log(logs | {"m_step": float(self._phase)}, start_time)
 
     def _use(self, kind: int) -> None:
-        # Switching freezes the other adapters; their tensors stay in the optimiser, without gradients.
+        # Switching freezes the other adapters; their tensors stay in the optimiser without gradients.
         if self.policy.model.active_adapter != self.adapters[kind]:
             self.policy.model.set_adapter(self.adapters[kind])
 
@@ -290,7 +292,7 @@ class EMDPOTrainer(DPOTrainer):
 
     def _e_step(self, number: int, scored: np.ndarray) -> Round:
         before, args = self.rounds[-1], self.args
-        # What the round before scored is the other half of an annotator's judgments.
+        # The round before scored the other half of each annotator's judgments.
         other = before.log_likelihood if args.scoring == "crossfit" else np.zeros_like(before.gamma)
         draw = np.random.default_rng((args.seed, number, 1))
         place = places_within(self.annotator[scored], draw)
@@ -305,10 +307,10 @@ class EMDPOTrainer(DPOTrainer):
                 mine = step.asked(rows, kind)
                 if len(mine):
                     utilities = values.of(kind, self.train_items, mine)
-                    told = self.log_likelihoods(self.train_items, utilities, mine)
-                    step.add(mine, kind, told * self.train_items.weight[mine])
+                    each = self.log_likelihoods(self.train_items, utilities, mine)
+                    step.add(mine, kind, each * self.train_items.weight[mine])
             step.settle()
-        found = next_round(
+        finished = next_round(
             before,
             step.log_likelihood,
             step.touched,
@@ -324,11 +326,11 @@ class EMDPOTrainer(DPOTrainer):
                 "e_step_seconds": round(time.perf_counter() - began, 3),
             },
         )
-        tell(found.record)
-        return found
+        log_round(finished.record)
+        return finished
 
     def _untuned(self, tokens: TokenizedItems) -> np.ndarray:
-        """u(x, y) under the reference `(responses,)`: 0 where all of log pi_ref is charged, as in DPO."""
+        """u(x, y) under the reference `(responses,)`: 0 if all of log pi_ref is charged, as in DPO."""
         if self.args.penalty.mode == "kl":
             return np.zeros(len(tokens.item))
         return self.args.beta * (self._reference(tokens, Penalty("kl")) - self._reference(tokens))
@@ -344,49 +346,53 @@ class EMDPOTrainer(DPOTrainer):
 
         return TypeUtilities(len(self.adapters), self.args.beta, self._reference(tokens), compute)
 
-    # Evaluation: every judgment by its annotator's most probable type.
-
-    def score(self, dataset: Dataset) -> tuple[Items, np.ndarray]:
-        """The items of judgments and u_k(x, y) of each unique response under every type, `(K, responses)`."""
-        items, tokens = self._tokenized(as_judgments(dataset), "evaluation")
-        return items, self._scored(items, tokens)
+    # Evaluation: every judgment under its annotator's most probable type.
 
     def _scored(self, items: Items, tokens: TokenizedItems) -> np.ndarray:
+        """u_k(x, y) of each unique response under every type, `(K, responses)`."""
         values = self._type_utilities(tokens)
         every = np.arange(items.judgments)
         return np.stack([values.of(kind, items, every) for kind in range(len(self.adapters))])
 
-    def _judged(self, found: Evaluated) -> tuple[np.ndarray, np.ndarray]:
-        items = found.items
-        utilities = self._scored(items, found.tokens)
-        column, people = found.judgments.column("annotator"), self.people
-        shares = self.mixture_weights  # of whoever was not in training
-        kinds = np.array([int(people.get(column[row], shares).argmax()) for row in items.row])  # (judgments,)
-        losses = np.zeros(items.judgments)
-        for kind in range(len(self.adapters)):
-            mine = np.flatnonzero(kinds == kind)
-            losses[mine] = -self.log_likelihoods(items, utilities[kind], mine)
-        return utilities[np.repeat(kinds, np.diff(items.offsets)), items.response], losses
+    def _types(self, judgments: Judgments, items: Items) -> np.ndarray:
+        return believed(column_of(judgments, items, "annotator"), self.posteriors, self.mixture).type
+
+    @classmethod
+    def resume_point(cls, run: TrainingRun, started: bool, remove_halves: bool) -> bool:
+        """Whether to go on: the checkpoints are those of the rounds, which `train` finds by itself."""
+        return started
+
+    def training_metrics(self) -> dict[str, Any]:
+        """The types, their shares, and the log-likelihood of the last round."""
+        last = self.rounds[-1].record
+        metrics: dict[str, Any] = {"types": len(self.adapters), "identification": self.verdict.verdict}
+        metrics |= {f"share/type={kind + 1}": share for kind, share in enumerate(last["mixture_weights"])}
+        keys = ("log_likelihood", "log_likelihood_per_judgment")
+        return metrics | {key: last[key] for key in keys if key in last}
+
+    def measure(self, judgments: Judgments) -> Measured:
+        """The metrics of `typed_metrics` on held-out judgments."""
+        items, utilities = self.score(judgments)
+        metrics, types = typed_metrics(judgments, items, utilities, self.mixture, self.posteriors)
+        return Measured(metrics, pairs_under(items, utilities, types))
 
     # Saving and loading.
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """An adapter's folder for every type, the mixture that they make, and who belongs to which."""
+        """A folder with the adapter of each type, the mixture, and the annotators' responsibilities."""
         super()._save(output_dir, state_dict)
-        if not self.args.should_save:  # one of several processes writes
+        if not self.args.should_save:
             return
         folder = Path(output_dir or self.args.output_dir)
         for name in self.adapters:
             self.policy.model.config.save_pretrained(folder / name)
             self.policy.tokenizer.save_pretrained(folder / name)
         self.mixture.write(folder)
-        write_json(
-            folder / "types.json",
-            {"identification": vars(self.verdict), "rounds": [one.record for one in self.rounds]},
-        )
-        made = np.bincount(self.annotator, minlength=len(self.annotators))
+        records = [finished.record for finished in self.rounds]
+        write_json(folder / "types.json", {"identification": vars(self.verdict), "rounds": records})
+        counts = np.bincount(self.annotator, minlength=len(self.annotators))
         names = [key if isinstance(key, str) else None for key in self.annotators]
-        write_parquet(responsibilities_table(names, made, self.responsibilities), folder / RESPONSIBILITIES)
+        write_parquet(responsibilities_table(names, counts, self.responsibilities), folder / RESPONSIBILITIES)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         for name in self.adapters:

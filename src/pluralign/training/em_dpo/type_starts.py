@@ -1,9 +1,10 @@
-"""Where EM-DPO starts: responsibilities before the first round, and what the data can tell about types."""
+"""The start of EM-DPO: responsibilities before the first round, and whether the data can identify types."""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from sklearn.cluster import KMeans
@@ -22,11 +23,11 @@ from pluralign.training.em_dpo.config import EMDPOConfig
 
 @dataclass(frozen=True)
 class TypeStart:
-    """What is known before the first round.
+    """The state before the first round.
 
     Args:
-        gamma: responsibilities by annotator: `(K,)` for each id, or number of a row without one.
-        verdict: whether the data can tell types apart.
+        gamma: responsibilities `(K,)` of each annotator, by id, or by row number for a row without one.
+        verdict: whether the data can identify types.
     """
 
     gamma: dict[str | int, np.ndarray]
@@ -39,10 +40,10 @@ class TypeStart:
 
 
 def type_start(judgments: Judgments, args: EMDPOConfig, seed: int) -> TypeStart:
-    """The start that a config asks for; see `EMDPOConfig.start`.
+    """The start that a config chooses; see `EMDPOConfig.start`.
 
     Raises:
-        PluralignError: the data do not allow it (no groups, another number of groups than types, no features).
+        PluralignError: the data does not allow it (no groups, not as many groups as types, no features).
     """
     types = args.types
     if args.start == "groups":
@@ -53,23 +54,16 @@ def type_start(judgments: Judgments, args: EMDPOConfig, seed: int) -> TypeStart:
                 + ("give groups in the column `group`" if not groups else f"set types: {len(groups)}")
             )
         types = len(groups)
-    found = findings(
-        judgments,
-        features=args.features,
-        types=types,
-        most_types=args.most_types,
-        dimensions=args.dimensions,
-        simulations=0,
-        seed=seed,
-    )
-    numbers, keys = annotators_of(judgments, found.people.row)
-    gamma = _gamma(found, judgments, numbers, args.start, seed)
-    return TypeStart(dict(zip(keys, gamma, strict=True)), found.verdict)
+    options: dict[str, Any] = {"features": args.features, "most_types": args.most_types, "dimensions": args.dimensions}
+    fit = findings(judgments, types=types, simulations=0, seed=seed, **options)
+    numbers, keys = annotators_of(judgments, fit.people.row)
+    gamma = _gamma(fit, judgments, numbers, args.start, seed)
+    return TypeStart(dict(zip(keys, gamma, strict=True)), fit.verdict)
 
 
-def _gamma(found: Findings, judgments: Judgments, numbers: np.ndarray, start: str, seed: int) -> np.ndarray:
+def _gamma(fit: Findings, judgments: Judgments, numbers: np.ndarray, start: str, seed: int) -> np.ndarray:
     """`(annotators, K)`."""
-    model, panel = found.model, found.people.panel
+    model, panel = fit.model, fit.people.panel
     types, annotators = len(model.mixture_weights_), panel.annotators
     if types == 1:
         return np.ones((annotators, 1))
@@ -78,37 +72,37 @@ def _gamma(found: Findings, judgments: Judgments, numbers: np.ndarray, start: st
     if start == "dirichlet":
         return np.random.default_rng(seed).dirichlet(np.ones(types), annotators)
     if start == "groups":
-        return _known(judgments.column("group"), found.people.row, numbers, annotators)
+        return _known(judgments.column("group"), fit.people.row, numbers, annotators)
     if start == "spectral":
-        sure = np.full((annotators, types), (1 - CLEAR) / (types - 1))
-        sure[np.arange(annotators), spectral_groups(model.problem(panel), types, seed)] = CLEAR
-        return sure
+        gamma = np.full((annotators, types), (1 - CLEAR) / (types - 1))
+        gamma[np.arange(annotators), spectral_groups(model.problem(panel), types, seed)] = CLEAR
+        return gamma
     return np.eye(types)[mean_difference_groups(panel, types, seed)]
 
 
 def _known(groups: list[str | None], rows: np.ndarray, numbers: np.ndarray, annotators: int) -> np.ndarray:
-    """Shares of an annotator's judgments that stand under each group; all alike for those without any."""
+    """Shares of each annotator's judgments in each group; equal shares for annotators without a group."""
     names = sorted({name for name in groups if name is not None})
     place = {name: number for number, name in enumerate(names)}
-    found = np.zeros((annotators, len(names)))
+    counts = np.zeros((annotators, len(names)))
     for row, annotator in zip(rows.tolist(), numbers.tolist(), strict=True):
         name = groups[row]
         if name is not None:
-            found[annotator, place[name]] += 1
-    found[found.sum(1) == 0] = 1
-    return found / found.sum(1, keepdims=True)
+            counts[annotator, place[name]] += 1
+    counts[counts.sum(1) == 0] = 1
+    return counts / counts.sum(1, keepdims=True)
 
 
 def mean_difference_groups(panel: Panel, groups: int, seed: int) -> np.ndarray:
-    """K-means on what annotators chose less what they did not, in features: `(annotators,)` from 0.
+    """K-means on the difference between chosen and other responses, in features: `(annotators,)` from 0.
 
-    An annotator is the mean over his judgments of the mean feature of the responses in first place less that of
-    the others (with a worth for each response instead of features: of the responses' indicators).
+    The point of an annotator is the mean over their judgments of the mean feature of the responses in first place
+    minus that of the others (without features: of the responses' indicators).
 
     Examples:
         >>> panel = Panel([[0, 1], [0, 1], [1, 0]], [[1, 2], [1, 2], [1, 2]], [0, 1, 2], features=[[1.0], [0.0]])
-        >>> found = mean_difference_groups(panel, 2, 0)
-        >>> bool(found[0] == found[1]), bool(found[0] == found[2])
+        >>> groups = mean_difference_groups(panel, 2, 0)
+        >>> bool(groups[0] == groups[1]), bool(groups[0] == groups[2])
         (True, False)
     """
     features = np.eye(panel.response_count) if panel.features is None else np.asarray(panel.features)

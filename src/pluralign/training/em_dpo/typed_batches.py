@@ -1,4 +1,4 @@
-"""Batches of an M-step: each optimiser step holds judgments of one type, with what they count for it."""
+"""Batches of an M-step: each optimiser step holds judgments that train one type, with their factors."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.utils.data import Sampler
 
 from pluralign.choice.em_dpo import drawn_types, row_weights
-from pluralign.training.batches import JudgmentCollator
+from pluralign.training.batches import EpochSampler, JudgmentCollator
 
 Routing = Literal["sparse", "sampled", "dense"]
 
 
 @dataclass(frozen=True)
 class TypedRows:
-    """Which judgments train which type in an M-step, and what they count.
+    """The judgments that train each type in an M-step, and their factors.
 
     Args:
-        members: for each type the judgments that train its policy.
+        members: for each type, the judgments that train its policy.
         weights: `(K, judgments)` factor of each judgment's loss, float32; its mean over a type's members is 1.
     """
 
@@ -42,7 +41,7 @@ def typed_rows(
 
     `dense` gives every judgment to every type with its responsibility; `sparse` leaves out those whose
     responsibility is too small; `sampled` draws one type for each annotator, so that each judgment is read once.
-    The expected gradient of a draw is the dense one, both divided by judgments times eta_k.
+    Divided by judgments times eta_k, the expected gradient of a draw is the dense one.
 
     Args:
         gamma: `(annotators, K)`.
@@ -50,13 +49,13 @@ def typed_rows(
         reliability: `(judgments,)`.
         rows: the judgments of the M-step.
         routing: `sparse`, `sampled` or `dense`.
-        skip_below: of `sparse`.
-        draw: of `sampled`; nothing else draws from it.
+        skip_below: for `sparse`, the least responsibility.
+        draw: used by `sampled` alone.
 
     Examples:
         >>> gamma, ones = np.array([[0.9, 0.1], [0.0, 1.0]]), np.ones(2)
-        >>> found = typed_rows(gamma, np.arange(2), ones, np.arange(2), "sparse", 0.05, np.random.default_rng(0))
-        >>> [members.tolist() for members in found.members], found.weights.astype(float).round(2).tolist()
+        >>> rows = typed_rows(gamma, np.arange(2), ones, np.arange(2), "sparse", 0.05, np.random.default_rng(0))
+        >>> [members.tolist() for members in rows.members], rows.weights.astype(float).round(2).tolist()
         ([[0], [0, 1]], [[1.0, 0.0], [0.18, 1.82]])
     """
     types = gamma.shape[1]
@@ -73,17 +72,17 @@ def typed_rows(
     return TypedRows(members, weights)
 
 
-class TypedSampler(Sampler[int]):
-    """The judgments of an M-step in optimiser steps of one type each, the types' steps mixed at random.
+class TypedSampler(EpochSampler):
+    """The judgments of an M-step in optimiser steps of one type each, with the types' steps in random order.
 
-    An entry is `type * judgments + judgment`; what is missing in the last step of a type is filled up with
-    `-1 - type`. With a single type the order is that of its sampler, and nothing is filled up.
+    An entry is `type * judgments + judgment`; the last step of a type is padded with `-1 - type`. With a single type
+    the order is that of its sampler, without padding.
 
     Args:
-        samplers: of each type, over its judgments.
-        judgments: how many there are in all.
+        samplers: one for each type, over its judgments.
+        judgments: the number of all judgments.
         step: judgments of an optimiser step, over all processes.
-        seed: of the order of the types' steps.
+        seed: seed of the order of the types' steps.
     """
 
     def __init__(self, samplers: Sequence[Any], judgments: int, step: int, seed: tuple[int, ...]) -> None:
@@ -91,13 +90,6 @@ class TypedSampler(Sampler[int]):
         self.judgments = judgments
         self.step = step
         self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """The epoch whose order comes next."""
-        self.epoch = epoch
-        for sampler in self.samplers:
-            sampler.set_epoch(epoch)
 
     @property
     def _steps(self) -> list[int]:
@@ -120,24 +112,19 @@ class TypedSampler(Sampler[int]):
 
 @dataclass(frozen=True)
 class TypedCollator:
-    """A batch of one type's judgments, as `JudgmentCollator` lays them out.
-
-    Args:
-        collator: of the judgments.
-        weights: `(K, judgments)` factor of each judgment's loss.
-    """
+    """A batch of one type's judgments as `JudgmentCollator` lays them out; `weights` as in `TypedRows`."""
 
     collator: JudgmentCollator
     weights: np.ndarray
 
     def __call__(self, batch: list[int]) -> dict[str, Any]:
-        """What the collator gives, with the batch's `type` and the judgments' `factor` `(judgments,)`."""
+        """The collator's batch with its `type` and the judgments' `factor` `(judgments,)`."""
         judgments = self.weights.shape[1]
         kinds = {entry // judgments if entry >= 0 else -1 - entry for entry in batch}
         (kind,) = kinds
         chosen = [entry % judgments for entry in batch if entry >= 0]
-        # A batch of nothing but filling still goes through the model, as every process calls it equally often.
-        found = self.collator(chosen or [0])
+        # A batch of padding alone still goes through the model, because all processes call it equally often.
+        laid_out = self.collator(chosen or [0])
         if not chosen:
-            found["weight"] = torch.zeros_like(found["weight"])
-        return found | {"type": kind, "factor": torch.from_numpy(self.weights[kind, chosen or [0]])}
+            laid_out["weight"] = torch.zeros_like(laid_out["weight"])
+        return laid_out | {"type": kind, "factor": torch.from_numpy(self.weights[kind, chosen or [0]])}

@@ -1,12 +1,13 @@
-"""The config of MORE, its presets and the paper's baselines."""
+"""The config of MORE (arXiv 2312.07401), its presets and the paper's baselines."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pluralign.choice.min_norm import Normalize
-from pluralign.training.configs import RewardConfig, apply_preset, check_choices
+from pluralign.training.configs import TOP_HELP, apply_preset, check_choices, check_least, setting
+from pluralign.training.reward_trainer import RewardConfig
 
 Weights = Literal["more", "uniform", "proportional", "fixed"]
 Sampling = Literal["balanced", "proportional"]
@@ -29,74 +30,69 @@ PRESETS: dict[str, dict[str, Any]] = {
     "top": {**_PAPER, "weights": "uniform"},
     "raw": {**_PAPER, "weights": "uniform", "num_train_epochs": 0.0},
 }
-"""What a preset sets, where a field was left at its default."""
+"""The values that a preset sets in fields that were left at their defaults."""
 
 
 @dataclass
 class MOREConfig(RewardConfig):
-    """MORE: one reward over several preference sources, whose losses are weighted by their gradients at the head.
+    """MORE: one reward over several sources of judgments, whose losses are weighted by their gradients at the head.
 
     The loss of a step is sum_k lambda_k (mean loss of source k), as the weighted mean over the step's judgments
     with factors lambda_k N / n_k, N the weight of the step and n_k that of source k in it.
-
-    Args:
-        loss_type: `plackett-luce` takes a ranking as a whole, `bradley-terry` as the mean over its pairs; for pairs
-            they are the same.
-        top: Only the first so many places of a ranking count (1 is best of n). Default: all.
-        source: What the sources are: the table's `column` source, or the latent `types` of annotators, to which a
-            judgment belongs by its annotator's responsibilities.
-        only_source: Train on this source alone, as the paper's baseline Top does.
-        weights: lambda: `more` is the min-norm point of the sources' gradients, `uniform` the same for all that are
-            present, `proportional` to their judgments in the step (the plain mean), `fixed` as `source_weights`.
-        source_weights: Of `fixed`: a weight for every source.
-        normalize: Of `more`: `l2` brings the gradients to length 1 before the solver, `none` leaves them.
-        new_gradient_share: Of `more`: how much of a source's gradient is the new one and not the moving average of
-            those before; 1 keeps no average.
-        granularity: Of `more`: one lambda for an optimiser `step`, over processes and accumulation, or one for
-            each `micro` batch over processes. Under accumulation `step` needs one more forward pass.
-        sampling: `balanced` draws every source equally often, `proportional` takes each judgment once, sources
-            spread evenly over the epoch.
-        judgments_per_source: Of `balanced`: draws of each source in an epoch. Default: the largest source's size.
-        responsibilities: Of `source: types`: a run of em-dpo, an audit's folder, or a Parquet file with the columns
-            annotator and probability_1, probability_2 ... Default: a latent-class fit to the training judgments.
-        types: Of that fit: how many types, or `auto`.
-        most_types: Of that fit: the largest number that `auto` tries.
-        features: Of that fit: `worths`, `tfidf`, an encoder's folder or hub id, or `auto`.
-        dimensions: Of that fit: of text features.
-        preset: `paper`, or its baselines `multitask`, `top` and `raw`: sets what was left at its default (docs:
-            MORE).
     """
 
-    loss_type: LossType = field(
-        default="plackett-luce", metadata={"help": "A ranking as a whole, or as the mean over its pairs."}
+    loss_type: LossType = setting(
+        "plackett-luce",
+        "A ranking counts as a whole (plackett-luce) or as the mean over its pairs (bradley-terry); for pairs they "
+        "are the same.",
     )
-    top: int | None = field(default=None, metadata={"help": "Only the first so many places count."})
-    source: Source = field(default="column", metadata={"help": "The column source, or latent types of people."})
-    only_source: str | None = field(default=None, metadata={"help": "Train on this source alone."})
-    weights: Weights = field(default="more", metadata={"help": "How the sources' losses are weighted."})
-    source_weights: dict[str, float] | None = field(
-        default=None, metadata={"help": "Of fixed weights: one for every source."}
+    top: int | None = setting(None, TOP_HELP)
+    source: Source = setting(
+        "column",
+        "The sources: those of the table's column source (column), or latent annotator types, to which a judgment "
+        "belongs by its annotator's responsibilities (types).",
     )
-    normalize: Normalize = field(default="l2", metadata={"help": "Bring gradients to length 1 first, or not."})
-    new_gradient_share: float = field(
-        default=1.0, metadata={"help": "Share of the new gradient in the moving average; 1 keeps none."}
+    only_source: str | None = setting(None, "Train on this source alone, as the paper's baseline Top does.")
+    weights: Weights = setting(
+        "more",
+        "The weights of the sources' losses: the min-norm point of their gradients (more), equal for all sources in "
+        "the step (uniform), by their judgments in the step (proportional), or source_weights (fixed).",
     )
-    granularity: Granularity = field(
-        default="step", metadata={"help": "One set of weights for a step, or for each micro-batch."}
+    source_weights: dict[str, float] | None = setting(None, "With weights: fixed, a weight for every source.")
+    normalize: Normalize = setting(
+        "l2", "With weights: more, scale the gradients to length 1 before solving (l2), or do not (none)."
     )
-    sampling: Sampling = field(default="balanced", metadata={"help": "How often sources are drawn."})
-    judgments_per_source: int | None = field(
-        default=None, metadata={"help": "Of balanced sampling: draws of each source in an epoch."}
+    new_gradient_share: float = setting(
+        1.0,
+        "With weights: more, the share of the new gradient in a moving average of each source's gradient; 1 keeps no "
+        "average.",
     )
-    responsibilities: str | None = field(
-        default=None, metadata={"help": "Of types: a run of em-dpo, an audit, or a Parquet file."}
+    granularity: Granularity = setting(
+        "step",
+        "Solve for the weights once per optimiser step (step; with accumulation this needs one more forward pass) or "
+        "for each micro-batch (micro).",
     )
-    types: int | Literal["auto"] = field(default="auto", metadata={"help": "Of the fit of types: how many."})
-    most_types: int = field(default=6, metadata={"help": "Of the fit of types: the most that auto tries."})
-    features: str = field(default="auto", metadata={"help": "Of the fit of types: worths, tfidf, a model, auto."})
-    dimensions: int = field(default=64, metadata={"help": "Of the fit of types: of text features."})
-    preset: Literal["paper", "multitask", "top", "raw"] | None = field(
-        default=None, metadata={"help": "Sets what was left at its default."}
+    sampling: Sampling = setting(
+        "balanced",
+        "Draw every source equally often (balanced), or each judgment once, with the sources spread evenly over the "
+        "epoch (proportional).",
+    )
+    judgments_per_source: int | None = setting(
+        None, "With sampling: balanced, draws of each source per epoch. Default: the size of the largest source."
+    )
+    responsibilities: str | None = setting(
+        None,
+        "With source: types, a run of em-dpo, an audit's folder, or a Parquet file with the columns annotator, "
+        "probability_1, probability_2 ... Default: a latent-class fit to the training judgments.",
+    )
+    types: int | Literal["auto"] = setting("auto", "The number of types of that fit, or auto.")
+    most_types: int = setting(6, "The largest number of types that auto tries.")
+    features: str = setting("auto", "Features of that fit: worths, tfidf, an encoder's folder or hub id, or auto.")
+    dimensions: int = setting(64, "Dimensions of that fit's text features.")
+    preset: Literal["paper", "multitask", "top", "raw"] | None = setting(
+        None,
+        "The paper's settings (paper) or one of its baselines (multitask, top, raw), for the fields left at their "
+        "defaults.",
     )
 
     def __post_init__(self) -> None:
@@ -113,8 +109,7 @@ class MOREConfig(RewardConfig):
         )
         if not 0 < self.new_gradient_share <= 1:
             raise ValueError(f"new_gradient_share: found {self.new_gradient_share}, expected above 0, at most 1")
-        if self.judgments_per_source is not None and self.judgments_per_source < 1:
-            raise ValueError(f"judgments_per_source: found {self.judgments_per_source}, expected 1 or more")
+        check_least(self, judgments_per_source=1)
         if (self.weights == "fixed") != (self.source_weights is not None):
             raise ValueError("source_weights: go with weights: fixed, and only with them")
         for name, weight in (self.source_weights or {}).items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers.utils import logging
@@ -20,10 +21,10 @@ logger = logging.get_logger(__name__)
 
 @dataclass(frozen=True)
 class SoftSources:
-    """How much of each judgment belongs to each type.
+    """The share of each judgment that belongs to each type.
 
     Args:
-        row: `(judgments,)` the row of `shares` that holds for a judgment: its annotator's.
+        row: `(judgments,)` the row of `shares` of each judgment's annotator.
         shares: `(annotators, types)`; rows sum to 1.
     """
 
@@ -34,7 +35,7 @@ class SoftSources:
 def soft_sources(judgments: Judgments, rows: np.ndarray, args: MOREConfig) -> SoftSources:
     """The types of the annotators of some rows: read from a file, or fitted as a latent-class model.
 
-    Whoever is not in the file belongs to every type by its mean share.
+    An annotator who is not in the file belongs to every type by its mean share.
 
     Args:
         judgments: the table.
@@ -42,7 +43,7 @@ def soft_sources(judgments: Judgments, rows: np.ndarray, args: MOREConfig) -> So
         args: the config.
 
     Raises:
-        PluralignError: the file does not hold responsibilities, or the fit is not possible.
+        PluralignError: the file holds no responsibilities, or the fit is not possible.
     """
     number, keys = annotators_of(judgments, rows)
     known: dict[str | int, np.ndarray] = {}
@@ -58,28 +59,21 @@ def soft_sources(judgments: Judgments, rows: np.ndarray, args: MOREConfig) -> So
                 f"responsibilities: those of {key} in {args.responsibilities} are {own.tolist()}, expected shares "
                 "of at least 0 with a sum above 0"
             )
-    everyone: np.ndarray = np.mean(list(known.values()), 0)
+    mean_shares: np.ndarray = np.mean(list(known.values()), 0)
     unknown = sum(key not in known for key in keys)
     if unknown:
         logger.warning(
-            f"{unknown} of {len(keys)} annotators have no responsibilities; they count for every type by its share"
+            f"{unknown} of {len(keys)} annotators have no responsibilities; they belong to every type by its share"
         )
-    shares = np.stack([known.get(key, everyone) for key in keys])
+    shares = np.stack([known.get(key, mean_shares) for key in keys])
     masses = ", ".join(f"{share:.0%}" for share in shares.mean(0))
     logger.info(f"{shares.shape[1]} types of annotators as sources, with shares {masses}")
     return SoftSources(number, shares / shares.sum(1, keepdims=True))
 
 
 def _fitted(judgments: Judgments, args: MOREConfig) -> dict[str | int, np.ndarray]:
-    found = findings(
-        judgments,
-        features=args.features,
-        types=args.types,
-        most_types=args.most_types,
-        dimensions=args.dimensions,
-        simulations=0,
-        seed=args.seed,
-    )
-    logger.info(f"types of annotators: {found.verdict.verdict}")
-    _, keys = annotators_of(judgments, found.people.row)
-    return dict(zip(keys, np.asarray(found.model.responsibilities_), strict=True))
+    options: dict[str, Any] = {"features": args.features, "most_types": args.most_types, "dimensions": args.dimensions}
+    fit = findings(judgments, types=args.types, simulations=0, seed=args.seed, **options)
+    logger.info(f"types of annotators: {fit.verdict.verdict}")
+    _, keys = annotators_of(judgments, fit.people.row)
+    return dict(zip(keys, np.asarray(fit.model.responsibilities_), strict=True))

@@ -1,4 +1,4 @@
-"""Judgments of several sources in an order in which every step holds some of each."""
+"""The order of judgments of several sources, with some of each source in every step."""
 
 from __future__ import annotations
 
@@ -8,26 +8,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Sampler
 
 from pluralign.core.errors import PluralignError
 from pluralign.scoring.items import Items
-from pluralign.training.batches import JudgmentCollator, JudgmentSampler
+from pluralign.training.batches import EpochSampler, JudgmentCollator, JudgmentSampler
 
 
-class BalancedSampler(Sampler[int]):
-    """The same number of judgments of every source in turn, so that any K in a row are one of each.
+class BalancedSampler(EpochSampler):
+    """The sources in turn, so that any K judgments in a row are one of each source.
 
-    Every source goes through its own judgments again and again, each time in a new order: a source with fewer than
-    an epoch draws comes several times, one with more goes on in the next epoch. Nothing but the seed and the epoch
-    decides the order.
+    Each source runs through its own judgments again and again, each time in a new order: a small source repeats
+    within an epoch, a large one continues in the next. The order depends on the seed and the epoch alone.
 
     Args:
         items: the judgments.
-        members: of each source, its judgments.
-        draws: judgments of each source in an epoch.
+        members: the judgments of each source.
+        draws: judgments of each source per epoch.
         group: the most judgments on one prompt of a source that stand together.
-        seed: of all orders.
+        seed: seed of all orders.
     """
 
     def __init__(
@@ -35,11 +33,6 @@ class BalancedSampler(Sampler[int]):
     ) -> None:
         self.samplers = [JudgmentSampler(items, group, (*seed, source), own) for source, own in enumerate(members)]
         self.draws = draws
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """The epoch whose order comes next."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return self.draws * len(self.samplers)
@@ -52,7 +45,7 @@ class BalancedSampler(Sampler[int]):
 
     @staticmethod
     def _stream(sampler: JudgmentSampler, start: int) -> Iterator[int]:
-        """A source's judgments from its `start`-th draw on, without end."""
+        """The judgments of a source from its `start`-th draw on, without end."""
         past, skipped = divmod(start, len(sampler))
         while True:
             sampler.set_epoch(past)
@@ -61,26 +54,15 @@ class BalancedSampler(Sampler[int]):
             past, skipped = past + 1, 0
 
 
-class ProportionalSampler(Sampler[int]):
-    """Every judgment once, each source spread evenly over the epoch: steps hold sources by their sizes.
+class ProportionalSampler(EpochSampler):
+    """Every judgment once, with each source spread evenly over the epoch, so that steps hold sources by size.
 
-    Args:
-        items: the judgments.
-        members: of each source, its judgments.
-        group: the most judgments on one prompt of a source that stand together.
-        seed: of all orders.
+    Arguments as in `BalancedSampler`.
     """
 
     def __init__(self, items: Items, members: Sequence[np.ndarray], group: int, seed: tuple[int, ...]) -> None:
         self.samplers = [JudgmentSampler(items, group, (*seed, source), own) for source, own in enumerate(members)]
         self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """The epoch whose order comes next."""
-        self.epoch = epoch
-        for sampler in self.samplers:
-            sampler.set_epoch(epoch)
 
     def __len__(self) -> int:
         return sum(len(sampler) for sampler in self.samplers)
@@ -93,7 +75,7 @@ class ProportionalSampler(Sampler[int]):
 
 
 def members_of(sources: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
-    """The judgments of each source, by the number of each judgment's source.
+    """The judgments of each source, from the number of each judgment's source.
 
     Raises:
         PluralignError: a judgment has no source (a number past the last).
@@ -113,12 +95,9 @@ def members_of(sources: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
 
 @dataclass(frozen=True)
 class SourceCollator:
-    """A batch as `JudgmentCollator` lays it out, with how much of each judgment belongs to each source.
+    """A batch as `JudgmentCollator` lays it out, with the share of each judgment that belongs to each source.
 
-    Args:
-        collator: of the judgments.
-        row: `(judgments,)` each judgment's row of `shares`.
-        shares: `(rows, sources)`, float32; rows sum to 1.
+    `row` `(judgments,)` is each judgment's row of `shares` `(rows, sources)`, float32; rows sum to 1.
     """
 
     collator: JudgmentCollator
@@ -126,5 +105,5 @@ class SourceCollator:
     shares: torch.Tensor
 
     def __call__(self, batch: list[int]) -> dict[str, Any]:
-        """What the collator gives, and `membership` `(judgments, sources)`."""
+        """The collator's batch with `membership` `(judgments, sources)`."""
         return self.collator(batch) | {"membership": self.shares[torch.from_numpy(self.row[batch])]}

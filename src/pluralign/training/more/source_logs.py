@@ -1,4 +1,4 @@
-"""What training on several sources logs: weights, losses, accuracies, calibration errors, gradients."""
+"""Logs of training on several sources: weights, losses, accuracies, calibration errors, gradients."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pluralign.choice.plackett_luce import pair_margins
 from pluralign.evaluation.calibration.reliability import equal_width_edges
 
 MOST_PAIRS_LOGGED = 6
-"""Cosines are logged pair by pair for up to so many sources, and as their mean and least for more."""
+"""Cosines are logged for each pair up to this number of sources; for more, their mean and minimum alone."""
 
 
 class SourceLogs:
-    """Sums since the last log, for every source.
+    """Sums over the steps since the last log, for each source.
 
     Args:
         kind: `source` or `type`, as in the keys `loss/source=NAME`.
-        names: of the sources.
+        names: the sources.
     """
 
     def __init__(self, kind: str, names: list[str]) -> None:
@@ -39,7 +39,7 @@ class SourceLogs:
         self._cosines = np.zeros((2, sources, sources))
 
     def note_judgments(self, utilities: Tensor, inputs: dict[str, Any], losses: Tensor) -> None:
-        """Add the judgments of a batch: weight, loss, and of strict pairs weight, agreement, calibration gaps."""
+        """Add a batch: weight and loss of its judgments; weight, agreement and calibration gaps of its strict pairs."""
         membership = inputs["membership"] * inputs["weight"].unsqueeze(-1)  # (judgments, sources)
         margins, strict = pair_margins(utilities, inputs["ranks"])
         pairs = strict.sum(-1, keepdim=True)
@@ -57,21 +57,21 @@ class SourceLogs:
         self._judged = sums if self._judged is None else self._judged + sums
 
     def note_weights(self, lambdas: Tensor, counts: Tensor, gramian: np.ndarray | None = None) -> None:
-        """Add one set of weights, with the inner products of the gradients that it came from."""
+        """Add one set of weights, with the inner products of the gradients that gave it."""
         self._lambdas += lambdas.double().cpu().numpy()
         self._solved += 1
         if gramian is None:
             return
         norms = np.sqrt(np.clip(gramian.diagonal(), 0, None))
-        here = (counts > 0).cpu().numpy()
-        self._norms += np.stack((norms * here, here))
-        live = here & (norms > 0)
+        present = (counts > 0).cpu().numpy()
+        self._norms += np.stack((norms * present, present))
+        live = present & (norms > 0)
         both = np.outer(live, live)
         cosine = np.divide(gramian, np.outer(norms, norms), out=np.zeros_like(gramian), where=both)
         self._cosines += np.stack((cosine, both))
 
     def taken(self, accelerator: Any) -> dict[str, float]:
-        """The logs since the last time, over all processes; the sums start anew."""
+        """The logs since the last call, over all processes; resets the sums."""
         logs: dict[str, float] = {}
         if self._judged is not None:
             judged = accelerator.reduce(self._judged, "sum").double().cpu().numpy()
@@ -108,34 +108,30 @@ class SourceLogs:
 
 
 HISTORY = ("weight", "loss", "accuracy", "ece", "gradient_norm")
-"""What is kept of every source at every log."""
+"""The columns of a source's history."""
 
 
 def source_history(log: Sequence[Mapping[str, Any]], kind: str, names: Sequence[str]) -> pa.Table:
-    """A trainer's log as a table: `step`, `source`, and `HISTORY`, null where it was not logged.
+    """A trainer's log as a table: `step`, `source`, and `HISTORY`, null where a value was not logged.
 
     Examples:
         >>> log = [{"step": 1, "loss": 0.7, "weight/source=a": 1.0, "loss/source=a": 0.7}]
         >>> source_history(log, "source", ["a"]).select(["step", "source", "weight", "ece"]).to_pylist()
         [{'step': 1, 'source': 'a', 'weight': 1.0, 'ece': None}]
     """
-    logs = [one for one in log if any(f"{key}/{kind}={name}" in one for key in HISTORY for name in names)]
-    rows = [(one, name) for one in logs if "step" in one for name in names]
+    keys = {f"{key}/{kind}={name}" for key in HISTORY for name in names}
+    rows = [(entry, name) for entry in log if "step" in entry and keys & entry.keys() for name in names]
     columns: dict[str, Any] = {
-        "step": pa.array([one["step"] for one, _ in rows], pa.int64()),
+        "step": pa.array([entry["step"] for entry, _ in rows], pa.int64()),
         "source": pa.array([name for _, name in rows], pa.string()),
     }
     for key in HISTORY:
-        columns[key] = pa.array([one.get(f"{key}/{kind}={name}") for one, name in rows], pa.float64())
+        columns[key] = pa.array([entry.get(f"{key}/{kind}={name}") for entry, name in rows], pa.float64())
     return pa.table(columns)
 
 
 def mean_weights(log: Sequence[Mapping[str, Any]], kind: str, names: Sequence[str]) -> dict[str, float]:
     """Mean weight of each source over the logs, as `weight/source=NAME`."""
-    found = {}
-    for name in names:
-        key = f"weight/{kind}={name}"
-        values = [one[key] for one in log if key in one]
-        if values:
-            found[key] = float(np.mean(values))
-    return found
+    keys = [f"weight/{kind}={name}" for name in names]
+    values = {key: [entry[key] for entry in log if key in entry] for key in keys}
+    return {key: float(np.mean(logged)) for key, logged in values.items() if logged}

@@ -1,33 +1,32 @@
 """MORE: one reward model over several preference sources, weighted by their gradients (arXiv 2312.07401).
 
-How it differs from the paper: the sources' weights are the exact min-norm point (non-negative least squares) and
-not that of Frank-Wolfe; a step may hold any number of judgments of a source, on any number of devices and
+How it differs from the paper: the sources' weights are the exact min-norm point (non-negative least squares), not
+Frank-Wolfe's approximation; a step may hold any number of judgments of a source, on any number of devices and
 micro-batches, with one set of weights for the whole step; rankings as well as pairs; sources may be soft, the
 latent types of the annotators; each unique response of a batch is read once.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import peft
 import safetensors.torch
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from torch.utils.data import Sampler
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from pluralign.choice.min_norm import gradient_sums, gramian, min_norm_weights, residuals
 from pluralign.choice.plackett_luce import log_likelihood, pair_log_likelihood
 from pluralign.core.errors import PluralignError
+from pluralign.core.files import write_parquet
 from pluralign.judgments.joining import join_sources
+from pluralign.judgments.reading import read
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.forward import block_states
 from pluralign.scoring.probe import plain_model
@@ -35,26 +34,26 @@ from pluralign.training.judgment_trainer import Dataset, as_judgments
 from pluralign.training.more.config import MOREConfig
 from pluralign.training.more.soft_sources import soft_sources
 from pluralign.training.more.source_batches import BalancedSampler, ProportionalSampler, SourceCollator, members_of
-from pluralign.training.more.source_logs import SourceLogs
+from pluralign.training.more.source_logs import SourceLogs, mean_weights, source_history
+from pluralign.training.objective import TrainingRun
+from pluralign.training.response_trainer import ModelOrName
 from pluralign.training.reward_trainer import RewardTrainer
 
 logger = logging.get_logger(__name__)
 
 AVERAGES = "source_gradients.safetensors"
-"""In a checkpoint: the moving averages of the sources' gradients."""
+"""The file of a checkpoint that holds the moving averages of the sources' gradients."""
 
 
 class MORETrainer(RewardTrainer):
-    """Trains one reward model on several sources of preferences.
+    """Trains one reward model on several sources of judgments.
 
     Args:
         model: as in `RewardTrainer`; its head must be one linear layer.
         args: the config.
         train_dataset: `Judgments` with a `source` in every row, or a dict of data sets, one for each source.
         eval_dataset: `Judgments`, or preference rows in TRL's format.
-        processing_class: the tokenizer; needed when `model` is not a name.
-        peft_config: train an adapter instead of the whole model.
-        trainer_arguments: passed on to `transformers.Trainer` (callbacks, optimizers ...).
+        others: as in `RewardTrainer`.
 
     Raises:
         PluralignError: a judgment has no source, a step cannot hold all sources, or the head is not linear.
@@ -70,13 +69,11 @@ class MORETrainer(RewardTrainer):
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | PreTrainedModel | peft.PeftModel,
+        model: ModelOrName,
         args: MOREConfig,
         train_dataset: Dataset | Mapping[str, Dataset] | None = None,
         eval_dataset: Dataset | None = None,
-        processing_class: PreTrainedTokenizerBase | None = None,
-        peft_config: peft.PeftConfig | None = None,
-        **trainer_arguments: Any,
+        **others: Any,
     ) -> None:
         if isinstance(train_dataset, Mapping):
             train_dataset = join_sources({name: as_judgments(own) for name, own in train_dataset.items()})
@@ -84,15 +81,15 @@ class MORETrainer(RewardTrainer):
             train_dataset = as_judgments(train_dataset)
         if args.only_source is not None and train_dataset is not None:
             train_dataset = _only(train_dataset, args.only_source)
-        super().__init__(model, args, train_dataset, eval_dataset, processing_class, peft_config, **trainer_arguments)
+        super().__init__(model, args, train_dataset, eval_dataset, **others)
         _check_head(plain_model(self.reward_model.model))
         collator = self.data_collator
         if args.source == "types":
             if train_dataset is None:
                 raise PluralignError("no training judgments were given")
-            found = soft_sources(train_dataset, self.train_items.row, args)
-            self.sources = [f"{kind + 1}" for kind in range(found.shares.shape[1])]
-            row, shares = found.row, torch.from_numpy(found.shares).float()
+            soft = soft_sources(train_dataset, self.train_items.row, args)
+            self.sources = [f"{kind + 1}" for kind in range(soft.shares.shape[1])]
+            row, shares = soft.row, torch.from_numpy(soft.shares).float()
         else:
             self.sources = self.source_names
             self._members = members_of(collator.sources, self.sources)
@@ -131,7 +128,7 @@ class MORETrainer(RewardTrainer):
             )
         weights = np.array([given[name] for name in self.sources])
         if not weights.any():
-            raise PluralignError("source_weights: all are 0, expected at least one above it")
+            raise PluralignError("source_weights: all are 0, expected at least one above 0")
         return weights
 
     def judgment_log_likelihood(self, utilities: Tensor, ranks: Tensor, opposite: Tensor | float = 0.0) -> Tensor:
@@ -143,7 +140,7 @@ class MORETrainer(RewardTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         if self.args.source == "types" or self.args.train_sampling_strategy == "sequential":
             return super()._get_train_sampler(train_dataset)
-        # A source has its share of a step, and groups of judgments on one prompt are a quarter of that.
+        # Each source has its share of a step, and groups of judgments on one prompt are a quarter of that.
         group = max(1, self._group // len(self._members))
         seed = (self._order_seed,)
         if self.args.sampling == "proportional":
@@ -159,7 +156,7 @@ class MORETrainer(RewardTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
     ) -> Any:
-        """sum_k lambda_k (mean loss of source k) over the step; a batch that is given alone is a step."""
+        """sum_k lambda_k (mean loss of source k) over the step; a single batch counts as a step."""
         if num_items_in_batch is None:
             num_items_in_batch = self._get_num_items_in_batch([inputs], self.args.device)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -174,9 +171,9 @@ class MORETrainer(RewardTrainer):
         return self._step_counts.sum()
 
     def _ahead(self, batches: list[Any]) -> Tensor:
-        """lambda of a step that comes in several micro-batches: their gradients without a backward pass."""
+        """lambda of a step of several micro-batches, from their gradients, without a backward pass."""
         sums: Tensor | float = 0.0
-        self.model_wrapped.train()  # the first step of a run or of a resumed one comes before the trainer does so
+        self.model_wrapped.train()  # before the first step the trainer has not done so yet
         for batch in batches:
             inputs = self._prepare_inputs(batch)
             with torch.no_grad(), self.compute_loss_context_manager():
@@ -197,11 +194,11 @@ class MORETrainer(RewardTrainer):
         return gradient_sums(residuals(losses, utilities), inputs["index"], self._states, membership)
 
     def _factor(self, losses: Tensor, utilities: Tensor, inputs: dict[str, Any], total: Tensor) -> Tensor | float:
-        """lambda_k N / n_k for the source of each judgment, averaged over its sources where they are soft."""
+        """lambda_k N / n_k for the source of each judgment, averaged over its sources if they are soft."""
         if not utilities.requires_grad:
             return 1.0
         membership, weight = inputs["membership"], inputs["weight"]
-        with torch.autocast(utilities.device.type, enabled=False):  # sums over a step want all their digits
+        with torch.autocast(utilities.device.type, enabled=False):  # sums over a step need full precision
             counts = self._step_counts
             if self.args.granularity == "micro":
                 counts = self.accelerator.reduce(weight @ membership, "sum")
@@ -212,20 +209,21 @@ class MORETrainer(RewardTrainer):
                 lambdas = self._solved(sums, counts)
             else:
                 lambdas = self._given_weights(counts)
-            here = counts > 0
-            factor = torch.where(here, lambdas * counts.sum() / counts.where(here, torch.ones_like(counts)), 0.0)
+            present = counts > 0
+            ratio = lambdas * counts.sum() / counts.where(present, torch.ones_like(counts))
+            factor = torch.where(present, ratio, 0.0)
             with torch.no_grad():
                 self.source_logs.note_judgments(utilities, inputs, losses)
             return membership @ factor
 
     def _given_weights(self, counts: Tensor) -> Tensor:
-        """lambda where it does not follow the gradients."""
+        """lambda if it does not depend on the gradients."""
         everyone = torch.ones_like(counts)
         given = {"uniform": everyone, "proportional": counts, "fixed": torch.from_numpy(self._fixed).to(counts)}
         chosen = given[self.args.weights]
         present = chosen * (counts > 0)
-        # Where only sources of weight 0 are present, the weight stays with the absent ones: nothing is learnt.
-        lambdas = next(one for one in (present, chosen, everyone) if one.sum() > 0)
+        # If only sources of weight 0 are present, the weight stays with the absent ones and nothing is learnt.
+        lambdas = next(weights for weights in (present, chosen, everyone) if weights.sum() > 0)
         lambdas = lambdas / lambdas.sum()
         self.source_logs.note_weights(lambdas, counts)
         return lambdas
@@ -241,20 +239,43 @@ class MORETrainer(RewardTrainer):
             mixed = torch.where(known, share * gradients + (1 - share) * before, gradients)
             gradients = self._average = torch.where(present.unsqueeze(-1), mixed, before)
         inner = gramian(gradients)
-        if not present.any():  # a step in which every weight is 0
+        if not present.any():  # every weight of the step is 0
             return torch.full_like(counts, 1 / len(counts))
-        found = min_norm_weights(inner, normalize=self.args.normalize, present=present.cpu().numpy())
-        lambdas = torch.from_numpy(found).to(counts)
+        weights = min_norm_weights(inner, normalize=self.args.normalize, present=present.cpu().numpy())
+        lambdas = torch.from_numpy(weights).to(counts)
         self.source_logs.note_weights(lambdas, counts, inner)
         return lambdas
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add each source's weight, loss, accuracy, calibration error, gradient norm and the cosines."""
-        if "loss" in logs or "train_loss" in logs:  # the last one holds the steps since the one before
+        """Add each source's weight, loss, accuracy, calibration error and gradient norm, and the cosines."""
+        if "loss" in logs or "train_loss" in logs:  # the final log covers the steps since the last one
             logs |= self.source_logs.taken(self.accelerator)
         super().log(logs, start_time)
 
-    # The moving average is a part of a checkpoint.
+    @classmethod
+    def read_files(cls, files: list[str], label_scale: str | None) -> Judgments:
+        """The files as one table; if there are several, a row without a source gets the name of its file."""
+        if len(files) == 1:
+            return read(files, label_scale)
+        names = [Path(file).name.split(".")[0] for file in files]
+        if len(set(names)) < len(names):
+            names = files
+        twice = [file for file in files if files.count(file) > 1]
+        if twice:
+            raise PluralignError(f"{twice[0]}: is given twice, and each file is a source: give it once")
+        return join_sources({name: read(file, label_scale) for name, file in zip(names, files, strict=True)})
+
+    def training_metrics(self) -> dict[str, Any]:
+        """The mean weight of each source."""
+        return mean_weights(self.state.log_history, self.source_logs.kind, self.sources)
+
+    def after_saving(self, run: TrainingRun) -> dict[str, Any]:
+        """Write `sources.parquet`, the logs of each source."""
+        history = source_history(self.state.log_history, self.source_logs.kind, self.sources)
+        write_parquet(history, run.folder / "sources.parquet")
+        return {}
+
+    # The moving average is part of a checkpoint.
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
@@ -285,5 +306,5 @@ def _check_head(model: Any) -> None:
     if not isinstance(head, nn.Linear):
         raise PluralignError(
             f"model: its head is {type(head).__name__}, expected one linear layer: the sources' weights come from "
-            "the gradients at it; build the model with build_reward_model"
+            "its gradients; build the model with build_reward_model"
         )

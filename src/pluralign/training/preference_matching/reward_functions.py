@@ -1,13 +1,12 @@
-"""Reward functions in TRL's form from what gives rewards here: reward models, and tuned policies' own."""
+"""Reward functions in TRL's form, from reward models and from the implicit rewards of tuned policies."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from transformers.utils import logging
 
 from pluralign.core.errors import PluralignError
 from pluralign.scoring.implicit_rewards import load_implicit_reward
-from pluralign.scoring.items import Items, items_of_texts
+from pluralign.scoring.items import items_of_texts
 from pluralign.scoring.loading import load_parts
 from pluralign.scoring.mixtures import is_mixture
 from pluralign.scoring.reward_models import (
@@ -25,6 +24,7 @@ from pluralign.scoring.reward_models import (
     is_reward_model,
     load_reward_model,
 )
+from pluralign.scoring.scorers import MeanReward, Scorer
 
 logger = logging.get_logger(__name__)
 
@@ -32,37 +32,14 @@ RewardFunction = Callable[..., list[float]]
 """`f(prompts=..., completions=..., **columns)` gives a reward for each completion."""
 
 
-class Scorer(Protocol):
-    """What gives a reward to every response of some items."""
-
-    def score_items(self, items: Items) -> np.ndarray:
-        """`(responses,)`, float64."""
-        ...
-
-
-@dataclass(frozen=True)
-class MeanReward:
-    """The mean reward of several models, of whatever kinds.
-
-    Args:
-        scorers: one or more.
-    """
-
-    scorers: tuple[Scorer, ...]
-
-    def score_items(self, items: Items) -> np.ndarray:
-        """Mean reward of every unique response: `(responses,)`, float64."""
-        return np.asarray(np.mean([scorer.score_items(items) for scorer in self.scorers], axis=0))
-
-
 def reward_function(scorer: Scorer, name: str = "reward") -> RewardFunction:
-    """What gives rewards, as a function in TRL's form.
+    """A scorer as a reward function in TRL's form.
 
     Each different (prompt, completion) is scored once, a prompt's completions together.
 
     Args:
-        scorer: a reward model, an average of them, an implicit reward; rewards are to be log-odds.
-        name: under which TRL logs it, `rewards/NAME/mean`.
+        scorer: a reward model, an average of several, or an implicit reward; rewards should be log-odds.
+        name: its name in TRL's logs, `rewards/NAME/mean`.
 
     Raises:
         PluralignError: when called, a reward is not finite.
@@ -77,17 +54,17 @@ def reward_function(scorer: Scorer, name: str = "reward") -> RewardFunction:
 
     def score(prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> list[float]:
         asked: dict[str, Any] = {}
-        answers: dict[str, dict[str, Any]] = {}
+        responses: dict[str, dict[str, Any]] = {}
         keys = [(_key(prompt), _key(text)) for prompt, text in zip(prompts, completions, strict=True)]
         for (prompt_key, text_key), prompt, text in zip(keys, prompts, completions, strict=True):
             asked[prompt_key] = prompt
-            answers.setdefault(prompt_key, {})[text_key] = text
-        items = items_of_texts(list(asked.values()), [list(texts.values()) for texts in answers.values()])
-        found = scorer.score_items(items)
-        if not np.isfinite(found).all():
-            raise PluralignError(f"{name}: gives rewards that are not finite numbers")
-        places = [(prompt_key, text_key) for prompt_key, texts in answers.items() for text_key in texts]
-        reward_of = dict(zip(places, found.tolist(), strict=True))
+            responses.setdefault(prompt_key, {})[text_key] = text
+        items = items_of_texts(list(asked.values()), [list(texts.values()) for texts in responses.values()])
+        rewards = scorer.score_items(items)
+        if not np.isfinite(rewards).all():
+            raise PluralignError(f"{name}: gives rewards that are not finite")
+        places = [(prompt_key, text_key) for prompt_key, texts in responses.items() for text_key in texts]
+        reward_of = dict(zip(places, rewards.tolist(), strict=True))
         return [reward_of[key] for key in keys]
 
     score.__name__ = name
@@ -102,17 +79,17 @@ def load_rewards(
     trust_remote_code: bool = False,
     device: str | torch.device | None = None,
 ) -> Scorer:
-    """Load what gives rewards, and check that they are log-odds.
+    """Load reward models or tuned policies as one scorer, and check that its rewards are log-odds.
 
     Args:
-        names: folders or hub ids of reward models, or of policies tuned by DPO or EM-DPO; of several the mean.
-        quantile: of models that predict labels: the reward is this quantile, not the mean.
-        allow_mismatch: only warn where rewards are not log-odds.
+        names: folders or hub ids of reward models, or of policies tuned by DPO or EM-DPO; several are averaged.
+        quantile: for models that predict labels: use this quantile as the reward, not the mean.
+        allow_mismatch: only warn if rewards are not log-odds.
         trust_remote_code: run code that comes with the models. Only for code you have read.
         device: where to put them; `None` takes a GPU when there is one.
 
     Raises:
-        PluralignError: one cannot be loaded, or gives no log-odds.
+        PluralignError: one cannot be loaded, or its rewards are not log-odds.
     """
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "device": device}
     scorers: list[Scorer] = []
@@ -133,26 +110,26 @@ def load_rewards(
 
 
 def reward_name(names: str | Sequence[str]) -> str:
-    """A short name of what gives rewards, for the logs.
+    """A short name of the rewards, for the logs.
 
     Examples:
         >>> reward_name("runs/reward/"), reward_name(["runs/a", "runs/b"])
         ('reward', 'mean-of-2')
     """
-    given = [names] if isinstance(names, str) else names
-    return Path(os.path.normpath(given[0])).name if len(given) == 1 else f"mean-of-{len(given)}"
+    several = [names] if isinstance(names, str) else names
+    return Path(os.path.normpath(several[0])).name if len(several) == 1 else f"mean-of-{len(several)}"
 
 
 def not_log_odds(model: RewardModel | AveragedRewardModel, name: object = "the reward model") -> str | None:
-    """Why differences of a model's rewards are not log-odds, with the mend; nothing where they may be.
+    """Why differences of a model's rewards are not log-odds, and the fix; nothing if they may be.
 
-    A model trained on comparisons gives log-odds by its loss, and better ones when a temperature is stored with it.
+    A model trained on comparisons gives log-odds by its loss, and better ones with a stored temperature.
     """
     if isinstance(model, AveragedRewardModel):
-        return next((reason for one in model.models if (reason := not_log_odds(one, name))), None)
+        return next((reason for member in model.models if (reason := not_log_odds(member, name))), None)
     if model.margin_map is not None:
         return (
-            f"{name}: has an isotonic recalibration, which maps margins and gives no reward of one answer: run "
+            f"{name}: has an isotonic recalibration, which maps margins and gives no reward of a single response: run "
             "pluralign calibrate with the method temperature"
         )
     if isinstance(model, LabelModel) and model.temperature is None:

@@ -3,8 +3,8 @@
     max  E[ r(x, y) - beta sum_t penalty_t ],   penalty_t = log pi(y_t)                    inside
                                                 penalty_t = log pi(y_t) - log pi_ref(y_t)  outside
 
-TRL subtracts from the reward beta times the sum of log pi minus what its reference model gives. The reference
-given here is a small module that runs the frozen model and returns 0 for a token inside; sampling, vLLM, reward
+TRL subtracts from the reward beta times the sum of log pi minus the reference's log-probability. The reference given
+to it here is a small module that runs the frozen model and returns 0 for a token inside; sampling, vLLM, reward
 functions, the leave-one-out baseline and logging stay TRL's own. With `mode: kl` it is `RLOOTrainer`, to the bit.
 
 How it differs from the paper: REINFORCE with a leave-one-out baseline over whole responses in place of PPO, so that
@@ -17,39 +17,57 @@ import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, ClassVar, Self
 
+import datasets
+import numpy as np
 import peft
 import torch
 import trl
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils import logging
+from trl import get_peft_config
 from trl.models import prepare_deepspeed, prepare_fsdp
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head, use_adapter
 
 from pluralign.choice.preference_matching import Penalty, charged, inside_mask
 from pluralign.core.errors import PluralignError
+from pluralign.judgments.table import Judgments
+from pluralign.policies.comparison import answer_rows, compare, drawn_by_both
+from pluralign.policies.loading import load_policy
+from pluralign.policies.matching import margin_map_of, of_draws, write_matching
+from pluralign.scoring.causal_models import load_causal_model
+from pluralign.scoring.implicit_rewards import IMPLICIT_REWARD
 from pluralign.scoring.loading import SETTINGS
+from pluralign.scoring.measured import Measured
+from pluralign.scoring.mixtures import weight_files
 from pluralign.scoring.reference import PENALTY
+from pluralign.scoring.scorers import Scorer
+from pluralign.scoring.tokens import model_context, prompt_tokens
 from pluralign.training.checkpoints import CompletionMarker
-from pluralign.training.preference_matching.reward_functions import (
-    Scorer,
-    load_rewards,
-    reward_function,
-    reward_name,
-)
+from pluralign.training.dpo import TUNED_POLICY_USAGE
+from pluralign.training.objective import Objective, TrainingRun
+from pluralign.training.preference_matching.reward_functions import load_rewards, reward_function, reward_name
 from pluralign.training.preference_matching.rlhf_config import PMRLHFConfig
+
+logger = logging.get_logger(__name__)
+
+MOST_PROMPTS = 500
+"""The most held-out prompts that the policy responds to after training; as many as in the paper."""
+
+HELD_OUT_SAMPLES = 2
+"""Responses to each of them."""
 
 
 class ChargedReference(nn.Module):
-    """A frozen reference that gives 0 for the log-probability of a token inside.
+    """A frozen reference that gives 0 as the log-probability of a token inside.
 
-    Called as TRL calls a reference with a fused head: `reference(..., labels=labels, fused_lm_head=True)`, where
-    labels are -100 but at the tokens of responses.
+    TRL calls it as any reference with a fused head: `reference(..., labels=labels, fused_lm_head=True)`, where
+    labels are -100 except at the tokens of responses.
 
     Args:
-        run: the reference itself, called with what this module is called with; `None` for `pm`, whose penalty
-            asks no reference.
+        run: the reference itself, called with the same arguments; `None` for `pm`, whose penalty needs none.
         penalty: mode, threshold and gate.
     """
 
@@ -60,42 +78,42 @@ class ChargedReference(nn.Module):
         self.counts: list[Tensor] = []
 
     def forward(self, **inputs: Any) -> Any:
-        """`log_probs` `(rows, tokens - 1)` of the labels, in nats, 0 inside and where there is no label."""
-        there = inputs["labels"][:, 1:] != -100
+        """`log_probs` `(rows, tokens - 1)` of the labels, in nats; 0 inside and where there is no label."""
+        labelled = inputs["labels"][:, 1:] != -100
         if self.run is None:
-            self._count(there, there)
-            return FusedCausalLMOutput(log_probs=torch.zeros(there.shape, device=there.device), label_mask=there)
-        found = self.run(**inputs)
-        there = there.to(found.log_probs.device)
+            self._count(labelled, labelled)
+            return FusedCausalLMOutput(log_probs=torch.zeros_like(labelled, dtype=torch.float), label_mask=labelled)
+        output = self.run(**inputs)
+        labelled = labelled.to(output.log_probs.device)
         if self.penalty.mode == "kl":
-            return found
-        self._count(inside_mask(found.log_probs, there, self.penalty), there)
-        found.log_probs = charged(found.log_probs, there, self.penalty)
-        return found
+            return output
+        self._count(inside_mask(output.log_probs, labelled, self.penalty), labelled)
+        output.log_probs = charged(output.log_probs, labelled, self.penalty)
+        return output
 
-    def _count(self, inside: Tensor, there: Tensor) -> None:
-        self.counts.append(torch.stack([inside.sum(), there.sum()]).float())
+    def _count(self, inside: Tensor, labelled: Tensor) -> None:
+        self.counts.append(torch.stack([inside.sum(), labelled.sum()]).float())
 
     def counted(self) -> Tensor:
-        """`(2,)` tokens inside and all, since it was last asked; `kl` counts none."""
-        found, self.counts = self.counts, []
-        return torch.stack(found).sum(0) if found else torch.zeros(2)
+        """Tokens inside, and all tokens, since the last call `(2,)`; `kl` counts none."""
+        counts, self.counts = self.counts, []
+        return torch.stack(counts).sum(0) if counts else torch.zeros(2)
 
 
-class PMRLHFTrainer(trl.RLOOTrainer):
+class PMRLHFTrainer(Objective, trl.RLOOTrainer):
     """Tunes a policy until its odds are those of a reward.
 
     Args:
         model: a folder or hub id, a causal language model, or a PEFT model (then the reference is the adapter as
             it is given).
-        reward_funcs: what TRL takes: functions `f(prompts, completions, **columns) -> list[float]`, sequence
-            classifiers or their names. `None` takes the `reward_model` of the config.
+        reward_funcs: as in TRL: functions `f(prompts, completions, **columns) -> list[float]`, sequence
+            classifiers or their names. `None` uses the `reward_model` of the config.
         args: the config.
         train_dataset: a `datasets.Dataset` with a column `prompt`, of text or messages.
         eval_dataset: the same.
         processing_class: the tokenizer.
         peft_config: train an adapter; the reference is the model without it.
-        ref_model: the reference, if it is not the model as it is given.
+        ref_model: the reference, if it is not the given model.
         trainer_arguments: passed on to `RLOOTrainer` (callbacks, optimizers, reward_processing_classes ...).
 
     Raises:
@@ -108,6 +126,8 @@ class PMRLHFTrainer(trl.RLOOTrainer):
     """
 
     args: PMRLHFConfig
+    required_keys: ClassVar[tuple[str, ...]] = ("reward_model",)
+    card_usage: ClassVar[str] = TUNED_POLICY_USAGE
 
     def __init__(
         self,
@@ -124,7 +144,7 @@ class PMRLHFTrainer(trl.RLOOTrainer):
         if args is None:
             raise PluralignError("args: expected a PMRLHFConfig, found none")
         if ref_model is not None and args.mode == "pm":
-            raise PluralignError("ref_model: mode pm asks no reference: leave it out")
+            raise PluralignError("ref_model: mode pm uses no reference: leave it out")
         if isinstance(model, peft.PeftModel) and peft_config is not None:
             raise PluralignError("peft_config: the model has an adapter already; merge it first, or train it on")
         scorer: Scorer | None = None
@@ -139,7 +159,7 @@ class PMRLHFTrainer(trl.RLOOTrainer):
                 device=args.device,
             )
             reward_funcs = reward_function(scorer, reward_name(args.reward_model))
-        # With a beta TRL would load a second reference by the model's name, which a model in memory has not.
+        # With a beta TRL would load a second reference by the model's name, which a model in memory does not have.
         beta, args.beta = args.beta, 0.0
         try:
             super().__init__(
@@ -158,12 +178,12 @@ class PMRLHFTrainer(trl.RLOOTrainer):
         self.scorer = scorer
         self.ref_model = ChargedReference(self._reference(ref_model), args.penalty)
         stored = getattr(self.model.config, SETTINGS, None) or {}
-        told = {"objective": "pm-rlhf", "beta": beta, PENALTY: asdict(args.penalty)}
-        setattr(self.model.config, SETTINGS, stored | told)
+        settings = {"objective": "pm-rlhf", "beta": beta, PENALTY: asdict(args.penalty), IMPLICIT_REWARD: False}
+        setattr(self.model.config, SETTINGS, stored | settings)
         self.add_callback(CompletionMarker())
 
     def _reference(self, given: PreTrainedModel | peft.PeftModel | None) -> Callable[..., Any] | None:
-        """What runs the reference: a frozen copy, the model without its adapter, or nothing for `pm`."""
+        """The function that runs the reference: a frozen copy, the model without its adapter, or nothing for `pm`."""
         if self.args.mode == "pm":
             return None
         if given is None and isinstance(self.model, peft.PeftModel):
@@ -175,7 +195,7 @@ class PMRLHFTrainer(trl.RLOOTrainer):
                     "ref_model, or train an adapter"
                 )
             given = copy.deepcopy(self.model)
-            vars(given).pop("forward")  # the patched one, which belongs to the model that is trained
+            vars(given).pop("forward")  # the patched one belongs to the model that is trained
         elif given is self.model:
             raise PluralignError("ref_model: is the model that is trained: leave it out, a copy is made")
         sizes = [one.config.get_text_config().vocab_size for one in (given, self.model)]
@@ -191,26 +211,123 @@ class PMRLHFTrainer(trl.RLOOTrainer):
         return self.accelerator.prepare_model(given, evaluation_mode=True)
 
     def _without_adapter(self, **inputs: Any) -> Any:
-        """The model without its adapter; with TRL's copy of it, "ref", where one that was there is trained on."""
+        """The model without its adapter, or with TRL's copy "ref" of an adapter that is trained further."""
         plain = self.accelerator.unwrap_model(self.model)
         with use_adapter(plain, adapter_name="ref" if "ref" in plain.peft_config else None):
             return self.model(**inputs)
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
-        found = super()._generate_and_score_completions(inputs)
+        batch = super()._generate_and_score_completions(inputs)
         metrics = self._metrics["train" if self.model.training else "eval"]
         if self.args.mode != "kl":
-            # TRL logs the mean of beta's factor per token as `kl`, which here it is not.
+            # TRL logs the mean penalty per token as `kl`, which here it is not.
             metrics["penalty"].extend(metrics.pop("kl"))
             counts = self.accelerator.reduce(self.ref_model.counted().to(self.accelerator.device), reduction="sum")
             metrics["inside"].append((counts[0] / counts[1].clamp(min=1)).item())
-        return found
+        return batch
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """An adapter's folder gets the config too, so that it loads with its own tokenizer and settings."""
-        super()._save(output_dir, state_dict)
-        if self.args.should_save and isinstance(self.model, peft.PeftModel):
-            self.model.config.save_pretrained(output_dir or self.args.output_dir)
+    @classmethod
+    def input_files(cls, args: PMRLHFConfig) -> list[str]:
+        """The weights of the reward models."""
+        names = args.reward_model or []
+        return [str(file) for name in ([names] if isinstance(names, str) else names) for file in weight_files(name)]
+
+    @classmethod
+    def from_run(cls, run: TrainingRun, judgments: Judgments, evaluated: Judgments | None) -> Self:
+        """The trainer of a run, on the prompts of its judgments."""
+        args: Any = run.args
+        loaded: Any = load_causal_model(
+            run.model.model_name_or_path,
+            revision=run.model.model_revision,
+            trust_remote_code=args.trust_remote_code,
+            **run.model_kwargs,
+            **(args.model_init_kwargs or {}),
+        )
+        args.model_init_kwargs = None
+        if isinstance(loaded.model, peft.PeftModel):
+            loaded.model.set_adapter(loaded.model.active_adapter)  # an adapter is loaded frozen
+        most_tokens = model_context(loaded.model.config, loaded.tokenizer) - args.max_completion_length
+        train = _prompt_dataset(judgments, loaded.tokenizer, most_tokens)
+        test = None if evaluated is None else _prompt_dataset(evaluated, loaded.tokenizer, most_tokens)
+        at_once = args.generation_batch_size // args.num_generations
+        if len(train) < at_once:
+            raise PluralignError(
+                f"train_files: found {len(train)} prompts, and each batch needs {at_once}: lower "
+                "per_device_train_batch_size or gradient_accumulation_steps, or raise num_generations"
+            )
+        arguments: dict[str, Any] = {"processing_class": loaded.tokenizer, "peft_config": get_peft_config(run.model)}
+        return cls(loaded.model, None, args, train, test, **arguments)
+
+    def training_metrics(self) -> dict[str, Any]:
+        """The means of the last log."""
+        return last_means(self.state.log_history)
+
+    def measure(self, judgments: Judgments) -> Measured:
+        """Nothing before the policy is saved; see `after_saving`."""
+        return Measured({})
+
+    def after_saving(self, run: TrainingRun) -> dict[str, Any]:
+        """Metrics of the saved policy's match with its reward on held-out prompts; writes responses and plots."""
+        if self.scorer is None or self.eval_dataset is None:
+            return {}
+        prompts: list[Any] = list(self.eval_dataset["prompt"])
+        if len(prompts) > MOST_PROMPTS:
+            chosen = np.random.default_rng(run.args.seed).choice(len(prompts), size=MOST_PROMPTS, replace=False)
+            prompts = [prompts[index] for index in sorted(chosen)]
+        tokenizer: Any = self.processing_class
+        options: dict[str, Any] = {
+            "max_length": model_context(self.model.config, tokenizer),
+            "trust_remote_code": self.args.trust_remote_code,
+            "device": self.args.device,
+            **run.model_kwargs,
+        }
+        draws = drawn_by_both(
+            load_policy(run.folder, **options),
+            load_policy(run.model.model_name_or_path, revision=run.model.model_revision, **options),
+            self.scorer,
+            prompts,
+            samples=HELD_OUT_SAMPLES,
+            max_new_tokens=self.args.max_completion_length,
+            seed=run.args.seed,
+        )
+        metrics, plots = of_draws(draws, margin_map_of(self.scorer), {}, run.args.seed)
+        write_matching(run.folder, answer_rows(prompts, draws), plots)
+        return compare(draws, run.args.seed) | metrics
+
+
+def prompts_that_fit(judgments: Judgments, tokenizer: Any, most_tokens: int) -> list[Any]:
+    """The different prompts of a table that leave space for a response, in order; warns of the others.
+
+    TRL does not cut prompts: a longer one would exceed the model's context, and a prompt without tokens gives the
+    model nothing to start from.
+
+    Args:
+        judgments: the table.
+        tokenizer: the policy's.
+        most_tokens: the most tokens of a prompt.
+
+    Raises:
+        PluralignError: none is left.
+    """
+    prompts = judgments.unique_prompts()
+    lengths = [len(ids) for ids in prompt_tokens(prompts, tokenizer, most_tokens + 1)]
+    kept = [prompt for prompt, length in zip(prompts, lengths, strict=True) if 0 < length <= most_tokens]
+    if not kept:
+        raise PluralignError(
+            f"no prompt is left of {len(prompts)}: each is empty or has more than the {most_tokens} tokens that "
+            "max_completion_length leaves of the model's context: lower it"
+        )
+    if len(kept) < len(prompts):
+        logger.warning(
+            f"{len(prompts) - len(kept)} of {len(prompts)} prompts are left out: empty, or more than the {most_tokens} "
+            "tokens that max_completion_length leaves of the model's context"
+        )
+    return kept
+
+
+def _prompt_dataset(judgments: Judgments, tokenizer: Any, most_tokens: int) -> datasets.Dataset:
+    prompts = prompts_that_fit(judgments, tokenizer, most_tokens)
+    return datasets.Dataset.from_list([{"prompt": prompt} for prompt in prompts])
 
 
 _LAST = {
@@ -224,14 +341,14 @@ _LAST = {
 }
 
 
-def last_answers(log_history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Means over the answers of the last log of training: `train_reward`, `train_penalty` ... as far as there are.
+def last_means(log_history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The means of the last log of training: `train_reward`, `train_penalty` ..., those that it holds.
 
     Args:
         log_history: of the trainer's state.
 
     Examples:
-        >>> last_answers([{"reward": 1.0, "penalty": -3.0}, {"eval_reward": 2.0}])
+        >>> last_means([{"reward": 1.0, "penalty": -3.0}, {"eval_reward": 2.0}])
         {'train_reward': 1.0, 'train_penalty': -3.0}
     """
     logs = [entry for entry in log_history if "reward" in entry]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,8 +12,7 @@ import pyarrow as pa
 
 from pluralign.core.errors import PluralignError
 from pluralign.core.fingerprint import fingerprint
-from pluralign.judgments.reading import read
-from pluralign.judgments.table import Judgments
+from pluralign.judgments.table import text_columns
 from pluralign.policies.loading import load_policy
 from pluralign.policies.mixture import MixturePolicy
 from pluralign.policies.policy import Policy, Sample
@@ -22,22 +20,6 @@ from pluralign.scoring.tokens import TokenizedItems, prompt_tokens
 
 BASE = "base"
 """The name of the model from which the types' policies were tuned."""
-
-
-def unique_prompts(
-    files: Sequence[str | os.PathLike[str]], label_scale: str | None, most: int | None, seed: int
-) -> list[Any]:
-    """The unique prompts of canonical files in their order, or a random sample of `most` of them.
-
-    Raises:
-        PluralignError: a file cannot be read.
-    """
-    judgments: Judgments = read(files, label_scale)
-    prompts = list({json.dumps(prompt): prompt for prompt in judgments.column("prompt")}.values())
-    if most is None or most >= len(prompts):
-        return prompts
-    chosen = np.random.default_rng(seed).choice(len(prompts), size=most, replace=False)
-    return [prompts[index] for index in sorted(chosen)]
 
 
 def draw_answers(
@@ -91,10 +73,8 @@ def draw_answers(
     answers = [sample for groups in drawn.values() for group in groups for sample in group]
     prompt = np.tile(np.repeat(np.arange(len(prompts)), samples), len(drawn))
     utilities = log_ratios_of(policy, ids, [sample.token_ids for sample in answers], prompt)
-    texts = _texts(prompts[0])
     columns: dict[str, Any] = {
-        "prompt": pa.array([prompts[index] for index in prompt], type=texts),
-        "response": pa.array([sample.response for sample in answers], type=texts),
+        **text_columns([prompts[index] for index in prompt], [sample.response for sample in answers]),
         "by": np.repeat(list(drawn), len(prompts) * samples),
         "log_prob": [sample.log_prob for sample in answers],
         "tokens": [len(sample.token_ids) for sample in answers],
@@ -145,9 +125,3 @@ def _types_of(run: Path, trust_remote_code: bool) -> MixturePolicy:
     if not isinstance(policy, MixturePolicy):
         raise PluralignError(f"{run}: holds one policy, and the policies of several types were expected")
     return policy
-
-
-def _texts(prompt: Any) -> pa.DataType:
-    if isinstance(prompt, str):
-        return pa.string()
-    return pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))

@@ -14,28 +14,11 @@ import pyarrow.compute as pc
 
 from pluralign.choice import regret as game_theory
 from pluralign.choice.regret import Game, regret_matrix
-from pluralign.evaluation.policies.regret import (
-    Estimate,
-    Floats,
-    game_interval,
-    means,
-    preferred,
-    regret_table,
-    with_mixtures,
-)
+from pluralign.evaluation.policies import regret as estimates
+from pluralign.evaluation.policies.regret import Floats, means, preferred, with_mixtures
 from pluralign.judgments.reading import read
 from pluralign.policies.routing import is_typed_run
-from pluralign.reports.aggregation import (
-    AggregatedType,
-    AggregationPage,
-    Example,
-    GroupOutcome,
-    GroupPolicy,
-    PolicyOutcome,
-    SolvedGame,
-    TypeOutcome,
-    WinRate,
-)
+from pluralign.reports import aggregation as page
 from pluralign.scoring.mixtures import read_responsibilities
 from pluralign.workflows.aggregate.answers import BASE, utilities_by
 from pluralign.workflows.groups import majority_groups
@@ -107,7 +90,7 @@ def aggregation_contents(
     game: Game,
     mixtures: Mapping[str, np.ndarray],
     groups: Sequence[KnownGroup] = (),
-) -> AggregationPage:
+) -> page.AggregationPage:
     """The content of `aggregate.json`.
 
     `answers` are those of `draw_answers`, `game` and `mixtures` those of `solve`; `further` names the policies besides
@@ -117,15 +100,18 @@ def aggregation_contents(
     utilities = utilities_by(answers, drawers, setting.prompts)  # (types, policies, prompts, samples)
     own, weights = len(setting.types), np.stack(list(mixtures.values()))
     ratios = with_mixtures(utilities.mean(-1), weights)
-    regrets = regret_table(ratios, setting.priority, seed=setting.seed)
+    regrets = estimates.regret_table(ratios, setting.priority, seed=setting.seed)
     rates = _wins_against(utilities, own, weights, setting.seed)
-    between = game_interval(ratios, setting.priority, seed=setting.seed)
+    between = estimates.game_interval(ratios, setting.priority, seed=setting.seed)
     lengths, unfinished = _lengths(answers, drawers, weights)
     names = [*drawers, *mixtures]
     kinds = ["own"] * own + ["base"] + ["further"] * len(further) + ["mixture"] * len(mixtures)
     order = [*range(own + 1), *range(len(drawers), len(names)), *range(own + 1, len(drawers))]
+    # In the order of the fields of `TypeOutcome`.
+    outcomes = [regrets.utility, regrets.utility_error, regrets.regret, regrets.regret_error]
+    outcomes += [rates.value, rates.low, rates.high]
     policies = [
-        PolicyOutcome(
+        page.PolicyOutcome(
             name=names[place],
             kind=kinds[place],
             weights=mixtures[names[place]].tolist() if kinds[place] == "mixture" else None,
@@ -134,50 +120,30 @@ def aggregation_contents(
             high=_number(regrets.largest.high[place]),
             mean_length=lengths[place],
             unfinished=unfinished[place],
-            types=[
-                TypeOutcome(
-                    utility=_number(regrets.utility[kind, place]),
-                    utility_se=_number(regrets.utility_error[kind, place]),
-                    regret=_number(regrets.regret[kind, place]),
-                    regret_se=_number(regrets.regret_error[kind, place]),
-                    win_rate=_number(rates.value[kind, place]),
-                    low=_number(rates.low[kind, place]),
-                    high=_number(rates.high[kind, place]),
-                )
-                for kind in range(own)
-            ],
+            types=[page.TypeOutcome(*(_number(of[kind, place]) for of in outcomes)) for kind in range(own)],
         )
         for place in order
     ]
     against = []
     for name in further:
         wins = _wins_against(utilities, drawers.index(name), weights, setting.seed)
-        against += [
-            WinRate(
-                policy=names[place],
-                against=name,
-                type=label(setting.types[kind]),
-                win_rate=_number(wins.value[kind, place]),
-                low=_number(wins.low[kind, place]),
-                high=_number(wins.high[kind, place]),
-            )
-            for place in order
-            if names[place] != name
-            for kind in range(own)
-        ]
+        for place in (place for place in order if names[place] != name):
+            for kind, type_name in enumerate(setting.types):
+                rate = (_number(of[kind, place]) for of in (wins.value, wins.low, wins.high))
+                against.append(page.WinRate(names[place], name, label(type_name), *rate))
     by_prompt = (setting.priority[:, None, None] * (ratios[range(own), range(own)][:, None] - ratios))[:, order]
     liked = with_mixtures(preferred(utilities, utilities[:, [own]]), weights)[:, order]
-    contents = AggregationPage(
+    contents = page.AggregationPage(
         run=setting.run,
         prompts=setting.prompts,
         samples=setting.samples,
         max_new_tokens=setting.max_new_tokens,
         types=[
-            AggregatedType(label(name), name, float(share), float(priority))
+            page.AggregatedType(label(name), name, float(share), float(priority))
             for name, share, priority in zip(setting.types, setting.shares, setting.priority, strict=True)
         ],
         policies=policies,
-        game=SolvedGame(
+        game=page.SolvedGame(
             value=game.value_with_abstention,
             low=None if between is None else max(between[0], 0.0),
             high=None if between is None else max(between[1], 0.0),
@@ -195,7 +161,7 @@ def aggregation_contents(
 
 def group_outcomes(
     groups: Sequence[KnownGroup], names: Sequence[str], regrets: Floats, wins: Floats, seed: int
-) -> list[GroupOutcome]:
+) -> list[page.GroupOutcome]:
     """Regret and win rate of each group under each policy, with intervals over prompts.
 
     The regret of a group is the mean over its members, sum_k p_k R_kj with p the mean of their posteriors. `regrets`
@@ -214,12 +180,12 @@ def group_outcomes(
     liked = means(np.einsum("gk,kjp->gjp", shares, wins), seed=seed)
     one_prompt = regrets.shape[-1] < 2
     return [
-        GroupOutcome(
+        page.GroupOutcome(
             group=group.name,
             annotators=group.annotators,
             shares=group.shares.tolist(),
             policies=[
-                GroupPolicy(
+                page.GroupPolicy(
                     name=name,
                     regret=float(lost.value[row, column]),
                     low=None if one_prompt else float(lost.low[row, column]),
@@ -233,7 +199,7 @@ def group_outcomes(
     ]
 
 
-def warnings_of(contents: AggregationPage) -> list[str]:
+def warnings_of(contents: page.AggregationPage) -> list[str]:
     """Reasons to distrust the numbers."""
     warnings = []
     game, types = contents.game, contents.types
@@ -252,10 +218,8 @@ def warnings_of(contents: AggregationPage) -> list[str]:
         )
     for place, kind in enumerate(types):
         for policy in contents.policies[: len(types)]:
-            outcome = policy.types[place]
-            if outcome.regret is None or outcome.regret_se is None:
-                continue
-            if outcome.regret < -2 * outcome.regret_se:
+            regret, error = policy.types[place].regret, policy.types[place].regret_se
+            if regret is not None and error is not None and regret < -2 * error:
                 warnings.append(
                     f"Type {kind.type} prefers the responses of {policy.name} to those of its own policy: its policy "
                     "was not tuned far enough towards its preferences."
@@ -270,42 +234,43 @@ def warnings_of(contents: AggregationPage) -> list[str]:
     return warnings
 
 
-def aggregate_metrics(contents: AggregationPage, answers: pa.Table) -> dict[str, Any]:
+def aggregate_metrics(contents: page.AggregationPage, answers: pa.Table) -> dict[str, Any]:
     """The flat metrics of an aggregation, without those that are undefined."""
+    game = contents.game
     metrics: dict[str, Any] = {
         "types": len(contents.types),
         "prompts": contents.prompts,
         "samples": contents.samples,
         "answers": answers.num_rows,
-        "game_value": contents.game.value,
-        "game_value_low": contents.game.low,
-        "game_value_high": contents.game.high,
-        "game_value_without_abstention": contents.game.without_abstention,
+        **_with_ends("game_value", game.value, game),
+        "game_value_without_abstention": game.without_abstention,
     }
     for policy in contents.policies:
         name = policy.name
         if policy.weights is not None and name == EGALITARIAN:
             weights = zip(contents.types, policy.weights, strict=True)
             metrics |= {f"mixture_weights/type={kind.type}": weight for kind, weight in weights}
-        metrics[f"max_regret/{name}"] = policy.max_regret
-        metrics[f"max_regret/{name}_low"], metrics[f"max_regret/{name}_high"] = policy.low, policy.high
-        metrics[f"mean_length/{name}"] = policy.mean_length
-        metrics[f"unfinished/{name}"] = policy.unfinished
+        metrics |= _with_ends(f"max_regret/{name}", policy.max_regret, policy)
+        metrics |= {f"mean_length/{name}": policy.mean_length, f"unfinished/{name}": policy.unfinished}
         for kind, outcome in zip(contents.types, policy.types, strict=True):
             at = f"{name}/type={kind.type}"
             metrics |= {f"regret/{at}": outcome.regret, f"regret/{at}_se": outcome.regret_se}
             metrics |= {f"utility/{at}": outcome.utility, f"utility/{at}_se": outcome.utility_se}
-            metrics |= {f"win_rate/{at}": outcome.win_rate}
-            metrics |= {f"win_rate/{at}_low": outcome.low, f"win_rate/{at}_high": outcome.high}
+            metrics |= _with_ends(f"win_rate/{at}", outcome.win_rate, outcome)
     for group in contents.groups:
         for of_group in group.policies:
             at = f"{of_group.name}/group={group.group}"
-            metrics |= {f"regret/{at}": of_group.regret, f"win_rate/{at}": of_group.win_rate}
-            metrics |= {f"regret/{at}_low": of_group.low, f"regret/{at}_high": of_group.high}
+            metrics |= _with_ends(f"regret/{at}", of_group.regret, of_group)
+            metrics[f"win_rate/{at}"] = of_group.win_rate
     for rate in contents.against:
         at = f"win_rate/{rate.policy}/type={rate.type}/against={rate.against}"
-        metrics |= {at: rate.win_rate, f"{at}_low": rate.low, f"{at}_high": rate.high}
+        metrics |= _with_ends(at, rate.win_rate, rate)
     return {key: value for key, value in metrics.items() if value is not None}
+
+
+def _with_ends(key: str, value: float | None, ends: Any) -> dict[str, float | None]:
+    """A metric with the ends of its interval, `ends.low` and `ends.high`."""
+    return {key: value, f"{key}_low": ends.low, f"{key}_high": ends.high}
 
 
 def regret_lines(metrics: Mapping[str, Any]) -> list[str]:
@@ -344,7 +309,7 @@ def label(policy: str) -> str:
     return policy.removeprefix("type-") or policy
 
 
-def _wins_against(utilities: np.ndarray, opponent: int, weights: np.ndarray, seed: int) -> Estimate:
+def _wins_against(utilities: np.ndarray, opponent: int, weights: np.ndarray, seed: int) -> estimates.Estimate:
     """Win rates of all policies and mixtures against one policy: `(types, policies)`."""
     return means(with_mixtures(preferred(utilities, utilities[:, [opponent]]), weights), seed=seed)
 
@@ -359,7 +324,7 @@ def _lengths(answers: pa.Table, drawers: Sequence[str], weights: np.ndarray) -> 
     return means_of[0], means_of[1]
 
 
-def _examples(answers: pa.Table, drawers: Sequence[str], setting: Setting) -> list[Example]:
+def _examples(answers: pa.Table, drawers: Sequence[str], setting: Setting) -> list[page.Example]:
     """The first response of each policy to the first few prompts, prompt by prompt."""
     by_name = {name: answers.filter(pc.equal(answers.column("by"), name)) for name in drawers}
     examples = []
@@ -367,7 +332,7 @@ def _examples(answers: pa.Table, drawers: Sequence[str], setting: Setting) -> li
         for name, rows in by_name.items():
             row = rows.slice(prompt * setting.samples, 1).to_pylist()[0]
             utilities = [float(row[f"utility_{kind + 1}"]) for kind in range(len(setting.types))]
-            examples.append(Example(row["prompt"], name, row["response"], utilities))
+            examples.append(page.Example(row["prompt"], name, row["response"], utilities))
     return examples
 
 

@@ -16,6 +16,7 @@ from pluralign.core.files import atomic_write
 from pluralign.core.runs import CONFIG
 from pluralign.judgments.table import Judgments
 from pluralign.policies.loading import load_policy
+from pluralign.scoring.features import plain_text
 from pluralign.scoring.loading import SETTINGS
 from pluralign.scoring.mixtures import read_mixture
 from pluralign.workflows.aggregate.answers import seed_of
@@ -33,7 +34,6 @@ _SETTINGS = (
 
 def distill_mixture(
     folder: Path,
-    mixture: Path,
     run: Path,
     prompts: Sequence[Any],
     *,
@@ -44,7 +44,7 @@ def distill_mixture(
     seed: int,
     trust_remote_code: bool = False,
 ) -> dict[str, Any]:
-    """Train `distilled/` with the objective `sft` on responses of a mixture; resumes where it stopped.
+    """Train `distilled/` with the objective `sft` on responses of `mixture/`; resumes where it stopped.
 
     Minimising -log pi(y|x) over responses y of the mixture minimises KL(mixture || pi). Repeated responses count as
     often as they were drawn. Responses cut at the limit are left out, because training would teach an end token in
@@ -57,7 +57,7 @@ def distill_mixture(
     Raises:
         PluralignError: the adapters of the types are not LoRA adapters, or no response is left.
     """
-    draws = folder / "draws.parquet"
+    draws, mixture = folder / "draws.parquet", folder / "mixture"
     settings = _lora(mixture)
     if not draws.exists():
         _draw(mixture, prompts, draws, samples, max_new_tokens, seed, trust_remote_code)
@@ -94,7 +94,7 @@ def _draw(
         {"prompt": prompt, "responses": [sample.response], "ranks": [1], "source": sample.adapter}
         for prompt, group in zip(prompts, drawn, strict=True)
         for sample in group
-        if sample.finished and not _is_empty(sample.response)
+        if sample.finished and plain_text(sample.response).strip()
     ]
     if not rows:
         raise PluralignError(
@@ -104,29 +104,19 @@ def _draw(
     Judgments.from_rows(rows).write(file)
 
 
-def _is_empty(response: Any) -> bool:
-    text = response if isinstance(response, str) else response[0]["content"]
-    return not text.strip()
-
-
 def _lora(mixture: Path) -> dict[str, Any]:
     """Settings of a new adapter like those of the mixture."""
     first = mixture / next(iter(read_mixture(mixture).weights))
     config = peft.PeftConfig.from_pretrained(str(first))
     if not isinstance(config, peft.LoraConfig):
-        raise PluralignError(
-            f"{first}: is a {config.peft_type} adapter; only mixtures of LoRA adapters can be distilled"
-        )
+        raise PluralignError(f"{first}: is a {config.peft_type} adapter; only LoRA adapters can be distilled")
     modules = config.target_modules
     settings = {
         "model_name_or_path": str(config.base_model_name_or_path),
         "use_peft": True,
         "lora_r": config.r,
-        "lora_alpha": config.lora_alpha,
-        "lora_dropout": config.lora_dropout,
         "lora_target_modules": [modules] if isinstance(modules, str) else sorted(modules or []),
-        "use_rslora": config.use_rslora,
-        "use_dora": config.use_dora,
+        **{key: getattr(config, key) for key in ("lora_alpha", "lora_dropout", "use_rslora", "use_dora")},
     }
     if config.modules_to_save:
         settings["lora_modules_to_save"] = list(config.modules_to_save)

@@ -14,16 +14,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from transformers.utils import logging
 
 from pluralign.choice.regret import priorities
 from pluralign.core.errors import PluralignError, nearest
-from pluralign.core.files import atomic_folder, atomic_write, disk_errors, write_parquet
+from pluralign.core.files import atomic_folder, atomic_write, disk_errors, path_list, write_parquet
 from pluralign.core.records import write_record
-from pluralign.core.runs import CONFIG, file_fingerprints, finish_run, read_metrics, run_state, start_run
+from pluralign.core.runs import CONFIG, file_fingerprints, finish_run, finished_metrics, start_run
+from pluralign.judgments.reading import read
 from pluralign.reports.aggregation import AggregationPage, aggregation_page
 from pluralign.scoring.mixtures import MIXTURE, Mixture, read_mixture
-from pluralign.workflows.aggregate.answers import BASE, draw_answers, unique_prompts
+from pluralign.workflows.aggregate.answers import BASE, draw_answers
 from pluralign.workflows.aggregate.contents import (
     EGALITARIAN,
     MIXTURES,
@@ -36,8 +36,6 @@ from pluralign.workflows.aggregate.contents import (
     solve,
 )
 from pluralign.workflows.aggregate.distill import DISTILLED, distill_mixture
-
-logger = logging.get_logger(__name__)
 
 Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -72,32 +70,30 @@ def aggregate(
     types, maximise the average utility, and maximise the smallest utility.
 
     Args:
-        run: a finished run of `em-dpo`.
-        out: the folder to write: `mixture/` (the policy, for `load_policy`), `aggregate.json`, `answers.parquet`,
+        run: finished run of `em-dpo`.
+        out: output folder: `mixture/` (the policy, for `load_policy`), `aggregate.json`, `answers.parquet`,
             `metrics.json`, `report.html`, `README.md`, and with `distill` also `draws.parquet` and `distilled/`.
-        prompts: canonical files with the prompts; by default the run's `eval_files`, else its `train_files`.
-        samples: responses to each prompt from each policy.
-        max_new_tokens: length limit of a response.
-        max_prompts: use a random sample of this many prompts if there are more.
+        prompts: canonical files. Default: the run's `eval_files`, else its `train_files`.
+        samples: responses per prompt from each policy.
+        max_new_tokens: maximum number of tokens of a response.
+        max_prompts: maximum number of prompts; a random subset if the files have more.
         priority: c of each type by its name or number (1 if missing), or one number per type.
-        hedge: solve the game by optimistic Hedge, as in the paper, instead of a linear programme.
-        policies: names and folders of other policies to compare with; they need the same tokenizer.
-        distill: train one adapter, `distilled/`, on responses drawn from the mixture, and compare it too.
-        distill_prompts: canonical files with the prompts for distillation; by default the run's `train_files`, else
-            `prompts`.
-        distill_samples: responses to each of these prompts.
-        distill_epochs: passes over these responses.
-        distill_learning_rate: of AdamW; the default suits LoRA adapters, which take about ten times the rate of full
-            models.
-        label_scale: for files whose labels come without one; by default that of the run.
-        seed: of prompts, responses, bootstrap and training.
-        trust_remote_code: run code that comes with the models.
+        hedge: solve the game by optimistic Hedge, as in the paper, not by a linear programme.
+        policies: names and folders of other policies to compare; they need the same tokenizer.
+        distill: also train one adapter, `distilled/`, on responses sampled from the mixture.
+        distill_prompts: canonical files. Default: the run's `train_files`, else `prompts`.
+        distill_samples: responses per prompt to distill on.
+        distill_epochs: number of epochs of the distillation.
+        distill_learning_rate: learning rate of the distillation; the default suits LoRA adapters.
+        label_scale: label scale of files that store none. Default: that of the run.
+        seed: random seed.
+        trust_remote_code: run Python code that comes with a model.
 
     Returns:
-        The metrics, as in `metrics.json`; utilities and regrets in nats per response.
+        The content of `metrics.json`; utilities and regrets in nats per response.
 
     Raises:
-        PluralignError: the run is not finished or not of `em-dpo`, a file or policy cannot be used, a setting does
+        PluralignError: the run is not a finished run of `em-dpo`, a file or policy cannot be used, a setting does
             not fit, or `out` holds another aggregation.
 
     Source: EM-DPO and min-max regret aggregation, arXiv 2510.15716.
@@ -115,7 +111,7 @@ def aggregate(
         if not size > 0:
             raise PluralignError(f"{name}: found {size}, expected a number above 0")
     scale = label_scale or settings.get("label_scale")
-    asked_files = _files(prompts) or _own_files(settings, ("eval_files", "train_files"))
+    asked_files = path_list(prompts or ()) or _own_files(settings, ("eval_files", "train_files"))
     if not asked_files:
         raise PluralignError(f"{source}: names no files to take prompts from: give some with --prompts")
     config: dict[str, Any] = {
@@ -133,26 +129,23 @@ def aggregate(
     config |= {} if scale is None else {"label_scale": scale}
     learned_files: list[str] = []
     if distill:
-        learned_files = _files(distill_prompts) or _own_files(settings, ("train_files",)) or asked_files
+        learned_files = path_list(distill_prompts or ()) or _own_files(settings, ("train_files",)) or asked_files
         config |= {"distill_prompts": learned_files, "distill_samples": distill_samples}
         config |= {"distill_epochs": distill_epochs, "distill_learning_rate": distill_learning_rate}
     inputs = file_fingerprints([*asked_files, *learned_files, *_weights(source, types, others)])
-    state = run_state(folder, config, inputs)
-    if state == "finished":
-        logger.warning(f"{folder}: this aggregation is finished already; nothing to do")
-        return read_metrics(folder)
-    asked = unique_prompts(asked_files, scale, max_prompts, seed)
-    drawing: dict[str, Any] = {"samples": samples, "max_new_tokens": max_new_tokens, "seed": seed}
-    drawing |= {"trust_remote_code": trust_remote_code}
+    if (finished := finished_metrics(folder, config, inputs)) is not None:
+        return finished
+    asked = read(asked_files, scale).unique_prompts(max_prompts, seed)
+    drawing: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed, "trust_remote_code": trust_remote_code}
     setting = Setting(
         str(source), types, np.array(list(mixture.weights.values())), np.array(config["priority"]), len(asked),
         samples, max_new_tokens, hedge, seed,
     )  # fmt: skip
     kept = folder / "answers.parquet"
-    if state == "started" and kept.exists():
+    if (folder / CONFIG).exists() and kept.exists():  # of an interrupted run with the same config
         answers = pq.read_table(kept)
     else:
-        answers = draw_answers(source, asked, others, **drawing)
+        answers = draw_answers(source, asked, others, samples=samples, **drawing)
         start_run(folder, config, inputs)
         write_parquet(answers, kept)
     game, weights = solve(answers, setting)
@@ -160,20 +153,14 @@ def aggregate(
     counts: dict[str, Any] = {}
     further = list(others)
     if distill:
+        learned = read(learned_files, scale).unique_prompts(max_prompts, seed)
         counts = distill_mixture(
-            folder,
-            folder / "mixture",
-            source,
-            unique_prompts(learned_files, scale, max_prompts, seed),
-            samples=distill_samples,
-            max_new_tokens=max_new_tokens,
-            epochs=distill_epochs,
-            learning_rate=distill_learning_rate,
-            seed=seed,
-            trust_remote_code=trust_remote_code,
-        )
+            folder, source, learned, samples=distill_samples, epochs=distill_epochs,
+            learning_rate=distill_learning_rate, **drawing,
+        )  # fmt: skip
         if DISTILLED not in answers.column("by").unique().to_pylist():
-            last = draw_answers(source, asked, {DISTILLED: folder / DISTILLED}, own=False, **drawing)
+            distilled = {DISTILLED: folder / DISTILLED}
+            last = draw_answers(source, asked, distilled, own=False, samples=samples, **drawing)
             answers = pa.concat_tables([answers, last])
             write_parquet(answers, kept)
         further.append(DISTILLED)
@@ -269,12 +256,6 @@ def _check_names(policies: Mapping[str, str], types: Sequence[str]) -> None:
                 f"policy: found the name '{name}', expected letters, digits, '.', '-' and '_', not ending in _low, "
                 "_high or _se"
             )
-
-
-def _files(given: Files | None) -> list[str]:
-    if given is None:
-        return []
-    return [str(given)] if isinstance(given, str | os.PathLike) else [str(file) for file in given]
 
 
 def _own_files(settings: Mapping[str, Any], keys: Sequence[str]) -> list[str]:

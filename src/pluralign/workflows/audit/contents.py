@@ -17,27 +17,9 @@ from pluralign.choice.plackett_luce import NOT_SHOWN
 from pluralign.evaluation.annotators.agreement import alpha_interval, krippendorff_alpha
 from pluralign.evaluation.annotators.peers import annotator_agreement
 from pluralign.evaluation.annotators.transitivity import condorcet, intransitive_triples
-from pluralign.evaluation.annotators.voted_pairs import (
-    VotedPairs,
-    comparison_components,
-    majority_margins,
-    voted_pairs,
-)
+from pluralign.evaluation.annotators.voted_pairs import VotedPairs, comparison_components, majority_margins, voted_pairs
 from pluralign.judgments.table import Judgments
-from pluralign.reports.audit import (
-    Agreement,
-    AuditPage,
-    Candidate,
-    Check,
-    CheckedVerdict,
-    Cycles,
-    Data,
-    Group,
-    MajorityMargins,
-    Map,
-    PowerPoint,
-    Triples,
-)
+from pluralign.reports import audit as page
 from pluralign.reports.histograms import Histogram
 from pluralign.scoring.annotator_types import Findings
 from pluralign.scoring.features import plain_text
@@ -50,24 +32,21 @@ _DESIGNS = {None: "as collected", 2: "pairs", 3: "rankings of three"}
 
 
 def audit_contents(
-    judgments: Judgments, found: Findings, errors: np.ndarray | None, files: list[str], seed: int
-) -> AuditPage:
+    judgments: Judgments, fitted: Findings, errors: np.ndarray | None, files: list[str], seed: int
+) -> page.AuditPage:
     """The content of `audit.json`; `errors` are those of `worth_errors`, `files` the names of the table's files."""
-    people, model = found.people, found.model
+    people, model = fitted.people, fitted.model
     groups = groups_of(judgments, people)
-    known = np.array([group is not None for group in groups])
-    rand = None
-    if known.sum() > 1:
-        rand = float(adjusted_rand_score([group for group in groups if group is not None], model.labels_[known]))
-    return AuditPage(
+    known = [(group, label) for group, label in zip(groups, model.labels_, strict=True) if group is not None]
+    return page.AuditPage(
         data=_data(judgments, people, groups, files),
-        warnings=_warnings(found),
+        warnings=_warnings(fitted),
         agreement=agreement_of(people, seed),
-        identification=_verdict(found),
-        selection=_candidates(found.selection),
+        identification=_verdict(fitted),
+        selection=_candidates(fitted.selection),
         types=described_types(model, people, errors),
         groups=_groups(groups, model),
-        groups_adjusted_rand=rand,
+        groups_adjusted_rand=float(adjusted_rand_score(*zip(*known, strict=True))) if len(known) > 1 else None,
         map=_map(model, people.panel, seed),
     )
 
@@ -79,7 +58,7 @@ def groups_of(judgments: Judgments, people: People) -> list[str | None]:
     return [named.get(annotator) for annotator in range(len(people.names))]
 
 
-def _data(judgments: Judgments, people: People, groups: list[str | None], files: list[str]) -> Data:
+def _data(judgments: Judgments, people: People, groups: list[str | None], files: list[str]) -> page.Data:
     panel = people.panel
     shown = (panel.rank_values > NOT_SHOWN).sum(1)
     ordered = np.sort(panel.rank_values, 1)
@@ -91,10 +70,10 @@ def _data(judgments: Judgments, people: People, groups: list[str | None], files:
         "tied": (tied & ~labelled).sum(),
         "labels": labelled.sum(),
     }
-    each = np.bincount(panel.annotator_ids)
-    edges = np.unique(np.round(np.geomspace(1, max(2, each.max() + 1), 12)).astype(int))
+    per_annotator = np.bincount(panel.annotator_ids)
+    edges = np.unique(np.round(np.geomspace(1, max(2, per_annotator.max() + 1), 12)).astype(int))
     lengths = sorted(Counter(shown[~labelled].tolist()).items())
-    return Data(
+    return page.Data(
         files=files,
         judgments=panel.judgments,
         annotators=panel.annotators,
@@ -102,7 +81,7 @@ def _data(judgments: Judgments, people: People, groups: list[str | None], files:
         unique_responses=len(people.items.responses),
         left_out=people.left_out,
         kinds={name: int(count) for name, count in kinds.items() if count},
-        judgments_per_annotator=Histogram(edges.tolist(), np.histogram(each, bins=edges)[0].tolist()),
+        judgments_per_annotator=Histogram(edges.tolist(), np.histogram(per_annotator, bins=edges)[0].tolist()),
         ranking_lengths={str(length): count for length, count in lengths},
         sources=_counts(judgments.column("source")),
         groups=_counts(groups),
@@ -118,33 +97,33 @@ def _histogram(values: np.ndarray, limits: tuple[float, float]) -> Histogram:
     return Histogram(edges.tolist(), counts.tolist())
 
 
-def agreement_of(people: People, seed: int) -> Agreement:
+def agreement_of(people: People, seed: int) -> page.Agreement:
     """Krippendorff's alpha, agreement of each annotator with the others, margins and cycles of majorities."""
     panel, votes = people.panel, _votes(people)
-    known = np.array([name is not None for name in people.names])
-    who = np.where(known[panel.annotator_ids], panel.annotator_ids, -1)
+    named = np.array([name is not None for name in people.names])
+    annotator = np.where(named[panel.annotator_ids], panel.annotator_ids, -1)
     labels = bool((people.code >= 0).all())
     if labels:
-        unit, value, judge = panel.response_ids[:, 0], people.code, who
+        unit, value, judge = panel.response_ids[:, 0], people.code, annotator
         cluster = people.items.item[unit]
     else:
-        unit, value, judge = votes.unit, votes.value, who[votes.judgment]
+        unit, value, judge = votes.unit, votes.value, annotator[votes.judgment]
         cluster = people.prompt[votes.first][votes.unit]
     options: dict[str, Any] = {"level": "ordinal", "both_orders": not labels}
     clusters = None if len(people.items.prompts) < 2 else cluster
     interval = alpha_interval(unit, value, judge, clusters, seed=seed, **options)
     shares = annotator_agreement(unit, value, judge, panel.annotators, **options)["agreement"]
-    each = np.array([share for share in shares if share is not None])
+    known_shares = np.array([share for share in shares if share is not None])
     margins = majority_margins(votes, panel.reliability)
     triples, cycles = (None, None) if labels else _cycles(people, votes)
-    return Agreement(
+    return page.Agreement(
         krippendorff_alpha=krippendorff_alpha(unit, value, judge, **options),
         alpha_low=None if interval is None else interval[0],
         alpha_high=None if interval is None else interval[1],
         level="ordinal",
         units=len(np.unique(unit)),
-        annotator_agreement=_histogram(each, (0.0, 1.0)) if len(each) else None,
-        majority_margins=MajorityMargins(margins.edges.tolist(), margins.counts.tolist(), margins.unanimous),
+        annotator_agreement=_histogram(known_shares, (0.0, 1.0)) if len(known_shares) else None,
+        majority_margins=page.MajorityMargins(margins.edges.tolist(), margins.counts.tolist(), margins.unanimous),
         intransitive_triples=triples,
         condorcet_cycles=cycles,
     )
@@ -157,104 +136,83 @@ def _votes(people: People) -> VotedPairs:
     return voted_pairs(people.panel.response_ids[shown], people.panel.rank_values[shown], offsets)
 
 
-def _cycles(people: People, votes: VotedPairs) -> tuple[Triples, Cycles]:
-    weight = people.panel.reliability
-    triples = intransitive_triples(votes, weight)
-    majorities = condorcet(votes, people.prompt, weight)
+def _cycles(people: People, votes: VotedPairs) -> tuple[page.Triples, page.Cycles]:
+    triples = intransitive_triples(votes, people.panel.reliability)
+    majorities = condorcet(votes, people.prompt, people.panel.reliability)
     several = majorities.responses > 2
-    cycles = Cycles(
+    cycles = page.Cycles(
         prompts=int(several.sum()),
         cyclic=int((majorities.largest_cycle[several] > 1).sum()),
         without_winner=int((majorities.winner[several] < 0).sum()),
     )
-    return Triples(triples.get("intransitive_share"), int(triples["triples"])), cycles
+    return page.Triples(triples.get("intransitive_share"), int(triples["triples"])), cycles
 
 
-def _candidates(selection: Selection) -> list[Candidate]:
+def _candidates(selection: Selection) -> list[page.Candidate]:
     """Held-out log-likelihood with the interval of its gain over the smallest number of types."""
     rows = zip(selection.types, selection.held_out, selection.gain_error, selection.bic, strict=True)
     candidates = []
     for number, held_out, error, bic in rows:
-        score, low, high = (
-            float(value) if np.isfinite(held_out) else None
-            for value in (held_out, held_out - NORMAL * error, held_out + NORMAL * error)
-        )
-        candidates.append(Candidate(int(number), score, low, high, float(bic)))
+        ends = (held_out, held_out - NORMAL * error, held_out + NORMAL * error)
+        score, low, high = (float(value) if np.isfinite(held_out) else None for value in ends)
+        candidates.append(page.Candidate(int(number), score, low, high, float(bic)))
     return candidates
 
 
-def _verdict(found: Findings) -> CheckedVerdict:
+def _verdict(fitted: Findings) -> page.CheckedVerdict:
     """The verdict, the checks behind it, and the power curve."""
-    design, numbers, verdict, types = found.design, found.numbers, found.verdict, len(found.model.mixture_weights_)
+    design, numbers, verdict, types = fitted.design, fitted.numbers, fitted.verdict, len(fitted.model.mixture_weights_)
     informative = f"{design.informative / max(1, design.annotators):.0%}"
-    checks = [
-        Check("annotators", design.annotators, "with at least one informative judgment"),
-        Check("more than a single pair", informative, "of the annotators made two choices, or one among three or more"),
-        Check("longest choice", design.longest, "responses in the longest judgment"),
-        Check("judgments per annotator", round(design.judgments, 2), "on average"),
-        Check("overlap", f"{design.overlap:.0%}", "of the judgments contain a pair that another annotator judged too"),
-        Check(
-            "rank of the features",
-            f"{design.rank} of {design.features}",
-            "directions in which responses of the same choice differ",
-        ),
+    rank = f"{design.rank} of {design.features}"
+    checks: list[tuple[str, Any, str]] = [
+        ("annotators", design.annotators, "with at least one informative judgment"),
+        ("more than a single pair", informative, "of the annotators made two choices, or one among three or more"),
+        ("longest choice", design.longest, "responses in the longest judgment"),
+        ("judgments per annotator", round(design.judgments, 2), "on average"),
+        ("overlap", f"{design.overlap:.0%}", "of the judgments contain a pair that another annotator judged too"),
+        ("rank of the features", rank, "directions in which responses of the same choice differ"),
     ]
     if numbers is not None:
+        smallest = float(f"{numbers.smallest:.3g}")
         condition = float(f"{numbers.condition:.3g}") if np.isfinite(numbers.condition) else None
+        confidence = f"{min(numbers.separation, 0.9999):.2%}"
         checks += [
-            Check(
-                "information left", round(numbers.left, 4), "share left, in the worst direction, with types unobserved"
-            ),
-            Check(
-                "smallest eigenvalue",
-                float(f"{numbers.smallest:.3g}"),
-                "of the observed information; must be above 0",
-            ),
-            Check(
-                "condition", condition, "largest over smallest eigenvalue of the scaled information; empty if none > 0"
-            ),
-            Check(
-                "confidence",
-                f"{min(numbers.separation, 0.9999):.2%}",
-                "or more, at which the two most similar types differ (Wald test)",
-            ),
+            ("information left", round(numbers.left, 4), "share left, in the worst direction, with types unobserved"),
+            ("smallest eigenvalue", smallest, "of the observed information; must be above 0"),
+            ("condition", condition, "largest over smallest eigenvalue of the scaled information; empty if none > 0"),
+            ("confidence", confidence, "or more, at which the two most similar types differ (Wald test)"),
         ]
-    limit = float(np.log(types))
-    return CheckedVerdict(
-        verdict=verdict.verdict,
-        reason=verdict.reason,
-        mend=verdict.mend,
-        checks=checks,
-        posterior_entropy=None if types == 1 else _histogram(posterior_entropy(found.model), (0.0, limit)),
-        power=[
-            PowerPoint(_DESIGNS[point.length], point.judgments, point.accuracy, point.low, point.high)
-            for point in found.power
-        ],
-    )
+    entropy = None if types == 1 else _histogram(posterior_entropy(fitted.model), (0.0, float(np.log(types))))
+    power = [
+        page.PowerPoint(_DESIGNS[point.length], point.judgments, point.accuracy, point.low, point.high)
+        for point in fitted.power
+    ]
+    checked = [page.Check(*check) for check in checks]
+    return page.CheckedVerdict(verdict.verdict, verdict.reason, verdict.advice, checked, entropy, power)
 
 
-def _groups(groups: list[str | None], model: LatentClassPlackettLuce) -> list[Group]:
+def _groups(groups: list[str | None], model: LatentClassPlackettLuce) -> list[page.Group]:
     """Mean responsibilities of the annotators of each known group."""
     responsibilities = np.asarray(model.responsibilities_)
     blocks = []
     for name in sorted({group for group in groups if group is not None}):
         members = np.array([group == name for group in groups])
-        blocks.append(Group(name, int(members.sum()), responsibilities[members].mean(0).tolist()))
+        blocks.append(page.Group(name, int(members.sum()), responsibilities[members].mean(0).tolist()))
     return blocks
 
 
-def _map(model: LatentClassPlackettLuce, panel: Panel, seed: int) -> Map | None:
+def _map(model: LatentClassPlackettLuce, panel: Panel, seed: int) -> page.Map | None:
     """Annotators in the plane in which they differ most; a sample if there are many."""
     places = annotator_embedding(model.problem(panel), 2, seed)
     if places.shape[1] < 2:
         return None
     chosen = np.sort(np.random.default_rng(seed).permutation(len(places))[:_SHOWN_ANNOTATORS])
-    return Map(places[chosen, 0].tolist(), places[chosen, 1].tolist(), (model.labels_[chosen] + 1).tolist())
+    return page.Map(places[chosen, 0].tolist(), places[chosen, 1].tolist(), (model.labels_[chosen] + 1).tolist())
 
 
-def _warnings(found: Findings) -> list[str]:
+def _warnings(fitted: Findings) -> list[str]:
     """What readers must know before they trust the page."""
-    people, parameters = found.people, found.model.n_parameters_
+    people, parameters = fitted.people, fitted.model.n_parameters_
     warnings = []
     unnamed = sum(name is None for name in people.names)
     if unnamed:
@@ -267,8 +225,7 @@ def _warnings(found: Findings) -> list[str]:
     if people.panel.features is None:
         votes = _votes(people)
         warnings += _disconnected(people, votes)
-        one_sided = _one_sided(people, votes)
-        if one_sided:
+        if one_sided := _one_sided(people, votes):
             warnings.append(
                 f"{one_sided} responses won or lost every comparison: choices about them are separable, and only the "
                 "prior keeps their utilities finite."
@@ -304,7 +261,7 @@ def _disconnected(people: People, votes: VotedPairs) -> list[str]:
             )
             title = plain_text(people.items.prompts[prompt])[:80]
             warnings.append(
-                f"“{title}”: its responses fall into {len(parts)} parts that nobody compared with each other: "
+                f"“{title}”: its responses fall into {len(parts)} parts that no annotator compared with each other: "
                 f"{examples}."
             )
     rest = len(warnings) - _SHOWN_PROMPTS

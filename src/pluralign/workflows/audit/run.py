@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -11,19 +10,17 @@ import numpy as np
 import pyarrow as pa
 
 from pluralign.choice.latent_class.identification import posterior_entropy
-from pluralign.core.files import atomic_write, write_parquet
+from pluralign.core.files import atomic_write, path_list, write_parquet
 from pluralign.core.records import write_record
-from pluralign.core.runs import file_fingerprints, finish_run, read_metrics, run_state, start_run
+from pluralign.core.runs import file_fingerprints, finish_run, finished_metrics, start_run
 from pluralign.judgments.reading import read
-from pluralign.judgments.table import Judgments
+from pluralign.judgments.table import text_columns
 from pluralign.reports.audit import AuditPage, audit_page
 from pluralign.reports.cards import metrics_table
 from pluralign.scoring.annotator_types import Findings, findings
 from pluralign.scoring.mixtures import responsibilities_table
 from pluralign.workflows.audit.contents import audit_contents
 from pluralign.workflows.audit.types import utilities_of, worth_errors
-
-logger = logging.getLogger(__name__)
 
 
 def audit(
@@ -42,49 +39,43 @@ def audit(
 
     Args:
         files: canonical files.
-        out: the folder to write: `metrics.json`, `audit.json`, `types.parquet` (posterior of each annotator),
+        out: output folder: `metrics.json`, `audit.json`, `types.parquet` (posterior of each annotator),
             `worths.parquet` (utility of each response for each type), `report.html`, `README.md`.
-        features: `worths` gives each response a utility of its own, `tfidf` counts words, any other value is a folder
-            or hub id of an encoder or causal model; `auto` is `worths` if responses are judged often, else `tfidf`.
+        features: `worths` gives each response its own utility, `tfidf` counts words, any other value is a folder or
+            hub id of an encoder or causal model; `auto` is `worths` if responses are judged often, else `tfidf`.
         types: number of types, or `auto` to choose it by held-out log-likelihood over annotators.
-        most_types: the largest number that `auto` tries.
-        dimensions: of text features, after truncated SVD.
-        simulations: per design of the power curve; 0 omits the curve.
-        label_scale: for files whose labels come without one.
-        seed: of folds, restarts, features and simulations.
+        most_types: maximum number of types that `auto` tries.
+        dimensions: dimensions of text features, after truncated SVD.
+        simulations: simulations per design of the power curve; 0 skips it.
+        label_scale: label scale of files that store none.
+        seed: random seed.
 
     Returns:
-        The metrics, as in `metrics.json`.
+        The content of `metrics.json`.
 
     Raises:
         PluralignError: a file cannot be used, a setting does not fit it, or `out` holds another audit.
     """
-    folder = Path(out)
-    paths = [str(file) for file in files] if isinstance(files, list) else [str(files)]
-    config: dict[str, Any] = {"command": "audit", "files": paths, "features": features, "types": types}
-    config |= {"most_types": most_types, "dimensions": dimensions, "simulations": simulations, "seed": seed}
+    folder, paths = Path(out), path_list(files)
+    settings: dict[str, Any] = {"features": features, "types": types, "most_types": most_types}
+    settings |= {"dimensions": dimensions, "simulations": simulations, "seed": seed}
+    config = {"command": "audit", "files": paths, **settings}
     config |= {} if label_scale is None else {"label_scale": label_scale}
     inputs = file_fingerprints(paths)
-    if run_state(folder, config, inputs) == "finished":
-        logger.warning(f"{folder}: this audit is finished already; nothing to do")
-        return read_metrics(folder)
+    if (finished := finished_metrics(folder, config, inputs)) is not None:
+        return finished
     judgments = read(paths, label_scale)
-    found = findings(
-        judgments,
-        features=features,
-        types=types,
-        most_types=most_types,
-        dimensions=dimensions,
-        simulations=simulations,
-        seed=seed,
-    )
-    errors = worth_errors(found.model, found.people)
-    contents = audit_contents(judgments, found, errors, paths, seed)
-    metrics = audit_metrics(found, contents)
+    fitted = findings(judgments, **settings)
+    errors = worth_errors(fitted.model, fitted.people)
+    contents = audit_contents(judgments, fitted, errors, paths, seed)
+    metrics = audit_metrics(fitted, contents)
     start_run(folder, config, inputs)
     write_record(folder / "audit.json", contents)
-    write_parquet(types_table(found), folder / "types.parquet")
-    write_parquet(worths_table(found, judgments, errors), folder / "worths.parquet")
+    responsibilities = np.asarray(fitted.model.responsibilities_)
+    counts = np.bincount(fitted.people.panel.annotator_ids, minlength=len(responsibilities))
+    types_table = responsibilities_table(fitted.people.names, counts, responsibilities)
+    write_parquet(types_table, folder / "types.parquet")
+    write_parquet(worths_table(fitted, errors), folder / "worths.parquet")
     with atomic_write(folder / "report.html", "w") as file:
         file.write(audit_page(contents))
     title = f"# Audit of {', '.join(f'`{path}`' for path in paths)}"
@@ -93,19 +84,15 @@ def audit(
     return metrics
 
 
-def audit_metrics(found: Findings, contents: AuditPage) -> dict[str, Any]:
+def audit_metrics(fitted: Findings, contents: AuditPage) -> dict[str, Any]:
     """The flat metrics of an audit, without those that are undefined for the data."""
-    model, data, agreement = found.model, contents.data, contents.agreement
-    row = list(found.selection.types).index(len(model.mixture_weights_))
-    triples = agreement.intransitive_triples
-    metrics: dict[str, Any] = {
-        "judgments": data.judgments,
-        "annotators": data.annotators,
-        "prompts": data.prompts,
-        "unique_responses": data.unique_responses,
-        "left_out": data.left_out,
-        "features": found.features,
-        "types": len(model.mixture_weights_),
+    model, agreement, triples = fitted.model, contents.agreement, contents.agreement.intransitive_triples
+    types = len(model.mixture_weights_)
+    counts = ("judgments", "annotators", "prompts", "unique_responses", "left_out")
+    metrics: dict[str, Any] = {key: getattr(contents.data, key) for key in counts}
+    metrics |= {
+        "features": fitted.features,
+        "types": types,
         "log_likelihood": model.log_likelihood_,
         "bic": model.bic_,
         "identification": contents.identification.verdict,
@@ -113,7 +100,7 @@ def audit_metrics(found: Findings, contents: AuditPage) -> dict[str, Any]:
         **{f"share/type={kind.type}": kind.share for kind in contents.types},
     }
     optional = {
-        "held_out_log_likelihood": float(found.selection.held_out[row]),
+        "held_out_log_likelihood": float(fitted.selection.held_out[list(fitted.selection.types).index(types)]),
         "krippendorff_alpha": agreement.krippendorff_alpha,
         "krippendorff_alpha_low": agreement.alpha_low,
         "krippendorff_alpha_high": agreement.alpha_high,
@@ -123,24 +110,11 @@ def audit_metrics(found: Findings, contents: AuditPage) -> dict[str, Any]:
     return metrics | {key: value for key, value in optional.items() if value is not None and np.isfinite(value)}
 
 
-def types_table(found: Findings) -> pa.Table:
-    """The posterior over types of each annotator."""
-    responsibilities = np.asarray(found.model.responsibilities_)
-    judgments = np.bincount(found.people.panel.annotator_ids, minlength=len(responsibilities))
-    return responsibilities_table(found.people.names, judgments, responsibilities)
-
-
-def worths_table(found: Findings, judgments: Judgments, errors: np.ndarray | None) -> pa.Table:
+def worths_table(fitted: Findings, errors: np.ndarray | None) -> pa.Table:
     """The utility of each response for each type, with standard errors where they are known."""
-    people, items = found.people, found.people.items
-    texts = judgments.table.schema.field("prompt").type
-    real = ~people.bars
-    worths = utilities_of(found.model, people)[:, real]
-    columns: dict[str, Any] = {
-        "prompt": pa.array([items.prompts[item] for item in items.item], type=texts),
-        "response": pa.array(items.responses, type=texts),
-    }
-    for kind, worth in enumerate(worths):
+    items, real = fitted.people.items, ~fitted.people.bars
+    columns: dict[str, Any] = dict(text_columns([items.prompts[item] for item in items.item], items.responses))
+    for kind, worth in enumerate(utilities_of(fitted.model, fitted.people)[:, real]):
         columns[f"worth_{kind + 1}"] = worth
         if errors is not None:
             columns[f"standard_error_{kind + 1}"] = errors[kind, real]

@@ -47,7 +47,11 @@ def described_types(model: LatentClassPlackettLuce, people: People, errors: np.n
     utilities = utilities_of(model, people)
     responsibilities, weights = np.asarray(model.responsibilities_), np.asarray(model.mixture_weights_)
     share_errors = _share_errors(model, people.panel)
-    shown = _most_divisive(utilities, weights, real)
+    mean = weights @ utilities
+    # The responses about which types differ most, or the most extreme ones of a single type.
+    spread = np.sqrt(weights @ (utilities - mean) ** 2) if len(weights) > 1 else np.abs(mean)
+    shown = np.flatnonzero(real)[np.argsort(-spread[real], kind="stable")][:_SHOWN_RESPONSES].tolist()
+    shown.sort(key=lambda response: -mean[response])
     traits = _traits(model, people)
     types = []
     for kind, share in enumerate(weights):
@@ -108,40 +112,25 @@ def _share_errors(model: LatentClassPlackettLuce, panel: Panel) -> np.ndarray | 
 
 
 def _traits(model: LatentClassPlackettLuce, people: People) -> list[list[Trait]]:
-    """The weight that each type puts on simple traits of responses.
-
-    A conditional logit on the traits in which every annotator counts with their responsibility for the type, with
-    robust errors. A weight is the gain in log-odds per standard deviation of the trait, the others being equal.
-    """
+    """The weight of each trait of responses for each type: the gain in log-odds per standard deviation of the trait."""
     names, values = text_traits([plain_text(response) for response in people.items.responses])
     responsibilities = np.asarray(model.responsibilities_)
     if not names:
-        return [[] for _ in responsibilities.T]
+        return [[]] * responsibilities.shape[1]
     bars = people.bars
     rows = np.zeros((len(bars), len(names) + bool(bars.any())))
     rows[~bars, : len(names)] = values
     rows[bars, len(names) :] = 1.0  # the bar has a height of its own
     traits = []
+    # A conditional logit in which every annotator counts with their responsibility for the type, with robust errors.
     for own in responsibilities.T:
         panel = replace(people.panel, features=rows, population=own)
         fitted = LatentClassPlackettLuce(1, ridge=1e-2).fit(panel)
         errors = np.sqrt(np.diag(fitted.covariance(panel, robust=True)).clip(0))
         weights = fitted.coefficients_[0, : len(names)]
-        traits.append(
-            [
-                Trait(name, float(weight), *_interval(weight, error))
-                for name, weight, error in zip(names, weights, errors[: len(names)], strict=True)
-            ]
-        )
+        of_type = zip(names, weights, errors[: len(names)], strict=True)
+        traits.append([Trait(name, float(weight), *_interval(weight, error)) for name, weight, error in of_type])
     return traits
-
-
-def _most_divisive(utilities: np.ndarray, weights: np.ndarray, real: np.ndarray) -> list[int]:
-    """The responses about which types differ most (of a single type, the most extreme ones), best first."""
-    mean = weights @ utilities
-    spread = np.sqrt(weights @ (utilities - mean) ** 2) if len(weights) > 1 else np.abs(mean)
-    chosen = np.flatnonzero(real)[np.argsort(-spread[real], kind="stable")][:_SHOWN_RESPONSES]
-    return sorted(chosen.tolist(), key=lambda response: -mean[response])
 
 
 def _differences(people: People, chosen: np.ndarray, differences: np.ndarray) -> list[Difference]:

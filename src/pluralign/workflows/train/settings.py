@@ -36,6 +36,10 @@ class RunKeys:
     )
 
 
+NOT_SET_BY_USERS = ("do_train", "do_eval", "do_predict", "remove_unused_columns", "resume_from_checkpoint")
+"""Fields of the config classes that the command sets itself."""
+
+
 @dataclass(frozen=True)
 class Given:
     """A value and its place: a line of the file, or a flag."""

@@ -1,1 +1,1 @@
-"""`votes update` and `votes simulate`."""
+"""`votes`: update a crowd's vote state, or simulate votes by personas."""

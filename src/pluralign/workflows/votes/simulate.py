@@ -1,26 +1,24 @@
-"""`votes simulate`: personas, played by a language model, give every response a label."""
+"""`votes simulate`: personas, played by a language model, give a label to every response."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pluralign.core.errors import PluralignError, one_line
-from pluralign.core.files import atomic_write, disk_errors
+from pluralign.core.files import disk_errors
 from pluralign.core.fingerprint import fingerprint, fingerprint_folder
 from pluralign.judgments.reading import common_scale, read
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.scales import label_scale as scale_named
 from pluralign.judgments.table import Judgments
-from pluralign.personas.answer_log import AnswerLog, Key, answer_log
-from pluralign.personas.answers import LabelReader, Reading
+from pluralign.personas.answer_log import Key, answer_log
 from pluralign.personas.chat_endpoint import Endpoint, completions_url, key_from_environment
+from pluralign.personas.label_reader import LabelReader
 from pluralign.personas.questions import (
     Persona,
     described_labels,
@@ -28,24 +26,21 @@ from pluralign.personas.questions import (
     read_personas,
     read_template,
 )
-from pluralign.personas.voters import Asker, Question, Reject, questions_of
-
-SOURCE = "simulated"
-"""The source of simulated votes."""
+from pluralign.personas.voters import Asker, Reject, counted, questions_of, read_answers, write_rejects
 
 
-@dataclass
+@dataclass(frozen=True)
 class Simulated:
-    """What came of a simulation.
+    """The result of a simulation.
 
     Args:
-        out: the table.
-        rejects: the file of what gave no vote.
+        out: the table of votes.
+        rejects: the file of questions that gave no vote.
         items: unique responses.
         asked: questions, one for each item and each persona that votes on it.
-        reused: of these, answered in an earlier run that did not come to its end.
-        votes: by persona, those in the table.
-        rejected: by persona, how often for which reason there is no vote.
+        reused: questions answered by an earlier run that was interrupted.
+        votes: votes in the table, by persona.
+        rejected: reasons for missing votes, by persona.
     """
 
     out: Path
@@ -53,25 +48,25 @@ class Simulated:
     items: int
     asked: int
     reused: int
-    votes: Counter[str] = field(default_factory=Counter)
-    rejected: dict[str, Counter[str]] = field(default_factory=dict)
+    votes: Counter[str]
+    rejected: dict[str, Counter[str]]
 
     @property
     def reasons(self) -> Counter[str]:
-        """How often for which reason there is no vote."""
+        """Reasons for missing votes."""
         return sum(self.rejected.values(), Counter())
 
     def summary(self) -> list[str]:
-        """What happened, one line each."""
+        """A summary for the terminal, as lines."""
         before = f", {self.reused} of them answered before" if self.reused else ""
         lines = [
             f"responses: {self.items}; personas: {len(self.rejected)}; questions: {self.asked}{before}",
             f"votes: {self.votes.total()}; written to {self.out}",
         ]
         if self.reasons:
-            lines.append(f"no vote: {self.reasons.total()} ({_counted(self.reasons)}); written to {self.rejects}")
+            lines.append(f"no vote: {self.reasons.total()} ({counted(self.reasons)}); written to {self.rejects}")
             lines += [
-                f"  {one_line(name)}: {self.votes[name]} votes, no vote {reasons.total()} ({_counted(reasons)})"
+                f"  {one_line(name)}: {self.votes[name]} votes, no vote {reasons.total()} ({counted(reasons)})"
                 for name, reasons in self.rejected.items()
                 if reasons
             ]
@@ -102,34 +97,35 @@ def simulate_votes(
 ) -> Simulated:
     """Ask personas for a label of every unique response, and write their votes as judgments.
 
-    Each answer is kept in `OUT.partial.jsonl` as it comes; a run that was stopped and is started again with the
-    same settings asks what is missing. What gave no vote goes to `OUT.rejects.jsonl`. The votes stand item by item
-    and persona by persona, in whatever order the answers came.
+    Answers are kept in `OUT.partial.jsonl` as they arrive; an interrupted run that is started again with the same
+    settings asks only what is missing. Questions that gave no vote go to `OUT.rejects.jsonl`. Votes are ordered by
+    item and persona, whatever the order of the answers.
 
     Args:
-        files: canonical files; their unique responses are voted on, what people said about them is not read.
-        out: the table of votes, `.parquet`, `.jsonl` or `.jsonl.gz`; what stood there is replaced.
+        files: canonical files; only their unique responses are used, not the judgments of them.
+        out: the table of votes, `.parquet`, `.jsonl` or `.jsonl.gz`; an existing file is replaced.
         personas: a YAML file (see `read_personas`), or the personas.
         label_scale: the labels to choose from: a built-in name, a YAML file, or a `LabelScale`.
-        model: what `load_policy` takes: a folder, a hub id, an adapter, a mixture.
-        endpoint: or the address of an OpenAI-compatible server; `PLURALIGN_API_KEY` is its key, if set.
+        model: what `load_policy` takes: a folder, a hub id, an adapter or a mixture.
+        endpoint: instead of `model`, the address of an OpenAI-compatible server; the environment variable
+            `PLURALIGN_API_KEY` holds its key, if it needs one.
         endpoint_model: with `endpoint`: the name of the model there.
-        template: the question, a Jinja file; `None` is the package's.
-        descriptions: a YAML file with a text for each label; `None` takes those of built-in scales.
-        per_item: how many personas, drawn by the seed, vote on an item; `None` is all.
-        temperature: of drawing, above 0; an endpoint takes 0, too.
+        template: the question, a Jinja file. Default: the template of the package.
+        descriptions: a YAML file with a text for each label. Default: those of built-in scales.
+        per_item: the number of personas that vote on an item, drawn by the seed; `None` for all.
+        temperature: sampling temperature, above 0; an endpoint also takes 0.
         max_new_tokens: the longest answer.
-        seed: of personas and answers.
-        max_length: with `model`: tokens of question and answer; `None` as `load_policy` has it.
+        seed: random seed for personas and answers.
+        max_length: with `model`: the maximum tokens of question and answer. Default: that of `load_policy`.
         timeout: with `endpoint`: seconds.
-        retries: with `endpoint`: further tries.
-        concurrency: with `endpoint`: questions that wait for an answer at once.
+        retries: with `endpoint`: further attempts.
+        concurrency: with `endpoint`: the number of questions that wait for an answer at once.
         revision: with `model`: branch, tag or commit on the hub.
         trust_remote_code: with `model`: run code that comes with it. Only for code you have read.
 
     Raises:
         PluralignError: a file, a setting or the model cannot be used; no question gave a vote; or an endpoint
-            does not answer: then the answers so far are kept.
+            does not answer, and the answers so far are kept.
     """
     path = Path(out)
     if not path.name.lower().endswith((".parquet", ".jsonl", ".jsonl.gz")):
@@ -137,22 +133,42 @@ def simulate_votes(
     paths = [Path(file) for file in ([files] if isinstance(files, str | os.PathLike) else files)]
     if path.resolve() in [file.resolve() for file in paths]:
         raise PluralignError(f"--out: {path} is a file that is read: choose another")
-    _check(model, endpoint, endpoint_model, temperature, max_new_tokens, timeout, retries, concurrency)
+    if (model is None) == (endpoint is None):
+        raise PluralignError("give either --model, or --endpoint with --endpoint-model")
+    if (endpoint is None) != (not endpoint_model):
+        raise PluralignError("--endpoint and --endpoint-model go together: give both or neither")
+    for name, number, least in (
+        ("max_new_tokens", max_new_tokens, 1), ("retries", retries, 0), ("concurrency", concurrency, 1)
+    ):  # fmt: skip
+        if number < least:
+            raise PluralignError(f"{name}: found {number}, expected {least} or more")
+    if not (0 < temperature < math.inf or (temperature == 0 and model is None)):
+        expected = "a finite number, 0 or more" if model is None else "a finite number above 0"
+        raise PluralignError(f"temperature: found {temperature}, expected {expected}")
+    if not 0 < timeout < math.inf:
+        raise PluralignError(f"timeout: found {timeout}, expected a number of seconds above 0")
     scale = scale_named(label_scale)
-    crowd = read_personas(personas) if isinstance(personas, str | os.PathLike) else _distinct(personas)
-    shown = described_labels(scale, None if descriptions is None else read_descriptions(descriptions, scale))
-    asked_with, reader = read_template(template), LabelReader(scale)
-    # Labels of files that carry no scale must be on some scale to be read.
+    if isinstance(personas, str | os.PathLike):
+        voters = read_personas(personas)
+    else:
+        voters = list(personas)
+        names = {persona.name for persona in voters if persona.name.strip()}
+        if not voters or len(names) != len(voters):
+            raise PluralignError("personas: expected one or more, each with a unique name")
+    labels = described_labels(scale, None if descriptions is None else read_descriptions(descriptions, scale))
+    question_template, reader = read_template(template), LabelReader(scale)
+    # Files with labels and no scale can only be read with a scale.
     judgments = read(paths, scale if common_scale(paths) is None else None)
-    questions = questions_of(judgments, crowd, per_item, seed)
-    asked_with.render(crowd[0], questions[0].prompt, questions[0].response, shown)  # a fault of it shows early
-    asker = Asker(asked_with, shown, temperature, max_new_tokens, seed)
+    questions = questions_of(judgments, voters, per_item, seed)
+    asker = Asker(question_template, labels, temperature, max_new_tokens, seed)
+    asker.text_of(questions[0])  # fail early if the template cannot be filled in
     url = None if endpoint is None else completions_url(endpoint)
+    items = {question.item for question in questions}
     settings = {
-        "personas": fingerprint([[one.name, one.description] for one in crowd]),
-        "template": fingerprint(asked_with.source),
-        "labels": fingerprint(scale.as_dict(), [one.description for one in shown]),
-        "responses": fingerprint(sorted({question.item for question in questions})),
+        "personas": fingerprint([[persona.name, persona.description] for persona in voters]),
+        "template": fingerprint(question_template.source),
+        "labels": fingerprint(scale.as_dict(), [label.description for label in labels]),
+        "responses": fingerprint(sorted(items)),
         "model": None if model is None else _model_name(model, revision),
         "max_length": max_length,
         "endpoint": url,
@@ -173,130 +189,31 @@ def simulate_votes(
         else:
             options = {"max_length": max_length, "revision": revision, "trust_remote_code": trust_remote_code}
             asker.ask_model(str(model), questions, log, failed, options)
-    done = Simulated(
-        path, path.with_name(path.name + ".rejects.jsonl"), len({q.item for q in questions}), len(questions), reused
-    )
-    rows = _sorted_out(questions, log, failed, reader, done, fingerprint(settings), crowd)
+    rows, rejects = read_answers(questions, log.answers, failed, reader, fingerprint(settings))
+    rejected: dict[str, Counter[str]] = {persona.name: Counter() for persona in voters}
+    for reject in rejects:
+        rejected[reject.question.persona.name][reject.reason] += 1
+    rejects_path = path.with_name(path.name + ".rejects.jsonl")
+    write_rejects(rejects_path, rejects)
     if stopped:
         kept = f"; {len(log.answers)} of {len(questions)} answers are kept in {log.path}" if log.answers else ""
         raise PluralignError(
-            f"{stopped}{kept}; what failed is in {done.rejects}; the same command again asks what is missing"
+            f"{stopped}{kept}; what failed is in {rejects_path}; run the same command again to ask what is missing"
         )
     if rows:
         Judgments.from_rows(rows, scale).write(path)
     with disk_errors(log.path):
         log.path.unlink(missing_ok=True)
+    votes = Counter(row["annotator"] for row in rows)
+    done = Simulated(path, rejects_path, len(items), len(questions), reused, votes, rejected)
     if not rows:
         raise PluralignError(
-            f"none of the {len(questions)} questions gave a vote ({_counted(done.reasons)}), so there is no "
-            f"table: see {done.rejects}"
+            f"none of the {len(questions)} questions gave a vote ({counted(done.reasons)}), so there is no "
+            f"table: see {rejects_path}"
         )
     return done
 
 
-def _sorted_out(
-    questions: Sequence[Question],
-    log: AnswerLog,
-    failed: dict[Key, Reject],
-    reader: LabelReader,
-    done: Simulated,
-    run: str,
-    personas: Sequence[Persona],
-) -> list[dict[str, Any]]:
-    """The votes as rows; what gave none is counted and written to its file, which goes where there is nothing."""
-    done.rejected = {persona.name: Counter() for persona in personas}
-    rows = []
-    rejects = []
-    for question in questions:
-        answer = log.answers.get(question.key)
-        if answer is None:
-            if question.key in failed:
-                rejects.append(failed[question.key])
-            continue  # the run stopped before its turn
-        reading = (
-            Reading(None, "refusal", "marked as a refusal by the server")
-            if answer.refused
-            else reader.read(answer.text)
-        )
-        if reading.label is None:
-            rejects.append(Reject(question, str(reading.reason), reading.detail, answer.text))
-            continue
-        done.votes[question.persona.name] += 1
-        rows.append(
-            {
-                # Of the run: the same vote in a run with another seed is another vote.
-                "id": fingerprint(run, *question.key)[:24],
-                "prompt": question.prompt,
-                "responses": [question.response],
-                "labels": [reading.label],
-                "annotator": question.persona.name,
-                "source": SOURCE,
-            }
-        )
-    for reject in rejects:
-        done.rejected[reject.question.persona.name][reject.reason] += 1
-    _write_rejects(done.rejects, rejects)
-    return rows
-
-
-def _write_rejects(path: Path, rejects: Sequence[Reject]) -> None:
-    if not rejects:
-        with disk_errors(path):
-            path.unlink(missing_ok=True)  # of an earlier run
-        return
-    with atomic_write(path, "w") as file:
-        for reject in rejects:
-            question = reject.question
-            entry = {
-                "persona": question.persona.name,
-                "item": question.item,
-                "reason": reject.reason,
-                "detail": reject.detail,
-                "raw": reject.raw,
-                "prompt": question.prompt,
-                "response": question.response,
-            }
-            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-
-
-def _check(
-    model: object,
-    endpoint: object,
-    endpoint_model: str | None,
-    temperature: float,
-    max_new_tokens: int,
-    timeout: float,
-    retries: int,
-    concurrency: int,
-) -> None:
-    if (model is None) == (endpoint is None):
-        raise PluralignError("who votes? give either --model, or --endpoint with --endpoint-model")
-    if (endpoint is None) != (not endpoint_model):
-        raise PluralignError("--endpoint and --endpoint-model go together: give both or neither")
-    least = 0 if model is None else math.nextafter(0, 1)
-    if not least <= temperature < math.inf:
-        expected = "a finite number above 0" if least else "a finite number, 0 or more"
-        raise PluralignError(f"temperature: found {temperature}, expected {expected}")
-    for name, number, smallest in (
-        ("max_new_tokens", max_new_tokens, 1), ("retries", retries, 0), ("concurrency", concurrency, 1)
-    ):  # fmt: skip
-        if number < smallest:
-            raise PluralignError(f"{name}: found {number}, expected {smallest} or more")
-    if not 0 < timeout < math.inf:
-        raise PluralignError(f"timeout: found {timeout}, expected a number of seconds above 0")
-
-
-def _distinct(personas: Iterable[Persona]) -> list[Persona]:
-    found = list(personas)
-    if not found or len({one.name for one in found}) != len(found) or not all(one.name.strip() for one in found):
-        raise PluralignError("personas: expected one or more, each with a name of its own")
-    return found
-
-
 def _model_name(model: str | os.PathLike[str], revision: str) -> list[str]:
-    """What tells a model from others: its name, and a folder's content or a hub id's revision."""
+    """What identifies a model: its name, and the content of a folder or the revision of a hub id."""
     return [str(model), fingerprint_folder(model) if Path(model).is_dir() else revision]
-
-
-def _counted(reasons: Counter[str]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())

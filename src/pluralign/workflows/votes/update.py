@@ -1,4 +1,4 @@
-"""`votes update`: merge new votes into a stored state of a crowd, and tell which items moved most."""
+"""`votes update`: merge new votes into a stored vote state, and report which items moved most."""
 
 from __future__ import annotations
 
@@ -14,38 +14,25 @@ from pluralign.choice.dirichlet import posterior_mean, total_variation
 from pluralign.choice.post_stratification import crowd_counts
 from pluralign.core.errors import PluralignError, RowError, nearest, one_line
 from pluralign.core.yaml_lines import read_yaml_lines
-from pluralign.judgments.ballots import kind_of_votes
-from pluralign.judgments.reading import common_scale, read
-from pluralign.judgments.rows import read_rows
+from pluralign.judgments.reading import common_scale, read, read_rows
 from pluralign.judgments.scales import LabelScale
-from pluralign.judgments.table import Judgments
-from pluralign.judgments.vote_priors import read_priors
-from pluralign.judgments.vote_state import EPOCH, Kind, PairVotes, time_of
-from pluralign.judgments.votes import (
-    Merged,
-    VoteSettings,
-    VoteState,
-    merge,
-    new_state,
-    read_votes,
-    scale_of_votes,
-    write_votes,
-)
-
-Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+from pluralign.judgments.votes import Merged, VoteState, merge, read_votes, write_votes
+from pluralign.judgments.votes.merging import empty_state
+from pluralign.judgments.votes.priors import read_priors
+from pluralign.judgments.votes.state import Kind, PairVotes, time_of
 
 
 @dataclass(frozen=True)
 class Moved:
-    """How far an item's posterior mean moved.
+    """How far the posterior mean of an item moved.
 
     Args:
-        prompt: of the item.
-        response: of the item; of pairs A.
-        other: B of pairs, or `None`.
+        prompt: the prompt of the item.
+        response: the response; for pairs, A.
+        other: B of a pair, or `None`.
         before: posterior mean by label before the update (the prior, for a new item).
-        after: posterior mean by label after it.
-        votes: n after it.
+        after: posterior mean by label after the update.
+        votes: n after the update.
         total_variation: half the sum of absolute differences of the two means.
     """
 
@@ -57,18 +44,25 @@ class Moved:
     votes: float
     total_variation: float
 
+    def summary(self) -> str:
+        """The item as a line, with the three labels whose shares changed most."""
+        changed = sorted(self.before, key=lambda label: -round(abs(self.after[label] - self.before[label]), 9))[:3]
+        shares = ", ".join(f"{label} {self.before[label]:.2f} -> {self.after[label]:.2f}" for label in changed)
+        texts = [one_line(text, 40) for text in (self.prompt, self.response, self.other) if text is not None]
+        return f"{self.total_variation:.3f}  {self.votes:.4g} votes  {shares}  {' | '.join(texts)}"
+
 
 @dataclass(frozen=True)
 class Updated:
-    """What came of an update.
+    """The result of an update.
 
     Args:
-        path: the state's file.
-        created: whether the update made it.
+        path: the file of the state.
+        created: whether the update created it.
         merged: counts of judgments and new items.
         items: items with a vote.
-        dropped: by stratum with a share, the items on which it has no vote: there the others' shares were rescaled.
-        moved: the items that moved most, the first most of all.
+        dropped: for each stratum with a share, the items without a vote of it; the other shares are rescaled there.
+        moved: the items that moved most, in descending order.
     """
 
     path: Path
@@ -79,29 +73,27 @@ class Updated:
     moved: list[Moved]
 
     def summary(self) -> list[str]:
-        """What happened, one line each."""
+        """A summary for the terminal, as lines."""
         merged = self.merged
-        lines = [
-            f"new judgments: {merged.new}",
-            f"already known: {merged.known}",
-            *([f"without a vote: {merged.left_out}"] if merged.left_out else []),
-            f"new items: {merged.new_items} of {self.items}",
-            *(
-                f"no vote of stratum {one_line(name)}: {count} of {self.items} items (its share went to the others)"
-                for name, count in self.dropped.items()
-            ),
+        lines = [f"new judgments: {merged.new}", f"already known: {merged.known}"]
+        if merged.left_out:
+            lines.append(f"without a vote: {merged.left_out}")
+        lines.append(f"new items: {merged.new_items} of {self.items}")
+        lines += [
+            f"no vote of stratum {one_line(name)}: {count} of {self.items} items (its share went to the others)"
+            for name, count in self.dropped.items()
         ]
         if self.moved:
             lines.append("moved most (total variation, votes, mean before -> after):")
-            lines += [f"  {_story(one)}" for one in self.moved]
+            lines += [f"  {moved.summary()}" for moved in self.moved]
         if not merged.new:
-            return [*lines, f"nothing new; {self.path} is as it was"]
-        return [*lines, f"{'made' if self.created else 'updated'} {self.path}"]
+            return [*lines, f"nothing new; {self.path} is unchanged"]
+        return [*lines, f"{'created' if self.created else 'updated'} {self.path}"]
 
 
 def update_votes(
     state: str | os.PathLike[str],
-    files: Paths,
+    files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     prior: str | os.PathLike[str] | None = None,
     strength: float | None = None,
@@ -116,33 +108,35 @@ def update_votes(
     pair_votes: PairVotes | None = None,
     most: int = 10,
 ) -> Updated:
-    """Merge the votes of canonical files into a stored state; the state is made when it is not there.
+    """Merge the votes of canonical files into a stored state, which is created if it does not exist.
 
-    Judgments whose ids the state has merged before change nothing, so the same file may come again. What is given
-    for a new state is fixed from then on; later it may be left out or said again.
+    Judgments whose ids the state has merged before change nothing, so a file may be merged again. The settings of a
+    state are fixed when it is created; later they may be left out or repeated.
 
     Args:
-        state: the state's file, `.parquet`.
+        state: the file of the state, `.parquet`.
         files: canonical files.
-        prior: the side table of priors, keyed by `prompt` and `response`, one column per label.
-        strength: kappa, the prior's weight in votes. Default: the number of labels.
-        decay: what is left of a vote after each boundary of a window. Default: 1, votes do not fade.
-        window_days: the length of a window, with a decay under 1.
-        origin: where windows are counted from, a time like 2024-05-31T12:00:00Z. Default: 1970.
-        shares: the population's share of each stratum: a YAML file `{stratum: share}`, or a dict.
+        prior: a table of priors with `prompt`, `response` and one column per label.
+        strength: kappa, the weight of the prior in votes. Default: the number of labels.
+        decay: the factor by which a vote fades at each window boundary. Default: 1, votes do not fade.
+        window_days: the length of a window, with a decay below 1.
+        origin: the start of window 0, a time like 2024-05-31T12:00:00Z. Default: 1970.
+        shares: the population share of each stratum: a YAML file `{stratum: share}`, or a dict.
         strata: with shares: `group`, or a column of `annotators`. Default: `group`.
-        annotators: a side table with the columns `annotator` and that column.
+        annotators: a table with the column `annotator` and that column.
         label_scale: the scale of files with labels that carry none. Default: the state's.
-        kind: `labels` or `pairs`. Default: labels where the files have any.
-        pair_votes: of pairs: a ranking's weight is `shared` among its pairs (default), or counts in `full` on each.
-        most: how many of the items that moved most to name.
+        kind: `labels` or `pairs`. Default: labels if the files have any.
+        pair_votes: for pairs: the weight of a ranking is `shared` among its pairs (default), or counts in `full` on
+            each.
+        most: the number of items to report that moved most.
 
     Raises:
-        PluralignError: bad input, other settings than the state's, or judgments that do not fit it; the stored
-            state stays as it was.
+        PluralignError: bad input, settings that differ from the state's, or judgments that do not fit it; the stored
+            state is not changed.
 
     Examples:
         >>> import tempfile
+        >>> from pluralign.judgments import Judgments
         >>> folder = Path(tempfile.mkdtemp())
         >>> row = {"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, 2]}
         >>> Judgments.from_rows([row] * 2).write(folder / "votes.parquet")
@@ -164,59 +158,51 @@ def update_votes(
     if label_scale is None and before is not None and before.kind == "labels" and common_scale(paths) is None:
         label_scale = before.scale
     judgments = read(paths, label_scale)
-    wanted: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "strength": strength,
         "decay": decay,
         "window_days": window_days,
         "origin": None if origin is None else time_of(origin).isoformat(),
-        "shares": read_shares(Path(shares)) if isinstance(shares, str | os.PathLike) else shares,
+        "shares": _read_shares(Path(shares)) if isinstance(shares, str | os.PathLike) else shares,
         "strata": strata,
         "pair_votes": pair_votes,
     }
     created = before is None
     if before is None:
-        before = _made(judgments, kind, prior, wanted)
+        before = empty_state(judgments, kind, prior, settings)
     else:
-        _check_settings(path, before, {"kind": kind, **wanted}, prior)
+        _check_settings(path, before, {"kind": kind, **settings}, prior)
     stratum_of = None
     if before.settings.strata not in (None, "group") and annotators is not None:
-        stratum_of = read_strata(Path(annotators), str(before.settings.strata))
+        stratum_of = _read_strata(Path(annotators), str(before.settings.strata))
     after, merged = merge(before, judgments, stratum_of)
     if created and not merged.new:
         raise PluralignError(
             f"{one_line([str(file) for file in paths])}: no judgment votes on {before.kind}: "
-            "check the files, or say --kind pairs or labels"
+            "check the files, or use --kind pairs or labels"
         )
     if merged.new:
         write_votes(after, path)
-    return Updated(path, created, merged, _voted(after), _dropped(after), _moved(before, after, most))
+    return Updated(path, created, merged, int(after.voted.sum()), _dropped(after), _moved(before, after, most))
 
 
-def read_shares(path: Path) -> dict[str, float]:
-    """Shares of the strata from a YAML file of `stratum: share`.
-
-    Raises:
-        PluralignError: names the line.
-    """
+def _read_shares(path: Path) -> dict[str, float]:
+    """Shares of the strata from a YAML file of `stratum: share`."""
     root = read_yaml_lines(path)
     if not isinstance(root.content, dict):
         raise root.complain("expected strata and their shares, like 'young: 0.3'")
-    found = {}
+    shares = {}
     for name, value in root.content.items():
         share = value.plain()
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < float("inf"):
             raise value.complain(f"found {one_line(share)}, expected a share, 0 or more")
-        found[str(name)] = float(share)
-    return found
+        shares[str(name)] = float(share)
+    return shares
 
 
-def read_strata(path: Path, column: str) -> dict[str, str]:
-    """The stratum of each annotator from a side table; rows without one are passed over.
-
-    Raises:
-        PluralignError: a column is missing, or an annotator stands twice with different strata.
-    """
-    found: dict[str, str] = {}
+def _read_strata(path: Path, column: str) -> dict[str, str]:
+    """The stratum of each annotator from a side table; rows without one are skipped."""
+    strata: dict[str, str] = {}
     for number, row in read_rows(path):
         for name in ("annotator", column):
             if name not in row:
@@ -224,61 +210,45 @@ def read_strata(path: Path, column: str) -> dict[str, str]:
                 raise complaint.at(path, number)
         if row[column] in (None, ""):
             continue
-        who, stratum = str(row["annotator"]), str(row[column])
-        if found.setdefault(who, stratum) != stratum:
-            raise RowError(column, f"{one_line(who)} stands above with {one_line(found[who])}").at(path, number)
-    return found
-
-
-def _made(judgments: Judgments, kind: Kind | None, prior: Any, wanted: Mapping[str, Any]) -> VoteState:
-    """A new state, without a vote."""
-    chosen = kind_of_votes(judgments) if kind is None else kind
-    scale = scale_of_votes(judgments, chosen)
-    priors = None if prior is None else read_priors(prior, chosen, judgments.form, scale)
-    defaults = {"strength": float(len(scale.labels)), "decay": 1.0, "origin": EPOCH, "pair_votes": "shared"}
-    given = {name: value for name, value in wanted.items() if value is not None}
-    settings = VoteSettings(**{**defaults, **given, "prior": priors and priors.fingerprint})
-    return new_state(chosen, judgments.form, scale, settings, priors)
+        annotator, stratum = str(row["annotator"]), str(row[column])
+        if strata.setdefault(annotator, stratum) != stratum:
+            conflict = f"{one_line(annotator)} has {one_line(strata[annotator])} in an earlier row"
+            raise RowError(column, conflict).at(path, number)
+    return strata
 
 
 def _check_settings(path: Path, state: VoteState, given: Mapping[str, Any], prior: Any) -> None:
-    """Complain about settings that are given and differ from the state's."""
+    """Check that the given settings are those of the state."""
     fixed = {"kind": state.kind, **state.settings.as_dict()}
     differing = [
         f"{name} ({fixed[name]!r} before, {value!r} now)"
         for name, value in given.items()
         if value is not None and value != fixed[name]
     ]
-    if (
-        prior is not None
-        and read_priors(prior, state.kind, state.form, state.scale).fingerprint != state.settings.prior
-    ):
-        differing.append(f"prior ({'another' if state.settings.prior else 'none'} before, {prior} now)")
+    if prior is not None:
+        priors = read_priors(prior, state.kind, state.form, state.scale)
+        if priors.fingerprint != state.settings.prior:
+            differing.append(f"prior ({'another' if state.settings.prior else 'none'} before, {prior} now)")
     if differing:
         raise PluralignError(
-            f"{path}: was made with other settings: {', '.join(differing)}; leave them out, or start another state"
+            f"{path}: was created with other settings: {', '.join(differing)}; leave them out, or start another state"
         )
-
-
-def _voted(state: VoteState) -> int:
-    return int((state.counts.sum(1) > 0).sum())
 
 
 def _dropped(state: VoteState) -> dict[str, int]:
     shares = state.settings.shares
     if shares is None:
         return {}
-    empty = crowd_counts(state.held, list(shares.values())).dropped[state.counts.sum(1) > 0].sum(0)
+    empty = crowd_counts(state.held, list(shares.values())).dropped[state.voted].sum(0)
     return {name: int(count) for name, count in zip(shares, empty, strict=True) if count}
 
 
 def _moved(before: VoteState, after: VoteState, most: int) -> list[Moved]:
-    """Items by how far their means moved; items keep their numbers, and new ones come from their priors."""
+    """Items by how far their means moved; items keep their numbers, and new ones start from their priors."""
     old = posterior_mean(after.start)
     old[: len(before)] = before.mean
     new = after.mean
-    moved = total_variation(old, new)
-    first = np.argsort(-moved, kind="stable")[:most]
+    distance = total_variation(old, new)
     labels = after.scale.labels
     return [
         Moved(
@@ -288,16 +258,8 @@ def _moved(before: VoteState, after: VoteState, most: int) -> list[Moved]:
             before=dict(zip(labels, old[item].tolist(), strict=True)),
             after=dict(zip(labels, new[item].tolist(), strict=True)),
             votes=float(after.votes[item]),
-            total_variation=float(moved[item]),
+            total_variation=float(distance[item]),
         )
-        for item in first
-        if moved[item] > 0
+        for item in np.argsort(-distance, kind="stable")[:most]
+        if distance[item] > 0
     ]
-
-
-def _story(one: Moved) -> str:
-    """One item in a line: the three labels whose shares changed most."""
-    changed = sorted(one.before, key=lambda label: -round(abs(one.after[label] - one.before[label]), 9))[:3]
-    shares = ", ".join(f"{label} {one.before[label]:.2f} -> {one.after[label]:.2f}" for label in changed)
-    texts = [one_line(text, 40) for text in (one.prompt, one.response, one.other) if text is not None]
-    return f"{one.total_variation:.3f}  {one.votes:.4g} votes  {shares}  {' | '.join(texts)}"

@@ -1,4 +1,4 @@
-"""A policy beside its reference: implicit rewards of judged responses, and whose own answers are better."""
+"""A policy and its reference: implicit rewards of judged responses, and new responses of both to the same prompts."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from pluralign.core.errors import PluralignError
 from pluralign.evaluation.policies.win_rate import win_rate
 from pluralign.policies.loading import load_policy
 from pluralign.policies.mixture import MixturePolicy
-from pluralign.policies.policy import Sample
+from pluralign.policies.policy import Policy, Sample
 from pluralign.scoring.implicit_rewards import reference_of
 from pluralign.scoring.items import Items, items_of_texts
 from pluralign.scoring.loading import SETTINGS
 from pluralign.scoring.reference import reference_charges, stored_penalty
 from pluralign.scoring.reward_models import RewardModel
+from pluralign.scoring.scorers import Scorer
 from pluralign.scoring.tokens import TokenizedItems, prompt_tokens
-from pluralign.training.preference_matching.reward_functions import Scorer
 
 DEFAULT_BETA = 0.1
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Answers that one model drew to every prompt, and what is said of each.
+    """Responses that one model drew to every prompt, with rewards and log-probabilities.
 
     Args:
-        samples: as many to each prompt.
-        rewards: `(prompts, answers)`.
-        log_probs: log pi(y|x) of the tokens as drawn under the policy, in nats, `(prompts, answers)`.
-        reference_log_probs: those under its reference, `(prompts, answers)`.
+        samples: the same number for each prompt.
+        rewards: `(prompts, responses)`.
+        log_probs: log pi(y|x) of the tokens as drawn under the policy, in nats, `(prompts, responses)`.
+        reference_log_probs: the same under its reference.
     """
 
     samples: Sequence[Sequence[Sample]]
@@ -51,8 +51,8 @@ class Beside:
     Args:
         utilities: implicit rewards of the judged responses, `(responses,)`; by type `(adapters, responses)`.
         log_probs: log pi(y|x) of those responses under the policy, in nats, `(responses,)`.
-        reference_log_probs: those under its reference; None where no answers were drawn.
-        draws: of `policy` and of `reference`; empty where no answers were drawn.
+        reference_log_probs: the same under its reference; None where no responses were drawn.
+        draws: of `policy` and of `reference`; empty where no responses were drawn.
     """
 
     utilities: np.ndarray
@@ -74,13 +74,13 @@ def against_reference(
     trust_remote_code: bool,
     by_type: bool = False,
 ) -> Beside:
-    """Implicit rewards and log-probabilities of judged responses, and answers of both to their prompts.
+    """Implicit rewards and log-probabilities of judged responses, and new responses of both models to their prompts.
 
-    The implicit reward is that of the policy's own tuning: beta (log pi(y|x) - what its penalty charges of
-    log pi_ref(y|x)), in DPO all of it. A policy tuned without a reference needs one for its answers only.
-    With `by_type` the policy is a mixture, and the implicit rewards are each adapter's, `(adapters, responses)`.
-    Policy and reference are in memory one after the other, the policy once more for what it says of the reference's
-    answers. Answers are drawn only where there is a reward model.
+    The implicit reward is that of the policy's own tuning: beta (log pi(y|x) - the part of log pi_ref(y|x) that its
+    penalty charges), which in DPO is all of it. A policy tuned without a reference needs one for new responses only.
+    With `by_type` the policy is a mixture, and there are implicit rewards for each adapter, `(adapters, responses)`.
+    Policy and reference are in memory one after the other; the policy is loaded once more to score the reference's
+    responses. Responses are drawn only if there is a reward model.
     """
     load: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     policy = load_policy(model, **load)
@@ -109,83 +109,116 @@ def against_reference(
     if reward_model is None:
         return Beside(utilities, together)
     others = frozen.sample(items.prompts, **draw)
-    room = limits - max_new_tokens
-    frozen_log_probs = [frozen.values(drawn_tokens(items.prompts, drawn, frozen.tokenizer, room)), _own(others)]
+    prompt_limit = limits - max_new_tokens
+    frozen_log_probs = [
+        frozen.values(drawn_tokens(items.prompts, drawn, frozen.tokenizer, prompt_limit)),
+        _own_log_probs(others),
+    ]
     given = reference_charges(frozen, tokens, Penalty("kl"))
     del frozen
     policy = load_policy(model, **load)
-    log_probs_of = [_own(drawn), policy.values(drawn_tokens(items.prompts, others, policy.tokenizer, room))]
+    policy_log_probs = [
+        _own_log_probs(drawn),
+        policy.values(drawn_tokens(items.prompts, others, policy.tokenizer, prompt_limit)),
+    ]
     del policy
     draws = {
-        name: scored(items.prompts, samples_of, reward_model, own, of_reference)
-        for name, samples_of, own, of_reference in zip(
-            ("policy", "reference"), (drawn, others), log_probs_of, frozen_log_probs, strict=True
+        name: scored(items.prompts, group, reward_model, *both)
+        for name, group, *both in zip(
+            ("policy", "reference"), (drawn, others), policy_log_probs, frozen_log_probs, strict=True
         )
     }
     return Beside(utilities, together, given, draws)
 
 
+def drawn_by_both(
+    policy: Policy,
+    reference: Policy,
+    reward: Scorer,
+    prompts: Sequence[Any],
+    *,
+    samples: int,
+    max_new_tokens: int,
+    seed: int,
+) -> dict[str, Draws]:
+    """Responses that a policy and its reference draw, with rewards and both log-probabilities.
+
+    Arguments and errors are those of `pluralign.policies.matching.matching_metrics`.
+    """
+    if reference.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
+        raise PluralignError("reference: has other tokens than the policy, so it cannot be its reference")
+    if samples < 1:
+        raise PluralignError(f"samples: found {samples}, expected 1 or more")
+    draws = {}
+    for name, model in (("policy", policy), ("reference", reference)):
+        drawn = model.sample(prompts, n=samples, max_new_tokens=max_new_tokens, seed=seed)
+        tokens = drawn_tokens(prompts, drawn, model.tokenizer, model.limits.max_length - max_new_tokens)
+        draws[name] = scored(prompts, drawn, reward, policy.values(tokens), reference.values(tokens))
+    return draws
+
+
 def drawn_tokens(
-    prompts: Sequence[Any], samples: Sequence[Sequence[Sample]], tokenizer: PreTrainedTokenizerBase, room: int
+    prompts: Sequence[Any], samples: Sequence[Sequence[Sample]], tokenizer: PreTrainedTokenizerBase, prompt_limit: int
 ) -> TokenizedItems:
-    """Answers as token ids exactly as they were drawn, after their prompts cut as they were when they were drawn.
+    """Responses as the token ids that were drawn, after their prompts, cut as they were for sampling.
 
     A text that is tokenized again may give other tokens, with another probability.
 
     Args:
         prompts: texts, or lists of messages.
-        samples: as many to each prompt.
+        samples: the same number for each prompt.
         tokenizer: of the policy that drew them.
-        room: tokens that drawing left to a prompt.
+        prompt_limit: the most tokens of a prompt.
     """
     item = np.repeat(np.arange(len(prompts)), [len(group) for group in samples])
-    answers = [one.token_ids for group in samples for one in group]
-    return TokenizedItems(prompt_tokens(prompts, tokenizer, room), answers, item, 0, 0)
+    responses = [sample.token_ids for group in samples for sample in group]
+    return TokenizedItems(prompt_tokens(prompts, tokenizer, prompt_limit), responses, item, 0, 0)
 
 
 def scored(
     prompts: Sequence[Any],
     samples: Sequence[Sequence[Sample]],
-    reward_model: Scorer,
+    reward: Scorer,
     log_probs: np.ndarray,
     reference_log_probs: np.ndarray,
 ) -> Draws:
-    """Answers with their rewards; log-probabilities are `(answers,)`, prompt by prompt."""
-    texts = [[one.response for one in group] for group in samples]
+    """Responses with their rewards; log-probabilities are flat, prompt by prompt."""
+    texts = [[sample.response for sample in group] for group in samples]
     shape = (len(prompts), -1)
-    found = reward_model.score_items(items_of_texts(prompts, texts))
-    return Draws(samples, found.reshape(shape), log_probs.reshape(shape), reference_log_probs.reshape(shape))
+    rewards = reward.score_items(items_of_texts(prompts, texts))
+    return Draws(samples, rewards.reshape(shape), log_probs.reshape(shape), reference_log_probs.reshape(shape))
 
 
 def compare(draws: Mapping[str, Draws], seed: int = 0) -> dict[str, float]:
-    """Win rate of the first of two policies under a reward, and each one's mean reward and length in tokens."""
+    """Win rate of the first of two policies under a reward, and each policy's mean reward and length in tokens."""
     metrics: dict[str, float] = {}
     for name, own in draws.items():
+        lengths = [len(sample.token_ids) for group in own.samples for sample in group]
         metrics[f"mean_reward/{name}"] = float(own.rewards.mean())
-        metrics[f"mean_length/{name}"] = float(np.mean([len(one.token_ids) for group in own.samples for one in group]))
+        metrics[f"mean_length/{name}"] = float(np.mean(lengths))
     return win_rate(*(own.rewards for own in draws.values()), seed=seed) | metrics
 
 
 def answer_rows(prompts: Sequence[Any], draws: Mapping[str, Draws]) -> list[dict[str, Any]]:
-    """The rows of `answers.jsonl`: every answer, who gave it, how likely it was, and its reward."""
+    """The rows of `answers.jsonl`: each response with the model that drew it, log-probabilities and reward."""
     return [
         {
             "prompt": prompts[place],
-            "response": one.response,
+            "response": sample.response,
             "by": name,
-            "log_prob": one.log_prob,
+            "log_prob": sample.log_prob,
             "policy_log_prob": float(own.log_probs[place, number]),
             "reference_log_prob": float(own.reference_log_probs[place, number]),
-            "tokens": len(one.token_ids),
+            "tokens": len(sample.token_ids),
             "reward": float(own.rewards[place, number]),
-            "finished": one.finished,
+            "finished": sample.finished,
         }
         for name, own in draws.items()
         for place, group in enumerate(own.samples)
-        for number, one in enumerate(group)
+        for number, sample in enumerate(group)
     ]
 
 
-def _own(samples: Sequence[Sequence[Sample]]) -> np.ndarray:
-    """What the model that drew them says of its answers: `(answers,)`."""
-    return np.array([one.log_prob for group in samples for one in group])
+def _own_log_probs(samples: Sequence[Sequence[Sample]]) -> np.ndarray:
+    """Log-probabilities that the sampling model itself gave: `(responses,)`."""
+    return np.array([sample.log_prob for group in samples for sample in group])

@@ -1,4 +1,4 @@
-"""Questions and answers of a simulated town, and the traits that simple rules read off an answer."""
+"""Prompts and composed responses of a simulated town, and the traits that simple rules detect in a text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 TRAITS = ("length", "courtesy", "number", "example", "hedging", "joke")
-"""What the town's people care about: the length in tens of words, and five things an answer has or has not."""
+"""What the town's annotators care about: the length in tens of words, and five features that a text has or lacks."""
 
 _RULES = tuple(
     re.compile(pattern, re.IGNORECASE)
@@ -92,19 +92,19 @@ _DETAILS = (
 )  # fmt: skip
 
 PROMPTS = tuple(question.format(place=place) for question in _QUESTIONS for place in _PLACES)
-"""Every question that is asked in the town."""
+"""All prompts of the town."""
 
 _SUBJECT = {question.format(place=place): (question, place) for question in _QUESTIONS for place in _PLACES}
 
 
 def traits(text: str) -> np.ndarray:
-    """The traits of an answer, in the order of `TRAITS`.
+    """The traits of a text, in the order of `TRAITS`.
 
-    The first is the number of words divided by ten; the others are 1 where the text holds a courtesy word, a
+    The first is the number of words divided by ten; the others are 1 if the text contains a courtesy word, a
     digit, "for example" or "for instance", a hedging word, or a word that marks a joke, else 0.
 
     Args:
-        text: any text; the rules are made for answers of `compose`.
+        text: any text; the rules are made for responses of `compose`.
 
     Returns:
         float64, `(len(TRAITS),)`.
@@ -113,27 +113,26 @@ def traits(text: str) -> np.ndarray:
         >>> traits("Thank you for asking. It takes 5 minutes.").tolist()
         [0.8, 1.0, 1.0, 0.0, 0.0, 0.0]
     """
-    found = [float(rule.search(text) is not None) for rule in _RULES]
-    return np.array([len(text.split()) / 10, *found])
+    return np.array([len(text.split()) / 10, *(float(rule.search(text) is not None) for rule in _RULES)])
 
 
-class Answer(NamedTuple):
-    """A composed answer: its text and the traits that were chosen for it, `(len(TRAITS),)`."""
+class ComposedResponse(NamedTuple):
+    """A composed response: its text and the traits that were drawn for it, `(len(TRAITS),)`."""
 
     text: str
     traits: np.ndarray
 
 
-def compose(prompt: str, rng: np.random.Generator) -> Answer:
-    """Compose a short answer (10 to 45 words) to a question of the town, its traits drawn by coin flips.
+def compose(prompt: str, rng: np.random.Generator) -> ComposedResponse:
+    """Compose a short response (10 to 45 words) to a prompt of the town; coin flips decide its traits.
 
     Args:
-        prompt: one of `PROMPTS`; another raises `KeyError`.
-        rng: the source of chance; each answer takes the same number of draws from it.
+        prompt: one of `PROMPTS`; others raise `KeyError`.
+        rng: random generator; every response takes the same number of draws.
 
     Examples:
-        >>> answer = compose(PROMPTS[0], np.random.default_rng(0))
-        >>> bool((answer.traits == traits(answer.text)).all())
+        >>> response = compose(PROMPTS[0], np.random.default_rng(0))
+        >>> bool((response.traits == traits(response.text)).all())
         True
     """
     question, place = _SUBJECT[prompt]
@@ -152,7 +151,7 @@ def compose(prompt: str, rng: np.random.Generator) -> Answer:
         sentences.append(pick(_EXAMPLES, draws[9]).format(thing=_PLACES[place]))
     details = int(draws[10] * 3)
     first = int(draws[11] * len(_DETAILS))
-    apart = 1 + int(draws[12] * (len(_DETAILS) - 1))  # so that the second detail differs from the first
+    apart = 1 + int(draws[12] * (len(_DETAILS) - 1))  # the second detail differs from the first
     sentences += [_DETAILS[(first + turn * apart) % len(_DETAILS)] for turn in range(details)]
     if joke:
         sentences.append(pick(_JOKES, draws[13]))
@@ -160,5 +159,5 @@ def compose(prompt: str, rng: np.random.Generator) -> Answer:
         phrase = pick(_COURTESY_FIRST + _COURTESY_LAST, draws[14])
         sentences.insert(0 if phrase in _COURTESY_FIRST else len(sentences), phrase)
     words = sum(len(sentence.split()) for sentence in sentences)
-    chosen = np.array([words / 10, courtesy, number, example, hedging, joke], dtype=np.float64)
-    return Answer(" ".join(sentences), chosen)
+    drawn = np.array([words / 10, courtesy, number, example, hedging, joke], dtype=np.float64)
+    return ComposedResponse(" ".join(sentences), drawn)

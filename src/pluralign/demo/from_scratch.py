@@ -1,4 +1,4 @@
-"""A small causal language model and its tokenizer from nothing but texts: for demos, tests and benchmarks."""
+"""A small untrained causal language model and its tokenizer: for the demo, tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ END, PAD = "<|end|>", "<|pad|>"
 
 
 def make_tokenizer(texts: Iterable[str], vocab_size: int = 2048) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer learnt from texts; it can write any text, and pads with its own token.
+    """A byte-level BPE tokenizer trained on texts; it can encode any text, and has its own padding token.
 
     Examples:
         >>> tokenizer = make_tokenizer(["a cat sat", "a dog sat"], vocab_size=300)
@@ -46,17 +46,17 @@ def make_causal_model(
     context: int = 512,
     seed: int = 0,
 ) -> None:
-    """Write an untrained Llama-type model, with a tokenizer learnt from `texts`, as a model folder.
+    """Write an untrained Llama-type model, with a tokenizer trained on `texts`, as a model folder.
 
     Args:
-        texts: what the tokenizer learns from.
-        folder: where the model goes; train it with the objective `sft`.
-        vocab_size: most tokens.
-        hidden_size: width; the feed-forward part is four times as wide.
-        layers: depth.
-        heads: attention heads.
-        context: longest sequence.
-        seed: of the weights.
+        texts: the training texts of the tokenizer.
+        folder: the folder of the model; train it with the objective `sft`.
+        vocab_size: maximum number of tokens.
+        hidden_size: width; the feed-forward layers are four times as wide.
+        layers: number of layers.
+        heads: number of attention heads.
+        context: maximum sequence length.
+        seed: random seed of the weights.
     """
     tokenizer = make_tokenizer(texts, vocab_size)
     tokenizer.model_max_length = context

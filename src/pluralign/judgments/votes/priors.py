@@ -1,4 +1,4 @@
-"""Priors of items: a side table keyed by prompt and response with a share for each label."""
+"""Priors of items: a side table with a row per item and a share for each label."""
 
 from __future__ import annotations
 
@@ -12,46 +12,39 @@ import numpy as np
 
 from pluralign.core.errors import RowError, one_line
 from pluralign.core.fingerprint import fingerprint
-from pluralign.judgments.rows import read_rows
+from pluralign.judgments.reading import read_rows
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.schema import Form
-from pluralign.judgments.vote_state import Kind, item_key, text_key
+from pluralign.judgments.votes.state import Kind, item_key, item_keys, text_key
+
+PriorRows = str | os.PathLike[str] | Iterable[Mapping[str, Any]]
+"""A table of priors: a file, or rows with `prompt`, `response` (for pairs also `other`) and a share per label."""
 
 
 @dataclass(frozen=True)
 class Priors:
-    """Prior shares by item.
+    """Prior shares by item."""
 
-    Args:
-        prompt: `(items,)`.
-        response: `(items,)`; of pairs A.
-        other: `(items,)` B of pairs; empty for labels.
-        shares: q `(items, labels)`, with sum 1.
-    """
-
-    prompt: list[Any]
-    response: list[Any]
-    other: list[Any]
-    shares: np.ndarray
+    prompt: list[Any]  # `(items,)`
+    response: list[Any]  # `(items,)`; for pairs, A
+    other: list[Any]  # `(items,)` B of each pair; empty for labels
+    shares: np.ndarray  # q `(items, labels)`, each row sums to 1
 
     @property
     def fingerprint(self) -> str:
-        """A name of the content, whatever its order."""
-        texts = (self.prompt, self.response, self.other) if self.other else (self.prompt, self.response)
-        keys = [item_key(*of_item) for of_item in zip(*texts, strict=True)]
+        """A fingerprint of the content that does not depend on the order of the rows."""
+        keys = item_keys(self.prompt, self.response, self.other)
         return fingerprint(sorted(zip(keys, self.shares.tolist(), strict=True)))
 
 
-def read_priors(
-    given: str | os.PathLike[str] | Iterable[Mapping[str, Any]], kind: Kind, form: Form, scale: LabelScale
-) -> Priors:
-    """Read a side table of priors.
+def read_priors(given: PriorRows, kind: Kind, form: Form, scale: LabelScale) -> Priors:
+    """Read a table of priors.
 
     Args:
-        given: a file (Parquet, JSON Lines, JSON, CSV or TSV), or rows. Columns not named here are not read.
-        kind: of pairs the columns `prompt`, `response`, `other`, `A` and `B` are read, `response` being A's.
-        form: of the texts.
-        scale: one column for each of its labels; numbers, 0 or more, of any sum above 0.
+        given: a file (Parquet, JSON Lines, JSON, CSV or TSV), or rows. Other columns are ignored.
+        kind: for `pairs`, the columns are `prompt`, `response` (A), `other` (B), and the shares `A` and `B`.
+        form: the form of the texts.
+        scale: a column for each of its labels is read: numbers, 0 or more, scaled to sum to 1.
 
     Raises:
         PluralignError: names the row and the column.
@@ -62,25 +55,24 @@ def read_priors(
         >>> read_priors(rows, "labels", "text", scale).shares.tolist()
         [[0.75, 0.25]]
     """
-    place = "prior"
     numbered: Iterable[tuple[int, Mapping[str, Any]]]
     if isinstance(given, str | os.PathLike):
         place, numbered = str(given), read_rows(Path(given))
     else:
-        numbered = enumerate(given, start=1)
-    parts = ("prompt", "response") if kind == "labels" else ("prompt", "response", "other")
+        place, numbered = "prior", enumerate(given, start=1)
+    columns = ("prompt", "response") if kind == "labels" else ("prompt", "response", "other")
     rows: dict[tuple[str, ...], tuple[list[Any], list[float]]] = {}
     for number, row in numbered:
         try:
-            texts = [_text(row, column, form) for column in parts]
+            texts = [_text(row, column, form) for column in columns]
             shares = _shares(row, scale)
             if kind == "pairs" and text_key(texts[1]) > text_key(texts[2]):
                 texts[1:], shares = texts[:0:-1], shares[::-1]
             key = item_key(*texts)
             if key in rows:
-                raise RowError("response", "the item stands twice: keep one of its rows")
+                raise RowError("response", "the item appears twice: keep one of its rows")
             if kind == "pairs" and key[1] == key[2]:
-                raise RowError("other", "is the response itself: a pair has two")
+                raise RowError("other", "is the same as the response: a pair needs two different responses")
         except RowError as complaint:
             raise complaint.at(place, number) from complaint
         rows[key] = (texts, shares)
@@ -95,22 +87,22 @@ def read_priors(
 def _text(row: Mapping[str, Any], column: str, form: Form) -> Any:
     value = row.get(column)
     if not isinstance(value, str if form == "text" else list):
-        raise RowError(column, f"found {one_line(value)}, expected {form}, as the judgments have")
+        raise RowError(column, f"found {one_line(value)}, expected {form}, as in the judgments")
     return value
 
 
 def _shares(row: Mapping[str, Any], scale: LabelScale) -> list[float]:
-    found = []
+    shares = []
     for label in scale.labels:
+        if label not in row:
+            raise RowError(label, f"is missing: give one column per label ({', '.join(scale.labels)})")
         try:
             share = float(row[label])
-        except KeyError:
-            raise RowError(label, f"is missing: give one column per label ({', '.join(scale.labels)})") from None
         except (TypeError, ValueError):
             share = -1.0
         if not 0 <= share < float("inf"):
             raise RowError(label, f"found {one_line(row[label])}, expected a number, 0 or more")
-        found.append(share)
-    if sum(found) <= 0:
+        shares.append(share)
+    if sum(shares) <= 0:
         raise RowError(scale.labels[0], "all labels have 0: expected a share above 0 for one of them")
-    return [share / sum(found) for share in found]
+    return [share / sum(shares) for share in shares]

@@ -1,7 +1,6 @@
-"""A vote state as one Parquet file: one row per item, settings in its metadata, the merged ids beside the items.
+"""A vote state as one Parquet file: a row per item, the settings in the metadata, merged ids beside the items.
 
-Everything is in the one file, so that one rename moves a state to the next and a killed update leaves the one or
-the other.
+Everything is in one file, so a single rename replaces a state: a killed update leaves the old state or the new one.
 """
 
 from __future__ import annotations
@@ -15,20 +14,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pluralign.core.errors import PluralignError, one_line
-from pluralign.core.files import disk_errors, write_parquet
+from pluralign.core.files import write_parquet
+from pluralign.judgments.reading import parquet_errors
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.schema import schema
-from pluralign.judgments.vote_state import NO_WINDOW, Kind, VoteSettings, VoteState
+from pluralign.judgments.votes.state import NO_WINDOW, Kind, VoteSettings, VoteState
 
 _KEY = b"pluralign_votes"
 _VERSION = 1
 _DIGEST = 16
-_TEXTS = ("prompt", "response", "other")
 
 
 def write_votes(state: VoteState, path: str | os.PathLike[str]) -> None:
-    """Write a state, whole or not at all: columns `prompt`, `response`, `other` (B of pairs), `prior` q, `state`
-    (a + c), `counts`, `votes` n, `window`, `held` (faded votes, strata by labels) and `judgments` (digests of ids).
+    """Write a state atomically.
+
+    The columns are `prompt`, `response`, `other` (B of a pair), `prior` (q), `state` (a + c), `counts`, `votes` (n),
+    `window`, `held` (faded votes, strata by labels) and `judgments` (digests of ids).
 
     Raises:
         PluralignError: the disk refuses.
@@ -38,10 +39,7 @@ def write_votes(state: VoteState, path: str | os.PathLike[str]) -> None:
     joined = state.digests[order].tobytes()
     digests = pa.FixedSizeBinaryArray.from_buffers(pa.binary(_DIGEST), len(state.digests), [None, pa.py_buffer(joined)])
     ends = np.concatenate(([0], np.bincount(state.digest_item, minlength=len(state)).cumsum()))
-    columns: dict[str, Any] = {
-        "prompt": pa.array(state.prompt, text),
-        "response": pa.array(state.response, text),
-    }
+    columns: dict[str, Any] = {"prompt": pa.array(state.prompt, text), "response": pa.array(state.response, text)}
     if state.kind == "pairs":
         columns["other"] = pa.array(state.other, text)
     columns |= {
@@ -53,22 +51,21 @@ def write_votes(state: VoteState, path: str | os.PathLike[str]) -> None:
         "held": _lists(state.held.reshape(len(state), int(np.prod(state.held.shape[1:])))),
         "judgments": pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), digests),
     }
-    about = {
+    metadata = {
         "version": _VERSION,
         "kind": state.kind,
         "form": state.form,
         "label_scale": state.scale.as_dict(),
         "settings": state.settings.as_dict(),
     }
-    table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(about).encode()})
-    write_parquet(table, path)
+    write_parquet(pa.table(columns).replace_schema_metadata({_KEY: json.dumps(metadata).encode()}), path)
 
 
 def read_votes(path: str | os.PathLike[str]) -> VoteState:
     """Read a vote state.
 
     Raises:
-        PluralignError: the file is missing or damaged, or holds something else.
+        PluralignError: the file is missing, damaged, or not a vote state.
 
     Examples:
         >>> import pathlib, tempfile
@@ -80,27 +77,26 @@ def read_votes(path: str | os.PathLike[str]) -> VoteState:
         >>> read_votes(file).counts.tolist()
         [[0.0, 1.0]]
     """
-    with disk_errors(path), open(path, "rb") as data:
-        try:
-            table = pq.read_table(data)
-        except pa.ArrowException as fault:
-            raise PluralignError(f"{path}: not a readable Parquet file: {one_line(str(fault))}") from fault
+    with parquet_errors(path), open(path, "rb") as data:
+        table = pq.read_table(data)
     metadata = table.schema.metadata or {}
     if _KEY not in metadata:
-        raise PluralignError(f"{path}: is not a vote state: make one with `pluralign votes update`")
+        raise PluralignError(f"{path}: is not a vote state: create one with `pluralign votes update`")
     try:
         return _state(table, json.loads(metadata[_KEY]))
     except (KeyError, TypeError, ValueError, pa.ArrowException) as fault:
-        raise PluralignError(f"{path}: the vote state is damaged: {one_line(str(fault))}: make it anew") from fault
+        raise PluralignError(
+            f"{path}: the vote state is damaged: {one_line(str(fault))}: create it again from its judgments"
+        ) from fault
 
 
-def _state(table: pa.Table, about: dict[str, Any]) -> VoteState:
-    if about["version"] != _VERSION:
-        raise ValueError(f"version {about['version']}, expected {_VERSION}")
-    if about["kind"] not in get_args(Kind):
-        raise ValueError(f"kind {about['kind']}")
-    scale = LabelScale.from_dict(about["label_scale"])
-    settings = VoteSettings(**about["settings"])
+def _state(table: pa.Table, metadata: dict[str, Any]) -> VoteState:
+    if metadata["version"] != _VERSION:
+        raise ValueError(f"version {metadata['version']}, expected {_VERSION}")
+    if metadata["kind"] not in get_args(Kind):
+        raise ValueError(f"kind {metadata['kind']}")
+    scale = LabelScale.from_dict(metadata["label_scale"])
+    settings = VoteSettings(**metadata["settings"])
     labels, strata = len(scale.labels), 1 if settings.shares is None else len(settings.shares)
     merged = table.column("judgments").combine_chunks()
     lengths = np.asarray(merged.value_lengths().to_numpy(zero_copy_only=False), dtype=np.int64)
@@ -108,13 +104,13 @@ def _state(table: pa.Table, about: dict[str, Any]) -> VoteState:
     packed = flat.buffers()[1][flat.offset * _DIGEST : (flat.offset + len(flat)) * _DIGEST] if len(flat) else b""
     window = table.column("window").fill_null(NO_WINDOW).to_numpy()
     return VoteState(
-        kind=about["kind"],
-        form=about["form"],
+        kind=metadata["kind"],
+        form=metadata["form"],
         scale=scale,
         settings=settings,
         prompt=table.column("prompt").to_pylist(),
         response=table.column("response").to_pylist(),
-        other=table.column("other").to_pylist() if about["kind"] == "pairs" else [],
+        other=table.column("other").to_pylist() if metadata["kind"] == "pairs" else [],
         prior=_numbers(table, "prior", labels),
         counts=_numbers(table, "counts", labels),
         held=_numbers(table, "held", strata * labels).reshape(-1, strata, labels),

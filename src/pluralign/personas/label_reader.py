@@ -1,4 +1,4 @@
-"""The label that an answer in free text gives, or why it gives none: read strictly, never guessed."""
+"""Read the label that a free-text answer gives, or the reason why it gives none; labels are never guessed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pluralign.judgments.scales import LabelScale
 
 Reason = Literal["refusal", "unparsable", "empty"]
 
-MAX_SIGNS = 20_000
-"""An answer longer than this is not searched."""
+MAX_CHARACTERS = 20_000
+"""Longer answers are not searched."""
 
 REFUSALS = (
     "i'm sorry", "i am sorry", "sorry,", "sorry but", "i apologize", "i apologise", "i can't", "i cannot",
@@ -24,16 +24,16 @@ REFUSALS = (
     "as an ai", "as a language model", "as a large language model", "i'm an ai", "i am an ai",
     "unfortunately, i can", "unfortunately, i'm", "unfortunately, i am",
 )  # fmt: skip
-"""How refusals begin; capitals, quotes and marks of emphasis around them do not matter."""
+"""How refusals begin, ignoring case, quotes and emphasis."""
 
 _DECORATION = " \t\"'`*~#>\u201c\u201d\u2018\u00ab\u00bb\u2022[](){}<.,;:!-"
 _LEAD = r"(?:(?:my|the|final|chosen)\s+)*(?:label|answer|vote|choice|verdict|rating)\b\s*(?:number\b|is\b|[:=#])*\s*"
-_LONGEST_LEAD = 200  # signs of a line beside its label; a longer one is a sentence
-# A label that is part of something longer (non-agree, 3.5, 5%, agree/disagree) is not that label.
+_LONGEST_LEAD = 200  # characters in a line besides its label; a longer line is a sentence
+# A label that is part of something longer (non-agree, 3.5, 5%, agree/disagree) does not count.
 _BEFORE, _AFTER = r"(?<![\w+\-/&])(?<!\w[.,'])", r"(?![\w+\-/&%]|[.,']\w)"
 _QUOTES = {('"', '"'), ("'", "'"), ("`", "`"), ("*", "*"), ("[", "]"), ("\u201c", "\u201d"), ("\u00ab", "\u00bb")}
 _NUMBER = r"(?<![\w+\-./,])(?P<number>[0-9]{1,4})(?![\w+%/])"
-# In a sentence with one of these a label may be what the answer is not.
+# A sentence with one of these may name a label that the answer does not give.
 _DOUBT = re.compile(
     r"\b(?:not|no|never|neither|nor|none|cannot|\w+n't|hardly|barely|without|unlike|except|than|instead|if|unless|"
     r"wrong|incorrect|almost|nearly|between|either|or|could|might|may|would have)\b|\?",
@@ -44,28 +44,22 @@ _SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n")
 
 @dataclass(frozen=True)
 class Reading:
-    """What an answer says.
+    """What an answer says."""
 
-    Args:
-        label: the label it gives, or `None`.
-        reason: where there is none: `refusal`, `unparsable` or `empty`.
-        detail: in words, what stood in the way.
-    """
-
-    label: str | None
-    reason: Reason | None = None
-    detail: str = ""
+    label: str | None  # the label that it gives, or `None`
+    reason: Reason | None = None  # `refusal`, `unparsable` or `empty` if there is no label
+    detail: str = ""  # an explanation of the reason
 
 
 class LabelReader:
     """Reads answers on one label scale.
 
-    An answer gives a label when exactly one is stated: in a JSON object with the key `label`, on a line of its own
+    An answer gives a label if exactly one is stated: in a JSON object with the key `label`, on a line of its own
     (as the label, its number counted from 1, or both, with or without `label:` or `answer:` before it), or, without
-    such a statement, inside a sentence. Inside a sentence a label counts when no word that turns the sentence (not,
-    if, could ...) is near, and when it can be told from ordinary words: it holds a sign like `+`, or stands in
-    quotes or emphasis. Two different labels anywhere, in whatever form, are none. Numbers of labels are not used on
-    scales whose labels are numbers themselves.
+    such a statement, inside a sentence. Inside a sentence, a label counts only if the sentence has no word that may
+    change its meaning (not, if, could ...), and if the label differs from ordinary words: it contains a character
+    like `+`, or is in quotes or emphasized. An answer with two different labels gives none. Numbers of labels are
+    not used on scales whose labels are numbers.
 
     Args:
         scale: the labels.
@@ -88,21 +82,21 @@ class LabelReader:
         self.labels = scale.labels
         shown = [_plain(label) for label in scale.labels]
         if not all(text.strip() for text in shown):
-            raise PluralignError(f"label scale '{scale.name}': has an empty label, which no answer can name")
+            raise PluralignError(f"label scale '{scale.name}': has an empty label, which no answer can state")
         folded = {text.casefold() for text in shown}
         flags = re.IGNORECASE if len(folded) == len(shown) else re.NOFLAG
         loose = [_pattern(text) for text in shown]
         patterns = loose if len(set(loose)) == len(loose) else [re.escape(text) for text in shown]
-        # The longest first, or a label would be found inside another.
+        # The longest first, so that no label is matched inside another.
         order = sorted(range(len(shown)), key=lambda place: -len(shown[place]))
 
         def any_label(name: str) -> str:
             parts = (f"(?P<{name}{place}>{patterns[place]})" for place in order)
             return f"{_BEFORE}(?:{'|'.join(parts)}){_AFTER}"
 
-        # Signs with which a label begins or ends are part of it, never decoration: -1, C+.
-        edges = {sign for text in shown for sign in (text[0], text[-1])}
-        around = f"[{''.join(re.escape(sign) for sign in _DECORATION if sign not in edges)}]*+"
+        # The first and last characters of a label are part of it, never decoration: -1, C+.
+        edges = {character for text in shown for character in (text[0], text[-1])}
+        around = f"[{''.join(re.escape(character) for character in _DECORATION if character not in edges)}]*+"
         number = _NUMBER if is_numbered(scale) else "(?P<number>(?!))"
         content = f"(?:{number}{around}(?:{any_label('beside')})?|{any_label('label')})"
         self._statement = re.compile(f"{around}(?:{_LEAD})?{around}{content}{around}", flags)
@@ -115,70 +109,71 @@ class LabelReader:
         """The label that an answer gives, or why it gives none."""
         if not answer.strip():
             return Reading(None, "empty", "the answer is empty")
-        if len(answer) > MAX_SIGNS:
-            return Reading(None, "unparsable", f"the answer is longer than {MAX_SIGNS} signs")
+        if len(answer) > MAX_CHARACTERS:
+            return Reading(None, "unparsable", f"the answer is longer than {MAX_CHARACTERS} characters")
         text = _plain(answer)
         if "<think>" in text.rpartition("</think>")[2]:
-            return Reading(None, "unparsable", "the answer ends inside its thinking")
+            return Reading(None, "unparsable", "the answer ends before the end of its thinking")
         text = text.rpartition("</think>")[2].strip()
         if not text:
             return Reading(None, "empty", "the answer is empty")
         if text.lstrip(_DECORATION).casefold().startswith(REFUSALS):
-            return Reading(None, "refusal", "the answer begins as refusals do")
+            return Reading(None, "refusal", "the answer begins like a refusal")
         values, rest = _labels_in_json(text)
         stated = {place for value in values for place in self._of_value(value)}
         lines = rest.splitlines()
         for number, line in enumerate(lines):
-            if found := self._of_line(line):
-                stated |= found
+            if in_line := self._of_line(line):
+                stated |= in_line
                 lines[number] = ""
         if None in stated:
             return Reading(None, "unparsable", "a stated label is not on the scale")
         return self._decide({place for place in stated if place is not None}, "\n".join(lines))
 
     def _decide(self, stated: set[int], text: str) -> Reading:
-        said, clear, doubt = set(stated), set(stated), ""
+        """The label, given those stated and the sentences in the rest of the text."""
+        named, clear, doubt = set(stated), set(stated), ""
         ends = [end.end() for end in _SENTENCE_END.finditer(text)]
-        words: dict[int, str | None] = {}  # by sentence
+        doubtful: dict[int, str] = {}  # a word per sentence, or an empty string
         for mention in self._mention.finditer(text):
             (place,) = _places(mention, "label")
             marked = _in_quotes(mention)
             if self._short[place] and not marked:
-                continue  # "3 reasons", "a good answer": no label is meant
-            said.add(place)
+                continue  # "3 reasons", "a good answer": not meant as a label
+            named.add(place)
             if stated:
                 continue
             sentence = bisect.bisect_right(ends, mention.start())
-            if sentence not in words:
+            if sentence not in doubtful:
                 bounds = [0, *ends, len(text)][sentence : sentence + 2]
-                found = _DOUBT.search(text[slice(*bounds)])
-                words[sentence] = None if found is None else found[0].lower()
-            if (word := words[sentence]) is not None:
-                doubt = f"a label in a sentence with '{word}'"
+                match = _DOUBT.search(text[slice(*bounds)])
+                doubtful[sentence] = match[0].lower() if match else ""
+            if doubtful[sentence]:
+                doubt = f"a label in a sentence with '{doubtful[sentence]}'"
             elif marked or self._distinctive[place]:
                 clear.add(place)
-        if len(said) > 1:
-            names = ", ".join(self.labels[place] for place in sorted(said))
+        if len(named) > 1:
+            names = ", ".join(self.labels[place] for place in sorted(named))
             return Reading(None, "unparsable", f"several labels: {names}")
-        if not said:
+        if not named:
             return Reading(None, "unparsable", "no label of the scale")
         if doubt or not clear:
-            return Reading(None, "unparsable", doubt or "a label only as a word of a sentence")
-        return Reading(self.labels[said.pop()])
+            return Reading(None, "unparsable", doubt or "a label only as an ordinary word in a sentence")
+        return Reading(self.labels[named.pop()])
 
     def _of_line(self, line: str) -> set[int | None]:
-        """The labels that a line states and nothing else: none, one, or two where number and label differ."""
-        found = self._statement.fullmatch(line) if len(line) <= self._longest_line else None
-        if found is None:
+        """The labels of a line that states only labels: none, one, or two if number and label differ."""
+        match = self._statement.fullmatch(line) if len(line) <= self._longest_line else None
+        if match is None:
             return set()
-        places: set[int | None] = {*_places(found, "label"), *_places(found, "beside")}
-        if found["number"] is not None:
-            number = int(found["number"])
+        places: set[int | None] = {*_places(match, "label"), *_places(match, "beside")}
+        if match["number"] is not None:
+            number = int(match["number"])
             places.add(number - 1 if 1 <= number <= len(self.labels) else None)
         return places
 
     def _of_value(self, value: Any) -> set[int | None]:
-        """The label that a JSON value states; `None` among them where it states none."""
+        """The label that a JSON value states; `None` if it states none."""
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, str | int):
@@ -188,7 +183,7 @@ class LabelReader:
 
 
 def is_numbered(scale: LabelScale) -> bool:
-    """Whether labels may be named by their numbers: not where a label is a number itself.
+    """Whether labels may be stated by their numbers: not if a label is a number.
 
     Examples:
         >>> is_numbered(LabelScale("stars", ("1", "2"), (1.0, 2.0)))
@@ -198,13 +193,13 @@ def is_numbered(scale: LabelScale) -> bool:
 
 
 def _plain(text: str) -> str:
-    """Text with one form for every sign: full-width signs and curly apostrophes are plain ones, hidden signs go."""
+    """Normalized text: full-width characters and curly apostrophes are plain ones, invisible ones are removed."""
     shown = unicodedata.normalize("NFKC", text).replace("\u2019", "'")
-    return "".join(sign for sign in shown if unicodedata.category(sign) != "Cf")
+    return "".join(character for character in shown if unicodedata.category(character) != "Cf")
 
 
 def _pattern(label: str) -> str:
-    """A label as a pattern: spaces may stand around signs between its words."""
+    """A label as a pattern that allows spaces around the punctuation between its words."""
     parts = re.split(r"(?<=\w)(\s+|\s*[^\w\s]\s*)(?=\w)", label)
     words = [
         r"\s+" if not part.strip() else rf"[ \t]*{re.escape(part.strip())}[ \t]*" if place % 2 else re.escape(part)
@@ -232,7 +227,7 @@ def _in_quotes(mention: re.Match[str]) -> bool:
 
 
 def _labels_in_json(text: str) -> tuple[list[Any], str]:
-    """The values of all keys `label` in the JSON objects of a text, and the text without these objects."""
+    """The values of all keys `label` in the JSON objects of a text, and the text without those objects."""
     values: list[Any] = []
 
     def collect(pairs: list[tuple[str, Any]]) -> None:
@@ -244,7 +239,7 @@ def _labels_in_json(text: str) -> tuple[list[Any], str]:
         before = len(values)
         try:
             _, end = decoder.raw_decode(text, start)
-        except (ValueError, RecursionError):  # no JSON object begins here: it is text
+        except (ValueError, RecursionError):  # no JSON object starts here
             del values[before:]
             end = start + 1
         rest.append(text[place : start if len(values) > before else end])

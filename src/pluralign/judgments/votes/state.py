@@ -1,4 +1,4 @@
-"""A crowd's posterior for every item: what was voted, how it fades, what a model should predict."""
+"""The state of a crowd's votes: counts, fading, and the posterior of every item."""
 
 from __future__ import annotations
 
@@ -6,19 +6,14 @@ import dataclasses
 import datetime
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from pluralign.choice.dirichlet import (
-    credible_interval,
-    posterior_mean,
-    prior_state,
-    smoothed,
-)
+from pluralign.choice.dirichlet import credible_interval, posterior_mean, prior_state, smoothed
 from pluralign.choice.label_costs import label_cost
 from pluralign.choice.post_stratification import crowd_counts
 from pluralign.core.errors import PluralignError
@@ -30,29 +25,29 @@ Kind = Literal["labels", "pairs"]
 PairVotes = Literal["shared", "full"]
 
 PAIR_SCALE = LabelScale("pair", ("A", "B"), (1.0, 0.0))
-"""The labels of a pair: the first response is better, or the second. The expected reward is A's share."""
+"""The labels of a pair: the first or the second response is better. The expected reward is the share of A."""
 
 EPOCH = "1970-01-01T00:00:00+00:00"
 NO_WINDOW = np.iinfo(np.int64).min
-"""The window of an item, or of a state, without a vote that has a time."""
+"""The window of an item or a state that has no vote with a time."""
 
 
 @dataclass(frozen=True)
 class VoteSettings:
-    """What is fixed when a state is made.
+    """Settings that are fixed when a state is created.
 
     Args:
-        strength: kappa, the prior's weight in votes; the number of labels when it is not given.
-        decay: what is left of a vote after the boundary of a window, from 0 to 1; 1 keeps votes for ever.
-        window_days: the length of a window in days; with `decay` under 1, and only then.
-        origin: where windows are counted from, a time like 2024-05-31T12:00:00Z.
-        shares: the population's share of each stratum, to weight the sample with; `None` counts votes as they are.
-        strata: with `shares`: `group`, or the column of a side table of annotators.
-        pair_votes: of pairs: a ranking's weight is `shared` among its pairs, or counts in `full` on each.
-        prior: a fingerprint of the prior table, or `None` for the uniform prior.
+        strength: kappa, the weight of the prior in votes.
+        decay: the factor by which a vote fades at each window boundary, from 0 to 1; 1 means no fading.
+        window_days: the length of a window in days; required if `decay` is below 1, and only then.
+        origin: the start of window 0, a time like 2024-05-31T12:00:00Z.
+        shares: the population share of each stratum, for post-stratification; `None` counts votes as they are.
+        strata: with `shares`: `group`, or the column of a table of annotators.
+        pair_votes: for pairs: the weight of a ranking is `shared` among its pairs, or counts in `full` on each.
+        prior: fingerprint of the table of priors; `None` for the uniform prior.
 
     Raises:
-        PluralignError: a value is out of its range, or two do not go together.
+        PluralignError: a value is out of range, or two values do not go together.
     """
 
     strength: float
@@ -70,13 +65,15 @@ class VoteSettings:
         if not 0 <= self.decay <= 1:
             raise PluralignError(f"decay: found {self.decay}, expected a number from 0 to 1")
         if (self.decay < 1) != (self.window_days is not None):
-            raise PluralignError("decay and window: a decay under 1 needs a window in days, and a window needs one")
+            raise PluralignError(
+                "decay and window: a decay under 1 needs a window in days, and a window needs a decay under 1"
+            )
         if self.window_days is not None and not 1e-6 <= self.window_days < math.inf:
             raise PluralignError(f"window: found {self.window_days}, expected a number of days above 0")
         if self.pair_votes not in get_args(PairVotes):
             raise PluralignError(f"pair_votes: found {self.pair_votes!r}, expected shared or full")
         if self.strata is not None and self.shares is None:
-            raise PluralignError("strata: weight votes by given shares only: give shares too")
+            raise PluralignError("strata: strata need population shares: give shares too")
         if self.shares is not None:
             object.__setattr__(self, "strata", self.strata or "group")
             values = list(self.shares.values())
@@ -85,19 +82,19 @@ class VoteSettings:
         object.__setattr__(self, "origin", time_of(self.origin).isoformat())
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, as they stand in a file's metadata."""
+        """The settings as plain values, for the metadata of a file."""
         return dataclasses.asdict(self)
 
     def window_of(self, microseconds: np.ndarray) -> np.ndarray:
-        """The number of the window of times in microseconds since 1970: `floor((time - origin) / length)`."""
-        assert self.window_days is not None  # with decay under 1 there always is one
+        """The window of each time in microseconds since 1970: `floor((time - origin) / length)`."""
+        assert self.window_days is not None  # a decay under 1 requires a window
         epoch = time_of(EPOCH)
         origin = (time_of(self.origin) - epoch) // datetime.timedelta(microseconds=1)
         return (microseconds - origin) // round(self.window_days * 86_400_000_000)
 
 
 def item_key(prompt: Any, *responses: Any) -> tuple[str, ...]:
-    """What names an item: its prompt and its response, or the two of a pair in their canonical order.
+    """The key of an item: its prompt and its response, or the two responses of a pair in canonical order.
 
     Examples:
         >>> item_key("Tea?", "Yes", "No")
@@ -106,40 +103,46 @@ def item_key(prompt: Any, *responses: Any) -> tuple[str, ...]:
     return (text_key(prompt), *sorted(map(text_key, responses)))
 
 
+def item_keys(prompt: Iterable[Any], response: Iterable[Any], other: Sequence[Any] = ()) -> list[tuple[str, ...]]:
+    """The keys of many items; `other` is empty for labels."""
+    texts = (prompt, response, other) if other else (prompt, response)
+    return [item_key(*of_item) for of_item in zip(*texts, strict=True)]
+
+
 def text_key(text: Any) -> str:
-    """A text as it is, messages as JSON; a state holds one form, so the two cannot meet."""
+    """Text as it is, messages as JSON. A state holds one form only, so the two cannot collide."""
     return text if isinstance(text, str) else json.dumps(text, ensure_ascii=False, sort_keys=True)
 
 
 def time_of(text: str) -> datetime.datetime:
-    """A time in UTC from its ISO form; without a zone it is UTC.
+    """Parse an ISO 8601 time as UTC; a time without a zone is taken as UTC.
 
     Raises:
-        PluralignError: it is no time.
+        PluralignError: the text is not a time.
 
     Examples:
         >>> time_of("2024-05-31").isoformat()
         '2024-05-31T00:00:00+00:00'
     """
     try:
-        found = datetime.datetime.fromisoformat(text)
+        time = datetime.datetime.fromisoformat(text)
     except ValueError:
         raise PluralignError(f"origin: found {text!r}, expected a time like 2024-05-31T12:00:00Z") from None
-    return found.replace(tzinfo=datetime.UTC) if found.tzinfo is None else found.astimezone(datetime.UTC)
+    return time.replace(tzinfo=datetime.UTC) if time.tzinfo is None else time.astimezone(datetime.UTC)
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What a trainer wants of a state: the items that were voted on, in the state's order.
+    """Soft training targets: the items with a vote, in the order of the state.
 
     Args:
         prompt: `(items,)` texts or lists of messages.
-        response: `(items,)` the response; of pairs the two responses `[A, B]`.
+        response: `(items,)` the response; for pairs, the two responses `[A, B]`.
         distribution: `(items, labels)` the smoothed posterior mean, float64.
-        votes: `(items,)` n, the votes behind it as the posterior counts them.
+        votes: `(items,)` n, the number of votes as the posterior counts them.
         scale: the labels and their rewards.
-        low: `(items, labels)` lower end of each share's credible interval (95 %), before smoothing.
-        high: its upper end. Of pairs column 0 is the share of votes for A.
+        low: `(items, labels)` lower end of the 95 % credible interval of each share, before smoothing.
+        high: `(items, labels)` upper end. For pairs, column 0 is the share of votes for A.
     """
 
     prompt: list[Any]
@@ -153,24 +156,23 @@ class Targets:
 
 @dataclass(frozen=True)
 class VoteState:
-    """A crowd's votes and posteriors by item; `votes_of`, `merge` and `read_votes` make it.
+    """A crowd's votes and posteriors per item; `votes_of`, `merge` and `read_votes` create it.
 
     Args:
-        kind: `labels`: an item is a response to a prompt, its labels those of the scale; `pairs`: two responses to
-            a prompt in a canonical order, the labels A and B.
-        form: whether texts are `text` or `messages`.
+        kind: `labels`: an item is a response to a prompt, its labels are those of the scale; `pairs`: an item is two
+            responses to a prompt in canonical order, with the labels A and B.
+        form: whether prompts and responses are `text` or `messages`.
         scale: the labels and their rewards.
-        settings: fixed when the state is made.
+        settings: fixed when the state is created.
         prompt: `(items,)`.
-        response: `(items,)`; of pairs A.
-        other: `(items,)` B of pairs; empty for labels.
-        prior: q `(items, labels)`, as given, with sum 1.
+        response: `(items,)`; for pairs, A.
+        other: `(items,)` B of each pair; empty for labels.
+        prior: q `(items, labels)`, each row sums to 1.
         counts: `(items, labels)` all votes by label: weights of judgments, neither faded nor post-stratified.
-        held: `(items, strata, labels)` the votes as they have faded by the newest window; one stratum without
-            `shares`.
-        window: `(items,)` newest window with a vote on the item, `NO_WINDOW` for none.
-        digests: `(judgments,)` 16-byte digests of the ids that were merged.
-        digest_item: `(judgments,)` the item each digest is kept with.
+        held: `(items, strata, labels)` votes, faded up to the newest window; one stratum without `shares`.
+        window: `(items,)` newest window with a vote on the item; `NO_WINDOW` for none.
+        digests: `(judgments,)` 16-byte digests of the ids of merged judgments.
+        digest_item: `(judgments,)` the item that each digest is stored with.
     """
 
     kind: Kind
@@ -192,33 +194,33 @@ class VoteState:
 
     @cached_property
     def place(self) -> dict[tuple[str, ...], int]:
-        """The number of each item by `item_key`."""
-        texts = (self.prompt, self.response, self.other) if self.other else (self.prompt, self.response)
-        return {item_key(*of_item): number for number, of_item in enumerate(zip(*texts, strict=True))}
+        """The index of each item by `item_key`."""
+        return {key: number for number, key in enumerate(item_keys(self.prompt, self.response, self.other))}
 
     @property
     def present(self) -> int:
-        """The newest window with a vote, which all votes have faded to; `NO_WINDOW` for none."""
+        """The newest window with a vote, up to which all votes have faded; `NO_WINDOW` for none."""
         return int(self.window.max(initial=NO_WINDOW))
+
+    @property
+    def voted(self) -> np.ndarray:
+        """`(items,)` whether the item has a vote, even one that has faded to nothing."""
+        return np.asarray(self.counts.sum(1) > 0)
 
     @cached_property
     def start(self) -> Floats:
         """a(0) = kappa q `(items, labels)`."""
-        if not len(self):
-            return np.zeros((0, len(self.scale.labels)))
-        return prior_state(self.prior, self.settings.strength)
+        return prior_state(self.prior, self.settings.strength) if len(self) else np.zeros((0, len(self.scale.labels)))
 
     @cached_property
     def crowd(self) -> Floats:
-        """c `(items, labels)`: the votes as the posterior counts them, faded and weighted to the population."""
+        """c `(items, labels)`: votes as the posterior counts them, faded and weighted to the population."""
         shares = self.settings.shares
-        if shares is None:
-            return np.asarray(self.held.sum(1))
-        return crowd_counts(self.held, list(shares.values())).counts
+        return np.asarray(self.held.sum(1)) if shares is None else crowd_counts(self.held, list(shares.values())).counts
 
     @property
     def parameters(self) -> Floats:
-        """a + c `(items, labels)` of the posterior Dirichlet."""
+        """a + c `(items, labels)`, the parameters of the posterior Dirichlet."""
         return np.asarray(self.start + self.crowd)
 
     @property
@@ -232,18 +234,19 @@ class VoteState:
         return np.asarray(self.crowd.sum(1))
 
     def interval(self, level: float = 0.95) -> tuple[Floats, Floats]:
-        """Equal-tailed credible intervals of the shares: low and high `(items, labels)`."""
+        """Equal-tailed credible intervals of the shares: low and high, `(items, labels)` each."""
         return credible_interval(self.parameters, level)
 
     def targets(self, smoothing: float = 0.05, cost: Floats | None = None) -> Targets:
-        """Soft targets for training: items without a vote are left out.
+        """Soft targets for training. Items without a vote are left out.
 
         Args:
-            smoothing: eps: a label with more than 1 - eps gives the excess to the runner-up; 0 for none.
-            cost: `(labels, labels)`, which of tied runners-up is nearer; `None` is |R_i - R_j| + 0.1 [i != j].
+            smoothing: eps: a label with a share above 1 - eps gives the excess to the runner-up; 0 for none.
+            cost: `(labels, labels)`, breaks ties between runners-up: the nearer one is taken. Default:
+                |R_i - R_j| + 0.1 [i != j].
 
         Raises:
-            PluralignError: the smoothing is out of range or the costs do not fit the labels.
+            PluralignError: the smoothing is out of range, or the costs do not fit the labels.
 
         Examples:
             >>> from pluralign.judgments import BUILT_IN_SCALES, Judgments
@@ -255,8 +258,7 @@ class VoteState:
             [[0.8, 0.1, 0.1]]
         """
         costs = label_cost(self.scale.rewards).matrix if cost is None else cost
-        # By raw counts, since a vote may have faded to nothing and is a vote all the same.
-        voted = np.flatnonzero(self.counts.sum(1) > 0)
+        voted = np.flatnonzero(self.voted)
         low, high = (side[voted] for side in self.interval())
         try:
             distribution = smoothed(self.mean[voted], smoothing, self.prior[voted], costs)

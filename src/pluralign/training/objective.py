@@ -1,0 +1,136 @@
+"""What `train` asks of a trainer: how it is built from a config, what it writes, and what it reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import transformers
+from accelerate import PartialState
+from transformers.utils import logging
+from trl import ModelConfig, get_quantization_config
+
+from pluralign.judgments.reading import read
+from pluralign.judgments.table import Judgments
+from pluralign.scoring.measured import Measured
+from pluralign.scoring.recalibrated import remove_recalibration
+from pluralign.training.checkpoints import newest_checkpoint
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A checked config, ready to run."""
+
+    objective: str
+    train_files: list[str]
+    eval_files: list[str]
+    label_scale: str | None
+    folder: Path
+    model: ModelConfig
+    args: transformers.TrainingArguments
+    resolved: dict[str, Any]
+
+    @property
+    def model_kwargs(self) -> dict[str, Any]:
+        """Arguments of `from_pretrained` that the config sets."""
+        kwargs: dict[str, Any] = {"dtype": self.model.dtype}
+        if self.model.attn_implementation is not None:
+            kwargs["attn_implementation"] = self.model.attn_implementation
+        quantization = get_quantization_config(self.model)
+        if quantization is not None:
+            kwargs |= {"quantization_config": quantization, "device_map": {"": PartialState().process_index}}
+        return kwargs
+
+
+class Objective:
+    """A mixin for trainers: the defaults of everything that differs between objectives.
+
+    `train` and the model card use nothing else of a trainer but `train`, `save_model`, `evaluate` and `push_to_hub`.
+    """
+
+    # Of the trainer that this is mixed into.
+    args: Any
+    model: Any
+    evaluate: Any
+
+    required_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys that a config must have besides those that every run needs."""
+
+    hidden_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys of the config classes that have no meaning for this objective."""
+
+    file_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys whose text values name files that the result depends on."""
+
+    fixed_model_keys: ClassVar[Mapping[str, Any]] = {}
+    """Keys of TRL's `ModelConfig` that this objective sets; a config may only repeat them."""
+
+    default_model_keys: ClassVar[Mapping[str, Any]] = {}
+    """Keys of TRL's `ModelConfig` with another default."""
+
+    card_tag: ClassVar[str] = "language-model"
+    """The kind of model, as a tag of the hub."""
+
+    card_usage: ClassVar[str]
+    """How to use the model, in Markdown; `{folder}` stands for its folder."""
+
+    @classmethod
+    def input_files(cls, args: Any) -> list[str]:
+        """Files besides the judgments that the result depends on; when one changes, the run is another one."""
+        values = (getattr(args, key) for key in cls.file_keys)
+        return [value for value in values if isinstance(value, str)]
+
+    @classmethod
+    def read_files(cls, files: list[str], label_scale: str | None) -> Judgments:
+        """The files as one table."""
+        return read(files, label_scale)
+
+    @classmethod
+    def resume_point(cls, run: TrainingRun, started: bool, remove_halves: bool) -> str | bool | None:
+        """The argument `resume_from_checkpoint` of `train`: by default the newest whole checkpoint of the run.
+
+        `started` says whether the run was interrupted before, `remove_halves` whether this process removes
+        half-written checkpoints.
+        """
+        checkpoint = newest_checkpoint(run.folder, remove_halves=remove_halves)
+        if checkpoint is None:
+            return None
+        logger.warning(f"{run.folder}: resuming from {checkpoint.name}")
+        return str(checkpoint)
+
+    @classmethod
+    def from_run(cls, run: TrainingRun, judgments: Judgments, evaluated: Judgments | None) -> Self:
+        """The trainer of a run, with its model and data loaded.
+
+        Raises:
+            PluralignError: a model cannot be loaded or does not fit, or the data holds nothing to train on.
+        """
+        raise NotImplementedError
+
+    def training_metrics(self) -> dict[str, Any]:
+        """Metrics of the training itself, for `metrics.json`; called after `train`."""
+        return {}
+
+    def measure(self, judgments: Judgments) -> Measured:
+        """Metrics on held-out judgments; every process takes part. By default the loss alone."""
+        return Measured({"eval_loss": self.evaluate()["eval_loss"]})
+
+    def after_saving(self, run: TrainingRun) -> dict[str, Any]:
+        """Write what else belongs beside the model, in the main process, and return further metrics."""
+        return {}
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Safetensors, tokenizer and config, an adapter's too, so that it loads alone; no pickled arguments."""
+        trainer: Any = super()
+        trainer._save(output_dir, state_dict)
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        (folder / "training_args.bin").unlink(missing_ok=True)
+        remove_recalibration(folder)  # a stored one belongs to other weights
+        if not isinstance(self.model, transformers.PreTrainedModel):
+            self.model.config.save_pretrained(folder)

@@ -1,0 +1,189 @@
+"""`evaluate`: a reward model or a policy on a table of judgments."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pluralign.core.errors import PluralignError
+from pluralign.core.files import write_parquet
+from pluralign.core.runs import file_fingerprints, finish_run, finished_metrics, start_run
+from pluralign.evaluation.slices import annotator_table
+from pluralign.judgments.reading import read
+from pluralign.judgments.table import Judgments
+from pluralign.policies.comparison import against_reference, answer_rows, compare
+from pluralign.policies.matching import matching_beside, write_matching
+from pluralign.policies.routing import is_typed_run
+from pluralign.reports.cards import cross_table, metrics_table
+from pluralign.scoring.crowds import CrowdResult, check_labels, crowd_of, evaluate_crowd, labels_anything
+from pluralign.scoring.items import compares, items_of
+from pluralign.scoring.loading import load_parts
+from pluralign.scoring.measured import Measured, column_of, pairs_under, reward_metrics, slices_of, typed_metrics
+from pluralign.scoring.mixtures import is_mixture, read_mixture, read_responsibilities, weight_files
+from pluralign.scoring.recalibrated import read_recalibration
+from pluralign.scoring.reward_models import LabelModel, RewardModel, is_reward_model, load_reward_model
+from pluralign.workflows.score import MarginMap, rewards_of
+
+
+def evaluate(
+    model: str | os.PathLike[str],
+    files: str | os.PathLike[str] | list[str],
+    out: str | os.PathLike[str],
+    *,
+    label_scale: str | None = None,
+    seed: int = 0,
+    raw: bool = False,
+    average: Sequence[str | os.PathLike[str]] = (),
+    reference: str | None = None,
+    beta: float | None = None,
+    reward: str | None = None,
+    samples: int = 2,
+    max_new_tokens: int = 128,
+    quantile: float | None = None,
+    revision: str = "main",
+    trust_remote_code: bool = False,
+) -> dict[str, Any]:
+    """Evaluate a reward model or a policy on judgments and write a run folder.
+
+    A policy is judged by its implicit reward beta * (log pi(y|x) - log pi_ref(y|x)); a policy tuned by preference
+    matching subtracts only the part of log pi_ref that its tuning charged. With a reward model it is also judged by
+    how often its responses beat the reference's and by how far its odds are from the reward model's. In a run with
+    annotator types each judgment is judged under its annotator's type (see `scoring.measured.typed_metrics`); any
+    other mixture is judged as one policy, and so are responses drawn from a mixture.
+    A reward model is judged by its log-odds: rewards divided by its stored temperature, margins through its stored
+    isotonic recalibration. One that predicts labels is judged by its predictions where the files have labels, and
+    by its rewards where they compare responses.
+
+    Args:
+        model: a run, a model folder, or a hub id.
+        files: canonical files.
+        out: the folder to write: `metrics.json`, `reliability.json`, `annotators.parquet`, `README.md`; for reward
+            models `over_rewarding.json`; if responses are drawn `answers.jsonl` and `matching.json`; if labels are
+            predicted `crowds.parquet` (then the other files only if responses are compared).
+        label_scale: for files whose labels come without one.
+        seed: seed of the bootstrap and of sampling.
+        raw: for reward models: ignore stored recalibrations.
+        average: other reward models; the mean of their rewards and the model's is judged.
+        reference: for policies: a folder or hub id; `None` is the model that its run started from.
+        beta: for policies: `None` is the beta it was tuned with, else 0.1.
+        reward: the reward model that judges a policy's responses to the prompts, a folder or hub id.
+        samples: responses of policy and reference to each prompt; matching needs two or more.
+        max_new_tokens: the longest response.
+        quantile: for reward models that predict labels: use this quantile as the reward, not the mean.
+        revision: branch, tag or commit on the hub.
+        trust_remote_code: run code that comes with the model.
+
+    Returns:
+        The metrics, as in `metrics.json`.
+
+    Raises:
+        PluralignError: a file or the model cannot be used, or `out` holds another evaluation.
+    """
+    folder = Path(out)
+    paths = [str(file) for file in files] if isinstance(files, list) else [str(files)]
+    config = {"command": "evaluate", "model": str(model), "files": paths, "seed": seed, "revision": revision}
+    others = [str(name) for name in average]
+    config |= {"raw": True} if raw else {}
+    config |= {"average": others} if others else {}
+    options = {"label_scale": label_scale, "reference": reference, "beta": beta}
+    options |= {"reward": reward, "quantile": quantile}
+    config |= {name: value for name, value in options.items() if value is not None}
+    config |= {} if reward is None else {"samples": samples, "max_new_tokens": max_new_tokens}
+    models = [name for name in (model, *others, reference, reward) if name is not None]
+    inputs = file_fingerprints([*paths, *(file for name in models for file in weight_files(name, raw))])
+    if (metrics := finished_metrics(folder, config, inputs)) is not None:
+        return metrics
+    hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    is_reward = not is_mixture(model) and is_reward_model(load_parts(model, hub)[0])
+    if is_reward and any(option is not None for option in (reference, beta, reward)):
+        raise PluralignError(f"{model}: is a reward model; --reference, --beta and --reward are for policies")
+    if not is_reward and (raw or others or quantile is not None):
+        raise PluralignError(f"{model}: is a policy; --raw and --average are for reward models, and so is --quantile")
+    judgments = read(paths, label_scale)
+    title = [f"# Evaluation of {model}", "", "on " + ", ".join(f"`{path}`" for path in paths), ""]
+    single = load_reward_model(model, raw=raw, quantile=quantile, **hub) if is_reward and not others else None
+    crowds = _crowds(single, judgments, seed)
+    if crowds is not None and not compares(judgments):
+        start_run(folder, config, inputs)
+        crowds.write(folder)
+        finish_run(folder, crowds.metrics, "\n".join([*title, *metrics_table(crowds.metrics)]) + "\n")
+        return crowds.metrics
+    items = items_of(judgments)
+    mixture = read_mixture(model) if is_mixture(model) and is_typed_run(model) else None
+    posteriors = {} if mixture is None else read_responsibilities(model, len(mixture.weights))
+    compared: dict[str, float] = {}
+    answers: list[dict[str, Any]] = []
+    plots: list[dict[str, Any]] = []
+    notes = _recalibration_notes([model, *others], raw, quantile) if is_reward else []
+    margin_map: MarginMap | None = None
+    if is_reward:
+        utilities, margin_map, compared = rewards_of([model, *others], items, raw, quantile, hub, single)
+    else:
+        judged = None if reward is None else load_reward_model(reward)
+        beside = against_reference(
+            model, items, reference, beta, judged, samples, max_new_tokens, seed, **hub, by_type=mixture is not None
+        )
+        utilities = beside.utilities
+        if judged is not None:
+            matched, plots = matching_beside(beside, items, judged, slices_of(judgments, items), seed)
+            compared, answers = compare(beside.draws, seed) | matched, answer_rows(items.prompts, beside.draws)
+            notes = [_reward_note(str(reward), judged)]
+    types = None
+    if mixture is None:
+        metrics = reward_metrics(judgments, items, utilities, seed, recalibration=margin_map)
+    else:
+        metrics, types = typed_metrics(judgments, items, utilities, mixture, posteriors, seed)
+    metrics |= compared | ({} if crowds is None else crowds.metrics)
+    pairs = pairs_under(items, utilities, types, margin_map)
+    start_run(folder, config, inputs)
+    Measured(metrics, pairs, slices_of(judgments, items) if is_reward else None, crowds).write(folder, seed)
+    table = annotator_table(pairs, column_of(judgments, items, "annotator"))
+    write_parquet(pa.table(table), folder / "annotators.parquet")
+    if answers:
+        write_matching(folder, answers, plots)
+    card = [*title, *notes, ""] if notes else title
+    if mixture is not None and (crossed := cross_table(metrics, list(mixture.weights))):
+        card += [*crossed, ""]
+    finish_run(folder, metrics, "\n".join([*card, *metrics_table(metrics)]) + "\n")
+    return metrics
+
+
+def _crowds(model: RewardModel | None, judgments: Judgments, seed: int) -> CrowdResult | None:
+    """Predictions against votes, if the model predicts labels and the judgments have some."""
+    if not isinstance(model, LabelModel) or not labels_anything(judgments):
+        return None
+    crowd = crowd_of(judgments)
+    check_labels(crowd.scale, model.scale, "the labels of the files")
+    return evaluate_crowd(judgments, crowd, model.distributions, seed)
+
+
+def _recalibration_notes(names: Sequence[str | os.PathLike[str]], raw: bool, quantile: float | None) -> list[str]:
+    """For the card: the averaged models, and what was done to their rewards."""
+    notes = [] if len(names) == 1 else ["The mean reward of " + ", ".join(f"`{name}`" for name in names) + "."]
+    if quantile is not None:
+        return [*notes, f"The reward is the {quantile:g} quantile of the predicted labels, as it is."]
+    if raw:
+        return [*notes, "Stored recalibrations were ignored (`--raw`)."]
+    for name in names:
+        stored = read_recalibration(name)
+        if stored is not None and stored.temperature is not None:
+            notes.append(f"Rewards of `{name}` are divided by its stored temperature {stored.temperature:.4g}.")
+        elif stored is not None:
+            notes.append(f"Margins of `{name}` go through its stored isotonic recalibration.")
+    return notes
+
+
+def _reward_note(name: str, reward_model: RewardModel) -> str:
+    """For the card: how the rewards of the judging model became log-odds."""
+    if reward_model.temperature is not None:
+        return f"Rewards of `{name}` are divided by its stored temperature {reward_model.temperature:.4g}."
+    if reward_model.margin_map is not None:
+        return f"Differences of rewards of `{name}` go through its isotonic recalibration: only pairs are judged."
+    return (
+        f"`{name}` has no stored recalibration: its rewards are taken as log-odds as they are, so matching can "
+        "be no better than they are. `pluralign calibrate` finds a temperature."
+    )

@@ -1,1 +1,0 @@
-"""`evaluate`: a reward model or a policy on judgments."""
