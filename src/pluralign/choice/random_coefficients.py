@@ -28,7 +28,7 @@ from pluralign.choice.latent_class.panel import Panel
 CELLS = 2**23
 """Numbers that the feature differences of one block of annotators may take."""
 
-LEAST_VARIANCE = 1e-6
+LEAST_VARIANCE = 1e-8
 """No variance of a random coefficient falls below this, so that Sigma can be inverted."""
 
 
@@ -120,7 +120,8 @@ class RandomCoefficientsPlackettLuce(BaseEstimator):
         random: columns of the features whose coefficients differ between annotators; `None` is all. The others are
             the same for every annotator. Without features a worth is random or not by its response.
         common_variance: one d for all coefficients; otherwise each has its own.
-        ridge: precision of the normal prior on theta_0 (and on the loadings).
+        ridge: precision of the normal prior on theta_0, and
+        loading_ridge: of that on the loadings; `None` takes `ridge`.
         moments: how the E-step finds an annotator's posterior mean and covariance: `laplace`, or `importance`, which
             corrects them by importance sampling and makes expectation maximisation that of the exact likelihood.
         draws: of each annotator's coefficients, for importance sampling.
@@ -167,6 +168,7 @@ class RandomCoefficientsPlackettLuce(BaseEstimator):
         random: Sequence[int] | None = None,
         common_variance: bool = True,
         ridge: float = 1e-6,
+        loading_ridge: float | None = None,
         moments: str = "laplace",
         draws: int = 256,
         max_iterations: int = 200,
@@ -179,6 +181,7 @@ class RandomCoefficientsPlackettLuce(BaseEstimator):
         self.random = random
         self.common_variance = common_variance
         self.ridge = ridge
+        self.loading_ridge = loading_ridge
         self.moments = moments
         self.draws = draws
         self.max_iterations = max_iterations
@@ -293,9 +296,13 @@ class RandomCoefficientsPlackettLuce(BaseEstimator):
             torch.zeros(shared, dtype=torch.float64),
         )
         mean, shared_values = _one_taste(blocks, start, weight, self.ridge)
+        # Utilities start with a standard deviation near one half in each column of L, and in d.
+        size = sum(float(block.random.square().sum()) for block in blocks)
+        rows = sum(float((block.random != 0).any(-1).sum()) for block in blocks)
+        scale = 0.5 * (max(rows, 1.0) / max(size, 1e-12)) ** 0.5
         generator = torch.Generator().manual_seed(self.seed)
-        loadings = 0.3 * torch.randn(random, self.rank, generator=generator, dtype=torch.float64)
-        return Prior(mean, loadings, torch.full((random,), 0.3, dtype=torch.float64), shared_values)
+        loadings = scale * torch.randn(random, self.rank, generator=generator, dtype=torch.float64)
+        return Prior(mean, loadings, torch.full((random,), scale**2, dtype=torch.float64), shared_values)
 
     @staticmethod
     def _total(blocks: list[Block], posteriors: list[Posterior], weight: Tensor) -> float:
@@ -347,7 +354,9 @@ class RandomCoefficientsPlackettLuce(BaseEstimator):
             square.index_add_(0, index, w[owner] * squares[known])
             spread += torch.einsum("n,nrs->rs", w, zz)
             people += float(w.sum())
-        penalty = self.ridge * prior.variance[:, None, None] * torch.eye(rank + 1, dtype=inner.dtype)
+        loading_ridge = self.ridge if self.loading_ridge is None else self.loading_ridge
+        precision = torch.diag(torch.tensor([self.ridge, *[loading_ridge] * rank], dtype=inner.dtype))
+        penalty = prior.variance[:, None, None] * precision
         solved = torch.linalg.solve(inner + penalty + 1e-12 * torch.eye(rank + 1, dtype=inner.dtype), outer)
         number = inner[:, 0, 0].clamp(min=1e-12)
         residual = square - 2 * (solved * outer).sum(1) + torch.einsum("ji,jik,jk->j", solved, inner, solved)
