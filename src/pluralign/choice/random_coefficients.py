@@ -22,7 +22,7 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from pluralign.choice.latent_class.exploded import exploded
+from pluralign.choice.latent_class.exploded import Choices, exploded
 from pluralign.choice.latent_class.panel import Panel
 
 CELLS = 2**23
@@ -200,8 +200,9 @@ class RandomCoefficientsPlackettLuce(BaseEstimator):
         prior = self._start(blocks, weight)
         modes: list[Tensor | None] = [None] * len(blocks)
         places = max(1, panel.judgments)
-        before, self.converged_, self.n_iter_ = -np.inf, False, 0
-        for self.n_iter_ in range(1, self.max_iterations + 1):
+        before, self.converged_ = -np.inf, False
+        for iteration in range(self.max_iterations):
+            self.n_iter_ = iteration + 1
             posteriors = [_laplace(block, prior, start) for block, start in zip(blocks, modes, strict=True)]
             total = self._total(blocks, posteriors, weight)
             if total - before <= self.tolerance * places and self.n_iter_ > 1:
@@ -383,9 +384,7 @@ def blocks_of(panel: Panel, columns: np.ndarray, *, ties: str = "efron", top: in
         ties: `efron` or `breslow`.
         top: only the first `top` places count.
     """
-    made = exploded(
-        torch.as_tensor(panel.response_ids), torch.as_tensor(panel.rank_values), ties=ties, top=top
-    )
+    made = exploded(torch.as_tensor(panel.response_ids), torch.as_tensor(panel.rank_values), ties=ties, top=top)
     reliability = np.ones(panel.judgments) if panel.reliability is None else np.asarray(panel.reliability)
     judgment, choice = made.judgment.numpy(), made.choice.numpy()
     person = panel.annotator_ids[judgment]
@@ -410,54 +409,57 @@ def blocks_of(panel: Panel, columns: np.ndarray, *, ties: str = "efron", top: in
                 break
             wide += 1
         members = order[at : at + wide]
-        blocks.append(_block(panel, made.response, made.log_share, members, who, start, count, choice, times, columns, number))
+        entry = start[members][:, None] + np.arange(count[members].max())
+        there = np.arange(entry.shape[1]) < count[members][:, None]
+        entry = np.where(there, entry, 0)
+        own_times = np.where(there, times[entry], 0.0)
+        blocks.append(_block(panel, made, columns, number, who[members], choice[entry], own_times))
         at += wide
     return blocks
 
 
-def _block(panel, response, log_share, members, who, start, count, choice, times, columns, number):
-    n, e, a = len(members), int(count[members].max()), response.shape[1] - 1
-    pick = start[members][:, None] + np.arange(e)
-    there = np.arange(e) < count[members][:, None]
-    pick = np.where(there, pick, 0)
-    chosen = torch.as_tensor(choice[pick])  # (n, e)
-    shown = response[chosen]  # (n, e, 1 + a)
-    shares = log_share[chosen]
-    absent = torch.as_tensor(~there)
-    shares = shares.clone()
-    shares[..., 1:] = shares[..., 1:].masked_fill(absent.unsqueeze(-1), -torch.inf)
-    shares[..., 0] = shares[..., 0].masked_fill(absent, 0.0)
-    weight = torch.as_tensor(np.where(there, times[pick], 0.0))
-    live = shares > -torch.inf
-    ids = shown.clamp(min=0)
+def _block(
+    panel: Panel,
+    made: Choices,
+    columns: np.ndarray,
+    number: np.ndarray,
+    annotator: np.ndarray,
+    choice: np.ndarray,
+    times: np.ndarray,
+) -> Block:
+    """The block of some annotators from their choices and how often they made them, both `(n, e)`; 0 times is padding."""
+    weight, chosen = torch.as_tensor(times), torch.as_tensor(choice)
+    padding = (weight == 0).unsqueeze(-1)
+    ids, log_share = made.response[chosen].clamp(min=0), made.log_share[chosen]
+    log_share = torch.cat((log_share[..., :1], log_share[..., 1:].masked_fill(padding, -torch.inf)), -1)
+    live = (log_share[..., 1:] > -torch.inf).unsqueeze(-1)
+    n, e, a = live.shape[:3]
+
+    def differences(rows: Tensor) -> Tensor:
+        return torch.where(live, rows[..., 1:, :] - rows[..., :1, :], 0.0).view(n, e * a, rows.shape[-1])
+
+    who = torch.as_tensor(annotator)
     if panel.features is not None:
         features = torch.as_tensor(np.asarray(panel.features))
-        rows = features[ids[..., 1:]] - features[ids[..., :1]]
-        rows = torch.where(live[..., 1:].unsqueeze(-1), rows, 0.0).view(n, e * a, -1)
         others = np.setdiff1d(np.arange(features.shape[1]), columns)
         column = torch.arange(len(columns)).expand(n, -1)
-        return Block(torch.as_tensor(who[members]), column, rows[..., columns].contiguous(), rows[..., others].contiguous(), shares, weight)
-    # Worths: an annotator's own coefficients are the responses they saw.
+        random, fixed = differences(features[:, columns][ids]), differences(features[:, others][ids])
+        return Block(who, column, random, fixed, log_share, weight)
+    # Worths: the random coefficients of an annotator are the responses that they saw.
     table = torch.as_tensor(number)[ids]
-    table = torch.where(live & ~absent.unsqueeze(-1), table, -1)
+    table = torch.where((log_share > -torch.inf) & ~padding, table, -1)
     seen = [torch.unique(row[row >= 0]) for row in table.flatten(1)]
-    q = max([len(row) for row in seen] + [1])
-    column = torch.full((n, q), -1)
+    width = max([len(row) for row in seen] + [1])
+    column = torch.full((n, width), -1)
     for row, own in enumerate(seen):
         column[row, : len(own)] = own
-    local = torch.searchsorted(torch.where(column < 0, torch.iinfo(torch.int64).max, column), table.flatten(1)).view(table.shape)
-    random = torch.zeros(n, e, a, q, dtype=torch.float64)
-    known = table >= 0
-    mine = torch.zeros(n, e, 1 + a, q, dtype=torch.float64).scatter_(3, local.clamp(max=q - 1).unsqueeze(-1), known.double().unsqueeze(-1))
-    random = torch.where(live[..., 1:].unsqueeze(-1), mine[..., 1:, :] - mine[..., :1, :], 0.0)
-    others = torch.as_tensor(np.setdiff1d(np.arange(panel.response_count), columns))
-    fixed = torch.zeros(n, e * a, len(others), dtype=torch.float64)
-    if len(others):
-        spot = torch.full((panel.response_count,), -1)
-        spot[others] = torch.arange(len(others))
-        own = torch.nn.functional.one_hot(spot[ids].clamp(min=0), len(others)).double() * (spot[ids] >= 0).unsqueeze(-1)
-        fixed = torch.where(live[..., 1:].unsqueeze(-1), own[..., 1:, :] - own[..., :1, :], 0.0).view(n, e * a, -1)
-    return Block(torch.as_tensor(who[members]), column, random.view(n, e * a, q), fixed, shares, weight)
+    ordered = torch.where(column < 0, torch.iinfo(torch.int64).max, column)
+    place = torch.searchsorted(ordered, table.flatten(1)).view(table.shape).clamp(max=width - 1)
+    known = (table >= 0).double().unsqueeze(-1)
+    own_worths = torch.zeros(n, e, 1 + a, width, dtype=torch.float64).scatter_(3, place.unsqueeze(-1), known)
+    others = np.setdiff1d(np.arange(panel.response_count), columns)
+    shared = torch.eye(panel.response_count, dtype=torch.float64)[:, others]
+    return Block(who, column, differences(own_worths), differences(shared[ids]), log_share, weight)
 
 
 def _laplace(block: Block, prior: Prior, start: Tensor | None = None) -> Posterior:
@@ -521,7 +523,7 @@ def _one_taste(blocks: list[Block], start: Prior, weight: Tensor, ridge: float) 
         slope, bend = -ridge * values, (ridge + 1e-9) * torch.eye(size, dtype=torch.float64)
         for block in blocks:
             known = block.column >= 0
-            theta = torch.where(known, values[: random][block.column.clamp(min=0)] if random else 0.0, 0.0)
+            theta = torch.where(known, values[:random][block.column.clamp(min=0)] if random else 0.0, 0.0)
             _, p = block.log_likelihood(theta, values[random:])
             w = weight[block.annotator]
             one = Block(block.annotator, block.column, block.random, block.fixed, block.log_share, block.times)

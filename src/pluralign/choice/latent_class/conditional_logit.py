@@ -99,9 +99,9 @@ class FeatureDesign:
 
     @cached_property
     def _edges(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Pairs of responses that appear in one choice: `(2, edges)`, and the edge of each pair of places in a choice.
+        """Pairs of responses in one choice `(2, edges)`, the edge of each pair of places `(choices, pairs)`, the places.
 
-        The latter is `(choices, pairs)` in the order of `triu_indices`; where a place is empty it is the number of edges.
+        The edge of a pair with an empty place is the number of edges.
         """
         first, second = torch.triu_indices(self.response.shape[1], self.response.shape[1], 1)
         one, two = self.response[:, first], self.response[:, second]
@@ -129,8 +129,8 @@ class FeatureDesign:
     def curvature_of(self, sums: Tensor) -> Tensor:
         """X' L X with L the Laplacian of the edges' weights: `(B, 1, p, p)`.
 
-        sum_i P_i x_i x_i' - m m' = sum_(i<j) P_i P_j (x_i - x_j)(x_i - x_j)', so that the cost follows the responses and
-        the pairs compared, not the choices.
+        sum_i P_i x_i x_i' - m m' = sum_(i<j) P_i P_j (x_i - x_j)(x_i - x_j)', so the cost follows the responses and the
+        compared pairs, not the choices.
         """
         (one, two), count = self._edges[0], len(self.features)
         rows, columns = torch.cat((one, two)), torch.cat((two, one))

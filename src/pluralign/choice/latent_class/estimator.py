@@ -63,8 +63,8 @@ class LatentClassPlackettLuce(BaseEstimator):
         top: only the first `top` places count.
         ridge: precision of the normal prior on coefficients; it keeps separable choices finite.
         common_ridge: precision of the normal prior on a common taste theta_0; coefficients are theta_0 + delta_k, and
-            `ridge` is then that of the differences delta_k. One type is theta_0 alone, so that it is nested in any number
-            of types. `None` gives each type's coefficients a prior of their own.
+            `ridge` is then that of the differences delta_k. One type is theta_0, nested in any number of types. `None`
+            gives each type's coefficients their own prior.
         noise: the last type ranks at random (careless annotators).
         shared: columns of the features whose coefficient is the same for all types.
         fixed: `(K, p)` given coefficients, NaN where they are free.

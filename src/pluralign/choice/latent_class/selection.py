@@ -1,16 +1,15 @@
-"""How many annotator types there are, and are they types at all? Held-out log-likelihood over annotators."""
+"""How many annotator types there are: held-out log-likelihood over annotators, and BIC."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
 from pluralign.choice.latent_class.panel import Panel
-from pluralign.choice.random_coefficients import RandomCoefficientsPlackettLuce
 
 NO_GAIN = 1e-6
 """A smaller gain per judgment, in nats, counts as none: types that are all alike still differ by rounding."""
@@ -18,17 +17,11 @@ NO_GAIN = 1e-6
 PATIENCE = 2
 """The search ends after this many numbers of types in a row that gain nothing."""
 
-RANKS = (1, 2)
-"""Ranks of the continuum's covariance, besides its diagonal, that are tried."""
-
 COMMON = (1.0, 0.3, 0.1, 0.03)
 """Ridges of the common taste that are tried, in units of the given one, and"""
 
 DIFFERENCES = (1.0, 3.0, 0.3, 0.1)
 """of the types' differences from it; the first is fitted from restarts, the others from its coefficients."""
-
-
-Heterogeneity = Literal["one taste", "types", "continuum", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +50,6 @@ class Selection:
         chosen: the selected K.
         by_annotator: `(numbers, annotators)` held-out log-likelihood of each annotator, in nats; empty if nothing was
             held out.
-        continuum: `(annotators,)` the same under a normal distribution of tastes; `None` if it was not fitted.
         places: judgments, by population weight: what sums over annotators are divided by.
     """
 
@@ -69,7 +61,6 @@ class Selection:
     models: list[LatentClassPlackettLuce]
     chosen: int
     by_annotator: np.ndarray
-    continuum: np.ndarray | None
     places: float
 
     @classmethod
@@ -78,37 +69,11 @@ class Selection:
         none = np.full(1, np.nan)
         number = len(model.mixture_weights_)
         nobody = np.zeros((1, 0))
-        return cls(np.array([number]), none, none, none, np.array([model.bic_]), [model], number, nobody, None, 1.0)
+        return cls(np.array([number]), none, none, none, np.array([model.bic_]), [model], number, nobody, 1.0)
 
     def gain_of(self, number: int) -> Gain:
         """The gain of K types over one type."""
         return self._gain(self._scores(number) - self._scores(1))
-
-    @property
-    def continuum_gain(self) -> Gain | None:
-        """The gain of a continuum over one type."""
-        return None if self.continuum is None else self._gain(self.continuum - self._scores(1))
-
-    @property
-    def types_over_continuum(self) -> Gain | None:
-        """The gain of the chosen number of types over a continuum."""
-        return None if self.continuum is None else self._gain(self._scores(self.chosen) - self.continuum)
-
-    @property
-    def heterogeneity(self) -> Heterogeneity:
-        """`one taste`: neither types nor a continuum predict better. `types`: they beat both. `continuum`: it beats both.
-
-        `undecided`: annotators differ, and held-out judgments do not say how; or nothing was held out.
-        """
-        if self.continuum is None or not self.by_annotator.size:
-            return "undecided"
-        assert self.continuum_gain is not None and self.types_over_continuum is not None
-        if self.chosen == 1 and not self.continuum_gain.exceeds():
-            return "one taste"
-        between = self.types_over_continuum
-        if self.chosen > 1 and between.exceeds():
-            return "types"
-        return "continuum" if Gain(-between.value, between.error).exceeds() else "undecided"
 
     def _scores(self, number: int) -> np.ndarray:
         return np.asarray(self.by_annotator[list(self.types).index(number)])
@@ -131,7 +96,6 @@ def select_types(
     ridge: float = 1.0,
     seed: int = 0,
     errors: float = 2.0,
-    continuum: bool = False,
     progress: Callable[[list[Any]], Iterable[Any]] = iter,
     **settings: Any,
 ) -> Selection:
@@ -150,7 +114,6 @@ def select_types(
         ridge: the precision around which `COMMON` and `DIFFERENCES` are tried.
         seed: of the folds and of the fits.
         errors: standard errors that a gain must exceed.
-        continuum: also fit a normal distribution of tastes on the same folds, for `Selection.heterogeneity`.
         progress: wraps the list of fits, to show progress.
         settings: of `LatentClassPlackettLuce`.
 
@@ -228,34 +191,8 @@ def select_types(
         models=models,
         chosen=tried[best],
         by_annotator=np.stack(scores),
-        continuum=_continuum(panel, out, held_in, held_out, ridge, common, weight, seed, settings) if continuum else None,
         places=places,
     )
-
-
-def _continuum(
-    panel: Panel,
-    out: list[np.ndarray],
-    held_in: list[Panel],
-    held_out: list[Panel],
-    ridge: float,
-    common: float,
-    weight: np.ndarray,
-    seed: int,
-    settings: Mapping[str, Any],
-) -> np.ndarray | None:
-    """Held-out log-likelihood of each annotator under random coefficients; the rank that predicts best is taken."""
-    if panel.covariates is not None or panel.available is not None:
-        return None
-    kept = {name: settings[name] for name in ("ties", "top") if name in settings}
-    found = np.zeros((len(RANKS), panel.annotators))
-    for row, rank in enumerate(RANKS):
-        for members, train, test in zip(out, held_in, held_out, strict=True):
-            model = RandomCoefficientsPlackettLuce(
-                rank, ridge=common, loading_ridge=ridge, seed=seed, max_iterations=60, tolerance=1e-4, **kept
-            )
-            found[row, members] = weight[members] * model.fit(train).annotator_log_likelihood(test)
-    return np.asarray(found[found.sum(1).argmax()])
 
 
 def _gain(difference: np.ndarray) -> tuple[float, float]:
