@@ -427,7 +427,7 @@ def _block(
     choice: np.ndarray,
     times: np.ndarray,
 ) -> Block:
-    """The block of some annotators from their choices and how often they made them, both `(n, e)`; 0 times is padding."""
+    """The block of some annotators from their choices and how often they made them, `(n, e)`; 0 times is padding."""
     weight, chosen = torch.as_tensor(times), torch.as_tensor(choice)
     padding = (weight == 0).unsqueeze(-1)
     ids, log_share = made.response[chosen].clamp(min=0), made.log_share[chosen]
@@ -449,14 +449,15 @@ def _block(
     table = torch.as_tensor(number)[ids]
     table = torch.where((log_share > -torch.inf) & ~padding, table, -1)
     seen = [torch.unique(row[row >= 0]) for row in table.flatten(1)]
-    width = max([len(row) for row in seen] + [1])
+    width = max(len(row) for row in seen)
     column = torch.full((n, width), -1)
     for row, own in enumerate(seen):
         column[row, : len(own)] = own
     ordered = torch.where(column < 0, torch.iinfo(torch.int64).max, column)
-    place = torch.searchsorted(ordered, table.flatten(1)).view(table.shape).clamp(max=width - 1)
-    known = (table >= 0).double().unsqueeze(-1)
-    own_worths = torch.zeros(n, e, 1 + a, width, dtype=torch.float64).scatter_(3, place.unsqueeze(-1), known)
+    own_worths = torch.zeros(n, e, 1 + a, width, dtype=torch.float64)
+    if width:
+        place = torch.searchsorted(ordered, table.flatten(1)).view(table.shape).clamp(max=width - 1)
+        own_worths.scatter_(3, place.unsqueeze(-1), (table >= 0).double().unsqueeze(-1))
     others = np.setdiff1d(np.arange(panel.response_count), columns)
     shared = torch.eye(panel.response_count, dtype=torch.float64)[:, others]
     return Block(who, column, differences(own_worths), differences(shared[ids]), log_share, weight)
@@ -523,19 +524,19 @@ def _one_taste(blocks: list[Block], start: Prior, weight: Tensor, ridge: float) 
         slope, bend = -ridge * values, (ridge + 1e-9) * torch.eye(size, dtype=torch.float64)
         for block in blocks:
             known = block.column >= 0
-            theta = torch.where(known, values[:random][block.column.clamp(min=0)] if random else 0.0, 0.0)
+            theta = values.new_zeros(known.shape)
+            theta[known] = values[block.column[known]]
             _, p = block.log_likelihood(theta, values[random:])
             w = weight[block.annotator]
-            one = Block(block.annotator, block.column, block.random, block.fixed, block.log_share, block.times)
             index = torch.where(known, block.column, size)
             index = torch.cat((index, torch.arange(random, size).expand(len(w), -1)), 1)
             rows = torch.cat((block.random, block.fixed), -1)
             padded_slope = torch.zeros(size + 1, dtype=torch.float64)
-            padded_slope.index_add_(0, index.flatten(), (w.unsqueeze(1) * one.gradient(p, rows)).flatten())
+            padded_slope.index_add_(0, index.flatten(), (w.unsqueeze(1) * block.gradient(p, rows)).flatten())
             slope = slope + padded_slope[:size]
             cells = (index.unsqueeze(-1) * (size + 1) + index.unsqueeze(-2)).flatten()
             padded = torch.zeros((size + 1) ** 2, dtype=torch.float64)
-            padded.index_add_(0, cells, (w[:, None, None] * one.curvature(p, rows, rows)).flatten())
+            padded.index_add_(0, cells, (w[:, None, None] * block.curvature(p, rows, rows)).flatten())
             bend = bend + padded.view(size + 1, size + 1)[:size, :size]
         step = torch.linalg.solve(bend, slope)
         values = values + step

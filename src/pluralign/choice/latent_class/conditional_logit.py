@@ -99,7 +99,7 @@ class FeatureDesign:
 
     @cached_property
     def _edges(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Pairs of responses in one choice `(2, edges)`, the edge of each pair of places `(choices, pairs)`, the places.
+        """Pairs of responses in one choice `(2, edges)`, the edge of each pair of places `(choices, pairs)`, places.
 
         The edge of a pair with an empty place is the number of edges.
         """

@@ -139,7 +139,7 @@ def power_curve(
         One `Power` for each length and number of judgments.
     """
     coefficients, shares = planted(model, panel)
-    priors = {"ridge": model.ridge, "common_ridge": model.common_ridge}
+    priors: dict[str, Any] = {"ridge": model.ridge, "common_ridge": model.common_ridge}
     settings = {"restarts": 2, "max_iterations": 100, "tolerance": 1e-6, **priors} | settings
     powers = []
     for length, number in progress([(length, number) for length in lengths for number in judgments]):
