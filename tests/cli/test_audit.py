@@ -51,6 +51,25 @@ def test_bad_usage_is_one_line(run, table, tmp_path, words, said):
     assert "Traceback" not in complaint
 
 
+def test_side_tables_through_the_command_line(run, table, tmp_path):
+    (tmp_path / "responses.csv").write_text("response,length,vowels\nyes,3,1\nno,2,0\n")
+    (tmp_path / "annotators.csv").write_text("annotator,age\n" + "".join(f"p{n},{30 + n * n}\n" for n in range(6)))
+    words = ("audit", table, "--out", tmp_path / "audit", "--types", 2, "--simulations", 0, "--noise-type",
+             "--response-features", tmp_path / "responses.csv", "--annotator-features", tmp_path / "annotators.csv",
+             "--shared", "length", "--shared", "vowels")  # fmt: skip
+    code, _, complaint = run(*words)
+    assert (code, complaint) == (0, "")
+    assert read_metrics(tmp_path / "audit")["features"] == "response_features"
+    (tmp_path / "annotators.csv").write_text("annotator,age\np0,31\n")
+    code, _, complaint = run(*words)
+    assert code == 2
+    assert "annotators.csv" in complaint
+    code, _, complaint = run(*words[:2], "--out", tmp_path / "other", *words[4:])
+    assert code == 2
+    assert "lacks 5 of the 6 annotators" in complaint
+    assert complaint.count("\n") == 1
+
+
 def test_a_table_without_a_judgment_is_one_line(run, tmp_path):
     Judgments.from_rows([{"prompt": "Tea?", "responses": ["yes"], "ranks": [1]}]).write(tmp_path / "one.parquet")
     code, _, complaint = run("audit", tmp_path / "one.parquet", "--out", tmp_path / "audit")

@@ -179,7 +179,7 @@ def test_changed_data_is_not_taken_for_the_old(run, config, table, town_rows):
 def test_models_and_files_that_do_not_fit_are_named(run, table, tiny_model, tmp_path):
     code, _, err = run("evaluate", tiny_model, table, "--out", tmp_path / "out")
     assert code == 2
-    assert "give the reference with --reference" in err
+    assert "--reference" in err
     code, _, err = run("score", tiny_model, tmp_path / "none.parquet", "--out", tmp_path / "s.parquet")
     assert code == 2
     assert "none.parquet: no such file" in err
@@ -227,7 +227,7 @@ def test_a_policy_is_tuned_and_evaluated_against_what_it_was_tuned_from(run, con
 def test_evaluation_of_policies_refuses_what_it_cannot_do(run, config, table, tmp_path, tiny_model):
     code, _, err = run("evaluate", tiny_model, table, "--out", tmp_path / "out")
     assert code == 2
-    assert "does not say what it was tuned from: give the reference with --reference" in err
+    assert "does not say which model it was tuned from: give it with --reference" in err
     other = tmp_path / "other"
     make_causal_model(["other words altogether"] * 3, other, vocab_size=270, hidden_size=32, layers=1, heads=2)
     code, _, err = run("evaluate", tiny_model, table, "--out", tmp_path / "out", "--reference", other)

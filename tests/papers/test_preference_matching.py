@@ -452,7 +452,7 @@ def test_without_tokens_inside_it_is_trl_to_the_bit(kind, mode, tiny_model, tmp_
     ours = tuned(model, tmp_path / "ours", peft_config=config, tokenizer=tokenizer, beta=0.3, **mode)
     model, config = given(kind, tiny_model)
     plain = trl.RLOOConfig(
-        str(tmp_path / "trl"), beta=0.3, gradient_checkpointing=False, bf16=False, disable_dropout=True, **COMMON
+        str(tmp_path / "trl"), beta=0.3, gradient_checkpointing=None, bf16=False, disable_dropout=True, **COMMON
     )
     theirs = trl.RLOOTrainer(model, words, plain, prompts(), None, tokenizer, peft_config=config)
     theirs.train()

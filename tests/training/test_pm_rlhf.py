@@ -362,7 +362,7 @@ def test_a_tuned_policy_gives_the_reward_of_its_type(written, tiny_model, tmp_pa
         assert np.abs(expected).max() > 0.01
         found = load_implicit_reward(tmp_path / name, device="cpu").score_items(items)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)  # float32 sums of a few tokens
-    with pytest.raises(PluralignError, match="neither a reward model nor a policy tuned by"):
+    with pytest.raises(PluralignError, match="neither a reward model nor a policy tuned on"):
         load_rewards(str(tiny_model))
 
 

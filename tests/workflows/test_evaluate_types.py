@@ -163,7 +163,7 @@ def test_the_share_matched_is_that_of_the_best_naming():
     assert type_accuracy(noisy, hidden, 3) == type_accuracy(noisy[:100], names[:100].tolist(), 3)
     assert type_accuracy(kinds, [None] * 200, 3) == {}
     assert type_accuracy([1], ["old"], 2) == {"type_accuracy": 1.0}
-    with pytest.raises(PluralignError, match="found: types 0 to 2, expected 0 to 1"):
+    with pytest.raises(PluralignError, match="types 0 to 2, expected 0 to 1"):
         type_accuracy(kinds, names.tolist(), 2)
 
 

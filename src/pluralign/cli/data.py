@@ -85,6 +85,16 @@ def audit(
     most_types: Annotated[int, Option(help="Maximum number of types that auto tries.")] = 6,
     dimensions: Annotated[int, Option(help="Number of dimensions of text features.")] = 64,
     simulations: Annotated[int, Option(help="Simulations per design of the power curve; 0 skips it.")] = 3,
+    response_features: Annotated[
+        Path | None, Option(help="Table of numeric attributes of responses, used instead of --features.")
+    ] = None,
+    annotator_features: Annotated[
+        Path | None, Option(help="Table of numeric attributes of annotators that predict their type.")
+    ] = None,
+    shared: Annotated[
+        list[str] | None, Option(help="Attribute of responses with one coefficient for all types; can be repeated.")
+    ] = None,
+    noise_type: Annotated[bool, Option("--noise-type", help="The last type ranks at random.")] = False,
     label_scale: options.LabelScale = None,
     seed: options.Seed = 0,
 ) -> None:
@@ -97,7 +107,8 @@ def audit(
 
     metrics = run(
         list(map(str, files)), out, features=features, types=types, most_types=most_types, dimensions=dimensions,
-        simulations=simulations, label_scale=label_scale, seed=seed,
+        simulations=simulations, label_scale=label_scale, seed=seed, response_features=response_features,
+        annotator_features=annotator_features, noise_type=noise_type, shared=shared or (),
     )  # fmt: skip
     typer.echo("\n".join(metrics_table(metrics)))
     typer.echo(f"written to {out}; open {out / 'report.html'}")

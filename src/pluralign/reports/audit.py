@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pluralign.reports.histograms import Histogram, histogram_figure
@@ -202,6 +202,16 @@ class AnnotatorType:
 
 
 @dataclass(frozen=True)
+class Coefficient:
+    """A coefficient of a type, in the units of a side table; the type is `None` if all types share it."""
+
+    name: str
+    type: int | None
+    value: float
+    standard_error: float | None
+
+
+@dataclass(frozen=True)
 class Group:
     """A known group and the shares of the types in it."""
 
@@ -232,6 +242,8 @@ class AuditPage:
     groups: list[Group]
     groups_adjusted_rand: float | None
     map: Map | None
+    coefficients: list[Coefficient] = field(default_factory=list)
+    membership: list[Coefficient] = field(default_factory=list)
 
 
 def audit_page(audit: AuditPage) -> str:
@@ -258,6 +270,20 @@ def audit_sections(audit: AuditPage) -> list[Section]:
         ),
         Section("The types", _types(audit.types, audit.map), caution),
     ]
+    attributes = [
+        Section(
+            "Attributes of responses",
+            _coefficients(audit.coefficients),
+            "How much one unit of each attribute adds to the utility of a response, in log-odds, with standard error.",
+        ),
+        Section(
+            "Who belongs to which type",
+            _coefficients(audit.membership),
+            "How much one unit of an annotator's attribute adds to the log-odds of a type against type 1, with "
+            "standard error.",
+        ),
+    ]
+    sections += [section for section in attributes if section.blocks]
     if audit.groups:
         lead = "How the types are distributed over the groups named in the data. Groups were not used to fit types."
         sections.append(Section("Known groups", _groups(audit), lead))
@@ -493,6 +519,16 @@ def _traits(types: Sequence[AnnotatorType], legend: Sequence[tuple[int, str]]) -
                    x_label="weight of the trait", reference=0.0)  # fmt: skip
     table = Table("The numbers", ["trait", "type", "weight", "from", "to"], numbers, folded=True)
     return Figure("What each type prefers", drawn, reading, legend, table)
+
+
+def _coefficients(coefficients: Sequence[Coefficient]) -> list[Block]:
+    """A row per attribute and type, the types of an attribute below each other; nothing without attributes."""
+    names = list(dict.fromkeys(row.name for row in coefficients))
+    rows: list[list[Cell]] = [
+        [row.name, "all" if row.type is None else str(row.type), row.value, row.standard_error]
+        for row in sorted(coefficients, key=lambda row: names.index(row.name))
+    ]
+    return [Table("Coefficients", ["attribute", "type", "value", "error"], rows)] if rows else []
 
 
 def _card(kind: AnnotatorType) -> Card:

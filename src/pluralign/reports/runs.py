@@ -136,7 +136,7 @@ def describe(run: Run) -> str:
 
     Examples:
         >>> describe(Run("rm", {}, {"objective": "dpo", "model_name_or_path": "base"}))
-        'Model trained from base with the objective dpo.'
+        'Policy tuned from base with the objective dpo.'
     """
     config = run.config
     if run.audit is not None:

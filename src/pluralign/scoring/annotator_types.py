@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,12 +19,13 @@ from pluralign.choice.latent_class.identification import (
 )
 from pluralign.choice.latent_class.panel import Panel
 from pluralign.choice.latent_class.power import Power, power_curve
-from pluralign.choice.latent_class.selection import Selection, select_types
+from pluralign.choice.latent_class.selection import Selection, select_types, settings_of
 from pluralign.core.errors import PluralignError
 from pluralign.core.progress import track
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.features import text_features
 from pluralign.scoring.panels import People, people_of
+from pluralign.scoring.side_tables import Columns, SideTable, estimator_settings, with_attributes, with_covariates
 
 PRIOR = 1.0
 """Standard deviation of a response's utility under the prior on coefficients, in logits."""
@@ -40,12 +43,14 @@ class Findings:
 
     Args:
         people: the panel, with features.
-        features: `worths`, `tfidf`, or the name of the model.
+        features: `worths`, `tfidf`, `response_features`, or the name of the model.
         selection: fits for several numbers of types.
         model: the fit of the chosen number of types to all judgments.
         design: what was collected.
         numbers: evidence from the information matrix; `None` with one type or too many parameters.
         power: the simulated power curve.
+        attributes: the columns of the response features, if they were given.
+        covariates: the columns of the annotator features, if they were given.
     """
 
     people: People
@@ -55,6 +60,8 @@ class Findings:
     design: Design
     numbers: Evidence | None
     power: list[Power]
+    attributes: Columns | None = None
+    covariates: Columns | None = None
 
     @property
     def verdict(self) -> Identification:
@@ -77,6 +84,10 @@ def findings(
     dimensions: int = 64,
     simulations: int = 3,
     seed: int = 0,
+    response_features: SideTable | None = None,
+    annotator_features: SideTable | None = None,
+    noise_type: bool = False,
+    shared: Sequence[str] = (),
 ) -> Findings:
     """Find annotator types in a table of judgments.
 
@@ -88,19 +99,34 @@ def findings(
         most_types: the largest number that `auto` tries.
         dimensions: of text features, after truncated SVD.
         simulations: per design of the power curve; 0 omits it.
+        response_features: attributes of responses, used in place of `features`, which must then be `auto`.
+        annotator_features: covariates that membership in the types depends on.
+        noise_type: the last type ranks at random, if there are two or more.
+        shared: attributes of responses whose coefficient is the same for all types.
 
     Raises:
         PluralignError: a setting does not fit the table.
     """
     people = people_of(judgments)
-    if features == "auto":
-        often = people.panel.judgments >= JUDGED_OFTEN * len(people.items.responses)
-        features = "worths" if often else "tfidf"
-    people, ridge = with_features(people, features, dimensions, seed)
+    attributes = covariates = None
+    if response_features is not None:
+        if features != "auto":
+            raise PluralignError(f"features: found {features!r} beside response features: give one of the two")
+        features = "response_features"
+        people, ridge, attributes = with_attributes(people, response_features)
+    else:
+        if features == "auto":
+            often = people.panel.judgments >= JUDGED_OFTEN * len(people.items.responses)
+            features = "worths" if often else "tfidf"
+        people, ridge = with_features(people, features, dimensions, seed)
+    if annotator_features is not None:
+        people, covariates = with_covariates(people, annotator_features)
+    settings = estimator_settings(attributes, shared, noise=noise_type, bars=bool(people.bars.any()), types=types)
     panel = people.panel
     numbers = _numbers(types, most_types, panel.annotators)
     if len(numbers) == 1 and (numbers[0] == 1 or numbers[0] > panel.annotators // 4):
-        model = LatentClassPlackettLuce(numbers[0], ridge=ridge, common_ridge=ridge, seed=seed).fit(panel)
+        single = settings_of(numbers[0], settings)
+        model = LatentClassPlackettLuce(numbers[0], ridge=ridge, common_ridge=ridge, seed=seed, **single).fit(panel)
         selection = Selection.of_one(model)
     else:
         part = panel
@@ -110,18 +136,20 @@ def findings(
             part = panel.of_annotators(np.sort(order[: int(np.searchsorted(made, SELECTION_JUDGMENTS)) + 1]))
         tried = numbers if len(numbers) > 1 else [1, *numbers]
         selection = select_types(
-            part, tried, seed=seed, ridge=ridge, restarts=6, progress=lambda work: track(work, "Types")
+            part, tried, seed=seed, ridge=ridge, restarts=6, progress=lambda work: track(work, "Types"), **settings
         )
         model = selection.model if len(numbers) > 1 else selection.models[-1]
         if part is not panel:
+            types, ridge, common = len(model.mixture_weights_), model.ridge, model.common_ridge
             model = LatentClassPlackettLuce(
-                len(model.mixture_weights_), ridge=model.ridge, common_ridge=model.common_ridge, seed=seed
+                types, ridge=ridge, common_ridge=common, seed=seed, **settings_of(types, settings)
             ).fit(panel)
     collected = design(panel, people.prompt)
     several = len(model.mixture_weights_) > 1
     evident = evidence(model, panel) if several and model.n_parameters_ <= MOST_COVARIANCES else None
-    power = _power(model, panel, collected, simulations, seed) if simulations and panel.annotators > 1 else []
-    return Findings(people, features, selection, model, collected, evident, power)
+    kept = settings if several else {}
+    power = _power(model, panel, collected, simulations, seed, kept) if simulations and panel.annotators > 1 else []
+    return Findings(people, features, selection, model, collected, evident, power, attributes, covariates)
 
 
 def with_features(people: People, name: str, dimensions: int, seed: int) -> tuple[People, float]:
@@ -137,12 +165,7 @@ def with_features(people: People, name: str, dimensions: int, seed: int) -> tupl
     features = features[:, spread > 1e-6 * max(spread.max(initial=0.0), 1e-300)]
     if not features.size:
         raise PluralignError(f"features {name!r}: all responses have the same features: use --features worths")
-    features = features / features.std(0)
-    count, bars = features.shape[1], people.bars
-    rows = np.zeros((len(bars), count + bool(bars.any())))
-    rows[~bars, :count] = features
-    rows[bars, count:] = 1.0  # the bar has its own coefficient
-    return replace(people, panel=replace(people.panel, features=rows)), count / PRIOR**2
+    return people.with_features(features / features.std(0)), features.shape[1] / PRIOR**2
 
 
 def _numbers(types: str | int, most: int, annotators: int) -> list[int]:
@@ -160,7 +183,14 @@ def _numbers(types: str | int, most: int, annotators: int) -> list[int]:
     return list(range(1, min(most, max(1, annotators // 4)) + 1))
 
 
-def _power(model: LatentClassPlackettLuce, panel: Panel, collected: Design, simulations: int, seed: int) -> list[Power]:
+def _power(
+    model: LatentClassPlackettLuce,
+    panel: Panel,
+    collected: Design,
+    simulations: int,
+    seed: int,
+    settings: dict[str, Any],
+) -> list[Power]:
     """Power of the design as collected, and of rankings of three (or of pairs, if rankings were collected)."""
     other = 3 if collected.longest < 3 else 2
     lengths = [None, other] if panel.response_count >= other else [None]
@@ -175,4 +205,5 @@ def _power(model: LatentClassPlackettLuce, panel: Panel, collected: Design, simu
         replicates=simulations,
         seed=seed,
         progress=lambda work: track(work, "Simulations"),
+        **settings,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -44,6 +44,14 @@ class People:
         """`(responses of the panel,)` the prompt of each, bars included."""
         bars = self.panel.response_count - len(self.items.responses)
         return np.concatenate((self.items.item, np.arange(bars)))
+
+    def with_features(self, features: np.ndarray) -> People:
+        """The panel with features `(responses, p)` of the texts; bars have a coefficient of their own, the last."""
+        count, bars = features.shape[1], self.bars
+        rows = np.zeros((len(bars), count + bool(bars.any())))
+        rows[~bars, :count] = features
+        rows[bars, count:] = 1.0
+        return replace(self, panel=replace(self.panel, features=rows))
 
 
 def people_of(judgments: Judgments) -> People:

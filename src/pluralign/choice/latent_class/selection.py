@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,7 +115,7 @@ def select_types(
         seed: of the folds and of the fits.
         errors: standard errors that a gain must exceed.
         progress: wraps the list of fits, to show progress.
-        settings: of `LatentClassPlackettLuce`.
+        settings: of `LatentClassPlackettLuce`; `noise` applies from two types on.
 
     Raises:
         ValueError: there are fewer than two annotators, or no value of K is left.
@@ -146,7 +146,7 @@ def select_types(
     def fitted(train: Panel, number: int, own: float, start: np.ndarray | None) -> LatentClassPlackettLuce:
         single = own if number == 1 else common
         model = LatentClassPlackettLuce(
-            number, ridge=own, common_ridge=single, coefficients_init=start, seed=seed, **settings
+            number, ridge=own, common_ridge=single, coefficients_init=start, seed=seed, **settings_of(number, settings)
         )
         return model.fit(train)
 
@@ -179,8 +179,8 @@ def select_types(
         gain, error = _gain(scores[-1] - scores[best])
         if gain > errors * error + NO_GAIN * places:
             best = len(scores) - 1
-        elif gain < error or len(scores) - best > PATIENCE:
-            break
+        elif (gain < error and not settings.get("noise")) or len(scores) - best > PATIENCE:
+            break  # with a noise type, two types are one taste and noise, which need not gain
     gains = [_gain(each - scores[0]) for each in scores]
     return Selection(
         types=np.array(tried[: len(scores)]),
@@ -193,6 +193,11 @@ def select_types(
         by_annotator=np.stack(scores),
         places=places,
     )
+
+
+def settings_of(number: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The estimator's settings for a number of types: a single type is never the one that ranks at random."""
+    return {name: value for name, value in settings.items() if name != "noise" or number > 1}
 
 
 def _gain(difference: np.ndarray) -> tuple[float, float]:

@@ -24,6 +24,7 @@ from pluralign.reports.histograms import Histogram
 from pluralign.scoring.annotator_types import Findings
 from pluralign.scoring.features import plain_text
 from pluralign.scoring.panels import People
+from pluralign.workflows.audit.coefficients import attribute_coefficients, membership_coefficients
 from pluralign.workflows.audit.types import NORMAL, described_types
 from pluralign.workflows.groups import majority_groups
 
@@ -48,6 +49,8 @@ def audit_contents(
         groups=_groups(groups, model),
         groups_adjusted_rand=float(adjusted_rand_score(*zip(*known, strict=True))) if len(known) > 1 else None,
         map=_map(model, people.panel, seed),
+        coefficients=attribute_coefficients(fitted),
+        membership=membership_coefficients(fitted),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pluralign.reports.audit import AuditPage, audit_page
 from pluralign.reports.cards import metrics_table
 from pluralign.scoring.annotator_types import Findings, findings
 from pluralign.scoring.mixtures import responsibilities_table
+from pluralign.scoring.side_tables import Source, annotator_table, response_table
 from pluralign.workflows.audit.contents import audit_contents
 from pluralign.workflows.audit.types import utilities_of, worth_errors
 
@@ -34,6 +36,10 @@ def audit(
     simulations: int = 3,
     label_scale: str | None = None,
     seed: int = 0,
+    response_features: Source | None = None,
+    annotator_features: Source | None = None,
+    noise_type: bool = False,
+    shared: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Audit judgments: agreement, types of annotators and their preferences, and whether the data identify the types.
 
@@ -49,23 +55,45 @@ def audit(
         simulations: simulations per design of the power curve; 0 skips it.
         label_scale: label scale of files that store none.
         seed: random seed.
+        response_features: numeric attributes of responses, which replace `features`: a CSV, Parquet or JSON Lines
+            file, or a pyarrow or pandas table, with the column `response`, `prompt` where a response occurs under
+            several prompts, and one column for each attribute.
+        annotator_features: numeric attributes of annotators that membership in the types depends on, by a multinomial
+            logit: a file or table as above with the column `annotator`.
+        noise_type: the last type ranks at random, if there are two or more.
+        shared: attributes of responses whose coefficient is the same for all types.
 
     Returns:
         The content of `metrics.json`.
 
     Raises:
-        PluralignError: a file cannot be used, a setting does not fit it, or `out` holds another audit.
+        PluralignError: a file cannot be used, a response or annotator is missing in a side table, a setting does not
+            fit the data, or `out` holds another audit.
     """
     folder, paths = Path(out), path_list(files)
     settings: dict[str, Any] = {"features": features, "types": types, "most_types": most_types}
     settings |= {"dimensions": dimensions, "simulations": simulations, "seed": seed}
     config = {"command": "audit", "files": paths, **settings}
     config |= {} if label_scale is None else {"label_scale": label_scale}
+    config |= ({"noise_type": True} if noise_type else {}) | ({"shared": list(shared)} if shared else {})
     inputs = file_fingerprints(paths)
+    attributes = None if response_features is None else response_table(response_features)
+    covariates = None if annotator_features is None else annotator_table(annotator_features)
+    for key, side_table in (("response_features", attributes), ("annotator_features", covariates)):
+        if side_table is not None:
+            config[key] = side_table.name
+            inputs[side_table.name] = side_table.fingerprint()
     if (finished := finished_metrics(folder, config, inputs)) is not None:
         return finished
     judgments = read(paths, label_scale)
-    fitted = findings(judgments, **settings)
+    fitted = findings(
+        judgments,
+        **settings,
+        response_features=attributes,
+        annotator_features=covariates,
+        noise_type=noise_type,
+        shared=shared,
+    )
     errors = worth_errors(fitted.model, fitted.people)
     contents = audit_contents(judgments, fitted, errors, paths, seed)
     metrics = audit_metrics(fitted, contents)

@@ -66,7 +66,7 @@ def described_types(model: LatentClassPlackettLuce, people: People, errors: np.n
         types.append(
             AnnotatorType(
                 type=kind + 1,
-                name=f"type {kind + 1}",
+                name=f"type {kind + 1}{' (ranks at random)' if model.noise and kind == len(weights) - 1 else ''}",
                 share=float(share),
                 low=None if low is None else max(0.0, low),
                 high=None if high is None else min(1.0, high),
@@ -101,14 +101,20 @@ def _contrasts(people: People) -> np.ndarray:
 
 
 def _share_errors(model: LatentClassPlackettLuce, panel: Panel) -> np.ndarray | None:
-    """Standard errors of the mixture weights `(K,)`, by the delta method from their logits."""
+    """Standard errors of the mixture weights `(K,)`, by the delta method from the logits of membership."""
     if model.n_parameters_ > MOST_COVARIANCES:
         return None
     types = len(model.mixture_weights_)
-    covariance = model.covariance(panel)[-(types - 1) :, -(types - 1) :] if types > 1 else np.zeros((0, 0))
-    eta = np.asarray(model.mixture_weights_)
-    slope = (np.diag(eta) - np.outer(eta, eta))[:, 1:]
-    return np.sqrt(np.einsum("kp,pq,kq->k", slope, covariance, slope).clip(0))
+    if types == 1:
+        return np.zeros(1)
+    covariates = np.ones((panel.annotators, 1)) if panel.covariates is None else np.asarray(panel.covariates)
+    eta = np.broadcast_to(np.exp(model.fitted.log_weights[0].cpu().numpy()), (panel.annotators, types))
+    population = np.ones(panel.annotators) if panel.population is None else np.asarray(panel.population)
+    spread = np.einsum("h,hk,kl->hkl", population / population.sum(), eta, np.eye(types))
+    spread -= np.einsum("h,hk,hl->hkl", population / population.sum(), eta, eta)
+    slope = np.einsum("hkl,hq->klq", spread[:, :, 1:], covariates).reshape(types, -1)
+    covariance = model.covariance(panel)[-slope.shape[1] :, -slope.shape[1] :]
+    return np.asarray(np.sqrt(np.einsum("kp,pq,kq->k", slope, covariance, slope).clip(0)))
 
 
 def _traits(model: LatentClassPlackettLuce, people: People) -> list[list[Trait]]:
