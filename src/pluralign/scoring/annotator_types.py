@@ -68,8 +68,11 @@ class Findings:
         """Whether the data can identify types; with one type, judged by the simulations if there are any."""
         collected = max(1, round(self.design.judgments))
         now = [point.accuracy for point in self.power if point.length is None and point.judgments == collected]
-        single = len(self.model.mixture_weights_) == 1
-        return identification(self.design, self.numbers, now[0] if single and now else None)
+        fitted, tried = len(self.model.mixture_weights_), [int(number) for number in self.selection.types]
+        compared = fitted if fitted > 1 else next((number for number in tried if number > 1), None)
+        gain = self.selection.gain_of(compared) if compared in tried and 1 in tried else None
+        power = now[0] if fitted == 1 and now else None
+        return identification(self.design, self.numbers, power, types=compared, gain=gain)
 
 
 def findings(
@@ -121,19 +124,26 @@ def findings(
     settings = estimator_settings(attributes, shared, noise=noise_type, bars=bool(people.bars.any()), types=types)
     panel = people.panel
     numbers = _numbers(types, most_types, panel.annotators)
-    if len(numbers) > 1:
+    if len(numbers) == 1 and (numbers[0] == 1 or numbers[0] > panel.annotators // 4):
+        single = settings_of(numbers[0], settings)
+        model = LatentClassPlackettLuce(numbers[0], ridge=ridge, common_ridge=ridge, seed=seed, **single).fit(panel)
+        selection = Selection.of_one(model)
+    else:
         part = panel
         if panel.judgments > SELECTION_JUDGMENTS:
             order = np.random.default_rng(seed).permutation(panel.annotators)
             made = np.bincount(panel.annotator_ids, minlength=panel.annotators)[order].cumsum()
             part = panel.of_annotators(np.sort(order[: int(np.searchsorted(made, SELECTION_JUDGMENTS)) + 1]))
+        tried = numbers if len(numbers) > 1 else [1, *numbers]
         selection = select_types(
-            part, numbers, seed=seed, ridge=ridge, restarts=6, progress=lambda work: track(work, "Types"), **settings
+            part, tried, seed=seed, ridge=ridge, restarts=6, progress=lambda work: track(work, "Types"), **settings
         )
-        model = selection.model if part is panel else _fitted(panel, selection.chosen, ridge, seed, settings)
-    else:
-        model = _fitted(panel, numbers[0], ridge, seed, settings)
-        selection = Selection.of_one(model)
+        model = selection.model if len(numbers) > 1 else selection.models[-1]
+        if part is not panel:
+            types, ridge, common = len(model.mixture_weights_), model.ridge, model.common_ridge
+            model = LatentClassPlackettLuce(
+                types, ridge=ridge, common_ridge=common, seed=seed, **settings_of(types, settings)
+            ).fit(panel)
     collected = design(panel, people.prompt)
     several = len(model.mixture_weights_) > 1
     evident = evidence(model, panel) if several and model.n_parameters_ <= MOST_COVARIANCES else None
@@ -171,10 +181,6 @@ def _numbers(types: str | int, most: int, annotators: int) -> list[int]:
         raise PluralignError(f"most_types: found {most}, expected 1 or more")
     # Each fold is fitted without its annotators, and a type needs several annotators.
     return list(range(1, min(most, max(1, annotators // 4)) + 1))
-
-
-def _fitted(panel: Panel, types: int, ridge: float, seed: int, settings: dict[str, Any]) -> LatentClassPlackettLuce:
-    return LatentClassPlackettLuce(types, ridge=ridge / types, seed=seed, **settings_of(types, settings)).fit(panel)
 
 
 def _power(

@@ -13,6 +13,7 @@ Utilities are linear in features (`FeatureDesign`) or one worth per response (`W
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -96,20 +97,56 @@ class FeatureDesign:
         """As `collected`, with the squared differences."""
         return self.rows(where).flatten(0, 1).square().T @ mass.flatten(0, 1)
 
-    def add_curvature(self, total: Tensor, p: Tensor, weight: Tensor, where: slice) -> None:
-        """Add sum_s w_s (sum_i P_si d_si d_si' - m_s m_s') of a block to `(B, 1, p, p)`, in place.
+    @cached_property
+    def _edges(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Pairs of responses in one choice `(2, edges)`, the edge of each pair of places `(choices, pairs)`, places.
 
-        P is `(block, alternatives, B)`, w `(block, B)`.
+        The edge of a pair with an empty place is the number of edges.
         """
-        rows = self.rows(where)
-        mass = weight.unsqueeze(1) * p
-        if mass.shape[1] == 1:
-            total[:, 0] += _gram(rows[:, 0], (mass - mass * p)[:, 0])
-            return
-        total[:, 0] += _gram(rows.flatten(0, 1), mass.flatten(0, 1))
-        for vector in range(mass.shape[-1]):
-            mean = torch.einsum("sn,snp->sp", p[..., vector], rows)
-            total[vector, 0] -= (mean * weight[:, vector : vector + 1]).T @ mean
+        first, second = torch.triu_indices(self.response.shape[1], self.response.shape[1], 1)
+        one, two = self.response[:, first], self.response[:, second]
+        key = torch.minimum(one, two) * len(self.features) + torch.maximum(one, two)
+        there = torch.minimum(one, two) >= 0
+        keys, place = torch.unique(key[there], return_inverse=True)
+        edge = torch.full_like(key, len(keys))
+        edge[there] = place
+        ends = torch.stack((keys // len(self.features), keys % len(self.features)))
+        return ends, edge, torch.stack((first, second))
+
+    def curvature_sums(self, vectors: int) -> Tensor:
+        """Zeros for `add_curvature`: `(B, edges + 1)`."""
+        return self.features.new_zeros(vectors, self._edges[0].shape[1] + 1)
+
+    def add_curvature(self, sums: Tensor, p: Tensor, weight: Tensor, where: slice) -> None:
+        """Add w_s P_si P_sj of a block to the edge of i and j; P is `(block, alternatives, B)`, w `(block, B)`."""
+        _, edge, (first, second) = self._edges
+        edges = edge[where].flatten()
+        for vector, row in enumerate(sums):
+            own = p[..., vector]
+            full = torch.cat((1 - own.sum(1, keepdim=True), own), 1)
+            row.index_add_(0, edges, (full[:, first] * full[:, second] * weight[:, vector : vector + 1]).flatten())
+
+    def curvature_of(self, sums: Tensor) -> Tensor:
+        """X' L X with L the Laplacian of the edges' weights: `(B, 1, p, p)`.
+
+        sum_i P_i x_i x_i' - m m' = sum_(i<j) P_i P_j (x_i - x_j)(x_i - x_j)', so the cost follows the responses and the
+        compared pairs, not the choices.
+        """
+        (one, two), count = self._edges[0], len(self.features)
+        rows, columns = torch.cat((one, two)), torch.cat((two, one))
+        order = torch.argsort(rows, stable=True)
+        starts = torch.cat((rows.new_zeros(1), torch.bincount(rows, minlength=count).cumsum(0)))
+        found = sums.new_empty(len(sums), 1, self.parameters, self.parameters)
+        for vector, values in enumerate(sums[:, :-1]):
+            both = torch.cat((values, values))
+            degree = values.new_zeros(count).index_add_(0, rows, both)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+                adjacency = torch.sparse_csr_tensor(
+                    starts, columns[order], both[order], (count, count), check_invariants=False
+                )
+            found[vector, 0] = self.features.T @ (degree.unsqueeze(1) * self.features - adjacency @ self.features)
+        return found
 
     def by_annotator(self, mass: Tensor, counts: Tensor) -> Tensor:
         """sum_s c_hs sum_i m_si (x_i - x_chosen): m `(choices, alternatives)`, c sparse, to `(annotators, p)`."""
@@ -158,6 +195,17 @@ class WorthDesign:
         """As `collected`, with the squared differences."""
         return self._sums(torch.cat((mass.sum(1, keepdim=True), mass), 1), where)
 
+    def curvature_sums(self, vectors: int) -> Tensor:
+        """Zeros for `add_curvature`: `(B, parts, size, size)`."""
+        parts = self.parts
+        return torch.zeros(
+            vectors, parts.count, parts.size, parts.size, dtype=torch.float64, device=self.response.device
+        )
+
+    def curvature_of(self, sums: Tensor) -> Tensor:
+        """What `add_curvature` made, as it is."""
+        return sums
+
     def add_curvature(self, total: Tensor, p: Tensor, weight: Tensor, where: slice) -> None:
         """Add sum_s w_s (diag P_s - P_s P_s') of a block to `(B, parts, size, size)`, in place."""
         parts, shown = self.parts, self.response[where]
@@ -188,11 +236,6 @@ class WorthDesign:
         for row, values in zip(sums, mass.flatten(0, 1).T, strict=True):
             row.index_add_(0, shown, values)
         return sums.T
-
-
-def _gram(rows: Tensor, weights: Tensor) -> Tensor:
-    """`(rows, p)` and `(rows, B)` to `(B, p, p)`: sum_r w_rb x_r x_r'."""
-    return torch.stack([(rows * weight.unsqueeze(1)).T @ rows for weight in weights.T])
 
 
 @dataclass(frozen=True)
@@ -280,11 +323,10 @@ class ConditionalLogit:
 
     def part_curvature(self, blocks: Iterable[Block], weights: Tensor) -> Tensor:
         """Minus the Hessian of each part, `(B, parts, size, size)`, in the order of `design.parts.place`, 0 beyond."""
-        parts = self.design.parts
-        total = weights.new_zeros(weights.shape[1], parts.count, parts.size, parts.size)
+        sums = self.design.curvature_sums(weights.shape[1])
         for block in blocks:
-            self.design.add_curvature(total, block.p, weights[block.where], block.where)
-        return total
+            self.design.add_curvature(sums, block.p, weights[block.where], block.where)
+        return self.design.curvature_of(sums)
 
     def curvature(self, blocks: Iterable[Block], weights: Tensor) -> Tensor:
         """Minus the Hessian of the weighted log-likelihood, `(B, p, p)`."""

@@ -62,7 +62,7 @@ def e_step(problem: Problem, fit: Fit, temperature: float = 1.0) -> Fit:
     by_type = log_likelihoods(problem, problem.coefficients(fit.parameters))
     gamma, total = responsibilities(by_type, fit.log_weights, temperature=temperature)
     log_likelihood = total @ problem.population
-    prior = problem.ridge / 2 * fit.parameters.square().sum(-1)
+    prior = (fit.parameters * problem.penalty(fit.parameters)).sum(-1) / 2
     return replace(fit, gamma=gamma, log_likelihood=log_likelihood, objective=log_likelihood - prior)
 
 
@@ -93,16 +93,18 @@ def _local(problem: Problem, parameters: Tensor, weights: Tensor) -> Local:
     beta = problem.coefficients(parameters).flatten(0, 1)
     blocks = problem.logit.blocks(beta)
     value, gradient = problem.logit.value_and_gradient(blocks, weights)
-    value = value.view(restarts, types).sum(-1) - problem.ridge / 2 * parameters.square().sum(-1)
-    gradient = problem.gathered(gradient.view(restarts, types, -1)) - problem.ridge * parameters
+    penalty = problem.penalty(parameters)
+    value = value.view(restarts, types).sum(-1) - (parameters * penalty).sum(-1) / 2
+    gradient = problem.gathered(gradient.view(restarts, types, -1)) - penalty
     # A type without weight, or a direction in which no choice varies, needs a curvature to divide by.
-    least = max(problem.ridge, 1e-12)
+    least = problem.prior[0].clamp(min=1e-12)
 
     @cache
     def whole_curvature() -> Tensor:
         by_type = problem.logit.curvature(blocks, weights)
         joint = joint_curvature(problem, by_type.view(restarts, types, *by_type.shape[1:]))
-        return joint + least * torch.eye(size, dtype=joint.dtype, device=joint.device)
+        identity = torch.eye(size, dtype=joint.dtype, device=joint.device)
+        return joint + torch.diag(least) - problem.coupled(identity)
 
     @cache
     def part_curvature() -> Tensor:
@@ -119,7 +121,8 @@ def _local(problem: Problem, parameters: Tensor, weights: Tensor) -> Local:
 
         def product(vectors: Tensor) -> Tensor:
             by_type = problem.logit.hessian_product(blocks, weights, problem.directions(vectors).flatten(0, 1))
-            return problem.gathered(by_type.view(restarts, types, -1)) + least * vectors
+            own = problem.gathered(by_type.view(restarts, types, -1)) + least * vectors
+            return own - problem.coupled(vectors)
 
         return conjugate_gradients(product, right, diagonal)
 
@@ -138,8 +141,8 @@ def _parts_are_cheaper(problem: Problem, vectors: int) -> bool:
     return not_shared and cells * parts.size <= work and cells * vectors <= PART_CELLS
 
 
-def _solved_by_parts(problem: Problem, curvature: Tensor, right: Tensor, least: float) -> Tensor:
-    """Newton step if types, and parts of the coefficients, do not interact."""
+def _solved_by_parts(problem: Problem, curvature: Tensor, right: Tensor, least: Tensor) -> Tensor:
+    """Newton step if parts of the coefficients do not interact, and types at most through the prior."""
     parts, free = problem.logit.design.parts, problem.slot >= 0
     restarts, types = len(right), problem.types
     shape = (restarts * types, parts.count, parts.size)
@@ -147,11 +150,24 @@ def _solved_by_parts(problem: Problem, curvature: Tensor, right: Tensor, least: 
     own[:, parts.number, parts.place] = free
     own = own.repeat(restarts, 1, 1)
     both = own.unsqueeze(-1) & own.unsqueeze(-2)
-    matrix = torch.where(both, curvature, 0.0) + torch.diag_embed(torch.where(own, least, 1.0).to(right.dtype))
+    ridge = right.new_ones(types, parts.count, parts.size)
+    ridge[:, parts.number, parts.place] = torch.where(free, problem.directions(least.unsqueeze(0))[0], 1.0)
+    matrix = torch.where(both, curvature, 0.0) + torch.diag_embed(ridge.repeat(restarts, 1, 1))
     side = right.new_zeros(shape)
     side[:, parts.number, parts.place] = problem.directions(right).flatten(0, 1)
-    step = torch.linalg.solve(matrix, side.unsqueeze(-1)).squeeze(-1)[:, parts.number, parts.place]
-    return problem.gathered(step.view(restarts, types, -1))
+    b = problem.prior[1]
+    if not bool(b.any()):
+        step = torch.linalg.solve(matrix, side.unsqueeze(-1)).squeeze(-1)
+    else:  # (A - U b U')^-1 with A block-diagonal over types and U adding them up (Woodbury)
+        inverse = torch.where(both, torch.linalg.inv(matrix), 0.0).view(restarts, types, *matrix.shape[1:])
+        coupling = right.new_zeros(parts.count, parts.size)
+        coupling[parts.number, parts.place] = b
+        alone = (inverse @ side.view(restarts, types, parts.count, parts.size, 1)).squeeze(-1)
+        identity = torch.eye(parts.size, dtype=right.dtype, device=right.device)
+        common = torch.linalg.solve(identity - inverse.sum(1) * coupling.unsqueeze(-2), alone.sum(1).unsqueeze(-1))
+        step = alone + (inverse @ (coupling.unsqueeze(-1) * common).unsqueeze(1)).squeeze(-1)
+        step = step.view(shape)
+    return problem.gathered(step[:, parts.number, parts.place].view(restarts, types, -1))
 
 
 def joint_curvature(problem: Problem, by_type: Tensor) -> Tensor:

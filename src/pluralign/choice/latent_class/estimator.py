@@ -62,6 +62,9 @@ class LatentClassPlackettLuce(BaseEstimator):
         ties: `efron` or `breslow`.
         top: only the first `top` places count.
         ridge: precision of the normal prior on coefficients; it keeps separable choices finite.
+        common_ridge: precision of the normal prior on a common taste theta_0; coefficients are theta_0 + delta_k, and
+            `ridge` is then that of the differences delta_k. One type is theta_0, nested in any number of types. `None`
+            gives each type's coefficients their own prior.
         noise: the last type ranks at random (careless annotators).
         shared: columns of the features whose coefficient is the same for all types.
         fixed: `(K, p)` given coefficients, NaN where they are free.
@@ -121,6 +124,7 @@ class LatentClassPlackettLuce(BaseEstimator):
         ties: str = "efron",
         top: int | None = None,
         ridge: float = 1e-6,
+        common_ridge: float | None = None,
         noise: bool = False,
         shared: Sequence[int] = (),
         fixed: ArrayLike | None = None,
@@ -138,6 +142,7 @@ class LatentClassPlackettLuce(BaseEstimator):
         self.ties = ties
         self.top = top
         self.ridge = ridge
+        self.common_ridge = common_ridge
         self.noise = noise
         self.shared = shared
         self.fixed = fixed
@@ -250,6 +255,7 @@ class LatentClassPlackettLuce(BaseEstimator):
             ties=self.ties,
             top=self.top,
             ridge=self.ridge,
+            common_ridge=self.common_ridge,
             device=self.device,
         )
 

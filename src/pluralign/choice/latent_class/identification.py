@@ -24,9 +24,10 @@ from pluralign.choice.latent_class.em import e_step, moved_to
 from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
 from pluralign.choice.latent_class.information import observed_information
 from pluralign.choice.latent_class.panel import Panel, components
+from pluralign.choice.latent_class.selection import Gain
 from pluralign.choice.plackett_luce import NOT_SHOWN
 
-Verdict = Literal["identified", "weak", "not identified"]
+Verdict = Literal["one type", "identified", "weak", "not identified"]
 
 FLAT = 1e-9
 """A direction of the features does not vary if its variance within choices is below this share of the largest."""
@@ -88,7 +89,7 @@ class Identification:
     """The verdict, in words.
 
     Args:
-        verdict: `identified`, `weak` or `not identified`.
+        verdict: `one type`, `identified`, `weak` or `not identified`.
         reason: why, in a sentence.
         advice: what to collect; empty if nothing is missing.
     """
@@ -96,6 +97,13 @@ class Identification:
     verdict: Verdict
     reason: str
     advice: str
+
+    @property
+    def sentence(self) -> str:
+        """The verdict as the first sentence of a page or a terminal's output."""
+        start = {"one type": "No types", "identified": "Types", "weak": "Perhaps types", "not identified": "Unknown"}
+        reason = f"{start[self.verdict]}: {self.reason}."
+        return reason + (" Train one policy." if self.verdict == "one type" else "")
 
 
 def design(panel: Panel, prompt: np.ndarray | None = None) -> Design:
@@ -236,7 +244,14 @@ def _separation(model: LatentClassPlackettLuce, slot: np.ndarray, covariance: np
     return least
 
 
-def identification(data: Design, numbers: Evidence | None = None, power: float | None = None) -> Identification:
+def identification(
+    data: Design,
+    numbers: Evidence | None = None,
+    power: float | None = None,
+    *,
+    types: int | None = None,
+    gain: Gain | None = None,
+) -> Identification:
     """The verdict on whether annotator types can be identified from such data.
 
     Args:
@@ -244,6 +259,9 @@ def identification(data: Design, numbers: Evidence | None = None, power: float |
         numbers: evidence of a fit with two types or more; `None` leaves the verdict to the design.
         power: if one type was chosen, the share of annotators whose type would be recovered if there were two
             moderately different ones (`pluralign.choice.latent_class.power`).
+        types: the number of types that was fitted, or, with one type, the next larger one that was tried.
+        gain: its gain over one type on held-out annotators. The Wald tests of `numbers` are invalid when there are too
+            many types, so types are only reported after a held-out gain.
 
     Examples:
         >>> pairs = Panel([[0, 1], [0, 1]], [[1, 2], [2, 1]], [0, 1])
@@ -271,6 +289,11 @@ def identification(data: Design, numbers: Evidence | None = None, power: float |
             "collect rankings of three, or at least 2 judgments per annotator (4 to know each annotator's type)",
         )
     more = max(4, round(2 * data.judgments))
+    held_out = "" if gain is None else f"(gain {gain.value:+.3f} +- {gain.error:.3f} nats a judgment)"
+    if gain is not None and not gain.exceeds() and (power is None or power >= ENOUGH_POWER):
+        return Identification(
+            "one type", f"one taste predicts held-out judgments as well as {types} types do {held_out}", ""
+        )
     if numbers is not None and numbers.separation < CONFIDENCE:
         few = data.longest < 3 and data.judgments < 4
         return Identification(
@@ -301,6 +324,10 @@ def identification(data: Design, numbers: Evidence | None = None, power: float |
             f"the features vary in only {data.rank} of their {data.features} directions within choices; the prior "
             "alone determines the others",
             "remove features that are sums of others, or that never differ between responses to one prompt",
+        )
+    if gain is not None:
+        return Identification(
+            "identified", f"{types} types predict held-out judgments better than one taste does {held_out}", ""
         )
     confidence = "over 99.9%" if numbers is None or numbers.separation > 0.999 else f"{numbers.separation:.1%}"
     width = f"up to {data.longest} responses at once" if data.longest > 2 else "choices between two"

@@ -3,7 +3,7 @@
 With s_hk the complete-data score of annotator h as type k and gamma_hk the posterior,
 
     score of h   s_h = sum_k gamma_hk s_hk
-    information  I   = sum_h w_h ( sum_k gamma_hk (-H_hk) - [ sum_k gamma_hk s_hk s_hk' - s_h s_h' ] ) + ridge
+    information  I   = sum_h w_h ( sum_k gamma_hk (-H_hk) - [ sum_k gamma_hk s_hk s_hk' - s_h s_h' ] ) + prior
 
 (Louis 1982), exact and in one pass. The parameters are the free coefficients, then the membership: logits of the
 types against the first one, or the coefficients of the covariates.
@@ -70,8 +70,8 @@ def observed_information(problem: Problem, fit: Fit) -> Information:
         columns = slice(free + (second - 1) * width, free + second * width)
         complete[rows, columns] = (covariates * spread.unsqueeze(1)).T @ covariates
     gradient = population @ mean
-    gradient[:free] -= problem.ridge * fit.parameters[0]
-    complete[range(free), range(free)] += problem.ridge
+    gradient[:free] -= problem.penalty(fit.parameters)[0]
+    complete[:free, :free] += problem.penalty(torch.eye(free, dtype=complete.dtype, device=complete.device))
     matrix = complete - within
     return Information(gradient, (matrix + matrix.T) / 2, complete, weighted.T @ weighted)
 

@@ -139,7 +139,8 @@ def power_curve(
         One `Power` for each length and number of judgments.
     """
     coefficients, shares = planted(model, panel)
-    settings = {"restarts": 2, "max_iterations": 100, "tolerance": 1e-6, "ridge": model.ridge} | settings
+    priors: dict[str, Any] = {"ridge": model.ridge, "common_ridge": model.common_ridge}
+    settings = {"restarts": 2, "max_iterations": 100, "tolerance": 1e-6, **priors} | settings
     powers = []
     for length, number in progress([(length, number) for length in lengths for number in judgments]):
         accuracies, ceilings = [], []
@@ -151,7 +152,11 @@ def power_curve(
             fitted = LatentClassPlackettLuce(len(shares), seed=replicate, **settings).fit(drawn)
             accuracies.append(_accuracy(fitted.labels_, types, len(shares)))
             known = LatentClassPlackettLuce(
-                len(shares), coefficients_init=coefficients, max_iterations=0, polish=False, ridge=model.ridge
+                len(shares),
+                coefficients_init=coefficients,
+                max_iterations=0,
+                polish=False,
+                **priors,
             ).fit(drawn)
             eta = torch.as_tensor(np.log(shares / shares.sum())).unsqueeze(0)
             known.fitted = replace(known.fitted, log_weights=eta)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -28,7 +29,9 @@ class Problem:
         covariates: `(annotators, q)`, or `None` if all annotators have the same shares.
         slot: `(K, p)` the number of the free parameter behind every coefficient; -1 where it is fixed.
         fixed: `(K, p)` the fixed coefficients, 0 elsewhere.
-        ridge: precision of the normal prior on the free coefficients.
+        ridge: precision of the normal prior on the free coefficients; with `common_ridge`, on their differences from a
+            common taste theta_0.
+        common_ridge: precision of the normal prior on theta_0; `None` gives every coefficient a prior of its own.
     """
 
     logit: ConditionalLogit
@@ -39,6 +42,7 @@ class Problem:
     slot: Tensor
     fixed: Tensor
     ridge: float
+    common_ridge: float | None = None
 
     @property
     def types(self) -> int:
@@ -64,6 +68,40 @@ class Problem:
         padded = torch.cat((parameters, parameters.new_zeros(len(parameters), 1)), 1)
         return padded[:, self.slot]
 
+    @cached_property
+    def prior(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The prior's precision diag(a) - sum_j b_j 1_j 1_j', 1_j marking the types' coefficients of column j.
+
+        Maximising over theta_0 in ridge sum_k (theta_k - theta_0)^2 + common_ridge theta_0^2 leaves a quadratic form in
+        the n coefficients of a column with a = ridge and b = ridge^2 / (common_ridge + n ridge). A coefficient that is
+        alone in its column is theta_0 itself: a = common_ridge, b = 0.
+
+        Returns:
+            a `(m,)`, b `(p,)`, and the column of each parameter `(m,)`.
+        """
+        slots, size = self.slots, self.slot.shape[1]
+        column = torch.zeros(self.parameters + 1, dtype=torch.long, device=slots.device)
+        column[slots.flatten()] = torch.arange(size, device=slots.device).repeat(self.types)
+        column = column[:-1]
+        number = torch.bincount(column, minlength=size).double()
+        if self.common_ridge is None:
+            return self.fixed.new_full((self.parameters,), self.ridge), self.fixed.new_zeros(size), column
+        coupled = number > 1
+        b = torch.where(coupled, self.ridge**2 / (self.common_ridge + number * self.ridge + 1e-300), 0.0)
+        a = torch.full_like(number, self.common_ridge).masked_fill(coupled, self.ridge)[column]
+        return a, b, column
+
+    def penalty(self, parameters: Tensor) -> Tensor:
+        """The prior's precision times parameters `(R, m)`; half its product with them is minus the log prior."""
+        a, _, _ = self.prior
+        return a * parameters - self.coupled(parameters)
+
+    def coupled(self, parameters: Tensor) -> Tensor:
+        """sum_j b_j 1_j 1_j' times parameters `(R, m)`."""
+        _, b, column = self.prior
+        sums = parameters.new_zeros(len(parameters), len(b)).index_add(1, column, parameters)
+        return (b * sums)[:, column]
+
     def gathered(self, values: Tensor) -> Tensor:
         """Sum of the values that belong to each parameter: `(R, K, p)` to `(R, m)`."""
         sums = values.new_zeros(len(values), self.parameters + 1)
@@ -78,6 +116,7 @@ def problem_of(
     ties: str = "efron",
     top: int | None = None,
     ridge: float = 1e-6,
+    common_ridge: float | None = None,
     device: str = "cpu",
 ) -> Problem:
     """The problem of fitting K types to a panel; `slots` maps the number of coefficients p to `slots_of`.
@@ -116,6 +155,7 @@ def problem_of(
         slot=torch.as_tensor(slot, device=device),
         fixed=real(fixed),
         ridge=ridge,
+        common_ridge=common_ridge,
     )
 
 

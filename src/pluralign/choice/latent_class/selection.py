@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,24 @@ NO_GAIN = 1e-6
 PATIENCE = 2
 """The search ends after this many numbers of types in a row that gain nothing."""
 
+COMMON = (1.0, 0.3, 0.1, 0.03)
+"""Ridges of the common taste that are tried, in units of the given one, and"""
+
+DIFFERENCES = (1.0, 3.0, 0.3, 0.1)
+"""of the types' differences from it; the first is fitted from restarts, the others from its coefficients."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A paired gain in held-out log-likelihood, per judgment, in nats, and its standard error over annotators."""
+
+    value: float
+    error: float
+
+    def exceeds(self, errors: float = 2.0) -> bool:
+        """Whether the gain is larger than `errors` standard errors."""
+        return self.value > errors * self.error + NO_GAIN
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -30,6 +48,9 @@ class Selection:
         bic: `(numbers,)`.
         models: fitted to all annotators.
         chosen: the selected K.
+        by_annotator: `(numbers, annotators)` held-out log-likelihood of each annotator, in nats; empty if nothing was
+            held out.
+        places: judgments, by population weight: what sums over annotators are divided by.
     """
 
     types: np.ndarray
@@ -39,13 +60,27 @@ class Selection:
     bic: np.ndarray
     models: list[LatentClassPlackettLuce]
     chosen: int
+    by_annotator: np.ndarray
+    places: float
 
     @classmethod
     def of_one(cls, model: LatentClassPlackettLuce) -> Selection:
         """The selection if K was given and nothing was held out."""
         none = np.full(1, np.nan)
         number = len(model.mixture_weights_)
-        return cls(np.array([number]), none, none, none, np.array([model.bic_]), [model], number)
+        nobody = np.zeros((1, 0))
+        return cls(np.array([number]), none, none, none, np.array([model.bic_]), [model], number, nobody, 1.0)
+
+    def gain_of(self, number: int) -> Gain:
+        """The gain of K types over one type."""
+        return self._gain(self._scores(number) - self._scores(1))
+
+    def _scores(self, number: int) -> np.ndarray:
+        return np.asarray(self.by_annotator[list(self.types).index(number)])
+
+    def _gain(self, difference: np.ndarray) -> Gain:
+        value, error = _gain(difference)
+        return Gain(value / self.places, error / self.places)
 
     @property
     def model(self) -> LatentClassPlackettLuce:
@@ -58,23 +93,25 @@ def select_types(
     numbers: Iterable[int] = range(1, 7),
     *,
     folds: int = 5,
-    ridge: float = 1e-6,
+    ridge: float = 1.0,
     seed: int = 0,
-    errors: float = 1.0,
+    errors: float = 2.0,
     progress: Callable[[list[Any]], Iterable[Any]] = iter,
     **settings: Any,
 ) -> Selection:
     """Choose the number of types by the log-likelihood of held-out annotators.
 
-    A larger K is chosen if it raises the held-out log-likelihood by more than `errors` standard errors of the gain,
-    paired over annotators. The search ends after two K in a row that do not. One type is a possible answer.
+    Coefficients are a common taste plus differences, theta_k = theta_0 + delta_k. The ridge of theta_0 is the one with
+    which one type predicts held-out annotators best, the ridge of the differences the one with which K types do, on
+    the same folds; one type is nested in every K, which can win only by differing. A larger K is chosen if it raises
+    the held-out log-likelihood by more than `errors` standard errors of the gain, paired over annotators. The search
+    ends after `PATIENCE` values of K in a row that do not. One type is a possible answer.
 
     Args:
         panel: the judgments.
         numbers: the values of K to try, rising; those above the number of annotators in a fold are left out.
         folds: number of folds of annotators.
-        ridge: precision of the prior on the coefficients of a single type. Each of K types has ridge / K, so that
-            splitting a type into equal ones costs nothing, and more types do not win by shrinking more.
+        ridge: the precision around which `COMMON` and `DIFFERENCES` are tried.
         seed: of the folds and of the fits.
         errors: standard errors that a gain must exceed.
         progress: wraps the list of fits, to show progress.
@@ -102,32 +139,59 @@ def select_types(
         raise ValueError(f"types: expected a number up to {smallest}, the annotators that are fitted in each fold")
     weight = np.ones(panel.annotators) if panel.population is None else np.asarray(panel.population)
     places = panel.judgments * weight.mean()
+    out = [np.flatnonzero(part == fold) for fold in range(folds)]
+    held_in = [panel.of_annotators(np.flatnonzero(part != fold)) for fold in range(folds)]
+    held_out = [panel.of_annotators(members) for members in out]
+
+    def fitted(train: Panel, number: int, own: float, start: np.ndarray | None) -> LatentClassPlackettLuce:
+        single = own if number == 1 else common
+        model = LatentClassPlackettLuce(
+            number, ridge=own, common_ridge=single, coefficients_init=start, seed=seed, **settings_of(number, settings)
+        )
+        return model.fit(train)
+
+    def scored(number: int, ridges: Sequence[float], start: np.ndarray | None) -> np.ndarray:
+        """Weighted log-likelihood of each held-out annotator for each ridge: `(ridges, annotators)`."""
+        found = np.zeros((len(ridges), panel.annotators))
+        for members, train, test in zip(out, held_in, held_out, strict=True):
+            for row, own in enumerate(ridges):
+                found[row, members] = weight[members] * fitted(train, number, own, start).annotator_log_likelihood(test)
+        return found
+
+    commons = [ridge * factor for factor in COMMON]
+    differences = [ridge * factor for factor in DIFFERENCES]
+    single = scored(1, commons, None)
+    common = commons[int(single.sum(1).argmax())]
     models: list[LatentClassPlackettLuce] = []
     scores: list[np.ndarray] = []
     best = 0
     for number in progress(tried):
-        model = LatentClassPlackettLuce(number, ridge=ridge / number, seed=seed, **settings_of(number, settings))
-        held_out = np.zeros(panel.annotators)
-        for fold in range(folds):
-            out = np.flatnonzero(part == fold)
-            model.fit(panel.of_annotators(np.flatnonzero(part != fold)))
-            held_out[out] = weight[out] * model.annotator_log_likelihood(panel.of_annotators(out))
-        scores.append(held_out)
-        models.append(model.fit(panel))
-        gain, error = _gain(held_out - scores[best])
+        if number == 1:
+            scores.append(single[int(single.sum(1).argmax())])
+            models.append(fitted(panel, 1, common, None))
+            continue
+        # Restarts on all annotators choose the basin; each fold goes on from there.
+        start = fitted(panel, number, differences[0], None).coefficients_
+        by_ridge = scored(number, differences, start)
+        chosen = int(by_ridge.sum(1).argmax())
+        scores.append(by_ridge[chosen])
+        models.append(fitted(panel, number, differences[chosen], start))
+        gain, error = _gain(scores[-1] - scores[best])
         if gain > errors * error + NO_GAIN * places:
             best = len(scores) - 1
-        if len(scores) - best > PATIENCE:
-            break
-    gains = [_gain(held_out - scores[0]) for held_out in scores]
+        elif (gain < error and not settings.get("noise")) or len(scores) - best > PATIENCE:
+            break  # with a noise type, two types are one taste and noise, which need not gain
+    gains = [_gain(each - scores[0]) for each in scores]
     return Selection(
         types=np.array(tried[: len(scores)]),
-        held_out=np.array([held_out.sum() for held_out in scores]) / places,
+        held_out=np.array([each.sum() for each in scores]) / places,
         gain=np.array([gain for gain, _ in gains]) / places,
         gain_error=np.array([error for _, error in gains]) / places,
         bic=np.array([model.bic_ for model in models]),
         models=models,
         chosen=tried[best],
+        by_annotator=np.stack(scores),
+        places=places,
     )
 
 

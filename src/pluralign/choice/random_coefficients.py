@@ -1,0 +1,545 @@
+"""Random-coefficients Plackett-Luce: annotators whose tastes differ by degrees.
+
+Every annotator h has coefficients of their own, drawn from one normal distribution (the panel mixed logit of
+Revelt & Train 1998, for rankings):
+
+    theta_h ~ Normal(theta_0, Sigma),   Sigma = L L' + diag(d),   u = features @ theta_h  (or one worth per response)
+
+The log-likelihood of an annotator's rankings is concave in theta_h, so the posterior has one mode, and a Laplace
+approximation there gives the E-step of expectation maximisation; the M-step is that of factor analysis. With Sigma = 0
+this is the one-type model, and beside the latent classes it answers whether annotators come in types or differ by
+degrees: both are compared by the held-out marginal likelihood, which is computed by importance sampling from the
+Laplace posterior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from torch import Tensor
+
+from pluralign.choice.latent_class.exploded import Choices, exploded
+from pluralign.choice.latent_class.panel import Panel
+
+CELLS = 2**23
+"""Numbers that the feature differences of one block of annotators may take."""
+
+LEAST_VARIANCE = 1e-8
+"""No variance of a random coefficient falls below this, so that Sigma can be inverted."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Annotators of similar size with their choices, padded: n of them, e choices, a alternatives, q coefficients.
+
+    Args:
+        annotator: `(n,)`.
+        column: `(n, q)` the random coefficient behind each local one; -1 is padding.
+        random: `(n, e * a, q)` x_i - x_chosen in the random coefficients.
+        fixed: `(n, e * a, f)` the same in the coefficients that all annotators share.
+        log_share: `(n, e, 1 + a)` log shares of the chosen response and of the others; minus infinity is padding.
+        times: `(n, e)` how often the choice was made, weighted by reliability.
+    """
+
+    annotator: Tensor
+    column: Tensor
+    random: Tensor
+    fixed: Tensor
+    log_share: Tensor
+    times: Tensor
+
+    def differences(self, theta: Tensor, shared: Tensor) -> Tensor:
+        """u_i - u_chosen plus log share under `(..., n, q)` coefficients: `(..., n, e, a)`."""
+        utility = (self.random @ theta.unsqueeze(-1)).squeeze(-1) + self.fixed @ shared
+        return utility.view(*theta.shape[:-1], *self.log_share[:, :, 1:].shape[1:]) + self.log_share[:, :, 1:]
+
+    def log_likelihood(self, theta: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
+        """`(..., n)` in nats, and the probabilities of the responses not chosen `(..., n, e, a)`."""
+        scores = self.differences(theta, shared)
+        own = self.log_share[:, :, :1].expand(*scores.shape[:-1], 1)
+        total = torch.logsumexp(torch.cat((own, scores), -1), -1)
+        return -(self.times * total).sum(-1), (scores - total.unsqueeze(-1)).exp()
+
+    def curvature(self, p: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        """Minus the second derivative between two sets of coefficients: `(n, left columns, right columns)`."""
+        n, e, a = p.shape
+        mass = (self.times.unsqueeze(-1) * p).reshape(n, e * a, 1)
+        means = [(p.unsqueeze(-1) * rows.view(n, e, a, -1)).sum(2) for rows in (left, right)]
+        inner = (means[0] * self.times.unsqueeze(-1)).transpose(1, 2) @ means[1]
+        return (left * mass).transpose(1, 2) @ right - inner
+
+    def gradient(self, p: Tensor, rows: Tensor) -> Tensor:
+        """Of the log-likelihood in the coefficients of `rows`: `(n, columns)`."""
+        mass = (self.times.unsqueeze(-1) * p).flatten(1)
+        return -(mass.unsqueeze(1) @ rows).squeeze(1)
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Normal(theta_0, L L' + diag(d)) of the random coefficients, and the coefficients that are the same for all."""
+
+    mean: Tensor
+    loadings: Tensor
+    variance: Tensor
+    shared: Tensor
+
+    def of(self, block: Block) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean `(n, q)`, loadings `(n, q, r)` and variance `(n, q)` of a block's coefficients; padding is N(0, 1)."""
+        known = block.column >= 0
+        column = block.column.clamp(min=0)
+        mean = torch.where(known, self.mean[column], 0.0)
+        loadings = torch.where(known.unsqueeze(-1), self.loadings[column], 0.0)
+        return mean, loadings, torch.where(known, self.variance[column], 1.0)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The Laplace posterior of a block's annotators: mode, Cholesky factor of the precision, marginal likelihood."""
+
+    mode: Tensor
+    precision: Tensor
+    log_likelihood: Tensor
+
+    @property
+    def covariance(self) -> Tensor:
+        """`(n, q, q)`."""
+        return torch.cholesky_inverse(self.precision)
+
+
+class RandomCoefficientsPlackettLuce(BaseEstimator):
+    """Annotators whose coefficients follow one normal distribution.
+
+    Args:
+        rank: columns r of L; 0 leaves a diagonal covariance.
+        ties: `efron` or `breslow`.
+        top: only the first `top` places of a ranking count.
+        random: columns of the features whose coefficients differ between annotators; `None` is all. The others are
+            the same for every annotator. Without features a worth is random or not by its response.
+        common_variance: one d for all coefficients; otherwise each has its own.
+        ridge: precision of the normal prior on theta_0, and
+        loading_ridge: of that on the loadings; `None` takes `ridge`.
+        moments: how the E-step finds an annotator's posterior mean and covariance: `laplace`, or `importance`, which
+            corrects them by importance sampling and makes expectation maximisation that of the exact likelihood.
+        draws: of each annotator's coefficients, for importance sampling.
+        max_iterations: of expectation maximisation.
+        tolerance: stop when the log-likelihood rises by less than this per judgment.
+        seed: of the draws.
+
+    Attributes:
+        mean_: theta_0 `(p,)`; of a coefficient that is not random, its value.
+        loadings_: L `(p, r)`, 0 where a coefficient is not random.
+        variances_: d `(p,)`.
+        log_likelihood_: marginal log-likelihood of the panel in nats, by Laplace's approximation.
+        n_iter_: iterations.
+        converged_: whether they ended before `max_iterations`.
+
+    Raises:
+        ValueError: a setting does not fit the panel.
+
+    Examples:
+        >>> rng = np.random.default_rng(0)
+        >>> features, shown = rng.normal(size=(300, 2)), rng.permutation(np.arange(1200) % 300).reshape(400, 3)
+        >>> person = np.repeat(np.arange(40), 10)
+        >>> theta = [1.0, 0.0] + rng.normal(size=(40, 2)) * [1.0, 0.0]
+        >>> utility = (features[shown] * theta[person][:, None]).sum(-1) + rng.gumbel(size=shown.shape)
+        >>> panel = Panel(shown, (-utility).argsort(1).argsort(1) + 1, person, features)
+        >>> model = RandomCoefficientsPlackettLuce(rank=1, common_variance=False).fit(panel)
+        >>> bool(np.sqrt(model.covariance_[0, 0]) > 4 * np.sqrt(model.covariance_[1, 1]))
+        True
+    """
+
+    mean_: np.ndarray
+    loadings_: np.ndarray
+    variances_: np.ndarray
+    log_likelihood_: float
+    n_iter_: int
+    converged_: bool
+
+    def __init__(
+        self,
+        rank: int = 2,
+        *,
+        ties: str = "efron",
+        top: int | None = None,
+        random: Sequence[int] | None = None,
+        common_variance: bool = True,
+        ridge: float = 1e-6,
+        loading_ridge: float | None = None,
+        moments: str = "laplace",
+        draws: int = 256,
+        max_iterations: int = 200,
+        tolerance: float = 1e-5,
+        seed: int = 0,
+    ) -> None:
+        self.rank = rank
+        self.ties = ties
+        self.top = top
+        self.random = random
+        self.common_variance = common_variance
+        self.ridge = ridge
+        self.loading_ridge = loading_ridge
+        self.moments = moments
+        self.draws = draws
+        self.max_iterations = max_iterations
+        self.tolerance = tolerance
+        self.seed = seed
+
+    def fit(self, panel: Panel) -> RandomCoefficientsPlackettLuce:
+        """Fit the distribution of coefficients to a panel by expectation maximisation."""
+        size = panel.response_count if panel.features is None else np.asarray(panel.features).shape[1]
+        self._columns = np.arange(size) if self.random is None else np.asarray(sorted(self.random), dtype=np.int64)
+        self._check(panel, size)
+        blocks = self._blocks(panel)
+        weight = torch.as_tensor(
+            np.ones(panel.annotators) if panel.population is None else np.asarray(panel.population)
+        )
+        prior = self._start(blocks, weight)
+        modes: list[Tensor | None] = [None] * len(blocks)
+        places = max(1, panel.judgments)
+        before, self.converged_ = -np.inf, False
+        for iteration in range(self.max_iterations):
+            self.n_iter_ = iteration + 1
+            posteriors = [_laplace(block, prior, start) for block, start in zip(blocks, modes, strict=True)]
+            total = self._total(blocks, posteriors, weight)
+            if total - before <= self.tolerance * places and self.n_iter_ > 1:
+                self.converged_ = True
+                break
+            before, modes = total, [posterior.mode for posterior in posteriors]
+            prior = self._m_step(blocks, posteriors, prior, weight)
+        self._prior = prior
+        self.log_likelihood_ = total
+        mean, loadings, variances = np.zeros(size), np.zeros((size, self.rank)), np.zeros(size)
+        mean[self._columns], mean[self._others(size)] = prior.mean.numpy(), prior.shared.numpy()
+        loadings[self._columns], variances[self._columns] = prior.loadings.numpy(), prior.variance.numpy()
+        self.mean_, self.loadings_, self.variances_ = mean, loadings, variances
+        return self
+
+    @property
+    def covariance_(self) -> np.ndarray:
+        """Sigma `(p, p)`."""
+        return np.asarray(self.loadings_ @ self.loadings_.T + np.diag(self.variances_))
+
+    def posterior(self, panel: Panel) -> tuple[np.ndarray, np.ndarray]:
+        """Posterior mean `(annotators, p)` and covariance `(annotators, p, p)` of each annotator's coefficients.
+
+        Coefficients that an annotator's judgments say nothing of keep the distribution given the others.
+        """
+        size = len(self.mean_)
+        means = np.tile(self.mean_, (panel.annotators, 1))
+        covariances = np.tile(self.covariance_, (panel.annotators, 1, 1))
+        sigma = self.covariance_
+        for block in self._blocks(panel):
+            found = _laplace(block, self._prior)
+            for row, annotator in enumerate(block.annotator.tolist()):
+                local = block.column[row] >= 0
+                seen = self._columns[block.column[row][local].numpy()]
+                inverse = np.linalg.pinv(sigma[np.ix_(seen, seen)], hermitian=True)
+                gain = sigma[:, seen] @ inverse
+                moved = found.mode[row][local].numpy() - self.mean_[seen]
+                inner = found.covariance[row][local][:, local].numpy() - sigma[np.ix_(seen, seen)]
+                means[annotator] = self.mean_ + gain @ moved
+                covariances[annotator] = sigma + gain @ inner @ gain.T
+        return means.reshape(-1, size), covariances
+
+    def annotator_log_likelihood(self, panel: Panel) -> np.ndarray:
+        """log of the integral of P(judgments of h | theta) over the distribution of theta: `(annotators,)`, in nats.
+
+        By importance sampling with `draws` draws from each annotator's Laplace posterior; new annotators included.
+        """
+        found = np.zeros(panel.annotators)
+        generator = torch.Generator().manual_seed(self.seed)
+        for block in self._blocks(panel):
+            posterior = _laplace(block, self._prior)
+            _, log_weights = _importance(block, self._prior, posterior, self.draws, generator)
+            found[block.annotator.numpy()] = torch.logsumexp(log_weights, 0).numpy() - np.log(self.draws)
+        return found
+
+    def score(self, panel: Panel) -> float:
+        """Mean log-likelihood of a judgment, in nats."""
+        return float(self.annotator_log_likelihood(panel).sum() / max(1, panel.judgments))
+
+    def sample_coefficients(self, annotators: int, seed: int = 0) -> np.ndarray:
+        """Coefficients of new annotators, drawn from the fitted distribution: `(annotators, p)`."""
+        draw = np.random.default_rng(seed)
+        factors = draw.normal(size=(annotators, self.loadings_.shape[1])) @ self.loadings_.T
+        own = draw.normal(size=(annotators, len(self.mean_))) * np.sqrt(self.variances_)
+        return np.asarray(self.mean_ + factors + own)
+
+    def _check(self, panel: Panel, size: int) -> None:
+        if not panel.judgments:
+            raise ValueError("panel: found no judgment, expected at least one")
+        if panel.available is not None or panel.covariates is not None:
+            raise ValueError("panel: availability and covariates belong to types, which this model does not have")
+        if self.rank < 0 or self.draws < 1 or self.max_iterations < 1 or self.ridge < 0:
+            raise ValueError("expected rank >= 0, draws >= 1, max_iterations >= 1 and ridge >= 0")
+        if self.moments not in ("laplace", "importance"):
+            raise ValueError(f"moments: found {self.moments!r}, expected laplace or importance")
+        if len(self._columns) and not 0 <= self._columns[0] <= self._columns[-1] < size:
+            raise ValueError(f"random: found {self._columns.tolist()}, expected columns from 0 to {size - 1}")
+
+    def _others(self, size: int) -> np.ndarray:
+        return np.setdiff1d(np.arange(size), self._columns)
+
+    def _blocks(self, panel: Panel) -> list[Block]:
+        return blocks_of(panel, self._columns, ties=self.ties, top=self.top)
+
+    def _start(self, blocks: list[Block], weight: Tensor) -> Prior:
+        """The one-type model, and a small variance around it."""
+        random, shared = len(self._columns), blocks[0].fixed.shape[-1]
+        start = Prior(
+            torch.zeros(random, dtype=torch.float64),
+            torch.zeros(random, self.rank, dtype=torch.float64),
+            torch.full((random,), LEAST_VARIANCE, dtype=torch.float64),
+            torch.zeros(shared, dtype=torch.float64),
+        )
+        mean, shared_values = _one_taste(blocks, start, weight, self.ridge)
+        # Utilities start with a standard deviation near one half in each column of L, and in d.
+        size = sum(float(block.random.square().sum()) for block in blocks)
+        rows = sum(float((block.random != 0).any(-1).sum()) for block in blocks)
+        scale = 0.5 * (max(rows, 1.0) / max(size, 1e-12)) ** 0.5
+        generator = torch.Generator().manual_seed(self.seed)
+        loadings = scale * torch.randn(random, self.rank, generator=generator, dtype=torch.float64)
+        return Prior(mean, loadings, torch.full((random,), scale**2, dtype=torch.float64), shared_values)
+
+    @staticmethod
+    def _total(blocks: list[Block], posteriors: list[Posterior], weight: Tensor) -> float:
+        pairs = zip(blocks, posteriors, strict=True)
+        return float(sum((weight[block.annotator] * found.log_likelihood).sum() for block, found in pairs))
+
+    def _m_step(self, blocks: list[Block], posteriors: list[Posterior], prior: Prior, weight: Tensor) -> Prior:
+        """Factor analysis with missing coefficients; a Newton step for those that all annotators share."""
+        random, rank = len(self._columns), self.rank
+        inner = prior.mean.new_zeros(random, rank + 1, rank + 1)  # sum of E[(1, z)(1, z)'] over who saw a response
+        outer = prior.mean.new_zeros(random, rank + 1)  # sum of E[theta (1, z)]
+        square = prior.mean.new_zeros(random)  # sum of E[theta^2]
+        spread, people = prior.mean.new_zeros(rank, rank), 0.0
+        slope = prior.shared.new_zeros(len(prior.shared))
+        bend = prior.shared.new_zeros(len(prior.shared), len(prior.shared))
+        generator = torch.Generator().manual_seed(self.seed)
+        for block, posterior in zip(blocks, posteriors, strict=True):
+            w = weight[block.annotator]
+            mode, covariance = posterior.mode, posterior.covariance
+            draws = None
+            if self.moments == "importance":
+                draws, log_weights = _importance(block, prior, posterior, self.draws, generator)
+                share = torch.softmax(log_weights, 0)
+                mode = torch.einsum("sn,snq->nq", share, draws)
+                covariance = torch.einsum("sn,snp,snq->npq", share, draws - mode, draws - mode)
+            if len(prior.shared):
+                if draws is None:
+                    draws, share = posterior.mode.unsqueeze(0), torch.ones(1, len(mode), dtype=mode.dtype)
+                for theta, part in zip(draws, share, strict=True):
+                    _, p = block.log_likelihood(theta, prior.shared)
+                    slope += (w * part) @ block.gradient(p, block.fixed)
+                    bend += torch.einsum("n,npq->pq", w * part, block.curvature(p, block.fixed, block.fixed))
+            mean, loadings, variance = prior.of(block)
+            scaled = loadings / variance.unsqueeze(-1)
+            middle = torch.linalg.inv(torch.eye(rank, dtype=mode.dtype) + loadings.transpose(1, 2) @ scaled)
+            to_factor = middle @ scaled.transpose(1, 2)  # (n, r, q): E[z | theta] = to_factor (theta - mean)
+            z = (to_factor @ (mode - mean).unsqueeze(-1)).squeeze(-1)
+            carried = to_factor @ covariance  # (n, r, q)
+            zz = middle + carried @ to_factor.transpose(1, 2) + z.unsqueeze(-1) * z.unsqueeze(-2)
+            one = torch.cat((z.new_ones(len(z), 1), z), 1)
+            ones = torch.cat((one.unsqueeze(1), torch.cat((z.unsqueeze(-1), zz), 2)), 1)
+            theta_one = torch.cat((torch.zeros_like(mode).unsqueeze(-1), carried.transpose(1, 2)), 2)
+            theta_one = theta_one + mode.unsqueeze(-1) * one.unsqueeze(1)
+            squares = torch.diagonal(covariance, dim1=1, dim2=2) + mode.square()
+            known = block.column >= 0
+            index, owner = block.column[known], known.nonzero()[:, 0]
+            inner.index_add_(0, index, w[owner, None, None] * ones[owner])
+            outer.index_add_(0, index, w[owner, None] * theta_one[known])
+            square.index_add_(0, index, w[owner] * squares[known])
+            spread += torch.einsum("n,nrs->rs", w, zz)
+            people += float(w.sum())
+        loading_ridge = self.ridge if self.loading_ridge is None else self.loading_ridge
+        precision = torch.diag(torch.tensor([self.ridge, *[loading_ridge] * rank], dtype=inner.dtype))
+        penalty = prior.variance[:, None, None] * precision
+        solved = torch.linalg.solve(inner + penalty + 1e-12 * torch.eye(rank + 1, dtype=inner.dtype), outer)
+        number = inner[:, 0, 0].clamp(min=1e-12)
+        residual = square - 2 * (solved * outer).sum(1) + torch.einsum("ji,jik,jk->j", solved, inner, solved)
+        variance = (residual / number).clamp(min=LEAST_VARIANCE)
+        if self.common_variance and random:
+            variance = torch.full_like(variance, max(float(residual.sum() / number.sum()), LEAST_VARIANCE))
+        loadings = solved[:, 1:]
+        if rank:  # parameter expansion (Liu, Rubin, Wu 1998): z may have any covariance, which L then takes over
+            loadings = loadings @ torch.linalg.cholesky(spread / max(people, 1e-12) + 1e-12 * torch.eye(rank))
+        shared = prior.shared
+        if len(shared):
+            least = max(self.ridge, 1e-9)
+            bend = bend + least * torch.eye(len(shared), dtype=bend.dtype)
+            shared = shared + torch.linalg.solve(bend, slope - self.ridge * shared)
+        return Prior(solved[:, 0], loadings, variance, shared)
+
+
+def blocks_of(panel: Panel, columns: np.ndarray, *, ties: str = "efron", top: int | None = None) -> list[Block]:
+    """A panel's choices annotator by annotator, in padded blocks.
+
+    Args:
+        panel: the judgments.
+        columns: the random coefficients; without features, the responses whose worth is random.
+        ties: `efron` or `breslow`.
+        top: only the first `top` places count.
+    """
+    made = exploded(torch.as_tensor(panel.response_ids), torch.as_tensor(panel.rank_values), ties=ties, top=top)
+    reliability = np.ones(panel.judgments) if panel.reliability is None else np.asarray(panel.reliability)
+    judgment, choice = made.judgment.numpy(), made.choice.numpy()
+    person = panel.annotator_ids[judgment]
+    pairs, place = np.unique(person * max(1, len(made)) + choice, return_inverse=True)
+    times = np.bincount(place, reliability[judgment], minlength=len(pairs))
+    pairs, times = pairs[times > 0], times[times > 0]
+    person, choice = pairs // max(1, len(made)), pairs % max(1, len(made))
+    who, start, count = np.unique(person, return_index=True, return_counts=True)
+    alternatives = made.response.shape[1] - 1
+    worths = panel.features is None
+    number = np.full(panel.response_count, -1)
+    number[columns] = np.arange(len(columns)) if worths else -1
+    order = np.argsort(count, kind="stable")
+    blocks: list[Block] = []
+    at = 0
+    while at < len(order):
+        wide = 1
+        while at + wide < len(order):
+            entries = int(count[order[at + wide]])
+            width = min(len(columns), entries * (alternatives + 1)) if worths else len(columns)
+            if (wide + 1) * entries * alternatives * max(1, width) > CELLS:
+                break
+            wide += 1
+        members = order[at : at + wide]
+        entry = start[members][:, None] + np.arange(count[members].max())
+        there = np.arange(entry.shape[1]) < count[members][:, None]
+        entry = np.where(there, entry, 0)
+        own_times = np.where(there, times[entry], 0.0)
+        blocks.append(_block(panel, made, columns, number, who[members], choice[entry], own_times))
+        at += wide
+    return blocks
+
+
+def _block(
+    panel: Panel,
+    made: Choices,
+    columns: np.ndarray,
+    number: np.ndarray,
+    annotator: np.ndarray,
+    choice: np.ndarray,
+    times: np.ndarray,
+) -> Block:
+    """The block of some annotators from their choices and how often they made them, `(n, e)`; 0 times is padding."""
+    weight, chosen = torch.as_tensor(times), torch.as_tensor(choice)
+    padding = (weight == 0).unsqueeze(-1)
+    ids, log_share = made.response[chosen].clamp(min=0), made.log_share[chosen]
+    log_share = torch.cat((log_share[..., :1], log_share[..., 1:].masked_fill(padding, -torch.inf)), -1)
+    live = (log_share[..., 1:] > -torch.inf).unsqueeze(-1)
+    n, e, a = live.shape[:3]
+
+    def differences(rows: Tensor) -> Tensor:
+        return torch.where(live, rows[..., 1:, :] - rows[..., :1, :], 0.0).view(n, e * a, rows.shape[-1])
+
+    who = torch.as_tensor(annotator)
+    if panel.features is not None:
+        features = torch.as_tensor(np.asarray(panel.features))
+        others = np.setdiff1d(np.arange(features.shape[1]), columns)
+        column = torch.arange(len(columns)).expand(n, -1)
+        random, fixed = differences(features[:, columns][ids]), differences(features[:, others][ids])
+        return Block(who, column, random, fixed, log_share, weight)
+    # Worths: the random coefficients of an annotator are the responses that they saw.
+    table = torch.as_tensor(number)[ids]
+    table = torch.where((log_share > -torch.inf) & ~padding, table, -1)
+    seen = [torch.unique(row[row >= 0]) for row in table.flatten(1)]
+    width = max(len(row) for row in seen)
+    column = torch.full((n, width), -1)
+    for row, own in enumerate(seen):
+        column[row, : len(own)] = own
+    ordered = torch.where(column < 0, torch.iinfo(torch.int64).max, column)
+    own_worths = torch.zeros(n, e, 1 + a, width, dtype=torch.float64)
+    if width:
+        place = torch.searchsorted(ordered, table.flatten(1)).view(table.shape).clamp(max=width - 1)
+        own_worths.scatter_(3, place.unsqueeze(-1), (table >= 0).double().unsqueeze(-1))
+    others = np.setdiff1d(np.arange(panel.response_count), columns)
+    shared = torch.eye(panel.response_count, dtype=torch.float64)[:, others]
+    return Block(who, column, differences(own_worths), differences(shared[ids]), log_share, weight)
+
+
+def _laplace(block: Block, prior: Prior, start: Tensor | None = None) -> Posterior:
+    """Mode and curvature of each annotator's posterior, by Newton's method with step halving."""
+    mean, loadings, variance = prior.of(block)
+    sigma = loadings @ loadings.transpose(1, 2) + torch.diag_embed(variance)
+    factor = torch.linalg.cholesky(sigma)
+    inverse = torch.cholesky_inverse(factor)
+    log_det = torch.diagonal(factor, dim1=1, dim2=2).log().sum(-1)
+
+    def objective(theta: Tensor) -> tuple[Tensor, Tensor]:
+        value, p = block.log_likelihood(theta, prior.shared)
+        moved = theta - mean
+        return value - (moved.unsqueeze(1) @ inverse @ moved.unsqueeze(-1)).flatten() / 2, p
+
+    theta = mean if start is None else start
+    value, p = objective(theta)
+    for _ in range(50):
+        gradient = block.gradient(p, block.random) - (inverse @ (theta - mean).unsqueeze(-1)).squeeze(-1)
+        precision = torch.linalg.cholesky(block.curvature(p, block.random, block.random) + inverse)
+        step = torch.cholesky_solve(gradient.unsqueeze(-1), precision).squeeze(-1)
+        decrement = (gradient * step).sum(-1)
+        if bool((decrement <= 1e-10).all()):
+            break
+        scale = torch.ones_like(value)
+        for _ in range(30):
+            there, at = objective(theta + scale.unsqueeze(-1) * step)
+            worse = ~(there >= value - 1e-12 * (1 + value.abs()))
+            if not bool(worse.any()):
+                break
+            scale = torch.where(worse, scale / 2, scale)
+        theta, value, p = theta + scale.unsqueeze(-1) * step, there, at
+    precision = torch.linalg.cholesky(block.curvature(p, block.random, block.random) + inverse)
+    half = torch.diagonal(precision, dim1=1, dim2=2).log().sum(-1)
+    return Posterior(theta, precision, value - log_det - half)
+
+
+def _importance(
+    block: Block, prior: Prior, posterior: Posterior, draws: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draws `(draws, n, q)` from the Laplace posterior, and log P(judgments | theta) p(theta) / q(theta) of each."""
+    mean, loadings, variance = prior.of(block)
+    factor = torch.linalg.cholesky(loadings @ loadings.transpose(1, 2) + torch.diag_embed(variance))
+    normal = torch.randn(draws, *mean.shape, generator=generator, dtype=mean.dtype)
+    precision = posterior.precision
+    moved = torch.linalg.solve_triangular(precision.transpose(1, 2), normal.unsqueeze(-1), upper=True).squeeze(-1)
+    theta = posterior.mode + moved
+    value = torch.stack([block.log_likelihood(one, prior.shared)[0] for one in theta])
+    whitened = torch.linalg.solve_triangular(factor, (theta - mean).unsqueeze(-1), upper=False).squeeze(-1)
+    log_prior = -whitened.square().sum(-1) / 2 - torch.diagonal(factor, dim1=1, dim2=2).log().sum(-1)
+    log_proposal = -normal.square().sum(-1) / 2 + torch.diagonal(precision, dim1=1, dim2=2).log().sum(-1)
+    return theta, value + log_prior - log_proposal
+
+
+def _one_taste(blocks: list[Block], start: Prior, weight: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """Coefficients of the one-type model, random and shared, by Newton's method."""
+    random, shared = len(start.mean), len(start.shared)
+    size = random + shared
+    values = torch.zeros(size, dtype=torch.float64)
+    for _ in range(50):
+        slope, bend = -ridge * values, (ridge + 1e-9) * torch.eye(size, dtype=torch.float64)
+        for block in blocks:
+            known = block.column >= 0
+            theta = values.new_zeros(known.shape)
+            theta[known] = values[block.column[known]]
+            _, p = block.log_likelihood(theta, values[random:])
+            w = weight[block.annotator]
+            index = torch.where(known, block.column, size)
+            index = torch.cat((index, torch.arange(random, size).expand(len(w), -1)), 1)
+            rows = torch.cat((block.random, block.fixed), -1)
+            padded_slope = torch.zeros(size + 1, dtype=torch.float64)
+            padded_slope.index_add_(0, index.flatten(), (w.unsqueeze(1) * block.gradient(p, rows)).flatten())
+            slope = slope + padded_slope[:size]
+            cells = (index.unsqueeze(-1) * (size + 1) + index.unsqueeze(-2)).flatten()
+            padded = torch.zeros((size + 1) ** 2, dtype=torch.float64)
+            padded.index_add_(0, cells, (w[:, None, None] * block.curvature(p, rows, rows)).flatten())
+            bend = bend + padded.view(size + 1, size + 1)[:size, :size]
+        step = torch.linalg.solve(bend, slope)
+        values = values + step
+        if float(slope @ step) <= 1e-10:
+            break
+    return values[:random], values[random:]
