@@ -309,7 +309,7 @@ def verdict_banner(verdict: Verdict, sentence: str = "") -> Banner:
     sentence = sentence or verdict.reason
     title = f"{sign} {sentence}".strip()
     help_with = f"What would help: {verdict.advice}" if verdict.advice else ""
-    reason = "" if verdict.reason.lower() == sentence.lower().rstrip(".") else verdict.reason
+    reason = "" if verdict.reason.lower() in sentence.lower() else verdict.reason
     label = f"Do these data show annotator types? Verdict: {verdict.verdict}"
     return Banner(tone, label, title, [text for text in (meaning, reason, help_with) if text])
 

@@ -197,8 +197,9 @@ def _verdict(fitted: Findings) -> page.CheckedVerdict:
         for point in fitted.power
     ]
     checked = [page.Check(*check) for check in checks]
-    sentence = f"{verdict.reason[:1].upper()}{verdict.reason[1:]}."
-    return page.CheckedVerdict(verdict.verdict, verdict.reason, verdict.advice, checked, entropy, power, sentence)
+    return page.CheckedVerdict(
+        verdict.verdict, verdict.reason, verdict.advice, checked, entropy, power, verdict.sentence
+    )
 
 
 def _groups(groups: list[str | None], model: LatentClassPlackettLuce) -> list[page.Group]:
