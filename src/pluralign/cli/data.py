@@ -92,6 +92,7 @@ def audit(
 
     Shows what each type prefers and whether the data can identify the types. Writes report.html.
     """
+    from pluralign.reports.annotators import metrics_line
     from pluralign.reports.cards import metrics_table
     from pluralign.workflows.audit.run import audit as run
 
@@ -100,4 +101,6 @@ def audit(
         simulations=simulations, label_scale=label_scale, seed=seed,
     )  # fmt: skip
     typer.echo("\n".join(metrics_table(metrics)))
+    if line := metrics_line(metrics):
+        typer.echo(line)
     typer.echo(f"written to {out}; open {out / 'report.html'}")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pluralign.reports.annotators import Annotators, annotators_section
 from pluralign.reports.histograms import Histogram, histogram_figure
 from pluralign.reports.page import (
     Banner,
@@ -232,6 +233,7 @@ class AuditPage:
     groups: list[Group]
     groups_adjusted_rand: float | None
     map: Map | None
+    annotators: Annotators | None = None
 
 
 def audit_page(audit: AuditPage) -> str:
@@ -258,6 +260,8 @@ def audit_sections(audit: AuditPage) -> list[Section]:
         ),
         Section("The types", _types(audit.types, audit.map), caution),
     ]
+    if audit.annotators is not None:
+        sections.append(annotators_section(audit.annotators))
     if audit.groups:
         lead = "How the types are distributed over the groups named in the data. Groups were not used to fit types."
         sections.append(Section("Known groups", _groups(audit), lead))
