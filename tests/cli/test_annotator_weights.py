@@ -37,7 +37,9 @@ def test_a_file_of_weights_is_used_and_belongs_to_the_run(run, config, tmp_path)
     code, _, complaint = run("train", config)
     assert (code, complaint) == (0, complaint)
     folder = tmp_path / "run"
-    assert yaml.safe_load((folder / "config.yaml").read_text())["annotator_weights"] == str(tmp_path / "weights.parquet")
+    assert yaml.safe_load((folder / "config.yaml").read_text())["annotator_weights"] == str(
+        tmp_path / "weights.parquet"
+    )
     inputs = json.loads((folder / "environment.json").read_text())["inputs"]
     assert str(tmp_path / "weights.parquet") in inputs
     weights(tmp_path, annotator=["w0", "w1"], weight=[1.0, 0.5])

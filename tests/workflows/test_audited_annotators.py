@@ -73,9 +73,12 @@ def test_columns_are_what_the_documentation_says(audited):
         "annotator", "judgments", "type", "probability_1", "probability_2", "scale", "scale_low", "scale_high",
         "agreement", "flags", "weight",
     ]  # fmt: skip
-    scale, low, high, weight = (table.column(name).to_numpy() for name in ("scale", "scale_low", "scale_high", "weight"))
-    assert (low <= scale).all()
-    assert (scale <= high + 1e-3).all()  # the mean of a posterior at 0 is a little above its upper quantile
+    scale, low, high, weight = (
+        table.column(name).to_numpy() for name in ("scale", "scale_low", "scale_high", "weight")
+    )
+    # The mean of a posterior that is nearly a point can be a little outside of its quantiles.
+    assert (low <= scale + 1e-3).all()
+    assert (scale <= high + 1e-3).all()
     assert np.allclose(weight, np.minimum(scale, 1))
     names = [name.split()[0] for name in table.column("annotator").to_pylist()]
     assert set(np.array(names)[np.argsort(weight)[:2]]) <= {"0", "1", "2"}

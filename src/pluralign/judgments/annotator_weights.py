@@ -32,8 +32,8 @@ def read_annotator_weights(file: str | os.PathLike[str]) -> dict[str, float]:
     missing = [name for name in ("annotator", "weight") if name not in table.column_names]
     if missing:
         raise PluralignError(
-            f"{place}: lacks the column {' and '.join(missing)}; expected annotator and weight, as in annotators.parquet "
-            f"of an audit; found {', '.join(table.column_names)}"
+            f"{place}: lacks the column {' and '.join(missing)}; expected annotator and weight, as in an audit's "
+            f"annotators.parquet; found {', '.join(table.column_names)}"
         )
     weights: dict[str, float] = {}
     names = zip(table.column("annotator").to_pylist(), table.column("weight").to_pylist(), strict=True)

@@ -183,7 +183,8 @@ def near_copies(
     gave = csr_array((np.ones(len(row)), (row, cell)), shape=(len(compared), units * values))
     found = _pairs(judged, expects, gave, minimum)
     if not len(found[0]):
-        return Copies(*(np.zeros(0, dtype=np.int64) for _ in range(4)), np.zeros(0), 0)
+        none = np.zeros(0, dtype=np.int64)
+        return Copies(none, none, none, none, np.zeros(0), 0)
     first, second, shared, agreed, expected = found
     mean = (expected / shared).clip(1e-6, 1 - 1e-6)
     same = kind[compared[first]] == kind[compared[second]]

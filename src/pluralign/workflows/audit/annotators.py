@@ -129,14 +129,16 @@ def flags_of(people: People, noise: NoiseScales, types: np.ndarray) -> tuple[lis
         judged, value = (_row_codes(np.take_along_axis(rows, order, 1)) for rows in (ids, panel.rank_values))
     straight = straight_liners(place, places, judge, panel.annotators, unit=seen)
     copies = near_copies(judged, value, judge, panel.annotators, group=types, level=LEVEL)
+    is_straight = straight < LEVEL / max(1, np.isfinite(straight).sum())
     of: dict[int, list[int]] = defaultdict(list)
     for first, second in zip(copies.first.tolist(), copies.second.tolist(), strict=True):
-        of[first].append(second)
-        of[second].append(first)
+        if not (is_straight[first] or is_straight[second]):  # always the same label is no copy
+            of[first].append(second)
+            of[second].append(first)
     alignment = np.nan_to_num(noise.alignment_)
     raised = {
         "careless": named & (noise.careless_ > CARELESS) & (alignment >= AGAINST) & np.isfinite(noise.alignment_),
-        "straight-liner": straight < LEVEL / max(1, np.isfinite(straight).sum()),
+        "straight-liner": is_straight,
         "near-copy": np.isin(np.arange(panel.annotators), list(of)),
         "contrary": named & (ndtr(alignment) < LEVEL / max(1, named.sum())),
     }
