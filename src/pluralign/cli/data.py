@@ -102,6 +102,7 @@ def audit(
 
     Shows what each type prefers and whether the data can identify the types. Writes report.html.
     """
+    from pluralign.reports.annotators import metrics_line
     from pluralign.reports.cards import metrics_table
     from pluralign.workflows.audit.run import audit as run
 
@@ -113,4 +114,6 @@ def audit(
     if sentence := metrics.pop("sentence", ""):
         typer.echo(f"{sentence}\n")
     typer.echo("\n".join(metrics_table(metrics)))
+    if line := metrics_line(metrics):
+        typer.echo(line)
     typer.echo(f"written to {out}; open {out / 'report.html'}")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pluralign.reports.annotators import Annotators, annotators_section
 from pluralign.reports.histograms import Histogram, histogram_figure
 from pluralign.reports.opinions import Examples, Views, examples_section, views_blocks, views_section
 from pluralign.reports.page import (
@@ -249,6 +250,7 @@ class AuditPage:
     examples: Examples | None = None
     coefficients: list[Coefficient] = field(default_factory=list)
     membership: list[Coefficient] = field(default_factory=list)
+    annotators: Annotators | None = None
 
 
 def audit_page(audit: AuditPage) -> str:
@@ -288,6 +290,7 @@ def audit_sections(audit: AuditPage) -> list[Section]:
     sections += [
         Section("The data", _data(audit.data), "How many judgments there are, of which kinds, and from whom."),
         Section("Agreement", _agreement(audit.agreement), "Do annotators who judged the same responses agree?"),
+        *([] if audit.annotators is None else [annotators_section(audit.annotators)]),
         Section("Statistics", _statistics(audit)),
     ]
     return [section for section in sections if section.blocks]

@@ -96,6 +96,11 @@ class JudgmentConfig(TrainingArguments):
     ddp_broadcast_buffers: bool | None = setting(
         False, "Always false: processes call the model a different number of times."
     )
+    annotator_weights: str | None = setting(
+        None,
+        "A Parquet file with the columns annotator and weight, such as annotators.parquet of an audit: the weight of "
+        "each training judgment is multiplied by that of its annotator (unknown annotators: 1).",
+    )
     disable_dropout: bool = setting(True, "Switch the model's dropout off.")
     chat_template_path: str | None = setting(
         None, "A Jinja file with the chat template, or a folder or hub id whose tokenizer has it."

@@ -24,7 +24,7 @@ from pluralign.scoring.text_models import TextModel
 from pluralign.scoring.tokens import TokenizedItems
 from pluralign.training.batches import JudgmentCollator, judgment_arrays
 from pluralign.training.configs import JudgmentConfig
-from pluralign.training.response_trainer import ResponseTrainer, weighted_mean
+from pluralign.training.response_trainer import ResponseTrainer, weighted_judgments, weighted_mean
 
 logger = logging.get_logger(__name__)
 
@@ -66,7 +66,7 @@ class JudgmentTrainer(ResponseTrainer):
     ) -> None:
         if train_dataset is None:
             raise PluralignError("no training judgments were given")
-        judgments = as_judgments(train_dataset)
+        judgments = weighted_judgments(as_judgments(train_dataset), args)
         items = self._ranked(judgments, "training")
         self.source_names, sources = _numbered(judgments, items)
         self._eval_of: dict[int, Evaluated] = {}  # by identity

@@ -23,6 +23,7 @@ from transformers.utils import logging
 from trl import get_peft_config
 
 from pluralign.core.errors import PluralignError
+from pluralign.judgments.annotator_weights import read_annotator_weights, with_annotator_weights
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.forward import Reader, block_values, score_tokens
 from pluralign.scoring.items import Items
@@ -76,6 +77,11 @@ class ResponseTrainer(Objective, Trainer):
         self.label_names: list[str] = []
         self.add_callback(CompletionMarker())
         self._sums: dict[str, Tensor] = {}
+
+    @classmethod
+    def input_files(cls, args: Any) -> list[str]:
+        """Also the file of the annotators' weights."""
+        return [*super().input_files(args), *([] if args.annotator_weights is None else [args.annotator_weights])]
 
     @classmethod
     def from_run(cls, run: TrainingRun, judgments: Judgments, evaluated: Judgments | None) -> Self:
@@ -236,6 +242,16 @@ class ResponseTrainer(Objective, Trainer):
 def weighted_mean(values: np.ndarray, weight: np.ndarray) -> float:
     """sum w v / sum w; 0 if all weights are 0."""
     return float(values @ weight) / max(float(weight.sum()), np.finfo(float).tiny)
+
+
+def weighted_judgments(judgments: Judgments, args: JudgmentConfig) -> Judgments:
+    """Training judgments with the weights of their annotators, if the config names a file with them."""
+    if args.annotator_weights is None:
+        return judgments
+    weights = read_annotator_weights(args.annotator_weights)
+    names = set(judgments.column("annotator")) - {None}
+    logger.info(f"annotator_weights: {len(names & weights.keys())} of {len(names)} annotators have a weight")
+    return with_annotator_weights(judgments, weights)
 
 
 def load_options(args: JudgmentConfig) -> dict[str, Any]:

@@ -75,15 +75,17 @@ def read_run(folder: Path, name: str) -> Run:
                 f"{folder}: is not the folder of a run (it has no metrics.json): give one that a command wrote"
             )
     matching = _record(folder / "matching.json", MatchingLists)
+    audit = _record(folder / "audit.json", AuditPage)
     return Run(
         name=name,
         metrics=read_record(folder / "metrics.json", dict[str, Any]),
         config=_config(folder / CONFIG),
         environment=_record(folder / "environment.json", dict[str, Any]) or {},
         reliability=_record(folder / "reliability.json", list[ReliabilityBin]) or [],
-        annotators=_rows(folder / "annotators.parquet", AnnotatorResult, "evaluate"),
+        # An audit has an annotators.parquet with other columns, and its page in audit.json.
+        annotators=[] if audit else _rows(folder / "annotators.parquet", AnnotatorResult, "evaluate"),
         responses=_responses(folder / "answers.jsonl"),
-        audit=_record(folder / "audit.json", AuditPage),
+        audit=audit,
         aggregation=_record(folder / "aggregate.json", AggregationPage),
         types=_record(folder / "types.json", TypeRounds),
         reward_gaps=_record(folder / "over_rewarding.json", list[RewardGaps]) or [],

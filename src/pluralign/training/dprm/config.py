@@ -71,6 +71,8 @@ class DPRMConfig(JudgmentConfig):
             self.loss = PRESETS[self.preset]
         if (self.cost == "matrix") != (self.cost_matrix is not None):
             raise ValueError("cost_matrix: goes with cost: matrix, and only with it")
+        if self.annotator_weights is not None and self.vote_state is not None:
+            raise ValueError("annotator_weights: has no effect with vote_state, which holds counted votes")
         if not 0 <= self.delta < float("inf"):
             raise ValueError(f"delta: found {self.delta}, expected a finite number, at least 0")
         if not 0 <= self.smoothing < 0.5:

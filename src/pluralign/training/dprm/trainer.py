@@ -32,7 +32,7 @@ from pluralign.scoring.reward_models import LabelModel
 from pluralign.scoring.tokens import TokenizedItems
 from pluralign.training.batches import JudgmentCollator
 from pluralign.training.dprm.config import DPRMConfig
-from pluralign.training.response_trainer import ModelOrName, ResponseTrainer, adapted, weighted_mean
+from pluralign.training.response_trainer import ModelOrName, ResponseTrainer, adapted, weighted_judgments, weighted_mean
 from pluralign.training.reward_trainer import reward_model_of
 
 logger = logging.get_logger(__name__)
@@ -217,5 +217,6 @@ def training_scale(judgments: Judgments, args: DPRMConfig) -> LabelScale:
 
 def _training_crowd(judgments: Judgments, args: DPRMConfig, cost: LabelCost) -> Crowd:
     if args.vote_state is None:
+        judgments = weighted_judgments(judgments, args)
         return crowd_of(judgments, strength=args.prior_strength, smoothing=args.smoothing, cost=cost)
     return crowd_of_state(read_votes(args.vote_state), judgments, smoothing=args.smoothing, cost=cost)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pluralign.reports.cards import metrics_table
 from pluralign.scoring.annotator_types import Findings, findings
 from pluralign.scoring.mixtures import responsibilities_table
 from pluralign.scoring.side_tables import Source, annotator_table, response_table
+from pluralign.workflows.audit.annotators import audited_annotators
 from pluralign.workflows.audit.contents import audit_contents
 from pluralign.workflows.audit.types import utilities_of, worth_errors
 
@@ -46,6 +48,7 @@ def audit(
     Args:
         files: canonical files.
         out: output folder: `metrics.json`, `audit.json`, `types.parquet` (posterior of each annotator),
+            `annotators.parquet` (noise scale, agreement, flags and weight of each annotator with an id),
             `worths.parquet` (utility of each response for each type), `report.html`, `README.md`.
         features: `worths` gives each response its own utility, `tfidf` counts words, any other value is a folder or
             hub id of an encoder or causal model; `auto` is `worths` if responses are judged often, else `tfidf`.
@@ -95,14 +98,16 @@ def audit(
         shared=shared,
     )
     errors = worth_errors(fitted.model, fitted.people)
-    contents = audit_contents(judgments, fitted, errors, paths, seed)
-    metrics = audit_metrics(fitted, contents)
+    annotators = audited_annotators(fitted, seed)
+    contents = replace(audit_contents(judgments, fitted, errors, paths, seed), annotators=annotators.page)
+    metrics = audit_metrics(fitted, contents) | annotators.metrics
     start_run(folder, config, inputs)
     write_record(folder / "audit.json", contents)
     responsibilities = np.asarray(fitted.model.responsibilities_)
     counts = np.bincount(fitted.people.panel.annotator_ids, minlength=len(responsibilities))
     types_table = responsibilities_table(fitted.people.names, counts, responsibilities)
     write_parquet(types_table, folder / "types.parquet")
+    write_parquet(annotators.table, folder / "annotators.parquet")
     write_parquet(worths_table(fitted, errors), folder / "worths.parquet")
     with atomic_write(folder / "report.html", "w") as file:
         file.write(audit_page(contents))
