@@ -290,9 +290,17 @@ def identification(
         )
     more = max(4, round(2 * data.judgments))
     held_out = "" if gain is None else f"(gain {gain.value:+.3f} +- {gain.error:.3f} nats a judgment)"
-    if gain is not None and not gain.exceeds() and (power is None or power >= ENOUGH_POWER):
+    if gain is not None and not gain.exceeds():
+        reason = f"one taste predicts held-out judgments as well as {types} types do {held_out}"
+        if power is None or power >= ENOUGH_POWER:
+            return Identification("one type", reason, "")
+        doubt = (
+            f"if there were two moderately different types, such data would show the type of only {power:.0%} of the"
+        )
         return Identification(
-            "one type", f"one taste predicts held-out judgments as well as {types} types do {held_out}", ""
+            "one type",
+            f"{reason}; but {doubt} annotators",
+            f"to look closer, collect at least {more} judgments per annotator, or rankings of three",
         )
     if numbers is not None and numbers.separation < CONFIDENCE:
         few = data.longest < 3 and data.judgments < 4
