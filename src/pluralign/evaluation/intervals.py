@@ -185,7 +185,7 @@ class Resampling:
             return
         generator = np.random.default_rng(self.seed)
         others = np.random.default_rng([self.seed, 1])
-        step = max(1, self.cells // max(self.groups, *(factor.width for factor in self._factors), 1, 1))
+        step = max(1, self.cells // max([self.groups, *(factor.width for factor in self._factors)]))
         for start in range(0, self.replicates, step):
             rows = min(step, self.replicates - start)
             if self._kinds:
@@ -195,6 +195,22 @@ class Resampling:
                 yield prompts.weights(rows, generator) * annotators.weights(rows, others)
             else:
                 yield _counts(rows, self.groups, generator)
+
+    @property
+    def crossed(self) -> bool:
+        """Whether prompts and annotators are both drawn."""
+        return self._ways is not None
+
+    def half_width(self, influence: Floats) -> float:
+        """Half the normal interval of an estimate in a crossed design, from each observation's influence on it.
+
+        The influence `(observations,)` is the derivative by the observation's weight; for a mean it is w (v - mean) /
+        sum w.
+        """
+        assert self._ways is not None
+        prompts, annotators, cells = (_variance(influence, code) for code in self._ways)
+        variance = max(prompts + annotators - cells, prompts, annotators)
+        return float(ndtri((1 + self.level) / 2) * np.sqrt(variance))
 
     def sums(self, *columns: Floats) -> Floats:
         """Sums by group of columns of observations `(observations,)`: `(groups, columns)`."""
@@ -274,11 +290,9 @@ class Resampling:
             if not total > 0:
                 continue
             result[name] = estimate = float(top.sum()) / total
-            if not self.replicates or self._ways is None:
+            if not self.replicates:
                 continue
-            residual = (top - estimate * bottom) / total
-            prompts, annotators, cells = (_variance(residual, code) for code in self._ways)
-            half = float(ndtri((1 + self.level) / 2)) * max(prompts + annotators - cells, prompts, annotators) ** 0.5
+            half = self.half_width((top - estimate * bottom) / total)
             seen = bottom > 0
             values = top[seen] / bottom[seen]
             result[f"{name}_low"] = max(estimate - half, min(float(values.min()), estimate))
