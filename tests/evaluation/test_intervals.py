@@ -95,7 +95,9 @@ def panel(rng, prompts: int, annotators: int, each: int, prompt_sd: float = 0.5,
     """Prompt and annotator of judgments, and whether each agrees with the model: effects of both in log-odds."""
     annotator = np.repeat(np.arange(annotators), each)
     prompt = rng.integers(prompts, size=len(annotator))
-    effects = rng.normal(scale=prompt_sd, size=prompts)[prompt] + rng.normal(scale=annotator_sd, size=annotators)[annotator]
+    effects = (
+        rng.normal(scale=prompt_sd, size=prompts)[prompt] + rng.normal(scale=annotator_sd, size=annotators)[annotator]
+    )
     return prompt, annotator, (rng.random(len(annotator)) < 1 / (1 + np.exp(-1 - effects))).astype(float)
 
 

@@ -16,7 +16,7 @@ MEASURES = {
     "ece_equal_mass": ("Calibration error, bins of equal weight", "The same with equal weight in every bin."),
     "ece_p_value": (
         "p-value of the calibration error",
-        "How often chance alone would give a calibrated model an error as large; below 0.05 the model is miscalibrated.",
+        "How often a calibrated model would have an error as large by chance; small values mean miscalibration.",
     ),
     "ece_squared": (
         "Squared calibration error, unbiased",
@@ -103,10 +103,17 @@ def reliability_figure(bins: Sequence[ReliabilityBin]) -> Figure:
     reading += f"On average, accuracy is {number(round(100 * abs(gap), 1))} points {side}."
     spread = any(len(known(row.accuracy_low, row.accuracy_high)) == 2 for row in bins)
     bars = any(row.consistent for row in bins)
-    head, legend = ["bin", "confidence", "accuracy", "share", "pairs"], [(1, "each bin, larger with more pairs"), (2, "gap")]
+    head, legend = (
+        ["bin", "confidence", "accuracy", "share", "pairs"],
+        [(1, "each bin, larger with more pairs"), (2, "gap")],
+    )
     if bars:
-        outside = sum(bool(row.consistent) and not row.consistent[0] <= row.accuracy <= row.consistent[1] for row in bins)
-        reading += " The pale bars are where the accuracy of a calibrated model would lie (95 %, independent judgments): "
+        outside = sum(
+            bool(row.consistent) and not row.consistent[0] <= row.accuracy <= row.consistent[1] for row in bins
+        )
+        reading += (
+            " The pale bars are where the accuracy of a calibrated model would lie (95 %, independent judgments): "
+        )
         reading += f"{outside} of {len(bins)} bins {'lies' if outside == 1 else 'lie'} outside."
         head.append("if calibrated")
     elif spread:

@@ -60,9 +60,9 @@ METRICS = {
 
 GIVEN = {
     "intervals_given_annotators": "Intervals are over prompts, given these annotators: fewer than five annotators say "
-                                  "little about others.",
+    "little about others.",
     "intervals_given_prompts": "Intervals are over annotators, given these prompts: fewer than five prompts say "
-                               "little about others.",
+    "little about others.",
 }
 """What metrics say that their intervals take as given, and the sentence for the page."""
 

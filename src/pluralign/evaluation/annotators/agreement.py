@@ -239,16 +239,14 @@ def vote_influences(votes: Comparable, level: str) -> Floats:
     others' values. Over a unit the influences add up to that of the unit's own weight.
     """
     whole = coincidences(votes, np.zeros(len(votes.unit), dtype=np.int64), 1)[0]
-    categories = len(whole)
+    (alpha,) = alphas_of(whole[None], whole, level)
     step = 1e-6 * whole.sum()
     gradient = np.zeros_like(whole)
     for cell in np.ndindex(whole.shape):
-        shift = np.zeros_like(whole)
-        shift[cell] = step
-        # Margins of unused values would be negative below: a derivative from above.
-        after, before = whole + shift, whole
-        pair = [alphas_of(table[None], table, level)[0] for table in (after, before)]
-        gradient[cell] = (pair[0] - pair[1]) / step
+        # From above: a value that meets no other has coincidences of 0.
+        more = whole.copy()
+        more[cell] += step
+        gradient[cell] = (alphas_of(more[None], more, level)[0] - alpha) / step
     if votes.both_orders:
         gradient = gradient + gradient[::-1, ::-1]
     paired = gradient + gradient.T

@@ -242,7 +242,10 @@ def reliability_table(
         if f"{b}_low" in accuracy:
             row |= {f"accuracy_{end}": accuracy[f"{b}_{end}"] for end in ("low", "high")}
         if (ends := percentiles(drawn[:, b], level)) is not None:
-            row |= {f"consistent_{end}": row["confidence"] + float(at) for end, at in zip(("low", "high"), ends, strict=True)}
+            row |= {
+                f"consistent_{end}": row["confidence"] + float(at)
+                for end, at in zip(("low", "high"), ends, strict=True)
+            }
         rows.append(row)
     return rows
 
@@ -275,9 +278,7 @@ def bin_columns(pairs: Pairs, group: Ints, groups: int, edges: Floats) -> Floats
     return np.concatenate([part.reshape(shape) for part in bin_sums(cell, cells, weight, gap)], axis=1)
 
 
-def _binned(
-    pairs: Pairs, group: Ints, groups: int, edges: Floats
-) -> tuple[Floats, Floats, Ints, Ints, int]:
+def _binned(pairs: Pairs, group: Ints, groups: int, edges: Floats) -> tuple[Floats, Floats, Ints, Ints, int]:
     """Weight, gap, cell (group and bin) and place of the pairs that have a group and a margin; the number of cells."""
     confidence, correct, weight, kept = top_label(pairs)
     bins = len(edges) - 1
