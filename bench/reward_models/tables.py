@@ -124,8 +124,8 @@ def interval_coverage(found: Any) -> list[str]:
     rows: dict[str, dict[str, Any]] = {}
     for row in found["rows"]:
         rows.setdefault(row["design"], {"design": row["design"]})[row["metric"]] = row["covered"]
-    intro = """{simulations} simulated data sets of each design, {replicates} bootstrap draws. Each cell: share of the 95 %
-        intervals that hold the truth, over prompts alone / over prompts and annotators."""
+    intro = """{simulations} simulated data sets of each design, {replicates} bootstrap draws. Each cell: share of the
+        95 % intervals that hold the truth, over prompts alone / over prompts and annotators."""
     metrics = next(iter(rows.values())).keys() - {"design"}
     cells = {
         key: f"{{{key}[prompts]:.2f}} / {{{key}[both]:.2f}}"

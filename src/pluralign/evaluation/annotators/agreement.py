@@ -235,8 +235,8 @@ def vote_influences(votes: Comparable, level: str) -> Floats:
         o_ck = sum_(h, g different) a_h a_g v_hc v_gk / (M - Q / M),   M = sum_h a_h,   Q = sum_h a_h^2
 
     which are the plain ones where every weight is 1. By the chain rule the influence of h on u is
-    <G, v_h r_h' + r_h v_h'> / (m_u - 1) - <G, o_u> / m_u, with G the derivative of alpha by its coincidences and r_h the
-    others' values. Over a unit the influences add up to that of the unit's own weight.
+    <G, v_h r_h' + r_h v_h'> / (m_u - 1) - <G, o_u> / m_u, with G the derivative of alpha by its coincidences and r_h
+    the others' values. Over a unit the influences add up to that of the unit's own weight.
     """
     whole = coincidences(votes, np.zeros(len(votes.unit), dtype=np.int64), 1)[0]
     (alpha,) = alphas_of(whole[None], whole, level)
