@@ -201,14 +201,17 @@ class Resampling:
         """Whether prompts and annotators are both drawn."""
         return self._ways is not None
 
-    def half_width(self, influence: Floats) -> float:
+    def half_width(self, influence: Floats, of_prompts: Floats | None = None) -> float:
         """Half the normal interval of an estimate in a crossed design, from each observation's influence on it.
 
         The influence `(observations,)` is the derivative by the observation's weight; for a mean it is w (v - mean) /
-        sum w.
+        sum w. `of_prompts` are the influences that add up to those of whole prompts, where these are others.
         """
         assert self._ways is not None
-        prompts, annotators, cells = (_variance(influence, code) for code in self._ways)
+        own = influence if of_prompts is None else of_prompts
+        prompts, annotators, cells = (
+            _variance(each, code) for each, code in zip((own, influence, influence), self._ways, strict=True)
+        )
         variance = max(prompts + annotators - cells, prompts, annotators)
         return float(ndtri((1 + self.level) / 2) * np.sqrt(variance))
 
