@@ -22,7 +22,7 @@ MEASURES = {
         "Squared calibration error, unbiased",
         "Mean squared gap of a bin without what chance adds; around 0, and sometimes negative, for a calibrated model.",
     ),
-    "ece_smooth": ("Calibration error, smoothed", "The same from a smooth curve through the pairs, without bins."),
+    "ece_smooth": ("Calibration error, smoothed", "The error from a smooth curve through the pairs, without bins."),
     "max_calibration_error": ("Largest error of a bin", "The error of the worst bin, even if it holds few pairs."),
     "average_calibration_error": ("Mean error of a bin", "The mean error of the bins, each counted once."),
     "brier": ("Brier score", "Mean squared error of the predicted probability; 0.25 for a constant reward."),

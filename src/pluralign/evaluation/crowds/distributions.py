@@ -8,7 +8,7 @@ distance 0 to it, and with few votes much of each distance is that noise. Compar
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -212,8 +212,8 @@ def evaluate_distributions(
     metrics = distribution_metrics(whole, bins, replicates=replicates, level=level, seed=seed)
     if voters is not None and replicates:
         kept = np.cumsum(np.asarray(votes, dtype=np.float64).sum(axis=1) > 0) - 1
-        own = Votes(kept[voters.item], voters.label, voters.annotator, voters.weight)
-        metrics |= _annotator_intervals(whole, own, real_numbers("rewards", rewards), between, level)
+        renumbered = replace(voters, item=kept[voters.item])
+        metrics |= _annotator_intervals(whole, renumbered, real_numbers("rewards", rewards), between, level)
     for part in slices:
         own = distribution_metrics(compared(part.votes, part.items), bins)
         metrics |= {f"{name}/{part.name}": value for name, value in own.items() if name != "left_out"}
@@ -256,8 +256,8 @@ def _annotator_intervals(
     for place in range(crowds.share.shape[1]):
         moved = (1 - STEP) * crowds.share
         moved[:, place] += STEP
-        values = _distances(crowds.predicted, moved, worth, between)
-        slopes.append({name: (values[name] - crowds.values[name]) / STEP for name in values})
+        after = _distances(crowds.predicted, moved, worth, between)
+        slopes.append({name: (after[name] - crowds.values[name]) / STEP for name in after})
     importance = crowds.weight / total
     part = weight / crowds.votes[item]
     intervals: dict[str, float] = {}
