@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.intervals import Resampling, annotator_ids, percentiles, ratio
+from pluralign.evaluation.intervals import Resampling, _variance, annotator_ids, percentiles, ratio
 
 
 def drawn_sums(sums, replicates, seed=0, **more):
@@ -141,10 +141,37 @@ def test_the_formula_is_that_of_three_one_way_variances():
     residual = weight * (value - np.average(value, weights=weight)) / weight.sum()
     parts = []
     for names in (prompt, annotator, 100 * prompt + annotator):
-        sums = [residual[names == name].sum() for name in np.unique(names)]
-        parts.append(np.square(sums).sum() * len(sums) / (len(sums) - 1))
+        sums, shares = (
+            np.array([each[names == name].sum() for name in np.unique(names)])
+            for each in (residual, weight / weight.sum())
+        )
+        parts.append(sums @ sums / (1 - 2 * (shares**3).sum() / (shares @ shares) + shares @ shares))
     variance = max(parts[0] + parts[1] - parts[2], parts[0], parts[1])
     assert (found["mean_high"] - found["mean_low"]) / 2 == pytest.approx(1.644854 * math.sqrt(variance), rel=1e-6)
+
+
+def test_equal_clusters_have_the_usual_factor_and_a_dominant_one_a_bounded_one():
+    residual = np.random.default_rng(20).normal(size=30)
+    code = np.repeat(np.arange(6), 5)
+    sums = residual.reshape(6, 5).sum(axis=1)
+    assert _variance(residual, code, np.ones(30)) == pytest.approx(sums @ sums * 6 / 5)
+    heavy = np.where(code == 0, 1e9, 1.0)
+    assert _variance(residual, code, heavy) == pytest.approx(4 * sums @ sums)
+
+
+def test_a_few_busy_annotators_leave_the_coverage():
+    """Judgments by annotator as skewed as a crowd's: the largest of 60 gives a fifth of them."""
+    rng = np.random.default_rng(21)
+    truth, covered = mean_agreement(), 0
+    for _ in range(300):
+        counts = np.ceil(np.exp(rng.normal(1.5, 1.6, size=60))).astype(int)
+        annotator = np.repeat(np.arange(60), counts)
+        prompt = rng.integers(100, size=len(annotator))
+        effects = rng.normal(scale=0.5, size=100)[prompt] + rng.normal(size=60)[annotator]
+        agrees = rng.random(len(annotator)) < 1 / (1 + np.exp(-1 - effects))
+        found = Resampling(prompt, annotator=annotator).mean_intervals({"mean": (agrees, 1.0)})
+        covered += found["mean_low"] <= truth <= found["mean_high"]
+    assert covered / 300 >= 0.88
 
 
 @pytest.mark.parametrize("most", [1 << 17, 200])

@@ -27,6 +27,9 @@ BLOCK_CELLS = 1 << 21
 # With fewer prompts or annotators than this, they are taken as given: so few show little of what others would do.
 FEWEST_LEVELS = 5
 
+# The variance formula corrects for the estimated mean by at most the inverse of this.
+LEAST_PART = 0.25
+
 # Cells of prompts and annotators that replicates weigh one by one. If there are more, random sets of prompts and of
 # annotators, so many of each, are drawn instead of single ones; their sums vary as much in expectation.
 MOST_CELLS = 1 << 17
@@ -46,9 +49,9 @@ class Resampling:
     are percentiles over the replicates. Else prompts (the clusters) and annotators are crossed:
 
     - A ratio of sums has the variance V_prompt + V_annotator - V_cell, each over its own clusters of the residuals
-      w (v - mean) / sum w, with the factor G / (G - 1) for G clusters. A cell is a prompt with an annotator. The
-      variance is never below the larger of the first two; the interval is the normal one, within the range of the
-      observed values.
+      w (v - mean) / sum w, corrected for the estimated mean (G / (G - 1) for G equal clusters; `_variance`). A cell is
+      a prompt with an annotator. The variance is never below the larger of the first two; the interval is the normal
+      one, within the range of the observed values.
     - For other metrics the weight of a cell is the product of its prompt's and its annotator's multinomial counts (the
       pigeonhole bootstrap, slightly conservative). An annotator with a single prompt is nested in it and is drawn with
       it, and a prompt with a single annotator is drawn with that annotator.
@@ -201,16 +204,18 @@ class Resampling:
         """Whether prompts and annotators are both drawn."""
         return self._ways is not None
 
-    def half_width(self, influence: Floats, of_prompts: Floats | None = None) -> float:
+    def half_width(self, influence: Floats, of_prompts: Floats | None = None, mass: Floats | None = None) -> float:
         """Half the normal interval of an estimate in a crossed design, from each observation's influence on it.
 
         The influence `(observations,)` is the derivative by the observation's weight; for a mean it is w (v - mean) /
-        sum w. `of_prompts` are the influences that add up to those of whole prompts, where these are others.
+        sum w. `of_prompts` are the influences that add up to those of whole prompts, where these are others. `mass` is
+        the weight of each observation in the estimate; None is 1.
         """
         assert self._ways is not None
         own = influence if of_prompts is None else of_prompts
+        mass = np.ones(len(influence)) if mass is None else mass
         prompts, annotators, cells = (
-            _variance(each, code) for each, code in zip((own, influence, influence), self._ways, strict=True)
+            _variance(each, code, mass) for each, code in zip((own, influence, influence), self._ways, strict=True)
         )
         variance = max(prompts + annotators - cells, prompts, annotators)
         return float(ndtri((1 + self.level) / 2) * np.sqrt(variance))
@@ -295,7 +300,7 @@ class Resampling:
             result[name] = estimate = float(top.sum()) / total
             if not self.replicates:
                 continue
-            half = self.half_width((top - estimate * bottom) / total)
+            half = self.half_width((top - estimate * bottom) / total, mass=bottom)
             seen = bottom > 0
             values = top[seen] / bottom[seen]
             result[f"{name}_low"] = max(estimate - half, min(float(values.min()), estimate))
@@ -348,10 +353,17 @@ def _counts(rows: int, levels: int, generator: np.random.Generator) -> Floats:
     return np.bincount(drawn.ravel(), minlength=rows * levels).reshape(rows, levels).astype(np.float64)
 
 
-def _variance(residual: Floats, code: Ints) -> float:
-    """Variance of a sum of residuals whose clusters are independent, with the factor G / (G - 1) of G clusters."""
-    sums = np.bincount(code, weights=residual)
-    return float(sums @ sums) * len(sums) / (len(sums) - 1)
+def _variance(residual: Floats, code: Ints, mass: Floats) -> float:
+    """Variance of a sum of residuals whose clusters are independent, without the bias from the estimated mean.
+
+    With m the clusters' shares of the mass, residuals from an estimated mean of clusters with independent effects have
+    only the part 1 - 2 sum m^3 / sum m^2 + sum m^2 of the variance: 1 - 1 / G for G equal clusters.
+    """
+    sums, shares = np.bincount(code, weights=residual), np.bincount(code, weights=mass) / mass.sum()
+    squares = shares @ shares
+    part = 1 - 2 * float((shares**3).sum()) / squares + squares
+    # Where one cluster is nearly everything, there is next to nothing to estimate from.
+    return float(sums @ sums) / max(part, LEAST_PART)
 
 
 def annotator_ids(names: Sequence[str | None]) -> Ints:

@@ -271,14 +271,14 @@ def test_intervals_cover_the_mean_over_new_items_and_annotators(name):
     rng = np.random.default_rng(21)
     mu, rewards, covered = np.array([0.5, 0.3, 0.2]), [1.0, 0.0, -1.0], np.zeros(2)
     truth = {"log_loss": -np.log(mu).mean(), "expected_reward_bias": 0.3}[name]
-    for _ in range(150):
+    for _ in range(100):
         votes = panel_of_votes(rng)
         counts = vote_counts(votes.item, votes.label, 60, 3)
         given = (np.tile(mu, (60, 1)), counts, rewards, np.arange(60))
-        found = [evaluate_distributions(*given, replicates=100, voters=voters) for voters in (votes, None)]
+        found = [evaluate_distributions(*given, replicates=40, voters=voters) for voters in (votes, None)]
         covered += [metrics[f"{name}_low"] <= truth <= metrics[f"{name}_high"] for metrics in found]
-    assert 0.88 <= covered[0] / 150 <= 0.99
-    assert covered[1] < covered[0] - 20
+    assert 0.88 <= covered[0] / 100 <= 0.99
+    assert covered[1] < covered[0] - 12
 
 
 def test_intervals_of_linear_means_equal_those_over_votes():

@@ -260,12 +260,12 @@ def _annotator_intervals(
         slopes.append({name: (after[name] - crowds.values[name]) / STEP for name in after})
     importance = crowds.weight / total
     part = weight / crowds.votes[item]
+    mass = importance[item] * part
     intervals: dict[str, float] = {}
     for name in slopes[0]:
         values, slope = crowds.values[name], np.stack([each[name] for each in slopes], axis=1)
         mean = float(importance @ values)
-        of_prompts = (importance * (values - mean))[item] * part
-        half = resampling.half_width(importance[item] * slope[item, label] * part, of_prompts)
+        half = resampling.half_width(mass * slope[item, label], mass * (values - mean)[item], mass)
         intervals[f"{name}_low"] = max(mean - half, float(values.min()))
         intervals[f"{name}_high"] = min(mean + half, float(values.max()))
     return intervals
