@@ -25,6 +25,7 @@ BENCHMARKS = {
     "more_study": ("reward_models.more_settings", "10 min", "MORE on the same sources, one setting changed at a time"),
     "more_conflict": ("reward_models.more_simulated", "10 min", "MORE on simulated sources with known conflicts"),
     "small_language_model": ("against_trl.small_language_model", "10 min", "trains the model that others tune"),
+    "interval_coverage": ("reward_models.interval_coverage", "3 min", "how often intervals of metrics hold the truth"),
     "dpo": ("against_trl.dpo", "10 min", "DPO on real data: the same result as TRL in less time"),
     "crowd_training": ("against_trl.crowd_training", "20 min", "training on crowd votes against TRL, and equal time"),
     "speed": ("speed.steps", "40 min", "seconds and memory of a step: prompt trees, flat rows, TRL"),

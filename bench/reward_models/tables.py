@@ -120,4 +120,22 @@ def more_study(found: Any) -> list[str]:
     return [paragraph(intro), table(rows, template)]
 
 
-TABLES = {make.__name__: make for make in (convarg, real_data, more_sources, more_study, more_conflict)}
+def interval_coverage(found: Any) -> list[str]:
+    rows: dict[str, dict[str, Any]] = {}
+    for row in found["rows"]:
+        rows.setdefault(row["design"], {"design": row["design"]})[row["metric"]] = row["covered"]
+    intro = """{simulations} simulated data sets of each design, {replicates} bootstrap draws. Each cell: share of the
+        95 % intervals that hold the truth, over prompts alone / over prompts and annotators."""
+    metrics = next(iter(rows.values())).keys() - {"design"}
+    cells = {
+        key: f"{{{key}[prompts]:.2f}} / {{{key}[both]:.2f}}"
+        for key in ("win_rate", "accuracy", "log_loss", "brier_reliability", "ece_smooth")
+        if key in metrics
+    }
+    template = "\n| design | ... |\n---\n| {design} | ... |"
+    return [paragraph(intro.format_map(found["options"])), table(rows.values(), template, cells)]
+
+
+TABLES = {
+    make.__name__: make for make in (convarg, real_data, more_sources, more_study, more_conflict, interval_coverage)
+}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.intervals import Resampling, percentiles, ratio
+from pluralign.evaluation.intervals import Resampling, _variance, annotator_ids, percentiles, ratio
 
 
 def drawn_sums(sums, replicates, seed=0, **more):
@@ -86,3 +86,170 @@ def test_without_variation_or_replicates_there_is_no_interval(cluster, replicate
 def test_errors_name_the_argument(change):
     with pytest.raises(PluralignError, match=f"{next(iter(change))} is"):
         Resampling([0, 1], **change)
+
+
+# Prompts and annotators.
+
+
+def panel(rng, prompts: int, annotators: int, each: int, prompt_sd: float = 0.5, annotator_sd: float = 1.0):
+    """Prompt and annotator of judgments, and whether each agrees with the model: effects of both in log-odds."""
+    annotator = np.repeat(np.arange(annotators), each)
+    prompt = rng.integers(prompts, size=len(annotator))
+    effects = (
+        rng.normal(scale=prompt_sd, size=prompts)[prompt] + rng.normal(scale=annotator_sd, size=annotators)[annotator]
+    )
+    return prompt, annotator, (rng.random(len(annotator)) < 1 / (1 + np.exp(-1 - effects))).astype(float)
+
+
+def mean_agreement(prompt_sd: float = 0.5, annotator_sd: float = 1.0) -> float:
+    """Of new annotators on new prompts."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    return float(weights @ (1 / (1 + np.exp(-1 - math.hypot(prompt_sd, annotator_sd) * nodes))) / weights.sum())
+
+
+@pytest.mark.parametrize(("prompts", "annotators", "each"), [(40, 20, 60), (40, 60, 16), (200, 30, 40)])
+def test_intervals_of_both_ways_cover_where_those_of_prompts_do_not(prompts, annotators, each):
+    rng = np.random.default_rng(11)
+    truth = mean_agreement()
+    covered = np.zeros(2)
+    for _ in range(200):
+        prompt, annotator, agrees = panel(rng, prompts, annotators, each)
+        both = Resampling(prompt, annotator=annotator).mean_intervals({"mean": (agrees, 1.0)})
+        alone = Resampling(prompt, replicates=200).mean_intervals({"mean": (agrees, 1.0)})
+        covered += [found["mean_low"] <= truth <= found["mean_high"] for found in (both, alone)]
+    both, alone = covered / 200
+    assert both >= 0.88
+    assert alone < both - 0.1
+
+
+def test_the_variance_of_both_ways_is_that_of_simulations():
+    rng = np.random.default_rng(12)
+    means, widths = [], []
+    for _ in range(300):
+        prompt, annotator, agrees = panel(rng, 40, 20, 60)
+        found = Resampling(prompt, annotator=annotator).mean_intervals({"mean": (agrees, 1.0)})
+        means.append(found["mean"])
+        widths.append((found["mean_high"] - found["mean_low"]) / (2 * 1.959964))
+    assert np.sqrt(np.mean(np.square(widths))) == pytest.approx(np.std(means), rel=0.1)
+
+
+def test_the_formula_is_that_of_three_one_way_variances():
+    rng = np.random.default_rng(13)
+    prompt, annotator, value = panel(rng, 12, 9, 20)
+    weight = rng.choice([0.5, 1.0, 2.0], size=len(value))
+    found = Resampling(prompt, annotator=annotator, level=0.9).mean_intervals({"mean": (weight * value, weight)})
+    residual = weight * (value - np.average(value, weights=weight)) / weight.sum()
+    parts = []
+    for names in (prompt, annotator, 100 * prompt + annotator):
+        sums, shares = (
+            np.array([each[names == name].sum() for name in np.unique(names)])
+            for each in (residual, weight / weight.sum())
+        )
+        parts.append(sums @ sums / (1 - 2 * (shares**3).sum() / (shares @ shares) + shares @ shares))
+    variance = max(parts[0] + parts[1] - parts[2], parts[0], parts[1])
+    assert (found["mean_high"] - found["mean_low"]) / 2 == pytest.approx(1.644854 * math.sqrt(variance), rel=1e-6)
+
+
+def test_equal_clusters_have_the_usual_factor_and_a_dominant_one_a_bounded_one():
+    residual = np.random.default_rng(20).normal(size=30)
+    code = np.repeat(np.arange(6), 5)
+    sums = residual.reshape(6, 5).sum(axis=1)
+    assert _variance(residual, code, np.ones(30)) == pytest.approx(sums @ sums * 6 / 5)
+    heavy = np.where(code == 0, 1e9, 1.0)
+    assert _variance(residual, code, heavy) == pytest.approx(4 * sums @ sums)
+
+
+def test_a_few_busy_annotators_leave_the_coverage():
+    """Judgments by annotator as skewed as a crowd's: the largest of 60 gives a fifth of them."""
+    rng = np.random.default_rng(21)
+    truth, covered = mean_agreement(), 0
+    for _ in range(300):
+        counts = np.ceil(np.exp(rng.normal(1.5, 1.6, size=60))).astype(int)
+        annotator = np.repeat(np.arange(60), counts)
+        prompt = rng.integers(100, size=len(annotator))
+        effects = rng.normal(scale=0.5, size=100)[prompt] + rng.normal(size=60)[annotator]
+        agrees = rng.random(len(annotator)) < 1 / (1 + np.exp(-1 - effects))
+        found = Resampling(prompt, annotator=annotator).mean_intervals({"mean": (agrees, 1.0)})
+        covered += found["mean_low"] <= truth <= found["mean_high"]
+    assert covered / 300 >= 0.88
+
+
+@pytest.mark.parametrize("most", [1 << 17, 200])
+def test_pigeonhole_replicates_vary_as_the_formula_says(monkeypatch, most):
+    """With several judgments in a cell its own noise is small, and with it what the pigeonhole adds.
+
+    The second case draws random sets of prompts and annotators.
+    """
+    monkeypatch.setattr("pluralign.evaluation.intervals.MOST_CELLS", most)
+    monkeypatch.setattr("pluralign.evaluation.intervals.LARGEST_SETS", 30)
+    rng = np.random.default_rng(14)
+    prompt, annotator = (part.ravel() for part in np.divmod(np.repeat(np.arange(40 * 35), 4), 35))
+    value = rng.normal(size=40)[prompt] + rng.normal(size=35)[annotator] + 0.3 * rng.normal(size=len(prompt))
+    resampling = Resampling(prompt, replicates=4000, annotator=annotator)
+    assert resampling.groups == (1400 if most > 1400 else 900)
+    sums = resampling.sums(value, np.ones(len(value)))
+    drawn = resampling.replicated(lambda weights: {"mean": ratio(*(weights @ sums).T)})["mean"]
+    closed = resampling.mean_intervals({"mean": (value, 1.0)})
+    half = (closed["mean_high"] - closed["mean_low"]) / 2
+    # Sets of 40 prompts and 35 annotators are 30: their own sampling error is about a tenth.
+    assert 1.96 * drawn.std() == pytest.approx(half, rel=0.06 if most > 1400 else 0.25)
+    assert closed["mean"] == pytest.approx(resampling.intervals(lambda w: {"mean": ratio(*(w @ sums).T)})["mean"])
+
+
+def test_annotators_of_one_prompt_change_nothing():
+    rng = np.random.default_rng(15)
+    prompt, values = rng.integers(30, size=200), rng.normal(size=200)
+    alone = Resampling(prompt, replicates=300).mean_intervals({"mean": (values, 1.0)})
+    unknown = annotator_ids([None] * 200)
+    nested = np.where(rng.random(200) < 0.5, 1000 + prompt, unknown)
+    for annotator in (np.arange(200), unknown, nested):
+        resampling = Resampling(prompt, replicates=300, annotator=annotator)
+        assert resampling.mean_intervals({"mean": (values, 1.0)}) == alone
+        assert resampling.given == {}
+
+
+def test_prompts_of_one_annotator_leave_annotators_alone():
+    rng = np.random.default_rng(16)
+    prompt, values = np.repeat(np.arange(60), 3), rng.normal(size=180)
+    resampling = Resampling(prompt, replicates=300, annotator=prompt // 5)
+    by_annotator = Resampling(prompt // 5, replicates=300).mean_intervals({"mean": (values, 1.0)})
+    assert resampling.mean_intervals({"mean": (values, 1.0)}) == by_annotator
+
+
+def test_few_levels_are_taken_as_given_and_said():
+    rng = np.random.default_rng(17)
+    values = rng.normal(size=400)
+    many, few = rng.integers(20, size=400), rng.integers(4, size=400)
+    alone = Resampling(many, replicates=200).mean_intervals({"mean": (values, 1.0)})
+    annotators = Resampling(many, replicates=200, annotator=few)
+    assert annotators.given == {"intervals_given_annotators": True}
+    assert annotators.mean_intervals({"mean": (values, 1.0)}) == alone
+    prompts = Resampling(few, replicates=200, annotator=many)
+    assert prompts.given == {"intervals_given_prompts": True}
+    assert prompts.mean_intervals({"mean": (values, 1.0)}) == alone
+
+
+def test_order_and_names_do_not_matter_and_bounds_are_kept():
+    rng = np.random.default_rng(18)
+    prompt, annotator, agrees = panel(rng, 10, 8, 12)
+    agrees = np.where(rng.random(96) < 0.9, 1.0, agrees)
+    first = Resampling(prompt, annotator=annotator)
+    order = rng.permutation(96)
+    second = Resampling(100 - prompt[order], annotator=7 * annotator[order])
+    means = {"mean": (agrees, 1.0)}
+    assert second.mean_intervals({"mean": (agrees[order], 1.0)}) == pytest.approx(first.mean_intervals(means))
+    assert first.mean_intervals(means)["mean_high"] <= 1.0
+    assert Resampling(prompt, replicates=0, annotator=annotator).mean_intervals(means).keys() == {"mean"}
+    blocks = [np.concatenate(list(Resampling(prompt, 9, annotator=annotator, cells=c).weights())) for c in (1, 10**6)]
+    np.testing.assert_array_equal(*blocks)
+
+
+def test_differences_of_two_models_are_paired():
+    """Two models that differ on few judgments: the interval of the difference is far narrower than either's own."""
+    rng = np.random.default_rng(19)
+    prompt, annotator, first = panel(rng, 40, 20, 60)
+    second = np.where(rng.random(len(first)) < 0.05, 1.0, first)
+    resampling = Resampling(prompt, annotator=annotator)
+    found = resampling.mean_intervals({"own": (first, 1.0), "difference": (second - first, 1.0)})
+    assert found["difference_low"] > 0
+    assert found["difference_high"] - found["difference_low"] < 0.2 * (found["own_high"] - found["own_low"])

@@ -23,7 +23,7 @@ def test_slices_equal_the_metrics_of_their_judgments(rankings, subset, seed):
         for name in {value for value in values if value is not None}:
             part = subset(data, [j for j, value in enumerate(values) if value == name])
             whole = pair_metrics(pairs_of(*(part[key] for key in FIVE)))
-            for metric in ("accuracy", "log_loss", "ece", "ece_debiased", "brier", "pairs"):
+            for metric in ("accuracy", "log_loss", "ece", "ece_squared", "brier", "pairs"):
                 expected[f"{metric}/{column}={name}"] = whole[metric]
     assert metrics == pytest.approx(expected, rel=1e-12, abs=1e-12)
 

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from reports.test_page import check
 
 BIN = ReliabilityBin(0.8, 0.9, 40, 1.0, 0.88, 0.7, -0.18, 0.61, 0.79)
 PLAIN_BIN = ReliabilityBin(0.8, 0.9, 40, 1.0, 0.88, 0.7, -0.18)
+BARRED_BIN = replace(BIN, consistent_low=0.78, consistent_high=0.97)
 
 
 def gaps(name, right=0.8, wrong=0.6, **more):
@@ -88,6 +90,24 @@ def test_bins_show_their_intervals_where_they_are_known():
     assert "intervals" not in section(Run("a", {}, reliability=[PLAIN_BIN]), "Calibration")
     drawn = runs_page([Run("a", {}, reliability=[BIN])]).count("<path")
     assert drawn == runs_page([Run("a", {}, reliability=[PLAIN_BIN])]).count("<path") + 1
+
+
+def test_bins_show_where_a_calibrated_model_would_lie():
+    words = section(Run("a", {}, reliability=[BARRED_BIN, PLAIN_BIN]), "Calibration")
+    assert "0.78\xa0to\xa00.97" in words
+    assert "1 of 2 bins lies outside" in words
+    assert "0.7 (0.61\xa0to\xa00.79)" in words
+    # The bar takes the place of the thin line.
+    drawn = runs_page([Run("a", {}, reliability=[BARRED_BIN])]).count("<path")
+    assert drawn == runs_page([Run("a", {}, reliability=[BIN])]).count("<path")
+    inside = replace(BARRED_BIN, consistent_low=0.6)
+    assert "0 of 1 bins lie outside" in section(Run("a", {}, reliability=[inside]), "Calibration")
+
+
+def test_what_the_intervals_take_as_given_is_said():
+    run = Run("a", {"ece": 0.1, "brier": 0.2, "intervals_given_annotators": True})
+    assert "given these annotators" in section(run, "Results")
+    assert "given these" not in section(Run("a", {"ece": 0.1, "brier": 0.2}), "Results")
 
 
 def test_the_largest_gaps_on_wrong_pairs_come_first_after_the_whole():

@@ -41,6 +41,8 @@ class Pairs:
         judgments: number of judgments read, with or without a strict pair.
         tied: number of pairs that the annotator ranked equal; they have no winner and are left out.
         undecided: number of judgments without a strict pair.
+        annotator: who judged each pair, int64 `(pairs,)`; each judgment without a known annotator has a number of
+            its own. None takes annotators out of the intervals.
     """
 
     margin: Floats
@@ -50,6 +52,7 @@ class Pairs:
     judgments: int
     tied: int
     undecided: int
+    annotator: Ints | None = None
 
 
 def pairs_of(
@@ -59,6 +62,7 @@ def pairs_of(
     prompt: ArrayLike,
     weight: ArrayLike,
     recalibration: Callable[[Floats], Floats] | None = None,
+    annotator: ArrayLike | None = None,
 ) -> Pairs:
     """The strict pairs of ranked responses with their reward margins.
 
@@ -72,6 +76,7 @@ def pairs_of(
         prompt: cluster of each judgment, int `(judgments,)`.
         weight: reliability of each judgment, at least 0, float `(judgments,)`.
         recalibration: an odd function from margins `(pairs,)` to log-odds; None leaves the margins as they are.
+        annotator: who made each judgment, int `(judgments,)` as from `intervals.annotator_ids`.
 
     Raises:
         PluralignError: a shape does not fit, a rank is negative or not an integer, a weight is negative or not
@@ -87,6 +92,7 @@ def pairs_of(
         ([0.333, 0.333, 0.333], 1, 1)
     """
     reward, rank, place, cluster, reliability = checked_rankings(rewards, ranks, offsets, prompt, weight)
+    who = None if annotator is None else whole_numbers("annotator", annotator, len(place) - 1, " from offsets")
     key = rank_keys(rank)
     margins: list[Floats] = []
     owners: list[Ints] = []
@@ -115,6 +121,7 @@ def pairs_of(
         judgments=judgments,
         tied=tied,
         undecided=int(np.count_nonzero(strict_pairs == 0)),
+        annotator=None if who is None else who[judgment],
     )
 
 

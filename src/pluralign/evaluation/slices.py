@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pluralign.core.errors import PluralignError, one_line
+from pluralign.evaluation.calibration.reliability import squared_error
 from pluralign.evaluation.pairs import Ints, Pairs
 from pluralign.evaluation.rewards.metrics import metrics_of_sums, pair_sums
 
 # The metrics that every slice has, besides its number of pairs.
-SLICED = ("accuracy", "log_loss", "ece", "ece_debiased", "brier")
+SLICED = ("accuracy", "log_loss", "ece", "ece_squared", "brier")
 
 
 def sliced_metrics(pairs: Pairs, slices: Mapping[str, Sequence[str | None]]) -> dict[str, float]:
@@ -23,7 +24,7 @@ def sliced_metrics(pairs: Pairs, slices: Mapping[str, Sequence[str | None]]) -> 
             judgment with None is in no slice of that column.
 
     Returns:
-        `pairs/COLUMN=VALUE`, and likewise `accuracy`, `log_loss` (nats), `ece`, `ece_debiased` and `brier`, values in
+        `pairs/COLUMN=VALUE`, and likewise `accuracy`, `log_loss` (nats), `ece`, `ece_squared` and `brier`, values in
         sorted order; an undefined metric is left out.
 
     Raises:
@@ -35,7 +36,7 @@ def sliced_metrics(pairs: Pairs, slices: Mapping[str, Sequence[str | None]]) -> 
         >>> metrics = sliced_metrics(pairs, {"source": ["chat", None]})
         >>> {name: round(value, 3) for name, value in metrics.items()}
         {'pairs/source=chat': 1, 'accuracy/source=chat': 1.0, 'log_loss/source=chat': 0.313,
-         'ece/source=chat': 0.269, 'ece_debiased/source=chat': 0.269, 'brier/source=chat': 0.072}
+         'ece/source=chat': 0.269, 'brier/source=chat': 0.072}
     """
     metrics: dict[str, float] = {}
     for column, values in slices.items():
@@ -43,6 +44,7 @@ def sliced_metrics(pairs: Pairs, slices: Mapping[str, Sequence[str | None]]) -> 
         group = code[pairs.judgment]
         counts = np.bincount(group[group >= 0], minlength=len(names))
         by_metric = metrics_of_sums(pair_sums(pairs, group, len(names)))
+        by_metric["ece_squared"] = squared_error(pairs, group, len(names))
         for k, name in enumerate(names):
             metrics[f"pairs/{column}={name}"] = int(counts[k])
             for metric in SLICED:

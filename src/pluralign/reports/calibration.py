@@ -14,8 +14,15 @@ from pluralign.reports.texts import interval, number, percent, quoted
 MEASURES = {
     "ece": ("Calibration error", "Mean distance between confidence and accuracy, over ten equal bins of confidence."),
     "ece_equal_mass": ("Calibration error, bins of equal weight", "The same with equal weight in every bin."),
-    "ece_debiased": ("Calibration error, debiased", "The same minus what chance adds to every bin in small samples."),
-    "ece_smooth": ("Calibration error, smoothed", "The same from a smooth curve through the pairs, without bins."),
+    "ece_p_value": (
+        "p-value of the calibration error",
+        "How often a calibrated model would have an error as large by chance; small values mean miscalibration.",
+    ),
+    "ece_squared": (
+        "Squared calibration error, unbiased",
+        "Mean squared gap of a bin without what chance adds; around 0, and sometimes negative, for a calibrated model.",
+    ),
+    "ece_smooth": ("Calibration error, smoothed", "The error from a smooth curve through the pairs, without bins."),
     "max_calibration_error": ("Largest error of a bin", "The error of the worst bin, even if it holds few pairs."),
     "average_calibration_error": ("Mean error of a bin", "The mean error of the bins, each counted once."),
     "brier": ("Brier score", "Mean squared error of the predicted probability; 0.25 for a constant reward."),
@@ -95,13 +102,29 @@ def reliability_figure(bins: Sequence[ReliabilityBin]) -> Figure:
     reading = "On the dashed line, accuracy equals confidence. "
     reading += f"On average, accuracy is {number(round(100 * abs(gap), 1))} points {side}."
     spread = any(len(known(row.accuracy_low, row.accuracy_high)) == 2 for row in bins)
-    reading += " The thin lines are intervals of the accuracy of each bin." if spread else ""
+    bars = any(row.consistent for row in bins)
+    head, legend = (
+        ["bin", "confidence", "accuracy", "share", "pairs"],
+        [(1, "each bin, larger with more pairs"), (2, "gap")],
+    )
+    if bars:
+        outside = sum(
+            bool(row.consistent) and not row.consistent[0] <= row.accuracy <= row.consistent[1] for row in bins
+        )
+        reading += (
+            " The pale bars are where the accuracy of a calibrated model would lie (95 %, independent judgments): "
+        )
+        reading += f"{outside} of {len(bins)} bins {'lies' if outside == 1 else 'lie'} outside."
+        head.append("if calibrated")
+    elif spread:
+        reading += " The thin lines are intervals of the accuracy of each bin."
     cells: list[list[Cell]] = []
     for row in bins:
         accuracy = interval(row.accuracy, row.accuracy_low, row.accuracy_high) if spread else row.accuracy
         cells.append([f"{number(row.lower)} to {number(row.upper)}", row.confidence, accuracy, row.share, row.pairs])
-    table = Table("The numbers", ["bin", "confidence", "accuracy", "share", "pairs"], cells, folded=True)
-    return Figure("Reliability", drawn, reading, [(1, "each bin, larger with more pairs"), (2, "gap")], table)
+        if bars:
+            cells[-1].append("\xa0to\xa0".join(number(end) for end in row.consistent))
+    return Figure("Reliability", drawn, reading, legend, Table("The numbers", head, cells, folded=True))
 
 
 def gaps_figure(rows: Sequence[RewardGaps]) -> Figure | None:

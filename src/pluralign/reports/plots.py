@@ -93,6 +93,14 @@ class ReliabilityBin:
     gap: float
     accuracy_low: float | None = None
     accuracy_high: float | None = None
+    consistent_low: float | None = None
+    consistent_high: float | None = None
+
+    @property
+    def consistent(self) -> list[float]:
+        """The range of the accuracy if the model were calibrated; empty where it is not stored."""
+        ends = known(self.consistent_low, self.consistent_high)
+        return ends if len(ends) == 2 else []
 
 
 def known(*values: float | None) -> list[float]:
@@ -169,20 +177,28 @@ def probability_histograms(
 def reliability(bins: Sequence[ReliabilityBin], description: str) -> Markup:
     """Accuracy against confidence, a dot per bin; on the diagonal the two are equal.
 
+    A pale bar is the range of a bin's accuracy if the model were calibrated. Where none is stored, a thin line is the
+    interval of the accuracy.
+
     Examples:
         >>> reliability([ReliabilityBin(0.8, 0.9, 40, 1.0, 0.88, 0.5, -0.38)], "Calibration")[:4]
         Markup('<svg')
     """
-    lowest = min([0.5, *known(*(value for row in bins for value in (row.accuracy, row.accuracy_low)))])
+    bars = any(row.consistent for row in bins)
+    ends = ((row.accuracy, row.consistent_low if bars else row.accuracy_low) for row in bins)
+    lowest = min([0.5, *known(*(value for pair in ends for value in pair))])
     with canvas(340) as figure:
         axes = plot_area(figure, 46, 30, 22, 128)
         _frame(figure, axes, "", "accuracy", 10)
         axes.set_ylim(math.floor(10 * lowest) / 10, 1)
         axes.plot([0.5, 1], [0.5, 1], color=MUTED, linewidth=1.2, linestyle=_DASHED, clip_on=False)
         for row in bins:
-            ends = known(row.accuracy_low, row.accuracy_high)
-            if len(ends) == 2:
-                axes.plot([row.confidence] * 2, ends, color=series(1), linewidth=1.4, alpha=0.7, clip_on=False)
+            interval = [] if bars else known(row.accuracy_low, row.accuracy_high)
+            if row.consistent:
+                axes.plot([row.confidence] * 2, row.consistent, color=SOFT, linewidth=10, solid_capstyle="butt",
+                          clip_on=False)  # fmt: skip
+            if len(interval) == 2:
+                axes.plot([row.confidence] * 2, interval, color=series(1), linewidth=1.4, alpha=0.7, clip_on=False)
             axes.plot([row.confidence] * 2, [row.confidence, row.accuracy], color=series(2), linewidth=2.2,
                       alpha=0.75, clip_on=False)  # fmt: skip
             dots(axes, [row.confidence], [row.accuracy], series(1), 6 + 12 * math.sqrt(row.share))

@@ -58,6 +58,14 @@ METRICS = {
                                          "higher is better; 1 is all of it", by_reward=True),
 }  # fmt: skip
 
+GIVEN = {
+    "intervals_given_annotators": "Intervals are over prompts, given these annotators: fewer than five annotators say "
+    "little about others.",
+    "intervals_given_prompts": "Intervals are over annotators, given these prompts: fewer than five prompts say "
+    "little about others.",
+}
+"""What metrics say that their intervals take as given, and the sentence for the page."""
+
 _COUNTS = {
     "eval_loss": "loss on held-out files", "train_loss": "training loss", "judgments": "judgments",
     "annotators": "annotators", "prompts": "prompts", "pairs": "strict pairs", "left_out": "rows left out",
@@ -167,6 +175,7 @@ def _sections(run: Run) -> list[Section]:
     figures = _results(run)
     results: list[Block] = [Tiles(tiles)] if (tiles := _tiles(run)) else []
     results += [Figures(figures)] if figures else []
+    results += [Note(sentence) for key, sentence in GIVEN.items() if results and run.metrics.get(key) is True]
     by_source = _slices(run, "ece", "source", "Calibration error by source")
     parts = [
         Section("Results", results or [Note("This run has nothing to plot.")], describe(run)),

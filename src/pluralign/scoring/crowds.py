@@ -16,8 +16,9 @@ from pluralign.choice.label_costs import LabelCost
 from pluralign.choice.transport import expected_reward, reward_quantile, reward_variance
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_parquet
-from pluralign.evaluation.crowds.distributions import evaluate_distributions
+from pluralign.evaluation.crowds.distributions import Votes, evaluate_distributions
 from pluralign.evaluation.crowds.vote_slices import VoteSlice, sliced_votes, time_names
+from pluralign.evaluation.intervals import annotator_ids
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.schema import schema
 from pluralign.judgments.table import Judgments
@@ -130,7 +131,12 @@ def crowd_of_state(
 
 
 def crowd_metrics(
-    crowd: Crowd, predicted: np.ndarray, slices: Iterable[VoteSlice] = (), replicates: int = 0, seed: int = 0
+    crowd: Crowd,
+    predicted: np.ndarray,
+    slices: Iterable[VoteSlice] = (),
+    replicates: int = 0,
+    seed: int = 0,
+    voters: Votes | None = None,
 ) -> dict[str, float]:
     """Metrics of predictions, from `pluralign.evaluation.crowds.distributions.evaluate_distributions`.
 
@@ -141,7 +147,8 @@ def crowd_metrics(
         crowd: the votes.
         predicted: `(items, labels)`.
         slices: of the votes.
-        replicates: bootstrap draws over prompts; 0 omits the intervals.
+        replicates: bootstrap draws; 0 omits the intervals.
+        voters: the single votes, which extend the intervals from prompts to annotators.
 
     Examples:
         >>> from pluralign.judgments import BUILT_IN_SCALES
@@ -152,7 +159,7 @@ def crowd_metrics(
         (1, 0.25, 0.288)
     """
     votes = (crowd.counts, crowd.scale.rewards, crowd.items().prompt)
-    metrics = evaluate_distributions(predicted, *votes, slices=slices, replicates=replicates, seed=seed)
+    metrics = evaluate_distributions(predicted, *votes, slices=slices, replicates=replicates, seed=seed, voters=voters)
     del metrics["left_out"]  # every item of a crowd has a vote
     return {f"vote_{key}" if key.startswith("log_loss") else key: value for key, value in metrics.items()}
 
@@ -217,22 +224,13 @@ def evaluate_crowd(judgments: Judgments, crowd: Crowd, predict: Predict, seed: i
         "prompts": len(items.prompts),
         "unique_responses": len(items.responses),
     }
-    metrics |= crowd_metrics(crowd, predicted, vote_slices(judgments, crowd), 1000, seed)
+    metrics |= crowd_metrics(crowd, predicted, vote_slices(judgments, crowd), 1000, seed, voters_of(judgments, crowd))
     return CrowdResult(metrics, predicted, crowds_table(crowd, predicted))
 
 
 def vote_slices(judgments: Judgments, crowd: Crowd) -> Iterator[VoteSlice]:
     """The votes of each source, each group, and each month, where there are several."""
-    keys = map(item_key, crowd.prompt, crowd.response)
-    place = {key: number for number, key in enumerate(keys)}
-    label_of = {label: number for number, label in enumerate(crowd.scale.labels)}
-    votes = [
-        (place[key], label_of[label], row)
-        for row in judgments.rows()
-        for text, label in zip(row["responses"], row["labels"] or (), strict=False)
-        # The crowd holds no item whose votes all have weight 0.
-        if label is not None and (key := item_key(row["prompt"], text)) in place
-    ]
+    votes = _single_votes(judgments, crowd)
     rows = [row for _, _, row in votes]
     times = [None if row["time"] is None else row["time"].replace(tzinfo=None) for row in rows]
     months = time_names(np.array(times, dtype="datetime64[s]"))
@@ -242,10 +240,35 @@ def vote_slices(judgments: Judgments, crowd: Crowd) -> Iterator[VoteSlice]:
         [item for item, _, _ in votes],
         [label for _, label, _ in votes],
         len(crowd.prompt),
-        len(label_of),
+        len(crowd.scale.labels),
         several,
         [row["weight"] for row in rows],
     )
+
+
+def voters_of(judgments: Judgments, crowd: Crowd) -> Votes:
+    """The votes of a table on the items of a crowd, with their annotators."""
+    votes = _single_votes(judgments, crowd)
+    return Votes(
+        np.array([item for item, _, _ in votes], dtype=np.int64),
+        np.array([label for _, label, _ in votes], dtype=np.int64),
+        annotator_ids([row["annotator"] for _, _, row in votes]),
+        np.array([row["weight"] for _, _, row in votes], dtype=np.float64),
+    )
+
+
+def _single_votes(judgments: Judgments, crowd: Crowd) -> list[tuple[int, int, dict[str, Any]]]:
+    """Item, label and row of each vote on an item of the crowd."""
+    keys = map(item_key, crowd.prompt, crowd.response)
+    place = {key: number for number, key in enumerate(keys)}
+    label_of = {label: number for number, label in enumerate(crowd.scale.labels)}
+    return [
+        (place[key], label_of[label], row)
+        for row in judgments.rows()
+        for text, label in zip(row["responses"], row["labels"] or (), strict=False)
+        # The crowd holds no item whose votes all have weight 0.
+        if label is not None and (key := item_key(row["prompt"], text)) in place
+    ]
 
 
 def crowds_table(crowd: Crowd, predicted: np.ndarray) -> pa.Table:

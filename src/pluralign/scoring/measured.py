@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pluralign.core.files import write_json
 from pluralign.evaluation.annotators.types import type_accuracy
 from pluralign.evaluation.calibration.reliability import reliability_table
+from pluralign.evaluation.intervals import annotator_ids
 from pluralign.evaluation.pairs import Pairs, pairs_of
 from pluralign.evaluation.policies.answer_lists import MarginMap
 from pluralign.evaluation.rewards.over_rewarding import over_rewarding
@@ -81,10 +82,10 @@ def reward_metrics(
     slices = slices_of(judgments, items)
     if types is not None:
         slices["type"] = [str(kind + 1) for kind in types.tolist()]
-    annotators = set(column_of(judgments, items, "annotator")) - {None}
+    annotators = column_of(judgments, items, "annotator")
     counts = {
         "judgments": items.judgments,
-        "annotators": len(annotators),
+        "annotators": len(set(annotators) - {None}),
         "prompts": len(items.prompts),
         "unique_responses": len(items.responses),
         "left_out": items.left_out,
@@ -97,6 +98,7 @@ def reward_metrics(
         items.weight,
         # A crowd's view of a response can be compared with one reward only, not with one for each type.
         response=items.response if types is None else None,
+        annotator=annotator_ids(annotators),
         slices=slices,
         seed=seed,
         recalibration=recalibration,
@@ -105,11 +107,19 @@ def reward_metrics(
 
 
 def pairs_under(
-    items: Items, rewards: np.ndarray, types: np.ndarray | None = None, recalibration: MarginMap | None = None
+    items: Items,
+    rewards: np.ndarray,
+    types: np.ndarray | None = None,
+    recalibration: MarginMap | None = None,
+    judgments: Judgments | None = None,
 ) -> Pairs:
-    """The strict pairs of judgments under rewards of the unique responses; arguments as in `reward_metrics`."""
+    """The strict pairs of judgments under rewards of the unique responses; arguments as in `reward_metrics`.
+
+    With the table, the pairs know their annotators, and intervals of their metrics cover them.
+    """
     shown = shown_rewards(items, rewards, types)
-    return pairs_of(shown, items.ranks, items.offsets, items.prompt, items.weight, recalibration)
+    who = None if judgments is None else annotator_ids(column_of(judgments, items, "annotator"))
+    return pairs_of(shown, items.ranks, items.offsets, items.prompt, items.weight, recalibration, who)
 
 
 def shown_rewards(items: Items, rewards: np.ndarray, types: np.ndarray | None = None) -> np.ndarray:
@@ -208,7 +218,7 @@ def typed_metrics(
         metrics["mixture_log_loss"] = -float(np.average(each, weights=items.weight))
     metrics |= _type_accuracy(annotators, groups, beliefs, len(utilities), seed)
     for name, own in zip(mixture.weights, utilities, strict=True):
-        for key, value in sliced_metrics(pairs_under(items, own), {"group": groups}).items():
+        for key, value in sliced_metrics(pairs_under(items, own, judgments=judgments), {"group": groups}).items():
             metric, slice_name = key.split("/", 1)
             if metric in ("accuracy", "log_loss"):
                 metrics[f"{metric}/policy={name}/{slice_name}"] = value

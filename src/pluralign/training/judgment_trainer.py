@@ -156,7 +156,7 @@ class JudgmentTrainer(ResponseTrainer):
         items, utilities = self.score(judgments)
         metrics = reward_metrics(judgments, items, utilities) | {"eval_loss": self.mean_loss(items, utilities)}
         slices = slices_of(judgments, items) if self.reports_over_rewarding else None
-        return Measured(metrics, pairs_under(items, utilities), slices)
+        return Measured(metrics, pairs_under(items, utilities, judgments=judgments), slices)
 
     def _types(self, judgments: Judgments, items: Items) -> np.ndarray | None:
         """The type, from 0, under which each judgment is judged `(judgments,)`, where there are types."""

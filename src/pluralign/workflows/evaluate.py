@@ -138,7 +138,7 @@ def evaluate(
     else:
         metrics, types = typed_metrics(judgments, items, utilities, mixture, posteriors, seed)
     metrics |= compared | ({} if crowds is None else crowds.metrics)
-    pairs = pairs_under(items, utilities, types, margin_map)
+    pairs = pairs_under(items, utilities, types, margin_map, judgments)
     start_run(folder, config, inputs)
     Measured(metrics, pairs, slices_of(judgments, items) if is_reward else None, crowds).write(folder, seed)
     table = annotator_table(pairs, column_of(judgments, items, "annotator"))

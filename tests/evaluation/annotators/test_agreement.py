@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from nltk.metrics.agreement import AnnotationTask
 
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.annotators.agreement import alpha_interval, krippendorff_alpha
+from pluralign.evaluation.annotators.agreement import (
+    alpha_interval,
+    alphas_of,
+    coincidences,
+    comparable,
+    krippendorff_alpha,
+    vote_influences,
+)
 from pluralign.evaluation.annotators.peers import annotator_agreement
 from pluralign.evaluation.annotators.transitivity import condorcet, intransitive_triples
 from pluralign.evaluation.annotators.voted_pairs import comparison_components, majority_margins, voted_pairs
@@ -255,6 +262,52 @@ def test_clusters_widen_the_interval_and_the_seed_fixes_it():
         alpha_interval(unit, value, cluster=[0])
     with pytest.raises(PluralignError, match="replicates is -1"):
         alpha_interval(unit, value, replicates=-1)
+
+
+def crowd(rng, units=30, annotators=12, spread=1.0):
+    """Each annotator's label on each unit, from the unit's and the annotator's own leaning."""
+    unit, annotator = (part.ravel() for part in np.divmod(np.arange(units * annotators), annotators))
+    leaning = rng.normal(size=units)[unit] + spread * rng.normal(size=annotators)[annotator]
+    return unit, (leaning + rng.logistic(scale=0.5, size=len(unit)) > 0).astype(int), annotator
+
+
+@pytest.mark.parametrize("both_orders", [False, True])
+@pytest.mark.parametrize("level", LEVELS)
+def test_influences_add_up_to_those_of_the_units(level, both_orders):
+    """Against alpha with the coincidences of one unit weighed a little more."""
+    rng = np.random.default_rng(6)
+    unit, value, annotator = rng.integers(9, size=120), rng.integers(-1, 2, size=120), rng.integers(7, size=120)
+    votes = comparable(unit, value, annotator, level, both_orders)
+    by_unit = np.bincount(votes.unit, weights=vote_influences(votes, level))
+    tables = coincidences(votes, votes.unit, 9)
+    for u in range(9):
+        more, less = (np.tensordot(1 + sign * 1e-5 * (np.arange(9) == u), tables, 1) for sign in (1, -1))
+        slope = (alphas_of(more[None], more, level)[0] - alphas_of(less[None], less, level)[0]) / 2e-5
+        assert by_unit[u] == pytest.approx(slope, abs=1e-4)
+
+
+def test_the_influence_of_an_annotator_is_the_change_of_alpha_without_them():
+    rng = np.random.default_rng(8)
+    unit, value, annotator = crowd(rng, 60, 40)
+    votes = comparable(unit, value, annotator, "nominal", False)
+    influence = np.bincount(annotator[votes.row], weights=vote_influences(votes, "nominal"))
+    alpha = krippendorff_alpha(unit, value, annotator)
+    kept = [annotator != name for name in range(40)]
+    change = [alpha - krippendorff_alpha(unit[rest], value[rest], annotator[rest]) for rest in kept]
+    assert influence == pytest.approx(np.array(change), abs=0.1 * np.abs(change).max())
+
+
+def test_intervals_over_units_and_annotators_cover_alpha():
+    rng = np.random.default_rng(7)
+    truth = np.mean([krippendorff_alpha(*crowd(rng, 400, 200)) for _ in range(10)])
+    covered = np.zeros(2)
+    for _ in range(100):
+        data = crowd(rng)
+        both = alpha_interval(*data, replicates=200)
+        alone = alpha_interval(*data[:2], replicates=200)
+        covered += [low <= truth <= high for low, high in (both, alone)]
+    assert 88 <= covered[0] <= 99
+    assert covered[1] < covered[0] - 5
 
 
 # Real data.

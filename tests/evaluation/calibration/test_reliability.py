@@ -1,24 +1,25 @@
 """Calibration errors and tables: other libraries, plain loops over both orders of the pairs, and figures by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import kstest
 from sklearn.metrics import brier_score_loss
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
 from pluralign.core.errors import PluralignError
 from pluralign.evaluation.calibration.reliability import (
-    BinSums,
-    bin_columns,
     bin_of,
+    calibrated_gaps,
     calibration_error,
-    debiased_error,
+    calibration_p_value,
     equal_mass_edges,
     equal_width_edges,
-    expected_error,
     reliability_table,
+    squared_error,
     top_label,
 )
 from pluralign.evaluation.pairs import Pairs, pairs_of
@@ -201,13 +202,9 @@ def test_figures_by_hand():
     assert metrics["average_calibration_error"] == pytest.approx(-sum(gaps) / 2)
     assert metrics["brier"] == pytest.approx((0.35**2 + 0.65**2 + 2 * 0.15**2 + 0.85**2) / 5)
     assert metrics["brier_reliability"] == pytest.approx((2 * gaps[0] ** 2 + 3 * gaps[1] ** 2) / 5)
-    bias = 0.0
-    for count, accuracy, gap in ((2, 0.5, 0.15), (3, 2 / 3, 0.85 - 2 / 3)):
-        s = math.sqrt(accuracy * (1 - accuracy) / count)
-        folded = s * math.sqrt(2 / math.pi) * math.exp(-(gap**2) / 2 / s**2) + gap * math.erf(gap / s / math.sqrt(2))
-        bias += count / 5 * (folded - gap)
-    assert 0 < bias < metrics["ece"]
-    assert metrics["ece_debiased"] == pytest.approx(metrics["ece"] - bias)
+    # d of the pairs of a bin: the mean of their products, two by two.
+    products = (0.35 * -0.65, (0.15 * 0.15 - 2 * 0.15 * 0.85) / 3)
+    assert metrics["ece_squared"] == pytest.approx((2 * products[0] + 3 * products[1]) / 5)
 
 
 # The table.
@@ -253,6 +250,7 @@ def test_intervals_of_the_bins_agree_with_the_analytic_standard_error(equal_mass
     assert len(rows) == 5
     for row, alone in zip(rows, plain, strict=True):
         low, high = row.pop("accuracy_low"), row.pop("accuracy_high")
+        assert row.pop("consistent_low") < row["confidence"] < row.pop("consistent_high")
         assert row == alone
         error = math.sqrt(row["accuracy"] * (1 - row["accuracy"]) / row["pairs"])
         assert low < row["accuracy"] < high
@@ -262,7 +260,8 @@ def test_intervals_of_the_bins_agree_with_the_analytic_standard_error(equal_mass
 
 def test_a_single_prompt_has_rows_without_intervals():
     pairs = pairs_of([2.0, 0.0, 0.0, 2.0], [1, 2, 1, 2], [0, 2, 4], [3, 3], [1.0, 1.0])
-    assert reliability_table(pairs, replicates=50) == reliability_table(pairs)
+    [row], [alone] = reliability_table(pairs, replicates=50), reliability_table(pairs)
+    assert set(row) - set(alone) == {"consistent_low", "consistent_high"}
     with pytest.raises(PluralignError, match="level is 2"):
         reliability_table(pairs, replicates=50, level=2)
 
@@ -285,48 +284,99 @@ def test_judgments_drawn_from_the_model_are_calibrated():
     assert sure["gap"] < 0
 
 
-def test_folded_normal_is_the_mean_of_draws():
-    """The bias taken off is that of Gaussian noise around the observed gaps, as drawing it says."""
-    rng = np.random.default_rng(0)
-    pairs = calibrated(rng, 300)
-    sums = BinSums.of_columns(bin_columns(pairs, np.zeros(300, dtype=int), 1, equal_width_edges(10)))
-    mass, accuracy, gap = sums.mass[0], sums.right[0] / sums.mass[0], sums.gap[0] / sums.mass[0]
-    error = np.sqrt(accuracy * (1 - accuracy) / mass)
-    drawn = np.abs(gap + error * rng.normal(size=(400_000, 5))) @ mass / 300
-    plug_in = expected_error(sums)[0]
-    # Five gaps of error about 0.06 and shares about 0.2: the mean of 400,000 has error under 0.0001.
-    assert debiased_error(sums)[0] == pytest.approx(2 * plug_in - drawn.mean(), abs=5e-4)
+def test_the_squared_error_is_a_mean_over_pairs_that_share_neither_prompt_nor_annotator():
+    rng = np.random.default_rng(1)
+    count = 60
+    pairs = of_margins(rng.normal(size=count), rng.choice([0.5, 1.0, 2.0], size=count), rng.integers(9, size=count))
+    pairs = replace(pairs, annotator=rng.integers(7, size=count))
+    group = rng.integers(-1, 2, size=count)
+    confidence, correct, weight, _ = top_label(pairs)
+    bins, gaps = bin_of(confidence, equal_width_edges(10)), correct - confidence
+    for known in (pairs, replace(pairs, annotator=None)):
+        expected = []
+        for g in (0, 1):
+            total = mass = 0.0
+            for b in range(5):
+                own = np.flatnonzero((bins == b) & (group == g))
+                pairs_of_pairs = [
+                    (weight[i] * weight[j], gaps[i] * gaps[j])
+                    for i in own
+                    for j in own
+                    if known.prompt[i] != known.prompt[j]
+                    and (known.annotator is None or known.annotator[i] != known.annotator[j])
+                ]
+                if pairs_of_pairs:
+                    factor, product = np.array(pairs_of_pairs).T
+                    total += weight[own].sum() * np.average(product, weights=factor)
+                    mass += weight[own].sum()
+            expected.append(total / mass)
+        assert squared_error(known, group, 2) == pytest.approx(expected)
 
 
-def test_debiased_is_nearer_to_zero_for_calibrated_rewards():
+def test_the_squared_error_of_a_calibrated_model_averages_zero():
     rng = np.random.default_rng(3)
-    found = [pair_metrics(calibrated(rng, 120)) for _ in range(200)]
-    plug_in = np.mean([metrics["ece"] for metrics in found])
-    debiased = np.mean([metrics["ece_debiased"] for metrics in found])
-    # Five bins of 24 pairs: gaps of standard error 0.09, mean absolute value 0.07, all of it noise.
-    assert 0.05 < plug_in < 0.09
-    assert debiased < 0.7 * plug_in
-    assert all(metrics["ece_debiased"] <= metrics["ece"] for metrics in found)
+    metrics = [pair_metrics(calibrated(rng, 100)) for _ in range(600)]
+    squared = np.array([values["ece_squared"] for values in metrics])
+    assert np.mean([values["ece"] for values in metrics]) == pytest.approx(0.07, abs=0.01)
+    assert (squared < 0).any()
+    assert abs(squared.mean()) < 3 * squared.std() / math.sqrt(len(squared))
+    assert squared.std() / math.sqrt(len(squared)) < 5e-4
 
 
-def test_debiased_keeps_a_true_gap():
+def test_the_squared_error_of_a_calibrated_model_averages_zero_with_annotator_effects():
+    """Prompts and annotators shift every probability, the model knows only the mean: plug-in squares are far above 0."""
+    rng = np.random.default_rng(6)
+    prompt, annotator = np.repeat(np.arange(20), 6), np.tile(np.arange(6), 20)
+    squared, plug_in = [], []
+    for _ in range(600):
+        shift = rng.normal(scale=0.1, size=20)[prompt] + rng.normal(scale=0.1, size=6)[annotator]
+        right = rng.random(120) < np.clip(0.7 + shift, 0, 1)
+        pairs = of_margins(np.where(right, 1, -1) * math.log(7 / 3), prompt=prompt)
+        metrics = pair_metrics(replace(pairs, annotator=annotator))
+        squared.append(metrics["ece_squared"])
+        plug_in.append(metrics["brier_reliability"])
+    assert np.mean(plug_in) > 0.003
+    assert abs(np.mean(squared)) < 3 * np.std(squared) / math.sqrt(600)
+
+
+def test_the_squared_error_keeps_a_true_gap():
     rng = np.random.default_rng(4)
     found = []
     for _ in range(100):
-        # All pairs 0.8 sure, 0.6 right: the error is 0.2.
+        # All pairs at 0.8, 0.6 of them right: the square is 0.04.
         right = rng.random(150) < 0.6
-        found.append(pair_metrics(of_margins(np.where(right, 1, -1) * math.log(4)))["ece_debiased"])
-    # Standard error of one 0.04, of the mean of a hundred 0.004.
-    assert np.mean(found) == pytest.approx(0.2, abs=0.015)
+        found.append(pair_metrics(of_margins(np.where(right, 1, -1) * math.log(4)))["ece_squared"])
+    assert np.mean(found) == pytest.approx(0.04, abs=0.006)
 
 
-def test_copies_within_prompts_do_not_change_the_noise():
-    pairs = calibrated(np.random.default_rng(5), 80)
-    copied = of_margins(np.repeat(pairs.margin, 6), prompt=np.repeat(pairs.prompt, 6))
-    alone = of_margins(np.repeat(pairs.margin, 6))
-    expected = pair_metrics(pairs)["ece_debiased"]
-    assert pair_metrics(copied)["ece_debiased"] == pytest.approx(expected, abs=1e-12)
-    assert pair_metrics(alone)["ece_debiased"] > expected + 0.01
+def test_the_p_value_of_a_calibrated_model_is_uniform():
+    rng = np.random.default_rng(100)
+    p = [calibration_p_value(calibrated(rng, 150), draws=199, seed=1000 + seed) for seed in range(1000)]
+    assert kstest(p, "uniform").pvalue > 0.05
+    doubled = [replace(pairs, margin=2 * pairs.margin) for pairs in (calibrated(rng, 400) for _ in range(20))]
+    assert np.median([calibration_p_value(pairs, draws=199) for pairs in doubled]) < 0.05
+
+
+def test_sums_of_many_labels_are_drawn_as_normal_numbers():
+    pairs = calibrated(np.random.default_rng(7), 12_000)
+    whole = calibrated_gaps(pairs, equal_width_edges(10), 400)
+    confidence, _, weight, _ = top_label(pairs)
+    index = bin_of(confidence, equal_width_edges(10))
+    variance = np.bincount(index, weights=weight**2 * confidence * (1 - confidence))
+    assert whole.std(axis=0) == pytest.approx(np.sqrt(variance), rel=0.12)
+    few = of_margins(np.full(30, math.log(4)))
+    gaps = calibrated_gaps(few, equal_width_edges(10), 4000)[:, 3]
+    assert gaps.mean() == pytest.approx(0.0, abs=0.15)
+    assert gaps.std() == pytest.approx(math.sqrt(30 * 0.16), rel=0.05)
+
+
+def test_consistency_bars_hold_the_accuracy_of_calibrated_bins():
+    rng = np.random.default_rng(8)
+    rows = [row for seed in range(60) for row in reliability_table(calibrated(rng, 300), replicates=200, seed=seed)]
+    inside = [row["consistent_low"] - 1e-9 <= row["accuracy"] <= row["consistent_high"] + 1e-9 for row in rows]
+    # 300 bins at 0.95: standard deviation 0.013; quantiles of 200 draws lose a little, counts gain a little.
+    assert 0.91 <= np.mean(inside) <= 0.99
+    assert all(row["consistent_low"] <= row["confidence"] <= row["consistent_high"] for row in rows)
 
 
 # Bins and degenerate input.
@@ -375,10 +425,10 @@ def test_degenerate_pairs_have_defined_measures():
     level = pair_metrics(of_margins([0.0, 0.0]))
     assert level["brier"] == 0.25
     assert (level["brier_reliability"], level["brier_resolution"]) == (0.0, 0.0)
-    assert not any(name in level for name in (*BINNED, "ece_debiased", "ece_smooth", "gap_right", "sure_wrong"))
+    assert not any(name in level for name in (*BINNED, "ece_squared", "ece_smooth", "gap_right", "sure_wrong"))
     one_prompt = pair_metrics(of_margins([1.0, -1.0, 1.0], prompt=[7, 7, 7]))
     # A single prompt shows no noise to take off.
-    assert one_prompt["ece_debiased"] == one_prompt["ece"]
+    assert "ece_squared" not in one_prompt
     weightless = pair_metrics(of_margins([1.0, -2.0], weight=[0.0, 0.0]))
     assert sorted(weightless) == ["pairs", "reward_ties", "tied_pairs", "undecided_judgments"]
 

@@ -12,10 +12,13 @@ from pluralign.core.errors import PluralignError
 from pluralign.evaluation.crowds.distributions import (
     FLOOR,
     MEANS,
+    Votes,
     distribution_metrics,
     evaluate_distributions,
     predicted_crowds,
 )
+from pluralign.evaluation.crowds.vote_slices import vote_counts
+from pluralign.evaluation.intervals import Resampling
 
 HH6 = (1.0, 0.5, -1.0, -1.0, -1.5, -3.0)
 
@@ -249,3 +252,54 @@ def test_arguments_that_do_not_fit_are_refused():
     for match, wrong in cases.items():
         with pytest.raises(PluralignError, match=match):
             evaluate_distributions(**(good | wrong))
+
+
+# Prompts and annotators.
+
+
+def panel_of_votes(rng, items=60, annotators=25, labels=3, spread=1.0):
+    """Each annotator's vote on each item (one a prompt), from leanings of the item and of the annotator."""
+    leaning = rng.normal(size=(items, 1, labels)) + spread * rng.normal(size=(1, annotators, labels))
+    label = (leaning + rng.gumbel(size=(items, annotators, labels))).argmax(2).ravel()
+    item, annotator = (part.ravel() for part in np.divmod(np.arange(items * annotators), annotators))
+    return Votes(item, label, annotator, np.ones(len(item)))
+
+
+@pytest.mark.parametrize("name", ["log_loss", "expected_reward_bias"])
+def test_intervals_cover_the_mean_over_new_items_and_annotators(name):
+    """The prediction is a constant, so that both means are linear in the votes and have no bias of small samples."""
+    rng = np.random.default_rng(21)
+    mu, rewards, covered = np.array([0.5, 0.3, 0.2]), [1.0, 0.0, -1.0], np.zeros(2)
+    truth = {"log_loss": -np.log(mu).mean(), "expected_reward_bias": 0.3}[name]
+    for _ in range(100):
+        votes = panel_of_votes(rng)
+        counts = vote_counts(votes.item, votes.label, 60, 3)
+        given = (np.tile(mu, (60, 1)), counts, rewards, np.arange(60))
+        found = [evaluate_distributions(*given, replicates=40, voters=voters) for voters in (votes, None)]
+        covered += [metrics[f"{name}_low"] <= truth <= metrics[f"{name}_high"] for metrics in found]
+    assert 0.88 <= covered[0] / 100 <= 0.99
+    assert covered[1] < covered[0] - 12
+
+
+def test_intervals_of_linear_means_equal_those_over_votes():
+    """Every item has the same number of votes: the mean over items is the mean over votes, and so are the intervals."""
+    rng = np.random.default_rng(22)
+    votes = panel_of_votes(rng, items=30, annotators=10)
+    mu = rng.dirichlet(np.ones(3), size=30)
+    counts = vote_counts(votes.item, votes.label, 30, 3)
+    found = evaluate_distributions(mu, counts, [1.0, 0.0, -1.0], np.arange(30), replicates=10, voters=votes)
+    loss = -np.log(mu[votes.item, votes.label])
+    direct = Resampling(votes.item, annotator=votes.annotator).mean_intervals({"log_loss": (loss, 1.0)})
+    assert found["log_loss"] == pytest.approx(direct["log_loss"])
+    widths = [metrics["log_loss_high"] - metrics["log_loss_low"] for metrics in (found, direct)]
+    assert widths[0] == pytest.approx(widths[1], rel=0.1)
+
+
+def test_few_voters_are_taken_as_given():
+    rng = np.random.default_rng(23)
+    votes = panel_of_votes(rng, items=12, annotators=3)
+    counts = vote_counts(votes.item, votes.label, 12, 3)
+    given = (np.full((12, 3), 1 / 3), counts, [1.0, 0.0, -1.0], np.arange(12))
+    found = evaluate_distributions(*given, replicates=50, voters=votes)
+    assert found.pop("intervals_given_annotators") is True
+    assert found == evaluate_distributions(*given, replicates=50)

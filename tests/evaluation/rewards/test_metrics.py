@@ -103,6 +103,8 @@ def test_copies_within_prompts_do_not_narrow_the_interval():
     once = pair_metrics(one_pair_a_prompt(margin), replicates=200)
     often = pair_metrics(one_pair_a_prompt(margin, copies=5), replicates=200)
     assert often.pop("pairs") == 5 * once.pop("pairs")
+    # The p-value takes judgments as independent, which copies are not.
+    assert often.pop("ece_p_value") < once.pop("ece_p_value")
     assert often == pytest.approx(once, rel=1e-12, abs=1e-12)
 
 
@@ -136,7 +138,7 @@ def test_a_higher_level_is_wider(rankings):
     data = rankings(6)
     pairs = pairs_of(*(data[name] for name in FIVE))
     narrow, wide = (pair_metrics(pairs, replicates=300, level=level) for level in (0.5, 0.95))
-    for name in ("accuracy", "log_loss", "ece"):
+    for name in ("accuracy", "log_loss", "ece_smooth"):
         assert wide[f"{name}_low"] < narrow[f"{name}_low"] < narrow[f"{name}_high"] < wide[f"{name}_high"]
 
 
@@ -151,7 +153,8 @@ def test_undefined_intervals_are_left_out():
     # One prompt of three has a margin, so some replicates have no calibration error; the others do.
     some = pair_metrics(one_pair_a_prompt(np.array([0.0, 0.0, 1.0])), replicates=100)
     assert all(math.isfinite(value) for value in some.values())
-    assert "ece_low" in some
+    assert "ece_smooth_low" in some
+    assert "ece_low" not in some
 
 
 def test_intervals_hold_the_measures_of_the_truth():
@@ -166,7 +169,10 @@ def test_intervals_hold_the_measures_of_the_truth():
     truth = pair_metrics(drawn(200_000))
     interval = pair_metrics(drawn(1500), replicates=400)
     names = {key.removesuffix("_low") for key in interval if key.endswith("_low")}
-    assert names >= {"ece", "ece_equal_mass", "ece_debiased", "ece_smooth", "brier", "gap_wrong", "sure_wrong"}
+    assert names >= {"ece_smooth", "brier", "brier_reliability", "gap_wrong", "sure_wrong"}
+    assert not names & {"ece", "ece_equal_mass", "ece_squared", "max_calibration_error", "average_calibration_error"}
+    assert interval["ece_p_value"] < 0.01
+    assert interval["ece_squared"] == pytest.approx(truth["ece_squared"], rel=0.5)
     for name in names:
         # brier_uncertainty is 1/4 in every draw, up to nothing.
         assert interval[f"{name}_low"] <= truth[name] <= interval[f"{name}_high"], name

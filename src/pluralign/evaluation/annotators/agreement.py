@@ -90,10 +90,13 @@ def alpha_interval(
     coverage: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float] | None:
-    """Percentile bootstrap interval of Krippendorff's alpha over units, or over clusters of units.
+    """Interval of Krippendorff's alpha over units, or clusters of units, and over annotators.
 
     Each replicate draws as many clusters as hold a unit with two values, with replacement, adds up their coincidences
     and computes alpha with the replicate's own D_o, D_e and midranks. Replicates without variation are left out.
+    If at least five annotators judged several clusters, the interval is the normal one instead, by the variance for
+    clusters and annotators of `Resampling` with the votes' influences on alpha (`vote_influences`): a bootstrap of
+    both would count the noise of a pair of votes up to eightfold. With fewer annotators it is given these.
     Memory: clusters x (distinct values)^2.
 
     Args:
@@ -120,20 +123,30 @@ def alpha_interval(
     group = votes.unit
     if cluster is not None:
         group = whole_numbers("cluster", cluster, np.size(unit), ", one per vote")[votes.row]
-    resampling = Resampling(group, replicates, coverage, seed)
+    who = None if annotator is None else whole_numbers("annotator", annotator)
+    # An unknown annotator has a number of their own.
+    who = None if who is None else np.where(who < 0, -1 - np.arange(len(who)), who)[votes.row]
+    resampling = Resampling(group, replicates, coverage, seed, annotator=who)
     if resampling.groups < 2:
         return None
+    if resampling.crossed:
+        everyone = coincidences(votes, np.zeros(len(votes.unit), dtype=np.int64), 1)[0]
+        alpha = float(alphas_of(everyone[None], everyone, level)[0])
+        if np.isnan(alpha) or not replicates:
+            return None
+        half = resampling.half_width(vote_influences(votes, level))
+        return alpha - half, min(alpha + half, 1.0)
     sums = coincidences(votes, resampling.group, resampling.groups).reshape(resampling.groups, -1)
     kinds, count = np.unique(sums, axis=0, return_counts=True)
     if len(kinds) * ALIKE <= resampling.groups:
         sums, resampling = kinds, Resampling.of_kinds(count, replicates, coverage, seed)
     categories = len(votes.categories)
 
-    def alpha(weights: Floats) -> Floats:
+    def replicated(weights: Floats) -> Floats:
         totals = (weights @ sums).reshape(-1, categories, categories)
         return np.concatenate([alphas_of(total[None], total, level) for total in totals])
 
-    ends = resampling.interval(alpha)
+    ends = resampling.interval(replicated)
     return None if ends is None else (float(ends[0]), float(ends[1]))
 
 
@@ -212,6 +225,37 @@ def coincidences(votes: Comparable, group: Ints, groups: int) -> Floats:
         sums = np.bincount(cell, weights=votes.share * share, minlength=groups * categories)
         table[:, :, k] = sums.reshape(groups, categories)
     return table + table[:, ::-1, ::-1] if votes.both_orders else table
+
+
+def vote_influences(votes: Comparable, level: str) -> Floats:
+    """How much alpha would change per unit of weight of each vote, `(votes,)`.
+
+    With a_h the weight of an annotator on unit u and v_hc the share of c in their values there, the coincidences are
+
+        o_ck = sum_(h, g different) a_h a_g v_hc v_gk / (M - Q / M),   M = sum_h a_h,   Q = sum_h a_h^2
+
+    which are the plain ones where every weight is 1. By the chain rule the influence of h on u is
+    <G, v_h r_h' + r_h v_h'> / (m_u - 1) - <G, o_u> / m_u, with G the derivative of alpha by its coincidences and r_h
+    the others' values. Over a unit the influences add up to that of the unit's own weight.
+    """
+    whole = coincidences(votes, np.zeros(len(votes.unit), dtype=np.int64), 1)[0]
+    (alpha,) = alphas_of(whole[None], whole, level)
+    step = 1e-6 * whole.sum()
+    gradient = np.zeros_like(whole)
+    for cell in np.ndindex(whole.shape):
+        # From above: a value that meets no other has coincidences of 0.
+        more = whole.copy()
+        more[cell] += step
+        gradient[cell] = (alphas_of(more[None], more, level)[0] - alpha) / step
+    if votes.both_orders:
+        gradient = gradient + gradient[::-1, ::-1]
+    paired = gradient + gradient.T
+    own = np.zeros(len(votes.unit))
+    for k, share in enumerate(others(votes)):
+        # `others` divides by m_u - 1 already.
+        own += votes.share * paired[votes.value, k] * share
+    units = np.bincount(votes.unit, weights=own) / 2
+    return own - votes.share * (units[votes.unit] / votes.judges)
 
 
 def alphas_of(observed: Floats, everyone: Floats, level: str) -> Floats:

@@ -6,18 +6,18 @@ as rows of bins, so that each is defined once for the whole, its slices and the 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import erf, expit
+from scipy.special import expit
 
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.intervals import Resampling, ratio
+from pluralign.evaluation.intervals import BLOCK_CELLS, Resampling, percentiles, ratio
 from pluralign.evaluation.pairs import SAME, Floats, Ints, Pairs
 
-# Number of sums in each bin: the fields of `BinSums`, in their order.
-PARTS = 6
+# The sum of a bin's labels is drawn as a normal number if it has more pairs than this, and at least this variance for
+# weights of 1. Below, every label is drawn.
+MANY_PAIRS, NORMAL_FROM = 1000, 50.0
 
 
 def top_label(pairs: Pairs) -> tuple[Floats, Floats, Floats, Ints]:
@@ -117,6 +117,65 @@ def calibration_error(pairs: Pairs, bins: int = 10) -> float | None:
     return None if np.isnan(error) else float(error)
 
 
+def calibrated_gaps(pairs: Pairs, edges: Floats, draws: int, seed: int = 0) -> Floats:
+    """Sums of w ([m > 0] - c) by bin if the model were calibrated, `(draws, bins)`.
+
+    The labels are drawn from the confidences c, independently: that judgments share a prompt or an annotator is no
+    part of it. The sum of a bin with many uncertain pairs is drawn from the normal distribution of the same variance.
+    """
+    generator = np.random.default_rng(seed)
+    confidence, _, weight, kept = top_label(pairs)
+    index = bin_of(confidence, edges)
+    # 1 - c from the margin: exact where the confidence rounds to 1.
+    doubt = expit(-np.abs(pairs.margin[kept]))
+    variance = weight**2 * confidence * doubt
+    gaps = np.zeros((draws, len(edges) - 1))
+    for b in range(gaps.shape[1]):
+        own = np.flatnonzero((index == b) & (variance > 0))
+        # In an order of their own: the order of the judgments does not matter.
+        own = own[np.lexsort((weight[own], doubt[own]))]
+        total, largest = variance[own].sum(), (weight[own] ** 2).max(initial=0.0)
+        if len(own) > MANY_PAIRS and total > NORMAL_FROM * largest:
+            gaps[:, b] = generator.normal(scale=np.sqrt(total), size=draws)
+            continue
+        step = max(1, BLOCK_CELLS // max(len(own), 1))
+        for start in range(0, draws, step):
+            wrong = generator.random((min(step, draws - start), len(own))) < doubt[own]
+            gaps[start : start + step, b] = weight[own] @ doubt[own] - wrong @ weight[own]
+    return gaps
+
+
+def calibration_p_value(pairs: Pairs, bins: int = 10, *, draws: int = 1000, seed: int = 0) -> float | None:
+    """How often labels drawn from the predicted probabilities give an `ece` at least as large as the judgments'.
+
+        p = (1 + number of draws with ECE* >= ECE) / (1 + draws)
+
+    For a calibrated model with independent judgments p is uniform. See `calibrated_gaps` for what the draws leave out.
+
+    Source: Broecker and Smith (2007), "Increasing the reliability of reliability diagrams"; Vaicenavicius et al.
+    (2019), arXiv 1902.06977 (consistency resampling). Ours: the confidences stay as they are.
+
+    Returns:
+        None without draws or without a pair that has a margin other than 0 and a weight.
+
+    Examples:
+        Forty pairs, all predicted with 0.88, half of them wrong.
+
+        >>> from pluralign.evaluation.pairs import pairs_of
+        >>> ranks, offsets = [1, 2, 2, 1] * 20, list(range(0, 81, 2))
+        >>> pairs = pairs_of([2.0, 0.0] * 40, ranks, offsets, list(range(40)), [1.0] * 40)
+        >>> round(calibration_p_value(pairs), 3)
+        0.001
+    """
+    edges = equal_width_edges(bins)
+    sums = BinSums.of_columns(bin_columns(pairs, np.zeros(len(pairs.margin), dtype=np.int64), 1, edges))
+    if not draws or not sums.mass.sum() > 0:
+        return None
+    observed = np.abs(sums.gap).sum()
+    drawn = np.abs(calibrated_gaps(pairs, edges, draws, seed)).sum(axis=1)
+    return float((1 + np.count_nonzero(drawn >= observed - SAME * sums.mass.sum())) / (1 + draws))
+
+
 def reliability_table(
     pairs: Pairs,
     bins: int = 10,
@@ -133,13 +192,14 @@ def reliability_table(
         bins: bins of [0, 1], an even number; a top label reaches the upper half of them.
         equal_mass: use bins of about equal weight (`equal_mass_edges`) instead of equal width.
         replicates, level, seed: as in `pluralign.evaluation.intervals.Resampling`, for the interval of each accuracy
-            over prompts. The bins are those of the data in every replicate.
+            over prompts and annotators, and for the consistency bars. The bins are those of the data throughout.
 
     Returns:
         rows with `lower`, `upper`, `pairs` (count), `share` (of the weight; sums to 1), `confidence` and `accuracy`
         (weighted means), and `gap` = accuracy - confidence, below 0 where the model is over-confident. The
-        calibration error is the sum of share * |gap|. With `replicates` and at least two prompts, `accuracy_low` and
-        `accuracy_high`, over the replicates in which the bin holds weight.
+        calibration error is the sum of share * |gap|. With `replicates`, `consistent_low` and `consistent_high`: the
+        range of the accuracy if the model were calibrated (Broecker and Smith 2007; see `calibrated_gaps`). With two
+        prompts, also `accuracy_low` and `accuracy_high`, over the replicates in which the bin holds weight.
 
     Raises:
         PluralignError: `bins` is odd or under 2, or as in `Resampling`.
@@ -157,17 +217,19 @@ def reliability_table(
     width = len(edges) - 1
     counts = np.bincount(index, minlength=width)
     mass, sure, right = bin_sums(index, width, weight, weight * confidence, weight * correct)
-    resampling = Resampling(pairs.prompt, replicates, level, seed)
-    cells = resampling.group[kept] * width + index
-    masses, rights = (
-        sums.reshape(resampling.groups, width)
-        for sums in bin_sums(cells, resampling.groups * width, weight, weight * correct)
+    filled = np.flatnonzero(mass > 0).tolist()
+    resampling = Resampling(pairs.prompt, replicates, level, seed, annotator=pairs.annotator)
+    masses, rights = (np.zeros((len(pairs.margin), len(filled))) for _ in range(2))
+    for place, b in enumerate(filled):
+        own = index == b
+        masses[kept[own], place] = weight[own]
+        rights[kept[own], place] = (weight * correct)[own]
+    accuracy = resampling.mean_intervals(
+        {str(b): (rights[:, place], masses[:, place]) for place, b in enumerate(filled)}
     )
-    accuracy = resampling.intervals(
-        lambda weights: {str(b): column for b, column in enumerate(ratio(weights @ rights, weights @ masses).T)}
-    )
+    drawn = calibrated_gaps(pairs, edges, replicates, seed) / np.where(mass > 0, mass, 1.0)
     rows: list[dict[str, float]] = []
-    for b in np.flatnonzero(mass > 0).tolist():
+    for b in filled:
         row = {
             "lower": float(edges[b]),
             "upper": float(edges[b + 1]),
@@ -177,8 +239,14 @@ def reliability_table(
             "accuracy": float(right[b] / mass[b]),
             "gap": float((right[b] - sure[b]) / mass[b]),
         }
-        ends = ("low", "high") if f"{b}_low" in accuracy else ()
-        rows.append(row | {f"accuracy_{end}": accuracy[f"{b}_{end}"] for end in ends})
+        if f"{b}_low" in accuracy:
+            row |= {f"accuracy_{end}": accuracy[f"{b}_{end}"] for end in ("low", "high")}
+        if (ends := percentiles(drawn[:, b], level)) is not None:
+            row |= {
+                f"consistent_{end}": row["confidence"] + float(at)
+                for end, at in zip(("low", "high"), ends, strict=True)
+            }
+        rows.append(row)
     return rows
 
 
@@ -188,46 +256,77 @@ class BinSums:
 
     Attributes:
         mass: of w.
-        right: of w [m > 0].
         gap: of w ([m > 0] - c), c the top-label confidence.
-        mass_squared: over the prompts, of the square of the prompt's mass in the bin.
-        right_by_mass: over the prompts, of its right times its mass in the bin.
-        right_squared: over the prompts, of the square of its right in the bin.
     """
 
     mass: Floats
-    right: Floats
     gap: Floats
-    mass_squared: Floats
-    right_by_mass: Floats
-    right_squared: Floats
 
     @classmethod
     def of_columns(cls, columns: Floats) -> BinSums:
-        """The rows of `bin_columns` `(rows, 6 * bins)`, or sums of such rows, by name."""
-        rows, width = columns.shape
-        return cls(*np.moveaxis(columns.reshape(rows, PARTS, width // PARTS), 1, 0))
+        """The rows of `bin_columns` `(rows, 2 * bins)`, or sums of such rows, by name."""
+        return cls(*np.hsplit(columns, 2))
 
 
 def bin_columns(pairs: Pairs, group: Ints, groups: int, edges: Floats) -> Floats:
-    """The sums of `BinSums` for each group of pairs as rows that can be added, `(groups, 6 * bins)`.
+    """The sums of `BinSums` for each group of pairs as rows that can be added, `(groups, 2 * bins)`.
 
-    `group` is the group of each pair, int `(pairs,)`; -1 leaves the pair out. The bins of `mass` come first, then those
-    of `right`, `gap` and so on.
+    `group` is the group of each pair, int `(pairs,)`; -1 leaves the pair out. The bins of `mass` come first.
     """
+    weight, gap, cell, _, cells = _binned(pairs, group, groups, edges)
+    shape = (groups, len(edges) - 1)
+    return np.concatenate([part.reshape(shape) for part in bin_sums(cell, cells, weight, gap)], axis=1)
+
+
+def _binned(pairs: Pairs, group: Ints, groups: int, edges: Floats) -> tuple[Floats, Floats, Ints, Ints, int]:
+    """Weight, gap, cell (group and bin) and place of the pairs that have a group and a margin; the number of cells."""
     confidence, correct, weight, kept = top_label(pairs)
-    within = group[kept] >= 0
     bins = len(edges) - 1
-    cells = groups * bins
+    within = group[kept] >= 0
     cell = (group[kept] * bins + bin_of(confidence, edges))[within]
-    prompt = np.unique(pairs.prompt[kept][within], return_inverse=True)[1]
-    together, place = np.unique(prompt * cells + cell, return_inverse=True)
-    by_prompt = bin_sums(place, len(together), *(v[within] for v in (weight, weight * correct)))
-    gap = np.bincount(cell, weights=(weight * (correct - confidence))[within], minlength=cells)
-    mass, right = by_prompt
-    products = bin_sums(together % cells, cells, mass, right, mass**2, right * mass, right**2)
-    parts = [products[0], products[1], gap, *products[2:]]
-    return np.concatenate([part.reshape(groups, bins) for part in parts], axis=1).astype(np.float64)
+    return weight[within], (weight * (correct - confidence))[within], cell, kept[within], groups * bins
+
+
+def squared_error(pairs: Pairs, group: Ints, groups: int, bins: int = 10) -> Floats:
+    """Unbiased squared calibration error of each group of pairs, `(groups,)`; it may be negative.
+
+        ece_squared = sum_b W_b / W (gap_b^2 - s_b^2)
+
+    gap_b^2 - s_b^2 is the weighted mean of d_i d_j over pairs (i, j) of the bin that share neither prompt nor
+    annotator, d = [m > 0] - c. Such residuals are independent, so its mean is the square of the true gap: with one
+    judgment for each prompt, s_b^2 is the usual variance of a mean. Bins without two such pairs are left out; nan
+    marks a group in which no bin is left.
+
+    Source: the bias of the plug-in is the variance within bins (Kumar, Liang and Ma 2019, arXiv 1909.10155). Ours:
+    prompts and annotators as the independent units, without annotators prompts alone.
+
+    Examples:
+        Two prompts at one confidence, one right and one wrong: the sign of the square is that of d_1 d_2.
+
+        >>> from pluralign.evaluation.pairs import pairs_of
+        >>> pairs = pairs_of([2.0, 0.0, 0.0, 2.0], [1, 2, 1, 2], [0, 2, 4], [0, 1], [1.0, 1.0])
+        >>> squared_error(pairs, np.array([0, 0]), 1).round(3).tolist()
+        [-0.105]
+    """
+    weight, gap, cell, kept, cells = _binned(pairs, group, groups, equal_width_edges(bins))
+    mass, sums = bin_sums(cell, cells, weight, gap)
+    square, product = mass**2, sums**2
+    prompt = np.unique(pairs.prompt[kept], return_inverse=True)[1]
+    clusters = [(prompt, 1.0)]
+    if pairs.annotator is not None:
+        who = np.unique(pairs.annotator[kept], return_inverse=True)[1]
+        # Products of one prompt and of one annotator go; those of both would go twice.
+        clusters += [(who, 1.0), (prompt * (int(who.max(initial=0)) + 1) + who, -1.0)]
+    for code, sign in clusters:
+        together, place = np.unique(code * cells + cell, return_inverse=True)
+        own_mass, own_gap = bin_sums(place, len(together), weight, gap)
+        square -= sign * np.bincount(together % cells, weights=own_mass**2, minlength=cells)
+        product -= sign * np.bincount(together % cells, weights=own_gap**2, minlength=cells)
+    usable = square > SAME * mass**2
+    parts = np.where(usable, mass * np.divide(product, square, out=np.zeros(cells), where=usable), 0.0)
+    held = np.where(usable, mass, 0.0)
+    parts, held = (values.reshape(groups, bins // 2).sum(axis=1) for values in (parts, held))
+    return ratio(parts, held)
 
 
 def expected_error(bins: BinSums) -> Floats:
@@ -236,39 +335,6 @@ def expected_error(bins: BinSums) -> Floats:
     Here and below nan marks a row without weight.
     """
     return ratio(np.abs(bins.gap).sum(axis=1), bins.mass.sum(axis=1))
-
-
-def debiased_error(bins: BinSums) -> Floats:
-    """Expected calibration error minus its estimated bias, at least 0, `(rows,)`.
-
-    A bin's observed gap is the true one plus noise, and the absolute value turns noise into error. With s_b the
-    standard error of the bin's accuracy a_b,
-
-        bias = sum_b W_b / W (E|N(gap_b, s_b^2)| - |gap_b|)
-        E|N(g, s^2)| = s sqrt(2 / pi) exp(-g^2 / (2 s^2)) + |g| erf(|g| / (s sqrt 2))
-        s_b^2 = sum over prompts of (right in b - a_b mass in b)^2 / W_b^2
-
-    With one pair per prompt and weights independent of the outcome, s_b^2 is a_b (1 - a_b) / n_b, where
-    n_b = W_b^2 / sum w^2 is the effective number of pairs. The bias is that of errors drawn around the observed
-    gaps, which are themselves too large: the correction removes most of the bias, not all. A bin with a single prompt,
-    or in which all pairs are right or all wrong, has s_b = 0 and is not corrected.
-
-    Source: Kumar, Liang and Ma (2019), "Verified uncertainty calibration", arXiv 1909.10155: estimate the bias of the
-    plug-in by Gaussian noise around the observation and subtract it. Ours: the mean of the folded normal in closed
-    form instead of draws, weights, prompts as the independent units, and the lower bound of 0.
-
-    For a coin toss that a model predicts with 0.6, seen ten times, noise explains half of the gap of 0.1.
-    """
-    accuracy = _per_bin(bins.right, bins.mass)
-    gap = np.abs(_per_bin(bins.gap, bins.mass))
-    spread = bins.right_squared - 2 * accuracy * bins.right_by_mass + accuracy**2 * bins.mass_squared
-    # A sum of squares multiplied out: rounding may leave it slightly negative.
-    error = _per_bin(np.sqrt(np.maximum(spread, 0.0)), bins.mass)
-    # Without noise the folded normal is its centre; any number but 0 avoids 0 / 0 there.
-    scaled = gap / np.where(error > 0, error * math.sqrt(2), 1.0)
-    folded = error * math.sqrt(2 / math.pi) * np.exp(-(scaled**2)) + gap * erf(scaled)
-    bias = np.where(error > 0, folded - gap, 0.0)
-    return np.maximum(ratio((bins.mass * (gap - bias)).sum(axis=1), bins.mass.sum(axis=1)), 0.0)
 
 
 def max_error(bins: BinSums) -> Floats:

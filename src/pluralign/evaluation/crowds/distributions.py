@@ -8,7 +8,7 @@ distance 0 to it, and with few votes much of each distance is that noise. Compar
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -43,6 +43,26 @@ MEANS = (
     "majority_accuracy",
 )
 """Metrics that are means of one number per item; `share_ece` is the only other one."""
+
+STEP = 1e-6
+"""Weight of a vote that is added to an item, as a share of its votes, for the derivative of a distance."""
+
+
+@dataclass(frozen=True)
+class Votes:
+    """The single votes behind the counts, each `(votes,)`.
+
+    Attributes:
+        item: the item, int.
+        label: the label's index.
+        annotator: ids as from `pluralign.evaluation.intervals.annotator_ids`, int.
+        weight: of each vote, at least 0.
+    """
+
+    item: Ints
+    label: Ints
+    annotator: Ints
+    weight: Floats
 
 
 @dataclass(frozen=True)
@@ -122,20 +142,8 @@ def predicted_crowds(
     coverage = count_coverage(mu, counts, coverage_level, concentration).mean(axis=1)
     mu, counts, total = mu[kept], counts[kept], total[kept]
     share = counts / total[:, None]
-    log_loss = -xlogy(share, np.maximum(mu, FLOOR)).sum(axis=1)
-    entropy = -xlogy(share, share).sum(axis=1)
-    bias = (mu - share) @ worth
-    values = {
-        "transport_cost": transport_cost(torch.from_numpy(mu), torch.from_numpy(share), between).numpy(),
-        "total_variation": total_variation(mu, share),
-        "log_loss": log_loss,
-        "vote_entropy": entropy,
-        "log_loss_excess": log_loss - entropy,
-        "expected_reward_error": np.abs(bias),
-        "expected_reward_bias": bias,
-        "interval_coverage": coverage[kept],
-        "majority_accuracy": _same_top(mu, share),
-    }
+    values = _distances(mu, share, worth, between)
+    values |= {"interval_coverage": coverage[kept], "majority_accuracy": _same_top(mu, share)}
     left_out = int(np.count_nonzero(~kept))
     return PredictedCrowds(mu, share, total, importance[kept], cluster[kept], values, left_out)
 
@@ -155,14 +163,20 @@ def evaluate_distributions(
     replicates: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    voters: Votes | None = None,
 ) -> dict[str, float]:
     """All metrics of predicted distributions against votes, with intervals and slices, in one flat dict.
+
+    With `voters`, the intervals of the distances (the first seven of `MEANS`) are over prompts and annotators, by the
+    variance formula of `pluralign.evaluation.intervals.Resampling`. A vote's influence on a mean is the derivative of
+    its item's distance by the vote's weight. The other intervals are over prompts, given the annotators.
 
     Args:
         predicted, votes, rewards, prompt, cost, weight, concentration, coverage_level: as in `predicted_crowds`.
         slices: from `pluralign.evaluation.crowds.vote_slices.sliced_votes`. A prediction that is good in January and
             bad in June shows that the crowd has drifted.
         bins, replicates, level, seed: as in `distribution_metrics`.
+        voters: the votes that `votes` counts; None, and other votes, leave annotators out.
 
     Returns:
         those of `distribution_metrics`, and per slice `KEY/group=NAME` of every metric, `items` and `votes`, against
@@ -194,11 +208,67 @@ def evaluate_distributions(
             coverage_level=coverage_level,
         )  # fmt: skip
 
-    metrics = distribution_metrics(compared(votes, slice(None)), bins, replicates=replicates, level=level, seed=seed)
+    whole = compared(votes, slice(None))
+    metrics = distribution_metrics(whole, bins, replicates=replicates, level=level, seed=seed)
+    if voters is not None and replicates:
+        kept = np.cumsum(np.asarray(votes, dtype=np.float64).sum(axis=1) > 0) - 1
+        renumbered = replace(voters, item=kept[voters.item])
+        metrics |= _annotator_intervals(whole, renumbered, real_numbers("rewards", rewards), between, level)
     for part in slices:
         own = distribution_metrics(compared(part.votes, part.items), bins)
         metrics |= {f"{name}/{part.name}": value for name, value in own.items() if name != "left_out"}
     return metrics
+
+
+def _distances(mu: Floats, share: Floats, worth: Floats, between: LabelCost) -> dict[str, Floats]:
+    """The values of `predicted_crowds` that have a derivative by the shares."""
+    log_loss = -xlogy(share, np.maximum(mu, FLOOR)).sum(axis=1)
+    entropy = -xlogy(share, share).sum(axis=1)
+    bias = (mu - share) @ worth
+    return {
+        "transport_cost": transport_cost(torch.from_numpy(mu), torch.from_numpy(share), between).numpy(),
+        "total_variation": total_variation(mu, share),
+        "log_loss": log_loss,
+        "vote_entropy": entropy,
+        "log_loss_excess": log_loss - entropy,
+        "expected_reward_error": np.abs(bias),
+        "expected_reward_bias": bias,
+    }
+
+
+def _annotator_intervals(
+    crowds: PredictedCrowds, votes: Votes, worth: Floats, between: LabelCost, level: float
+) -> dict[str, float]:
+    """Intervals over prompts and annotators of the means of `_distances`; what they take as given."""
+    total = crowds.weight.sum()
+    heavy = votes.weight > 0
+    item, label, weight = votes.item[heavy], votes.label[heavy], votes.weight[heavy]
+    counts = np.zeros(crowds.share.shape)
+    np.add.at(counts, (item, label), weight)
+    # Counts of an earlier state, or decayed ones, are not those of these votes.
+    if not np.allclose(counts, crowds.share * crowds.votes[:, None]):
+        return {}
+    resampling = Resampling(crowds.prompt[item], level=level, annotator=votes.annotator[heavy])
+    if not resampling.crossed or not total > 0:
+        return {key: value for key, value in resampling.given.items() if key == "intervals_given_annotators"}
+    # By label: the change of each item's distances when its shares move towards the label.
+    slopes = []
+    for place in range(crowds.share.shape[1]):
+        moved = (1 - STEP) * crowds.share
+        moved[:, place] += STEP
+        after = _distances(crowds.predicted, moved, worth, between)
+        slopes.append({name: (after[name] - crowds.values[name]) / STEP for name in after})
+    importance = crowds.weight / total
+    part = weight / crowds.votes[item]
+    mass = importance[item] * part
+    intervals: dict[str, float] = {}
+    for name in slopes[0]:
+        values, slope = crowds.values[name], np.stack([each[name] for each in slopes], axis=1)
+        mean = float(importance @ values)
+        half = resampling.half_width(mass * slope[item, label], mass * (values - mean)[item], mass)
+        intervals[f"{name}_low"] = max(mean - half, float(values.min()))
+        intervals[f"{name}_high"] = min(mean + half, float(values.max()))
+    return intervals
 
 
 def distribution_metrics(

@@ -1,4 +1,4 @@
-"""Accuracy, log-loss, Brier score, calibration errors and reward gaps of strict pairs, with intervals over prompts.
+"""Accuracy, log-loss, Brier score, calibration errors and reward gaps of strict pairs, with intervals.
 
 Every metric is a function of sums over pairs. The whole, slices, annotators and bootstrap replicates differ only in
 what is summed, so each metric is defined once.
@@ -14,11 +14,12 @@ from pluralign.evaluation.calibration.reliability import (
     average_error,
     bin_columns,
     brier_parts,
-    debiased_error,
+    calibration_p_value,
     equal_mass_edges,
     equal_width_edges,
     expected_error,
     max_error,
+    squared_error,
     top_label,
 )
 from pluralign.evaluation.calibration.smooth import residual_cells, smooth_error
@@ -27,6 +28,19 @@ from pluralign.evaluation.pairs import Floats, Ints, Pairs
 
 # Columns of `pair_sums`; those of the bins follow.
 WEIGHT, CORRECT, LOG_LOSS, BRIER, RIGHT, GAP_RIGHT, WRONG, GAP_WRONG, SURE_WRONG, BINS = range(10)
+
+# The metrics that are ratios of two of these sums.
+RATIOS = {
+    "accuracy": (CORRECT, WEIGHT),
+    "log_loss": (LOG_LOSS, WEIGHT),
+    "brier": (BRIER, WEIGHT),
+    "gap_right": (GAP_RIGHT, RIGHT),
+    "gap_wrong": (GAP_WRONG, WRONG),
+    "sure_wrong": (SURE_WRONG, WRONG),
+}
+
+# Sums of absolute gaps: the noise of a replicate adds to that of the data, so that they have no intervals.
+PLUG_IN = ("ece", "ece_equal_mass", "max_calibration_error", "average_calibration_error")
 
 # A wrong pair counts in `sure_wrong` if the rewards give the worse response at least this probability.
 SURE = 0.9
@@ -40,26 +54,28 @@ def pair_metrics(
     With w the pair weights (each judgment counts once) and m the margins, weighted means of: `accuracy`
     [m > 0] + [m = 0] / 2 (equal rewards count half); `log_loss` -log sigmoid(m), in nats; `brier` (1 - sigmoid(m))^2;
     `mean_margin` m. `brier_reliability`, `brier_resolution` and `brier_uncertainty` are the parts of `brier`. `ece` is
-    the calibration error over bins of equal width, `ece_equal_mass` over bins of equal mass; `ece_debiased`,
-    `max_calibration_error` and `average_calibration_error` are defined in
+    the calibration error over bins of equal width, `ece_equal_mass` over bins of equal mass; `ece_p_value`,
+    `ece_squared` (unbiased, may be negative), `max_calibration_error` and `average_calibration_error` are defined in
     `pluralign.evaluation.calibration.reliability`, and `ece_smooth` in `pluralign.evaluation.calibration.smooth`.
     `gap_right`, `gap_wrong` and `sure_wrong` are defined in `metrics_of_sums`. Counts: `pairs` strict pairs,
     `tied_pairs` pairs that the annotator ranked equal, `undecided_judgments` judgments without a strict pair,
     `reward_ties` strict pairs with margin 0.
 
-    A replicate of the bootstrap draws as many prompts as have a strict pair, with replacement: judgments on one prompt
-    share its responses, so more of them do not narrow an interval by themselves. A calibration error is a sum of
-    absolute values and biased upwards in small samples, more so in a replicate than in the data: its interval
-    measures spread and may lie above the estimate. Bins of equal mass are those of the data in every replicate.
+    Intervals are over prompts and, where `pairs.annotator` is given, annotators: judgments on one prompt share its
+    responses and those of one annotator share a taste, so more of them do not narrow an interval by themselves.
+    Calibration errors over bins are biased upwards in small samples, and more so in replicates: they have no interval
+    but `ece_p_value`. The interval of `ece_smooth` measures its spread and may lie above the estimate.
 
     Args:
-        pairs: strict pairs; `pairs.prompt` is the cluster of the intervals.
+        pairs: strict pairs; `pairs.prompt` and `pairs.annotator` are the clusters of the intervals.
         bins: of [0, 1], an even number.
-        replicates, level, seed: as in `pluralign.evaluation.intervals.Resampling`.
+        replicates, level, seed: as in `pluralign.evaluation.intervals.Resampling`; `replicates` is also the number of
+            draws for `ece_p_value`.
 
     Returns:
-        flat keys, with `KEY_low` and `KEY_high` for all but the counts and `mean_margin` if there are two prompts. An
-        undefined value (no weight to divide by) is left out, never nan.
+        flat keys, with `KEY_low` and `KEY_high` for all but the counts, `mean_margin`, `ece_squared` and the errors
+        over bins if there are two prompts, and `Resampling.given`. An undefined value (no weight to divide by) is left
+        out, never nan.
 
     Raises:
         PluralignError: `bins` is odd or under 2, or as in `Resampling`.
@@ -73,8 +89,18 @@ def pair_metrics(
         >>> metrics["accuracy_low"], metrics["accuracy_high"], metrics["reward_ties"], "gap_wrong" in metrics
         (0.5, 1.0, 1, False)
     """
-    resampling = Resampling(pairs.prompt, replicates, level, seed)
-    metrics = resampling.intervals(weighted_metrics(pairs, resampling.group, resampling.groups, bins))
+    resampling = Resampling(pairs.prompt, replicates, level, seed, annotator=pairs.annotator)
+    weighted = weighted_metrics(pairs, resampling.group, resampling.groups, bins)
+    metrics = {
+        key: value
+        for key, value in resampling.intervals(weighted, mean_columns(pairs)).items()
+        if not any(key in (f"{name}_low", f"{name}_high") for name in PLUG_IN)
+    }
+    (squared,) = squared_error(pairs, np.zeros(len(pairs.margin), dtype=np.int64), 1, bins).tolist()
+    p_value = calibration_p_value(pairs, bins, draws=replicates, seed=seed)
+    metrics |= {} if np.isnan(squared) else {"ece_squared": squared}
+    metrics |= {} if p_value is None else {"ece_p_value": p_value}
+    metrics |= resampling.given if replicates else {}
     if pairs.weight.sum() > 0:
         metrics["mean_margin"] = float(np.average(pairs.margin, weights=pairs.weight))
     return metrics | {
@@ -105,17 +131,30 @@ def weighted_metrics(pairs: Pairs, group: Ints, groups: int, bins: int = 10) -> 
     return metrics
 
 
+def mean_columns(pairs: Pairs) -> dict[str, tuple[Floats, Floats]]:
+    """Numerator and denominator of the metrics that are ratios of sums over the pairs, each `(pairs,)`."""
+    columns = _columns(pairs.weight, pairs.margin)
+    return {name: (columns[top], columns[bottom]) for name, (top, bottom) in RATIOS.items()}
+
+
 def pair_sums(pairs: Pairs, group: Ints, groups: int, bins: int = 10) -> Floats:
-    """Sums over the pairs of each group, `(groups, 9 + 6 * bins / 2)`.
+    """Sums over the pairs of each group, `(groups, 9 + 2 * bins / 2)`.
 
     With w the weight, m the margin and p = sigmoid(m), the columns are the sums of: w; w ([m > 0] + [m = 0] / 2);
     w (-log p), in nats; w (1 - p)^2; w [m > 0]; w |m| [m > 0]; w [m < 0]; w |m| [m < 0]; w [1 - p >= 0.9]. The columns
     of `pluralign.evaluation.calibration.reliability.bin_columns` for bins of equal width follow; `group` as there.
     """
     within = group >= 0
-    weight, margin = pairs.weight[within], pairs.margin[within]
+    sums = np.zeros((groups, BINS))
+    for column, value in _columns(pairs.weight[within], pairs.margin[within]).items():
+        sums[:, column] = np.bincount(group[within], weights=value, minlength=groups)
+    return np.concatenate([sums, bin_columns(pairs, group, groups, equal_width_edges(bins))], axis=1)
+
+
+def _columns(weight: Floats, margin: Floats) -> dict[int, Floats]:
+    """The first columns of `pair_sums` before they are summed, each `(pairs,)`."""
     right, wrong, size = margin > 0, margin < 0, np.abs(margin)
-    columns = {
+    return {
         WEIGHT: weight,
         CORRECT: weight * np.where(margin == 0, 0.5, right),
         # log(1 + exp(-m)) by logaddexp: exact at both ends, where sigmoid would be 0 or 1.
@@ -127,16 +166,12 @@ def pair_sums(pairs: Pairs, group: Ints, groups: int, bins: int = 10) -> Floats:
         GAP_WRONG: weight * size * wrong,
         SURE_WRONG: weight * (wrong & (expit(size) >= SURE)),
     }
-    sums = np.zeros((groups, BINS))
-    for column, value in columns.items():
-        sums[:, column] = np.bincount(group[within], weights=value, minlength=groups)
-    return np.concatenate([sums, bin_columns(pairs, group, groups, equal_width_edges(bins))], axis=1)
 
 
 def metrics_of_sums(sums: Floats) -> dict[str, Floats]:
     """The metrics of each row of `pair_sums`, or of sums of such rows, `(rows,)`; nan where a denominator is 0.
 
-    `accuracy`, `log_loss` (nats) and the parts of the Brier score are means over all pairs. `ece`, `ece_debiased`,
+    `accuracy`, `log_loss` (nats) and the parts of the Brier score are means over all pairs. `ece`,
     `max_calibration_error` and `average_calibration_error` cover the pairs whose margin is not 0. `gap_right` and
     `gap_wrong` are the mean |m| of pairs that the rewards order right and wrong, and `sure_wrong` is the share of the
     wrong pairs with sigmoid(|m|) of at least 0.9.
@@ -151,14 +186,9 @@ def metrics_of_sums(sums: Floats) -> dict[str, Floats]:
     bins = BinSums.of_columns(sums[:, BINS:])
     weight = sums[:, WEIGHT]
     return {
-        "accuracy": ratio(sums[:, CORRECT], weight),
-        "log_loss": ratio(sums[:, LOG_LOSS], weight),
+        **{name: ratio(sums[:, top], sums[:, bottom]) for name, (top, bottom) in RATIOS.items()},
         "ece": expected_error(bins),
-        "ece_debiased": debiased_error(bins),
         "max_calibration_error": max_error(bins),
         "average_calibration_error": average_error(bins),
         **brier_parts(bins, sums[:, BRIER], weight),
-        "gap_right": ratio(sums[:, GAP_RIGHT], sums[:, RIGHT]),
-        "gap_wrong": ratio(sums[:, GAP_WRONG], sums[:, WRONG]),
-        "sure_wrong": ratio(sums[:, SURE_WRONG], sums[:, WRONG]),
     }

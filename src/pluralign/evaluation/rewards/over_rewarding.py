@@ -9,7 +9,7 @@ import numpy as np
 
 from pluralign.evaluation.intervals import Resampling
 from pluralign.evaluation.pairs import SAME, Floats, Ints, Pairs
-from pluralign.evaluation.rewards.metrics import metrics_of_sums, pair_sums
+from pluralign.evaluation.rewards.metrics import mean_columns
 from pluralign.evaluation.slices import coded
 
 # The metrics of a row that have intervals.
@@ -30,9 +30,10 @@ def over_rewarding(
     it is wrong as when it is right. Accuracy does not show this.
 
     Args:
-        pairs: strict pairs; `pairs.prompt` is the cluster of the intervals.
+        pairs: strict pairs; `pairs.prompt` and `pairs.annotator` are the clusters of the intervals.
         slices: as in `pluralign.evaluation.slices.sliced_metrics`.
-        replicates, level, seed: as in `pluralign.evaluation.intervals.Resampling`, over the prompts of a row.
+        replicates, level, seed: as in `pluralign.evaluation.intervals.Resampling`, over the prompts and annotators
+            of a row.
 
     Returns:
         a row for all pairs, then one for each slice, columns in the given order and values sorted:
@@ -42,8 +43,8 @@ def over_rewarding(
         - `ratio`: gap_wrong / gap_right; near 1 the size of a gap says nothing about whether it is right.
         - `wrong_median`, `wrong_p90`: weighted quantiles of |margin| of the wrong pairs.
         - `sure_wrong`: weighted share of the wrong pairs with sigmoid(|margin|) of at least 0.9.
-        - `NAME_low`, `NAME_high` of `accuracy`, `gap_right`, `gap_wrong` and `sure_wrong`: percentile intervals over
-          prompts, if there are two prompts.
+        - `NAME_low`, `NAME_high` of `accuracy`, `gap_right`, `gap_wrong` and `sure_wrong`: intervals over prompts and
+          annotators, if there are two prompts; with `intervals_given_annotators` where a row has few annotators.
 
         What is undefined (for example, without wrong pairs) is left out of its row.
 
@@ -63,15 +64,12 @@ def over_rewarding(
 
     def row(name: str, chosen: Ints) -> dict[str, str | float]:
         margin, weight, prompt = pairs.margin[chosen], pairs.weight[chosen], pairs.prompt[chosen]
-        part = replace(pairs, margin=margin, weight=weight, prompt=prompt, judgment=pairs.judgment[chosen])
-        resampling = Resampling(prompt, replicates, level, seed)
-        sums = pair_sums(part, resampling.group, resampling.groups)
-
-        def metrics(weights: Floats) -> dict[str, Floats]:
-            every = metrics_of_sums(weights @ sums)
-            return {key: every[key] for key in INTERVALS}
-
-        values = resampling.intervals(metrics)
+        annotator = None if pairs.annotator is None else pairs.annotator[chosen]
+        part = replace(pairs, margin=margin, weight=weight, prompt=prompt, annotator=annotator)
+        resampling = Resampling(prompt, replicates, level, seed, annotator=annotator)
+        columns = mean_columns(part)
+        values: dict[str, float] = resampling.mean_intervals({key: columns[key] for key in INTERVALS})
+        values |= resampling.given if replicates else {}
         if values.get("gap_wrong", 0) > 0 and values.get("gap_right", 0) > 0:
             values["ratio"] = values["gap_wrong"] / values["gap_right"]
         wrong = margin < 0

@@ -21,18 +21,21 @@ def evaluate_rewards(
     weight: ArrayLike,
     *,
     response: ArrayLike | None = None,
+    annotator: ArrayLike | None = None,
     slices: Mapping[str, Sequence[str | None]] | None = None,
     replicates: int = 1000,
     level: float = 0.95,
     seed: int = 0,
     recalibration: Callable[[Floats], Floats] | None = None,
 ) -> dict[str, float]:
-    """Pair metrics, rank correlations and crowd calibration, with intervals over prompts, and metrics per slice.
+    """Pair metrics, rank correlations and crowd calibration, with intervals, and metrics per slice.
 
     Args:
         rewards, ranks, offsets, prompt, weight: as in `pluralign.evaluation.pairs.pairs_of`.
         response: id of the unique response at each position, int `(total,)`; needed for `spearman` and for the
             metrics of `pluralign.evaluation.calibration.crowd.crowd_calibration`.
+        annotator: who made each judgment, int `(judgments,)`, as from `intervals.annotator_ids`; it makes the intervals
+            of the pair metrics cover prompts and annotators.
         slices: as in `pluralign.evaluation.slices.sliced_metrics`.
         replicates, level, seed: as in `pluralign.evaluation.intervals.Resampling`.
         recalibration: maps margins to log-odds, as in `pairs_of`; rank correlations use the rewards themselves.
@@ -50,7 +53,7 @@ def evaluate_rewards(
         >>> metrics["accuracy"], metrics["kendall_tau"], metrics["spearman"], "accuracy_low" in metrics
         (1.0, 1.0, 1.0, False)
     """
-    pairs = pairs_of(rewards, ranks, offsets, prompt, weight, recalibration)
+    pairs = pairs_of(rewards, ranks, offsets, prompt, weight, recalibration, annotator)
     metrics = pair_metrics(pairs, replicates=replicates, level=level, seed=seed)
     correlations = {"kendall_tau": kendall_tau(rewards, ranks, offsets, weight)}
     if response is not None:

@@ -170,7 +170,8 @@ reward_model.distributions(items)  # how a crowd would label them: (responses, l
         items = items_of(judgments)
         rewards = self.label_model.rewards_of(self.distributions(items))
         metrics = reward_metrics(judgments, items, rewards) | metrics
-        return Measured(metrics, pairs_under(items, rewards), slices_of(judgments, items), result)
+        pairs = pairs_under(items, rewards, judgments=judgments)
+        return Measured(metrics, pairs, slices_of(judgments, items), result)
 
     def crowd_of(self, judgments: Judgments) -> Crowd:
         """The votes of a table, with targets as in training.

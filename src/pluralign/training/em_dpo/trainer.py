@@ -374,7 +374,7 @@ annotator's type, `types.json` the estimates of every round."""
         """The metrics of `typed_metrics` on held-out judgments."""
         items, utilities = self.score(judgments)
         metrics, types = typed_metrics(judgments, items, utilities, self.mixture, self.posteriors)
-        return Measured(metrics, pairs_under(items, utilities, types))
+        return Measured(metrics, pairs_under(items, utilities, types, judgments=judgments))
 
     # Saving and loading.
 
