@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,9 @@ from pluralign.choice.latent_class.panel import Panel
 from pluralign.choice.latent_class.power import power_curve
 from pluralign.choice.latent_class.selection import select_types
 from pluralign.choice.latent_class.starts import pooled, spectral_groups
+from pluralign.judgments.population import DEFAULT_TYPES, Town, TypeSpec, simulate
+from pluralign.scoring.annotator_types import with_features
+from pluralign.scoring.panels import people_of
 
 from ..common.data import standardized
 from ..common.options import QUICK, Option, parsed, parts
@@ -138,20 +141,71 @@ def power(options: argparse.Namespace) -> dict[str, Any]:
     return {"curves": curves, "index": float(adjusted_rand_score(types, model.labels_))}
 
 
-PARTS = {"identification": identified, "recovery": recovery, "power": power}
-SEEDS = {"identification": 5, "recovery": 20, "power": 0}
+BRIEF, WARM, THOROUGH = DEFAULT_TYPES
+ODD = TypeSpec("odd", 0.25, (-0.5, -2.0, -1.5, 1.0, 2.0, 1.0))
+TOWNS: dict[str, tuple[int, tuple[TypeSpec, ...]]] = {
+    "one kind: brief": (1, (BRIEF,)),
+    "one kind: brief x 2": (1, (replace(BRIEF, weights=tuple(2 * weight for weight in BRIEF.weights)),)),
+    "one kind: warm": (1, (WARM,)),
+    "one kind: warm x 2": (1, (replace(WARM, weights=tuple(2 * weight for weight in WARM.weights)),)),
+    "two kinds": (2, (BRIEF, WARM)),
+    "three kinds": (3, DEFAULT_TYPES),
+    "four kinds": (4, tuple(replace(kind, share=0.25) for kind in (*DEFAULT_TYPES, ODD))),
+}
+"""Simulated towns and the number of kinds of annotators in each."""
+
+
+def error_rates(options: argparse.Namespace) -> dict[str, Any]:
+    """The number of types that the audit's rule and the earlier one choose, from text features alone."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for (name, (_, kinds)), seed in itertools.product(TOWNS.items(), range(options.seeds)):
+        clock = Clock()
+        town = Town(types=kinds, annotators=60, judgments_per_annotator=12, responses=3, seed=seed)
+        people, ridge = with_features(people_of(simulate(town).judgments), "tfidf", 64, seed)
+        selection = select_types(people.panel, range(1, MOST + 1), ridge=ridge, seed=seed, restarts=6)
+        row = {"chosen": int(selection.chosen), "seconds": clock()}
+        if options.earlier:
+            row["earlier"] = earlier_rule(people.panel, ridge, seed)
+        rows.setdefault(name, []).append(row)
+        print(f"{name:<24}{seed:>3}  {row}", flush=True)
+    return {"rows": rows}
+
+
+def earlier_rule(panel: Panel, ridge: float, seed: int) -> int:
+    """Each of K types shrunk by ridge / K, and a gain of one standard error: the rule until this version."""
+    part = np.random.default_rng(seed).permutation(np.arange(panel.annotators) % 5)
+    best, scores = 0, []
+    for number in range(1, MOST + 1):
+        held_out = np.zeros(panel.annotators)
+        for fold in range(5):
+            model = LatentClassPlackettLuce(number, ridge=ridge / number, seed=seed, restarts=6)
+            model.fit(panel.of_annotators(np.flatnonzero(part != fold)))
+            members = np.flatnonzero(part == fold)
+            held_out[members] = model.annotator_log_likelihood(panel.of_annotators(members))
+        scores.append(held_out)
+        gain = held_out - scores[best]
+        if gain.sum() > np.sqrt(len(gain)) * gain.std(ddof=1):
+            best = len(scores) - 1
+        if len(scores) - best > 2:
+            break
+    return best + 1
+
+
+PARTS = {"identification": identified, "recovery": recovery, "power": power, "error_rates": error_rates}
+SEEDS = {"identification": 5, "recovery": 20, "power": 0, "error_rates": 20}
 
 
 def main() -> None:
     options = parsed(
         __doc__,
         only=parts(PARTS),
-        seeds=Option(None, "Seeds of every row; 5 for identification, 20 for recovery.", type=int),
+        seeds=Option(None, "Seeds of every row; 5 for identification, 20 for recovery and error_rates.", type=int),
         judgments=(4000, "Judgments in a row of identification."),
         kinds=(5, "The most planted types in recovery."),
         annotators=(120, "Annotators in recovery."),
         replicates=(5, "Simulations of each point of power."),
         each=([1, 2, 4, 8, 16], "Judgments per annotator in power."),
+        earlier=(False, "In error_rates, try the earlier rule too."),
         quick=QUICK,
     )
     if options.quick:

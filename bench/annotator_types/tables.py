@@ -110,6 +110,21 @@ def types_recovery(found: Any) -> list[str]:
     ]  # fmt: skip
 
 
+def types_error_rates(found: Any) -> list[str]:
+    rows = []
+    for town, runs in found["rows"].items():
+        earlier = [run["earlier"] for run in runs if "earlier" in run]
+        row = {"town": town, "panels": len(runs), "chosen": counted(run["chosen"] for run in runs)}
+        row |= {"earlier": counted(earlier) if earlier else "", "seconds": [run["seconds"] for run in runs]}
+        rows.append(row)
+    intro = "60 annotators, 12 rankings of three composed responses each, TF-IDF features."
+    template = """
+        | town | panels | types chosen | types chosen by the earlier rule | seconds |
+        ---
+        | {town} | {panels} | {chosen} | {earlier} | {seconds:range .0f} |"""
+    return [intro, table(rows, template)]
+
+
 def types_power(found: Any) -> list[str]:
     intro = """{options[replicates]} simulations a point. Accuracy: mean [lowest, highest]. The study's own fit has an
         adjusted Rand index of {index:.3f} with the planted types."""
@@ -162,6 +177,6 @@ def _by_features(found: Any) -> list[str]:
 
 _MAKERS = (
     published, latent_class_biogeme, latent_class_choix, latent_class_scaling, types_identification, types_recovery,
-    types_power, types_polis,
+    types_error_rates, types_power, types_polis,
 )  # fmt: skip
 TABLES = {make.__name__: make for make in _MAKERS} | {"types_convarg": _by_features, "types_qa": _by_features}

@@ -57,8 +57,11 @@ def calibration(before: Mapping[str, Any], after: Mapping[str, Any], temperature
         weight, accuracy = before[f"weight{part}"], before[f"accuracy{part}"]
         errors = f"{before[f'ece{part}']:>22.3f}{after[f'ece{part}']:>24.3f}"
         lines.append(f"{place:<16}{weight:>8.2f}{accuracy:>20.3f}{errors}")
-    errors = f"{_with_interval(before, 'ece'):>22}{_with_interval(after, 'ece'):>24}"
-    return [*lines, f"{'both':<16}{'':>8}{before['accuracy']:>20.3f}{errors}"]
+    errors = f"{before['ece']:>22.3f}{after['ece']:>24.3f}"
+    lines.append(f"{'both':<16}{'':>8}{before['accuracy']:>20.3f}{errors}")
+    if "ece_p_value" in before and "ece_p_value" in after:  # the probability of such an error if it were calibrated
+        lines.append(f"{'p-value':<16}{'':>28}{before['ece_p_value']:>22.3f}{after['ece_p_value']:>24.3f}")
+    return lines
 
 
 def labels_predicted(
