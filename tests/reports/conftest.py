@@ -128,6 +128,20 @@ def audit_content():
             "agree": [{"prompt": "Is tea fine?", "first": "It is.", "second": None, "probabilities": [0.9, 0.8, 0.85]}],
         },
         "map": {"x": points[:, 0].tolist(), "y": points[:, 1].tolist(), "type": (kinds + 1).tolist()},
+        "annotators": {
+            "annotators": 420, "tau": 0.41, "careless_share": 0.02,
+            "counts": {"careless": 1, "straight-liner": 1, "near-copy": 2, "contrary": 0},
+            "flagged": [
+                {
+                    "annotator": f"w{number:03}", "flags": flags, "judgments": 16, "scale": scale, "scale_low": 0.0,
+                    "scale_high": scale + 0.2, "agreement": None if copies else 0.4, "weight": scale, "copies": copies,
+                }
+                for number, flags, scale, copies in (
+                    (3, ["careless", "straight-liner"], 0.04, []), (7, ["near-copy"], 0.8, ["w012"]),
+                    (12, ["near-copy"], 0.9, ["w007"]),
+                )
+            ],
+        },
     }  # fmt: skip
 
 
@@ -186,5 +200,8 @@ def hostile_audit():
         "divide": [{"prompt": text, "first": text, "second": text, "probabilities": [0.9, 0.1, 0.5]} for text in texts],
         "agree": [],
     }
+    audit["annotators"]["flagged"] = [
+        audit["annotators"]["flagged"][0] | {"annotator": text, "flags": [text], "copies": texts} for text in texts
+    ]
     audit["groups"] = [{"group": text, "annotators": 5, "shares": [0.2, 0.3, 0.5]} for text in texts]
     return audit_of(audit)

@@ -144,4 +144,4 @@ def test_a_page_without_flags_says_so():
     assert "None of 12 annotators" in section.blocks[0].text
     row = FlaggedAnnotator("ann", ["careless"], 9, 0.1, 0.0, 0.3, None, 0.1, [])
     flagged = annotators_section(replace(Annotators(12, 0.3, 0.1, {"careless": 1}, []), flagged=[row]))
-    assert "1 of 12 annotators" in flagged.blocks[0].text
+    assert "1 of 12 annotators looks careless" in flagged.blocks[0].text

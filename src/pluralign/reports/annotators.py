@@ -10,12 +10,12 @@ from pluralign.reports.page import Block, Cell, Note, Section, Table
 from pluralign.reports.texts import number, plural, quoted
 
 FLAGS = {
-    "careless": "look careless",
-    "straight-liner": "always choose the same place or label",
-    "near-copy": "nearly copy another annotator",
-    "contrary": "choose against every type",
+    "careless": ("looks careless", "look careless"),
+    "straight-liner": ("always chooses the same place or label", "always choose the same place or label"),
+    "near-copy": ("nearly copies another annotator", "nearly copy another annotator"),
+    "contrary": ("chooses against every type", "choose against every type"),
 }
-"""The flags of annotators, and what annotators with the flag do."""
+"""The flags of annotators, and what one annotator or several with the flag do."""
 
 _MOST_ROWS = 200
 
@@ -55,7 +55,7 @@ def annotators_line(annotators: int, counts: Mapping[str, int]) -> str:
         >>> annotators_line(60, {})
         'None of 60 annotators looks careless or mechanical.'
     """
-    said = [(counts[flag], text) for flag, text in FLAGS.items() if counts.get(flag)]
+    said = [(counts[flag], texts[counts[flag] > 1]) for flag, texts in FLAGS.items() if counts.get(flag)]
     if not said:
         return f"None of {plural(annotators, 'annotator')} looks careless or mechanical."
     (first, text), *others = said

@@ -21,6 +21,9 @@ MOST_COMPARED = 4000
 BLOCK = 512
 """Annotators compared with all others at once."""
 
+DENSE = 2**24
+"""Up to this size, tables of annotators by judgments are multiplied as dense matrices, which is faster."""
+
 
 def straight_liners(
     place: ArrayLike,
@@ -189,31 +192,42 @@ def near_copies(
     mean = (expected / shared).clip(1e-6, 1 - 1e-6)
     same = kind[compared[first]] == kind[compared[second]]
     correlation = _correlation(shared[same], agreed[same], mean[same])
-    p = _upper_tail(agreed, shared, mean, correlation)
-    chosen = np.flatnonzero(p < level / len(p))
+    alpha, beta = _beta(mean, correlation)
+    # The tail is at least its first term, which is much faster to compute; SciPy sums tails one by one.
+    possible = (agreed > shared * mean) & (betabinom.pmf(agreed, shared, alpha, beta) < level / len(shared))
+    places = np.flatnonzero(possible)
+    p = betabinom.sf(agreed[places] - 1, shared[places], alpha[places], beta[places])
+    chosen = places[p < level / len(shared)]
     return Copies(
         compared[first[chosen]],
         compared[second[chosen]],
         shared[chosen].astype(np.int64),
         agreed[chosen].astype(np.int64),
-        p[chosen],
-        len(p),
+        p[p < level / len(shared)],
+        len(shared),
     )
 
 
 def _pairs(judged: csr_array, expects: csr_array, gave: csr_array, minimum: int) -> tuple[np.ndarray, ...]:
     """Pairs that share enough units: the two rows, shared and agreed units, and the expected number of agreements."""
     parts = []
-    judged_by, expected_by, given_by = judged.T.tocsc(), expects.T.tocsc(), gave.T.tocsc()
+    tables = [judged, expects, gave]
+    if np.prod(gave.shape) <= DENSE:
+        tables = [table.toarray() for table in tables]
+    columns = [table.T if isinstance(table, np.ndarray) else table.T.tocsc() for table in tables]
+
+    def product(left: int, right: int, block: slice) -> np.ndarray:
+        values = tables[left][block] @ columns[right]
+        return values if isinstance(values, np.ndarray) else np.asarray(values.toarray())
+
     for start in range(0, judged.shape[0], BLOCK):
         block = slice(start, start + BLOCK)
-        shared = (judged[block] @ judged_by).toarray()
+        shared = product(0, 0, block)
         row, column = np.nonzero(shared >= minimum)
         ordered = column > row + start
         row, column = row[ordered], column[ordered]
-        agreed = (gave[block] @ given_by).toarray()[row, column]
-        one = (expects[block] @ judged_by).toarray()[row, column]
-        other = (judged[block] @ expected_by).toarray()[row, column]
+        agreed = product(2, 2, block)[row, column]
+        one, other = product(1, 0, block)[row, column], product(0, 1, block)[row, column]
         parts.append(np.stack((row + start, column, shared[row, column], agreed, np.maximum(one, other))))
     together = np.concatenate(parts, 1) if parts else np.zeros((5, 0))
     return together[0].astype(np.int64), together[1].astype(np.int64), together[2], together[3], together[4]
@@ -229,12 +243,10 @@ def _correlation(shared: Floats, agreed: Floats, mean: Floats) -> float:
     return float(max(0.0, (variance - 1) / max(shared.mean() - 1, 1)))
 
 
-def _upper_tail(agreed: Floats, shared: Floats, mean: Floats, correlation: float) -> Floats:
-    """P(number of agreements >= observed): beta-binomial, or binomial without correlation."""
-    if correlation < 1e-6:
-        return np.asarray(binom.sf(agreed - 1, shared, mean))
-    total = 1 / min(correlation, 0.99) - 1
-    return np.asarray(betabinom.sf(agreed - 1, shared, mean * total, (1 - mean) * total))
+def _beta(mean: Floats, correlation: float) -> tuple[Floats, Floats]:
+    """The beta distribution of a pair's chance to agree, from its mean and the correlation between units."""
+    total = 1 / min(max(correlation, 1e-6), 0.99) - 1  # at 1e-6 the beta-binomial is a binomial in all but name
+    return mean * total, (1 - mean) * total
 
 
 def _annotator_numbers(annotator: ArrayLike, annotators: int, length: int) -> Ints:
