@@ -118,3 +118,18 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory, town_rows: list[dict]
     BertModel(config).save_pretrained(folder)
     fast.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def base(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A causal model whose weights are large enough that a few training steps matter and some tokens are likely."""
+    from architectures import write_model
+
+    return write_model("llama", tiny_model, tmp_path_factory.mktemp("base") / "base")
+
+
+@pytest.fixture
+def reference_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Gives the test an empty cache, and returns the folder in it for the reference model's log-probabilities."""
+    monkeypatch.setenv("PLURALIGN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "reference-log-probs"

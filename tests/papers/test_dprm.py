@@ -12,7 +12,8 @@ import pytest
 import torch
 from scipy import stats
 
-from labelled import SCALE, voted
+from dprm_setup import LOSSES, make, predictions
+from labelled import voted
 from pluralign.choice.dirichlet import (
     credible_interval,
     faded,
@@ -36,15 +37,9 @@ from pluralign.choice.transport import (
 )
 from pluralign.core.errors import PluralignError
 from pluralign.judgments.scales import BUILT_IN_SCALES
-from pluralign.scoring.reward_models import build_reward_model
-from pluralign.training.dprm.config import DPRMConfig
-from pluralign.training.dprm.trainer import DPRMTrainer
 
 HH6 = tuple(BUILT_IN_SCALES["hh-6"].rewards)
 BEST = torch.eye(6, dtype=torch.float64)[0]
-LOSSES = ("ot", "w1", "energy", "ce")
-
-
 # The crowd's posterior.
 
 
@@ -580,31 +575,6 @@ def test_cross_entropy_by_hand():
 @pytest.fixture(scope="module")
 def judgments():
     return voted()
-
-
-def make(folder, judgments, tmp_path, evaluated=None, peft_config=None, scale=SCALE, seed=0, **values):
-    torch.manual_seed(seed)
-    built = build_reward_model(folder, label_scale=scale)
-    defaults = {
-        "output_dir": str(tmp_path),
-        "per_device_train_batch_size": 12,
-        "learning_rate": 1e-3,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "save_strategy": "no",
-        "logging_steps": 1,
-    }
-    args = DPRMConfig(**{**defaults, **values})
-    return DPRMTrainer(
-        built.model, args, judgments, evaluated, processing_class=built.tokenizer, peft_config=peft_config
-    )
-
-
-def predictions(trainer):
-    """Of the training items, in the order of the crowd."""
-    items = trainer.crowd.items()
-    return trainer.distributions(items)[items.response]
 
 
 class Indicators(torch.nn.Module):

@@ -25,14 +25,13 @@ from transformers import (
     set_seed,
 )
 
-from architectures import write_model
+from matching_setup import COMMON, LORA, REFERENCE, between, logged, offline_trainer, prompts, token_model, tuned, words
 from pluralign.choice.preference_matching import Penalty, charged, inside, inside_mask, matched_log_probs
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import Judgments
 from pluralign.training.dpo import DPOConfig, DPOTrainer
-from pluralign.training.preference_matching.dpo import PMDPOConfig, PMDPOTrainer
-from pluralign.training.preference_matching.rlhf import PMRLHFTrainer
-from pluralign.training.preference_matching.rlhf_config import PMRLHFConfig
+
+pytestmark = pytest.mark.usefixtures("reference_cache")
 
 END, SYMBOLS, DEPTH = 2, 3, 3
 
@@ -192,38 +191,9 @@ def test_what_is_no_penalty_is_said(values, message):
 # Offline: PM-DPO.
 
 
-@pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("PLURALIGN_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture(scope="module")
-def base(tiny_model, tmp_path_factory):
-    """A model whose weights are large enough that it finds some tokens likely."""
-    return write_model("llama", tiny_model, tmp_path_factory.mktemp("pm-dpo") / "base")
-
-
 @pytest.fixture(scope="module")
 def judgments(town_rows):
     return Judgments.from_rows(town_rows[:24])
-
-
-def offline(model, judgments, tmp_path, config=PMDPOConfig, trainer=PMDPOTrainer, evaluated=None, lora=False, **values):
-    defaults = {
-        "output_dir": str(tmp_path / "run"),
-        "per_device_train_batch_size": 8,
-        "learning_rate": 1e-3,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "save_strategy": "no",
-        "logging_steps": 1,
-    }
-    torch.manual_seed(0)
-    arguments = {name: values.pop(name) for name in ("ref_model",) if name in values}
-    if lora:
-        arguments["peft_config"] = peft.LoraConfig(r=4, lora_dropout=0.0, target_modules="all-linear")
-    return trainer(model, config(**{**defaults, **values}), judgments, evaluated, **arguments)
 
 
 def losses_and_weights(trainer):
@@ -237,21 +207,10 @@ def losses_and_weights(trainer):
 @pytest.mark.parametrize("lora", [True, False])
 def test_with_nothing_inside_it_is_dpo_to_the_bit(lora, precompute, values, judgments, base, tmp_path):
     common = {"beta": 0.3, "max_steps": 3, "precompute_ref_log_probs": precompute, "lora": lora}
-    plain = losses_and_weights(offline(base, judgments, tmp_path, DPOConfig, DPOTrainer, **common))
-    ours = losses_and_weights(offline(base, judgments, tmp_path, **common, **values))
+    plain = losses_and_weights(offline_trainer(base, judgments, tmp_path, DPOConfig, DPOTrainer, **common))
+    ours = losses_and_weights(offline_trainer(base, judgments, tmp_path, **common, **values))
     assert ours[0] == plain[0]
     assert torch.equal(ours[1], plain[1])
-
-
-def between(numbers):
-    """A threshold in the widest gap among the middle half of some log-probabilities, as a probability.
-
-    Layouts round differently, so no number may stand at the threshold.
-    """
-    middle = np.sort(numbers)[len(numbers) // 4 : 3 * len(numbers) // 4 + 1]
-    place = int(np.diff(middle).argmax())
-    assert middle[place + 1] - middle[place] > 1e-3
-    return float(np.exp(middle[place : place + 2].mean()))
 
 
 LETTERS = [*"abcdefghij"]
@@ -311,7 +270,7 @@ def test_the_minimum_is_the_closed_form_optimum(mode, beta, shown, world, tmp_pa
     alpha = between(reference.numpy())
     charged = [0.0 if mode == "pm" or (mode != "kl" and own > math.log(alpha)) else own for own in reference.tolist()]
     table = expected_judgments(rewards, shown) if shown == 2 else expected_judgments(rewards[:6], shown)
-    trainer = offline(
+    trainer = offline_trainer(
         folder, table, tmp_path, mode=mode, alpha=alpha, beta=beta, max_steps=150, learning_rate=0.05,
         per_device_train_batch_size=len(table), layout="flat", lr_scheduler_type="cosine", logging_steps=1000,
     )  # fmt: skip
@@ -337,62 +296,7 @@ def load_policy_in_memory(trainer):
 
 # Online: PM-RLHF.
 
-LORA = {"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
-
-
-def prompts(count=16):
-    """Of several lengths, so that batches are padded."""
-    return Dataset.from_list([{"prompt": f"Say something about number {n}:" + " good" * (n % 3)} for n in range(count)])
-
-
-def words(prompts, completions, **_):
-    """A reward."""
-    return [float(len(text.split())) for text in completions]
-
-
-COMMON = {
-    "per_device_train_batch_size": 8, "num_generations": 4, "max_completion_length": 6, "max_steps": 3,
-    "learning_rate": 1e-3, "use_cpu": True, "report_to": "none", "save_strategy": "no", "logging_steps": 1,
-    "disable_tqdm": True,
-}  # fmt: skip
-
-
-def online_settings(folder, **values):
-    return PMRLHFConfig(str(folder), **COMMON | values)
-
-
-def tuned(model, folder, reward=words, peft_config=None, tokenizer=None, data=None, **values):
-    tokenizer = tokenizer or AutoTokenizer.from_pretrained(model)
-    args = online_settings(folder, **values)
-    trainer = PMRLHFTrainer(model, reward, args, data or prompts(), processing_class=tokenizer, peft_config=peft_config)
-    trainer.train()
-    return trainer
-
-
-def logged(trainer, name):
-    return [entry[name] for entry in trainer.state.log_history if name in entry]
-
-
-REFERENCE = torch.tensor([0.6, 0.25, 0.1, 0.05])
 REWARDS = torch.tensor([0.0, 0.5, 1.0, 1.5])
-
-
-def token_model():
-    """A model with four tokens and its tokenizer; after the prompt its probabilities are `REFERENCE`."""
-    size = len(REFERENCE)
-    tokenizer = Tokenizer(models.WordLevel({f"w{token}": token for token in range(size)}, unk_token="w0"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w3", pad_token="w3")
-    set_seed(0)
-    config = LlamaConfig(
-        vocab_size=size, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1,
-        num_key_value_heads=1, max_position_embeddings=8, tie_word_embeddings=False, eos_token_id=3, pad_token_id=3,
-    )  # fmt: skip
-    model = LlamaForCausalLM(config)
-    with torch.no_grad():
-        state = model.model(input_ids=torch.tensor([[0]])).last_hidden_state[0, -1]
-        model.lm_head.weight.copy_(REFERENCE.log().outer(state / state.square().sum()))
-    return model, fast
 
 
 @pytest.mark.parametrize(

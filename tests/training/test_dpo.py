@@ -11,19 +11,14 @@ import trl
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from architectures import write_model
+from matching_setup import offline_trainer
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import Judgments
 from pluralign.scoring.causal_models import load_causal_model
 from pluralign.scoring.items import items_of
 from pluralign.training.dpo import DPOConfig, DPOTrainer
 
-LORA = {"r": 4, "lora_dropout": 0.0, "target_modules": "all-linear"}
-
-
-@pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("PLURALIGN_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "reference-log-probs"
+pytestmark = pytest.mark.usefixtures("reference_cache")
 
 
 @pytest.fixture(scope="module")
@@ -42,22 +37,8 @@ def pairs(town_rows):
     )
 
 
-def make(folder, judgments, tmp_path, evaluated=None, lora=False, **values):
-    defaults = {
-        "output_dir": str(tmp_path / "run"),
-        "per_device_train_batch_size": 8,
-        "learning_rate": 1e-3,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "save_strategy": "no",
-        "logging_steps": 1,
-    }
-    torch.manual_seed(0)
-    arguments = {name: values.pop(name) for name in ("ref_model", "peft_config") if name in values}
-    if lora:
-        arguments["peft_config"] = peft.LoraConfig(**LORA)
-    return DPOTrainer(folder, DPOConfig(**{**defaults, **values}), judgments, evaluated, **arguments)
+def make(folder, judgments, tmp_path, evaluated=None, **values):
+    return offline_trainer(folder, judgments, tmp_path, DPOConfig, DPOTrainer, evaluated, **values)
 
 
 def logged(trainer, key="loss"):
@@ -214,14 +195,16 @@ def test_the_policy_learns_what_people_like_and_sources_are_logged(judgments, ti
     )
 
 
-def test_reference_log_probs_are_computed_once_for_a_model_and_its_texts(judgments, tiny_model, tmp_path, cache):
+def test_reference_log_probs_are_computed_once_for_a_model_and_its_texts(
+    judgments, tiny_model, tmp_path, reference_cache
+):
     make(tiny_model, judgments, tmp_path)
-    (file,) = cache.iterdir()
+    (file,) = reference_cache.iterdir()
     written = file.stat().st_mtime_ns
     other = Judgments.from_rows([{**row, "ranks": row["ranks"][::-1]} for row in judgments.rows()])
     trainer = make(tiny_model, other, tmp_path, lora=True, beta=0.7, layout="flat")
     assert file.stat().st_mtime_ns == written
-    assert list(cache.iterdir()) == [file], "another method or adapter on the same model and texts reads it"
+    assert list(reference_cache.iterdir()) == [file], "another method or adapter on the same model and texts reads it"
     expected = load_causal_model(tiny_model).log_probs(items_of(judgments))
     np.testing.assert_allclose(trainer._train_reference, expected, rtol=1e-6)
     make(tiny_model, judgments.select(range(50)), tmp_path)
@@ -231,7 +214,7 @@ def test_reference_log_probs_are_computed_once_for_a_model_and_its_texts(judgmen
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     args = DPOConfig(str(tmp_path / "run"), use_cpu=True, report_to="none")
     DPOTrainer(changed, args, judgments, processing_class=tokenizer)
-    assert len(list(cache.iterdir())) == 3
+    assert len(list(reference_cache.iterdir())) == 3
 
 
 def test_another_reference_may_be_given(judgments, tiny_model, tmp_path):

@@ -10,6 +10,7 @@ import transformers
 import yaml
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from dprm_setup import LOSSES, make, predictions
 from labelled import SCALE, voted, votes
 from pluralign.choice.label_costs import label_cost
 from pluralign.choice.transport import distribution_loss
@@ -21,31 +22,10 @@ from pluralign.scoring.reward_models import LabelModel, build_reward_model, load
 from pluralign.training.dprm.config import DPRMConfig
 from pluralign.training.dprm.trainer import DPRMTrainer
 
-LOSSES = ("ot", "w1", "energy", "ce")
-
 
 @pytest.fixture(scope="module")
 def judgments():
     return voted()
-
-
-def make(folder, judgments, tmp_path, evaluated=None, peft_config=None, scale=SCALE, seed=0, **values):
-    torch.manual_seed(seed)
-    built = build_reward_model(folder, label_scale=scale)
-    defaults = {
-        "output_dir": str(tmp_path),
-        "per_device_train_batch_size": 12,
-        "learning_rate": 1e-3,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "save_strategy": "no",
-        "logging_steps": 1,
-    }
-    args = DPRMConfig(**{**defaults, **values})
-    return DPRMTrainer(
-        built.model, args, judgments, evaluated, processing_class=built.tokenizer, peft_config=peft_config
-    )
 
 
 def losses(trainer):
@@ -54,12 +34,6 @@ def losses(trainer):
 
 def weights(trainer):
     return torch.cat([tensor.detach().flatten() for tensor in trainer.model.parameters()])
-
-
-def predictions(trainer):
-    """Of the training items, in the order of the crowd."""
-    items = trainer.crowd.items()
-    return trainer.distributions(items)[items.response]
 
 
 @pytest.mark.parametrize("folder", ["tiny_model", "tiny_encoder"])

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +11,10 @@ import peft
 import pytest
 import torch
 
+from more_setup import NAMES, head_gradients, lambdas, logged, make, rows
 from pluralign.choice.min_norm import gramian, min_norm_weights
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import Judgments
-from pluralign.scoring.forward import block_values
-from pluralign.scoring.probe import plain_model
 from pluralign.scoring.reward_models import build_reward_model, load_reward_model
 from pluralign.training.more import trainer as more
 from pluralign.training.more.config import MOREConfig
@@ -28,91 +26,17 @@ from pluralign.training.reward_trainer import (
     PlackettLuceTrainer,
 )
 
-NAMES = ("a", "b", "c")
-WORDS = ("good", "bad", "cat", "dog", "tea", "milk", "rain", "sun")
-
-
-def rows(count=96, names=NAMES, seed=0, **values):
-    """Rankings of two to four answers with ties and weights; all like good, and each source a word of its own."""
-    draw = random.Random(seed)
-    found = []
-    for number in range(count):
-        source = number % len(names)
-        texts = [
-            " ".join(draw.choices(WORDS, k=draw.randint(3, 9))) + f" {number}.{index}"
-            for index in range(draw.choice([2, 3, 4]))
-        ]
-        scores = [2 * text.split().count("good") + text.split().count(WORDS[source + 3]) for text in texts]
-        row = {
-            "prompt": f"Say something about number {number % 20}:",
-            "responses": texts,
-            "ranks": [1 + sum(other > score for other in scores) for score in scores],
-            "annotator": f"w{number % 9}",
-            "source": names[source],
-            "weight": 1.0 + number % 2,
-        }
-        found.append(row | values)
-    return found
-
 
 @pytest.fixture(scope="module")
 def judgments():
     return Judgments.from_rows(rows())
 
 
-def make(folder, judgments, output, evaluated=None, peft_config=None, kind=(MOREConfig, MORETrainer), **values):
-    config, trainer = kind
-    torch.manual_seed(0)
-    built = build_reward_model(folder)
-    with torch.no_grad():  # a head whose rewards differ enough to matter
-        built.model.score.weight.mul_(20)
-    defaults = {
-        "output_dir": str(output),
-        "per_device_train_batch_size": 8,
-        "learning_rate": 1e-3,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "save_strategy": "no",
-        "logging_steps": 1,
-    }
-    if not isinstance(judgments, Judgments | dict):
-        judgments = Judgments.from_rows(judgments)
-    return trainer(
-        built.model, config(**{**defaults, **values}), judgments, evaluated, processing_class=built.tokenizer,
-        peft_config=peft_config,
-    )  # fmt: skip
-
-
 PLAIN = (PlackettLuceConfig, PlackettLuceTrainer)
-
-
-def logged(trainer, key):
-    return [entry[key] for entry in trainer.state.log_history if key in entry]
-
-
-def lambdas(trainer):
-    """`(logs, sources)`."""
-    return np.array([logged(trainer, f"weight/source={name}") for name in trainer.sources]).T
 
 
 def tensors(trainer):
     return torch.cat([tensor.detach().flatten() for tensor in trainer.model.parameters()])
-
-
-def head_gradients(trainer, inputs):
-    """By autograd: of each source, the mean loss and its gradient at the weights of the head, and its weight."""
-    head = plain_model(trainer.model).score
-    weight = head.modules_to_save["default"].weight if isinstance(trainer.model, peft.PeftModel) else head.weight
-    values = torch.cat([block_values(trainer.model, block, trainer.layout) for block in inputs["blocks"]])
-    losses = trainer._losses(values[inputs["index"]], inputs)
-    member = inputs["membership"] * inputs["weight"].unsqueeze(-1)
-    means, gradients = [], []
-    for mine in member.T:
-        mean = (mine * losses).sum() / mine.sum().clamp(min=1e-30)
-        gradients.append(torch.autograd.grad(mean, weight, retain_graph=True)[0][0])
-        means.append(mean.item())
-    return np.array(means), torch.stack(gradients), member.sum(0).numpy()
 
 
 # The step's gradients, weights and loss.
@@ -378,8 +302,8 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(folder, values, tmp_path, requ
 
 SCRIPT = """
 import sys, json
-sys.path[:0] = [{tests!r}, {here!r}]
-import test_more as here
+sys.path.insert(0, {tests!r})
+import more_setup as here
 from accelerate import PartialState
 
 def main():
@@ -424,7 +348,7 @@ def test_two_processes_give_the_weights_and_losses_of_one(tiny_model, tmp_path):
     script = tmp_path / "both.py"
     script.write_text(
         SCRIPT.format(
-            tests=str(Path(__file__).parents[1]), here=str(Path(__file__).parent), model=str(tiny_model),
+            tests=str(Path(__file__).parents[1]), model=str(tiny_model),
             folder=str(tmp_path / "both"), cases={name: common | values for name, (_, values) in cases.items()},
         )
     )  # fmt: skip

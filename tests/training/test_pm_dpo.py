@@ -7,14 +7,13 @@ import re
 from pathlib import Path
 
 import numpy as np
-import peft
 import pytest
 import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
 import pluralign
-from architectures import write_model
+from matching_setup import between, offline_trainer
 from pluralign.choice.preference_matching import Penalty
 from pluralign.core.errors import PluralignError
 from pluralign.core.runs import read_metrics
@@ -32,42 +31,14 @@ from pluralign.training.em_dpo.trainer import EMDPOTrainer
 from pluralign.training.preference_matching.dpo import PMDPOConfig, PMDPOTrainer
 from pluralign.workflows.aggregate.answers import log_ratios_of
 
+pytestmark = pytest.mark.usefixtures("reference_cache")
+
 GATES = ("token", "sequence", "sequence-minimum")
-
-
-@pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("PLURALIGN_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "reference-log-probs"
-
-
-@pytest.fixture(scope="module")
-def base(tiny_model, tmp_path_factory):
-    """A model whose weights are large enough that it finds some tokens likely."""
-    return write_model("llama", tiny_model, tmp_path_factory.mktemp("pm-dpo") / "base")
 
 
 @pytest.fixture(scope="module")
 def judgments(town_rows):
     return Judgments.from_rows(town_rows[:24])
-
-
-def make(model, judgments, tmp_path, config=PMDPOConfig, trainer=PMDPOTrainer, evaluated=None, lora=False, **values):
-    defaults = {
-        "output_dir": str(tmp_path / "run"),
-        "per_device_train_batch_size": 8,
-        "learning_rate": 1e-3,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "save_strategy": "no",
-        "logging_steps": 1,
-    }
-    torch.manual_seed(0)
-    arguments = {name: values.pop(name) for name in ("ref_model",) if name in values}
-    if lora:
-        arguments["peft_config"] = peft.LoraConfig(r=4, lora_dropout=0.0, target_modules="all-linear")
-    return trainer(model, config(**{**defaults, **values}), judgments, evaluated, **arguments)
 
 
 def first_loss(trainer, batch):
@@ -101,17 +72,6 @@ def charged_by_hand(log_probs, alpha, gate):
     return sum(own for own, shown in zip(log_probs, asked, strict=True) if shown <= math.log(alpha))
 
 
-def between(numbers):
-    """A threshold in the widest gap among the middle half of some log-probabilities, as a probability.
-
-    Layouts round differently, so no number may stand at the threshold.
-    """
-    middle = np.sort(numbers)[len(numbers) // 4 : 3 * len(numbers) // 4 + 1]
-    place = int(np.diff(middle).argmax())
-    assert middle[place + 1] - middle[place] > 1e-3
-    return float(np.exp(middle[place : place + 2].mean()))
-
-
 def threshold(log_probs, gate):
     asked = {
         "token": list(itertools.chain(*log_probs)),
@@ -125,10 +85,12 @@ def threshold(log_probs, gate):
 
 
 @pytest.mark.parametrize("precompute", [True, False])
-def test_with_all_inside_there_is_no_reference(precompute, judgments, base, tmp_path, cache):
+def test_with_all_inside_there_is_no_reference(precompute, judgments, base, tmp_path, reference_cache):
     """The loss is -log P(ranking) under beta log pi alone, the whole model moves, and nothing is kept of before."""
     pairs = judgments.select([row for row, one in enumerate(judgments.rows()) if sorted(one["ranks"]) == [1, 2]])
-    trainer = make(base, pairs, tmp_path, mode="pm", beta=0.1, precompute_ref_log_probs=precompute, max_steps=2)
+    trainer = offline_trainer(
+        base, pairs, tmp_path, mode="pm", beta=0.1, precompute_ref_log_probs=precompute, max_steps=2
+    )
     assert trainer._ref_model is None
     by_hand = [sum(one) for one in tokens_by_hand(base, trainer.train_tokens)]
     items, losses = trainer.train_items, []
@@ -142,7 +104,7 @@ def test_with_all_inside_there_is_no_reference(precompute, judgments, base, tmp_
     trainer.train()
     _, utilities = trainer.score(pairs.select(range(2)))  # of a tuned model, without any reference
     assert np.isfinite(utilities).all()
-    assert not cache.exists()
+    assert not reference_cache.exists()
 
 
 # Its middle.
@@ -152,7 +114,7 @@ def test_with_all_inside_there_is_no_reference(precompute, judgments, base, tmp_
 def test_what_is_charged_is_that_of_the_tokens_outside(gate, judgments, base, tmp_path):
     """Responses cut, padded and in trees; a live reference, a kept one and an adapter: one number per response."""
     common = {"max_length": 40, "max_response_length": 9, "gate": gate}
-    tokens = make(base, judgments, tmp_path, **common).train_tokens
+    tokens = offline_trainer(base, judgments, tmp_path, **common).train_tokens
     assert 0 < tokens.cut_responses < len(tokens.response_ids), "some are cut and some are not"
     assert len({len(one) for one in tokens.response_ids}) >= 3
     by_hand = tokens_by_hand(base, tokens)
@@ -170,7 +132,7 @@ def test_what_is_charged_is_that_of_the_tokens_outside(gate, judgments, base, tm
         {"precompute_ref_log_probs": False},
         {"precompute_ref_log_probs": False, "lora": True},
     ):
-        trainer = make(base, judgments, tmp_path, alpha=alpha, beta=0.5, **common, **values)
+        trainer = offline_trainer(base, judgments, tmp_path, alpha=alpha, beta=0.5, **common, **values)
         np.testing.assert_allclose(trainer._reference(trainer.train_tokens), expected, rtol=1e-5, atol=1e-5)
         _, utilities = trainer.score(judgments)  # before training log pi is log pi_ref
         np.testing.assert_allclose(utilities, 0.5 * (whole - expected), rtol=1e-5, atol=2e-5, err_msg=str(values))
@@ -198,18 +160,18 @@ def test_another_reference_is_asked_for_its_own_tokens(judgments, base, tmp_path
         for weight in other.parameters():
             weight.mul_(1.5)
     other.save_pretrained(tmp_path / "other")
-    tokens = make(base, judgments, tmp_path).train_tokens
+    tokens = offline_trainer(base, judgments, tmp_path).train_tokens
     by_hand = tokens_by_hand(tmp_path / "other", tokens)
     alpha = threshold(by_hand, "token")
-    trainer = make(base, judgments, tmp_path, alpha=alpha, ref_model=other)
+    trainer = offline_trainer(base, judgments, tmp_path, alpha=alpha, ref_model=other)
     expected = [charged_by_hand(one, alpha, "token") for one in by_hand]
     np.testing.assert_allclose(trainer._reference(tokens), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_kept_numbers_are_told_apart_by_penalty(judgments, base, tmp_path, cache):
+def test_kept_numbers_are_told_apart_by_penalty(judgments, base, tmp_path, reference_cache):
     def made(config=PMDPOConfig, trainer=PMDPOTrainer, **values):
-        make(base, judgments, tmp_path, config, trainer, **values)
-        return len(list(cache.glob("*"))) if cache.exists() else 0
+        offline_trainer(base, judgments, tmp_path, config, trainer, **values)
+        return len(list(reference_cache.glob("*"))) if reference_cache.exists() else 0
 
     assert made(mode="pm") == 0
     assert made(DPOConfig, DPOTrainer) == 1
@@ -294,7 +256,7 @@ def test_types_match_their_own_people(base, town_rows, tmp_path):
     table = Judgments.from_rows(rows)
     by_hand = tokens_by_hand(base, load_causal_model(base).tokenize(items_of(table)))
     alpha = threshold(by_hand, "token")
-    trainer = make(
+    trainer = offline_trainer(
         base, table, tmp_path, EMDPOConfig, EMDPOTrainer, types=2, start="groups", features="tfidf", rounds=1,
         mode="conditional", alpha=alpha, beta=0.5, num_train_epochs=1, ties="breslow", layout="flat",
     )  # fmt: skip
@@ -338,7 +300,7 @@ def test_what_has_no_meaning_is_refused(base, judgments, tmp_path):
             PMDPOConfig(str(tmp_path), use_cpu=True, **values)
     model = AutoModelForCausalLM.from_pretrained(base)
     with pytest.raises(PluralignError, match="ref_model: mode: pm"):
-        make(base, judgments, tmp_path, mode="pm", ref_model=model)
+        offline_trainer(base, judgments, tmp_path, mode="pm", ref_model=model)
     Mixture({"type-1": 1.0}).write(tmp_path)
     stored = json.loads((Path(tmp_path) / "mixture.json").read_text())
     for penalty in ({"mode": "other"}, {"modes": "kl"}, 3):

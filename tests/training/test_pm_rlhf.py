@@ -1,4 +1,4 @@
-"""Online preference matching: fixed points, what is charged, equality with TRL, refusals, runs from YAML."""
+"""Online preference matching: what is charged, equality with TRL, refusals, runs from YAML."""
 
 import json
 
@@ -9,17 +9,13 @@ import torch
 import trl
 import yaml
 from datasets import Dataset
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    set_seed,
 )
 
 import pluralign
+from matching_setup import LORA, logged, online_settings, prompts, token_model, tuned, words
 from pluralign.choice.preference_matching import Penalty
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import BUILT_IN_SCALES, Judgments
@@ -28,69 +24,8 @@ from pluralign.scoring.items import items_of_texts
 from pluralign.scoring.reward_models import build_reward_model
 from pluralign.training.preference_matching.reward_functions import load_rewards, reward_function
 from pluralign.training.preference_matching.rlhf import ChargedReference, PMRLHFTrainer
-from pluralign.training.preference_matching.rlhf_config import PMRLHFConfig
 from pluralign.workflows.train.run import train
 from rewarded import write_reward_model
-
-LORA = {"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
-
-
-def prompts(count=16):
-    """Of several lengths, so that batches are padded."""
-    return Dataset.from_list([{"prompt": f"Say something about number {n}:" + " good" * (n % 3)} for n in range(count)])
-
-
-def words(prompts, completions, **_):
-    """A reward."""
-    return [float(len(text.split())) for text in completions]
-
-
-COMMON = {
-    "per_device_train_batch_size": 8, "num_generations": 4, "max_completion_length": 6, "max_steps": 3,
-    "learning_rate": 1e-3, "use_cpu": True, "report_to": "none", "save_strategy": "no", "logging_steps": 1,
-    "disable_tqdm": True,
-}  # fmt: skip
-
-
-def settings(folder, **values):
-    return PMRLHFConfig(str(folder), **COMMON | values)
-
-
-def tuned(model, folder, reward=words, peft_config=None, tokenizer=None, data=None, **values):
-    tokenizer = tokenizer or AutoTokenizer.from_pretrained(model)
-    args = settings(folder, **values)
-    trainer = PMRLHFTrainer(model, reward, args, data or prompts(), processing_class=tokenizer, peft_config=peft_config)
-    trainer.train()
-    return trainer
-
-
-def logged(trainer, name):
-    return [entry[name] for entry in trainer.state.log_history if name in entry]
-
-
-# Fixed points -------------------------------------------------------------------------------------------------
-
-
-REFERENCE = torch.tensor([0.6, 0.25, 0.1, 0.05])
-
-
-def bandit():
-    """A model with four tokens and its tokenizer; after the prompt its probabilities are `REFERENCE`."""
-    size = len(REFERENCE)
-    tokenizer = Tokenizer(models.WordLevel({f"w{token}": token for token in range(size)}, unk_token="w0"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w3", pad_token="w3")
-    set_seed(0)
-    config = LlamaConfig(
-        vocab_size=size, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1,
-        num_key_value_heads=1, max_position_embeddings=8, tie_word_embeddings=False, eos_token_id=3, pad_token_id=3,
-    )  # fmt: skip
-    model = LlamaForCausalLM(config)
-    with torch.no_grad():
-        state = model.model(input_ids=torch.tensor([[0]])).last_hidden_state[0, -1]
-        model.lm_head.weight.copy_(REFERENCE.log().outer(state / state.square().sum()))
-    return model, fast
-
 
 # What is charged ----------------------------------------------------------------------------------------------
 
@@ -174,13 +109,13 @@ def test_a_given_reference_is_used(tiny_model, tmp_path):
     with torch.no_grad():
         other.get_input_embeddings().weight.mul_(3.0)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    args = settings(tmp_path, mode="kl", max_steps=1)
+    args = online_settings(tmp_path, mode="kl", max_steps=1)
     trainer = PMRLHFTrainer(str(tiny_model), words, args, prompts(), processing_class=tokenizer, ref_model=other)
     trainer.train()
     assert abs(logged(trainer, "kl")[0]) > 0.01
-    model, _ = bandit()
+    model, _ = token_model()
     with pytest.raises(PluralignError, match="ref_model: mode pm "):
-        PMRLHFTrainer(str(tiny_model), words, settings(tmp_path, mode="pm"), prompts(), ref_model=other)
+        PMRLHFTrainer(str(tiny_model), words, online_settings(tmp_path, mode="pm"), prompts(), ref_model=other)
     with pytest.raises(PluralignError, match=r"ref_model: has 4 tokens"):
         PMRLHFTrainer(str(tiny_model), words, args, prompts(), processing_class=tokenizer, ref_model=model)
 
@@ -217,23 +152,25 @@ def test_what_breaks_the_match_is_refused(setting, tmp_path):
     (name,) = setting
     named = name if name != "generation_kwargs" else next(iter(setting[name]))
     with pytest.raises(ValueError, match=named):
-        settings(tmp_path, **setting)
-    settings(tmp_path, allow_mismatch=True, **setting)
+        online_settings(tmp_path, **setting)
+    online_settings(tmp_path, allow_mismatch=True, **setting)
 
 
 def test_neutral_settings_pass_and_others_are_never_allowed(tmp_path):
-    settings(tmp_path, generation_kwargs={"top_p": 1.0, "use_cache": True}, top_k=0, reward_clip_range=[-5.0, 5.0])
+    online_settings(
+        tmp_path, generation_kwargs={"top_p": 1.0, "use_cache": True}, top_k=0, reward_clip_range=[-5.0, 5.0]
+    )
     for wrong in ({"beta": 0.0}, {"alpha": 0.0}, {"mode": "dpo"}, {"gate": "word"}, {"sync_ref_model": True}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            settings(tmp_path, allow_mismatch=True, **wrong)
+            online_settings(tmp_path, allow_mismatch=True, **wrong)
 
 
 def test_a_trainer_needs_a_reward_and_one_adapter(tiny_model, tmp_path):
     with pytest.raises(PluralignError, match="there is no reward"):
-        PMRLHFTrainer(str(tiny_model), None, settings(tmp_path), prompts())
+        PMRLHFTrainer(str(tiny_model), None, online_settings(tmp_path), prompts())
     model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), peft.LoraConfig(**LORA))
     with pytest.raises(PluralignError, match="has an adapter already"):
-        PMRLHFTrainer(model, words, settings(tmp_path), prompts(), peft_config=peft.LoraConfig(**LORA))
+        PMRLHFTrainer(model, words, online_settings(tmp_path), prompts(), peft_config=peft.LoraConfig(**LORA))
 
 
 # Rewards ------------------------------------------------------------------------------------------------------
