@@ -126,7 +126,7 @@ def test_people_come_first_and_statistics_are_folded(audit, look, width):
     tab = look(audit_page(audit), width)
     assert tab.locator("h2").all_inner_texts() == [
         "Verdict", "The types", "What divides and what unites", "How the types choose", "Known groups", "The data",
-        "Agreement", "Statistics",
+        "Agreement", "Careless or mechanical annotators", "Statistics",
     ]  # fmt: skip
     assert tab.locator(".banner .verdict").inner_text() == f"✓ {audit.identification.sentence}"
     statistics = tab.get_by_text("Prediction of held-out judgments")
