@@ -83,7 +83,9 @@ def test_log_probs_are_those_of_the_plain_model(name, layout, written):
     assert tokens.cut_prompts == 1
     expected = by_hand(written(name), tokens)
     assert np.ptp(expected) > 1
-    np.testing.assert_allclose(policy.values(tokens, layout), expected, rtol=1e-6)
+    # A state-space model carries rounding from token to token, by an amount that depends on the processor.
+    tolerance = {"rtol": 1e-6, "atol": 2e-4 if name == "state-space" else 0.0}
+    np.testing.assert_allclose(policy.values(tokens, layout), expected, **tolerance)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

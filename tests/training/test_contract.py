@@ -117,7 +117,8 @@ def same_training(found, expected):
     steps = [[entry for entry in one.state.log_history if "loss" in entry] for one in (found, expected)]
     assert len(steps[0]) == len(steps[1]) > 2
     for one, other in zip(*steps, strict=True):
-        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5, abs=1e-6)
+        # The loss of an online objective is a difference of advantages near 0; its terms, of size 1, set the rounding.
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5, abs=2e-5)
         for key in one.keys() & other.keys():
             if key == "grad_norm" or key.startswith("weight/"):
                 assert one[key] == pytest.approx(other[key], rel=1e-3, abs=1e-4), key
