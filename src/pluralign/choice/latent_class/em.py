@@ -229,7 +229,8 @@ def by_share(problem: Problem, fit: Fit, movable: int) -> Fit:
     beta = problem.coefficients(fit.parameters)[:, order]
     parameters = fit.parameters.new_zeros(1, problem.parameters + 1)
     parameters[:, problem.slots.flatten()] = beta.flatten(1)
-    membership = torch.nn.functional.pad(fit.membership, (0, 0, 1, 0))[:, order]
+    first = fit.membership.new_zeros(len(fit.membership), 1, fit.membership.shape[2])
+    membership = torch.cat((first, fit.membership), 1)[:, order]
     return replace(
         fit,
         parameters=parameters[:, :-1],
