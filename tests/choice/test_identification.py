@@ -9,6 +9,7 @@ from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
 from pluralign.choice.latent_class.identification import design, evidence, identification
 from pluralign.choice.latent_class.panel import Panel
 from pluralign.choice.latent_class.power import planted, power_curve, simulated
+from pluralign.choice.latent_class.selection import Gain
 
 THETA = np.array([1.5, -1.0, 0.5, 1.0])
 OPPOSITE = np.stack((THETA, -THETA))
@@ -230,3 +231,28 @@ def test_simulated_people_follow_the_model(simulate, length, worths):
     if worths:
         found, spread = found - found.mean(), 0.05
     assert (np.abs(found - truth[0]) < 4 * spread).all()
+
+
+@pytest.mark.parametrize(
+    ("gain", "power", "verdict", "starts"),
+    [
+        (Gain(0.001, 0.004), None, "one type", "No types: one taste predicts held-out judgments as well as 2 types do"),
+        (Gain(0.3, 0.02), None, "identified", "Types: 2 types predict held-out judgments better than one taste does"),
+        (Gain(-0.01, 0.004), 0.5, "one type", "No types: one taste predicts"),
+    ],
+)
+def test_a_held_out_gain_decides_between_one_type_and_several(gain, power, verdict, starts):
+    data = design(Panel(np.tile([[0, 1, 2]], (8, 1)), np.tile([[1, 2, 3]], (8, 1)), np.repeat(np.arange(4), 2)))
+    found = identification(data, None, power, types=2, gain=gain)
+    assert found.verdict == verdict
+    assert found.sentence.startswith(starts)
+    assert f"{gain.value:+.3f} +- {gain.error:.3f}" in found.reason
+    assert found.sentence.endswith("Train one policy.") == (verdict == "one type")
+    if power is not None:
+        assert "50%" in found.reason
+        assert found.advice
+
+
+def test_a_design_without_information_is_not_identified_whatever_was_gained():
+    single = design(Panel([[0, 1], [0, 1]], [[1, 2], [2, 1]], [0, 1]))
+    assert identification(single, types=2, gain=Gain(0.3, 0.01)).verdict == "not identified"
