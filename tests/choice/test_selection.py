@@ -84,7 +84,7 @@ def test_all_ways_of_solving_take_the_same_steps(simulate, worths, monkeypatch):
 
 
 def test_one_kind_of_annotators_is_one_type(simulate):
-    """The earlier rule, which shrank K types by ridge / K, found two or more types in such panels."""
+    """The null case: a larger number of types must not win by shrinking less."""
     for seed in range(4):
         panel, _ = simulate(PLANTED[:1], annotators=48, judgments=8, seed=seed)
         found = select_types(panel, range(1, 5), **QUICK)

@@ -36,7 +36,7 @@ LOWEST, HIGHEST = math.log(0.01), math.log(20.0)
 """The range of log(s m); beyond it, likelihoods are those of its upper end and of choices at random."""
 
 NARROWEST, WIDEST = 0.1, 3.0
-"""Limits of tau, besides 0."""
+"""Limits of tau; 0 is allowed as well."""
 
 MOST_POINTS = 1024
 """Largest grid of log(s m); its step resolves the posterior of an annotator with 9,000 choices."""

@@ -11,7 +11,7 @@ from pluralign.evaluation.calibration.reliability import squared_error
 from pluralign.evaluation.pairs import Ints, Pairs
 from pluralign.evaluation.rewards.metrics import metrics_of_sums, pair_sums
 
-# The metrics that every slice has, besides its number of pairs.
+# The metrics of every slice, in addition to its number of pairs.
 SLICED = ("accuracy", "log_loss", "ece", "ece_squared", "brier")
 
 

@@ -28,7 +28,7 @@ REFUSALS = (
 
 _DECORATION = " \t\"'`*~#>\u201c\u201d\u2018\u00ab\u00bb\u2022[](){}<.,;:!-"
 _LEAD = r"(?:(?:my|the|final|chosen)\s+)*(?:label|answer|vote|choice|verdict|rating)\b\s*(?:number\b|is\b|[:=#])*\s*"
-_LONGEST_LEAD = 200  # characters in a line besides its label; a longer line is a sentence
+_LONGEST_LEAD = 200  # characters in a line without its label; a longer line is a sentence
 # A label that is part of something longer (non-agree, 3.5, 5%, agree/disagree) does not count.
 _BEFORE, _AFTER = r"(?<![\w+\-/&])(?<!\w[.,'])", r"(?![\w+\-/&%]|[.,']\w)"
 _QUOTES = {('"', '"'), ("'", "'"), ("`", "`"), ("*", "*"), ("[", "]"), ("\u201c", "\u201d"), ("\u00ab", "\u00bb")}

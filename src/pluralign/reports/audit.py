@@ -288,7 +288,7 @@ def audit_sections(audit: AuditPage) -> list[Section]:
             Section("Known groups", blocks, "The groups named in the data. They were not used to fit types.")
         )
     sections += [
-        Section("The data", _data(audit.data), "How many judgments there are, of which kinds, and from whom."),
+        Section("The data", _data(audit.data), "The number of judgments, their kinds, and the number of annotators."),
         Section("Agreement", _agreement(audit.agreement), "Do annotators who judged the same responses agree?"),
         *([] if audit.annotators is None else [annotators_section(audit.annotators)]),
         Section("Statistics", _statistics(audit)),

@@ -58,7 +58,7 @@ class Objective:
     evaluate: Any
 
     required_keys: ClassVar[tuple[str, ...]] = ()
-    """Keys that a config must have besides those that every run needs."""
+    """Required config keys, in addition to those that every run needs."""
 
     hidden_keys: ClassVar[tuple[str, ...]] = ()
     """Keys of the config classes that have no meaning for this objective."""
@@ -80,7 +80,7 @@ class Objective:
 
     @classmethod
     def input_files(cls, args: Any) -> list[str]:
-        """Files besides the judgments that the result depends on; when one changes, the run is another one."""
+        """Files that the result depends on, in addition to the judgments; if one changes, it is another run."""
         values = (getattr(args, key) for key in cls.file_keys)
         return [value for value in values if isinstance(value, str)]
 

@@ -105,7 +105,8 @@ def select_types(
     which one type predicts held-out annotators best, the ridge of the differences the one with which K types do, on
     the same folds; one type is nested in every K, which can win only by differing. A larger K is chosen if it raises
     the held-out log-likelihood by more than `errors` standard errors of the gain, paired over annotators. The search
-    ends after `PATIENCE` values of K in a row that do not. One type is a possible answer.
+    ends at a K that gains less than one standard error, or after `PATIENCE` values of K in a row that are not chosen.
+    One type is a possible answer.
 
     Args:
         panel: the judgments.
@@ -144,9 +145,9 @@ def select_types(
     held_out = [panel.of_annotators(members) for members in out]
 
     def fitted(train: Panel, number: int, own: float, start: np.ndarray | None) -> LatentClassPlackettLuce:
-        single = own if number == 1 else common
+        shared = own if number == 1 else common
         model = LatentClassPlackettLuce(
-            number, ridge=own, common_ridge=single, coefficients_init=start, seed=seed, **settings_of(number, settings)
+            number, ridge=own, common_ridge=shared, coefficients_init=start, seed=seed, **settings_of(number, settings)
         )
         return model.fit(train)
 
@@ -161,13 +162,14 @@ def select_types(
     commons = [ridge * factor for factor in COMMON]
     differences = [ridge * factor for factor in DIFFERENCES]
     single = scored(1, commons, None)
-    common = commons[int(single.sum(1).argmax())]
+    best_common = int(single.sum(1).argmax())
+    common = commons[best_common]
     models: list[LatentClassPlackettLuce] = []
     scores: list[np.ndarray] = []
     best = 0
     for number in progress(tried):
         if number == 1:
-            scores.append(single[int(single.sum(1).argmax())])
+            scores.append(single[best_common])
             models.append(fitted(panel, 1, common, None))
             continue
         # Restarts on all annotators choose the basin; each fold goes on from there.

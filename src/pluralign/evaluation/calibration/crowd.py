@@ -138,7 +138,7 @@ def crowd_calibration(
         PluralignError: `bins` is odd or under 2, or as in `Resampling`.
 
     Examples:
-        Four annotators, three of whom prefer the response that the model expects 73 % to prefer.
+        Three of four annotators prefer the response that the model expects 73 % of annotators to prefer.
 
         >>> ranks = [1, 2, 1, 2, 1, 2, 2, 1]
         >>> crowd = crowd_pairs([1.0, 0.0] * 4, ranks, [0, 2, 4, 6, 8], [0] * 4, [1.0] * 4, [5, 6] * 4)

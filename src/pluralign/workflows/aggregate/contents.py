@@ -93,8 +93,8 @@ def aggregation_contents(
 ) -> page.AggregationPage:
     """The content of `aggregate.json`.
 
-    `answers` are those of `draw_answers`, `game` and `mixtures` those of `solve`; `further` names the policies besides
-    those of the types and the base.
+    `answers` are those of `draw_answers`, `game` and `mixtures` those of `solve`; `further` names the policies
+    other than those of the types and the base.
     """
     drawers = [*setting.types, BASE, *further]
     utilities = utilities_by(answers, drawers, setting.prompts)  # (types, policies, prompts, samples)
