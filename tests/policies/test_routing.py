@@ -13,9 +13,9 @@ from pluralign.core.errors import PluralignError
 from pluralign.judgments.table import Judgments
 from pluralign.policies.loading import load_policy
 from pluralign.policies.routing import (
-    entropy,
     judgment_log_likelihoods,
     posterior,
+    responsibility_entropy,
     type_utilities,
 )
 from pluralign.scoring.items import items_of
@@ -151,8 +151,8 @@ def test_a_type_without_a_share_is_nobody_s_and_overwhelming_evidence_stays_fini
     gamma, total = posterior([[-5000.0, -9000.0, 0.0]], [0], 1, [0.5, 0.5, 0.0])
     assert gamma.tolist() == [[1.0, 0.0, 0.0]]
     assert total[0] == pytest.approx(-5000 - math.log(2))
-    assert entropy(gamma).tolist() == [0.0]
-    assert entropy([[1 / 3] * 3])[0] == pytest.approx(math.log(3))
+    assert responsibility_entropy(gamma).tolist() == [0.0]
+    assert responsibility_entropy([[1 / 3] * 3])[0] == pytest.approx(math.log(3))
 
 
 def test_what_does_not_fit_is_named(items):

@@ -90,11 +90,11 @@ def posterior(
     return gamma.numpy(), total.numpy() - np.log(eta.sum())
 
 
-def entropy(gamma: ArrayLike) -> Floats:
+def responsibility_entropy(gamma: ArrayLike) -> Floats:
     """Entropy of posteriors `(annotators, types)`, in nats: `(annotators,)`, from 0 (certain) to ln K (uniform).
 
     Examples:
-        >>> entropy([[1.0, 0.0], [0.5, 0.5]]).round(4).tolist()
+        >>> responsibility_entropy([[1.0, 0.0], [0.5, 0.5]]).round(4).tolist()
         [0.0, 0.6931]
     """
     shares = np.asarray(gamma, dtype=np.float64)

@@ -15,7 +15,7 @@ from pluralign.core.files import path_list, write_parquet
 from pluralign.judgments.reading import read
 from pluralign.policies.loading import load_policy
 from pluralign.policies.mixture import MixturePolicy
-from pluralign.policies.routing import Prior, entropy, is_typed_run, judgment_log_likelihoods, posterior
+from pluralign.policies.routing import Prior, is_typed_run, judgment_log_likelihoods, posterior, responsibility_entropy
 from pluralign.scoring.items import items_of
 from pluralign.scoring.mixtures import read_mixture, responsibilities_table
 from pluralign.scoring.panels import annotators_of
@@ -85,7 +85,7 @@ def route(
     routed = routed.add_column(place, "adapter", pa.array(chosen))
     routed = routed.add_column(place + 1, "adapter_path", pa.array([str(Path(run) / name) for name in chosen]))
     routed = routed.append_column("log_likelihood", pa.array(totals))
-    routed = routed.append_column("entropy", pa.array(entropy(responsibilities)))
+    routed = routed.append_column("entropy", pa.array(responsibility_entropy(responsibilities)))
     if out is not None:
         write_parquet(routed, Path(out))
     return routed
