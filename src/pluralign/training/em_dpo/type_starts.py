@@ -28,10 +28,13 @@ class TypeStart:
     Args:
         gamma: responsibilities `(K,)` of each annotator, by id, or by row number for a row without one.
         verdict: whether the data can identify types.
+        supported: whether latent classes on the features predict held-out annotators better with these types than with
+            one: the start then knows something of the types.
     """
 
     gamma: dict[str | int, np.ndarray]
     verdict: Identification
+    supported: bool
 
     @property
     def types(self) -> int:
@@ -58,7 +61,15 @@ def type_start(judgments: Judgments, args: EMDPOConfig, seed: int) -> TypeStart:
     fit = findings(judgments, types=types, simulations=0, seed=seed, **options)
     numbers, keys = annotators_of(judgments, fit.people.row)
     gamma = _gamma(fit, judgments, numbers, args.start, seed)
-    return TypeStart(dict(zip(keys, gamma, strict=True)), fit.verdict)
+    supported = args.start == "latent-class" and _gains(fit)
+    return TypeStart(dict(zip(keys, gamma, strict=True)), fit.verdict, supported)
+
+
+def _gains(fit: Findings) -> bool:
+    """Whether the fitted number of types was compared with one type and won, on held-out annotators."""
+    types, selection = len(fit.model.mixture_weights_), fit.selection
+    compared = types > 1 and {1, types} <= set(selection.types.tolist()) and selection.by_annotator.size > 0
+    return compared and selection.gain_of(types).exceeds()
 
 
 def _gamma(fit: Findings, judgments: Judgments, numbers: np.ndarray, start: str, seed: int) -> np.ndarray:
