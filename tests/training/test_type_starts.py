@@ -196,6 +196,9 @@ WRONG = [
     ({"types": "some"}, "types: found 'some', expected auto"),
     ({"most_types": 0}, "most_types: found 0, expected 1 or more"),
     ({"rounds": -1}, "rounds: found -1, expected 0 or more"),
+    ({"most_rounds": 0}, "most_rounds: found 0, expected 1 or more"),
+    ({"round_epochs": 0.0}, "round_epochs: found 0.0, expected a number above 0"),
+    ({"scoring": "train"}, "rounds: auto compares rounds on held-out judgments"),
     ({"dimensions": 0}, "dimensions: found 0"),
     ({"temperature": 0.5}, "temperature: found 0.5, expected 1 or more"),
     ({"floor": 0.5}, "floor: found 0.5, expected a share"),
@@ -210,7 +213,7 @@ WRONG = [
     ({"loss_type": "sigmoid", "label_smoothing": "votes"}, "set it to 0"),
     ({"start": "latentclass"}, "start: found 'latentclass', expected latent-class, spectral"),
     ({"routing": "hard"}, "routing: found 'hard', expected sparse, sampled, dense"),
-    ({"scoring": "test"}, "scoring: found 'test', expected crossfit, train"),
+    ({"rounds": 1, "scoring": "test"}, "scoring: found 'test', expected crossfit, train"),
     ({"preset": "papers"}, "preset: found 'papers', expected paper, cluster-dpo"),
     ({"beta": 0.0}, "beta: found 0.0"),
 ]

@@ -161,6 +161,8 @@ annotator's type, `types.json` the estimates of every round."""
         self._routed = TypedRows([], np.zeros((0, 0)))
         self._phase = 0
         self._steps_before = 0
+        self._tuned: list[TrainOutput] = []
+        self._history: list[dict[str, Any]] = []
         self._pairs = pair_counts(self.train_items) if args.loss_type == "sigmoid" else None
         first = f".{self.adapters[0]}."
         self._untrained = {
@@ -324,7 +326,8 @@ annotator's type, `types.json` the estimates of every round."""
         Returns:
             For each half the judgments of the *other* half and the adapters that score them, and the steps taken.
         """
-        half, sets, steps = halves(self.annotator, self.args.seed), [], 0
+        half, steps = halves(self.annotator, self.args.seed), 0
+        sets: list[ScoringSet] = []
         for side in (0, 1):
             rows, scored = np.flatnonzero(half == side), np.flatnonzero(half != side)
             if not len(rows):  # every annotator has a single judgment, and all of them fell into the other half
