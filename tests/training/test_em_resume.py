@@ -44,6 +44,7 @@ def make(model, judgments, folder, **values):
         "per_device_train_batch_size": 4,
         "gradient_accumulation_steps": 2,
         "num_train_epochs": 2,
+        "round_epochs": 2,
         "learning_rate": 1e-2,
         "disable_dropout": False,
         "rounds": 2,
@@ -286,7 +287,7 @@ def test_without_resume_it_starts_over(judgments, tiny_model, tmp_path, calm):
 )
 def test_a_damaged_round_is_one_clear_error(file, content, judgments, tiny_model, tmp_path):
     trainer = make(tiny_model, judgments, tmp_path, max_steps=2)
-    in_m_step(2, 0)(trainer)
+    in_m_step(3, 0)(trainer)
     with pytest.raises(Killed):
         trainer.train()
     damaged = tmp_path / "rounds" / "1" / file
@@ -315,7 +316,7 @@ def test_checkpoints_go_when_their_round_is_done(judgments, tiny_model, tmp_path
     assert sorted(one.name for one in (tmp_path / "rounds").iterdir()) == ["0", "1", "2", "final"]
 
 
-AUTO = {"rounds": "auto", "most_rounds": 2, "save_steps": 1, "temperature": 1.0}
+AUTO = {"rounds": "auto", "most_rounds": 2, "round_epochs": 1, "save_steps": 1, "temperature": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -375,6 +376,7 @@ def test_a_killed_process_is_taken_up_by_the_same_command(judgments, tiny_model,
             "types": 2,
             "start": "groups",
             "rounds": 1,
+            "round_epochs": 2,
             "per_device_train_batch_size": 8,
             "num_train_epochs": 2,
             "learning_rate": 1e-2,
@@ -387,7 +389,7 @@ def test_a_killed_process_is_taken_up_by_the_same_command(judgments, tiny_model,
         configs[name].write_text(yaml.safe_dump(content))
     expected = train(configs["calm"])
     script = tmp_path / "driver.py"
-    script.write_text(DRIVER.format(steps=20, config=str(configs["shaken"])))
+    script.write_text(DRIVER.format(steps=14, config=str(configs["shaken"])))
     done = subprocess.run(
         [sys.executable, str(script)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
