@@ -120,11 +120,12 @@ class PowerPoint:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the data identify the types, why, and what would help."""
+    """Whether the data identify the types, why, what would help, and whether people differ in types or by degrees."""
 
     verdict: str
     reason: str
     advice: str
+    heterogeneity: str
 
 
 @dataclass(frozen=True)

@@ -198,7 +198,14 @@ def _verdict(fitted: Findings) -> page.CheckedVerdict:
     ]
     checked = [page.Check(*check) for check in checks]
     return page.CheckedVerdict(
-        verdict.verdict, verdict.reason, verdict.advice, checked, entropy, power, verdict.sentence
+        verdict.verdict,
+        verdict.reason,
+        verdict.advice,
+        verdict.heterogeneity,
+        checked,
+        entropy,
+        power,
+        verdict.sentence,
     )
 
 

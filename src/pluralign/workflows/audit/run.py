@@ -130,6 +130,7 @@ def audit_metrics(fitted: Findings, contents: AuditPage) -> dict[str, Any]:
         "log_likelihood": model.log_likelihood_,
         "bic": model.bic_,
         "identification": contents.identification.verdict,
+        "heterogeneity": contents.identification.heterogeneity,
         "sentence": contents.identification.sentence,
         "posterior_entropy": float(posterior_entropy(model).mean()),
         **{f"share/type={kind.type}": kind.share for kind in contents.types},
