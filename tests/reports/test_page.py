@@ -4,12 +4,14 @@ import html.parser
 import re
 from dataclasses import fields, is_dataclass, replace
 
+import numpy as np
 import pytest
 
 from pluralign.core.errors import PluralignError
 from pluralign.core.records import read_record, write_record
 from pluralign.reports.audit import AuditPage, audit_page
 from pluralign.reports.page import Note, Section, Table, render
+from pluralign.reports.paired import Losses
 from pluralign.reports.plots import ReliabilityBin
 from pluralign.reports.runs import AnnotatorResult, DrawnResponse, Run, runs_page
 from reports.conftest import HOSTILE, audit_content, audit_of, hostile_audit
@@ -181,6 +183,32 @@ def test_runs_are_compared_only_on_the_same_data():
     words = check(runs_page([run("a", 0.7, "1"), run("b", 0.6, "2")]))
     assert "Not evaluated on the same data" in words
     assert "is best" not in words
+
+
+def losses(log_loss, judgment=None):
+    """Five annotators on six prompts, and the log-loss of each of their judgments."""
+    prompt, annotator = (part.ravel() for part in np.divmod(np.arange(30), 5))
+    judgment = np.arange(30) if judgment is None else judgment
+    return Losses(judgment, prompt, annotator, np.ones(30), np.ones(30), np.asarray(log_loss))
+
+
+def test_runs_are_compared_judgment_by_judgment():
+    """The means of both runs are uncertain, and the difference is not: every judgment has the same."""
+    hard = np.random.default_rng(0).uniform(0.1, 2.0, size=30)
+
+    def run(name, kept):
+        mean = float(kept.log_loss.mean())
+        found = {"log_loss": mean, "log_loss_low": mean - 0.3, "log_loss_high": mean + 0.3}
+        return Run(name, found, {"files": ["t.parquet"]}, {"inputs": {"t.parquet": "1"}}, losses=kept)
+
+    words = check(runs_page([run("a", losses(hard)), run("b", losses(hard + 0.05))]))
+    assert "is best. On the same judgments it is 0.05 lower than that of" in words
+    assert "(95\xa0% interval 0.05\xa0to\xa00.05)" in words
+    noise = np.random.default_rng(1).normal(size=30)
+    words = check(runs_page([run("a", losses(hard)), run("b", losses(hard + 0.01 + noise - noise.mean()))]))
+    assert "which may be chance" in words
+    words = check(runs_page([run("a", losses(hard)), run("b", losses(hard + 0.05, np.arange(1, 31)))]))
+    assert "Its interval overlaps that of" in words
 
 
 def test_a_run_with_every_file_and_hostile_texts_is_drawn():
