@@ -9,7 +9,8 @@ import pytest
 
 from pluralign.core.errors import PluralignError
 from pluralign.core.records import read_record, write_record
-from pluralign.reports.audit import AuditPage, audit_page
+from pluralign.reports.audit import audit_page
+from pluralign.reports.audit_record import AuditPage
 from pluralign.reports.page import Note, Section, Table, render
 from pluralign.reports.paired import Losses
 from pluralign.reports.plots import ReliabilityBin

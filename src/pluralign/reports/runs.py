@@ -9,7 +9,8 @@ from statistics import median
 from typing import Any
 
 from pluralign.reports.aggregation import AggregationPage, aggregation_sections
-from pluralign.reports.audit import AuditPage, audit_sections
+from pluralign.reports.audit import audit_sections
+from pluralign.reports.audit_record import AuditPage
 from pluralign.reports.calibration import RewardGaps, calibration_section
 from pluralign.reports.crowds import Crowds, crowds_section
 from pluralign.reports.histograms import Histogram, histogram_figure

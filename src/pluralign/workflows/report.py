@@ -18,7 +18,7 @@ from pluralign.core.files import atomic_write, disk_errors, path_list
 from pluralign.core.records import read_record, read_text, record_of
 from pluralign.core.runs import CONFIG
 from pluralign.reports.aggregation import AggregationPage
-from pluralign.reports.audit import AuditPage
+from pluralign.reports.audit_record import AuditPage
 from pluralign.reports.calibration import RewardGaps
 from pluralign.reports.crowds import Crowds, VotedResponse
 from pluralign.reports.matching import MatchingLists
