@@ -44,6 +44,9 @@ MEANS = (
 )
 """Metrics that are means of one number per item; `share_ece` is the only other one."""
 
+JUMPING = ("interval_coverage", "majority_accuracy")
+"""Those that a single vote can change by a jump."""
+
 STEP = 1e-6
 """Weight of a vote that is added to an item, as a share of its votes, for the derivative of a distance."""
 
@@ -250,7 +253,7 @@ def _distances(mu: Floats, share: Floats, worth: Floats, between: LabelCost) -> 
 
 
 def _jumping(mu: Floats, counts: Floats, coverage_level: float, concentration: ArrayLike | None) -> dict[str, Floats]:
-    """The values of `predicted_crowds` that a single vote can change by a jump; items without a vote have any value."""
+    """The values of `JUMPING`; items without a vote have any value."""
     coverage = count_coverage(mu, counts, coverage_level, concentration).mean(axis=1)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), FLOOR)
     return {"interval_coverage": coverage, "majority_accuracy": _same_top(mu, share)}
@@ -273,7 +276,7 @@ def _annotator_intervals(
     total = crowds.weight.sum()
     heavy = votes.weight > 0
     item, label, weight = votes.item[heavy], votes.label[heavy], votes.weight[heavy]
-    counts = np.zeros(crowds.share.shape)
+    counts = np.zeros_like(crowds.share)
     np.add.at(counts, (item, label), weight)
     # Counts of an earlier state, or decayed ones, are not those of these votes.
     if not np.allclose(counts, crowds.share * crowds.votes[:, None]):
@@ -287,7 +290,8 @@ def _annotator_intervals(
     for name, slope in slopes.items():
         values = crowds.values[name]
         mean = float(crowds.weight @ values / total)
-        half = resampling.half_width(mass * ((values - mean)[item] + slope[item, label]), mass)
+        influence = mass * ((values - mean)[item] + slope[item, label])
+        half = resampling.half_width(influence, mass, jumps=name in JUMPING)
         intervals[f"{name}_low"] = max(mean - half, float(values.min()))
         intervals[f"{name}_high"] = min(mean + half, float(values.max()))
     one_label = np.eye(counts.shape[1])[label]
@@ -314,7 +318,7 @@ def _slopes(
         possible = (voters > 1) & (counts[:, place] > 0)
         for name, after in jumping(without).items():
             slopes[name][:, place] = np.where(possible, (voters - 1) * (crowds.values[name] - after), 0.0)
-    for name in jumping(counts):
+    for name in JUMPING:
         slopes[name] -= (crowds.share * slopes[name]).sum(axis=1, keepdims=True)
     return slopes
 
