@@ -37,8 +37,9 @@ from pluralign.reports.page import (
     Tone,
     render,
 )
-from pluralign.reports.plots import Curve, Point, Row, bars, curves, forest, known, scale, stacked, type_map
-from pluralign.reports.texts import interval, number, percent, plural, quoted, text_of
+from pluralign.reports.plots import Curve, curves, type_map
+from pluralign.reports.row_plots import Point, Row, bars, forest, scale, stacked
+from pluralign.reports.texts import interval, known, number, percent, plural, quoted, text_of
 
 _MOST_BARS, _MOST_GROUPS, _MOST_ROWS = 12, 20, 200
 _VERDICTS: dict[str, tuple[Tone, str, str]] = {

@@ -18,10 +18,11 @@ from pluralign.reports.matching import MatchingPlots, matching_section
 from pluralign.reports.measures import metric_point, with_interval
 from pluralign.reports.page import Banner, Block, Cell, Figure, Figures, Heading, Note, Section, Table, Tiles, render
 from pluralign.reports.paired import Losses, difference_sentence, paired_difference
-from pluralign.reports.plots import Point, ReliabilityBin, Row, forest, known, scale
+from pluralign.reports.plots import ReliabilityBin
 from pluralign.reports.rounds import TypeRounds, rounds_section
+from pluralign.reports.row_plots import Point, Row, forest, scale
 from pluralign.reports.sources import SourceLog, sources_section
-from pluralign.reports.texts import number, percent, quoted, text_of
+from pluralign.reports.texts import known, number, percent, quoted, text_of
 from pluralign.training.objectives import OBJECTIVES
 
 
