@@ -9,8 +9,8 @@ import pytest
 
 from pluralign.core.errors import PluralignError
 from pluralign.core.records import read_record, write_record
-from pluralign.reports.audit import audit_page
-from pluralign.reports.audit_record import AuditPage
+from pluralign.reports.audit import audit_page, verdict_banner
+from pluralign.reports.audit_record import AuditPage, Verdict
 from pluralign.reports.page import Note, Section, Table, render
 from pluralign.reports.paired import Losses
 from pluralign.reports.plots import ReliabilityBin
@@ -184,6 +184,26 @@ def test_runs_are_compared_only_on_the_same_data():
     words = check(runs_page([run("a", 0.7, "1"), run("b", 0.6, "2")]))
     assert "Not evaluated on the same data" in words
     assert "is best" not in words
+
+
+@pytest.mark.parametrize(
+    ("verdict", "advice", "heterogeneity", "types", "tone", "says"),
+    [
+        ("one type", "", "one taste", 1, "good", "The data would show types if there were any."),
+        ("one type", "collect more", "one taste", 1, "careful", "What would help: collect more"),
+        ("identified", "", "types", 2, "good", "The types are identified."),
+        ("identified", "", "continuum", 2, "careful", "nobody belongs to one"),
+        ("one type", "", "continuum", 1, "careful", ""),
+        ("weak", "collect more", "undecided", 2, "careful", "not as groups of people"),
+        ("not identified", "collect more", "undecided", 2, "bad", "do not act on the types below"),
+        ("weak", "", "", 2, "careful", "treat them as a hypothesis"),
+    ],
+)
+def test_the_banner_is_green_only_for_an_answer_to_act_on(verdict, advice, heterogeneity, types, tone, says):
+    banner = verdict_banner(Verdict(verdict, "the reason", advice), "The sentence.", heterogeneity, types)
+    assert (banner.tone, banner.title[2:]) == (tone, "The sentence.")
+    assert says in " ".join(banner.paragraphs)
+    assert (heterogeneity or verdict) in banner.label
 
 
 def losses(log_loss, judgment=None):
