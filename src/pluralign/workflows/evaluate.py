@@ -61,9 +61,10 @@ def evaluate(
     Args:
         model: a run, a model folder, or a hub id.
         files: canonical files.
-        out: the folder to write: `metrics.json`, `reliability.json`, `annotators.parquet`, `README.md`; for reward
-            models `over_rewarding.json`; if responses are drawn `answers.jsonl` and `matching.json`; if labels are
-            predicted `crowds.parquet` (then the other files only if responses are compared).
+        out: the folder to write: `metrics.json`, `reliability.json`, `annotators.parquet`, `losses.parquet` (accuracy
+            and log-loss of each judgment, by which `report` compares runs), `README.md`; for reward models
+            `over_rewarding.json`; if responses are drawn `answers.jsonl` and `matching.json`; if labels are predicted
+            `crowds.parquet` (then the other files only if responses are compared).
         label_scale: for files whose labels come without one.
         seed: seed of the bootstrap and of sampling.
         raw: for reward models: ignore stored recalibrations.
