@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import typer
 from typer import Argument, Option
+from typer.core import TyperCommand, TyperOption
+
+
+class OnceCommand(TyperCommand):
+    """A command that refuses an option given twice, unless it may be repeated; otherwise the last one would win."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words of the command line."""
+        given = self.make_parser(ctx).parse_args(args=list(args))[2]
+        for option in given:
+            if isinstance(option, TyperOption) and not option.multiple and given.count(option) > 1:
+                raise typer.BadParameter(f"{option.opts[0]} is given twice: give it once", ctx)
+        return super().parse_args(ctx, args)
 
 Files = Annotated[list[Path], Argument(help="Canonical files of judgments.")]
 Model = Annotated[str, Argument(help="A run, a model or adapter folder, or a hub id.")]

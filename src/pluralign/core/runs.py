@@ -19,7 +19,7 @@ from typing import Any, Literal
 import yaml
 
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import atomic_write, disk_errors, write_json
+from pluralign.core.files import atomic_write, disk_errors, same_file, write_json
 from pluralign.core.records import read_json
 
 logger = logging.getLogger(__name__)
@@ -64,8 +64,14 @@ def run_state(folder: Path, config: Mapping[str, Any], inputs: Mapping[str, str]
     """Whether the folder's run with this resolved config and these input files is new, started or finished.
 
     Raises:
-        PluralignError: the folder holds a run with another config or on other data; names what differs.
+        PluralignError: the folder holds a run with another config or on other data, or one of the input files; names
+            what differs.
     """
+    for file in inputs:
+        if Path(file).is_file() and same_file(Path(file).parent, folder):
+            raise PluralignError(
+                f"{folder}: holds the input {file}, which the run could overwrite: choose another output folder"
+            )
     with disk_errors(folder):
         if not (folder / CONFIG).exists():
             return "new"

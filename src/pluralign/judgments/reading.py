@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pluralign.core.errors import PluralignError, RowError, one_line
-from pluralign.core.files import disk_errors
+from pluralign.core.files import check_distinct, disk_errors
 from pluralign.core.progress import track
 from pluralign.judgments.scales import LabelScale, label_scale
 from pluralign.judgments.schema import scale_of, schema
@@ -65,6 +65,7 @@ def read(
     paths = [Path(files)] if isinstance(files, str | os.PathLike) else [Path(file) for file in files]
     if not paths:
         raise PluralignError("no file was given to read")
+    check_distinct(paths)
     scale = common_scale(paths, label_scale)
     checker = RowChecker(scale)
     held: list[pa.RecordBatch] = []
@@ -214,7 +215,10 @@ def parquet_errors(path: object) -> Iterator[None]:
     with disk_errors(path):
         try:
             yield
-        except pa.ArrowException as fault:
+        except (pa.ArrowException, OSError) as fault:
+            # A damaged page raises an OSError without a number.
+            if isinstance(fault, OSError) and fault.errno is not None:
+                raise
             raise PluralignError(f"{path}: not a readable Parquet file: {one_line(str(fault))}") from fault
 
 

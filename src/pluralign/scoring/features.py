@@ -69,7 +69,7 @@ def text_features(
     if file.exists():
         return safetensors.numpy.load_file(file)["features"]
     features = _tfidf(items, dimensions, reads, seed) if name == "tfidf" else _states(items, name, reads)
-    with atomic_write(file, shared=True) as out:
+    with atomic_write(file) as out:
         out.write(safetensors.numpy.save({"features": features}))
     return features
 

@@ -81,7 +81,7 @@ def kept_log_probs(
         return safetensors.numpy.load_file(file)["log_probs"]
     log_probs = np.ascontiguousarray(compute(), dtype=np.float64)
     if writes:
-        with atomic_write(file, shared=True) as out:
+        with atomic_write(file) as out:
             out.write(safetensors.numpy.save({"log_probs": log_probs}))
     return log_probs
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import atomic_write, disk_errors, path_list
+from pluralign.core.files import atomic_write, disk_errors, output_file, path_list
 from pluralign.core.records import read_record, read_text, record_of
 from pluralign.core.runs import CONFIG
 from pluralign.reports.aggregation import AggregationPage
@@ -47,6 +47,7 @@ def report(folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], o
     given = [Path(folder) for folder in path_list(folders)]
     if not given:
         raise PluralignError("no folder was given: name at least one")
+    output_file(out, endings=(".html", ".htm"))
     names = [folder.resolve().name for folder in given]
     runs = [
         read_run(folder, name if names.count(name) == 1 else str(folder))

@@ -18,6 +18,7 @@ import yaml
 from pluralign.choice.regret import priorities
 from pluralign.core.errors import PluralignError, nearest
 from pluralign.core.files import atomic_folder, atomic_write, disk_errors, path_list, write_parquet
+from pluralign.core.locks import locks_out
 from pluralign.core.records import write_record
 from pluralign.core.runs import CONFIG, file_fingerprints, finish_run, finished_metrics, start_run
 from pluralign.judgments.reading import read
@@ -40,6 +41,7 @@ from pluralign.workflows.aggregate.distill import DISTILLED, distill_mixture
 Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
+@locks_out()
 def aggregate(
     run: str | os.PathLike[str],
     out: str | os.PathLike[str],

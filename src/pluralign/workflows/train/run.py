@@ -17,6 +17,7 @@ from trl import ModelConfig
 
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_folder, disk_errors
+from pluralign.core.locks import folder_lock
 from pluralign.core.runs import file_fingerprints, finish_run, read_metrics, run_state, start_run
 from pluralign.reports.cards import run_card
 from pluralign.scoring.measured import Measured
@@ -87,6 +88,10 @@ def check(given: Mapping[str, Given], flags: Mapping[str, Given], place: str = "
             raise given[key].complain(f"the objective {objective} needs {key}: {plain(value)}: leave this out")
     model_values = {**trainer.default_model_keys, **model_values, "model_name_or_path": values["model_name_or_path"]}
     arg_values["output_dir"] = values["output_dir"]
+    model_folder, out = (Path(os.path.realpath(values[key])) for key in ("model_name_or_path", "output_dir"))
+    if model_folder.is_dir() and model_folder.is_relative_to(out):
+        name = values["model_name_or_path"]
+        raise given["output_dir"].complain(f"is or holds the model {name}: choose another folder")
     for key in ("train_files", "eval_files"):
         for file in values.get(key) or []:
             if not Path(file).is_file():
@@ -124,12 +129,21 @@ def _resolved(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
 def run(job: TrainingRun) -> dict[str, Any]:
     """Run a checked config: read, train or go on training, save, evaluate."""
     state = PartialState()
+    with folder_lock(job.folder) if state.is_main_process else contextlib.nullcontext():
+        trainer, metrics = _run(job, state)
+    if trainer is not None and job.args.push_to_hub:
+        trainer.push_to_hub()
+    return metrics
+
+
+def _run(job: TrainingRun, state: PartialState) -> tuple[Any, dict[str, Any]]:
+    """The trainer, `None` if the run was finished before, and the metrics of the run."""
     kind = OBJECTIVES[job.objective].trainer
     inputs = file_fingerprints([*job.train_files, *job.eval_files, *kind.input_files(job.args)])
     progress = run_state(job.folder, job.resolved, inputs)
     if progress == "finished":
         logger.warning(f"{job.folder}: already finished; nothing to do")
-        return read_metrics(job.folder)
+        return None, read_metrics(job.folder)
     state.wait_for_everyone()
     if state.is_main_process and progress == "new":
         start_run(job.folder, job.resolved, inputs)
@@ -163,6 +177,4 @@ def run(job: TrainingRun) -> dict[str, Any]:
         card = run_card(job.objective, kind.card_tag, kind.card_usage, job.resolved, metrics)
         finish_run(job.folder, metrics, card)
     state.wait_for_everyone()
-    if job.args.push_to_hub:
-        trainer.push_to_hub()
-    return metrics
+    return trainer, metrics

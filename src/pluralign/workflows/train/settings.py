@@ -69,7 +69,7 @@ def read_flags(arguments: Sequence[str]) -> dict[str, Given]:
     """`--key value`, `--key=value` and `--switch` by key; `--learning-rate` is `learning_rate`.
 
     Raises:
-        PluralignError: a word is not a flag or the value of one.
+        PluralignError: a word is not a flag or the value of one, or a flag is given twice.
 
     Examples:
         >>> {key: given.value for key, given in read_flags(["--seed", "1", "--bf16"]).items()}
@@ -84,7 +84,10 @@ def read_flags(arguments: Sequence[str]) -> dict[str, Given]:
         name, equals, value = word[2:].partition("=")
         if not equals:
             value = words.pop(0) if words and not words[0].startswith("--") else "true"
-        flags[name.replace("-", "_")] = Given(value, f"--{name}", flag=True)
+        key = name.replace("-", "_")
+        if key in flags:
+            raise PluralignError(f"--{name}: is given twice: give it once; the values of a list are joined: a,b")
+        flags[key] = Given(value, f"--{name}", flag=True)
     return flags
 
 
