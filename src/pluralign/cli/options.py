@@ -21,6 +21,7 @@ class OnceCommand(TyperCommand):
                 raise typer.BadParameter(f"{option.opts[0]} is given twice: give it once", ctx)
         return super().parse_args(ctx, args)
 
+
 Files = Annotated[list[Path], Argument(help="Canonical files of judgments.")]
 Model = Annotated[str, Argument(help="A run, a model or adapter folder, or a hub id.")]
 OutFolder = Annotated[Path, Option("--out", help="Output folder.")]

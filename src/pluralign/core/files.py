@@ -201,8 +201,8 @@ def same_file(one: Path, other: Path) -> bool:
         return False
 
 
-def check_distinct(files: Sequence[str | os.PathLike[str]]) -> None:
-    """Check that no file is given twice: by its path, a link, or its content.
+def check_distinct(files: Sequence[str | os.PathLike[str]], by_content: bool = True) -> None:
+    """Check that no file is given twice: by its path or a link, and with `by_content` also as a copy.
 
     Raises:
         PluralignError: two files are the same; names both.
@@ -217,7 +217,7 @@ def check_distinct(files: Sequence[str | os.PathLike[str]]) -> None:
             for other in others:
                 if same_file(path, other):
                     raise PluralignError(f"{path}: is given twice, also as {other}: give each file once")
-                if size and _digest(path) == _digest(other):
+                if by_content and size and _digest(path) == _digest(other):
                     raise PluralignError(f"{path}: has the same content as {other}: give each file once")
             others.append(path)
 

@@ -112,7 +112,6 @@ def import_files(
         raise PluralignError("no file was given to import")
     read = [*paths, mapping, comments, label_scale, key_file]
     output_file(target, read, TABLE_ENDINGS)
-    check_distinct(paths)
     if rejects is not None:
         try:
             output_file(rejects, [*read, target], (".jsonl", ".ndjson"))
@@ -122,6 +121,7 @@ def import_files(
         raise PluralignError("--key-file needs --anonymize")
     options = {"mapping": mapping, "shape": shape, "comments": comments, "prompt": prompt, "field": fields or None}
     reader, scale = _reader(format, paths, options, drop_columns, label_scale)
+    check_distinct(paths, by_content=format not in ("polis", "preflib"))  # their rows depend on the name of the file
     rename = pseudonymizer(pseudonym_key(key_file)) if anonymize else None
     result = Imported(target, 0, Tally(), rejects=None if rejects is None else Path(rejects))
     checker = RowChecker(scale)

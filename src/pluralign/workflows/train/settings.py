@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import enum
 import json
@@ -14,10 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union
 
-import yaml
-
 from pluralign.core.errors import PluralignError, nearest, one_line
-from pluralign.core.yaml_lines import read_yaml_lines
+from pluralign.core.numbers import exact_number, finite_float
+from pluralign.core.yaml_lines import parse_yaml, read_yaml_lines
 
 
 @dataclass
@@ -182,8 +180,8 @@ def _parsed(value: Any, kind: type) -> Any:
     """A dict or a list, also from text in YAML."""
     if isinstance(value, str):
         try:
-            value = yaml.safe_load(value)
-        except yaml.YAMLError as fault:
+            value = parse_yaml(value, "value").plain()
+        except PluralignError as fault:
             raise _Mismatch("YAML") from fault
     if not isinstance(value, kind):
         raise _Mismatch("keys and values, like {key: value}" if kind is dict else "a list, like [a, b]")
@@ -201,13 +199,12 @@ def _scalar(value: Any, hint: Any, flag: bool) -> Any:
 
 
 def _number(value: Any, kind: type[int] | type[float]) -> Any:
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            value = float(value)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
-    if not is_number or (kind is int and value % 1):
+    if kind is float and value in (math.inf, -math.inf, ".inf", "inf"):
+        return float(str(value).removeprefix("."))
+    number = exact_number(value) if kind is int else finite_float(value)
+    if number is None or (kind is int and number % 1):
         raise _Mismatch("a whole number" if kind is int else "a number")
-    return kind(value)
+    return kind(number)
 
 
 def plain(value: Any) -> Any:

@@ -15,6 +15,7 @@ from pluralign.choice.post_stratification import crowd_counts
 from pluralign.core.errors import PluralignError, RowError, nearest, one_line
 from pluralign.core.files import output_file, path_list
 from pluralign.core.locks import file_lock
+from pluralign.core.numbers import finite_float
 from pluralign.core.yaml_lines import read_yaml_lines
 from pluralign.judgments.reading import common_scale, read, read_rows
 from pluralign.judgments.scales import LabelScale
@@ -195,11 +196,12 @@ def _read_shares(path: Path) -> dict[str, float]:
     if not isinstance(root.content, dict):
         raise root.complain("expected strata and their shares, like 'young: 0.3'")
     shares = {}
-    for name, value in root.content.items():
-        share = value.plain()
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < float("inf"):
-            raise value.complain(f"found {one_line(share)}, expected a share, 0 or more")
-        shares[str(name)] = float(share)
+    for value in root.content.values():
+        found = value.plain()
+        share = None if isinstance(found, str) else finite_float(found)
+        if share is None or share < 0:
+            raise value.complain(f"found {one_line(found)}, expected a share, 0 or more")
+        shares[value.key] = share
     return shares
 
 
