@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 from pluralign.cli import data, models, options, policies
 from pluralign.cli.fields import TrainCommand
 from pluralign.cli.votes import votes
-from pluralign.core.errors import PluralignError, nearest, one_line
+from pluralign.core.errors import PluralignError, TrainingError, nearest, one_line
 from pluralign.core.files import disk_message
 
 
@@ -107,7 +107,11 @@ _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)  # t
 
 
 def main() -> None:
-    """Run a command and exit: 0 done, 2 bad input or usage, 130 interrupted, each in one line; 1 with a traceback."""
+    """Run a command and exit.
+
+    0 done; 2 bad input or usage, 1 training that failed, 130 interrupted, each with one line; 1 with a traceback for a
+    fault of pluralign.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character must not end the command
@@ -117,6 +121,8 @@ def main() -> None:
         code = app(sys.argv[1:] or ["--help"], prog_name="pluralign", standalone_mode=False) or 0
     except PluralignError as error:
         code, message = 2, str(error)
+    except TrainingError as error:
+        code, message = 1, str(error)
     except _UsageError as error:
         code, message = 2, _usage_message(error)
     except typer.Abort:

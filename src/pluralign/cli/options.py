@@ -29,12 +29,14 @@ OutTable = Annotated[Path, Option("--out", help="Output file: .parquet, .jsonl o
 OutParquet = Annotated[Path, Option("--out", help="Output file: .parquet.")]
 
 LabelScale = Annotated[str | None, Option(help="Label scale of files that store none: a built-in name or a YAML file.")]
-Seed = Annotated[int, Option(help="Random seed.")]
+Seed = Annotated[int, Option(min=0, max=2**32 - 1, help="Random seed.")]
 Revision = Annotated[str, Option(help="Branch, tag or commit of the model on the hub.")]
 TrustRemoteCode = Annotated[bool, Option(help="Run Python code that comes with a model. Only for code that you trust.")]
 
-MaxNewTokens = Annotated[int, Option(help="Maximum number of tokens of a response.")]
-MaxPrompts = Annotated[int | None, Option(help="Maximum number of prompts; a random subset if the files have more.")]
+MaxNewTokens = Annotated[int, Option(min=1, help="Maximum number of tokens of a response.")]
+MaxPrompts = Annotated[
+    int | None, Option(min=1, help="Maximum number of prompts; a random subset if the files have more.")
+]
 Temperature = Annotated[float, Option(help="Sampling temperature.")]
 
 Raw = Annotated[bool, Option("--raw", help="Reward models: ignore a stored recalibration.")]

@@ -118,7 +118,10 @@ def reference_of(model: str | os.PathLike[str]) -> str:
         return base_of(Path(model) / next(iter(read_mixture(model).weights)))
     config = Path(model) / CONFIG
     if config.exists():
-        return str(read_config(Path(model))["model_name_or_path"])
+        settings = read_config(Path(model))
+        if settings.get("reference_adapter") == "off":
+            return base_of(model)
+        return str(settings["model_name_or_path"])
     if (Path(model) / "adapter_config.json").exists():
         return base_of(model)
     raise PluralignError(f"{model}: does not say which model it was tuned from: give it with --reference")

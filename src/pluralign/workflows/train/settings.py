@@ -6,12 +6,16 @@ import dataclasses
 import enum
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union
+
+from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from pluralign.core.errors import PluralignError, nearest, one_line
 from pluralign.core.numbers import exact_number, finite_float
@@ -36,6 +40,38 @@ class RunKeys:
 
 NOT_SET_BY_USERS = ("do_train", "do_eval", "do_predict", "remove_unused_columns", "resume_from_checkpoint")
 """Fields of the config classes that the command sets itself."""
+
+
+DEFAULT_MODEL_KEYS: dict[str, Any] = {"lora_dropout": 0.0}
+"""Keys of TRL's `ModelConfig` with another default. Without dropout several processes train as one does."""
+
+_SECRET = re.compile(r"(hub_|auth_|access_)?token|use_auth_token|.*(password|secret|api_key)")
+
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1)),
+    **dict.fromkeys(
+        (
+            "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "lora_r",
+            "lora_alpha", "save_total_limit", "max_length", "max_completion_length", "generation_batch_size",
+            "num_iterations",
+        ),
+        (1, 2**31 - 1),
+    ),
+    "num_generations": (2, 2**31 - 1),
+    "lora_dropout": (0, 0.999),
+    **dict.fromkeys(
+        (
+            "learning_rate", "weight_decay", "max_grad_norm", "adam_epsilon", "dataloader_num_workers",
+            "warmup_steps", "warmup_ratio", "temperature",
+        ),
+        (0, 1e30),
+    ),
+    **dict.fromkeys(("adam_beta1", "adam_beta2"), (0, 1)),
+    "num_train_epochs": (1e-9, 1e9),
+    "max_steps": (-1, 2**62),
+    **dict.fromkeys(("logging_steps", "save_steps", "eval_steps"), (1e-9, 1e12)),
+}  # fmt: skip
+"""The least and the greatest value of keys whose own classes do not check them."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +130,38 @@ def check_known(given: Mapping[str, Given], known: Sequence[str]) -> None:
     for key, value in given.items():
         if key not in known:
             raise value.complain(f"unknown key '{key}'{nearest(key, known)}")
+
+
+def check_ranges(given: Mapping[str, Given], values: Mapping[str, Any]) -> None:
+    """Raise a `PluralignError` for the first value that is out of range, and for reports to what is not installed."""
+    for key, (least, most) in _RANGES.items():
+        value = values.get(key)
+        if key in given and isinstance(value, int | float) and not least <= value <= most:
+            bounds = f"a number from {least:g} to {most:g}" if most < 1e9 else f"{least:g} or more"
+            raise given[key].complain(f"found {value}, expected {bounds}")
+    if "report_to" in given:
+        wanted = values["report_to"]
+        for name in [wanted] if isinstance(wanted, str) else wanted or ():
+            if name not in (*_REPORTS, "all", "none"):
+                known = ", ".join((*_REPORTS, "all", "none"))
+                raise given["report_to"].complain(f"found {name!r}, expected some of {known}{nearest(name, _REPORTS)}")
+            if name in _REPORTS and name not in get_available_reporting_integrations():
+                raise given["report_to"].complain(f"found {name!r}, which is not installed: pip install {name}")
+
+
+_REPORTS = sorted(INTEGRATION_TO_CALLBACK)
+
+
+def redacted(key: str, value: Any) -> Any:
+    """A setting as a run stores it: without secrets, such as `hub_token`, at any depth.
+
+    Examples:
+        >>> redacted("hub_token", "hf_abc"), redacted("model_init_kwargs", {"token": "hf_abc", "num_labels": 1})
+        ('(not stored)', {'token': '(not stored)', 'num_labels': 1})
+    """
+    if isinstance(value, dict):
+        return {name: redacted(str(name), inner) for name, inner in value.items()}
+    return "(not stored)" if isinstance(value, str) and _SECRET.fullmatch(key) else value
 
 
 def fields_of(kind: type) -> dict[str, tuple[Any, dataclasses.Field[Any]]]:
