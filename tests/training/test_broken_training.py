@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import pluralign
 from pluralign.core.errors import PluralignError, TrainingError
 from pluralign.judgments import Judgments
-from pluralign.workflows.train.run import train
+from pluralign.workflows.train.run import check, run, train
+from pluralign.workflows.train.settings import read_yaml
 
 LORA = {"use_peft": True, "lora_target_modules": ["all-linear"], "lora_r": 4}
 
@@ -50,7 +51,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(objective, configured, tmp_path
 
 def test_weights_that_are_not_finite_at_the_end_stop_the_run(configured, tmp_path):
     """The last step breaks the model, and no later loss shows it."""
-    file = configured("plackett-luce", learning_rate=1e39, max_steps=1)
+    file = configured("plackett-luce", learning_rate=1e30, weight_decay=1e20, max_steps=1)
     with pytest.raises(TrainingError, match="are not finite after training"):
         train(file)
     assert not (tmp_path / "run" / "metrics.json").exists()
@@ -159,10 +160,12 @@ def test_settings_out_of_range_are_one_line(values, expected, configured):
     assert len(str(caught.value)) < 800
 
 
-def test_processes_that_would_train_alone_are_refused(configured, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+def test_processes_that_would_train_alone_are_refused(configured, monkeypatch, tmp_path):
+    job = check(read_yaml(configured("plackett-luce")), {})
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun sets it
     with pytest.raises(PluralignError, match="2 processes, and each would train alone.*use_cpu: true"):
-        train(configured("plackett-luce"))
+        run(job)
+    assert not (tmp_path / "run").exists()
 
 
 def test_secrets_stay_out_of_the_run(configured, tmp_path):
