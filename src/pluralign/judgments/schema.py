@@ -8,6 +8,7 @@ from typing import Literal
 
 import pyarrow as pa
 
+from pluralign.core.errors import PluralignError
 from pluralign.judgments.scales import LabelScale
 
 Form = Literal["text", "messages"]
@@ -48,12 +49,21 @@ def schema(form: Form, scale: LabelScale | None = None) -> pa.Schema:
 
 
 def scale_of(stored: pa.Schema) -> LabelScale | None:
-    """The label scale in a schema's metadata, or `None`."""
+    """The label scale in a schema's metadata, or `None`.
+
+    Raises:
+        PluralignError: the metadata is damaged.
+    """
     metadata = stored.metadata or {}
     if _METADATA_KEY not in metadata:
         return None
-    scale = json.loads(metadata[_METADATA_KEY]).get("label_scale")
-    return None if scale is None else LabelScale.from_dict(scale)
+    try:
+        scale = json.loads(metadata[_METADATA_KEY]).get("label_scale")
+        return None if scale is None else LabelScale.from_dict(scale)
+    except (ValueError, AttributeError, TypeError, RecursionError) as fault:
+        raise PluralignError(
+            f"the metadata of the file is damaged: its label scale cannot be read ({fault})"
+        ) from fault
 
 
 def ranks_from_scores(scores: Sequence[float | None]) -> list[int | None]:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from pluralign.core.errors import PluralignError, one_line
+from pluralign.scoring.adapters import sort_adapter_config
 from pluralign.scoring.forward import MAX_TOKENS_PER_BATCH, score_tokens
 from pluralign.scoring.items import Items
 from pluralign.scoring.loading import is_encoder
@@ -97,4 +98,5 @@ class TextModel:
         self.model.save_pretrained(folder)
         if not isinstance(self.model, PreTrainedModel):  # an adapter: keep the settings beside it
             self.model.config.save_pretrained(folder)
+            sort_adapter_config(folder)
         self.tokenizer.save_pretrained(folder)
