@@ -85,9 +85,6 @@ def _contents(block: Block, checker: RowChecker) -> tuple[pa.RecordBatch | None,
         places.append(np.array(kept))
     if not parts:
         return None, np.zeros(0, np.int64), errors
-    at = np.concatenate(places)
-    whole = pa.Table.from_batches(parts).combine_chunks()
-    if len(parts) > 1:
-        whole = whole.take(pa.array(np.argsort(at)))
-    batches = whole.combine_chunks().to_batches()
-    return (batches[0] if batches else None), np.sort(at), errors
+    order = np.concatenate(places)
+    whole = parts[0] if len(parts) == 1 else pa.concat_batches(parts).take(pa.array(np.argsort(order)))
+    return whole, np.sort(order), errors
