@@ -13,13 +13,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Union
 
 import typer
-from typer.core import TyperCommand
 
+from pluralign.cli.options import OnceCommand
 from pluralign.core.errors import PluralignError, nearest
 from pluralign.training.objectives import OBJECTIVES
 
 
-class TrainCommand(TyperCommand):
+class TrainCommand(OnceCommand):
     """The command `train`, whose help ends with the list of objectives."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:

@@ -13,6 +13,13 @@ class PluralignError(ValueError):
     """
 
 
+class TrainingError(RuntimeError):
+    """Training has failed although its input was right: a loss or weight is not finite.
+
+    The command line prints only the message and exits with code 1.
+    """
+
+
 class RowError(PluralignError):
     """A row of an imported file cannot be used. A row's reader raises it; the file's reader adds the place with `at`.
 

@@ -14,7 +14,7 @@ from pluralign.core.errors import RowError
 from pluralign.judgments.identity import column_digests
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.schema import COLUMNS, Form, schema
-from pluralign.judgments.validation import utc_time
+from pluralign.judgments.validation import LEAST_WEIGHT, MOST_WEIGHT, utc_time
 
 MESSAGE_KEYS = ("role", "content")
 _DAYS = (datetime.datetime(2, 1, 1, tzinfo=datetime.UTC), datetime.datetime(9999, 1, 1, tzinfo=datetime.UTC))
@@ -246,7 +246,7 @@ def _weights(column: pa.Array, good: np.ndarray) -> pa.Array:
     if kind not in (pa.float64(), pa.float32()) and not pa.types.is_integer(kind):
         raise _Unfit
     weights = column.cast(pa.float64(), safe=False).fill_null(1.0).to_numpy()
-    good &= (weights >= 0) & (weights < np.inf)
+    good &= (weights == 0) | ((weights >= LEAST_WEIGHT) & (weights <= MOST_WEIGHT))
     return pa.array(weights + 0.0)  # no negative zero
 
 

@@ -24,7 +24,7 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from pluralign.core.errors import PluralignError, RowError, one_line
-from pluralign.core.files import disk_errors
+from pluralign.core.files import check_distinct, disk_errors
 from pluralign.core.progress import track
 from pluralign.judgments.blocks import Block, Item, checked_blocks
 from pluralign.judgments.scales import LabelScale, label_scale
@@ -76,6 +76,7 @@ def read(
     if not paths:
         raise PluralignError("no file was given to read")
     scale = common_scale(paths, label_scale)
+    check_distinct(paths)
     checker = RowChecker(scale)
     held: list[pa.RecordBatch] = []
     size = 0
@@ -292,7 +293,10 @@ def parquet_errors(path: object) -> Iterator[None]:
     with disk_errors(path):
         try:
             yield
-        except pa.ArrowException as fault:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as fault:
+            # A damaged page raises an OSError without a number, or gives bytes that are not text.
+            if isinstance(fault, OSError) and fault.errno is not None:
+                raise
             raise PluralignError(f"{path}: not a readable Parquet file: {one_line(str(fault))}") from fault
 
 
@@ -486,7 +490,17 @@ def _separated(path: Path) -> _Rows:
             if len(set(header)) != len(header):
                 repeated = next(name for name in header if header.count(name) > 1)
                 raise PluralignError(f"{path}: the column '{repeated}' appears twice in the header")
-            for number, fields in enumerate(reader, start=1):
+            number = 0
+            while True:
+                number += 1
+                first = reader.line_num + 1
+                try:
+                    fields = next(reader, None)
+                except csv.Error as fault:  # the reader goes on with the next line
+                    yield number, None, RowError(None, f"lines {first} to {reader.line_num}: malformed: {fault}")
+                    continue
+                if fields is None:
+                    break
                 if not fields:
                     continue
                 row = dict(zip(header, fields, strict=False))

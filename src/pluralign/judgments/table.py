@@ -18,12 +18,15 @@ import pyarrow as pa
 import yaml
 
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import atomic_write
+from pluralign.core.files import atomic_write, output_file
 from pluralign.core.fingerprint import fingerprint
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.schema import Form, is_canonical, ranks_from_scores, scale_of, schema
 from pluralign.judgments.seals import ParquetWriter
 from pluralign.judgments.validation import RowChecker, checked_batches
+
+TABLE_ENDINGS = (".parquet", ".jsonl", ".jsonl.gz")
+"""The endings of files that a table is written to."""
 
 
 @dataclass(frozen=True)
@@ -132,10 +135,8 @@ def table_writer(path: str | os.PathLike[str], schema: pa.Schema) -> Iterator[Ca
             metadata, so a label scale goes to `FILE.scale.yaml` beside it, where `read` looks for it.
         schema: the Arrow schema of the batches.
     """
-    path = Path(path)
+    path = output_file(path, endings=TABLE_ENDINGS)
     name = path.name.lower()
-    if not name.endswith((".parquet", ".jsonl", ".jsonl.gz")):
-        raise PluralignError(f"{path}: the name must end in .parquet, .jsonl or .jsonl.gz")
     with atomic_write(path) as out:
         if name.endswith(".parquet"):
             writer = ParquetWriter(out, schema, sealed=is_canonical(schema))

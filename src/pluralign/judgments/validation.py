@@ -12,9 +12,13 @@ import numpy as np
 import pyarrow as pa
 
 from pluralign.core.errors import RowError, nearest, one_line
+from pluralign.core.numbers import finite_float
 from pluralign.judgments.identity import column_ids, row_id
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.schema import COLUMNS, Form, schema
+
+LEAST_WEIGHT, MOST_WEIGHT = 1e-15, 1e15
+"""The bounds of a weight other than 0: sums and squares of weights stay finite and above 0, also in float32."""
 
 Reject = Callable[[int, object, RowError], None]
 """Called with a bad row: its number (from 1), the row as found, and the error."""
@@ -266,6 +270,11 @@ def _labels(value: object, responses: int, scale: LabelScale | None) -> list[str
 def _name(value: object, column: str) -> str | None:
     if value is None:
         return None
+    if isinstance(value, float) and column == "annotator":
+        # Other programs turn whole numbers beside gaps into floats, and the gaps into NaN.
+        if math.isnan(value):
+            return None
+        value = int(value) if value.is_integer() else value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return _text(value, column) or None
@@ -274,9 +283,13 @@ def _name(value: object, column: str) -> str | None:
 def _weight(value: object) -> float:
     if value is None:
         return 1.0
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    number = None if isinstance(value, str) else finite_float(value)
+    if number is None or number < 0:
         raise RowError("weight", f"found {one_line(value)}, expected a finite number, 0 or more")
-    return float(value) + 0.0  # no negative zero
+    if number and not LEAST_WEIGHT <= number <= MOST_WEIGHT:
+        bounds = f"0, or a number from {LEAST_WEIGHT:g} to {MOST_WEIGHT:g}: scale all weights alike"
+        raise RowError("weight", f"found {one_line(value)}, expected {bounds}")
+    return number + 0.0  # no negative zero
 
 
 def utc_time(value: object) -> datetime.datetime | None:
@@ -287,8 +300,13 @@ def utc_time(value: object) -> datetime.datetime | None:
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
             time = datetime.datetime.fromisoformat(value)
+    if isinstance(time, datetime.date) and not isinstance(time, datetime.datetime):
+        time = datetime.datetime(time.year, time.month, time.day)
     if not isinstance(time, datetime.datetime):
         raise RowError("time", f"found {one_line(value)}, expected a time like 2024-05-31T12:00:00Z")
     if time.tzinfo is None:
         time = time.replace(tzinfo=datetime.UTC)
-    return time.astimezone(datetime.UTC)
+    try:
+        return time.astimezone(datetime.UTC)
+    except OverflowError:
+        raise RowError("time", f"found {one_line(value)}, which in UTC is not in the years 1 to 9999") from None

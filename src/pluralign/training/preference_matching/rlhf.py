@@ -46,6 +46,7 @@ from pluralign.scoring.reference import PENALTY
 from pluralign.scoring.scorers import Scorer
 from pluralign.scoring.tokens import model_context, prompt_tokens
 from pluralign.training.checkpoints import CompletionMarker
+from pluralign.training.configs import SECOND_ADAPTER
 from pluralign.training.dpo import TUNED_POLICY_USAGE
 from pluralign.training.objective import Objective, TrainingRun
 from pluralign.training.preference_matching.reward_functions import load_rewards, reward_function, reward_name
@@ -146,7 +147,7 @@ class PMRLHFTrainer(Objective, trl.RLOOTrainer):
         if ref_model is not None and args.mode == "pm":
             raise PluralignError("ref_model: mode pm uses no reference: leave it out")
         if isinstance(model, peft.PeftModel) and peft_config is not None:
-            raise PluralignError("peft_config: the model has an adapter already; merge it first, or train it on")
+            raise PluralignError(SECOND_ADAPTER)
         scorer: Scorer | None = None
         if reward_funcs is None:
             if args.reward_model is None:
