@@ -19,6 +19,7 @@ COLUMNS = (
 """The columns of the table, in order."""
 
 _METADATA_KEY = b"pluralign"
+_VERSION = 1
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 
@@ -30,7 +31,7 @@ def schema(form: Form, scale: LabelScale | None = None) -> pa.Schema:
         ListType(list<item: string>)
     """
     text = pa.string() if form == "text" else _MESSAGES
-    meta = {"version": 1, "label_scale": None if scale is None else scale.as_dict()}
+    meta = {"version": _VERSION, "label_scale": None if scale is None else scale.as_dict()}
     return pa.schema(
         [
             ("id", pa.string()),
@@ -64,6 +65,13 @@ def scale_of(stored: pa.Schema) -> LabelScale | None:
         raise PluralignError(
             f"the metadata of the file is damaged: its label scale cannot be read ({fault})"
         ) from fault
+
+
+def is_canonical(stored: pa.Schema) -> bool:
+    """Whether a schema is that of a canonical table, with its metadata of this version."""
+    metadata = json.loads((stored.metadata or {}).get(_METADATA_KEY, b"{}"))
+    forms: tuple[Form, ...] = ("text", "messages")
+    return metadata.get("version") == _VERSION and any(stored.equals(schema(form)) for form in forms)
 
 
 def ranks_from_scores(scores: Sequence[float | None]) -> list[int | None]:
