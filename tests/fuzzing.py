@@ -297,9 +297,13 @@ def _lost(reader: Reader, files: dict[str, bytes], imported: Imported) -> str:
     written = pq.read_table(imported.out).num_rows
     if written != imported.judgments:
         return f"{written} rows written, {imported.judgments} reported"
+    name, data = next(iter(files.items()))
+    if name.endswith(".json"):
+        tasks = len(json.loads(data.decode("utf-8-sig")))
+        return "" if tasks == imported.tally.rows else f"{tasks} entries, {imported.tally.rows} read"
     if not reader.rows:
         return ""
-    lines = sum(1 for line in next(iter(files.values())).split(b"\n") if line.strip())
+    lines = sum(1 for line in data.split(b"\n") if line.strip())
     said = imported.judgments + sum(imported.rejected.values()) + sum(imported.tally.left_out.values())
     if lines != imported.tally.rows or said != lines:
         return f"{lines} lines, {imported.tally.rows} rows read, {said} judged, rejected or left out"

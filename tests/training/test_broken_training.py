@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pluralign
 from pluralign.core.errors import PluralignError, TrainingError
+from pluralign.core.locks import folder_lock
 from pluralign.judgments import Judgments
 from pluralign.workflows.train.run import check, run, train
 from pluralign.workflows.train.settings import read_yaml
@@ -180,3 +181,26 @@ def test_an_adapter_has_no_dropout_by_default(configured, tmp_path):
     written = json.loads((tmp_path / "run" / "adapter_config.json").read_text())
     assert written["lora_dropout"] == 0.0
     assert written["target_modules"] == sorted(written["target_modules"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [([], "each would train alone"), (["--use_cpu", "--fsdp", "full_shard"], "fsdp: weights would not be sharded")],
+)
+def test_two_launched_processes_train_together_as_asked_or_not_at_all(flags, expected, configured, tmp_path):
+    file = configured("plackett-luce", use_cpu=False)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "pluralign", "train"]
+    done = subprocess.run(
+        [sys.executable, *launch, str(file), *flags], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True,
+        text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert expected in done.stderr
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_two_trainings_do_not_share_a_folder(configured, tmp_path):
+    file = configured("plackett-luce")
+    with folder_lock(tmp_path / "run"), pytest.raises(PluralignError, match="another process is writing there"):
+        train(file)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pluralign.core.errors import PluralignError, RowError, nearest, one_line
-from pluralign.core.files import atomic_write, check_distinct, disk_errors, output_file, path_list
+from pluralign.core.files import atomic_write, check_distinct, check_outputs, disk_errors, output_file, path_list
 from pluralign.judgments.formats import FORMATS
 from pluralign.judgments.formats.argilla import read_argilla
 from pluralign.judgments.formats.convert import Rows, Tally, read_table
@@ -28,7 +28,7 @@ from pluralign.judgments.pseudonyms import pseudonym_key, pseudonymizer
 from pluralign.judgments.reading import common_scale, read
 from pluralign.judgments.scales import LabelScale, label_scale
 from pluralign.judgments.schema import schema
-from pluralign.judgments.table import TABLE_ENDINGS, table_writer
+from pluralign.judgments.table import TABLE_ENDINGS, sidecar, table_writer
 from pluralign.judgments.validation import Reject, RowChecker, checked_batches
 
 
@@ -112,6 +112,7 @@ def import_files(
         raise PluralignError("no file was given to import")
     read = [*paths, mapping, comments, label_scale, key_file]
     output_file(target, read, TABLE_ENDINGS)
+    check_outputs([sidecar(target)], read)
     if rejects is not None:
         try:
             output_file(rejects, [*read, target], (".jsonl", ".ndjson"))
