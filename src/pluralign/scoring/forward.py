@@ -114,7 +114,7 @@ def score_tokens(
     broken = ~np.isfinite(values).reshape(len(values), -1).all(1)
     if broken.any():
         raise PluralignError(
-            f"the model gives values that are not finite to {int(broken.sum())} of {len(chosen)} responses: its weights "
-            "are broken, or too large for the precision that it is loaded in"
+            f"the model gives values that are not finite to {int(broken.sum())} of {len(chosen)} responses: its "
+            "weights are broken, or too large for the precision that it is loaded in"
         )
     return values
