@@ -133,8 +133,13 @@ def test_a_tokenizer_larger_than_the_model_trains_and_loads_as_saved(configured,
     AutoModelForCausalLM.from_pretrained(tiny_model).save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     base = {"model_name_or_path": str(tmp_path / "base"), "eval_files": [str(tmp_path / "train.parquet")]}
+    for objective in ("dpo", "sft"):
+        with pytest.raises(PluralignError, match="gives the token"):
+            train(configured(objective, objective, **base))
     with pytest.raises(PluralignError, match="gives the token"):
-        train(configured("dpo", "policy", **base))
+        pluralign.load_policy(tmp_path / "base", device="cpu").sample(
+            ["Say something about number 1:"], max_new_tokens=2
+        )
     for name, values in {"whole": {}, "adapter": LORA}.items():
         metrics = train(configured("plackett-luce", name, **base, **values))
         found = pluralign.evaluate(tmp_path / name, tmp_path / "train.parquet", tmp_path / f"evaluated-{name}")
