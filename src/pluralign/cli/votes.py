@@ -16,7 +16,7 @@ PairVotes = Literal["shared", "full"]
 votes = typer.Typer(help="Keep a crowd's votes up to date, or simulate votes.", rich_markup_mode=None)
 
 
-@votes.command()
+@votes.command(cls=options.OnceCommand)
 def update(
     state: Annotated[Path, Argument(help="Vote state: a .parquet file; created if it does not exist.")],
     files: options.Files,
@@ -46,7 +46,7 @@ def update(
     typer.echo("\n".join(updated.summary()))
 
 
-@votes.command()
+@votes.command(cls=options.OnceCommand)
 def simulate(
     files: options.Files,
     personas: Annotated[Path, Option(help="YAML list of personas, each with name and description.")],

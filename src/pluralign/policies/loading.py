@@ -14,7 +14,7 @@ from pluralign.core.errors import PluralignError
 from pluralign.policies.mixture import MixturePolicy
 from pluralign.policies.policy import Policy
 from pluralign.scoring.causal_models import load_causal_model
-from pluralign.scoring.loading import on_device
+from pluralign.scoring.loading import on_device, weight_errors
 from pluralign.scoring.mixtures import is_mixture, read_mixture
 
 
@@ -62,9 +62,10 @@ def load_policy(
     for name, path in (adapters or {}).items():
         if not (Path(path) / "adapter_config.json").exists():
             raise PluralignError(f"{path}: not an adapter (adapter_config.json is missing)")
-        if isinstance(model, peft.PeftModel):
-            model.load_adapter(str(path), adapter_name=name)
-        else:
-            model = peft.PeftModel.from_pretrained(model, str(path), adapter_name=name)
+        with weight_errors(path):
+            if isinstance(model, peft.PeftModel):
+                model.load_adapter(str(path), adapter_name=name)
+            else:
+                model = peft.PeftModel.from_pretrained(model, str(path), adapter_name=name)
     parts = (on_device(model, device), loaded.tokenizer, loaded.limits)
     return Policy(*parts) if mixture is None else MixturePolicy(*parts, mixture=mixture)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import peft
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -22,7 +21,9 @@ from pluralign.core.errors import PluralignError
 from pluralign.core.files import disk_errors, write_json
 from pluralign.core.records import read_json
 from pluralign.evaluation.pairs import judgment_blocks
+from pluralign.judgments.reading import parquet_errors
 from pluralign.scoring.items import Items
+from pluralign.scoring.loading import adapter_base
 from pluralign.scoring.recalibrated import CALIBRATION
 from pluralign.scoring.reference import PENALTY, stored_penalty
 
@@ -71,6 +72,9 @@ class Mixture:
     penalty: Penalty = field(default_factory=lambda: Penalty("kl"))
 
     def __post_init__(self) -> None:
+        for name in self.weights:  # names of folders beside the file
+            if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
+                raise PluralignError(f"weights of a mixture: found {name!r}, expected the name of a folder in it")
         shares = list(self.weights.values())
         valid = all(_is_number(share) and share >= 0 for share in shares)
         if not (shares and valid and abs(sum(shares) - 1) <= 1e-6):
@@ -119,7 +123,7 @@ def base_of(adapter: str | os.PathLike[str]) -> str:
     """
     if not (Path(adapter) / _ADAPTER).exists():
         raise PluralignError(f"{adapter}: not an adapter ({_ADAPTER} is missing)")
-    return str(peft.PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path)
+    return adapter_base(adapter)
 
 
 def is_mixture(folder: str | os.PathLike[str]) -> bool:
@@ -156,11 +160,8 @@ def read_responsibilities(place: str | os.PathLike[str], types: int | None = Non
     """
     file = Path(place)
     file = file / RESPONSIBILITIES if file.is_dir() else file
-    with disk_errors(file), open(file, "rb") as data:
-        try:
-            table = pq.read_table(data)
-        except pa.ArrowInvalid as fault:
-            raise PluralignError(f"{file}: is not a Parquet file ({fault}): run the training again") from fault
+    with parquet_errors(file), open(file, "rb") as data:
+        table = pq.read_table(data)
     given = [name for name in table.column_names if name.startswith("probability_")]
     columns = [f"probability_{kind + 1}" for kind in range(types or max(len(given), 1))]
     if "annotator" not in table.column_names or given != columns:

@@ -18,6 +18,7 @@ def setting(default: Any, description: str) -> Any:
 
 
 TOP_HELP = "Use only this many first places of a ranking; 1 is best of n. Default: all."
+SECOND_ADAPTER = "use_peft: the model is an adapter already: leave use_peft out to train it on, or merge it first"
 GATE_HELP = (
     "With mode: conditional, compare each token with alpha (token), or a whole response by its tokens' geometric mean "
     "(sequence) or their minimum (sequence-minimum)."

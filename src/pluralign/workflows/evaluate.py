@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_parquet
+from pluralign.core.locks import locks_out
 from pluralign.core.runs import file_fingerprints, finish_run, finished_metrics, start_run
 from pluralign.evaluation.slices import annotator_table
 from pluralign.judgments.reading import read
@@ -29,6 +30,7 @@ from pluralign.scoring.reward_models import LabelModel, RewardModel, is_reward_m
 from pluralign.workflows.score import MarginMap, rewards_of
 
 
+@locks_out()
 def evaluate(
     model: str | os.PathLike[str],
     files: str | os.PathLike[str] | list[str],

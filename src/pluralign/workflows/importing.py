@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pluralign.core.errors import PluralignError, RowError, nearest, one_line
-from pluralign.core.files import atomic_write, disk_errors
+from pluralign.core.files import atomic_write, check_distinct, check_outputs, disk_errors, output_file, path_list
 from pluralign.judgments.formats import FORMATS
 from pluralign.judgments.formats.argilla import read_argilla
 from pluralign.judgments.formats.convert import Rows, Tally, read_table
@@ -28,7 +28,7 @@ from pluralign.judgments.pseudonyms import pseudonym_key, pseudonymizer
 from pluralign.judgments.reading import common_scale, read
 from pluralign.judgments.scales import LabelScale, label_scale
 from pluralign.judgments.schema import schema
-from pluralign.judgments.table import table_writer
+from pluralign.judgments.table import TABLE_ENDINGS, sidecar, table_writer
 from pluralign.judgments.validation import Reject, RowChecker, checked_batches
 
 
@@ -110,14 +110,19 @@ def import_files(
         raise PluralignError("--on-error skip and --rejects FILE must be given together")
     if not paths:
         raise PluralignError("no file was given to import")
-    if target.resolve() in [path.resolve() for path in paths]:
-        raise PluralignError(f"{target}: is an input file: choose another --out")
-    if rejects is not None and Path(rejects).resolve() in [path.resolve() for path in (*paths, target)]:
-        raise PluralignError(f"--rejects: {rejects} is an input or output file: choose another")
+    read = [*paths, mapping, comments, label_scale, key_file]
+    output_file(target, read, TABLE_ENDINGS)
+    check_outputs([sidecar(target)], read)
+    if rejects is not None:
+        try:
+            output_file(rejects, [*read, target], (".jsonl", ".ndjson"))
+        except PluralignError as fault:
+            raise PluralignError(f"--rejects: {fault}") from fault
     if key_file is not None and not anonymize:
         raise PluralignError("--key-file needs --anonymize")
     options = {"mapping": mapping, "shape": shape, "comments": comments, "prompt": prompt, "field": fields or None}
     reader, scale = _reader(format, paths, options, drop_columns, label_scale)
+    check_distinct(paths, by_content=format not in ("polis", "preflib"))  # their rows depend on the name of the file
     rename = pseudonymizer(pseudonym_key(key_file)) if anonymize else None
     result = Imported(target, 0, Tally(), rejects=None if rejects is None else Path(rejects))
     checker = RowChecker(scale)
@@ -143,6 +148,7 @@ def export(
     label_scale: str | None = None,
 ) -> Exported:
     """Export canonical files to TRL preference rows; see `pluralign.judgments.formats.trl`."""
+    output_file(out, [*path_list(files), label_scale], TABLE_ENDINGS)
     return write_trl(read(files, label_scale), out)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pluralign.core.errors import PluralignError, RowError, nearest, one_line
+from pluralign.core.numbers import exact_number, whole_text
 from pluralign.core.progress import track
 from pluralign.judgments.formats.templates import Field
 from pluralign.judgments.reading import expected_rows, read_rows
@@ -102,8 +103,24 @@ def check_known(row: Mapping[str, Any], known: Collection[str]) -> None:
 
 
 def carried(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of a preference row that the canonical table has under the same name."""
-    return {name: row[name] for name in CARRIED if name in row}
+    """The columns of a preference row that the canonical table has under the same name.
+
+    In CSV every cell is text: blank cells are nothing, a weight is a number, and `7.0` is the annotator `7`.
+
+    Examples:
+        >>> carried({"chosen": "a", "weight": "2", "time": "", "annotator": "7.0"})
+        {'annotator': '7', 'weight': 2, 'time': None}
+    """
+    kept = {name: row[name] for name in CARRIED if name in row}
+    for name, value in kept.items():
+        if isinstance(value, str) and not value.strip():
+            kept[name] = None
+        elif name == "annotator" and isinstance(value, str):
+            kept[name] = whole_text(value)
+        elif name == "weight" and isinstance(value, str):
+            number = exact_number(value)
+            kept[name] = value if number is None else number  # the row's check refuses other text
+    return kept
 
 
 def read_table(

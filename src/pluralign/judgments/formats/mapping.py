@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from pluralign.core.errors import PluralignError, RowError, nearest, one_line
+from pluralign.core.numbers import exact_number
 from pluralign.core.yaml_lines import Value, read_yaml_lines
 from pluralign.judgments.formats.convert import Rows, Tally, convert_rows
 from pluralign.judgments.formats.templates import Tables, Template, word
 from pluralign.judgments.reading import columns_of, read_rows
-from pluralign.judgments.scales import LabelScale, label_scale
+from pluralign.judgments.scales import LabelScale, label_scale, scale_of_yaml
 from pluralign.judgments.schema import ranks_from_scores
 from pluralign.judgments.validation import Reject
 
@@ -88,10 +89,14 @@ def read_mapping_file(path: str | Path | None) -> MappingFile:
     votes = [_vote(root, _overridden(base, over), template) for over in overrides]
     scale = None
     if "label_scale" in keys:
-        given = keys["label_scale"].plain()
+        described = keys["label_scale"]
+        given = described.plain()
         beside = Path(path).parent / str(given)
         try:
-            scale = label_scale(beside if isinstance(given, str) and beside.is_file() else given)
+            if isinstance(described.content, dict):
+                scale = scale_of_yaml(described)
+            else:
+                scale = label_scale(beside if isinstance(given, str) and beside.is_file() else str(given))
         except PluralignError as complaint:
             raise keys["label_scale"].complain(str(complaint)) from complaint
     return MappingFile(Path(path), votes, templates, tables, scale)
@@ -204,7 +209,7 @@ def _judgment(vote: _Vote, row: Mapping[str, Any], tables: Tables) -> dict[str, 
 def _name(value: Any, column: str) -> str | None:
     if isinstance(value, list | Mapping) or (isinstance(value, float) and not math.isfinite(value)):
         raise RowError(column, f"found {one_line(value)}, expected a name or a number")
-    return None if _is_blank(value) else value if isinstance(value, str) else word(value)
+    return None if _is_blank(value) else word(value)
 
 
 def _keys_of(value: Value, known: Sequence[str] | None, what: str) -> dict[str, Value]:
@@ -246,13 +251,10 @@ def _is_blank(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def _number(value: Any, column: str) -> float:
-    """A finite number, also from text."""
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
+def _number(value: Any, column: str) -> int | float:
+    """A finite number, also from text; whole numbers exactly."""
+    number = exact_number(value)
+    if number is None:
         raise RowError(column, f"found {one_line(value)}, expected a finite number")
     return number
 

@@ -126,9 +126,9 @@ def time_of(text: str) -> datetime.datetime:
     """
     try:
         time = datetime.datetime.fromisoformat(text)
-    except ValueError:
+        return time.replace(tzinfo=datetime.UTC) if time.tzinfo is None else time.astimezone(datetime.UTC)
+    except (ValueError, OverflowError):
         raise PluralignError(f"origin: found {text!r}, expected a time like 2024-05-31T12:00:00Z") from None
-    return time.replace(tzinfo=datetime.UTC) if time.tzinfo is None else time.astimezone(datetime.UTC)
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from pluralign.choice.label_costs import DELTA, LabelCost, label_cost
 from pluralign.choice.transport import DEFAULT_COST, DistributionLoss
 from pluralign.core.errors import PluralignError, one_line
-from pluralign.core.files import disk_errors
+from pluralign.core.yaml_lines import read_yaml
 from pluralign.judgments.scales import LabelScale
 from pluralign.training.configs import JudgmentConfig, check_choices, setting
 
@@ -97,12 +95,7 @@ class DPRMConfig(JudgmentConfig):
 def _matrix(given: str | list[list[float]]) -> list[list[float]]:
     if not isinstance(given, str):
         return given
-    with disk_errors(given):
-        text = Path(given).read_text(encoding="utf-8")
-    try:
-        rows = yaml.safe_load(text)
-    except yaml.YAMLError as fault:
-        raise PluralignError(f"{given}: not valid YAML: {' '.join(str(fault).split())}") from fault
+    rows = read_yaml(Path(given))
     numbers = isinstance(rows, list) and all(
         isinstance(row, list) and all(isinstance(one, int | float) for one in row) for row in rows
     )

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
 from pluralign.choice.regret import priorities
 from pluralign.core.errors import PluralignError, nearest
-from pluralign.core.files import atomic_folder, atomic_write, disk_errors, path_list, write_parquet
+from pluralign.core.files import atomic_folder, atomic_write, path_list, write_parquet
+from pluralign.core.locks import locks_out
 from pluralign.core.records import write_record
-from pluralign.core.runs import CONFIG, file_fingerprints, finish_run, finished_metrics, start_run
+from pluralign.core.runs import CONFIG, file_fingerprints, finish_run, finished_metrics, read_config, start_run
 from pluralign.judgments.reading import read
 from pluralign.reports.aggregation import AggregationPage, aggregation_page
 from pluralign.scoring.mixtures import MIXTURE, Mixture, read_mixture
@@ -40,6 +40,7 @@ from pluralign.workflows.aggregate.distill import DISTILLED, distill_mixture
 Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
+@locks_out()
 def aggregate(
     run: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -189,8 +190,7 @@ def types_of(run: Path) -> tuple[Mixture, dict[str, Any]]:
         raise PluralignError(f"{run}: no such folder: give a finished run of em-dpo")
     settings: dict[str, Any] = {}
     if (run / CONFIG).exists():
-        with disk_errors(run):
-            settings = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8")) or {}
+        settings = read_config(run)
         if not (run / "metrics.json").exists():
             raise PluralignError(
                 f"{run}: this run is not finished (it has no metrics.json): run its command again first"

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from pluralign.choice.latent_class.identification import posterior_entropy
 from pluralign.core.files import atomic_write, path_list, write_parquet
+from pluralign.core.locks import locks_out
 from pluralign.core.records import write_record
 from pluralign.core.runs import file_fingerprints, finish_run, finished_metrics, start_run
 from pluralign.judgments.reading import read
@@ -28,6 +29,7 @@ from pluralign.workflows.audit.contents import audit_contents
 from pluralign.workflows.audit.types import utilities_of, worth_errors
 
 
+@locks_out()
 def audit(
     files: str | os.PathLike[str] | list[str],
     out: str | os.PathLike[str],
