@@ -26,14 +26,21 @@ class Block:
         items: the rows at the given positions of the block, one by one.
         size: the number of rows.
         columns: the rows as columns, or `None` if their types do not allow it.
+        doubtful: which of the rows must be taken from `items` nevertheless; `None` for none.
     """
 
     items: Callable[[Sequence[int]], Sequence[Item]]
     size: int
     columns: pa.RecordBatch | None = None
+    doubtful: np.ndarray | None = None
 
     def __len__(self) -> int:
         return self.size
+
+
+def block_of(items: Sequence[Item]) -> Block:
+    """A block of rows that are not columns."""
+    return Block(lambda places: [items[place] for place in places], len(items))
 
 
 def checked_blocks(
@@ -68,7 +75,9 @@ def _contents(block: Block, checker: RowChecker) -> tuple[pa.RecordBatch | None,
     parts, places = [], []
     doubtful = np.arange(block.size)
     if found is not None and checker.form in (None, found[0]):
-        checker.form, batch, good = found[0] if found[2].any() else checker.form, *found[1:]
+        form, batch, good = found
+        good = good if block.doubtful is None else good & ~block.doubtful
+        checker.form = form if good.any() else checker.form
         parts, places, doubtful = [batch.filter(pa.array(good))], [np.flatnonzero(good)], np.flatnonzero(~good)
     errors: dict[int, RowError] = {}
     rows, kept = [], []

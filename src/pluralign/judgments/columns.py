@@ -23,7 +23,7 @@ _LEAST_TIME, _MOST_TIME = (
 )
 
 
-class _Unfit(Exception):
+class Unfit(Exception):
     """A column has a type that only the row checker understands."""
 
 
@@ -42,7 +42,7 @@ def canonical_columns(
     good = np.ones(batch.num_rows, dtype=bool)
     try:
         responses = given.get("responses", nothing)
-        form: Form = "messages" if _is_list(responses.type) and _is_list(responses.type.value_type) else "text"
+        form: Form = "messages" if is_list(responses.type) and is_list(responses.type.value_type) else "text"
         text = schema(form).field("prompt").type
         prompt = _texts(given.get("prompt", nothing), form)
         responses = _cast_list(responses, lambda flat: _texts(flat, form), text)
@@ -54,7 +54,7 @@ def canonical_columns(
         labels, labelled = _check_labels(labels, lengths, good)
         good &= ranked | labelled
         columns = {
-            "prompt": prompt.fill_null("") if form == "text" else _empty_for_null(prompt),
+            "prompt": prompt.fill_null("") if form == "text" else with_lengths(prompt.flatten(), _lengths(prompt)),
             "responses": responses,
             "ranks": ranks,
             "labels": labels,
@@ -62,17 +62,19 @@ def canonical_columns(
             "time": _times(given.get("time", nothing), good),
             **{name: _names(given.get(name, nothing)) for name in ("id", "annotator", "source", "group")},
         }
-    except _Unfit:
+    except Unfit:
         return None
     target = schema(form, scale)
     return form, pa.RecordBatch.from_arrays([columns[name] for name in target.names], schema=target), good
 
 
-def _is_list(kind: pa.DataType) -> bool:
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a type is one of Arrow's types of lists."""
     return pa.types.is_list(kind) or pa.types.is_large_list(kind)
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a type is one of Arrow's types of text."""
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
@@ -83,8 +85,8 @@ def _plain(column: pa.Array) -> pa.Array:
 
 def _strings(column: pa.Array) -> pa.Array:
     column = _plain(column)
-    if not (_is_text(column.type) or pa.types.is_null(column.type)):
-        raise _Unfit
+    if not (is_text(column.type) or pa.types.is_null(column.type)):
+        raise Unfit
     return column if pa.types.is_string(column.type) else column.cast(pa.string())
 
 
@@ -98,7 +100,7 @@ def _texts(column: pa.Array, form: Form) -> pa.Array:
 
     def messages(flat: pa.Array) -> pa.Array:
         if not pa.types.is_struct(flat.type) or sorted(field.name for field in flat.type) != sorted(MESSAGE_KEYS):
-            raise _Unfit
+            raise Unfit
         parts = [_strings(flat.field(name)) for name in MESSAGE_KEYS]
         return pa.StructArray.from_arrays(parts, names=list(MESSAGE_KEYS), mask=flat.is_null())
 
@@ -109,13 +111,9 @@ def _cast_list(column: pa.Array, inner: Callable[[pa.Array], pa.Array], kind: pa
     """A column of lists with its values cast by `inner` to `kind`."""
     if pa.types.is_null(column.type):
         return pa.nulls(len(column), pa.list_(kind))
-    if not _is_list(column.type):
-        raise _Unfit
-    ends = np.concatenate(([0], np.cumsum(_lengths(column))))
-    values = inner(column.flatten())
-    return pa.ListArray.from_arrays(
-        pa.array(ends, pa.int32()), values, type=pa.list_(kind), mask=column.is_null() if column.null_count else None
-    )
+    if not is_list(column.type):
+        raise Unfit
+    return with_lengths(inner(column.flatten()).cast(kind), _lengths(column), _flags(column.is_null()))
 
 
 def _lengths(column: pa.Array) -> np.ndarray:
@@ -175,11 +173,11 @@ def _repeating(codes: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 def _whole_numbers(flat: pa.Array) -> pa.Array:
     if not (pa.types.is_integer(flat.type) or pa.types.is_null(flat.type)) or flat.type == pa.uint64():
-        raise _Unfit
+        raise Unfit
     return flat.cast(pa.int64())
 
 
-def _with_lengths(column: pa.Array, lengths: np.ndarray, good: np.ndarray) -> np.ndarray:
+def _filled_rows(column: pa.Array, lengths: np.ndarray, good: np.ndarray) -> np.ndarray:
     """Which rows have a value other than null in a column of lists, which needs the length of the responses."""
     given = _flags(column.is_valid())
     found = _lengths(column)
@@ -190,7 +188,7 @@ def _with_lengths(column: pa.Array, lengths: np.ndarray, good: np.ndarray) -> np
 
 def _check_ranks(ranks: pa.Array, lengths: np.ndarray, good: np.ndarray) -> tuple[pa.Array, np.ndarray]:
     """The ranks as the schema has them, and which rows have any."""
-    ranked = _with_lengths(ranks, lengths, good)
+    ranked = _filled_rows(ranks, lengths, good)
     found, flat = _lengths(ranks), ranks.flatten()
     values = flat.fill_null(2**31).to_numpy()
     good[_rows_of((values < 1) | (_flags(flat.is_valid()) & (values >= 2**31)), found)] = False
@@ -199,20 +197,15 @@ def _check_ranks(ranks: pa.Array, lengths: np.ndarray, good: np.ndarray) -> tupl
         least = np.minimum.reduceat(values, np.cumsum(found)[full] - found[full])
         good[full] &= ~ranked[full] | (least == 1)
     safe = pa.array(np.clip(values, 0, 2**31 - 1).astype(np.int32), mask=_flags(flat.is_null()))
-    return _relisted(found, safe, ~ranked, pa.int32()), ranked
+    return with_lengths(safe, found, ~ranked), ranked
 
 
 def _check_labels(labels: pa.Array, lengths: np.ndarray, good: np.ndarray) -> tuple[pa.Array, np.ndarray]:
-    labelled = _with_lengths(labels, lengths, good)
+    labelled = _filled_rows(labels, lengths, good)
     flat = labels.flatten()
     unknown = _flags(pc.equal(flat, _UNKNOWN).fill_null(False))
     good[_rows_of(unknown, _lengths(labels))] = False
-    return _relisted(_lengths(labels), flat, ~labelled, pa.string()), labelled
-
-
-def _relisted(lengths: np.ndarray, values: pa.Array, nulls: np.ndarray, kind: pa.DataType) -> pa.Array:
-    ends = pa.array(np.concatenate(([0], np.cumsum(lengths))), pa.int32())
-    return pa.ListArray.from_arrays(ends, values, type=pa.list_(kind), mask=pa.array(nulls) if nulls.any() else None)
+    return with_lengths(flat, _lengths(labels), ~labelled), labelled
 
 
 _UNKNOWN = "\0"
@@ -224,8 +217,8 @@ def _labels(flat: pa.Array, scale: LabelScale | None) -> pa.Array:
     flat = _plain(flat)
     if pa.types.is_null(flat.type):
         return flat.cast(pa.string())
-    if not (_is_text(flat.type) or pa.types.is_integer(flat.type) or pa.types.is_boolean(flat.type)):
-        raise _Unfit
+    if not (is_text(flat.type) or pa.types.is_integer(flat.type) or pa.types.is_boolean(flat.type)):
+        raise Unfit
     encoded = flat.dictionary_encode()
     names = [(scale and scale.find(name)) or _UNKNOWN for name in encoded.dictionary.to_pylist()]
     return pa.array(names, pa.string()).take(encoded.indices)
@@ -244,7 +237,7 @@ def _weights(column: pa.Array, good: np.ndarray) -> pa.Array:
     if pa.types.is_null(kind):
         return pa.array(np.ones(len(column)))
     if kind not in (pa.float64(), pa.float32()) and not pa.types.is_integer(kind):
-        raise _Unfit
+        raise Unfit
     weights = column.cast(pa.float64(), safe=False).fill_null(1.0).to_numpy()
     good &= (weights == 0) | ((weights >= LEAST_WEIGHT) & (weights <= MOST_WEIGHT))
     return pa.array(weights + 0.0)  # no negative zero
@@ -255,7 +248,7 @@ def _times(column: pa.Array, good: np.ndarray) -> pa.Array:
     if pa.types.is_null(column.type):
         return column.cast(kind)
     column = _plain(column)
-    if _is_text(column.type):
+    if is_text(column.type):
         encoded = column.dictionary_encode()
         times: list[datetime.datetime | None] = []
         for text in encoded.dictionary.to_pylist():
@@ -267,7 +260,7 @@ def _times(column: pa.Array, good: np.ndarray) -> pa.Array:
         good &= ~_flags(pc.and_(column.is_valid(), moments.is_null()))
         return moments
     if not pa.types.is_timestamp(column.type) or column.type.unit == "ns":
-        raise _Unfit
+        raise Unfit
     # The edges of what a date can be are left to the row checker.
     unit = {"s": 1_000_000, "ms": 1_000, "us": 1}[column.type.unit]
     values = column.cast(pa.int64()).fill_null(0).to_numpy()
@@ -276,8 +269,20 @@ def _times(column: pa.Array, good: np.ndarray) -> pa.Array:
     return pa.array(np.where(inside, values, 0) * unit, mask=_flags(column.is_null())).cast(kind)
 
 
-def _empty_for_null(chats: pa.Array) -> pa.Array:
-    """The chats with an empty one in place of null."""
-    return pa.ListArray.from_arrays(
-        pa.array(np.concatenate(([0], np.cumsum(_lengths(chats)))), pa.int32()), chats.flatten(), type=chats.type
-    )
+def with_lengths(values: pa.Array, lengths: np.ndarray, nulls: np.ndarray | None = None) -> pa.Array:
+    """A column of lists of the given lengths; those that `nulls` marks are null."""
+    ends = pa.array(np.concatenate(([0], np.cumsum(lengths))), pa.int32())
+    mask = None if nulls is None or not nulls.any() else pa.array(nulls)
+    return pa.ListArray.from_arrays(ends, values, type=pa.list_(values.type), mask=mask)
+
+
+def with_names(batch: pa.RecordBatch, name: str, change: Callable[[pa.Array], pa.Array]) -> pa.RecordBatch:
+    """The batch with a column of names changed, or made from nulls if there is none.
+
+    Raises:
+        Unfit: the column does not hold texts or whole numbers.
+    """
+    at = batch.schema.get_field_index(name)
+    if at < 0:
+        return batch.append_column(name, change(pa.nulls(batch.num_rows, pa.string())))
+    return batch.set_column(at, name, change(_names(batch.column(at))))

@@ -13,7 +13,6 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,7 +25,7 @@ import pyarrow.parquet as pq
 from pluralign.core.errors import PluralignError, RowError, one_line
 from pluralign.core.files import check_distinct, disk_errors
 from pluralign.core.progress import track
-from pluralign.judgments.blocks import Block, Item, checked_blocks
+from pluralign.judgments.blocks import Block, Item, block_of, checked_blocks
 from pluralign.judgments.scales import LabelScale, label_scale
 from pluralign.judgments.schema import COLUMNS, Form, is_canonical, scale_of, schema
 from pluralign.judgments.seals import is_sealed
@@ -46,6 +45,7 @@ BLOCK_ROWS, BLOCK_BYTES = 2**14, 2**22
 """The size of the blocks in which rows are read as columns: rows of a Parquet file, bytes of JSON Lines."""
 
 _Rows = Iterator[Item]
+_Record = tuple[list[str], int, list[str], RowError | None]
 
 
 def read(
@@ -208,22 +208,23 @@ def read_rows(path: Path, reject: Reject | None = None) -> Iterator[tuple[int, d
         raise PluralignError(f"{path}: the file has no rows")
 
 
-def read_blocks(path: Path, checker: RowChecker) -> Iterator[Block]:
-    """Stream a file with canonical columns in blocks: as columns where its format and types allow it.
+def read_blocks(path: Path, checker: RowChecker | None = None) -> Iterator[Block]:
+    """Stream a file in blocks: as columns where its format and types allow it.
 
     Args:
         path: the file, as for `read_rows`.
-        checker: the checker of the blocks, whose form of texts the next block is expected to have.
+        checker: for files with canonical columns: the checker of the blocks. JSON Lines are read as columns only
+            with it, since other objects may have any types.
 
     Raises:
         PluralignError: the file is missing, empty or cut off.
     """
-    readers: dict[str, Callable[[Path, RowChecker], Iterator[Block]]] = {
-        ".parquet": _parquet_blocks, ".jsonl": _line_blocks, ".ndjson": _line_blocks
+    readers: dict[str, Callable[[Path, RowChecker | None], Iterator[Block]]] = {
+        ".parquet": _parquet_blocks, ".jsonl": _line_blocks, ".ndjson": _line_blocks, ".json": _array_blocks
     }  # fmt: skip
-    kind, count = kind_of(path), 0
+    count = 0
     with _file_errors(path, lambda: count):
-        for block in readers[kind](path, checker) if kind in readers else _row_blocks(path):
+        for block in readers.get(kind_of(path), _separated_blocks)(path, checker):
             count += len(block)
             yield block
     if count == 0:
@@ -318,7 +319,7 @@ def _parquet(path: Path) -> _Rows:
                 yield number, row, None
 
 
-def _parquet_blocks(path: Path, checker: RowChecker) -> Iterator[Block]:
+def _parquet_blocks(path: Path, checker: RowChecker | None) -> Iterator[Block]:
     start = 1
     with pq.ParquetFile(path, memory_map=True) as file:
         for batch in file.iter_batches(batch_size=BLOCK_ROWS, use_threads=False):
@@ -332,23 +333,17 @@ def _parquet_blocks(path: Path, checker: RowChecker) -> Iterator[Block]:
             start += batch.num_rows
 
 
-def _row_blocks(path: Path) -> Iterator[Block]:
-    """The rows of a format that is not read as columns, such as a JSON array."""
-    kind = kind_of(path)
-    rows = (_json_array if kind == ".json" else _separated)(path)
+def _array_blocks(path: Path, checker: RowChecker | None) -> Iterator[Block]:
+    rows = _json_array(path)
     while held := list(islice(rows, BLOCK_ROWS)):
-        yield Block(partial(_chosen, held), len(held))
+        yield block_of(held)
 
 
-def _chosen(items: Sequence[Item], places: Sequence[int]) -> list[Item]:
-    return [items[place] for place in places]
-
-
-def _line_blocks(path: Path, checker: RowChecker) -> Iterator[Block]:
+def _line_blocks(path: Path, checker: RowChecker | None) -> Iterator[Block]:
     first = 1  # the number of the first line of the block
     for data in _whole_lines(path):
         text = data.removeprefix(codecs.BOM_UTF8) if first == 1 else data
-        columns = _lines_as_columns(text, checker.form)
+        columns = None if checker is None else _lines_as_columns(text, checker.form)
         if columns is not None:
             ends = _line_ends(text)
 
@@ -362,7 +357,7 @@ def _line_blocks(path: Path, checker: RowChecker) -> Iterator[Block]:
         else:
             lines = io.BytesIO(text)
             held = [_line(number, line) for number, line in enumerate(lines, start=first) if line.strip()]
-            yield Block(partial(_chosen, held), len(held))
+            yield block_of(held)
         first += text.count(b"\n")
 
 
@@ -485,6 +480,39 @@ def _csv_reader(data: BinaryIO, kind: str) -> Any:
 
 
 def _separated(path: Path) -> _Rows:
+    return (_cells(*record) for record in _records(path))
+
+
+def _cells(header: list[str], number: int, fields: list[str], complaint: RowError | None) -> Item:
+    """A record of a CSV file as a row."""
+    if complaint is not None:
+        return number, None, complaint
+    if len(fields) != len(header):
+        expected = f"expected {len(header)} as in the header"
+        return number, fields, RowError(None, f"found {len(fields)} fields, {expected}")
+    row = dict(zip(header, fields, strict=True))
+    bad = next((name for name, field in row.items() if not _is_utf8(field)), None)
+    return number, row, None if bad is None else RowError(bad, "bytes that are not UTF-8: save the file as UTF-8")
+
+
+def _separated_blocks(path: Path, checker: RowChecker | None) -> Iterator[Block]:
+    records = _records(path)
+    while held := list(islice(records, BLOCK_ROWS)):
+        header = held[0][0]
+        columns = None
+        if all(complaint is None and len(fields) == len(header) for _, _, fields, complaint in held):
+            texts = zip(*(fields for _, _, fields, _ in held), strict=True)
+            with contextlib.suppress(UnicodeEncodeError):
+                columns = pa.RecordBatch.from_arrays([pa.array(each, pa.string()) for each in texts], names=header)
+
+        def items(places: Sequence[int], held: list[_Record] = held) -> list[Item]:
+            return [_cells(*held[place]) for place in places]
+
+        yield Block(items, len(held), columns)
+
+
+def _records(path: Path) -> Iterator[_Record]:
+    """The records of a CSV file: the header, the number of the record, its fields, and an error if it has none."""
     with opened(path) as data:
         reader = _csv_reader(data, kind_of(path))
         try:
@@ -501,21 +529,13 @@ def _separated(path: Path) -> _Rows:
                 try:
                     fields = next(reader, None)
                 except csv.Error as fault:  # the reader goes on with the next line
-                    yield number, None, RowError(None, f"lines {first} to {reader.line_num}: malformed: {fault}")
+                    complaint = RowError(None, f"lines {first} to {reader.line_num}: malformed: {fault}")
+                    yield header, number, [], complaint
                     continue
                 if fields is None:
                     break
-                if not fields:
-                    continue
-                row = dict(zip(header, fields, strict=False))
-                bad = next((name for name, field in row.items() if not _is_utf8(field)), None)
-                if len(fields) != len(header):
-                    expected = f"expected {len(header)} as in the header"
-                    yield number, fields, RowError(None, f"found {len(fields)} fields, {expected}")
-                elif bad is not None:
-                    yield number, row, RowError(bad, "bytes that are not UTF-8: save the file as UTF-8")
-                else:
-                    yield number, row, None
+                if fields:
+                    yield header, number, fields, None
         except csv.Error as fault:
             raise PluralignError(f"{path}, line {reader.line_num}: malformed: {fault}") from fault
 

@@ -60,7 +60,7 @@ class RowChecker:
                 raise RowError(
                     None,
                     f"unknown column '{name}'{nearest(str(name), COLUMNS)}: the table has {', '.join(COLUMNS)}; "
-                    "remove the column, or describe the file with --format mapping",
+                    f"leave it out with import --drop-columns {name}, or describe the file with --format mapping",
                 )
         form, prompt = _prompt(row.get("prompt"))
         responses = _responses(row.get("responses"), form)

@@ -11,10 +11,10 @@ from typing import Any
 from pluralign.core.errors import PluralignError, RowError, nearest, one_line
 from pluralign.core.numbers import exact_number, whole_text
 from pluralign.core.progress import track
+from pluralign.judgments.blocks import Block, Item, block_of
 from pluralign.judgments.formats.templates import Field
-from pluralign.judgments.reading import expected_rows, read_rows
-from pluralign.judgments.schema import COLUMNS
-from pluralign.judgments.validation import Reject
+from pluralign.judgments.reading import expected_rows, read_blocks, read_rows
+from pluralign.judgments.validation import Reject, RowChecker
 
 Rows = Iterator[tuple[int, dict[str, Any]]]
 """Judgments with the numbers of the source rows that they come from."""
@@ -124,21 +124,41 @@ def carried(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_table(
-    path: Path, reject: Reject | None = None, tally: Tally | None = None, drop_columns: Collection[str] = ()
-) -> Rows:
-    """Format `table`: rows that already have the canonical columns. Arguments as for `convert_rows`."""
+    path: Path, checker: RowChecker, tally: Tally | None = None, drop_columns: Collection[str] = ()
+) -> Iterator[Block]:
+    """Format `table`: rows that already have the canonical columns, in blocks.
 
-    def convert(row: dict[str, Any]) -> Iterable[dict[str, Any]]:
-        for name in row:
-            if name not in COLUMNS:
-                raise RowError(
-                    None,
-                    f"unknown column '{name}'{nearest(str(name), COLUMNS)}: the table has {', '.join(COLUMNS)}; "
-                    f"leave it out with --drop-columns {name}, or describe the file with --format mapping",
-                )
-        return [row]
+    Args:
+        path: any file that `read_blocks` reads.
+        checker: the checker of the blocks.
+        tally: counts rows, and values of dropped columns.
+        drop_columns: columns that the user chose to leave out.
+    """
+    tally = Tally() if tally is None else tally
+    blocks = read_blocks(path, None if drop_columns else checker)
+    for block in track(blocks, f"Importing {path.name}", expected_rows(path), len):
+        tally.rows += len(block)
+        yield _dropped(block, drop_columns, tally) if drop_columns else block
 
-    return convert_rows(path, convert, reject, tally, drop_columns)
+
+def _dropped(block: Block, drop_columns: Collection[str], tally: Tally) -> Block:
+    if block.columns is not None:
+        dropped = [name for name in block.columns.schema.names if name in drop_columns]
+        tally.left_out.update({f"values of the dropped column '{name}'": len(block) for name in dropped})
+
+        def items(places: Sequence[int]) -> list[Item]:
+            return [
+                (number, row if complaint else without(row, drop_columns, None), complaint)
+                for number, row, complaint in block.items(places)
+            ]
+
+        return Block(items, len(block), block.columns.drop_columns(dropped))
+    return block_of(
+        [
+            (number, row if complaint else without(row, drop_columns, tally), complaint)
+            for number, row, complaint in block.items(range(len(block)))
+        ]
+    )
 
 
 def named_fields(given: Sequence[str], defaults: Mapping[str, str]) -> dict[str, str]:
