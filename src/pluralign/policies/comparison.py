@@ -99,7 +99,7 @@ def against_reference(
     limits = policy.limits.max_length
     del policy
     scale = tuned_with if beta is None else beta
-    if penalty.mode == "pm" and reward_model is None:
+    if penalty.charges_none and reward_model is None:
         return Beside(scale * log_probs, together)
     name = reference or reference_of(model)
     frozen = load_policy(name, max_length=limits, trust_remote_code=trust_remote_code)

@@ -18,7 +18,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from pluralign.choice.preference_matching import Penalty
 from pluralign.core.errors import PluralignError
 from pluralign.scoring.forward import block_charges, score_tokens
-from pluralign.scoring.heads import token_log_probs
+from pluralign.scoring.heads import token_log_probs, token_shares
 from pluralign.scoring.items import Items
 from pluralign.scoring.loading import SETTINGS, is_encoder, limits_of, load_parts, read_chat_template
 from pluralign.scoring.probe import plain_model
@@ -36,7 +36,8 @@ def with_log_probs(model: Any) -> Any:
 
     `model(..., sources=(predicted,), targets=(predicted,))` returns in `logits` the `(predicted,)` log-probabilities of
     the targets under the states at the sources (indices into the flattened `(rows * tokens)`), and computes logits
-    only there; with `full_logits=True` the model computes its own logits everywhere. Other calls are unchanged.
+    only there; with `full_logits=True` the model computes its own logits everywhere. With `flatten=(alpha, end)` it
+    returns `(predicted, 2)`, as in `token_shares`, without gradient. Other calls are unchanged.
 
     Raises:
         PluralignError: its `forward` was replaced by another library.
@@ -56,6 +57,7 @@ def with_log_probs(model: Any) -> Any:
         sources: Tensor | None = None,
         targets: Tensor | None = None,
         full_logits: bool = False,
+        flatten: tuple[float, int | None] | None = None,
         **kwargs: Any,
     ) -> Any:
         if sources is None or targets is None:
@@ -63,14 +65,15 @@ def with_log_probs(model: Any) -> Any:
         kwargs |= {"use_cache": False}
         kwargs.pop("labels", None)
         if full_logits:
-            logits = kind.forward(self, *args, **kwargs).logits.flatten(0, 1)
-            # `token_log_probs` overwrites the head's output, and these logits are a view that must not be overwritten.
-            log_probs = token_log_probs(torch.clone, logits[sources], targets, logits.shape[-1])
+            states = kind.forward(self, *args, **kwargs).logits.flatten(0, 1)
+            # The readers overwrite the head's output, and these logits are a view that must not be overwritten.
+            head, vocabulary = torch.clone, states.shape[-1]
         else:
             states = self.base_model(*args, **kwargs).last_hidden_state.flatten(0, 1)
-            head = self.get_output_embeddings()
-            log_probs = token_log_probs(head, states[sources], targets, self.config.get_text_config().vocab_size)
-        return CausalLMOutput(logits=log_probs)
+            head, vocabulary = self.get_output_embeddings(), self.config.get_text_config().vocab_size
+        if flatten is not None:
+            return CausalLMOutput(logits=token_shares(head, states[sources], targets, vocabulary, *flatten))
+        return CausalLMOutput(logits=token_log_probs(head, states[sources], targets, vocabulary))
 
     body = {"__module__": __name__, "forward": forward}
     plain.__class__ = type(kind.__name__, (_WithLogProbs, kind), body)
@@ -94,13 +97,10 @@ class CausalModel(TextModel):
         return self.values(self.tokenize(items), **options)
 
     def charges(self, tokens: TokenizedItems, penalty: Penalty) -> np.ndarray:
-        """The part of log pi(y|x) that a penalty charges when this model is the reference: `(responses,)`, in nats.
-
-        `kl` charges all tokens, `pm` none.
-        """
-        if penalty.mode == "pm":
+        """What a penalty charges when this model is the reference: `(responses,)`, in nats."""
+        if penalty.charges_none:
             return np.zeros(len(tokens.item))
-        read = functools.partial(block_charges, penalty=penalty)
+        read = functools.partial(block_charges, penalty=penalty, end=self.tokenizer.eos_token_id)
         return score_tokens(self.model, tokens, self.layout(tokens), read=read)
 
 

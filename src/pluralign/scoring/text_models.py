@@ -39,7 +39,8 @@ class TextModel:
 
     def tokenize(self, items: Items) -> TokenizedItems:
         """Token ids as this model reads them."""
-        return tokenize(items, self.tokenizer, self.limits, is_encoder(self.model.config))
+        encoder = is_encoder(self.model.config)
+        return tokenize(items, self.tokenizer, self.limits, encoder, end_cut=self.reads != "tokens")
 
     def layout(
         self, tokens: TokenizedItems, name: LayoutName = "auto", max_tokens_per_row: int = MAX_TOKENS_PER_ROW
