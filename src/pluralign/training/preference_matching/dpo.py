@@ -70,6 +70,11 @@ class PMDPOConfig(MatchingConfig):
         "the judgments' own.",
     )
     mode: Mode = setting("flattened", _MODE)
+    matching_by: Literal["everyone", "type"] = setting(
+        "everyone",
+        "One policy that matches all judgments, or annotator types, found by em-dpo, each with a policy that matches "
+        "its own people (type); then the keys of em-dpo apply, and the run is a mixture that draws a type first.",
+    )
     anchor: Literal["nll", "kl"] | None = setting(
         None,
         "Also learn what judgments leave open, the probability of everything that was not judged: keep it on the "
@@ -86,6 +91,11 @@ class PMDPOConfig(MatchingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_least(self, anchor_draws=1, length_checks=0)
+        if self.matching_by != "everyone":
+            raise ValueError(
+                f"matching_by: found {self.matching_by!r}, expected everyone: in Python, types are matched by "
+                'EMDPOTrainer with EMDPOConfig(mode="flattened", beta=1.0)'
+            )
         if self.anchor not in (None, "nll", "kl"):
             raise ValueError(f"anchor: found {self.anchor!r}, expected nll or kl, or leave it out")
         if not self.anchor_weight > 0:
