@@ -25,6 +25,9 @@ from pluralign.scoring.tokens import TokenizedItems
 PENALTY = "penalty"
 """The key of the penalty in a tuned policy's settings and in a mixture's file."""
 
+ANSWERS = "answers"
+"""The key of a tuned policy's settings that is `letters` if it responds with letters of listed options."""
+
 _NOT_CONTENT = ("_name_or_path", "transformers_version", "architectures", "dtype", SETTINGS)
 
 

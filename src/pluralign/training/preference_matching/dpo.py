@@ -22,14 +22,22 @@ from transformers.utils import logging
 from pluralign.choice.plackett_luce import NOT_SHOWN
 from pluralign.choice.preference_matching import Gate, Mode, Penalty
 from pluralign.core.errors import PluralignError
+from pluralign.judgments.lettered import lettered
+from pluralign.judgments.table import Judgments
 from pluralign.policies.comparison import drawn_tokens
 from pluralign.policies.policy import Policy
 from pluralign.scoring.forward import block_values
+from pluralign.scoring.items import Items
+from pluralign.scoring.loading import SETTINGS
+from pluralign.scoring.reference import ANSWERS
 from pluralign.scoring.tokens import TokenizedItems
 from pluralign.scoring.trees import blocks_of, lay_out
-from pluralign.training.configs import ALPHA_HELP, GATE_HELP, WEIGHT_HELP, check_least, setting
+from pluralign.training.configs import ALPHA_HELP, GATE_HELP, WEIGHT_HELP, check_choices, check_least, setting
 from pluralign.training.dpo import DPOConfig, DPOTrainer
 from pluralign.training.preference_matching.lengths import LengthChecks
+from pluralign.training.response_trainer import ModelOrName
+
+Answers = Literal["texts", "letters"]
 
 logger = logging.get_logger(__name__)
 
@@ -75,6 +83,11 @@ class PMDPOConfig(MatchingConfig):
         "One policy that matches all judgments, or annotator types, found by em-dpo, each with a policy that matches "
         "its own people (type); then the keys of em-dpo apply, and the run is a mixture that draws a type first.",
     )
+    answers: Answers = setting(
+        "texts",
+        "What the policy responds with: the texts themselves, or the letter of one of the options that the prompt "
+        "lists (letters), for statements and survey options, whose lengths would decide otherwise.",
+    )
     anchor: Literal["nll", "kl"] | None = setting(
         None,
         "Also learn what judgments leave open, the probability of everything that was not judged: keep it on the "
@@ -91,6 +104,7 @@ class PMDPOConfig(MatchingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_least(self, anchor_draws=1, length_checks=0)
+        check_choices(self, answers=Answers)
         if self.matching_by != "everyone":
             raise ValueError(
                 f"matching_by: found {self.matching_by!r}, expected everyone: in Python, types are matched by "
@@ -119,8 +133,10 @@ class PMDPOTrainer(DPOTrainer):
     args: PMDPOConfig
     objective: ClassVar[str] = "pm-dpo"
 
-    def __init__(self, *args: Any, **arguments: Any) -> None:
-        super().__init__(*args, **arguments)
+    def __init__(self, model: ModelOrName, args: PMDPOConfig, *data: Any, **arguments: Any) -> None:
+        self.args = args
+        super().__init__(model, args, *data, **arguments)
+        getattr(self.policy.model.config, SETTINGS)[ANSWERS] = args.answers
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         if self.args.anchor == "kl" and sharded:
             raise PluralignError("anchor: kl draws responses, which sharded weights do not allow here: use nll")
@@ -133,6 +149,9 @@ class PMDPOTrainer(DPOTrainer):
             policy = Policy(self.policy.model, self.policy.tokenizer, self.policy.limits)
             prompts, limit = list(self.train_items.prompts), min(2 * longest, room)
             self.add_callback(LengthChecks(self, policy, prompts, limit, self.args.length_checks))
+
+    def _ranked(self, judgments: Judgments, name: str) -> Items:
+        return super()._ranked(lettered(judgments) if self.args.answers == "letters" else judgments, name)
 
     def _drawn_from_reference(self, longest: int) -> TokenizedItems:
         """Responses of the reference to training prompts, drawn before the model is trained."""
