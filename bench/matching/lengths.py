@@ -42,7 +42,7 @@ def weights(reference: Tensor, penalty: Penalty) -> Tensor:
         "pm": torch.ones_like(probs),
         "conditional": torch.where(probs > penalty.alpha, torch.ones_like(probs), probs),
         "tempered": probs**penalty.reference_weight,
-        "flattened": flattened(reference, penalty.alpha, 0).exp(),
+        "flattened": flattened(reference, penalty.alpha, [0]).exp(),
     }[penalty.mode]
 
 

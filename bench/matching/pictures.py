@@ -117,5 +117,5 @@ def main() -> None:
     bars(
         "flattened", "The next token's probabilities under a reference and under the flattened reference, alpha .1",
         ["the", "a", "my", "our", "one", "zebra", "(end)"],
-        {"reference": step.exp(), "flattened, alpha .1": flattened(step, 0.1, 6).exp()}, (COLOURS[0], COLOURS[3]),
+        {"reference": step.exp(), "flattened, alpha .1": flattened(step, 0.1, [6]).exp()}, (COLOURS[0], COLOURS[3]),
     )  # fmt: skip

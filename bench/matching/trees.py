@@ -98,7 +98,7 @@ class Tree:
         """What a penalty charges of every token of every response: `(responses, depth)`."""
         log_probs, mask, logits, ids = self._read(self.reference)
         shape = log_probs.shape
-        _, shares = with_shares(logits.flatten(0, 1).clone(), ids.flatten(), penalty.alpha, self.end)
+        _, shares = with_shares(logits.flatten(0, 1).clone(), ids.flatten(), penalty.alpha, [self.end])
         return charged(log_probs, mask, penalty, shares.view(shape))
 
     def token_log_probs(self, model: Any) -> tuple[Tensor, Tensor]:

@@ -68,10 +68,10 @@ def rankings(tree: Tree, judged: list[int], shown: int) -> Judgments:
 
 
 def some_pairs(responses: int) -> list[tuple[int, int]]:
-    """Both orders of each response with the next one and with three drawn ones."""
+    """Both orders of each response with the next one and with a drawn one."""
     draw = random.Random(0)
     pairs = {(place, (place + 1) % responses) for place in range(responses)}
-    pairs |= {(place, draw.randrange(responses)) for place in range(responses) for _ in range(3)}
+    pairs |= {(place, draw.randrange(responses)) for place in range(responses)}
     return [order for a, b in sorted(pairs) if a != b for order in ((a, b), (b, a))]
 
 

@@ -88,7 +88,7 @@ class Tree:
         responses = list(self.reward)
         logits = torch.stack([self.reference[responses[row][:place]] for row, place in steps])
         targets = torch.tensor([responses[row][place] for row, place in steps])
-        found, own = with_shares(logits + 3, targets, penalty.alpha, END)
+        found, own = with_shares(logits + 3, targets, penalty.alpha, [END])
         torch.testing.assert_close(found, log_probs[mask.bool()], rtol=0, atol=1e-12)
         shares = torch.full_like(log_probs, math.nan).masked_scatter(mask.bool(), own)
         return charged(log_probs, mask, penalty, shares).sum(-1)
@@ -173,18 +173,17 @@ def test_no_policy_does_better_than_the_optimum(gate):
 
 @pytest.mark.parametrize("alpha", [1e-9, 0.01, 0.05, 0.2, 0.5, 0.9, 1.0])
 @pytest.mark.parametrize("vocabulary", [2, 3, 50, 4000])
-@pytest.mark.parametrize("end", [None, 0, 1])
-def test_the_weights_of_a_flattened_step_sum_to_one(end, vocabulary, alpha):
+@pytest.mark.parametrize("ends", [[], [0], [1, 0]])
+def test_the_weights_of_a_flattened_step_sum_to_one(ends, vocabulary, alpha):
     generator = torch.Generator().manual_seed(vocabulary)
     own = (3 * torch.randn(20, vocabulary, generator=generator, dtype=torch.float64)).log_softmax(-1)
-    flat = flattened(own, alpha, end)
+    flat = flattened(own, alpha, ends)
     torch.testing.assert_close(flat.logsumexp(-1), torch.zeros(20, dtype=torch.float64), rtol=0, atol=1e-12)
-    if end is not None:
-        assert torch.equal(flat[:, end], own[:, end])
+    assert torch.equal(flat[:, ends], own[:, ends])
     likely = own.exp() > alpha
     assert torch.equal(flat[~likely], own[~likely])
     for target in (0, vocabulary - 1):  # the reduction over targets is this distribution
-        log_probs, shares = with_shares(own.clone(), torch.full((20,), target), alpha, end)
+        log_probs, shares = with_shares(own.clone(), torch.full((20,), target), alpha, ends)
         torch.testing.assert_close(torch.where(shares.isnan(), log_probs, shares), flat[:, target], rtol=0, atol=1e-12)
 
 
@@ -206,7 +205,7 @@ def test_without_a_reward_flattened_keeps_the_length_and_conditional_does_not():
     said = lengths_of(1 - ends, ends)
     number = torch.arange(1, cap + 1, dtype=torch.float64)
     for alpha in (0.3, 0.1, 0.01, 1e-9):
-        flat = flattened(own, alpha, 0).exp()
+        flat = flattened(own, alpha, [0]).exp()
         torch.testing.assert_close(lengths_of(flat[:, 1:].sum(-1), flat[:, 0]), said, rtol=0, atol=1e-12)
         taken = torch.where(own.exp() > alpha, torch.ones_like(own), own.exp())
         assert lengths_of(taken[:, 1:].sum(-1), taken[:, 0]) @ number > said @ number + 5
@@ -432,7 +431,7 @@ def test_a_bandit_reaches_the_optimum(penalty, beta, tmp_path):
 
 def one_token(penalty):
     """What a penalty charges of the four one-token responses of `token_model`, whose end token is the last."""
-    _, shares = with_shares(REFERENCE.log().repeat(4, 1), torch.arange(4), penalty.alpha, end=3)
+    _, shares = with_shares(REFERENCE.log().repeat(4, 1), torch.arange(4), penalty.alpha, ends=[3])
     return charged(REFERENCE.log().unsqueeze(-1), torch.ones(4, 1), penalty, shares.unsqueeze(-1)).sum(-1)
 
 

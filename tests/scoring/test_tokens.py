@@ -71,7 +71,7 @@ def test_a_cut_response_has_no_end_for_a_policy(causal):
     assert found.response_ids[1][-1] == end, "it was not cut"
     with_end = tokenize(whole, causal, TokenLimits(20, 8), encoder=False).response_ids[0]
     assert with_end == [*found.response_ids[0][:-1], end]
-    exact = tokenize(items("Tea?", "good cat"), causal, TokenLimits(20, 8), encoder=False, end_cut=False)
+    exact = tokenize(items("Tea?", "good cat", "sun"), causal, TokenLimits(20, 8), encoder=False, end_cut=False)
     assert exact.response_ids[0][-1] == end
 
 

@@ -32,6 +32,8 @@ from pluralign.training.em_dpo.trainer import EMDPOTrainer
 from pluralign.training.preference_matching.dpo import PMDPOConfig, PMDPOTrainer
 from pluralign.training.preference_matching.lengths import LengthChecks, stop_if_endless
 from pluralign.workflows.aggregate.answers import log_ratios_of
+from pluralign.workflows.train.run import check
+from pluralign.workflows.train.settings import read_yaml
 
 pytestmark = pytest.mark.usefixtures("reference_cache")
 
@@ -255,7 +257,7 @@ def parts(judgments, tmp_path):
     "values",
     [
         {"mode": "conditional", "gate": "token"},
-        {"alpha": 0.01},
+        {"alpha": 0.003},
         {"mode": "conditional", "gate": "sequence", "use_peft": True, "lora_target_modules": ["all-linear"]},
         {"mode": "pm", "beta": 0.5},
     ],
@@ -282,7 +284,7 @@ def test_a_run_is_evaluated_under_its_own_penalty(values, base, parts, tmp_path)
     stored = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(stored | {SETTINGS: settings}))
     other = pluralign.evaluate(folder, parts / "test.parquet", tmp_path / "as-dpo")
-    assert abs(other["log_loss"] - own["log_loss"]) > 0.05
+    assert abs(other["log_loss"] - own["log_loss"]) > (1e-5 if wanted["mode"] == "flattened" else 0.05)
     assert "tuned" in (folder / "README.md").read_text() or "load_policy" in (folder / "README.md").read_text()
 
 
@@ -332,7 +334,7 @@ def test_a_kl_anchor_is_the_optimum_of_both_losses(tmp_path):
     bandit, weight = Bandit(tmp_path / "bandit"), 0.5
     found, trainer = bandit.tuned(tmp_path, mode="pm", anchor="kl", anchor_weight=weight, anchor_draws=20)
     drawn = np.bincount([ids[0] - 3 for ids in trainer._draws.response_ids], minlength=10) / 20
-    rows = bandit.table.rows()
+    rows = list(bandit.table.rows())
     orders = np.array([["abcdefghij".index(text) for text in row["responses"]] for row in rows])
     share = np.array([row["weight"] for row in rows])
 
@@ -365,7 +367,37 @@ def test_training_logs_lengths_and_stops_where_nothing_ends(judgments, base, tmp
         PMDPOConfig(str(tmp_path), use_cpu=True, anchor="sft")
 
 
+def test_letters_are_trained_and_evaluated_as_letters(base, parts, tmp_path):
+    folder = tmp_path / "letters"
+    pluralign.train(config_of(base, parts, folder, answers="letters", length_checks=0))
+    own = read_metrics(folder)
+    found = pluralign.evaluate(folder, parts / "test.parquet", tmp_path / "evaluation")
+    for key in ("accuracy", "log_loss"):
+        assert found[key] == pytest.approx(own[key], rel=1e-4), key
+    with pytest.raises(PluralignError, match="responds with letters, which a reward model cannot score"):
+        pluralign.evaluate(folder, parts / "test.parquet", tmp_path / "other", reward=str(folder))
+
+
 # Types.
+
+
+def test_matching_by_type_is_em_dpo_that_matches(base, parts, tmp_path):
+    """One key from judgments to a mixture; what is given stays; in Python there is the trainer itself."""
+    job = check_run(config_of(base, parts, tmp_path / "run", matching_by="type", types=2, alpha=0.2))
+    assert (job.objective, job.args.types) == ("em-dpo", 2)
+    assert job.args.penalty == Penalty("flattened", 0.2)
+    assert job.args.beta == 1.0
+    job = check_run(config_of(base, parts, tmp_path / "other", matching_by="type", mode="pm", beta=0.5))
+    assert (job.args.penalty.mode, job.args.beta) == ("pm", 0.5)
+    assert check_run(config_of(base, parts, tmp_path / "one", matching_by="everyone")).objective == "pm-dpo"
+    with pytest.raises(PluralignError, match="unknown key 'anchor'"):
+        check_run(config_of(base, parts, tmp_path / "two", matching_by="type", anchor="nll"))
+    with pytest.raises(ValueError, match="matching_by: found 'type'"):
+        PMDPOConfig(str(tmp_path), use_cpu=True, matching_by="type")
+
+
+def check_run(file):
+    return check(read_yaml(file), {}, str(file))
 
 
 def test_types_match_their_own_people(base, town_rows, tmp_path):

@@ -82,13 +82,13 @@ class Logits(torch.nn.Module):
 
 @pytest.mark.parametrize("gate", ["token", "sequence"])
 def test_flattened_charges_shares_of_the_references_logits(gate):
-    generator, end, penalty = torch.Generator().manual_seed(0), 1, Penalty(alpha=0.2, gate=gate)
+    generator, end, penalty = torch.Generator().manual_seed(0), 1, Penalty(alpha=0.1, gate=gate)
     logits = 2 * torch.randn(2, 5, 6, generator=generator)
     labels = torch.tensor([[-100, -100, 5, 0, 1], [-100, -100, 3, 1, -100]])
-    reference = ChargedReference(Logits(logits.clone()), penalty, end)
+    reference = ChargedReference(Logits(logits.clone()), penalty, [end])
     found = reference(input_ids=None, labels=labels, fused_lm_head=True).log_probs
     own = logits.log_softmax(-1)[:, :-1]
-    flat = flattened(own, penalty.alpha, end)
+    flat = flattened(own, penalty.alpha, [end])
     for row, ids in enumerate(labels[:, 1:].tolist()):
         there = [place for place, token in enumerate(ids) if token != -100]
         passes = np.mean([float(own[row, place, ids[place]]) for place in there]) > np.log(penalty.alpha)

@@ -24,6 +24,7 @@ arXiv 2511.08594 (`tempered`). `flattened` and the gates for whole responses are
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -101,7 +102,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def flattened(reference_log_probs: Tensor, alpha: float, end: int | None) -> Tensor:
+def flattened(reference_log_probs: Tensor, alpha: float, ends: Sequence[int]) -> Tensor:
     """The flattened reference: `(..., vocabulary)` log-probabilities in which all tokens inside are equally likely.
 
     Tokens with a probability above alpha, the end token excepted, share their mass m: each gets m / |S|. All others
@@ -110,31 +111,31 @@ def flattened(reference_log_probs: Tensor, alpha: float, end: int | None) -> Ten
     Args:
         reference_log_probs: `(..., vocabulary)`, normalised, in nats.
         alpha: the threshold, above 0.
-        end: id of the end token, if there is one.
+        ends: ids of the tokens that end a response; models have one, several or none.
 
     Examples:
-        >>> flattened(torch.tensor([0.4, 0.2, 0.1, 0.3]).log(), alpha=0.15, end=3).exp()
+        >>> flattened(torch.tensor([0.4, 0.2, 0.1, 0.3]).log(), alpha=0.15, ends=[3]).exp()
         tensor([0.3000, 0.3000, 0.1000, 0.3000])
     """
-    within, share = _shares(reference_log_probs.exp(), alpha, end)
+    within, share = _shares(reference_log_probs.exp(), alpha, ends)
     return torch.where(within, share.unsqueeze(-1), reference_log_probs)
 
 
-def with_shares(logits: Tensor, targets: Tensor, alpha: float, end: int | None) -> tuple[Tensor, Tensor]:
+def with_shares(logits: Tensor, targets: Tensor, alpha: float, ends: Sequence[int]) -> tuple[Tensor, Tensor]:
     """log pi_ref of targets, and what `flattened` gives those inside: both `(tokens,)`, in nats.
 
     Args:
         logits: `(tokens, vocabulary)` of the reference, float32 or float64; overwritten.
         targets: `(tokens,)` ids.
         alpha: the threshold, above 0.
-        end: id of the end token, if there is one.
+        ends: ids of the tokens that end a response; models have one, several or none.
 
     Returns:
         `log_probs`; and `shares`, log(m / |S|) of targets inside, nan for the others.
 
     Examples:
         >>> logits = torch.tensor([[0.4, 0.2, 0.1, 0.3]]).log().repeat(3, 1)
-        >>> log_probs, shares = with_shares(logits, torch.tensor([0, 2, 3]), alpha=0.15, end=3)
+        >>> log_probs, shares = with_shares(logits, torch.tensor([0, 2, 3]), alpha=0.15, ends=[3])
         >>> log_probs.exp(), shares.exp()
         (tensor([0.4000, 0.1000, 0.3000]), tensor([0.3000,    nan,    nan]))
     """
@@ -142,16 +143,15 @@ def with_shares(logits: Tensor, targets: Tensor, alpha: float, end: int | None) 
     logits.sub_(logits.amax(-1, keepdim=True))
     chosen = logits.gather(-1, at).squeeze(-1)
     total = logits.exp_().sum(-1, keepdim=True)
-    within, share = _shares(logits.div_(total), alpha, end)
+    within, share = _shares(logits.div_(total), alpha, ends)
     log_probs = chosen - total.squeeze(-1).log()
     return log_probs, share.masked_fill(~within.gather(-1, at).squeeze(-1), torch.nan)
 
 
-def _shares(probs: Tensor, alpha: float, end: int | None) -> tuple[Tensor, Tensor]:
+def _shares(probs: Tensor, alpha: float, ends: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Which tokens are inside `(..., vocabulary)`, and log(m / |S|) `(...)`; nothing of it where none is."""
     within = probs > alpha
-    if end is not None:
-        within[..., end] = False
+    within[..., list(ends)] = False
     count = within.sum(-1)
     return within, (probs * within).sum(-1).log() - count.to(probs.dtype).log()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def with_log_probs(model: Any) -> Any:
 
     `model(..., sources=(predicted,), targets=(predicted,))` returns in `logits` the `(predicted,)` log-probabilities of
     the targets under the states at the sources (indices into the flattened `(rows * tokens)`), and computes logits
-    only there; with `full_logits=True` the model computes its own logits everywhere. With `flatten=(alpha, end)` it
+    only there; with `full_logits=True` the model computes its own logits everywhere. With `flatten=(alpha, ends)` it
     returns `(predicted, 2)`, as in `token_shares`, without gradient. Other calls are unchanged.
 
     Raises:
@@ -57,7 +58,7 @@ def with_log_probs(model: Any) -> Any:
         sources: Tensor | None = None,
         targets: Tensor | None = None,
         full_logits: bool = False,
-        flatten: tuple[float, int | None] | None = None,
+        flatten: tuple[float, Sequence[int]] | None = None,
         **kwargs: Any,
     ) -> Any:
         if sources is None or targets is None:
@@ -92,6 +93,12 @@ class CausalModel(TextModel):
         """The states that predict the response's tokens."""
         return "tokens"
 
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Ids of the tokens that end a response."""
+        end = self.tokenizer.eos_token_id
+        return () if end is None else (int(end),)
+
     def log_probs(self, items: Items, **options: Any) -> np.ndarray:
         """log pi(y|x) of every unique response: `(responses,)`, float64; options as in `TextModel.values`."""
         return self.values(self.tokenize(items), **options)
@@ -100,7 +107,7 @@ class CausalModel(TextModel):
         """What a penalty charges when this model is the reference: `(responses,)`, in nats."""
         if penalty.charges_none:
             return np.zeros(len(tokens.item))
-        read = functools.partial(block_charges, penalty=penalty, end=self.tokenizer.eos_token_id)
+        read = functools.partial(block_charges, penalty=penalty, ends=self.ends)
         return score_tokens(self.model, tokens, self.layout(tokens), read=read)
 
 

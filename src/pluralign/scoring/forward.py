@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,15 +53,15 @@ def block_values(model: nn.Module, block: dict[str, Tensor], layout: Layout) -> 
 
 
 def block_charges(
-    model: nn.Module, block: dict[str, Tensor], layout: Layout, penalty: Penalty, end: int | None
+    model: nn.Module, block: dict[str, Tensor], layout: Layout, penalty: Penalty, ends: Sequence[int]
 ) -> Tensor:
-    """`(responses,)` what a penalty charges of each response, in nats; `end` is the id of the end token.
+    """`(responses,)` what a penalty charges of each response, in nats; `ends` are the ids of end tokens.
 
     If it charges all, these are `block_values`.
     """
     shares = None
     if penalty.mode == "flattened" and not penalty.charges_all:
-        pairs = block_token_log_probs(model, block, layout, flatten=(penalty.alpha, end))
+        pairs = block_token_log_probs(model, block, layout, flatten=(penalty.alpha, ends))
         log_probs, shares = pairs.unbind(-1)
     else:
         log_probs = block_token_log_probs(model, block, layout)

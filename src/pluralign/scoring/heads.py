@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -70,7 +70,7 @@ def token_shares(
     targets: Tensor,
     vocabulary: int,
     alpha: float,
-    end: int | None,
+    ends: Sequence[int],
     at_once: int = LOGITS_AT_ONCE,
 ) -> Tensor:
     """log softmax(head(state))[target] and what the flattened reference gives it, without gradient: `(tokens, 2)`.
@@ -82,6 +82,6 @@ def token_shares(
     with torch.no_grad():
         for some, chosen in zip(states.split(size), targets.split(size), strict=True):
             logits = head(some)
-            pair = with_shares(logits if logits.dtype == torch.float64 else logits.float(), chosen, alpha, end)
+            pair = with_shares(logits if logits.dtype == torch.float64 else logits.float(), chosen, alpha, ends)
             parts.append(torch.stack(pair, -1))
     return torch.cat(parts)

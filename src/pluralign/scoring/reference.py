@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -63,13 +63,13 @@ def stored_penalty(settings: Mapping[str, Any], place: str) -> Penalty:
 
 
 def log_probs_file(
-    model_name: str, tokens: TokenizedItems, dtype: str, penalty: Penalty, end: int | None = None
+    model_name: str, tokens: TokenizedItems, dtype: str, penalty: Penalty, ends: Sequence[int] = ()
 ) -> Path:
     """The cache file of the log-probabilities that a penalty charges, for a model's fingerprint and a precision.
 
-    `end` is the id of the end token, which `flattened` keeps apart.
+    `ends` are the ids of end tokens, which `flattened` keeps apart.
     """
-    charged = () if penalty.charges_all else (*astuple(penalty), end)
+    charged = () if penalty.charges_all else (*astuple(penalty), *ends)
     key = fingerprint("log-probs-1", model_name, tokens.fingerprint(), dtype, *charged)
     return cache_folder() / "reference-log-probs" / f"{key}.safetensors"
 
@@ -99,6 +99,5 @@ def reference_charges(reference: CausalModel, tokens: TokenizedItems, penalty: P
     if penalty.charges_none:
         return reference.charges(tokens, penalty)
     precision = f"{next(reference.model.parameters()).dtype} no"
-    end = reference.tokenizer.eos_token_id
-    file = log_probs_file(fingerprint_weights(reference.model), tokens, precision, penalty, end)
+    file = log_probs_file(fingerprint_weights(reference.model), tokens, precision, penalty, reference.ends)
     return kept_log_probs(file, lambda: reference.charges(tokens, penalty))

@@ -190,8 +190,8 @@ class DPOTrainer(JudgmentTrainer):
             training = model.training
             with torch.no_grad(), context:
                 model.eval()
-                end = self.policy.tokenizer.eos_token_id
-                charges = [block_charges(model, block, self.layout, penalty, end) for block in inputs["blocks"]]
+                ends = self.policy.ends
+                charges = [block_charges(model, block, self.layout, penalty, ends) for block in inputs["blocks"]]
                 reference = torch.cat(charges)
                 model.train(training)
         return self.args.beta * (values - reference)
@@ -223,7 +223,7 @@ class DPOTrainer(JudgmentTrainer):
         name = tokens.fingerprint(), charged
         if name not in self._charges:
             precision = f"{next(self.policy.model.parameters()).dtype} {self.accelerator.mixed_precision}"
-            file = log_probs_file(self._ref_name, tokens, precision, charged, self.policy.tokenizer.eos_token_id)
+            file = log_probs_file(self._ref_name, tokens, precision, charged, self.policy.ends)
             self._charges[name] = kept_log_probs(
                 file, lambda: self._charged_by(tokens, charged), self._all, self.accelerator.is_main_process
             )
@@ -232,7 +232,7 @@ class DPOTrainer(JudgmentTrainer):
     def _charged_by(self, tokens: TokenizedItems, penalty: Penalty) -> np.ndarray:
         model, context = self._frozen()
         with context:
-            read = functools.partial(block_charges, penalty=penalty, end=self.policy.tokenizer.eos_token_id)
+            read = functools.partial(block_charges, penalty=penalty, ends=self.policy.ends)
             return self._values(tokens, model, read=read)
 
     def _all(self, true: bool) -> bool:

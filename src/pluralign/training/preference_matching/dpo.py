@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from pluralign.choice.plackett_luce import NOT_SHOWN
 from pluralign.choice.preference_matching import Gate, Mode, Penalty
 from pluralign.core.errors import PluralignError
 from pluralign.judgments.lettered import lettered
@@ -166,15 +165,20 @@ class PMDPOTrainer(DPOTrainer):
         return drawn_tokens(prompts, samples, self.policy.tokenizer, self.policy.limits.max_length - longest)
 
     def _utilities(self, values: Tensor, inputs: dict[str, Any]) -> Tensor:
-        inputs["log_probs"] = values
+        if self.args.anchor == "nll":
+            item = torch.from_numpy(self.train_tokens.item)[inputs["response"].cpu()].to(values.device)
+            own, place = item.unique(return_inverse=True)
+            lowest = torch.full((len(own),), -torch.inf, device=values.device)
+            most = lowest.scatter_reduce(0, place, values.detach().float(), "amax")[place]
+            mass = torch.zeros_like(lowest).index_add(0, place, (values - most).exp())
+            inputs["listed"] = mass.log()[place] + most
         return super()._utilities(values, inputs)
 
     def _losses(self, utilities: Tensor, inputs: dict[str, Any]) -> Tensor:
         losses = super()._losses(utilities, inputs)
         if self.args.anchor == "nll":
-            # -log of the probability that one of the judged responses is said: it leaves their odds alone.
-            shown = inputs["ranks"] != NOT_SHOWN
-            said = inputs["log_probs"][inputs["index"]].masked_fill(~shown, -torch.inf).logsumexp(-1)
+            # -log of the probability that one of the prompt's judged responses is said: it leaves their odds alone.
+            said = inputs["listed"][inputs["index"][:, 0]]
             self._add("anchor", torch.stack([-(inputs["weight"] @ said.detach()), inputs["weight"].sum()]))
             losses = losses - self.args.anchor_weight * said
         return losses

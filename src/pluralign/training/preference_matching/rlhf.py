@@ -75,14 +75,14 @@ class ChargedReference(nn.Module):
         run: the reference itself, called with the same arguments, or without the last two for its logits; `None` if
             the penalty needs none.
         penalty: mode, threshold and gate.
-        end: id of the end token, if there is one.
+        ends: ids of the tokens that end a response.
     """
 
-    def __init__(self, run: Callable[..., Any] | None, penalty: Penalty, end: int | None = None) -> None:
+    def __init__(self, run: Callable[..., Any] | None, penalty: Penalty, ends: Sequence[int] = ()) -> None:
         super().__init__()
         self.run = run
         self.penalty = penalty
-        self.end = end
+        self.ends = ends
         self.counts: list[Tensor] = []
 
     def forward(self, **inputs: Any) -> Any:
@@ -113,7 +113,7 @@ class ChargedReference(nn.Module):
         logits = self.run(**rest, logits_to_keep=labels.shape[1] + 1 - first).logits[:, :-1]
         labels, there = labels.to(logits.device), (labels != -100).to(logits.device)
         chosen = there[:, first:]
-        found = with_shares(logits[chosen].float(), labels[there], self.penalty.alpha, self.end)
+        found = with_shares(logits[chosen].float(), labels[there], self.penalty.alpha, self.ends)
         log_probs, shares = (torch.zeros_like(there, dtype=torch.float).masked_scatter(there, one) for one in found)
         return log_probs, shares
 
@@ -203,7 +203,7 @@ class PMRLHFTrainer(Objective, trl.RLOOTrainer):
         self.beta = beta
         self.scorer = scorer
         self._cut_before: float | None = None
-        self.ref_model = ChargedReference(self._reference(ref_model), args.penalty, self.eos_token_id)
+        self.ref_model = ChargedReference(self._reference(ref_model), args.penalty, self.eos_token_ids)
         stored = getattr(self.model.config, SETTINGS, None) or {}
         settings = {"objective": "pm-rlhf", "beta": beta, PENALTY: asdict(args.penalty), IMPLICIT_REWARD: False}
         setattr(self.model.config, SETTINGS, stored | settings)
