@@ -139,12 +139,20 @@ def pm_polis(found: Any) -> list[str]:
 
 def pm_language(found: Any) -> list[str]:
     reward, options = stored("pm_language_reward"), found[-1]["options"]
-    modes = {"kl": "KL", "pm": "plain", "conditional": "conditional"}
+    modes = {
+        "kl": "KL", "flattened": "flattened", "tempered": "tempered", "pm": "plain", "conditional": "conditional",
+    }  # fmt: skip
     by_cell: dict[tuple[Any, ...], list[dict[str, float]]] = {}
     for result in found:
         cell = result["cell"]
         mode = list(modes).index(cell.get("mode", "kl"))
-        key = (cell["how"] != "reference", -cell.get("beta", 0.0), cell["how"] == "offline", mode, cell.get("alpha", 0))
+        key = (
+            cell["how"] != "reference",
+            -cell.get("beta", 0.0),
+            cell["how"] == "offline",
+            mode,
+            cell.get("alpha", cell.get("reference_weight", 0)),
+        )
         by_cell.setdefault(key, []).append(result["metrics"])
     rows = []
     for (tuned, beta, is_offline, mode, alpha), metrics in sorted(by_cell.items()):

@@ -49,7 +49,7 @@ TUNING = {"per_device_train_batch_size": 16, "learning_rate": 2e-3, "num_train_e
 ADAPTER = {"use_peft": True, "lora_target_modules": ["all-linear"]}
 ONLINE: dict[str, Any] = {
     "objective": "pm-rlhf", "num_generations": 4, "per_device_train_batch_size": 32, "learning_rate": 1e-3,
-    "max_steps": 60, "max_completion_length": ANSWER,
+    "max_steps": 60, "max_completion_length": ANSWER, "stop_if_endless": False,
 }  # fmt: skip
 REWARD: dict[str, Any] = {
     "objective": "plackett-luce", "per_device_train_batch_size": 16, "learning_rate": 1e-3, "num_train_epochs": 3,
@@ -60,8 +60,8 @@ SOFTMAX = "best-of softmax"
 METHODS: dict[str, dict[str, Any]] = {
     BASE: {},
     "DPO": {"objective": "dpo", **ADAPTER},
-    "matching, flattened": {"objective": "pm-dpo", **ADAPTER},
-    "matching, plain": {"objective": "pm-dpo", "mode": "pm", **ADAPTER},
+    "matching, flattened": {"objective": "pm-dpo", "length_checks": 0, **ADAPTER},
+    "matching, plain": {"objective": "pm-dpo", "mode": "pm", "length_checks": 0, **ADAPTER},
     "DPO by type": {"objective": "em-dpo", "types": 3},
     "matching by type, flattened": {"objective": "pm-dpo", "matching_by": "type", "types": 3},
     "matching by type, plain": {"objective": "pm-dpo", "matching_by": "type", "types": 3, "mode": "pm"},
