@@ -12,6 +12,7 @@ from pluralign.cli import options
 from pluralign.core.errors import PluralignError
 
 Prior = Literal["run", "uniform"]
+Select = Literal["best", "softmax"]
 TypedRun = Annotated[Path, Argument(help="Folder of a finished em-dpo run.")]
 
 
@@ -21,6 +22,10 @@ def best_of(
     reward: Annotated[str, Option(help="Reward model that chooses: a folder or hub id.")],
     out: options.OutTable,
     n: Annotated[int, Option("--n", min=1, help="Number of responses to sample per prompt.")] = 4,
+    select: Annotated[
+        Select, Option(help="Keep the best response, or draw one with probability softmax(reward / beta).")
+    ] = "best",
+    beta: Annotated[float, Option(help="With --select softmax, its temperature.")] = 1.0,
     max_new_tokens: options.MaxNewTokens = 128,
     temperature: options.Temperature = 1.0,
     max_prompts: options.MaxPrompts = None,
@@ -30,19 +35,19 @@ def best_of(
     revision: options.Revision = "main",
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Sample n responses per prompt and rank the best one first.
+    """Sample n responses per prompt and rank the best one, or one drawn by softmax, first.
 
-    The output is a table of judgments, for supervised fine-tuning on the best responses.
+    The output is a table of judgments, for supervised fine-tuning on the responses ranked first.
     """
     from pluralign.workflows.best_of import best_of as run
     from pluralign.workflows.best_of import best_of_lines
 
     metrics = run(
-        model, prompts, out, reward=reward, n=n, max_new_tokens=max_new_tokens, temperature=temperature,
-        max_prompts=max_prompts, quantile=quantile, label_scale=label_scale, seed=seed, revision=revision,
-        trust_remote_code=trust_remote_code,
+        model, prompts, out, reward=reward, n=n, select=select, beta=beta, max_new_tokens=max_new_tokens,
+        temperature=temperature, max_prompts=max_prompts, quantile=quantile, label_scale=label_scale, seed=seed,
+        revision=revision, trust_remote_code=trust_remote_code,
     )  # fmt: skip
-    typer.echo("\n".join(best_of_lines(metrics)))
+    typer.echo("\n".join(best_of_lines(metrics, select)))
     typer.echo(f"written to {out}; all sampled responses are in {out}.answers.parquet")
 
 
