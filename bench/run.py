@@ -37,7 +37,7 @@ BENCHMARKS = {
     "latent_class": ("annotator_types.latent_class", "5 min", "latent classes against biogeme and choix, and growth"),
     "types": ("annotator_types.planted_types", "20 min", "simulated annotator types: identification, recovery, power"),
     "real_types": ("annotator_types.real_types", "10 min", "annotator types in Polis, ConvArg and QA-feedback"),
-    "em_town": ("em_dpo.town", "hours", "EM-DPO on a simulated town: recovery, and judgments per annotator"),
+    "em_town": ("em_dpo.town", "2 h", "EM-DPO on simulated towns: judgments per annotator, and where words are blind"),
     "em_cost": ("em_dpo.cost", "30 min", "a round of EM-DPO against an epoch of DPO, ours and TRL's"),
     "em_real": ("em_dpo.real_annotators", "hours", "EM-DPO on ConvArg and on Polis conversations"),
     "em_regret": ("em_dpo.regret", "10 min", "regret and win rates of one policy for a town"),

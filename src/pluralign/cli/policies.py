@@ -56,6 +56,9 @@ def route(
     files: options.Files,
     out: options.OutParquet,
     prior: Annotated[Prior, Option(help="Prior over types: their shares in the run, or uniform.")] = "run",
+    continuous: Annotated[
+        bool, Option(help="Also give continuous weights of the types, and compare them with hard types.")
+    ] = False,
     label_scale: options.LabelScale = None,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
@@ -63,16 +66,20 @@ def route(
 
     Nothing is trained. The output has the most probable type of each annotator and the adapter of that type.
     """
+    from pluralign.workflows.route import continuum_of
     from pluralign.workflows.route import route as route_annotators
 
     routed = route_annotators(
-        run, list(map(str, files)), out, prior=prior, label_scale=label_scale, trust_remote_code=trust_remote_code
-    )
+        run, list(map(str, files)), out, prior=prior, continuous=continuous, label_scale=label_scale,
+        trust_remote_code=trust_remote_code,
+    )  # fmt: skip
     types, adapters = routed.column("type").to_pylist(), routed.column("adapter").to_pylist()
     for kind, adapter in sorted(set(zip(types, adapters, strict=True))):
         typer.echo(f"type {kind}, adapter {adapter}: {types.count(kind)} of {len(routed)} annotators")
     if without_ranks := routed.column("judgments").to_pylist().count(0):
         typer.echo(f"by the prior alone, because they ranked nothing: {without_ranks} of {len(routed)} annotators")
+    if (compared := continuum_of(routed)) is not None:
+        typer.echo(compared.sentence)
     typer.echo(f"written to {out}")
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from pluralign.choice.plackett_luce import Ties, log_likelihood, pair_log_likelihood
+from pluralign.choice.plackett_luce import NOT_RANKED, Ties, log_likelihood, pair_log_likelihood
 from pluralign.choice.preference_matching import Penalty
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import disk_errors, write_json
@@ -177,6 +177,9 @@ def read_responsibilities(place: str | os.PathLike[str], types: int | None = Non
 def ranking_log_likelihoods(utilities: ArrayLike, items: Items, mixture: Mixture) -> NDArray[np.float64]:
     """log P_k of every judgment under utilities, in nats, by the likelihood used in a mixture's tuning.
 
+    With `sigmoid` a ranking counts as the sum over its pairs: tuning takes their mean, but a posterior multiplies the
+    probabilities of everything that was observed.
+
     Args:
         utilities: of the unique responses, `(types, responses)`.
         items: the judgments.
@@ -201,19 +204,38 @@ def ranking_log_likelihoods(utilities: ArrayLike, items: Items, mixture: Mixture
     if values.ndim != 2 or values.shape[1] != len(items.responses):
         raise PluralignError(f"utilities: shape {values.shape}, expected (types, {len(items.responses)})")
     log_likelihoods = np.zeros((items.judgments, len(values)))
+    pairs = pair_counts(items)
     # Judgments are grouped by length, which needs no padding; those of a single response stay 0.
     for block, places in judgment_blocks(items.offsets, _PAIRS_AT_ONCE):
         shown = torch.from_numpy(values[:, items.response[places]])  # (types, judgments, responses)
         ranks = torch.from_numpy(items.ranks[places])
         try:
             if mixture.loss_type == "sigmoid":
-                log_p = pair_log_likelihood(shown, ranks, ties=mixture.ties)
+                log_p = pair_log_likelihood(shown, ranks, ties=mixture.ties) * torch.from_numpy(pairs[block])
             else:
                 log_p = log_likelihood(shown, ranks, ties=mixture.ties, top=mixture.top)
         except ValueError as fault:
             raise PluralignError(f"the mixture was tuned with ties: {mixture.ties}: {fault}") from fault
         log_likelihoods[block] = log_p.numpy().T
     return log_likelihoods
+
+
+def pair_counts(items: Items) -> NDArray[np.int64]:
+    """Number of pairs in each judgment of which at least one response is ranked: `(judgments,)`.
+
+    Examples:
+        >>> from pluralign.judgments import Judgments
+        >>> from pluralign.scoring.items import items_of
+        >>> shown = {"prompt": "Tea?", "responses": ["a", "b", "c"]}
+        >>> judgments = Judgments.from_rows([shown | {"ranks": [1, 2, 3]}, shown | {"ranks": [1, None, None]}])
+        >>> pair_counts(items_of(judgments)).tolist()
+        [3, 2]
+    """
+    shown = np.diff(items.offsets)
+    unranked = np.bincount(
+        np.repeat(np.arange(items.judgments), shown)[items.ranks == NOT_RANKED], minlength=items.judgments
+    )
+    return np.asarray((shown * (shown - 1) - unranked * (unranked - 1)) // 2)
 
 
 def weight_files(model: str | os.PathLike[str], raw: bool = False) -> list[Path]:
