@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pluralign.reports.audit import Verdict, verdict_banner
+from pluralign.reports.audit import verdict_banner
+from pluralign.reports.audit_record import Verdict
 from pluralign.reports.page import Block, Cell, Figure, Figures, Section, Table
-from pluralign.reports.plots import stacked
+from pluralign.reports.row_plots import stacked
 from pluralign.reports.texts import percent
 
 

@@ -84,7 +84,17 @@ class Findings:
         compared = fitted if fitted > 1 else next((number for number in tried if number > 1), None)
         gain = self.selection.gain_of(compared) if compared in tried and 1 in tried else None
         power = now[0] if fitted == 1 and now else None
-        return identification(self.design, self.numbers, power, types=compared, gain=gain)
+        chosen = self.selection
+        continuum = chosen.continuum_gain(fitted) if len(chosen.continuum) and fitted in tried else None
+        return identification(
+            self.design,
+            self.numbers,
+            power,
+            types=compared,
+            gain=gain,
+            heterogeneity=chosen.heterogeneity,
+            continuum=continuum,
+        )
 
     @property
     def gains(self) -> bool:

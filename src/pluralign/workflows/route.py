@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import path_list, write_parquet
+from pluralign.core.files import output_file, path_list, write_parquet
 from pluralign.judgments.reading import read
 from pluralign.policies.loading import load_policy
 from pluralign.policies.mixture import MixturePolicy
@@ -70,6 +70,8 @@ def route(
     """
     if prior not in get_args(Prior):
         raise PluralignError(f"prior: found {prior!r}, expected one of {', '.join(get_args(Prior))}")
+    if out is not None:
+        output_file(out, [*path_list(files), label_scale])
     mixture = read_mixture(run)
     if prior == "run" and not is_typed_run(run):
         raise PluralignError(
