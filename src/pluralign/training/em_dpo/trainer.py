@@ -370,10 +370,10 @@ annotator's type, `types.json` the estimates of every round."""
         else:
             self._steps_before += int(control.record["steps"])
         gain, error = gain_over(self.rounds, best, (self.rounds[0], control), self._judgments)
-        held_out = f"held-out judgments, by {gain:+.4f} +- {error:.4f} nats a judgment"
-        if gain > error:
-            return Kept(best, f"round {best} predicts {held_out}, better than the start", gain, error)
-        return Kept(0, f"round {best} predicts no better than the start: {held_out}", gain, error)
+        better = "" if gain > error else "no "
+        said = f"round {best} predicts held-out judgments {better}better than the start's types, tuned as long"
+        said += f" (gain {gain:+.4f} +- {error:.4f} nats a judgment)"
+        return Kept(best if gain > error else 0, said, gain, error)
 
     @property
     def _why_not(self) -> str:
