@@ -23,8 +23,8 @@ from torch import Tensor
 from pluralign.choice.em_dpo import responsibilities, temperatures
 from pluralign.choice.latent_class import starts
 from pluralign.choice.latent_class.em import (
-    DENSE_PARAMETERS,
     Fit,
+    ascended,
     by_share,
     e_step,
     log_likelihoods,
@@ -166,10 +166,11 @@ class LatentClassPlackettLuce(BaseEstimator):
         else:
             draft = self._draft(panel)
             fit = moved_to(problem, self._restarted(problem if draft is panel else self.problem(draft)))
-        newton = self.polish and self.types > 1 and problem.parameters <= DENSE_PARAMETERS
+        newton = self.polish and self.types > 1
         fit = self._followed(problem, fit, max(self.tolerance, ROUGH) if newton else self.tolerance)
         if newton:
-            fit, self.converged_ = polished(problem, fit)
+            fit, self.converged_, further = polished(problem, fit)
+            self.trace_ += further
             if not self.converged_:
                 trace, iterations = self.trace_, self.n_iter_
                 fit = self._followed(problem, fit, self.tolerance)
@@ -327,9 +328,9 @@ class LatentClassPlackettLuce(BaseEstimator):
         both = zip(vars(spectral).values(), vars(fit).values(), strict=True)
         fit = Fit(*(torch.cat((first, others[1:])) for first, others in both))
         for temperature in temperatures(self.hottest, 15):
-            fit = m_step(draft, e_step(draft, fit, temperature), steps=1)
+            fit = ascended(draft, fit, temperature)
         for _ in range(10):
-            fit = m_step(draft, e_step(draft, fit), steps=1)
+            fit = ascended(draft, fit)
         fit = e_step(draft, fit)
         best = torch.argsort(fit.objective, descending=True)[:FOLLOWED]
         return fit.chosen(best)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,12 +11,12 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from pluralign.choice.latent_class.choice_sets import choice_sets, compressed
 from pluralign.choice.latent_class.conditional_logit import ConditionalLogit
-from pluralign.choice.latent_class.exploded import exploded
 from pluralign.choice.latent_class.panel import Panel
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Problem:
     """What is fitted.
 
@@ -91,6 +90,17 @@ class Problem:
         a = torch.full_like(number, self.common_ridge).masked_fill(coupled, self.ridge)[column]
         return a, b, column
 
+    @cached_property
+    def least(self) -> Tensor:
+        """Diagonal of the prior's precision `(m,)`, above 0 for what neither data nor prior determine."""
+        return self.prior[0].clamp(min=1e-12)
+
+    @cached_property
+    def may_turn(self) -> bool:
+        """Whether each type's coefficients are all free and its own, or all fixed, so that features may be rotated."""
+        free = self.slot >= 0
+        return bool((free.all(1) | ~free.any(1)).all()) and self.parameters == int(free.sum())
+
     def penalty(self, parameters: Tensor) -> Tensor:
         """The prior's precision times parameters `(R, m)`; half its product with them is minus the log prior."""
         a, _, _ = self.prior
@@ -131,7 +141,7 @@ def problem_of(
     def whole(values: ArrayLike) -> Tensor:
         return torch.tensor(np.asarray(values, dtype=np.int64), device=device)
 
-    choices = exploded(whole(panel.responses), whole(panel.ranks), ties=ties, top=top)
+    choices = choice_sets(whole(panel.responses), whole(panel.ranks), panel.response_count, ties=ties, top=top)
     available = None
     if panel.available is not None:
         known = np.asarray(panel.available)
@@ -148,8 +158,8 @@ def problem_of(
     rows, columns, values = annotator[made], choices.choice[made], times[made]
     return Problem(
         logit=logit,
-        counts=_sparse(rows, columns, values, (panel.annotators, len(choices))),
-        back=_sparse(columns, rows, values, (len(choices), panel.annotators)),
+        counts=compressed(rows, columns, values, (panel.annotators, len(choices))),
+        back=compressed(columns, rows, values, (len(choices), panel.annotators)),
         population=real(np.ones(panel.annotators) if panel.population is None else panel.population),
         covariates=None if panel.covariates is None else real(panel.covariates),
         slot=torch.as_tensor(slot, device=device),
@@ -188,12 +198,3 @@ def slots_of(
     slot = np.full((types, size), -1)
     slot[free] = np.unique(owner[free], return_inverse=True)[1]
     return slot, np.where(free, 0.0, given)
-
-
-def _sparse(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    """A matrix in compressed rows; entries in the same place add up when it is multiplied."""
-    order = torch.argsort(rows, stable=True)
-    starts = torch.cat((rows.new_zeros(1), torch.bincount(rows, minlength=shape[0]).cumsum(0)))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(starts, columns[order], values[order], shape, check_invariants=False)
