@@ -34,6 +34,7 @@ BENCHMARKS = {
     "dprm_step": ("speed.dprm", "15 min", "a step of DPRM against a Bradley-Terry step"),
     "more_cost": ("speed.more", "10 min", "a step of MORE against uniform weights"),
     "pm_step": ("speed.preference_matching", "5 min", "a step of online preference matching against TRL's RLOO"),
+    "audit_speed": ("speed.audits", "10 min", "seconds of `pluralign audit` by default settings on real data"),
     "published": ("annotator_types.published", "1 min", "published choice-model estimates reproduced"),
     "latent_class": ("annotator_types.latent_class", "5 min", "latent classes against biogeme and choix, and growth"),
     "types": ("annotator_types.planted_types", "20 min", "simulated annotator types: identification, recovery, power"),

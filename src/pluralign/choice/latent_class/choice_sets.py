@@ -133,9 +133,15 @@ def choice_sets(
         columns = torch.arange(len(of_further), device=ranks.device)
         further = compressed(of_further, columns, torch.ones_like(share[:, 0]), (len(first), len(of_further)))
     return ChoiceSets(
-        Members.of(tied[0], tied[1], shape), Members.of(others[0], others[1], shape), places.double(), further, of_further, share, judgment,
-        choice,
-    )  # fmt: skip
+        tied=Members.of(tied[0], tied[1], shape),
+        others=Members.of(others[0], others[1], shape),
+        places=places.double(),
+        further=further,
+        of_further=of_further,
+        share=share,
+        judgment=judgment,
+        choice=choice,
+    )
 
 
 def compressed(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -93,12 +93,13 @@ def m_step(problem: Problem, fit: Fit, *, steps: int = 50, tolerance: float = 1e
 def ascended(problem: Problem, fit: Fit, temperature: float = 1.0) -> Fit:
     """One E-step and one damped Newton step: generalised expectation maximisation (Dempster, Laird & Rubin 1977).
 
-    No utility changes by more than `LARGEST_CHANGE`; choices are evaluated once.
+    No utility changes by more than `LARGEST_CHANGE`; choices are evaluated once. Responsibilities and the objective are
+    those before the step.
     """
     restarts, types = len(fit.parameters), problem.types
     point = problem.logit.at(problem.coefficients(fit.parameters).flatten(0, 1))
     sums = (problem.counts @ point.log_p).view(-1, restarts, types).transpose(0, 1)
-    fit = replace(fit, gamma=responsibilities(sums, fit.log_weights, temperature=temperature)[0])
+    fit = with_posterior(problem, fit, sums, temperature)
     local = _local_at(problem, fit.parameters, point, choice_weights(problem, fit.gamma), steps=ROUGH_STEPS)
     step = local.solve(local.gradient)
     change = problem.logit.utilities(problem.directions(step).flatten(0, 1)).abs()

@@ -117,8 +117,8 @@ def polished(
             there = _Here.at(problem, _moved(problem, here.fit, scale * step))
             if float(there.fit.objective[0]) > float(here.fit.objective[0]):
                 break
-        else:
-            return here.fit, False, trace
+        else:  # the objective no longer rises in its last digits
+            return here.fit, definite and slope / 2 <= 1e3 * tolerance * size, trace
         here = there
         trace.append(float(here.fit.log_likelihood[0]))
     return here.fit, False, trace

@@ -135,37 +135,51 @@ def problem_of(
         ValueError: `ties`, `top`, or the panel's `available` does not fit.
     """
 
+    if panel.available is not None and len(np.asarray(panel.available)) != types:
+        found = len(np.asarray(panel.available))
+        raise ValueError(f"available: found {found} rows, expected one for each of the {types} types")
+    key = ("choices", ties, top, device)
+    if key not in panel.derived:
+        panel.derived[key] = _choices(panel, ties, top, device)
+    logit, counts, back = panel.derived[key]
+    slot, fixed = slots(logit.parameters)
+
     def real(values: ArrayLike) -> Tensor:
         return torch.tensor(np.asarray(values, dtype=np.float64), device=device)
 
-    def whole(values: ArrayLike) -> Tensor:
-        return torch.tensor(np.asarray(values, dtype=np.int64), device=device)
-
-    choices = choice_sets(whole(panel.responses), whole(panel.ranks), panel.response_count, ties=ties, top=top)
-    available = None
-    if panel.available is not None:
-        known = np.asarray(panel.available)
-        if len(known) != types:
-            raise ValueError(f"available: found {len(known)} rows, expected one for each of the {types} types")
-        available = torch.tensor(known, device=device)
-    features = None if panel.features is None else real(panel.features)
-    logit = ConditionalLogit(choices, features, panel.response_count, available)
-    slot, fixed = slots(logit.parameters)
-    annotator = whole(panel.annotator)[choices.judgment]
-    reliability = real(np.ones(panel.judgments) if panel.reliability is None else panel.reliability)
-    times = reliability[choices.judgment]
-    made = times > 0  # an entry of zero would turn a choice with probability zero into NaN
-    rows, columns, values = annotator[made], choices.choice[made], times[made]
     return Problem(
         logit=logit,
-        counts=compressed(rows, columns, values, (panel.annotators, len(choices))),
-        back=compressed(columns, rows, values, (len(choices), panel.annotators)),
+        counts=counts,
+        back=back,
         population=real(np.ones(panel.annotators) if panel.population is None else panel.population),
         covariates=None if panel.covariates is None else real(panel.covariates),
         slot=torch.as_tensor(slot, device=device),
         fixed=real(fixed),
         ridge=ridge,
         common_ridge=common_ridge,
+    )
+
+
+def _choices(panel: Panel, ties: str, top: int | None, device: str) -> tuple[ConditionalLogit, Tensor, Tensor]:
+    """The logit over a panel's distinct choices, how often each annotator made each, and the transpose of that."""
+
+    def whole(values: ArrayLike) -> Tensor:
+        return torch.tensor(np.asarray(values, dtype=np.int64), device=device)
+
+    choices = choice_sets(whole(panel.responses), whole(panel.ranks), panel.response_count, ties=ties, top=top)
+    available = None if panel.available is None else torch.tensor(np.asarray(panel.available), device=device)
+    features = None
+    if panel.features is not None:
+        features = torch.tensor(np.asarray(panel.features, dtype=np.float64), device=device)
+    annotator = whole(panel.annotator)[choices.judgment]
+    reliability = np.ones(panel.judgments) if panel.reliability is None else np.asarray(panel.reliability)
+    times = torch.tensor(reliability, dtype=torch.float64, device=device)[choices.judgment]
+    made = times > 0  # an entry of zero would turn a choice with probability zero into NaN
+    rows, columns, values = annotator[made], choices.choice[made], times[made]
+    return (
+        ConditionalLogit(choices, features, panel.response_count, available),
+        compressed(rows, columns, values, (panel.annotators, len(choices))),
+        compressed(columns, rows, values, (len(choices), panel.annotators)),
     )
 
 
