@@ -13,7 +13,7 @@ def test_short_work_prints_nothing(capsys):
 
 
 def test_long_work_tells_how_far_it_is(capsys, monkeypatch):
-    clock = iter([0.0, 0.0, 40.0, 50.0, 80.0])
+    clock = iter([0.0, 40.0, 50.0, 80.0, 90.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
     assert progress.PAUSE == 30

@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 from pluralign.core.errors import PluralignError
 from pluralign.core.progress import track
 from pluralign.scoring.causal_models import CausalModel
-from pluralign.scoring.tokens import TokenizedItems, prompt_tokens
+from pluralign.scoring.tokens import TokenizedItems, check_embedded, prompt_tokens
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ class Policy(CausalModel):
         if not prompts:
             return []
         ids = prompt_tokens(prompts, self.tokenizer, longest - max_new_tokens)
+        check_embedded("prompts", ids, self.model, self.tokenizer)
         # The model's own generation config may hold penalties and truncation, which would change the policy.
         config = GenerationConfig(
             do_sample=True,
@@ -121,8 +122,8 @@ class Policy(CausalModel):
                 drawn[index] = response
         return drawn, [None] * len(drawn)
 
-    def _generate(self, prompts: Sequence[list[int]], config: GenerationConfig) -> list[list[int]]:
-        """The drawn tokens of each response, up to and including its end token."""
+    def _generate(self, prompts: Sequence[list[int]], config: GenerationConfig, **options: Any) -> list[list[int]]:
+        """The drawn tokens of each response, up to and including its end token; options are those of `generate`."""
         end = self.tokenizer.eos_token_id
         width = max(1, max(len(prompt) for prompt in prompts))
         rows = torch.full((len(prompts), width), int(config.pad_token_id))
@@ -134,7 +135,7 @@ class Policy(CausalModel):
         device = next(self.model.parameters()).device
         inputs = {"input_ids": rows.to(device), "attention_mask": mask.to(device)}
         with torch.no_grad():
-            responses = self.model.generate(**inputs, generation_config=config)[:, width:].tolist()
+            responses = self.model.generate(**inputs, generation_config=config, **options)[:, width:].tolist()
         return [ids[: ids.index(end) + 1] if end in ids else ids for ids in responses]
 
     def using(self, adapter: str | None) -> AbstractContextManager[Any]:
