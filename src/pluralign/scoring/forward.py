@@ -49,7 +49,7 @@ def block_token_log_probs(model: nn.Module, block: dict[str, Tensor], layout: La
 def block_values(model: nn.Module, block: dict[str, Tensor], layout: Layout) -> Tensor:
     """`(responses,)` log-probabilities or rewards of a block; `(responses, outputs)` logits if a model has several."""
     if layout.reads == "tokens":
-        return _summed(block_token_log_probs(model, block, layout), block)
+        return response_sums(block_token_log_probs(model, block, layout), block)
     return block_states(model, block, layout)[0]
 
 
@@ -66,11 +66,11 @@ def block_charges(
         log_probs, shares = pairs.unbind(-1)
     else:
         log_probs = block_token_log_probs(model, block, layout)
-    return _summed(charged_tokens(log_probs, block["owner"], len(block["response"]), penalty, shares), block)
+    return response_sums(charged_tokens(log_probs, block["owner"], len(block["response"]), penalty, shares), block)
 
 
-def _summed(log_probs: Tensor, block: dict[str, Tensor]) -> Tensor:
-    """Sums over the tokens of each response: `(responses,)`."""
+def response_sums(log_probs: Tensor, block: dict[str, Tensor]) -> Tensor:
+    """Sums over the predicted tokens of each response of a block: `(predicted,)` to `(responses,)`."""
     sums = torch.zeros(len(block["response"]), dtype=log_probs.dtype, device=log_probs.device)
     return sums.index_add(0, block["owner"], log_probs)
 

@@ -39,6 +39,8 @@ _PAIRS_AT_ONCE = 1 << 17
 
 LossType = Literal["plackett-luce", "sigmoid"]
 
+Combination = Literal["mixture", "pooled"]
+
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
@@ -49,12 +51,13 @@ class Mixture:
     """The contents of `mixture.json`.
 
     Args:
-        weights: adapter name to weight; the weights sum to 1.
+        weights: adapter name to weight; the weights of a `mixture` sum to 1.
         beta: inverse temperature of the adapters' implicit rewards.
         loss_type: the likelihood of a ranking in tuning.
         ties: the treatment of equal ranks in tuning.
         top: how many places of a ranking counted in tuning.
         penalty: which part of the reference's log-probability the implicit rewards charge; `kl` is all of it.
+        combination: `mixture` draws an adapter for every response; `pooled` adds the adapters' logits at every token.
 
     Examples:
         >>> Mixture({"type-1": 0.5, "type-2": 0.4})
@@ -70,18 +73,24 @@ class Mixture:
     ties: Ties = "efron"
     top: int | None = None
     penalty: Penalty = field(default_factory=lambda: Penalty("kl"))
+    combination: Combination = "mixture"
 
     def __post_init__(self) -> None:
         for name in self.weights:  # names of folders beside the file
             if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
                 raise PluralignError(f"weights of a mixture: found {name!r}, expected the name of a folder in it")
         shares = list(self.weights.values())
-        valid = all(_is_number(share) and share >= 0 for share in shares)
-        if not (shares and valid and abs(sum(shares) - 1) <= 1e-6):
+        numbers = bool(shares) and all(map(_is_number, shares))
+        if self.combination == "pooled":
+            if not numbers:
+                raise PluralignError(f"weights of pooled policies: found {self.weights}, expected finite numbers")
+        elif not (numbers and min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6):
             raise PluralignError(f"weights of a mixture: found {self.weights}, expected shares that sum to 1")
         if not (_is_number(self.beta) and self.beta > 0):
             raise PluralignError(f"beta of a mixture: found {self.beta!r}, expected a number above 0")
-        for name, choices in (("loss_type", get_args(LossType)), ("ties", get_args(Ties))):
+        allowed = {"loss_type": get_args(LossType), "ties": get_args(Ties)}
+        allowed["combination"] = get_args(Combination)
+        for name, choices in allowed.items():
             if (value := getattr(self, name)) not in choices:
                 raise PluralignError(f"{name} of a mixture: found {value!r}, expected one of {', '.join(choices)}")
         if self.top is not None and (type(self.top) is not int or self.top < 1):
