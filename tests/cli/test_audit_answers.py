@@ -31,7 +31,7 @@ def rankings(tastes, each, seed):
 
 def one_kind():
     """The same taste for all, and much noise."""
-    return rankings(np.tile(np.linspace(-1, 1, 6), (40, 1)), 10, seed=0)
+    return rankings(np.tile(np.linspace(-1, 1, 5), (30, 1)), 8, seed=0)
 
 
 def by_degrees():
