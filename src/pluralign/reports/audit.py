@@ -126,7 +126,8 @@ def verdict_banner(verdict: Verdict, sentence: str = "", heterogeneity: str = ""
     elif verdict.verdict == "one type" and verdict.advice:
         tone, sign, meaning = "careful", "!", ""
     sentence = sentence or verdict.reason
-    title = f"{sign} {sentence}".strip()
+    # A page has the sign that a terminal may lack.
+    title = f"{sign} {sentence}".strip().replace("+- ", "±")
     lead = "What to do" if heterogeneity == "continuum" else "What would help"
     help_with = f"{lead}: {verdict.advice}" if verdict.advice else ""
     reason = "" if verdict.reason.lower() in sentence.lower() else verdict.reason
@@ -155,7 +156,7 @@ def _summary(audit: AuditPage) -> list[Block]:
         ("unique responses", number(data.unique_responses), ""),
     ]
     if alpha is not None:
-        tiles.append(("agreement (alpha)", number(alpha), "1 is full agreement, 0 is chance"))
+        tiles.append(("agreement (alpha)", number(round(alpha, 3)), "1 is full agreement, 0 is chance"))
     found = audit.identification
     blocks: list[Block] = [
         verdict_banner(found, found.sentence, found.heterogeneity, len(audit.types)),
