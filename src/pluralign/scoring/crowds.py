@@ -17,6 +17,7 @@ from pluralign.choice.transport import expected_reward, reward_quantile, reward_
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_parquet
 from pluralign.evaluation.crowds.distributions import Votes, evaluate_distributions, log_loss_gain
+from pluralign.evaluation.crowds.pairwise import pairwise_calibration
 from pluralign.evaluation.crowds.vote_slices import VoteSlice, sliced_votes, time_names
 from pluralign.evaluation.intervals import annotator_ids
 from pluralign.judgments.scales import LabelScale
@@ -246,6 +247,8 @@ def evaluate_crowd(
         "unique_responses": len(items.responses),
     }
     metrics |= crowd_metrics(crowd, predicted, vote_slices(judgments, crowd), 1000, seed, voters)
+    votes = (crowd.counts, crowd.scale.rewards, items.prompt)
+    metrics |= pairwise_calibration(predicted, *votes, seed=seed)
     if baselines is not None:
         metrics |= baseline_metrics(crowd, predicted, baselines(items), voters, seed)
     return CrowdResult(metrics, predicted, crowds_table(crowd, predicted))

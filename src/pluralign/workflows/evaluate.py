@@ -23,7 +23,15 @@ from pluralign.scoring.crowds import CrowdResult, check_labels, crowd_of, evalua
 from pluralign.scoring.items import compares, items_of
 from pluralign.scoring.label_baselines import read_baselines
 from pluralign.scoring.loading import load_parts
-from pluralign.scoring.measured import Measured, column_of, pairs_under, reward_metrics, slices_of, typed_metrics
+from pluralign.scoring.measured import (
+    Measured,
+    column_of,
+    outcome_metrics,
+    pairs_under,
+    reward_metrics,
+    slices_of,
+    typed_metrics,
+)
 from pluralign.scoring.mixtures import is_mixture, read_mixture, read_responsibilities, weight_files
 from pluralign.scoring.recalibrated import read_recalibration
 from pluralign.scoring.reward_models import LabelModel, RewardModel, is_reward_model, load_reward_model
@@ -139,6 +147,9 @@ def evaluate(
         metrics = reward_metrics(judgments, items, utilities, seed, recalibration=margin_map)
     else:
         metrics, types = typed_metrics(judgments, items, utilities, mixture, posteriors, seed)
+    if single is not None and single.tie_nu:
+        raw_rewards = utilities * (single.temperature or 1.0)
+        metrics |= outcome_metrics(judgments, items, raw_rewards, single.tie_nu[0], seed)
     metrics |= compared | ({} if crowds is None else crowds.metrics)
     pairs = pairs_under(items, utilities, types, margin_map, judgments)
     start_run(folder, config, inputs)

@@ -119,8 +119,10 @@ def crowd_calibration(
       out, as in `ece`.
     - `crowd_brier`: mean of (p - s)^2.
     - `crowd_noise`: the part of `crowd_brier` that even the true shares would have, because s is a sample of votes:
-      the mean of `CrowdPairs.noise`. `crowd_brier` minus `crowd_noise` estimates the mean square error against the
-      share of an ever larger crowd.
+      the mean of `CrowdPairs.noise`.
+    - `pairwise_calibration`: `crowd_brier` - `crowd_noise`, an unbiased estimate of the mean of (p - s*)^2, with s* the
+      share of the whole crowd: the pairwise calibration error of "Pairwise Calibrated Rewards for Pluralistic
+      Alignment" (arXiv 2506.06298). Chance can make it negative.
     - `crowd_ece_majority`: as `crowd_ece`, against 1 where the majority prefers the response and 0 elsewhere; split
       pairs are left out.
     - `crowd_accuracy`: share of pairs with a majority that the rewards order the same way; equal rewards count half.
@@ -197,6 +199,7 @@ def _metrics(sums: Floats) -> dict[str, Floats]:
         "crowd_ece": ratio(to_share.sum(axis=1), sums[:, UNTIED]),
         "crowd_brier": ratio(sums[:, SQUARES], sums[:, PAIRS]),
         "crowd_noise": ratio(sums[:, NOISE], sums[:, PAIRS]),
+        "pairwise_calibration": ratio(sums[:, SQUARES] - sums[:, NOISE], sums[:, PAIRS]),
         "crowd_ece_majority": ratio(to_majority.sum(axis=1), sums[:, DECIDED_UNTIED]),
         "crowd_accuracy": ratio(sums[:, CORRECT], sums[:, DECIDED]),
     }
