@@ -8,9 +8,8 @@ ids that they were written with.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from hashlib import blake2b
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -105,10 +104,14 @@ def _digest(value: Any) -> bytes:
     return blake2b(b"".join(parts), digest_size=_TEXT, person=b"messages").digest()
 
 
-def _hashed(data: bytes, ends: Sequence[int] | np.ndarray, size: int, person: bytes = b"") -> np.ndarray:
+def _hashed(data: bytes, ends: np.ndarray, size: int, person: bytes = b"") -> np.ndarray:
     """The digests of consecutive parts of `data`, `(parts, size)` bytes."""
-    view, places = memoryview(data), np.asarray(ends).tolist()
-    each = [blake2b(view[start:end], digest_size=size, person=person).digest() for start, end in pairwise(places)]
+    view, places = memoryview(data), ends.tolist()
+    parts = map(view.__getitem__, map(slice, places[:-1], places[1:]))
+    if person:
+        each = [blake2b(part, digest_size=size, person=person).digest() for part in parts]
+    else:
+        each = [blake2b(part, digest_size=size).digest() for part in parts]
     return np.frombuffer(bytearray(b"".join(each)), np.uint8).reshape(-1, size)
 
 
