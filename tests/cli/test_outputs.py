@@ -140,9 +140,9 @@ def test_odd_paths_are_one_line(data, run, tmp_path, tiny_model):
         (["import", file, "--out", "."], "must end in"),
         (["import", data / "loop" / "x.parquet", "--out", data / "o.parquet"], "circle"),
         (["import", file, "--out", data / "loop" / "o.parquet"], "choose another place"),
-        (["split", file, "--by", "prompt", "--out", data / "loop"], "circle"),
+        (["split", file, "--by", "prompt", "--out", data / "loop"], "choose another place"),
         (["split", file, "--by", "prompt", "--out", file], "is a file"),
-        (["evaluate", tiny_model, file, "--out", data / "loop"], "circle"),
+        (["evaluate", tiny_model, file, "--out", data / "loop"], "choose another place"),
         (["audit", file, "--out", data / ("n" * 300)], "too long"),
         (["evaluate", data / ("n" * 300), file, "--out", data / "e"], "n" * 300),
         (["report", data / ("n" * 300), "--out", data / "r.html"], "too long"),
@@ -161,3 +161,37 @@ def test_a_damaged_page_of_parquet_is_one_line(data, run):
         (data / "damaged.parquet").write_bytes(damaged)
         code, _, err = run("import", data / "damaged.parquet", "--out", data / "o.parquet")
         assert code == 0 or (code == 2 and "damaged.parquet" in err and len(err.splitlines()) == 1), err
+
+
+def test_numbers_out_of_range_are_one_line(data, run, tiny_model):
+    file, out = data / "votes.parquet", data / "out"
+    for words, expected in (
+        (["split", file, "--by", "prompt", "--out", out, "--seed", "-1"], "--seed"),
+        (["split", file, "--by", "prompt", "--out", out, "--seed", 2**32], "--seed"),
+        (["split", file, "--by", "prompt", "--out", out, "--test", "nan"], "nan"),
+        (["split", file, "--by", "prompt", "--out", out, "--test-units", "-3"], "-3"),
+        (["audit", file, "--out", out, "--dimensions", "0"], "--dimensions"),
+        (["audit", file, "--out", out, "--most-types", "0"], "--most-types"),
+        (["audit", file, "--out", out, "--types", "-2"], "-2"),
+        (["evaluate", tiny_model, file, "--out", out, "--samples", "0"], "--samples"),
+        (["evaluate", tiny_model, file, "--out", out, "--beta", "nan"], "beta"),
+        (["best-of", tiny_model, file, "--reward", "r", "--out", data / "b.parquet", "--n", "0"], "--n"),
+        (["votes", "update", data / "s.parquet", file, "--strength", "1e400"], "strength"),
+        (["votes", "update", data / "s.parquet", file, "--decay", "0.5", "--window", "1e-9"], "window"),
+        (["votes", "update", data / "s.parquet", file, "--decay", "0.5", "--window", "1e300"], "window"),
+        (["calibrate", tiny_model, file, "--folds", "1"], "--folds"),
+    ):
+        refused(run, expected, *words)
+
+
+def test_judgments_of_weight_zero_are_no_traceback(data, run, tiny_model):
+    Judgments.from_rows([{**row, "weight": 0.0} for row in ROWS]).write(data / "none.parquet")
+    for words in (
+        ["audit", data / "none.parquet", "--out", data / "audit", "--simulations", "0"],
+        ["evaluate", tiny_model, data / "none.parquet", "--out", data / "evaluated"],
+        ["votes", "update", data / "state.parquet", data / "none.parquet"],
+        ["split", data / "none.parquet", "--by", "prompt", "--out", data / "parts"],
+    ):
+        code, _, err = run(*words)
+        assert code in (0, 2), (words, err)
+        assert code == 0 or len(err.splitlines()) == 1

@@ -5,6 +5,7 @@ import shutil
 
 import peft
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pluralign.core.errors import PluralignError
@@ -91,3 +92,12 @@ def test_a_damaged_reward_model_is_one_line(model, tmp_path):
     build_reward_model(model).save(tmp_path / "reward")
     (tmp_path / "reward" / "model.safetensors").write_bytes(b"x")
     refused(load_reward_model, tmp_path / "reward", "reward: the weights of the model cannot be loaded")
+
+
+def test_a_model_with_broken_weights_gives_no_values(model, tmp_path):
+    built = build_reward_model(model)
+    with torch.no_grad():
+        built.model.score.weight.fill_(float("nan"))
+    built.save(tmp_path / "reward")
+    with pytest.raises(PluralignError, match="values that are not finite to 2 of 2 responses"):
+        load_reward_model(tmp_path / "reward", device="cpu").score_items(ITEMS)

@@ -136,7 +136,8 @@ def test_texts_that_are_alike_or_empty_as_tokens_are_counted_and_named(causal):
 
 def test_a_template_that_raises_is_one_line(causal):
     tokenizer = AutoTokenizer.from_pretrained(causal.name_or_path)
-    messages, answer = [{"role": "system", "content": "Hi"}], [[{"role": "assistant", "content": "Yes"}]]
+    messages = [{"role": "system", "content": "Hi"}]
+    answer = [[{"role": "assistant", "content": text}] for text in ("Yes", "No")]
     for template in (
         "{{ raise_exception('no system role') }}",
         "{{ messages[5].content.x }}",

@@ -14,8 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pluralign
 from pluralign.core.errors import PluralignError, TrainingError
+from pluralign.core.locks import folder_lock
 from pluralign.judgments import Judgments
-from pluralign.workflows.train.run import train
+from pluralign.workflows.train.run import check, run, train
+from pluralign.workflows.train.settings import read_yaml
 
 LORA = {"use_peft": True, "lora_target_modules": ["all-linear"], "lora_r": 4}
 
@@ -50,7 +52,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(objective, configured, tmp_path
 
 def test_weights_that_are_not_finite_at_the_end_stop_the_run(configured, tmp_path):
     """The last step breaks the model, and no later loss shows it."""
-    file = configured("plackett-luce", learning_rate=1e39, max_steps=1)
+    file = configured("plackett-luce", learning_rate=1e30, weight_decay=1e20, max_steps=1)
     with pytest.raises(TrainingError, match="are not finite after training"):
         train(file)
     assert not (tmp_path / "run" / "metrics.json").exists()
@@ -131,8 +133,13 @@ def test_a_tokenizer_larger_than_the_model_trains_and_loads_as_saved(configured,
     AutoModelForCausalLM.from_pretrained(tiny_model).save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     base = {"model_name_or_path": str(tmp_path / "base"), "eval_files": [str(tmp_path / "train.parquet")]}
+    for objective in ("dpo", "sft"):
+        with pytest.raises(PluralignError, match="gives the token"):
+            train(configured(objective, objective, **base))
     with pytest.raises(PluralignError, match="gives the token"):
-        train(configured("dpo", "policy", **base))
+        pluralign.load_policy(tmp_path / "base", device="cpu").sample(
+            ["Say something about number 1:"], max_new_tokens=2
+        )
     for name, values in {"whole": {}, "adapter": LORA}.items():
         metrics = train(configured("plackett-luce", name, **base, **values))
         found = pluralign.evaluate(tmp_path / name, tmp_path / "train.parquet", tmp_path / f"evaluated-{name}")
@@ -159,10 +166,12 @@ def test_settings_out_of_range_are_one_line(values, expected, configured):
     assert len(str(caught.value)) < 800
 
 
-def test_processes_that_would_train_alone_are_refused(configured, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+def test_processes_that_would_train_alone_are_refused(configured, monkeypatch, tmp_path):
+    job = check(read_yaml(configured("plackett-luce")), {})
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun sets it
     with pytest.raises(PluralignError, match="2 processes, and each would train alone.*use_cpu: true"):
-        train(configured("plackett-luce"))
+        run(job)
+    assert not (tmp_path / "run").exists()
 
 
 def test_secrets_stay_out_of_the_run(configured, tmp_path):
@@ -177,3 +186,26 @@ def test_an_adapter_has_no_dropout_by_default(configured, tmp_path):
     written = json.loads((tmp_path / "run" / "adapter_config.json").read_text())
     assert written["lora_dropout"] == 0.0
     assert written["target_modules"] == sorted(written["target_modules"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [([], "each would train alone"), (["--use_cpu", "--fsdp", "full_shard"], "fsdp: weights would not be sharded")],
+)
+def test_two_launched_processes_train_together_as_asked_or_not_at_all(flags, expected, configured, tmp_path):
+    file = configured("plackett-luce", use_cpu=False)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "pluralign", "train"]
+    done = subprocess.run(
+        [sys.executable, *launch, str(file), *flags], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True,
+        text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert expected in done.stderr
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_two_trainings_do_not_share_a_folder(configured, tmp_path):
+    file = configured("plackett-luce")
+    with folder_lock(tmp_path / "run"), pytest.raises(PluralignError, match="another process is writing there"):
+        train(file)

@@ -38,9 +38,13 @@ class RowError(PluralignError):
         self.message = message
 
     def at(self, file: object, row: int) -> PluralignError:
-        """The same error with its file and row (counted from 1)."""
-        column = "" if self.column is None else f", column '{self.column}'"
-        return PluralignError(f"{file}, row {row}{column}: {self.message}")
+        """The same error with its file and row (counted from 1), cut if it quotes long names."""
+        column = "" if self.column is None else f", column '{_cut(self.column, 200)}'"
+        return PluralignError(f"{file}, row {row}{column}: {_cut(self.message, 1000)}")
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -61,5 +65,4 @@ def one_line(text: object, limit: int = 80) -> str:
         >>> one_line("first\\nsecond")
         "'first\\\\nsecond'"
     """
-    shown = repr(text)
-    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+    return _cut(repr(text), limit)

@@ -112,7 +112,10 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
                 yield out
                 out.flush()
                 os.fsync(out.fileno())
-                os.replace(partial, path)  # before it is closed, which ends its lock
+                if fcntl is not None:
+                    os.replace(partial, path)  # before it is closed, which ends its lock
+            if fcntl is None:
+                os.replace(partial, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)

@@ -172,7 +172,11 @@ def _stored_scale(path: Path) -> LabelScale | None:
     """The label scale that a canonical file carries: in its metadata, or in the YAML file beside it."""
     if kind_of(path) == ".parquet":
         with parquet_errors(path):
-            return scale_of(pq.read_schema(path))
+            stored = pq.read_schema(path)
+        try:
+            return scale_of(stored)
+        except PluralignError as fault:
+            raise PluralignError(f"{path}: {fault}") from fault
     beside = sidecar(path)
     return label_scale(beside) if beside.exists() else None
 

@@ -95,13 +95,19 @@ class LabelScale:
             labels, rewards = list(labels), list(labels.values())
         if not isinstance(labels, Sequence) or isinstance(labels, str):
             raise PluralignError(f"{place}: 'labels' must be a list of labels, found {one_line(labels)}")
-        numbers = [finite_float(each) for each in rewards] if isinstance(rewards, list | tuple) else [None]
-        if None in numbers or any(isinstance(each, str) for each in rewards):
-            raise PluralignError(f"{place}: 'rewards' must be a list of finite numbers, found {one_line(rewards)}")
+        if not isinstance(rewards, Sequence) or not all(
+            isinstance(reward, int | float) and not isinstance(reward, bool) for reward in rewards
+        ):
+            raise PluralignError(f"{place}: 'rewards' must be a list of numbers, found {one_line(rewards)}")
+        numbers = [finite_float(reward) for reward in rewards]
         if any(label is None for label in labels):
             raise PluralignError(f"{place}: 'labels' has an empty label: give every label a name")
         name = value.get("name")
-        return cls("own" if name is None else str(name), tuple(map(str, labels)), tuple(map(float, rewards)))
+        return cls(
+            "own" if name is None else str(name),
+            tuple(map(str, labels)),
+            tuple(math.nan if number is None else number for number in numbers),
+        )
 
 
 BUILT_IN_SCALES: dict[str, LabelScale] = {

@@ -62,7 +62,7 @@ class ParquetWriter:
 def is_sealed(path: Path) -> bool:
     """Whether a Parquet file is as a `ParquetWriter` sealed it."""
     footer = pq.read_metadata(path)
-    seal = (footer.metadata or {}).get(_KEY.encode(), b"").decode()
+    seal = (footer.metadata or {}).get(_KEY.encode(), b"").decode(errors="replace")
     if not seal.startswith(f"{_VERSION}:"):
         return False
     digest = _start(footer.schema.to_arrow_schema())

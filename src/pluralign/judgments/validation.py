@@ -85,6 +85,7 @@ class RowChecker:
             "group": _name(row.get("group"), "group"),
             "weight": _weight(row.get("weight")),
             "time": utc_time(row.get("time")),
+            "strength": _strength(row.get("strength")),
         }
         self.form = form
         return checked
@@ -295,6 +296,15 @@ def _weight(value: object) -> float:
     if number and not LEAST_WEIGHT <= number <= MOST_WEIGHT:
         bounds = f"0, or a number from {LEAST_WEIGHT:g} to {MOST_WEIGHT:g}: scale all weights alike"
         raise RowError("weight", f"found {one_line(value)}, expected {bounds}")
+    return number + 0.0  # no negative zero
+
+
+def _strength(value: object) -> float | None:
+    if value is None:
+        return None
+    number = None if isinstance(value, str) else finite_float(value)
+    if number is None or number < 0:
+        raise RowError("strength", f"found {one_line(value)}, expected a finite number, 0 or more, or null")
     return number + 0.0  # no negative zero
 
 

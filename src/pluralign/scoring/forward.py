@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pluralign.choice.preference_matching import Penalty, inside
+from pluralign.core.errors import PluralignError
 from pluralign.core.progress import track
 from pluralign.scoring.attention import additive, block_mask, sees
 from pluralign.scoring.tokens import TokenizedItems
@@ -95,6 +96,9 @@ def score_tokens(
     Returns:
         `(all responses,)`, or `(all responses, outputs)` for a model with several outputs; float64, 0 outside the
         subset.
+
+    Raises:
+        PluralignError: a value is not finite.
     """
     outputs = 1 if layout.reads == "tokens" else model.config.num_labels
     values = np.zeros((len(tokens.response_ids), outputs) if outputs > 1 else len(tokens.response_ids))
@@ -107,4 +111,10 @@ def score_tokens(
             block = {name: value.to(device) for name, value in lay_out(tokens, rows, layout).items()}
             values[block["response"].cpu().numpy()] = read(model, block, layout).double().cpu().numpy()
     model.train(training)
+    broken = ~np.isfinite(values).reshape(len(values), -1).all(1)
+    if broken.any():
+        raise PluralignError(
+            f"the model gives values that are not finite to {int(broken.sum())} of {len(chosen)} responses: its "
+            "weights are broken, or too large for the precision that it is loaded in"
+        )
     return values

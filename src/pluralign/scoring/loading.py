@@ -61,9 +61,12 @@ def adapter_base(folder: str | os.PathLike[str]) -> str:
         PluralignError: its `adapter_config.json` is damaged.
     """
     try:
-        return str(peft.PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
+        base = peft.PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as fault:
         raise PluralignError(f"{folder}: adapter_config.json cannot be read: {fault}") from fault
+    if not isinstance(base, str):
+        raise PluralignError(f"{folder}: adapter_config.json cannot be read: it names no base_model_name_or_path")
+    return base
 
 
 def is_adapter(folder: str | os.PathLike[str]) -> bool:

@@ -264,7 +264,7 @@ def _key(value: Any, column: str) -> str:
 def _number(value: Any, column: str) -> float:
     if value is None or value == "":
         raise RowError(column, "found no value, expected a number: fill in what is missing, or remove the column")
-    number = finite_float(value)
+    number = float(value) if isinstance(value, bool) else finite_float(value)
     if number is None:
         raise RowError(column, f"found {one_line(value)}, expected a number: code categories as 0 and 1, or remove it")
     return number

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from pluralign.core.errors import PluralignError, one_line
+from pluralign.scoring.adapters import sort_adapter_config
 from pluralign.scoring.forward import MAX_TOKENS_PER_BATCH, score_tokens
 from pluralign.scoring.items import Items
 from pluralign.scoring.loading import is_encoder
 from pluralign.scoring.probe import LayoutName, choose_layout
-from pluralign.scoring.tokens import TokenizedItems, TokenLimits, lost_texts, tokenize
+from pluralign.scoring.tokens import TokenizedItems, TokenLimits, check_embedded, lost_texts, tokenize
 from pluralign.scoring.trees import MAX_TOKENS_PER_ROW, Layout, Reads
 
 logger = logging.get_logger(__name__)
@@ -48,14 +49,7 @@ class TextModel:
             PluralignError: the tokenizer gives a token that the model has no embedding for.
         """
         tokens = tokenize(items, self.tokenizer, self.limits, is_encoder(self.model.config))
-        embeddings = self.model.get_input_embeddings().num_embeddings
-        highest = max((max(ids) for ids in (*tokens.prompt_ids, *tokens.response_ids) if ids), default=0)
-        if highest >= embeddings:
-            token = one_line(self.tokenizer.convert_ids_to_tokens(highest))
-            raise PluralignError(
-                f"{name}: the tokenizer gives the token {highest} ({token}), the model has {embeddings} embeddings: "
-                "use the tokenizer of the model, or call model.resize_token_embeddings(len(tokenizer)) and save it"
-            )
+        check_embedded(name, chain(tokens.prompt_ids, tokens.response_ids), self.model, self.tokenizer)
         if tokens.cut_prompts or tokens.cut_responses:
             logger.warning(
                 f"{name}: {tokens.cut_prompts} of {len(items.prompts)} prompts were cut on the left and "
@@ -97,4 +91,5 @@ class TextModel:
         self.model.save_pretrained(folder)
         if not isinstance(self.model, PreTrainedModel):  # an adapter: keep the settings beside it
             self.model.config.save_pretrained(folder)
+            sort_adapter_config(folder)
         self.tokenizer.save_pretrained(folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,6 +149,22 @@ def _cut(
         cut_prompts += len(ids) > left
         prompt_ids[index] = render.before + ids[max(0, len(ids) - left) :] + between
     return TokenizedItems(prompt_ids, response_ids, item, cut_prompts, cut_responses)
+
+
+def check_embedded(name: str, token_ids: Iterable[Sequence[int]], model: Any, tokenizer: Any) -> None:
+    """Check that a model has an embedding for every token of some texts, which errors call `name`.
+
+    Raises:
+        PluralignError: it lacks one; names the token.
+    """
+    embeddings = model.get_input_embeddings().num_embeddings
+    highest = max((max(ids) for ids in token_ids if len(ids)), default=0)
+    if highest >= embeddings:
+        token = one_line(tokenizer.convert_ids_to_tokens(int(highest)))
+        raise PluralignError(
+            f"{name}: the tokenizer gives the token {highest} ({token}), the model has {embeddings} embeddings: "
+            "use the tokenizer of the model, or call model.resize_token_embeddings(len(tokenizer)) and save it"
+        )
 
 
 def lost_texts(items: Items, tokens: TokenizedItems, tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -203,4 +203,5 @@ class Objective:
         remove_recalibration(folder)  # a stored one belongs to other weights
         if not isinstance(self.model, transformers.PreTrainedModel):
             self.model.config.save_pretrained(folder)
-        sort_adapter_config(folder)
+        for part in (folder, *(path for path in folder.iterdir() if path.is_dir())):  # types have folders of their own
+            sort_adapter_config(part)

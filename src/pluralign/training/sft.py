@@ -16,6 +16,7 @@ from trl import get_peft_config
 from pluralign.core.errors import PluralignError
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.loading import is_adapter, load_parts, read_chat_template, weight_errors
+from pluralign.scoring.tokens import check_embedded
 from pluralign.training.checkpoints import CompletionMarker
 from pluralign.training.configs import SECOND_ADAPTER, setting, unpin_without_gpu
 from pluralign.training.objective import Objective, TrainingRun
@@ -118,7 +119,7 @@ pipeline("text-generation", "{folder}")("a prompt")
         if peft_config is not None and is_adapter(name):
             raise PluralignError(SECOND_ADAPTER)
         try:
-            return cls(
+            trainer = cls(
                 model=model,
                 args=args,
                 train_dataset=completions(judgments, args.responses),
@@ -128,3 +129,7 @@ pipeline("text-generation", "{folder}")("a prompt")
             )
         except jinja2.TemplateError as fault:
             raise PluralignError(f"the chat template cannot render the judgments: {fault}") from fault
+        for key, data in (("train_files", trainer.train_dataset), ("eval_files", trainer.eval_dataset)):
+            if data is not None and "input_ids" in (data.column_names or ()):
+                check_embedded(key, data["input_ids"], trainer.model, tokenizer)
+        return trainer

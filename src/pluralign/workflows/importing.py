@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from pluralign.core.errors import PluralignError, RowError, nearest, one_line
-from pluralign.core.files import atomic_write, check_distinct, disk_errors, output_file, path_list
+from pluralign.core.files import atomic_write, check_distinct, check_outputs, disk_errors, output_file, path_list
 from pluralign.judgments.blocks import Block, Item, checked_blocks
 from pluralign.judgments.columns import Unfit, with_names
 from pluralign.judgments.formats import FORMATS
@@ -32,7 +32,7 @@ from pluralign.judgments.pseudonyms import pseudonym_key, pseudonymizer
 from pluralign.judgments.reading import common_scale, read
 from pluralign.judgments.scales import LabelScale, label_scale
 from pluralign.judgments.schema import schema
-from pluralign.judgments.table import TABLE_ENDINGS, table_writer
+from pluralign.judgments.table import TABLE_ENDINGS, sidecar, table_writer
 from pluralign.judgments.validation import Reject, RowChecker, checked_batches
 
 
@@ -116,6 +116,7 @@ def import_files(
         raise PluralignError("no file was given to import")
     read = [*paths, mapping, comments, label_scale, key_file]
     output_file(target, read, TABLE_ENDINGS)
+    check_outputs([sidecar(target)], read)
     if rejects is not None:
         try:
             output_file(rejects, [*read, target], (".jsonl", ".ndjson"))

@@ -138,6 +138,6 @@ def _responses(path: Path) -> list[DrawnResponse]:
         return []
     try:
         rows = [json.loads(line) for line in read_text(path).split("\n") if line.strip()]
-    except json.JSONDecodeError as fault:
+    except (json.JSONDecodeError, RecursionError) as fault:
         raise PluralignError(f"{path}: is not valid JSON Lines ({fault})") from fault
     return _records(rows, DrawnResponse, path, "line")

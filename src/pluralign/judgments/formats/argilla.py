@@ -148,7 +148,7 @@ def _flattened(record: Mapping[str, Any]) -> tuple[Mapping[str, Sequence[Any]], 
         if not isinstance(values, list):
             raise RowError(column, f"found {one_line(values)}, expected a list of values")
         beside = (record.get(f"{column}.{what}") for what in ("users", "status"))
-        users, states = ([None] * len(values) if part is None else part for part in beside)
+        users, states = ([None] * len(values) if part in (None, []) else part for part in beside)
         for what, part in (("users", users), ("status", states)):
             if not isinstance(part, list) or len(part) != len(values):
                 raise RowError(f"{column}.{what}", f"found {one_line(part)}, expected one for each value")

@@ -94,7 +94,8 @@ def check(given: Mapping[str, Given], flags: Mapping[str, Given], place: str = "
     model_values = {**defaults, **model_values, "model_name_or_path": values["model_name_or_path"]}
     arg_values["output_dir"] = values["output_dir"]
     check_ranges(given, {**model_values, **arg_values})
-    model_folder, out = (Path(os.path.realpath(values[key])) for key in ("model_name_or_path", "output_dir"))
+    with disk_errors(values["output_dir"]):
+        model_folder, out = (Path(os.path.realpath(values[key])) for key in ("model_name_or_path", "output_dir"))
     if model_folder.is_dir() and model_folder.is_relative_to(out):
         name = values["model_name_or_path"]
         raise given["output_dir"].complain(f"is or holds the model {name}: choose another folder")
@@ -176,7 +177,10 @@ def _run(job: TrainingRun, state: PartialState) -> tuple[Any, dict[str, Any]]:
             "processes with `accelerate launch` on GPUs, or leave fsdp out"
         )
     with disk_errors(job.folder):
-        result = trainer.train(resume_from_checkpoint=resume)
+        try:
+            result = trainer.train(resume_from_checkpoint=resume)
+        except ImportError as fault:  # an optimiser whose library is missing
+            raise PluralignError(f"{job.folder}: the training cannot be set up: {fault}") from fault
     metrics = {key: value for key, value in result.metrics.items() if key in ("train_loss", "train_runtime")}
     metrics |= {
         "steps": result.global_step,
