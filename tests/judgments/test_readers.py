@@ -211,8 +211,8 @@ def test_joins_find_their_rows_or_say_which_is_missing(tmp_path):
 @pytest.mark.parametrize(
     ("mapping", "expected"),
     [
-        ("responses: ['{a}']\n", "expected one of ranks, scores"),
-        ("responses: ['{a}']\nranks: ['1']\nscores: ['1']\n", "expected one of ranks, scores"),
+        ("responses: ['{a}']\n", "expected one of ranks, places, scores"),
+        ("responses: ['{a}']\nranks: ['1']\nscores: ['1']\n", "expected one of ranks, places, scores"),
         ("ranks: ['1']\n", "the key 'responses' is missing"),
         ("responses: ['{t[a].b}']\nranks: ['1']\n", "unknown table 't'"),
         ("responses: ['{a}']\nchoice: '{a}'\n", "'choice' needs 'choices'"),

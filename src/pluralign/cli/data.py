@@ -10,7 +10,10 @@ from typer import Argument, Option
 
 from pluralign.cli import options
 
-Format = Literal["table", "trl", "hh-rlhf", "mapping", "polis", "preflib", "label-studio", "argilla"]
+Format = Literal[
+    "table", "trl", "hh-rlhf", "mapping", "polis", "preflib", "label-studio", "argilla", "chatbot-arena", "oasst",
+    "prism", "le-wi-di",
+]  # fmt: skip
 Shape = Literal["votes", "people", "ranked", "ballot"]
 By = Literal["prompt", "response", "annotator", "source", "group"]
 OnError = Literal["stop", "skip"]
@@ -20,7 +23,7 @@ def import_(
     sources: Annotated[list[Path], Argument(help="Files to import, all of one format.")],
     out: options.OutTable,
     format: Annotated[Format, Option(help="Format of the files; table is pluralign's own.")] = "table",
-    mapping: Annotated[str | None, Option(help="mapping: YAML file that describes the columns.")] = None,
+    mapping: Annotated[str | None, Option(help="YAML file that describes the columns, or a known name.")] = None,
     shape: Annotated[Shape | None, Option(help="polis: votes (default) or people; preflib: ranked or ballot.")] = None,
     comments: Annotated[str | None, Option(help="polis: file of the statements.")] = None,
     prompt: Annotated[str | None, Option(help="polis and preflib: topic, used as the prompt.")] = None,

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import dropwhile, islice
+from itertools import chain, dropwhile, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -469,15 +469,24 @@ def _line(number: int, line: bytes) -> Item:
     return _object(number, row)
 
 
-def _json_array(path: Path) -> _Rows:
-    # One array is one JSON value, so it is held in memory whole. JSON Lines streams.
-    with opened(path) as data:
+def read_json(path: Path) -> Any:
+    """The value of a JSON file, which is held in memory whole.
+
+    Raises:
+        PluralignError: the file is missing or empty, or not JSON.
+    """
+    with _file_errors(path, lambda: 0), opened(path) as data:
         try:
-            value = json.loads(data.read().decode("utf-8-sig"))
+            return json.loads(data.read().decode("utf-8-sig"))
         except UnicodeDecodeError as fault:
             raise PluralignError(f"{path}: byte {fault.start + 1} is not UTF-8: save the file as UTF-8") from fault
         except (ValueError, RecursionError) as fault:
             raise PluralignError(f"{path}: malformed JSON: {fault}") from fault
+
+
+def _json_array(path: Path) -> _Rows:
+    # One array is one JSON value. JSON Lines streams.
+    value = read_json(path)
     if not isinstance(value, list):
         raise PluralignError(f"{path}: expected a JSON array of objects (or JSON Lines in a .jsonl file)")
     for number, row in enumerate(value, start=1):
@@ -488,7 +497,13 @@ def _csv_reader(data: BinaryIO, kind: str) -> Any:
     # Bytes that are not UTF-8 pass as surrogates, so that the error can name the row that holds them.
     text = io.TextIOWrapper(data, encoding="utf-8-sig", errors="surrogateescape", newline="")
     csv.field_size_limit(2**31 - 1)
-    return csv.reader(text, delimiter="," if kind == ".csv" else "\t", strict=True)
+    delimiter = "\t"
+    if kind == ".csv":
+        # Where the comma is the decimal sign, columns are separated by semicolons.
+        header = text.readline()
+        delimiter = ";" if ";" in header and "," not in header else ","
+        return csv.reader(chain([header] if header else [], text), delimiter=delimiter, strict=True)
+    return csv.reader(text, delimiter=delimiter, strict=True)
 
 
 def _separated(path: Path) -> _Rows:

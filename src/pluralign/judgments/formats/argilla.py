@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pluralign.core.errors import PluralignError, RowError, one_line
+from pluralign.judgments.formats.chats import in_one_form
 from pluralign.judgments.formats.convert import (
     Rows,
     Tally,
@@ -14,7 +15,6 @@ from pluralign.judgments.formats.convert import (
     field_value,
     named_fields,
     names_in,
-    responses_to,
 )
 from pluralign.judgments.schema import ranks_from_scores
 from pluralign.judgments.validation import Reject
@@ -99,10 +99,11 @@ def record_judgments(
                     judged = _rating(response["value"], data, rated, f"{place}.value")
                 text = field_value(data, prompt, "fields.", "--field prompt=NAME") if prompt else ""
                 user = response.get("user_id")
+                text, shown = in_one_form(text, judged["responses"])
                 yield {
                     **judged,
                     "prompt": text,
-                    "responses": responses_to(text, judged["responses"]),
+                    "responses": shown,
                     "source": question,
                     "annotator": None if user == "None" else user,  # the export writes unknown users as "None"
                 }

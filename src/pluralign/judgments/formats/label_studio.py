@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pluralign.core.errors import RowError, nearest, one_line
+from pluralign.judgments.formats.chats import in_one_form
 from pluralign.judgments.formats.convert import (
     Rows,
     Tally,
@@ -14,7 +15,6 @@ from pluralign.judgments.formats.convert import (
     field_value,
     named_fields,
     names_in,
-    responses_to,
 )
 from pluralign.judgments.formats.templates import word
 from pluralign.judgments.validation import Reject
@@ -141,7 +141,7 @@ def _annotation(
             if not any(made["ranks"]):
                 tally.left_out["empty rankings"] += 1
                 continue
-            responses = responses_to(prompt, made["responses"])
+            prompt, responses = in_one_form(prompt, made["responses"])
             yield {**made, "prompt": prompt, "responses": responses, **_about(annotation, control)}
         except RowError as complaint:
             yield complaint
