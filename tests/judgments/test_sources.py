@@ -372,3 +372,53 @@ def test_labels_of_a_column_mapping_keep_their_scale(tmp_path):
     found, done = of_file(tmp_path, tmp_path / "d.csv", mapping=str(tmp_path / "m.yaml"))
     assert [row["labels"] for row in found] == [["1"], ["0"], ["1"]]
     assert sum(done.tally.left_out.values()) == 1
+
+
+COMMENTS = (
+    "timestamp,datetime,comment-id,author-id,agrees,disagrees,moderated,comment-body\n"
+    "1,x,0,1,2,0,1,More trees\n1,x,1,1,0,1,0,Fewer cars\n1,x,2,1,1,0,-1,Buy my book\n"
+)
+
+
+def polis_export(folder, join):
+    """An export under the names of today (`-`) or of before (`.`)."""
+    (folder / f"town{join}comments.csv").write_text(COMMENTS)
+    (folder / f"town{join}summary.csv").write_text("topic,The town\nurl,none\n")
+    singular = "participant" if join == "-" else "participants"
+    votes = folder / f"town{join}{singular}-votes.csv"
+    votes.write_text(
+        "participant,xid,group-id,n-comments,n-votes,n-agree,n-disagree,0,1,2\n"
+        "7.0,,1.0,0,3,2,1,1.0,-1.0,1.0\n8,acme-42,0,0,1,1,0,1,,\n"
+    )
+    return votes
+
+
+@pytest.mark.parametrize("join", ["-", "."])
+def test_polis_of_today_and_of_before(join, tmp_path):
+    found, done = of_file(tmp_path, polis_export(tmp_path, join), format="polis")
+    assert [(row["annotator"], row["group"], *row["responses"], *row["labels"]) for row in found] == [
+        ("town/7", "town/1", "More trees", "agree"),
+        ("town/7", "town/1", "Fewer cars", "disagree"),
+        ("acme-42", "town/0", "More trees", "agree"),
+    ]
+    assert done.tally.left_out == {"votes on statements that the moderators rejected (--keep-moderated)": 1}
+    found, _ = of_file(tmp_path, tmp_path / polis_export(tmp_path, join), format="polis", keep_moderated=True)
+    assert len(found) == 4
+
+
+def test_polis_with_a_row_per_vote(tmp_path):
+    polis_export(tmp_path, "-")
+    votes = tmp_path / "town-votes.csv"
+    lines = ["1717156800000,x,0,7,-1", "1717156801000,x,0,7,1", "1717156802000,x,1,7,-1", "1717156803000,x,0,8,1"]
+    votes.write_text("timestamp,datetime,comment-id,voter-id,vote\n" + "\n".join(lines) + "\n")
+    found, done = of_file(tmp_path, votes, format="polis")
+    assert [(row["annotator"], *row["responses"], *row["labels"], row["time"].second) for row in found] == [
+        ("town/7", "More trees", "agree", 1), ("town/7", "Fewer cars", "disagree", 2), ("town/8", "More trees", "agree", 3),
+    ]  # fmt: skip
+    assert done.tally.left_out == {"votes that their participant replaced later": 1}
+    (row,), _ = of_file(tmp_path, votes, format="polis", shape="people")
+    assert (row["responses"], row["ranks"]) == (["More trees", "Fewer cars"], [1, 2])
+    reversed_lines = [f"{line[: line.rindex(',')]},{-int(line[line.rindex(',') + 1 :])}" for line in lines]
+    votes.write_text("timestamp,datetime,comment-id,voter-id,vote\n" + "\n".join(reversed_lines) + "\n")
+    with pytest.raises(PluralignError, match="town-votes.csv: .* opposite sign"):
+        of_file(tmp_path, votes, format="polis")

@@ -73,6 +73,7 @@ def import_files(
     comments: str | None = None,
     prompt: str | None = None,
     fields: Sequence[str] = (),
+    keep_moderated: bool = False,
     label_scale: str | os.PathLike[str] | LabelScale | None = None,
     source: str | None = None,
     drop_columns: Sequence[str] = (),
@@ -92,6 +93,7 @@ def import_files(
         shape: for `polis`: `votes` (default) or `people`; for `preflib`: `ranked` (default) or `ballot`.
         comments: for `polis`: file of the statements.
         prompt: for `polis` and `preflib`: topic, used as the prompt.
+        keep_moderated: for `polis`: keep votes on statements that the moderators rejected.
         fields: for `label-studio` and `argilla`: `KEY=NAME` if a field does not have its usual name.
         label_scale: for `table`, `mapping` and `argilla`: a built-in name, a YAML file, or a `LabelScale`.
         source: value of the column `source` where there is none.
@@ -131,7 +133,14 @@ def import_files(
             raise PluralignError(f"--rejects: {fault}") from fault
     if key_file is not None and not anonymize:
         raise PluralignError("--key-file needs --anonymize")
-    options = {"mapping": mapping, "shape": shape, "comments": comments, "prompt": prompt, "field": fields or None}
+    options: dict[str, Any] = {
+        "mapping": mapping,
+        "shape": shape,
+        "comments": comments,
+        "prompt": prompt,
+        "field": fields or None,
+    }
+    options |= {"keep-moderated": keep_moderated or None}
     _check_options(format, options, drop_columns, label_scale)
     files = [path for path in paths if str(path) != STANDARD_INPUT]
     check_distinct(files, by_content=format not in ("polis", "preflib"))  # their rows depend on the name of the file
@@ -215,7 +224,14 @@ def _reader(
         if comments is not None and len(paths) > 1:
             raise PluralignError("--comments: has the statements of one conversation: import conversations one by one")
 
-        bound = partial(read_polis, shape=shape, comments=comments, prompt=options["prompt"], drop_columns=drop_columns)
+        bound = partial(
+            read_polis,
+            shape=shape,
+            comments=comments,
+            prompt=options["prompt"],
+            drop_columns=drop_columns,
+            keep_moderated=bool(options["keep-moderated"]),
+        )
         return _in_rows(bound), label_scale(SCALE) if shape == "votes" else None
     if format == "preflib":
         return _in_rows(partial(read_preflib, shape=options["shape"] or "ranked", prompt=options["prompt"])), None
@@ -257,6 +273,7 @@ OWNERS = {
     "mapping": ("mapping",),
     "shape": ("polis", "preflib"),
     "comments": ("polis",),
+    "keep-moderated": ("polis",),
     "prompt": ("polis", "preflib", "le-wi-di"),
     "field": ("label-studio", "argilla"),
     "label-scale": ("table", "mapping", "argilla", "label-studio", "le-wi-di"),
