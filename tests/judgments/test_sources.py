@@ -422,3 +422,60 @@ def test_polis_with_a_row_per_vote(tmp_path):
     votes.write_text("timestamp,datetime,comment-id,voter-id,vote\n" + "\n".join(reversed_lines) + "\n")
     with pytest.raises(PluralignError, match="town-votes.csv: .* opposite sign"):
         of_file(tmp_path, votes, format="polis")
+
+
+def test_argilla_1_as_records_and_as_columns(tmp_path):
+    ranking = [{"value": "a", "rank": 2}, {"value": "b", "rank": 1}]
+    nested = {
+        "fields": {"prompt": "Tea?", "a": "Yes", "b": "No"}, "suggestions": [],
+        "responses": [{"user_id": "u", "status": "submitted", "values": {"ranking": {"value": ranking}}}],
+    }  # fmt: skip
+    sideways = {"value": ["a", "b"], "rank": [2, 1]}
+    flat = {
+        "prompt": "Tea?",
+        "a": "Yes",
+        "b": "No",
+        "ranking": [{"user_id": "u", "status": "submitted", "value": sideways}],
+    }
+    for record in (nested, flat):
+        (row,), _ = imported(tmp_path, [record], format="argilla")
+        assert (row["responses"], row["ranks"], row["annotator"]) == (["Yes", "No"], [2, 1], "u")
+
+
+def test_label_studio_ratings_choices_and_0_x(tmp_path):
+    results = [
+        {"type": "rating", "from_name": "quality", "to_name": "answer", "value": {"rating": 4}},
+        {"type": "choices", "from_name": "tone", "to_name": "answer", "value": {"choices": ["2"]}},
+    ]
+    for key in ("annotations", "completions"):
+        annotation = {"id": 1, "created_at": 1598290000, "result": results}
+        task = {"id": 1, "data": {"prompt": "Tea?", "response": "Yes"}, key: [annotation]}
+        found, _ = imported(tmp_path, [task], format="label-studio", label_scale="1-to-5")
+        assert [(row["source"], row["responses"], row["labels"], row["time"].year) for row in found] == [
+            ("quality", ["Yes"], ["4"], 2020), ("tone", ["Yes"], ["2"], 2020),
+        ]  # fmt: skip
+    results[1]["value"]["choices"] = ["1", "2"]
+    with pytest.raises(
+        PluralignError, match=r"annotations.0.result.1.value.choices': found \['1', '2'\], expected one"
+    ):
+        imported(tmp_path, [{**task, "annotations": [annotation]}], format="label-studio", label_scale="1-to-5")
+
+
+def test_preflib_categories_and_graphs(tmp_path):
+    names = "".join(f"# ALTERNATIVE NAME {at}: {name}\n" for at, name in enumerate(("ann", "bo", "cy"), start=1))
+    (tmp_path / "v.cat").write_text(
+        f"# TITLE: Vote\n# DATA TYPE: cat\n# NUMBER ALTERNATIVES: 3\n# NUMBER VOTERS: 3\n# NUMBER CATEGORIES: 3\n{names}"
+        "2: {1,3},{},2\n1: {},{2},{1,3}\n"
+    )
+    found, _ = of_file(tmp_path, tmp_path / "v.cat", format="preflib")
+    assert [row["ranks"] for row in found] == [[1, 3, 1], [1, 3, 1], [2, 1, 2]]
+    header = f"# TITLE: Vote\n# DATA TYPE: wmd\n# NUMBER ALTERNATIVES: 3\n# NUMBER EDGES: 4\n{names}"
+    (tmp_path / "v.wmd").write_text(header + "1, 2, 0.5\n1, 3, 2.0\n2, 1, 1\n2, 3, 1\n3, 1, 9\n")
+    found, done = of_file(tmp_path, tmp_path / "v.wmd", format="preflib")
+    assert [(row["annotator"], row["responses"], row["ranks"]) for row in found] == [
+        ("v.wmd/1", ["bo", "cy"], [2, 1]), ("v.wmd/2", ["ann", "cy"], [1, 1]),
+    ]  # fmt: skip
+    assert sum(done.tally.left_out.values()) == 1
+    (tmp_path / "v.wmd").write_text(header + "1, 2\n")
+    with pytest.raises(PluralignError, match=r"v.wmd, line 8: found '1, 2', expected an edge"):
+        of_file(tmp_path, tmp_path / "v.wmd", format="preflib")

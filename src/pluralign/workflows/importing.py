@@ -238,8 +238,10 @@ def _reader(
     if format == "le-wi-di":
         return _in_rows(partial(read_le_wi_di, prompt=options["prompt"])), scale
     if format in ("label-studio", "argilla"):
-        tool = {"label-studio": read_label_studio, "argilla": read_argilla}[format]
-        return _in_rows(partial(tool, fields=options["field"] or ())), scale
+        named = options["field"] or ()
+        if format == "argilla":
+            return _in_rows(partial(read_argilla, fields=named)), scale
+        return _in_rows(partial(read_label_studio, fields=named, labelled=scale is not None)), scale
     if format == "table":
         table = _in_blocks(lambda path, checker, tally: read_table(path, checker, tally, drop_columns))
         return table, common_scale(paths, scale)
