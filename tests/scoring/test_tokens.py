@@ -63,6 +63,19 @@ def test_long_prompts_are_cut_on_the_left_alike_for_all_responses(kind, request)
     assert found.prompt_ids[0][:special] == whole.prompt_ids[0][:special]
 
 
+def test_a_cut_response_has_no_end_for_a_policy(causal):
+    """Neither training nor scoring teaches or asks a policy to end where a text goes on."""
+    end = causal.eos_token_id
+    whole = items("Tea?", "good " * 50, "bad")
+    found = tokenize(whole, causal, TokenLimits(20, 8), encoder=False, end_cut=False)
+    assert found.response_ids[0][-1] != end
+    assert found.response_ids[1][-1] == end, "it was not cut"
+    with_end = tokenize(whole, causal, TokenLimits(20, 8), encoder=False).response_ids[0]
+    assert with_end == [*found.response_ids[0][:-1], end]
+    exact = tokenize(items("Tea?", "good cat", "sun"), causal, TokenLimits(20, 8), encoder=False, end_cut=False)
+    assert exact.response_ids[0][-1] == end
+
+
 def test_long_responses_are_cut_on_the_right_and_keep_their_end(causal):
     found = tokenize(items("Tea?", "good " * 50, "bad"), causal, TokenLimits(20, 8), encoder=False)
     assert found.cut_responses == 1

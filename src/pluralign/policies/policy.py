@@ -122,8 +122,8 @@ class Policy(CausalModel):
                 drawn[index] = response
         return drawn, [None] * len(drawn)
 
-    def _generate(self, prompts: Sequence[list[int]], config: GenerationConfig) -> list[list[int]]:
-        """The drawn tokens of each response, up to and including its end token."""
+    def _generate(self, prompts: Sequence[list[int]], config: GenerationConfig, **options: Any) -> list[list[int]]:
+        """The drawn tokens of each response, up to and including its end token; options are those of `generate`."""
         end = self.tokenizer.eos_token_id
         width = max(1, max(len(prompt) for prompt in prompts))
         rows = torch.full((len(prompts), width), int(config.pad_token_id))
@@ -135,7 +135,7 @@ class Policy(CausalModel):
         device = next(self.model.parameters()).device
         inputs = {"input_ids": rows.to(device), "attention_mask": mask.to(device)}
         with torch.no_grad():
-            responses = self.model.generate(**inputs, generation_config=config)[:, width:].tolist()
+            responses = self.model.generate(**inputs, generation_config=config, **options)[:, width:].tolist()
         return [ids[: ids.index(end) + 1] if end in ids else ids for ids in responses]
 
     def using(self, adapter: str | None) -> AbstractContextManager[Any]:

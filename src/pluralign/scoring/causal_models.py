@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from pluralign.choice.preference_matching import Penalty
 from pluralign.core.errors import PluralignError
 from pluralign.scoring.forward import block_charges, score_tokens
-from pluralign.scoring.heads import token_log_probs
+from pluralign.scoring.heads import token_log_probs, token_shares
 from pluralign.scoring.items import Items
 from pluralign.scoring.loading import (
     SETTINGS,
@@ -45,7 +46,8 @@ def with_log_probs(model: Any) -> Any:
 
     `model(..., sources=(predicted,), targets=(predicted,))` returns in `logits` the `(predicted,)` log-probabilities of
     the targets under the states at the sources (indices into the flattened `(rows * tokens)`), and computes logits
-    only there; with `full_logits=True` the model computes its own logits everywhere. Other calls are unchanged.
+    only there; with `full_logits=True` the model computes its own logits everywhere. With `flatten=(alpha, ends)` it
+    returns `(predicted, 2)`, as in `token_shares`, without gradient. Other calls are unchanged.
 
     Raises:
         PluralignError: its `forward` was replaced by another library.
@@ -65,6 +67,7 @@ def with_log_probs(model: Any) -> Any:
         sources: Tensor | None = None,
         targets: Tensor | None = None,
         full_logits: bool = False,
+        flatten: tuple[float, Sequence[int]] | None = None,
         **kwargs: Any,
     ) -> Any:
         if sources is None or targets is None:
@@ -72,14 +75,15 @@ def with_log_probs(model: Any) -> Any:
         kwargs |= {"use_cache": False}
         kwargs.pop("labels", None)
         if full_logits:
-            logits = kind.forward(self, *args, **kwargs).logits.flatten(0, 1)
-            # `token_log_probs` overwrites the head's output, and these logits are a view that must not be overwritten.
-            log_probs = token_log_probs(torch.clone, logits[sources], targets, logits.shape[-1])
+            states = kind.forward(self, *args, **kwargs).logits.flatten(0, 1)
+            # The readers overwrite the head's output, and these logits are a view that must not be overwritten.
+            head, vocabulary = torch.clone, states.shape[-1]
         else:
             states = self.base_model(*args, **kwargs).last_hidden_state.flatten(0, 1)
-            head = self.get_output_embeddings()
-            log_probs = token_log_probs(head, states[sources], targets, self.config.get_text_config().vocab_size)
-        return CausalLMOutput(logits=log_probs)
+            head, vocabulary = self.get_output_embeddings(), self.config.get_text_config().vocab_size
+        if flatten is not None:
+            return CausalLMOutput(logits=token_shares(head, states[sources], targets, vocabulary, *flatten))
+        return CausalLMOutput(logits=token_log_probs(head, states[sources], targets, vocabulary))
 
     body = {"__module__": __name__, "forward": forward}
     plain.__class__ = type(kind.__name__, (_WithLogProbs, kind), body)
@@ -98,18 +102,21 @@ class CausalModel(TextModel):
         """The states that predict the response's tokens."""
         return "tokens"
 
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Ids of the tokens that end a response."""
+        end = self.tokenizer.eos_token_id
+        return () if end is None else (int(end),)
+
     def log_probs(self, items: Items, **options: Any) -> np.ndarray:
         """log pi(y|x) of every unique response: `(responses,)`, float64; options as in `TextModel.values`."""
         return self.values(self.tokenize(items), **options)
 
     def charges(self, tokens: TokenizedItems, penalty: Penalty) -> np.ndarray:
-        """The part of log pi(y|x) that a penalty charges when this model is the reference: `(responses,)`, in nats.
-
-        `kl` charges all tokens, `pm` none.
-        """
-        if penalty.mode == "pm":
+        """What a penalty charges when this model is the reference: `(responses,)`, in nats."""
+        if penalty.charges_none:
             return np.zeros(len(tokens.item))
-        read = functools.partial(block_charges, penalty=penalty)
+        read = functools.partial(block_charges, penalty=penalty, ends=self.ends)
         return score_tokens(self.model, tokens, self.layout(tokens), read=read)
 
 

@@ -91,11 +91,17 @@ def plain_text(text: Any) -> str:
     return text if isinstance(text, str) else "\n".join(message["content"] for message in text)
 
 
-def _tfidf(items: Items, dimensions: int, reads: Reads, seed: int) -> np.ndarray:
-    from sklearn.decomposition import TruncatedSVD
+def word_vectorizer(**options: Any) -> Any:
+    """scikit-learn's vectorizer of words and word pairs by sublinear TF-IDF; options are those of `TfidfVectorizer`."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=r"(?u)\w+")
+    return TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=r"(?u)\w+", **options)
+
+
+def _tfidf(items: Items, dimensions: int, reads: Reads, seed: int) -> np.ndarray:
+    from sklearn.decomposition import TruncatedSVD
+
+    vectorizer = word_vectorizer()
     texts = [plain_text(response) for response in items.responses]
     if reads == "prompt+response":
         texts = [f"{plain_text(items.prompts[item])}\n{text}" for item, text in zip(items.item, texts, strict=True)]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pluralign.choice.preference_matching import Penalty, inside
+from pluralign.choice.preference_matching import Penalty, charged_tokens
 from pluralign.core.errors import PluralignError
 from pluralign.core.progress import track
 from pluralign.scoring.attention import additive, block_mask, sees
@@ -33,14 +33,15 @@ def seen_by(block: dict[str, Tensor], layout: Layout) -> dict[str, Any]:
     return {"attention_mask": mask, "position_ids": block["position_ids"]}
 
 
-def block_token_log_probs(model: nn.Module, block: dict[str, Tensor], layout: Layout) -> Tensor:
-    """`(predicted,)` log-probability of each predicted token of a block, in nats."""
+def block_token_log_probs(model: nn.Module, block: dict[str, Tensor], layout: Layout, **options: Any) -> Tensor:
+    """`(predicted,)` log-probability of each predicted token of a block, in nats; options of `with_log_probs`."""
     output = model(
         input_ids=block["input_ids"],
         **seen_by(block, layout),
         sources=block["sources"],
         targets=block["targets"],
         full_logits=layout.full_logits,
+        **options,
     )
     return output.logits
 
@@ -48,19 +49,28 @@ def block_token_log_probs(model: nn.Module, block: dict[str, Tensor], layout: La
 def block_values(model: nn.Module, block: dict[str, Tensor], layout: Layout) -> Tensor:
     """`(responses,)` log-probabilities or rewards of a block; `(responses, outputs)` logits if a model has several."""
     if layout.reads == "tokens":
-        return _summed(block_token_log_probs(model, block, layout), block)
+        return response_sums(block_token_log_probs(model, block, layout), block)
     return block_states(model, block, layout)[0]
 
 
-def block_charges(model: nn.Module, block: dict[str, Tensor], layout: Layout, penalty: Penalty) -> Tensor:
-    """`(responses,)` the charged part of each response's log-probability, in nats; `block_values` under `kl`."""
-    log_probs = block_token_log_probs(model, block, layout)
-    within = inside(log_probs, block["owner"], len(block["response"]), penalty)
-    return _summed(log_probs.masked_fill(within, 0.0), block)
+def block_charges(
+    model: nn.Module, block: dict[str, Tensor], layout: Layout, penalty: Penalty, ends: Sequence[int]
+) -> Tensor:
+    """`(responses,)` what a penalty charges of each response, in nats; `ends` are the ids of end tokens.
+
+    If it charges all, these are `block_values`.
+    """
+    shares = None
+    if penalty.mode == "flattened" and not penalty.charges_all:
+        pairs = block_token_log_probs(model, block, layout, flatten=(penalty.alpha, ends))
+        log_probs, shares = pairs.unbind(-1)
+    else:
+        log_probs = block_token_log_probs(model, block, layout)
+    return response_sums(charged_tokens(log_probs, block["owner"], len(block["response"]), penalty, shares), block)
 
 
-def _summed(log_probs: Tensor, block: dict[str, Tensor]) -> Tensor:
-    """Sums over the tokens of each response: `(responses,)`."""
+def response_sums(log_probs: Tensor, block: dict[str, Tensor]) -> Tensor:
+    """Sums over the predicted tokens of each response of a block: `(predicted,)` to `(responses,)`."""
     sums = torch.zeros(len(block["response"]), dtype=log_probs.dtype, device=log_probs.device)
     return sums.index_add(0, block["owner"], log_probs)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,9 @@ from pluralign.scoring.tokens import TokenizedItems
 
 PENALTY = "penalty"
 """The key of the penalty in a tuned policy's settings and in a mixture's file."""
+
+ANSWERS = "answers"
+"""The key of a tuned policy's settings that is `letters` if it responds with letters of listed options."""
 
 _NOT_CONTENT = ("_name_or_path", "transformers_version", "architectures", "dtype", SETTINGS)
 
@@ -60,13 +63,18 @@ def stored_penalty(settings: Mapping[str, Any], place: str) -> Penalty:
     try:
         return Penalty(**stored)
     except (PluralignError, TypeError) as fault:  # other keys, or not a mapping
-        expected = f"expected mode, alpha and gate ({fault})"
+        expected = f"expected mode, alpha, gate and reference_weight ({fault})"
         raise PluralignError(f"{place}: penalty: found {stored!r}, {expected}: train it again") from fault
 
 
-def log_probs_file(model_name: str, tokens: TokenizedItems, dtype: str, penalty: Penalty) -> Path:
-    """The cache file of the log-probabilities that a penalty charges, for a model's fingerprint and a precision."""
-    charged = () if penalty.mode == "kl" else astuple(penalty)  # under `kl`, threshold and gate have no meaning
+def log_probs_file(
+    model_name: str, tokens: TokenizedItems, dtype: str, penalty: Penalty, ends: Sequence[int] = ()
+) -> Path:
+    """The cache file of the log-probabilities that a penalty charges, for a model's fingerprint and a precision.
+
+    `ends` are the ids of end tokens, which `flattened` keeps apart.
+    """
+    charged = () if penalty.charges_all else (*astuple(penalty), *ends)
     key = fingerprint("log-probs-1", model_name, tokens.fingerprint(), dtype, *charged)
     return cache_folder() / "reference-log-probs" / f"{key}.safetensors"
 
@@ -92,12 +100,9 @@ def kept_log_probs(
 
 
 def reference_charges(reference: CausalModel, tokens: TokenizedItems, penalty: Penalty) -> np.ndarray:
-    """The part of log pi_ref(y|x) that a penalty charges, in nats, cached: `(responses,)`, float64.
-
-    `kl` charges all of it, `pm` nothing. `tokens` are the texts as the policy reads them.
-    """
-    if penalty.mode == "pm":
+    """What a penalty charges, in nats, cached: `(responses,)`, float64; `tokens` are the texts as the policy reads."""
+    if penalty.charges_none:
         return reference.charges(tokens, penalty)
     precision = f"{next(reference.model.parameters()).dtype} no"
-    file = log_probs_file(fingerprint_weights(reference.model), tokens, precision, penalty)
+    file = log_probs_file(fingerprint_weights(reference.model), tokens, precision, penalty, reference.ends)
     return kept_log_probs(file, lambda: reference.charges(tokens, penalty))

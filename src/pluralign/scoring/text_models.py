@@ -48,7 +48,8 @@ class TextModel:
         Raises:
             PluralignError: the tokenizer gives a token that the model has no embedding for.
         """
-        tokens = tokenize(items, self.tokenizer, self.limits, is_encoder(self.model.config))
+        encoder = is_encoder(self.model.config)
+        tokens = tokenize(items, self.tokenizer, self.limits, encoder, end_cut=self.reads != "tokens")
         check_embedded(name, chain(tokens.prompt_ids, tokens.response_ids), self.model, self.tokenizer)
         if tokens.cut_prompts or tokens.cut_responses:
             logger.warning(

@@ -44,7 +44,7 @@ class TokenizedItems:
 
     Args:
         prompt_ids: per item, truncated.
-        response_ids: per response, truncated, with its end token.
+        response_ids: per response, truncated, with its end token unless a policy reads it and it was truncated.
         item: `(responses,)` the item of each response.
         cut_prompts: number of prompts that lost tokens, on the left.
         cut_responses: number of responses that lost tokens, on the right.
@@ -84,7 +84,9 @@ def model_context(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
 _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text", "xlm-roberta-xl")
 
 
-def tokenize(items: Items, tokenizer: PreTrainedTokenizerBase, limits: TokenLimits, encoder: bool) -> TokenizedItems:
+def tokenize(
+    items: Items, tokenizer: PreTrainedTokenizerBase, limits: TokenLimits, encoder: bool, end_cut: bool = True
+) -> TokenizedItems:
     """Token ids of every prompt and response.
 
     Causal models read `[bos] prompt response [eos]`; encoders `[cls] prompt [sep] response [sep]`. Prompt and
@@ -92,7 +94,8 @@ def tokenize(items: Items, tokenizer: PreTrainedTokenizerBase, limits: TokenLimi
     separately, so that all responses share their prompt's tokens. Messages go through the tokenizer's chat template.
 
     A response over its limit is truncated on the right; then an item's prompt is truncated on the left to what its
-    longest response leaves, keeping special tokens. Both are counted.
+    longest response leaves, keeping special tokens. Both are counted. A truncated response gets its end token only
+    with `end_cut`: a policy would learn to end, or be judged by ending, where a text goes on.
 
     Raises:
         PluralignError: messages without a chat template, or a template that does not end the prompt where the
@@ -116,7 +119,7 @@ def tokenize(items: Items, tokenizer: PreTrainedTokenizerBase, limits: TokenLimi
         for item, together, alone in zip(members, joint, separate, strict=True):
             ahead = prompt_ids[item]
             response_ids.append(together[len(ahead) :] if together[: len(ahead)] == ahead else alone)
-    return _cut(items.item, prompt_ids, response_ids, render, limits)
+    return _cut(items.item, prompt_ids, response_ids, render, limits, end_cut)
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
@@ -127,20 +130,25 @@ def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[
 
 
 def _cut(
-    item: np.ndarray, prompt_ids: list[list[int]], response_ids: list[list[int]], render: _Renderer, limits: TokenLimits
+    item: np.ndarray,
+    prompt_ids: list[list[int]],
+    response_ids: list[list[int]],
+    render: _Renderer,
+    limits: TokenLimits,
+    end_cut: bool,
 ) -> TokenizedItems:
     """Truncate responses on the right and prompts on the left, in place, and add the special tokens."""
     cut_prompts = cut_responses = 0
     longest = np.zeros(len(prompt_ids), dtype=np.int64)
     # The special tokens around a prompt are kept even if a response leaves no room for anything else.
-    most = limits.max_length - len(render.before) - len(render.between)
-    most = max(1, min(limits.response, most) - len(render.after))
+    room = max(1, min(limits.response, limits.max_length - len(render.before) - len(render.between)))
+    most = max(1, room - len(render.after))
     for index, ids in enumerate(response_ids):
-        cut_responses += len(ids) > most
-        ids = ids[:most]
-        if render.after and ids[-1:] != render.after:
-            ids = ids + render.after
-        response_ids[index] = ids
+        whole = ids if ids[-1:] == render.after else ids + render.after
+        cut_responses += len(whole) > room
+        if len(whole) > room:
+            whole = ids[:most] + render.after if end_cut else ids[:room]
+        response_ids[index] = ids = whole
         longest[item[index]] = max(longest[item[index]], len(ids))
     for index, ids in enumerate(prompt_ids):
         between = render.between if ids else []

@@ -17,14 +17,16 @@ from pluralign.core.files import atomic_write, disk_errors, output_file, path_li
 from pluralign.core.records import read_record, read_text, record_of
 from pluralign.core.runs import CONFIG, read_config
 from pluralign.reports.aggregation import AggregationPage
-from pluralign.reports.audit import AuditPage
+from pluralign.reports.audit_record import AuditPage
 from pluralign.reports.calibration import RewardGaps
 from pluralign.reports.crowds import Crowds, VotedResponse
 from pluralign.reports.matching import MatchingLists
+from pluralign.reports.paired import Losses
 from pluralign.reports.plots import ReliabilityBin
 from pluralign.reports.rounds import TypeRounds
 from pluralign.reports.runs import AnnotatorResult, DrawnResponse, Run, runs_page
 from pluralign.reports.sources import SourceLog
+from pluralign.scoring.measured import LOSSES
 
 Record = TypeVar("Record")
 
@@ -92,6 +94,7 @@ def read_run(folder: Path, name: str) -> Run:
         sources=_rows(folder / "sources.parquet", SourceLog, "train"),
         crowds=_crowds(folder / "crowds.parquet"),
         matching=[] if matching is None else matching.lists,
+        losses=_losses(folder / LOSSES),
     )
 
 
@@ -131,6 +134,14 @@ def _crowds(path: Path) -> Crowds | None:
     table = _table(path, "evaluate", ["prompt", "response", "votes", "expected_reward", *names])
     rows = [row | {key: [row[f"{key}_{label}"] for label in labels] for key in _SHARES} for row in table.to_pylist()]
     return Crowds(labels, _records(rows, VotedResponse, path, "row"))
+
+
+def _losses(path: Path) -> Losses | None:
+    if not path.exists():
+        return None
+    names = [field.name for field in fields(Losses)]
+    table = _table(path, "evaluate", names)
+    return Losses(**{name: table[name].to_numpy() for name in names})
 
 
 def _responses(path: Path) -> list[DrawnResponse]:

@@ -18,7 +18,8 @@ from pluralign.core.records import write_record
 from pluralign.core.runs import file_fingerprints, finish_run, finished_metrics, start_run
 from pluralign.judgments.reading import read
 from pluralign.judgments.table import text_columns
-from pluralign.reports.audit import AuditPage, audit_page
+from pluralign.reports.audit import audit_page
+from pluralign.reports.audit_record import AuditPage
 from pluralign.reports.cards import metrics_table
 from pluralign.scoring.annotator_types import Findings, findings
 from pluralign.scoring.mixtures import responsibilities_table
@@ -132,6 +133,7 @@ def audit_metrics(fitted: Findings, contents: AuditPage) -> dict[str, Any]:
         "log_likelihood": model.log_likelihood_,
         "bic": model.bic_,
         "identification": contents.identification.verdict,
+        "heterogeneity": contents.identification.heterogeneity,
         "sentence": contents.identification.sentence,
         "posterior_entropy": float(posterior_entropy(model).mean()),
         **{f"share/type={kind.type}": kind.share for kind in contents.types},

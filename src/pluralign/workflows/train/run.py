@@ -30,6 +30,7 @@ from pluralign.workflows.train.settings import (
     NOT_SET_BY_USERS,
     Given,
     RunKeys,
+    by_type,
     check_known,
     check_ranges,
     check_value,
@@ -65,7 +66,7 @@ def train(config: str | os.PathLike[str], flags: Sequence[str] = ()) -> dict[str
 
 def check(given: Mapping[str, Given], flags: Mapping[str, Given], place: str = "config") -> TrainingRun:
     """Check the type and choices of every key; no model or data is loaded."""
-    given = {**given, **flags}
+    given = by_type({**given, **flags})
     needed = ["objective", "model_name_or_path", "train_files", "output_dir"]
     if "objective" in given:
         objective = check_value(given["objective"], str, choices=tuple(OBJECTIVES))

@@ -125,6 +125,26 @@ def read_flags(arguments: Sequence[str]) -> dict[str, Given]:
     return flags
 
 
+BY_TYPE = {"objective": "em-dpo", "mode": "flattened", "beta": 1.0}
+"""What `matching_by: type` of `pm-dpo` stands for: EM-DPO's types, with policies that match their own people."""
+
+
+def by_type(given: Mapping[str, Given]) -> dict[str, Given]:
+    """The keys of a config, with `matching_by: type` as the settings that it stands for.
+
+    Examples:
+        >>> given = {"objective": Given("pm-dpo", "line 1"), "matching_by": Given("type", "line 2")}
+        >>> {key: entry.value for key, entry in by_type(given).items()}
+        {'objective': 'em-dpo', 'mode': 'flattened', 'beta': 1.0}
+    """
+    kept, how = dict(given), given.get("matching_by")
+    if how is None or how.value != "type" or "objective" not in given or given["objective"].value != "pm-dpo":
+        return kept
+    del kept["matching_by"]
+    own = {key: kept[key] for key in BY_TYPE if key in kept and key != "objective"}
+    return kept | {key: Given(value, how.place, how.flag) for key, value in BY_TYPE.items()} | own
+
+
 def check_known(given: Mapping[str, Given], known: Sequence[str]) -> None:
     """Raise a `PluralignError` for the first unknown key, with the nearest known one."""
     for key, value in given.items():

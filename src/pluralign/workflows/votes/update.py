@@ -62,6 +62,7 @@ class Updated:
     Args:
         path: the file of the state.
         created: whether the update created it.
+        strength: kappa, the weight of its prior in votes.
         merged: counts of judgments and new items.
         items: items with a vote.
         dropped: for each stratum with a share, the items without a vote of it; the other shares are rescaled there.
@@ -70,6 +71,7 @@ class Updated:
 
     path: Path
     created: bool
+    strength: float
     merged: Merged
     items: int
     dropped: dict[str, int]
@@ -82,6 +84,8 @@ class Updated:
         if merged.left_out:
             lines.append(f"without a vote: {merged.left_out}")
         lines.append(f"new items: {merged.new_items} of {self.items}")
+        if self.created:
+            lines.append(f"prior: counts as {self.strength:.3g} votes an item")
         lines += [
             f"no vote of stratum {one_line(name)}: {count} of {self.items} items (its share went to the others)"
             for name, count in self.dropped.items()
@@ -120,7 +124,8 @@ def update_votes(
         state: the file of the state, `.parquet`.
         files: canonical files.
         prior: a table of priors with `prompt`, `response` and one column per label.
-        strength: kappa, the weight of the prior in votes. Default: the number of labels.
+        strength: kappa, the weight of the prior in votes. Default: the number that makes the first votes most likely
+            (`pluralign.choice.dirichlet.estimated_strength`), or one per label if they are too few.
         decay: the factor by which a vote fades at each window boundary. Default: 1, votes do not fade.
         window_days: the length of a window, with a decay below 1.
         origin: the start of window 0, a time like 2024-05-31T12:00:00Z. Default: 1970.
@@ -180,6 +185,9 @@ def update_votes(
         if before.settings.strata not in (None, "group") and annotators is not None:
             stratum_of = _read_strata(Path(annotators), str(before.settings.strata))
         after, merged = merge(before, judgments, stratum_of)
+        if created and strength is None:
+            after = after.with_strength()
+            before = before.with_strength(after.settings.strength)
         if created and not merged.new:
             raise PluralignError(
                 f"{one_line([str(file) for file in paths])}: no judgment votes on {before.kind}: "
@@ -187,7 +195,8 @@ def update_votes(
             )
         if merged.new:
             write_votes(after, path)
-        return Updated(path, created, merged, int(after.voted.sum()), _dropped(after), _moved(before, after, most))
+        items, kappa = int(after.voted.sum()), after.settings.strength
+        return Updated(path, created, kappa, merged, items, _dropped(after), _moved(before, after, most))
 
 
 def _read_shares(path: Path) -> dict[str, float]:
