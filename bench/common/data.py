@@ -26,7 +26,11 @@ def _mapped(name: str) -> dict[str, Any]:
 
 
 def _polis(conversation: str, shape: str) -> tuple[list[str], dict[str, Any]]:
-    return [f"polis_open/{conversation}.participants-votes.csv.gz"], {"format": "polis", "shape": shape}
+    return [f"polis_open/{conversation}.participants-votes.csv.gz"], {
+        "format": "polis",
+        "shape": shape,
+        "keep_moderated": True,
+    }
 
 
 SOURCES: dict[str, tuple[list[str], dict[str, Any]]] = {

@@ -173,7 +173,15 @@ def _conversation(name: str) -> tuple[Judgments, str]:
     file = OUT / "data" / f"crowds-{name}.parquet"
     if not file.exists():
         votes = DATA / "polis_open" / f"{name}.participants-votes.csv.gz"
-        import_files([votes], file, format="polis", prompt=topic, on_error="skip", rejects=file.with_suffix(".rejects"))
+        import_files(
+            [votes],
+            file,
+            format="polis",
+            prompt=topic,
+            keep_moderated=True,
+            on_error="skip",
+            rejects=file.with_suffix(".rejects"),
+        )
     return read(file), topic
 
 
