@@ -17,7 +17,6 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-POLIS = "--conversations 15-per-hour-seattle brexit-consensus"
 BENCHMARKS = {
     "convarg": ("reward_models.convarg", "10 min", "reward models on a crowd's arguments, against baselines and TRL"),
     "real_data": ("reward_models.other_sources", "20 min", "reward models on seven other real data sets"),
@@ -38,17 +37,19 @@ BENCHMARKS = {
     "latent_class": ("annotator_types.latent_class", "5 min", "latent classes against biogeme and choix, and growth"),
     "types": ("annotator_types.planted_types", "20 min", "simulated annotator types: identification, recovery, power"),
     "real_types": ("annotator_types.real_types", "10 min", "annotator types in Polis, ConvArg and QA-feedback"),
-    "em_town": ("em_dpo.town", "hours", "EM-DPO on a simulated town: recovery, and judgments per annotator"),
+    "em_town": ("em_dpo.town", "2 h", "EM-DPO on simulated towns: judgments per annotator, and where words are blind"),
     "em_cost": ("em_dpo.cost", "30 min", "a round of EM-DPO against an epoch of DPO, ours and TRL's"),
     "em_real": ("em_dpo.real_annotators", "hours", "EM-DPO on ConvArg and on Polis conversations"),
     "aggregation": ("aggregation.town", "30 min", "one policy for all types of a town: who prefers it to the base"),
     "crowds": ("crowds.predicted", "hours", "DPRM's predictions of crowds on new items"),
     "crowd_votes": ("crowds.votes", "1 min", "accuracy of a crowd's target: votes, drift, uneven samples"),
+    "matching_lengths": ("matching.lengths", "1 min", "how long the responses are that each mode of matching asks for"),
+    "matching_pictures": ("matching.pictures", "1 min", "the pictures of docs/preference-matching.md"),
     "matching_exact": ("matching.trees", "10 min", "online preference matching against its exact optimum"),
     "matching_offline": ("matching.trees_offline", "10 min", "offline preference matching against its exact optimum"),
     "matching_first_loss": ("matching.first_loss", "2 min", "where PM-DPO starts on text"),
     "pm_population": ("matching.town", "1 h", "whose responses policies give in a simulated town"),
-    "pm_polis": (f"matching.polis {POLIS}", "15 min", "whose statements policies choose in Polis conversations"),
+    "pm_polis": ("matching.polis", "1 h", "whose statements policies choose in Polis conversations"),
     "pm_language": ("matching.free_text", "hours", "preference matching on free text"),
 }
 """Name to module with options, rough time on two cores, and one line. `dpo`, `crowd_training`, `matching_first_loss`

@@ -1,5 +1,8 @@
 """Trainers of preference matching, offline and online, and what their tests compute by hand."""
 
+import itertools
+import math
+
 import numpy as np
 import peft
 import torch
@@ -7,6 +10,7 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
+from pluralign.judgments import Judgments
 from pluralign.training.preference_matching.dpo import PMDPOConfig, PMDPOTrainer
 from pluralign.training.preference_matching.rlhf import PMRLHFTrainer
 from pluralign.training.preference_matching.rlhf_config import PMRLHFConfig
@@ -44,6 +48,44 @@ def between(numbers):
     place = int(np.diff(middle).argmax())
     assert middle[place + 1] - middle[place] > 1e-3
     return float(np.exp(middle[place : place + 2].mean()))
+
+
+LETTERS = [*"abcdefghij"]
+
+
+def letters_model(folder, reference):
+    """A model whose log-probabilities of the ten letters after the prompt `p` are given, summing to 1, in a folder."""
+    words = ["[PAD]", "[UNK]", "p", *LETTERS]
+    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
+    fast.model_max_length = 8
+    config = LlamaConfig(
+        vocab_size=len(words), hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=8, tie_word_embeddings=False, bos_token_id=None,
+        eos_token_id=None, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        state = model.model(torch.tensor([[words.index("p")]])).last_hidden_state[0, -1]
+        logits = torch.full((len(words),), -30.0)  # the prompt and special tokens: almost impossible
+        logits[3:] = reference.float()
+        model.lm_head.weight.copy_(logits.outer(state / state.square().sum()))
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+def expected_judgments(rewards, shown=2):
+    """Every ranking of `shown` responses, weighted by its Plackett-Luce probability under the rewards."""
+    rows = []
+    for order in itertools.permutations(range(len(rewards)), shown):
+        utilities = rewards[list(order)]
+        log_p = sum(utilities[place] - np.logaddexp.reduce(utilities[place:]) for place in range(shown))
+        texts = [LETTERS[place] for place in order]
+        rows.append({"prompt": "p", "responses": texts, "ranks": [*range(1, shown + 1)], "weight": math.exp(log_p)})
+    return Judgments.from_rows(rows)
 
 
 # Online: PM-RLHF.

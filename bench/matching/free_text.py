@@ -1,12 +1,12 @@
 """Preference matching on free text: a language model of 3 million parameters and a reward model on the same HH data.
 
 Policies are tuned from the small HH language model towards MiniLM's reward (its temperature is fitted on held-out
-pairs): online by KL-regularised RLOO (`kl`), plain (`pm`) and conditional matching, offline by DPO (`kl` again) and
-PM-DPO on the same pairs. Every policy responds twice to the same held-out prompts, at temperature 1, without truncation
-of the distribution.
+pairs): online by KL-regularised RLOO (`kl`) and every mode of matching, offline by DPO (`kl` again) and PM-DPO on the
+same pairs. Every policy responds twice to the same held-out prompts, at temperature 1, without truncation of the
+distribution.
 
-Each policy is stored as soon as it is measured, and a stopped script continues where it was; `--part I/N` lets several
-processes share the work.
+Each policy is stored as soon as it is measured, and a stopped script continues where it was; `--part I/N` lets
+several processes share the work.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def cells(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Every policy that is measured, the betas outermost."""
     every: list[dict[str, Any]] = [{"how": "reference", "seed": seed} for seed in options.seeds]
     modes: list[dict[str, Any]] = [{"mode": "kl"}, {"mode": "pm"}]
-    modes += [{"mode": "conditional", "alpha": alpha} for alpha in options.alphas]
+    modes += [{"mode": mode, "alpha": alpha} for mode in ("flattened", "conditional") for alpha in options.alphas]
+    modes += [{"mode": "tempered", "reference_weight": weight} for weight in options.weights]
     for beta, seed, how in itertools.product(options.betas, options.seeds, ("online", "offline")):
         every += [{"how": how, **mode, "beta": beta, "seed": seed} for mode in modes]
     return every
@@ -111,7 +112,7 @@ def name_of(cell: dict[str, Any]) -> str:
 
 
 def common_arguments(folder: Path, cell: dict[str, Any]) -> dict[str, Any]:
-    penalty = {key: cell[key] for key in ("mode", "alpha", "beta") if key in cell}
+    penalty = {key: cell[key] for key in ("mode", "alpha", "reference_weight", "beta") if key in cell}
     return QUIET | penalty | {
         "output_dir": str(folder), "seed": cell["seed"], "logging_steps": 10,
         "use_cpu": not torch.cuda.is_available(), "lr_scheduler_type": "cosine",
@@ -123,6 +124,7 @@ def online(folder: Path, cell: dict[str, Any], prompts: list[str], options: argp
     args = PMRLHFConfig(
         **common_arguments(folder, cell), max_steps=options.steps, learning_rate=options.online_rate,
         per_device_train_batch_size=options.batch, num_generations=4, max_completion_length=RESPONSE,
+        stop_if_endless=False,
     )  # fmt: skip
     rewards = reward_function(load_reward_model(REWARD, dtype=torch.bfloat16))
     trainer = PMRLHFTrainer(
@@ -142,6 +144,7 @@ def offline(folder: Path, cell: dict[str, Any], options: argparse.Namespace) -> 
     args = PMDPOConfig(
         **common_arguments(folder, cell), num_train_epochs=1, learning_rate=options.offline_rate,
         per_device_train_batch_size=16, max_length=PROMPT + RESPONSE, max_response_length=RESPONSE,
+        length_checks=0,
     )  # fmt: skip
     trainer = PMDPOTrainer(str(MODEL), args, judgments.select(np.sort(chosen)))
     trainer.train()
@@ -187,6 +190,7 @@ def main() -> None:
         seeds=[0, 1, 2],
         betas=[1.0, 0.5, 0.1],
         alphas=[0.1, 0.3, 0.5],
+        weights=([0.75, 0.5, 0.25], "Weights of the reference, for tempered matching."),
         steps=40,
         batch=(32, "Responses in a step, four to a prompt."),
         pairs=640,

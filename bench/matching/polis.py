@@ -1,26 +1,29 @@
-"""Whose statements does a policy choose? A Polis conversation with its statements listed and its opinion groups known.
+"""Whose statements does a policy choose? Polis conversations with their statements listed and opinion groups known.
 
-Policies are tuned on all annotators' rankings of a few statements (agree over pass over disagree) by DPO and by plain
-matching, one for all or one per opinion group, from a language model that has read the statements of all conversations.
-Then, over all statements, softmax(log pi) is compared with the annotators' agreement: each statement's share of
-agreement among its votes, divided by the sum of these shares. A statement belongs to the group that agrees with it
-more. Policies by group choose with a group drawn first, by its share of the annotators.
+Policies are tuned on all annotators' rankings of a few statements (agree over pass over disagree), one for all or one
+per opinion group, from a language model that has read the statements of all conversations. A fifth of the statements is
+held out of every ranking. Then, over the judged statements and over the held-out ones, softmax(log pi) is compared with
+the annotators' agreement: each statement's share of agreement among its votes, divided by the sum of these shares.
+Policies by group choose with a group drawn first, by its share of the annotators.
+
+The baseline is "all alike", the same probability for every statement. The difference of the total variations has an
+interval over annotators, whose votes are drawn with replacement (given the policy). `letters` has no probability of
+a statement among all; it is compared by the log-loss of held-out rankings alone.
 
 Every row is stored as soon as it is done, and a stopped script continues where it was.
 """
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.special import log_softmax
 
-from pluralign.evaluation.policies.divergences import list_divergences, minority_mass
+from pluralign.evaluation.policies.divergences import minority_mass
 from pluralign.judgments import Judgments
-from pluralign.scoring.causal_models import CausalModel, load_causal_model
+from pluralign.scoring.causal_models import load_causal_model
 from pluralign.scoring.items import items_of_texts
 from pluralign.training.preference_matching.dpo import PMDPOConfig, PMDPOTrainer
 
@@ -33,10 +36,14 @@ from ..em_dpo.runs import FOLDER, LENGTH, language_model
 
 METHODS: dict[str, dict[str, Any]] = {
     "DPO": {"mode": "kl"},
-    "matching": {"mode": "pm"},
-    "DPO by group": {"mode": "kl", "by_group": True},
-    "matching by group": {"mode": "pm", "by_group": True},
+    "plain": {"mode": "pm"},
+    "flattened": {"mode": "flattened"},
+    "plain, by group": {"mode": "pm", "by_group": True},
+    "flattened, by group": {"mode": "flattened", "by_group": True},
+    "letters": {"mode": "flattened", "answers": "letters"},
 }
+"""`by_group` tunes one policy per opinion group; the others are settings of `pm-dpo`."""
+
 TUNING = {
     "learning_rate": 1e-3, "lr_scheduler_type": "cosine", "warmup_steps": 20, "beta": 1.0,
     "per_device_train_batch_size": 16, "max_length": LENGTH,
@@ -47,47 +54,80 @@ LEAST = 10
 """Votes of every group that a statement needs."""
 
 
-def agreement(name: str) -> dict[str, np.ndarray]:
-    """For each statement with enough votes, the share of agreement among all votes and among each group's."""
-    rows = load(f"polis-{name}")[0].rows()
-    votes: dict[str, dict[str, list[bool]]] = {}
-    for row in rows:
-        if row["group"] is not None:
-            agreed = votes.setdefault(row["responses"][0], {}).setdefault(row["group"], [])
-            agreed.append(row["labels"][0] == "agree")
-    groups = sorted({group for own in votes.values() for group in own})
-    return {
-        text: np.array(
-            [np.mean(list(itertools.chain.from_iterable(own.values()))), *(np.mean(own[group]) for group in groups)]
-        )
-        for text, own in votes.items()
-        if all(len(own.get(group, [])) >= LEAST for group in groups)
-    }
+def votes_of(name: str) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Statements with enough votes of every opinion group, votes, and the group of each annotator.
 
-
-def measured(agreed: np.ndarray, log_probs: np.ndarray) -> dict[str, Any]:
-    """A policy over the statements compared with the annotators' agreement.
-
-    Args:
-        agreed: `(statements, 1 + groups)`, all annotators first.
-        log_probs: `(statements,)`.
+    Votes are `(annotators, statements)`: 1 agrees, 0 passes or disagrees, nan did not vote.
     """
-    population, log_policy = np.log(agreed[:, 0] / agreed[:, 0].sum()), log_softmax(log_probs)
-    kinds = agreed[:, 1:].argmax(1)
-    kept_mass, held = minority_mass(population, log_policy)
+    cast: dict[str, dict[str, float]] = {}
+    group: dict[str, str] = {}
+    for row in load(f"polis-{name}")[0].rows():
+        if row["group"] is not None:
+            group[row["annotator"]] = row["group"]
+            cast.setdefault(row["annotator"], {})[row["responses"][0]] = float(row["labels"][0] == "agree")
+    texts = sorted({text for own in cast.values() for text in own})
+    votes = np.array([[own.get(text, np.nan) for text in texts] for own in cast.values()])
+    groups = np.array([group[who] for who in cast])
+    enough = np.all([(~np.isnan(votes[groups == one])).sum(0) >= LEAST for one in np.unique(groups)], axis=0)
+    return [text for text, kept in zip(texts, enough, strict=True) if kept], votes[:, enough], groups
+
+
+def wanted(votes: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The annotators' agreement as a distribution over statements, annotators weighted: `(statements,)`."""
+    cast = ~np.isnan(votes)
+    share = (weight @ np.nan_to_num(votes)) / np.maximum(weight @ cast, 1e-12)
+    return np.asarray(share / share.sum())
+
+
+def measured(votes: np.ndarray, log_probs: np.ndarray, replicates: int = 500) -> dict[str, Any]:
+    """A policy over some statements against the annotators' agreement, and against all alike.
+
+    `votes` are `(annotators, statements)`, `log_probs` `(statements,)`.
+    """
+    log_policy = log_softmax(log_probs)
+    people = np.log(wanted(votes, np.ones(len(votes))))
+    kept_mass, held = minority_mass(people, log_policy)
+    draw = np.random.default_rng(0)
+    gains = []
+    for _ in range(replicates):
+        drawn = wanted(votes, draw.multinomial(len(votes), np.full(len(votes), 1 / len(votes))).astype(float))
+        gains.append(distance(drawn, np.full(len(drawn), 1 / len(drawn))) - distance(drawn, np.exp(log_policy)))
+    low, high = np.quantile(gains, [0.025, 0.975])
     return {
-        "shares": [float(np.exp(log_policy)[kinds == kind].sum()) for kind in range(agreed.shape[1] - 1)],
-        "total_variation": float(list_divergences(population, log_policy)[2]),
+        "total_variation": distance(np.exp(people), np.exp(log_policy)),
+        "gain": distance(np.exp(people), np.full(len(people), 1 / len(people)))
+        - distance(np.exp(people), np.exp(log_policy)),
+        "gain_low": float(low),
+        "gain_high": float(high),
         "minority_mass": float(kept_mass / held),
         "largest": float(np.exp(log_policy).max()),
     }
 
 
+def distance(one: np.ndarray, other: np.ndarray) -> float:
+    """Total variation."""
+    return float(np.abs(one - other).sum() / 2)
+
+
+def without(judgments: Judgments, held: set[str]) -> Judgments:
+    """Rankings without some statements; those that rank nothing any more are gone."""
+    rows = []
+    for row in judgments.rows():
+        kept = [place for place, text in enumerate(row["responses"]) if text not in held]
+        ranks = [row["ranks"][place] for place in kept]
+        if len(set(ranks)) > 1:
+            order = sorted(ranks)
+            texts = [row["responses"][place] for place in kept]
+            rows.append(row | {"responses": texts, "ranks": [order.index(rank) + 1 for rank in ranks]})
+    return Judgments.from_rows(rows)
+
+
 def main() -> None:
     options = parsed(
         __doc__,
-        conversations=Option(["15-per-hour-seattle"], "Polis conversations.", POLIS_CONVERSATIONS),
+        conversations=Option(list(POLIS_CONVERSATIONS), "Polis conversations.", POLIS_CONVERSATIONS),
         seeds=[0],
+        methods=Option(list(METHODS), "Methods.", METHODS),
         size=(5, "Statements in a ranking."),
         steps=(300, "Steps of 16 rankings."),
     )
@@ -95,43 +135,63 @@ def main() -> None:
     every = Judgments.from_rows([row for name in POLIS_CONVERSATIONS for row in statements(name)])
     model = language_model("polis", every, 3)
     for place in options.conversations:
-        agreements = agreement(place)
-        texts, agreed = list(agreements), np.array(list(agreements.values()))
+        texts, votes, _ = votes_of(place)
         for seed in options.seeds:
-            rows = kept("pm_polis", settings)
+            held = set(np.random.default_rng(seed).permutation(texts)[: len(texts) // 5].tolist())
+            parts = {
+                "judged": np.array([text not in held for text in texts]),
+                "held out": np.array([text in held for text in texts]),
+            }
             data = conversation(place, options.size, 0.2, None, seed)
-            prompt = data.train.column("prompt")[0]
+            train, test = without(data.train, held), without(data.test, held)
+            prompt = train.column("prompt")[0]
             assert prompt == load(f"people-{place}")[0].column("prompt")[0][:TOPIC] + "\n"
             items = items_of_texts([prompt], [texts])
-            rows[f"{place}, annotators, {seed}"] = measured(agreed, np.log(agreed[:, 0]))
-            rows[f"{place}, uniform, {seed}"] = measured(agreed, np.zeros(len(agreed)))
-            rows[f"{place}, language model, {seed}"] = measured(agreed, load_causal_model(model).log_probs(items))
-            for name, method in METHODS.items():
-                key = f"{place}, {name}, {seed}"
-                if key in rows:
+
+            def all_parts(log_probs: np.ndarray, parts: Any = parts, votes: Any = votes) -> dict[str, Any]:
+                return {name: measured(votes[:, own], log_probs[own]) for name, own in parts.items()}
+
+            rows = kept("pm_polis", settings)
+            rows[f"{place}; all alike; {seed}"] = all_parts(np.zeros(len(texts)))
+            rows[f"{place}; language model; {seed}"] = all_parts(load_causal_model(model).log_probs(items))
+            keep("pm_polis", settings, rows)
+            for name in options.methods:
+                key = f"{place}; {name}; {seed}"
+                if key in kept("pm_polis", settings):
                     continue
+                method = dict(METHODS[name])
                 clock = Clock()
-                parts = by_group(data) if method.get("by_group") else [data.train]
-                weight = np.array([len(set(part.column("annotator"))) for part in parts], dtype=float)
-                log_probs = [tuned(model, part, method["mode"], seed, options.steps).log_probs(items) for part in parts]
-                chosen = np.log(weight / weight.sum())[:, None] + log_softmax(np.stack(log_probs), axis=1)
-                rows[key] = measured(agreed, np.logaddexp.reduce(chosen, axis=0)) | {"seconds": clock()}
-                print(key, rows[key], flush=True)
-                keep("pm_polis", settings, rows)
+                grouped = method.pop("by_group", False)
+                tables = by_group(train, data) if grouped else [train]
+                weight = np.array([len(set(part.column("annotator"))) for part in tables], dtype=float)
+                trainers = [tuned(model, part, seed, options.steps, **method) for part in tables]
+                row: dict[str, Any] = {}
+                if "answers" not in method:
+                    log_probs = [trainer.policy.log_probs(items) for trainer in trainers]
+                    chosen = np.log(weight / weight.sum())[:, None] + log_softmax(np.stack(log_probs), axis=1)
+                    row |= all_parts(np.logaddexp.reduce(chosen, axis=0))
+                if not grouped:
+                    scored = trainers[0].measure(test).metrics
+                    row |= {key: scored[key] for key in ("accuracy", "log_loss")}
+                # Read again, because another process may have added its part in the meantime.
+                keep("pm_polis", settings, kept("pm_polis", settings) | {key: row | {"seconds": clock()}})
+                print(key, row, flush=True)
 
 
-def by_group(data: Conversation) -> list[Judgments]:
+def by_group(train: Judgments, data: Conversation) -> list[Judgments]:
     """The rankings of each opinion group."""
-    groups = [data.groups.get(name) for name in data.train.column("annotator")]
+    groups = [data.groups.get(name) for name in train.column("annotator")]
     return [
-        data.train.select([row for row, own in enumerate(groups) if own == group])
+        train.select([row for row, own in enumerate(groups) if own == group])
         for group in sorted(set(data.groups.values()))
     ]
 
 
-def tuned(model: Path, judgments: Judgments, mode: str, seed: int, steps: int) -> CausalModel:
-    """A policy on the rankings."""
-    args = PMDPOConfig(str(FOLDER / "pm-polis"), mode=mode, max_steps=steps, seed=seed, **TUNING, **SILENT)
+def tuned(model: Path, judgments: Judgments, seed: int, steps: int, **method: Any) -> PMDPOTrainer:
+    """A trained policy on the rankings."""
+    args = PMDPOConfig(
+        str(FOLDER / "pm-polis"), max_steps=steps, seed=seed, length_checks=0, **method, **TUNING, **SILENT
+    )
     trainer = PMDPOTrainer(str(model), args, judgments)
     trainer.train()
-    return trainer.policy
+    return trainer

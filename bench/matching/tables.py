@@ -11,8 +11,19 @@ from ..common.tables import paragraph, table
 
 
 def _penalty(row: dict[str, Any]) -> str:
-    """The mode and, of `conditional`, threshold and gate."""
-    return f"conditional, {row['alpha']:g}, {row['gate']}" if row["mode"] == "conditional" else row["mode"]
+    """The mode and its own settings."""
+    if row["mode"] in ("flattened", "conditional"):
+        return f"{row['mode']}, {row['alpha']:g}, {row['gate']}"
+    return f"tempered, {row['reference_weight']:g}" if row["mode"] == "tempered" else str(row["mode"])
+
+
+def matching_lengths(found: Any) -> list[str]:
+    template = """
+        | reference | mode | weights of a step | mean length | cut at the limit | perplexity of words |
+        ---
+        | {reference} | {penalty} | {step:.3g} | {length:.2f} | {cut:.0%} | {perplexity:.4g} |"""
+    rows = [row | {"penalty": _penalty(row).removesuffix(", token")} for row in found["rows"]]
+    return [table(rows, template)]
 
 
 def matching_exact(found: Any) -> list[str]:
@@ -34,13 +45,13 @@ def matching_offline(found: Any) -> list[str]:
         every = row["judged"] == row["responses"]
         mass = "all" if every else ", ".join(f"{value:.3f}" for value in row["mass"])
         over_all = "" if every else f"{row['everywhere']:.3f}"
-        rows.append(row | {"penalty": _penalty(row), "mass": mass, "over_all": over_all})
+        rows.append({"length": []} | row | {"penalty": _penalty(row), "mass": mass, "over_all": over_all})
     template = """
         | tree | judged | rankings | mode | beta | TV at the start | TV | largest error of log-odds
-        | mass of the judged: start, end, optimum | TV over all | s |
+        | mass of the judged: start, end, optimum | TV over all | mean length: start, end, optimum | s |
         ---
         | {tree} | {judged} of {responses} | {rankings} of {shown} | {penalty} | {beta:g} | {start:.3f}
-        | {total_variation:.1e} | {log_odds:.1e} | {mass} | {over_all} | {seconds:.0f} |"""
+        | {total_variation:.1e} | {log_odds:.1e} | {mass} | {over_all} | {length:.2f} | {seconds:.0f} |"""
     return [intro.format_map(found["options"]), table(rows, template)]
 
 
@@ -58,64 +69,90 @@ def matching_first_loss(found: Any) -> list[str]:
 def pm_population(found: Any) -> list[str]:
     by_method: dict[str, dict[str, list[Any]]] = {}
 
-    def note(method: str, listed: dict[str, Any]) -> dict[str, list[Any]]:
-        row = by_method.setdefault(method, {"listed": [], "total_variation": [], "minority_mass": []})
-        row["listed"].append(listed["shares"])
-        for key in ("total_variation", "minority_mass"):
-            row[key].append(listed[key])
-        return row
+    def note(method: str, values: dict[str, Any]) -> None:
+        row = by_method.setdefault(method, {})
+        for key, value in values.items():
+            row.setdefault(key, []).append(value)
 
     for key, row in found["rows"].items():
         method = key.rsplit(", ", 1)[0]
-        own = note(method, row["listed"])
-        if "said" in row:
-            own.setdefault("sampled", []).append(row["said"]["shares"])
-        if "entropy" in row.get("said", {}):
-            own.setdefault("entropy", []).append(row["said"]["entropy"])
+        said = {f"said_{name}": value for name, value in row.get("said", {}).items()}
+        note(method, said | {f"listed_{name}": value for name, value in row.get("listed", {}).items()})
         if "listed_by_type" in row:
-            note(f"{method}, a type drawn first", row["listed_by_type"])
+            drawn = {f"listed_{name}": value for name, value in row["listed_by_type"].items()}
+            note(f"{method}, a type drawn first", drawn)
     rows = [
-        {"method": method, "seeds": len(row["listed"])}
-        | {key: np.mean(row[key], axis=0).tolist() for key in ("listed", "sampled", "entropy") if key in row}
-        | {key: row[key] for key in ("total_variation", "minority_mass")}
+        {"method": method, "seeds": max(len(values) for values in row.values())}
+        | {key: np.mean(values, axis=0).tolist() if key.endswith("shares") else values for key, values in row.items()}
         for method, row in by_method.items()
     ]
     intro = """{town[annotators]} annotators, {town[judgments_per_annotator]} rankings of {town[responses]} each, a
         quarter of the prompts held out; {num_train_epochs} epochs, learning rate {learning_rate:g}, beta {beta:g}.
-        {prompts} prompts, {candidates} composed responses listed and {samples} responses sampled for each. Means over
+        {prompts} prompts, {samples} responses sampled and {candidates} composed responses listed for each. Means over
         seeds; lowest and highest in brackets."""
-    template = """
-        | policy | seeds | listed: brief, warm, thorough | total variation to the population | minority mass
-        | sampled: brief, warm, thorough | entropy of responses, nats |
+    said = """
+        | policy | seeds | sampled: brief, warm, thorough | total variation to the population | tokens | unfinished
+        | perplexity under the base |
         ---
-        | {method} | {seeds} | {listed:.2f} | {total_variation:seeds .3f} | {minority_mass:seeds .3f} | {sampled:.2f}
-        | {entropy:.1f} |"""
-    return [paragraph(intro.format_map(found["settings"])), table(rows, template)]
+        | {method} | {seeds} | {said_shares:.2f} | {said_total_variation:seeds .2f} | {said_mean_length:seeds .0f}
+        | {said_unfinished:seeds .2f} | {said_perplexity:seeds .2f} |"""
+    listed = """
+        | policy | listed: brief, warm, thorough | total variation to the population | minority mass |
+        ---
+        | {method} | {listed_shares:.2f} | {listed_total_variation:seeds .2f} | {listed_minority_mass:seeds .2f} |"""
+    spoken = [row for row in rows if "said_shares" in row]
+    on_lists = [row for row in rows if "listed_shares" in row]
+    return [paragraph(intro.format_map(found["settings"])), table(spoken, said), table(on_lists, listed)]
 
 
 def pm_polis(found: Any) -> list[str]:
-    intro = """Rankings of {size} statements or a few more, a fifth held out; {max_steps} steps of
-        {per_device_train_batch_size}, learning rate {learning_rate:g}, beta {beta:g}; seed 0."""
-    rows = [
-        row | dict(zip(("conversation", "name"), key.split(", "), strict=False)) for key, row in found["rows"].items()
-    ]
+    intro = """Rankings of {size} statements or a few more, a fifth of them held out, and a fifth of the statements;
+        {max_steps} steps of {per_device_train_batch_size}, learning rate {learning_rate:g}, beta {beta:g}. Means over
+        seeds. A gain is the total variation of all alike minus the policy's, with a 95 % interval over annotators of
+        the first seed."""
+    by_method: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for key, row in found["rows"].items():
+        place, method, _ = key.split("; ")
+        by_method.setdefault((place, method), []).append(row)
+    rows = []
+    for (place, method), several in by_method.items():
+        out: dict[str, Any] = {"conversation": place, "name": method, "seeds": len(several)}
+        for part in ("judged", "held out"):
+            if part in several[0]:
+                short = part.split()[0]
+                out[f"{short}_tv"] = float(np.mean([row[part]["total_variation"] for row in several]))
+                own = several[0][part]
+                out[f"{short}_gain"] = f"{own['gain']:.3f} [{own['gain_low']:.3f}, {own['gain_high']:.3f}]"
+                out[f"{short}_mass"] = float(np.mean([row[part]["minority_mass"] for row in several]))
+        if "log_loss" in several[0]:
+            out["log_loss"] = float(np.mean([row["log_loss"] for row in several]))
+            out["accuracy"] = float(np.mean([row["accuracy"] for row in several]))
+        rows.append(out)
     template = """
-        | conversation | who chooses | share of each group's statements | total variation to the annotators
-        | minority mass | share of the most probable statement | s |
+        | conversation | who chooses | seeds | judged: total variation | gain over all alike | minority mass
+        | held out: total variation | gain over all alike | held-out rankings: accuracy | log-loss of pairs |
         ---
-        | {conversation} | {name} | {shares:.2f} | {total_variation:.3f} | {minority_mass:.3f} | {largest:.3f}
-        | {seconds} |"""
+        | {conversation} | {name} | {seeds} | {judged_tv:.3f} | {judged_gain} | {judged_mass:.2f} | {held_tv:.3f}
+        | {held_gain} | {accuracy:.3f} | {log_loss:.3f} |"""
     return [paragraph(intro.format_map(found["settings"])), table(rows, template)]
 
 
 def pm_language(found: Any) -> list[str]:
     reward, options = stored("pm_language_reward"), found[-1]["options"]
-    modes = {"kl": "KL", "pm": "plain", "conditional": "conditional"}
+    modes = {
+        "kl": "KL", "flattened": "flattened", "tempered": "tempered", "pm": "plain", "conditional": "conditional",
+    }  # fmt: skip
     by_cell: dict[tuple[Any, ...], list[dict[str, float]]] = {}
     for result in found:
         cell = result["cell"]
         mode = list(modes).index(cell.get("mode", "kl"))
-        key = (cell["how"] != "reference", -cell.get("beta", 0.0), cell["how"] == "offline", mode, cell.get("alpha", 0))
+        key = (
+            cell["how"] != "reference",
+            -cell.get("beta", 0.0),
+            cell["how"] == "offline",
+            mode,
+            cell.get("alpha", cell.get("reference_weight", 0)),
+        )
         by_cell.setdefault(key, []).append(result["metrics"])
     rows = []
     for (tuned, beta, is_offline, mode, alpha), metrics in sorted(by_cell.items()):
@@ -137,5 +174,13 @@ def pm_language(found: Any) -> list[str]:
     return [paragraph(intro.format(**reward, **options)), table(rows, template)]
 
 
-_MAKERS = (matching_exact, matching_offline, matching_first_loss, pm_population, pm_polis, pm_language)
+_MAKERS = (
+    matching_lengths,
+    matching_exact,
+    matching_offline,
+    matching_first_loss,
+    pm_population,
+    pm_polis,
+    pm_language,
+)
 TABLES = {make.__name__: make for make in _MAKERS}

@@ -26,18 +26,22 @@ from scipy.special import log_softmax, softmax
 
 from pluralign.demo.comparison import ANSWER, CONTEXT, list_metrics
 from pluralign.demo.town import COMPOSED, TOWN, candidates, log_choices, population_choices
+from pluralign.evaluation.rewards.best_of import softmax_answers
 from pluralign.judgments.population import PROMPTS, Simulation, Town, compose, simulate
 from pluralign.judgments.split import split
+from pluralign.policies.comparison import drawn_tokens
 from pluralign.policies.loading import load_policy
 from pluralign.policies.mixture import MixturePolicy
-from pluralign.policies.policy import Policy
+from pluralign.policies.policy import Policy, Sample
 from pluralign.scoring.items import items_of_texts
+from pluralign.scoring.reward_models import load_reward_model
 from pluralign.workflows.calibrate import calibrate
 
 from ..common.options import QUICK, Option, parsed
 from ..common.results import OUT, Clock, keep, kept
 from ..common.training import town_language_model, trained
 
+Row = dict[str, Any]
 FOLDER = OUT / "pm_population"
 TUNING = {"per_device_train_batch_size": 16, "learning_rate": 2e-3, "num_train_epochs": 2, "beta": 1.0}
 """As in the demo."""
@@ -45,27 +49,31 @@ TUNING = {"per_device_train_batch_size": 16, "learning_rate": 2e-3, "num_train_e
 ADAPTER = {"use_peft": True, "lora_target_modules": ["all-linear"]}
 ONLINE: dict[str, Any] = {
     "objective": "pm-rlhf", "num_generations": 4, "per_device_train_batch_size": 32, "learning_rate": 1e-3,
-    "max_steps": 60, "max_completion_length": ANSWER,
+    "max_steps": 60, "max_completion_length": ANSWER, "stop_if_endless": False,
 }  # fmt: skip
 REWARD: dict[str, Any] = {
     "objective": "plackett-luce", "per_device_train_batch_size": 16, "learning_rate": 1e-3, "num_train_epochs": 3,
     "max_length": CONTEXT,
 }  # fmt: skip
 BASE, POPULATION, POOL = "base", "population", "mean utility, matched exactly"
+SOFTMAX = "best-of softmax"
 METHODS: dict[str, dict[str, Any]] = {
     BASE: {},
     "DPO": {"objective": "dpo", **ADAPTER},
-    "matching the average, conditional": {"objective": "pm-dpo", "mode": "conditional", "alpha": 0.3, **ADAPTER},
-    "matching the average": {"objective": "pm-dpo", "mode": "pm", **ADAPTER},
+    "matching, flattened": {"objective": "pm-dpo", "length_checks": 0, **ADAPTER},
+    "matching, plain": {"objective": "pm-dpo", "mode": "pm", "length_checks": 0, **ADAPTER},
     "DPO by type": {"objective": "em-dpo", "types": 3},
-    "matching by type": {"objective": "em-dpo", "types": 3, "mode": "pm"},
-    "matching the average, six epochs": {"objective": "pm-dpo", "mode": "pm", "num_train_epochs": 6, **ADAPTER},
-    "matching by type, six epochs": {"objective": "em-dpo", "types": 3, "mode": "pm", "num_train_epochs": 6},
+    "matching by type, flattened": {"objective": "pm-dpo", "matching_by": "type", "types": 3},
+    "matching by type, plain": {"objective": "pm-dpo", "matching_by": "type", "types": 3, "mode": "pm"},
     "KL-RLHF": {**ONLINE, "mode": "kl"},
-    "matching the average, online, conditional": {**ONLINE, "mode": "conditional", "alpha": 0.3},
-    "matching the average, online": {**ONLINE, "mode": "pm"},
+    "online, flattened": ONLINE,
+    "online, tempered .75": {**ONLINE, "mode": "tempered", "reference_weight": 0.75},
+    "online, tempered .5": {**ONLINE, "mode": "tempered", "reference_weight": 0.5},
+    "online, tempered .25": {**ONLINE, "mode": "tempered", "reference_weight": 0.25},
+    "online, conditional": {**ONLINE, "mode": "conditional", "alpha": 0.3},
+    SOFTMAX: {},
 }
-"""The base is not tuned. In six epochs a type's policy sees about as many rankings as a single policy in two."""
+"""The base is not tuned; best-of softmax draws 16 responses of it and keeps one by the reward model."""
 
 
 def drawn_first(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -82,17 +90,36 @@ def drawn_first(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.asarray(np.logaddexp.reduce(parts, axis=0))
 
 
-def sampled(simulation: Simulation, policy: Policy, prompts: list[str], samples: int, seed: int) -> dict[str, Any]:
-    """Shares of the types among a policy's own responses."""
-    groups = policy.sample(prompts, n=samples, max_new_tokens=ANSWER, seed=seed)
+def described(simulation: Simulation, prompts: list[str], groups: list[list[Sample]], wanted: list[float]) -> Row:
+    """Shares of the types among responses, their distance from the population's, length and fluency."""
     flat = [sample for group in groups for sample in group]
     kinds = log_choices(simulation, [sample.response for sample in flat]).argmax(axis=0)
+    shares = np.bincount(kinds, minlength=len(simulation.town.types)) / len(flat)
+    base = load_policy(town_language_model(), device="cpu", max_length=CONTEXT)
+    tokens = drawn_tokens(prompts, groups, base.tokenizer, base.limits.max_length - ANSWER)
+    count = sum(len(sample.token_ids) for sample in flat)
     return {
-        "shares": (np.bincount(kinds, minlength=len(simulation.town.types)) / len(flat)).tolist(),
-        "mean_length": float(np.mean([len(sample.token_ids) for sample in flat])),
+        "shares": shares.tolist(),
+        "total_variation": float(np.abs(shares - np.array(wanted)).sum() / 2),
+        "mean_length": count / len(flat),
         "unfinished": float(np.mean([not sample.finished for sample in flat])),
         "entropy": float(-np.mean([sample.log_prob for sample in flat])),
+        "perplexity": float(np.exp(-base.values(tokens).sum() / count)),
     }
+
+
+def best_of_softmax(policy: Policy, reward: Path, prompts: list[str], samples: int, seed: int) -> list[list[Sample]]:
+    """So many responses of a policy to each prompt, each one of 16 by the softmax of a reward model."""
+    model = load_reward_model(reward, device="cpu")
+    kept: list[list[Sample]] = [[] for _ in prompts]
+    for number in range(samples):
+        groups = policy.sample(prompts, n=16, max_new_tokens=ANSWER, seed=1000 * seed + number)
+        texts = [[sample.response for sample in group] for group in groups]
+        rewards = np.stack([model.score(prompt, group) for prompt, group in zip(prompts, texts, strict=True)])
+        chosen = softmax_answers(rewards, texts, seed=seed + number).argmax(axis=1)
+        for own, group, place in zip(kept, groups, chosen, strict=True):
+            own.append(group[place])
+    return kept
 
 
 def chosen_by_population(simulation: Simulation) -> list[float]:
@@ -139,16 +166,21 @@ def measured(method: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]
             exact = np.einsum("k,kpa->pa", simulation.town.shares, utilities)
         row = {"listed": list_metrics(*population_choices(simulation, texts), exact)}
         return row | ({"said": {"shares": chosen_by_population(simulation)}} if method == POPULATION else {})
+    wanted = chosen_by_population(simulation)
     folder = FOLDER / f"{seed}{settings['suffix']}"
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "train.parquet"
     train_part.write(file)
     split(test_part, by="prompt", test=0.5, seed=seed)[1].write(folder / "tuning.parquet")
     run = town_language_model()
-    if method != BASE:
+    if method not in (BASE, SOFTMAX):
         quick = {"max_steps": 3} if settings["suffix"] and "max_steps" in METHODS[method] else {}
         run = tuned(folder / method.replace(" ", "-").replace(",", ""), METHODS[method] | quick, file, seed)
     tuning = clock()
+    if method == SOFTMAX:
+        policy = load_policy(run, device="cpu", max_length=CONTEXT)
+        groups = best_of_softmax(policy, reward_model(folder, file, seed), prompts, settings["samples"], seed)
+        return {"said": described(simulation, prompts, groups, wanted), "seconds": clock()}
     policy = load_policy(run, device="cpu", max_length=CONTEXT)
     tokens = policy.tokenize(items_of_texts(prompts, texts))
     log_probs = policy.values(tokens).reshape(len(prompts), -1)
@@ -161,7 +193,12 @@ def measured(method: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]
     return {
         "listed": list_metrics(*population_choices(simulation, texts), log_probs),
         **by_type,
-        "said": sampled(simulation, policy, prompts, settings["samples"], seed),
+        "said": described(
+            simulation,
+            prompts,
+            policy.sample(prompts, n=settings["samples"], max_new_tokens=ANSWER, seed=seed),
+            wanted,
+        ),
         "tuning_seconds": tuning,
         "seconds": clock(),
     }

@@ -1,9 +1,9 @@
 """Does online preference matching reach its optimum? Response trees that are small enough to enumerate.
 
 `one token`: ten responses of one token each. The probabilities of the reference model and the rewards are given; some
-responses are so improbable that KL-regularised training forgets them. `two tokens`: the end token may come first, so
-responses have one or two tokens; some tokens of a response are inside and some are not. A small Llama of one layer is
-tuned, and its exact distribution over all responses is compared with the closed form.
+responses are so improbable that KL-regularised training forgets them. `two tokens` and `eight tokens`: the end token
+may come first, so responses have one to so many tokens; some tokens of a response are inside and some are not. A
+small Llama of one layer is tuned, and its exact distribution over all responses is compared with the closed form.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
-from pluralign.choice.preference_matching import Penalty, charged, matched_log_probs
+from pluralign.choice.preference_matching import Penalty, charged, matched_log_probs, with_shares
 from pluralign.training.preference_matching.rlhf import PMRLHFTrainer
 from pluralign.training.preference_matching.rlhf_config import PMRLHFConfig
 
@@ -43,6 +43,11 @@ CASES: tuple[tuple[str, Penalty, float], ...] = (
     ("two tokens", Penalty("conditional", 0.3), 1.0),
     ("two tokens", Penalty("conditional", 0.3, "sequence"), 1.0),
     ("two tokens", Penalty("conditional", 0.3, "sequence-minimum"), 1.0),
+    ("one token", Penalty("flattened", 0.05), 1.0),
+    ("one token", Penalty("tempered", reference_weight=0.5), 1.0),
+    ("two tokens", Penalty("flattened", 0.15), 1.0),
+    ("two tokens", Penalty("flattened", 0.15, "sequence"), 1.0),
+    ("two tokens", Penalty("tempered", reference_weight=0.5), 1.0),
 )
 
 
@@ -50,8 +55,8 @@ class Tree:
     """All responses of a small vocabulary up to a length, a reference model, and the rewards."""
 
     def __init__(self, name: str) -> None:
-        self.depth = 1 if name == "one token" else 2
-        self.size = len(ONE) if self.depth == 1 else 4
+        self.depth = {"one token": 1, "two tokens": 2, "eight tokens": 8}[name]
+        self.size = {1: len(ONE), 2: 4, 8: 3}[self.depth]
         self.end = self.size - 1
         self.prompt = [self.end]  # no response continues after it, so no response leads back to this state
         words = {f"w{token}": token for token in range(self.size)}
@@ -59,12 +64,13 @@ class Tree:
         tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
         end = f"w{self.end}"
         self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, pad_token=end)
-        firsts = [[token] for token in range(self.size)]
-        self.responses = (
-            firsts
-            if self.depth == 1
-            else [[*first, second] for first in firsts[:-1] for second in range(self.size)] + [[self.end]]
-        )
+        self.responses = [
+            [*words, last]
+            for length in range(self.depth)
+            for words in itertools.product(range(self.end), repeat=length)
+            for last in range(self.size)
+            if last == self.end or length == self.depth - 1
+        ]
         set_seed(0)
         config = LlamaConfig(
             vocab_size=self.size, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
@@ -84,8 +90,23 @@ class Tree:
             state = self.reference.model(input_ids=torch.tensor([self.prompt])).last_hidden_state[0, -1]
             self.reference.lm_head.weight.copy_(torch.tensor(ONE).log().outer(state / state.square().sum()))
 
+    def lengths(self) -> Tensor:
+        """Tokens of every response `(responses,)`."""
+        return torch.tensor([len(response) for response in self.responses], dtype=torch.float64)
+
+    def charged(self, penalty: Penalty) -> Tensor:
+        """What a penalty charges of every token of every response: `(responses, depth)`."""
+        log_probs, mask, logits, ids = self._read(self.reference)
+        shape = log_probs.shape
+        _, shares = with_shares(logits.flatten(0, 1).clone(), ids.flatten(), penalty.alpha, [self.end])
+        return charged(log_probs, mask, penalty, shares.view(shape))
+
     def token_log_probs(self, model: Any) -> tuple[Tensor, Tensor]:
         """Log-probability of every token of every response, and the mask of its tokens: `(responses, depth)`."""
+        return self._read(model)[:2]
+
+    def _read(self, model: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The same with the logits `(responses, depth, size)` and the tokens `(responses, depth)`."""
         ids = torch.full((len(self.responses), self.depth), self.end)
         mask = torch.zeros(len(self.responses), self.depth)
         for row, response in enumerate(self.responses):
@@ -94,7 +115,7 @@ class Tree:
         rows = torch.cat([torch.tensor(self.prompt).expand(len(ids), -1), ids], 1)
         with torch.no_grad():
             logits = model(input_ids=rows).logits[:, len(self.prompt) - 1 : -1].double()
-        return logits.log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1), mask
+        return logits.log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1), mask, logits, ids
 
     def log_probs(self, model: Any) -> Tensor:
         """log pi(y) of every response: `(responses,)`."""
@@ -109,7 +130,7 @@ class Tree:
 
 def named_penalty(penalty: Penalty) -> dict[str, Any]:
     """The fields of a penalty, as rows and training settings name them."""
-    return {"mode": penalty.mode, "alpha": penalty.alpha, "gate": penalty.gate}
+    return vars(penalty)
 
 
 def copy_of(model: Any) -> LlamaForCausalLM:
@@ -122,7 +143,8 @@ def copy_of(model: Any) -> LlamaForCausalLM:
 def trained(tree: Tree, penalty: Penalty, beta: float, options: argparse.Namespace) -> dict[str, Any]:
     """Tune online and compare with the closed form."""
     reference, mask = tree.token_log_probs(tree.reference)
-    optimum = matched_log_probs(tree.rewards.double(), charged(reference, mask, penalty).sum(-1), beta).exp()
+    taken = tree.charged(penalty)
+    optimum = matched_log_probs(tree.rewards.double(), taken.sum(-1), beta).exp()
     start = tree.log_probs(tree.reference).exp()
     set_seed(options.seed)
     policy = copy_of(tree.reference)
@@ -143,12 +165,13 @@ def trained(tree: Tree, penalty: Penalty, beta: float, options: argparse.Namespa
         (final[a] / final[b]).log() - (optimum[a] / optimum[b]).log()
         for a, b in itertools.combinations(range(len(final)), 2)
     ]
-    inside = (charged(reference, mask, penalty) == 0) & (mask > 0)
+    inside = (taken != reference) & (mask > 0)
     return {
         "seconds": clock(),
         "start": float((start - optimum).abs().sum() / 2),
         "total_variation": float((final - optimum).abs().sum() / 2),
         "least": float(optimum.min()),
+        "length": [float(values @ tree.lengths()) for values in (start, final, optimum)],
         "inside": float(inside.sum() / mask.sum()),
         "log_odds": max(abs(float(value)) for value in log_odds),
     }

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import random
 import tempfile
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast, set_seed
+from transformers import set_seed
 
 from pluralign.choice.plackett_luce import log_likelihood
-from pluralign.choice.preference_matching import Penalty, charged, matched_log_probs
+from pluralign.choice.preference_matching import Penalty, matched_log_probs
 from pluralign.judgments import Judgments
 from pluralign.training.preference_matching.dpo import PMDPOConfig, PMDPOTrainer
 
@@ -26,7 +27,10 @@ from ..common.results import Clock, store
 from ..common.training import QUIET
 from .trees import Tree, copy_of, named_penalty
 
-KL, PM = Penalty("kl"), Penalty("pm")
+MANY = 100
+"""From so many responses on, not every pair is judged."""
+
+KL, PM, FLAT, TEMPERED = Penalty("kl"), Penalty("pm"), Penalty(alpha=0.05), Penalty("tempered")
 CASES: tuple[tuple[str, Penalty, float, int, int | None], ...] = (
     *(("one token", KL, 1.0, shown, None) for shown in (2, 3)),
     *(("one token", PM, 1.0, shown, None) for shown in (2, 3)),
@@ -36,14 +40,20 @@ CASES: tuple[tuple[str, Penalty, float, int, int | None], ...] = (
     *(("two tokens", Penalty("conditional", 0.2), 1.0, shown, None) for shown in (2, 3)),
     ("two tokens", Penalty("conditional", 0.2, "sequence"), 1.0, 2, None),
     ("two tokens", Penalty("conditional", 0.2, "sequence-minimum"), 1.0, 2, None),
-    *(("one token", penalty, 1.0, 2, 5) for penalty in (KL, PM, Penalty("conditional", 0.05))),
+    *(("one token", penalty, 1.0, 2, None) for penalty in (FLAT, TEMPERED)),
+    *(("two tokens", penalty, 1.0, 2, None) for penalty in (Penalty(alpha=0.15), TEMPERED)),
+    *(
+        ("eight tokens", penalty, 1.0, 2, None)
+        for penalty in (KL, Penalty(alpha=0.15), Penalty("conditional", 0.15), TEMPERED)
+    ),
+    *(("one token", penalty, 1.0, 2, 5) for penalty in (KL, PM, Penalty("conditional", 0.05), FLAT)),
 )
 """Tree, penalty, beta, responses in a ranking, and the number of judged responses (`None`: all)."""
 
 
 def rankings(tree: Tree, judged: list[int], shown: int) -> Judgments:
-    """Every ranking of that many judged responses, weighted with its probability."""
-    orders = list(itertools.permutations(judged, shown))
+    """Every ranking of that many judged responses, weighted with its probability; of many responses, some pairs."""
+    orders = list(itertools.permutations(judged, shown)) if len(judged) < MANY else some_pairs(len(judged))
     ranks = torch.arange(1, shown + 1).expand(len(orders), -1)
     weights = log_likelihood(tree.rewards.double()[torch.tensor(orders)], ranks).exp().tolist()
     return Judgments.from_rows(
@@ -57,9 +67,12 @@ def rankings(tree: Tree, judged: list[int], shown: int) -> Judgments:
     )
 
 
-def without_end(tree: Tree) -> PreTrainedTokenizerFast:
-    """The tree's tokenizer without an end token to add: the tree's responses already contain it."""
-    return PreTrainedTokenizerFast(tokenizer_object=tree.tokenizer.backend_tokenizer, pad_token="w0")
+def some_pairs(responses: int) -> list[tuple[int, int]]:
+    """Both orders of each response with the next one and with a drawn one."""
+    draw = random.Random(0)
+    pairs = {(place, (place + 1) % responses) for place in range(responses)}
+    pairs |= {(place, draw.randrange(responses)) for place in range(responses)}
+    return [order for a, b in sorted(pairs) if a != b for order in ((a, b), (b, a))]
 
 
 def distance(log_probs: Tensor, optimum: Tensor) -> tuple[float, float]:
@@ -73,9 +86,7 @@ def trained(case: tuple[str, Penalty, float, int, int | None], options: argparse
     name, penalty, beta, shown, count = case
     tree = Tree(name)
     judged = list(range(len(tree.responses)))[-(count or len(tree.responses)) :]
-    reference, mask = tree.token_log_probs(tree.reference)
-    outside = charged(reference, mask, penalty).sum(-1)
-    optimum = matched_log_probs(tree.rewards.double(), outside, beta)
+    optimum = matched_log_probs(tree.rewards.double(), tree.charged(penalty).sum(-1), beta)
     start = tree.log_probs(tree.reference)
     set_seed(options.seed)
     policy = copy_of(tree.reference)
@@ -85,9 +96,10 @@ def trained(case: tuple[str, Penalty, float, int, int | None], options: argparse
         args = PMDPOConfig(
             folder, beta=beta, max_steps=options.steps, per_device_train_batch_size=len(table),
             learning_rate=options.learning_rate, lr_scheduler_type="cosine", seed=options.seed, use_cpu=True,
-            logging_steps=options.steps, **named_penalty(penalty), **QUIET,
+            logging_steps=options.steps, length_checks=0,
+            max_response_length=tree.depth, **named_penalty(penalty), **QUIET,
         )  # fmt: skip
-        trainer = PMDPOTrainer(policy, args, table, processing_class=without_end(tree))
+        trainer = PMDPOTrainer(policy, args, table, processing_class=tree.tokenizer)
         ids = {tuple(own) for own in trainer.train_tokens.response_ids}
         assert ids == {tuple(tree.responses[place]) for place in judged}, "the tokens of texts and trees differ"
         trainer.train()
@@ -100,6 +112,7 @@ def trained(case: tuple[str, Penalty, float, int, int | None], options: argparse
         "rankings": len(table), "seconds": clock(), "start": distance(own[0], own[2])[0], "total_variation": variation,
         "log_odds": log_odds, "everywhere": distance(final, optimum)[0],
         "mass": [float(values[judged].exp().sum()) for values in both],
+        "length": [float((values.exp() / values.exp().sum()) @ tree.lengths()) for values in both],
     }  # fmt: skip
 
 

@@ -34,6 +34,7 @@ ALPHA = 1.25e-4  # the untrained model's probabilities are near 1 / 8192: some t
 KINDS: dict[str, dict[str, Any] | None] = {
     "RLOO": None,
     "kl": {"mode": "kl"},
+    "flattened": {"mode": "flattened", "alpha": ALPHA},
     "conditional, token": {"mode": "conditional", "alpha": ALPHA},
     "conditional, sequence": {"mode": "conditional", "alpha": ALPHA, "gate": "sequence"},
     "pm": {"mode": "pm"},

@@ -143,7 +143,13 @@ def test_polis_in_both_shapes_counts_what_the_file_holds(shared_data, tmp_path):
 def mapped(tmp_path, mapping, rows, tally=None):
     (tmp_path / "m.yaml").write_text(mapping)
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return [row for _, row in read_mapping(tmp_path / "d.jsonl", read_mapping_file(tmp_path / "m.yaml"), None, tally)]
+    rows = []
+    for block in read_mapping(tmp_path / "d.jsonl", read_mapping_file(tmp_path / "m.yaml"), tally):
+        for number, row, complaint in block.items(range(len(block))):
+            if complaint is not None:
+                raise complaint.at(tmp_path / "d.jsonl", number)
+            rows.append(row)
+    return rows
 
 
 def test_a_mapping_makes_several_judgments_of_a_row_and_counts_empty_votes(tmp_path):

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.optimize
 import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
 import pluralign
-from matching_setup import between, offline_trainer
+from matching_setup import between, expected_judgments, letters_model, offline_trainer
 from pluralign.choice.preference_matching import Penalty
 from pluralign.core.errors import PluralignError
 from pluralign.core.runs import read_metrics
@@ -29,7 +30,10 @@ from pluralign.training.dpo import DPOConfig, DPOTrainer
 from pluralign.training.em_dpo.config import EMDPOConfig
 from pluralign.training.em_dpo.trainer import EMDPOTrainer
 from pluralign.training.preference_matching.dpo import PMDPOConfig, PMDPOTrainer
+from pluralign.training.preference_matching.lengths import LengthChecks, stop_if_endless
 from pluralign.workflows.aggregate.answers import log_ratios_of
+from pluralign.workflows.train.run import check
+from pluralign.workflows.train.settings import read_yaml
 
 pytestmark = pytest.mark.usefixtures("reference_cache")
 
@@ -70,6 +74,23 @@ def charged_by_hand(log_probs, alpha, gate):
         "sequence-minimum": [min(log_probs)] * len(log_probs),
     }[gate]
     return sum(own for own, shown in zip(log_probs, asked, strict=True) if shown <= math.log(alpha))
+
+
+def flattened_by_hand(folder, tokens, alpha, end):
+    """The charged part of every response under `flattened`, from whole distributions."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    found, inside = [], 0
+    for item, response in zip(tokens.item, tokens.response_ids, strict=True):
+        prompt, total = tokens.prompt_ids[item], 0.0
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([prompt + response])).logits[0].double()
+        for place, token in enumerate(response):
+            probs = logits[len(prompt) - 1 + place].softmax(-1)
+            likely = [other for other in range(len(probs)) if probs[other] > alpha and other != end]
+            inside += token in likely
+            total += math.log(float(probs[likely].mean()) if token in likely else float(probs[token]))
+        found.append(total)
+    return np.array(found), inside
 
 
 def threshold(log_probs, gate):
@@ -113,7 +134,7 @@ def test_with_all_inside_there_is_no_reference(precompute, judgments, base, tmp_
 @pytest.mark.parametrize("gate", GATES)
 def test_what_is_charged_is_that_of_the_tokens_outside(gate, judgments, base, tmp_path):
     """Responses cut, padded and in trees; a live reference, a kept one and an adapter: one number per response."""
-    common = {"max_length": 40, "max_response_length": 9, "gate": gate}
+    common = {"max_length": 40, "max_response_length": 9, "gate": gate, "mode": "conditional"}
     tokens = offline_trainer(base, judgments, tmp_path, **common).train_tokens
     assert 0 < tokens.cut_responses < len(tokens.response_ids), "some are cut and some are not"
     assert len({len(one) for one in tokens.response_ids}) >= 3
@@ -146,6 +167,28 @@ def test_what_is_charged_is_that_of_the_tokens_outside(gate, judgments, base, tm
         assert found == pytest.approx(np.mean([losses[place] for place in strict]), rel=1e-5)
 
 
+def test_flattened_charges_equal_shares_of_likely_tokens(judgments, base, tmp_path):
+    """Trees, rows, an adapter, a live reference and a frozen model: one number per response."""
+    common = {"max_length": 40, "max_response_length": 9}
+    loaded = load_causal_model(base, **common)
+    tokens = loaded.tokenize(items_of(judgments))
+    alpha = between(list(itertools.chain(*tokens_by_hand(base, tokens))))
+    expected, inside = flattened_by_hand(base, tokens, alpha, loaded.tokenizer.eos_token_id)
+    assert 0.1 < inside / sum(map(len, tokens.response_ids)) < 0.9
+    close = {"rtol": 1e-5, "atol": 2e-5}
+    np.testing.assert_allclose(loaded.charges(tokens, Penalty(alpha=alpha)), expected, **close)
+    for values in ({"layout": "flat"}, {"lora": True}, {"precompute_ref_log_probs": False}):
+        trainer = offline_trainer(base, judgments, tmp_path, alpha=alpha, **common, **values)
+        np.testing.assert_allclose(trainer._reference(trainer.train_tokens), expected, **close)
+    block = trainer.data_collator(list(range(8)))  # the live one, in a step of training
+    utilities = trainer._utilities(torch.zeros(len(block["response"])), block)
+    np.testing.assert_allclose(utilities, -expected[block["response"]], rtol=1e-4, atol=1e-4)
+    whole = loaded.values(tokens)
+    for weight in (0, 0.3, 1):
+        tempered = loaded.charges(tokens, Penalty("tempered", reference_weight=weight))
+        np.testing.assert_allclose(tempered, weight * whole, **close)
+
+
 def plackett_luce_by_hand(utilities, ranks):
     """Minus the log-probability of a strict ranking; none of one with ties."""
     if len(set(ranks)) < len(ranks):
@@ -163,7 +206,7 @@ def test_another_reference_is_asked_for_its_own_tokens(judgments, base, tmp_path
     tokens = offline_trainer(base, judgments, tmp_path).train_tokens
     by_hand = tokens_by_hand(tmp_path / "other", tokens)
     alpha = threshold(by_hand, "token")
-    trainer = offline_trainer(base, judgments, tmp_path, alpha=alpha, ref_model=other)
+    trainer = offline_trainer(base, judgments, tmp_path, mode="conditional", alpha=alpha, ref_model=other)
     expected = [charged_by_hand(one, alpha, "token") for one in by_hand]
     np.testing.assert_allclose(trainer._reference(tokens), expected, rtol=1e-5, atol=1e-5)
 
@@ -180,6 +223,9 @@ def test_kept_numbers_are_told_apart_by_penalty(judgments, base, tmp_path, refer
     assert made(alpha=0.2) == 3
     assert made(alpha=0.2, gate="sequence") == 4
     assert made(alpha=0.2, beta=0.3, lora=True) == 4
+    assert made(mode="conditional") == 5
+    assert made(alpha=1.0) == 5, "which charges all"
+    assert made(mode="tempered", reference_weight=0.3) == 6
     tokens = load_causal_model(base).tokenize(items_of(judgments))
     names = {log_probs_file("m", tokens, "float32", Penalty("conditional", alpha)).name for alpha in (0.1, 0.11)}
     assert len(names) == 2
@@ -210,8 +256,9 @@ def parts(judgments, tmp_path):
 @pytest.mark.parametrize(
     "values",
     [
-        {"gate": "token"},
-        {"gate": "sequence", "use_peft": True, "lora_target_modules": ["all-linear"]},
+        {"mode": "conditional", "gate": "token"},
+        {"alpha": 0.003},
+        {"mode": "conditional", "gate": "sequence", "use_peft": True, "lora_target_modules": ["all-linear"]},
         {"mode": "pm", "beta": 0.5},
     ],
 )
@@ -223,11 +270,11 @@ def test_a_run_is_evaluated_under_its_own_penalty(values, base, parts, tmp_path)
         values = values | {"alpha": threshold(by_hand, values["gate"])}
     pluralign.train(config_of(base, parts, folder, **values))
     own = read_metrics(folder)
-    wanted = {"mode": "conditional", "alpha": 0.1, "gate": "token", "beta": 1.0} | values
+    wanted = {"mode": "flattened", "alpha": 0.1, "gate": "token", "reference_weight": 0.5, "beta": 1.0} | values
     settings = json.loads((folder / "config.json").read_text())[SETTINGS]
     assert settings["objective"] == "pm-dpo"
     assert settings["beta"] == wanted["beta"]
-    assert settings["penalty"] == {name: wanted[name] for name in ("mode", "alpha", "gate")}
+    assert settings["penalty"] == {name: wanted[name] for name in vars(Penalty())}
     # Without a reference none is looked for.
     gone = {"reference": str(tmp_path / "gone")} if wanted["mode"] == "pm" else {}
     found = pluralign.evaluate(folder, parts / "test.parquet", tmp_path / "evaluation", **gone)
@@ -237,11 +284,120 @@ def test_a_run_is_evaluated_under_its_own_penalty(values, base, parts, tmp_path)
     stored = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(stored | {SETTINGS: settings}))
     other = pluralign.evaluate(folder, parts / "test.parquet", tmp_path / "as-dpo")
-    assert abs(other["log_loss"] - own["log_loss"]) > 0.05
+    assert abs(other["log_loss"] - own["log_loss"]) > (1e-5 if wanted["mode"] == "flattened" else 0.05)
     assert "tuned" in (folder / "README.md").read_text() or "load_policy" in (folder / "README.md").read_text()
 
 
+# What judgments leave open.
+
+
+class Bandit:
+    """Five of ten one-letter answers were judged, by Plackett-Luce with known rewards."""
+
+    def __init__(self, folder):
+        draw = np.random.default_rng(0)
+        self.rewards = draw.normal(size=10)
+        self.reference = torch.log_softmax(torch.from_numpy(2 * draw.normal(size=10)), -1)
+        self.folder = letters_model(folder, self.reference)
+        self.table = expected_judgments(self.rewards[:5])
+
+    def tuned(self, tmp_path, **values):
+        """log pi of the ten letters after training, and the trainer."""
+        trainer = offline_trainer(
+            self.folder, self.table, tmp_path, max_steps=200, learning_rate=0.05, layout="flat",
+            per_device_train_batch_size=len(self.table), lr_scheduler_type="cosine", logging_steps=100, **values,
+        )  # fmt: skip
+        trainer.train()
+        trainer.model.eval()
+        with torch.no_grad():
+            logits = trainer.model(input_ids=torch.tensor([[2]])).logits[0, -1].double()
+        return torch.log_softmax(logits, -1)[3:].numpy(), trainer
+
+    def odds_error(self, log_probs):
+        """Of the judged answers, to the optimum of `pm`."""
+        return np.ptp(log_probs[:5] - self.rewards[:5])
+
+
+def test_an_nll_anchor_keeps_everything_on_the_judged_and_their_odds(tmp_path):
+    bandit = Bandit(tmp_path / "bandit")
+    free, _ = bandit.tuned(tmp_path, mode="pm")
+    kept, trainer = bandit.tuned(tmp_path, mode="pm", anchor="nll", anchor_weight=0.5)
+    assert np.exp(free[:5]).sum() < 0.9
+    assert np.exp(kept[:5]).sum() > 0.97
+    assert bandit.odds_error(kept) < 0.02
+    logs = [entry["anchor"] for entry in trainer.state.log_history if "anchor" in entry]
+    assert logs[-1] == pytest.approx(-np.log(np.exp(kept[:5]).sum()), abs=0.02)
+
+
+def test_a_kl_anchor_is_the_optimum_of_both_losses(tmp_path):
+    """The judgments' cross-entropy and that of the draws of the reference, minimised by hand over ten log-odds."""
+    bandit, weight = Bandit(tmp_path / "bandit"), 0.5
+    found, trainer = bandit.tuned(tmp_path, mode="pm", anchor="kl", anchor_weight=weight, anchor_draws=20)
+    drawn = np.bincount([ids[0] - 3 for ids in trainer._draws.response_ids], minlength=10) / 20
+    rows = list(bandit.table.rows())
+    orders = np.array([["abcdefghij".index(text) for text in row["responses"]] for row in rows])
+    share = np.array([row["weight"] for row in rows])
+
+    def loss(logits):
+        said = logits - np.logaddexp.reduce(logits)
+        better, worse = said[orders].T
+        return share @ np.logaddexp(0, worse - better) / share.sum() - weight * drawn @ said
+
+    exact = scipy.optimize.minimize(loss, np.zeros(10)).x
+    exact = np.exp(exact - np.logaddexp.reduce(exact))
+    assert np.abs(np.exp(found) - exact).sum() / 2 < 0.01
+    assert np.exp(found[5:]).sum() == pytest.approx(drawn[5:].sum(), abs=0.2)
+
+
+def test_training_logs_lengths_and_stops_where_nothing_ends(judgments, base, tmp_path):
+    trainer = offline_trainer(base, judgments, tmp_path, max_steps=4, length_checks=2)
+    trainer.train()
+    lengths = [entry["sampled/mean_length"] for entry in trainer.state.log_history if "sampled/mean_length" in entry]
+    assert len(lengths) == 3, "before, in the middle and at the end"
+    assert all(length > 1 for length in lengths)
+    stop_if_endless(1.0, 0.6, 64, "")  # as before
+    stop_if_endless(0.8, 0.0, 64, "")
+    trainer = offline_trainer(base, judgments, tmp_path, max_steps=4, length_checks=2)
+    callback = next(one for one in trainer.callback_handler.callbacks if isinstance(one, LengthChecks))
+    shares = iter([0.0, 1.0])
+    callback._drawn = lambda args, state: next(shares)
+    with pytest.raises(PluralignError, match="length: 100 % of the responses run to the limit"):
+        trainer.train()
+    with pytest.raises(ValueError, match="anchor: found 'sft'"):
+        PMDPOConfig(str(tmp_path), use_cpu=True, anchor="sft")
+
+
+def test_letters_are_trained_and_evaluated_as_letters(base, parts, tmp_path):
+    folder = tmp_path / "letters"
+    pluralign.train(config_of(base, parts, folder, answers="letters", length_checks=0))
+    own = read_metrics(folder)
+    found = pluralign.evaluate(folder, parts / "test.parquet", tmp_path / "evaluation")
+    for key in ("accuracy", "log_loss"):
+        assert found[key] == pytest.approx(own[key], rel=1e-4), key
+    with pytest.raises(PluralignError, match="responds with letters, which a reward model cannot score"):
+        pluralign.evaluate(folder, parts / "test.parquet", tmp_path / "other", reward=str(folder))
+
+
 # Types.
+
+
+def test_matching_by_type_is_em_dpo_that_matches(base, parts, tmp_path):
+    """One key from judgments to a mixture; what is given stays; in Python there is the trainer itself."""
+    job = check_run(config_of(base, parts, tmp_path / "run", matching_by="type", types=2, alpha=0.2))
+    assert (job.objective, job.args.types) == ("em-dpo", 2)
+    assert job.args.penalty == Penalty("flattened", 0.2)
+    assert job.args.beta == 1.0
+    job = check_run(config_of(base, parts, tmp_path / "other", matching_by="type", mode="pm", beta=0.5))
+    assert (job.args.penalty.mode, job.args.beta) == ("pm", 0.5)
+    assert check_run(config_of(base, parts, tmp_path / "one", matching_by="everyone")).objective == "pm-dpo"
+    with pytest.raises(PluralignError, match="unknown key 'anchor'"):
+        check_run(config_of(base, parts, tmp_path / "two", matching_by="type", anchor="nll"))
+    with pytest.raises(ValueError, match="matching_by: found 'type'"):
+        PMDPOConfig(str(tmp_path), use_cpu=True, matching_by="type")
+
+
+def check_run(file):
+    return check(read_yaml(file), {}, str(file))
 
 
 def test_types_match_their_own_people(base, town_rows, tmp_path):
@@ -279,7 +435,7 @@ def test_types_match_their_own_people(base, town_rows, tmp_path):
     np.testing.assert_allclose(0.5 * ratios, utilities, rtol=1e-4, atol=1e-4)
     for name in trainer.adapters:
         settings = json.loads((folder / name / "config.json").read_text())[SETTINGS]
-        assert settings["penalty"] == {"mode": "conditional", "alpha": alpha, "gate": "token"}
+        assert settings["penalty"] == vars(Penalty("conditional", alpha))
     scored = trainer.rounds[1].record
     items = trainer.train_items
     told = trainer.log_likelihoods(items, reference) * items.weight
@@ -289,10 +445,23 @@ def test_types_match_their_own_people(base, town_rows, tmp_path):
 # What is refused.
 
 
+@pytest.mark.parametrize(
+    ("values", "warned"),
+    [({}, False), ({"mode": "kl"}, False), ({"mode": "pm"}, True), ({"mode": "conditional"}, True),
+     ({"mode": "conditional", "alpha": 1.0}, False), ({"mode": "tempered"}, True),
+     ({"mode": "tempered", "reference_weight": 1}, False)],
+)  # fmt: skip
+def test_modes_without_a_length_of_their_own_warn(values, warned):
+    warning = Penalty(**values).length_warning("max_completion_length, 32 tokens")
+    assert (warning is not None) == warned
+    if warned:
+        assert "their length tends to max_completion_length, 32 tokens" in warning
+
+
 def test_what_has_no_meaning_is_refused(base, judgments, tmp_path):
     for values, message in (
         ({"alpha": 0.0}, "alpha: found 0.0"),
-        ({"mode": "rlhf"}, "mode: found 'rlhf', expected one of kl, pm, conditional"),
+        ({"mode": "rlhf"}, "mode: found 'rlhf', expected one of flattened, tempered"),
         ({"gate": "word"}, "gate: found 'word'"),
         ({"beta": 0.0}, "beta: found 0.0"),
     ):
@@ -314,6 +483,6 @@ def test_dpo_shows_no_mode():
     from pluralign.workflows.train.settings import fields_of
 
     assert "mode" not in fields_of(DPOConfig)
-    assert {"mode", "alpha", "gate"} <= fields_of(PMDPOConfig).keys()
+    assert {"mode", "alpha", "gate", "reference_weight"} <= fields_of(PMDPOConfig).keys()
     assert fields_of(EMDPOConfig)["mode"][1].default == "kl"
     assert EMDPOConfig("runs/people", use_cpu=True).penalty == DPOConfig("runs/policy", use_cpu=True).penalty

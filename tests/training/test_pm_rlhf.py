@@ -13,10 +13,11 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
 )
+from transformers.modeling_outputs import CausalLMOutput
 
 import pluralign
 from matching_setup import LORA, logged, online_settings, prompts, token_model, tuned, words
-from pluralign.choice.preference_matching import Penalty
+from pluralign.choice.preference_matching import Penalty, flattened
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import BUILT_IN_SCALES, Judgments
 from pluralign.scoring.implicit_rewards import load_implicit_reward
@@ -68,6 +69,35 @@ def test_only_tokens_of_responses_are_charged(penalty, expected, inside):
     assert reference.counted().tolist() == [0, 0]
 
 
+class Logits(torch.nn.Module):
+    """A reference whose logits are given."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, input_ids, logits_to_keep):
+        return CausalLMOutput(logits=self.logits[:, -logits_to_keep:])
+
+
+@pytest.mark.parametrize("gate", ["token", "sequence"])
+def test_flattened_charges_shares_of_the_references_logits(gate):
+    generator, end, penalty = torch.Generator().manual_seed(0), 1, Penalty(alpha=0.1, gate=gate)
+    logits = 2 * torch.randn(2, 5, 6, generator=generator)
+    labels = torch.tensor([[-100, -100, 5, 0, 1], [-100, -100, 3, 1, -100]])
+    reference = ChargedReference(Logits(logits.clone()), penalty, [end])
+    found = reference(input_ids=None, labels=labels, fused_lm_head=True).log_probs
+    own = logits.log_softmax(-1)[:, :-1]
+    flat = flattened(own, penalty.alpha, [end])
+    for row, ids in enumerate(labels[:, 1:].tolist()):
+        there = [place for place, token in enumerate(ids) if token != -100]
+        passes = np.mean([float(own[row, place, ids[place]]) for place in there]) > np.log(penalty.alpha)
+        chosen = flat if gate == "token" or passes else own
+        wanted = [float(chosen[row, place, token]) if place in there else 0.0 for place, token in enumerate(ids)]
+        np.testing.assert_allclose(found[row], wanted, rtol=1e-5, atol=1e-6)
+    assert 0 < reference.counted()[0] < 5
+
+
 def test_the_logged_penalty_is_that_of_the_answers(tiny_model, tmp_path):
     """Recomputed one answer at a time, without padding, from the tokens that the reward function saw."""
     seen = []
@@ -96,8 +126,9 @@ def test_the_logged_penalty_is_that_of_the_answers(tiny_model, tmp_path):
     assert not logged(trainer, "kl")
 
 
-def test_adapters_and_full_models_have_the_same_penalty(tiny_model, tmp_path):
-    alpha = {"mode": "conditional", "alpha": 0.0035, "max_steps": 1}
+@pytest.mark.parametrize("mode", ["conditional", "flattened"])
+def test_adapters_and_full_models_have_the_same_penalty(mode, tiny_model, tmp_path):
+    alpha = {"mode": mode, "alpha": 0.0035, "max_steps": 1}
     full = tuned(str(tiny_model), tmp_path / "full", **alpha)
     adapter = tuned(str(tiny_model), tmp_path / "adapter", peft_config=peft.LoraConfig(**LORA), **alpha)
     for name in ("penalty", "inside", "reward"):
@@ -274,7 +305,7 @@ def test_a_yaml_runs_from_end_to_end(written, tmp_path):
     assert [plot["on"] for plot in plots] == ["policy", "reference"]
     policy = pluralign.load_policy(tmp_path / "matched", device="cpu")
     stored = policy.model.config.pluralign
-    assert stored["penalty"] == {"mode": "conditional", "alpha": 0.004, "gate": "token"}
+    assert stored["penalty"] == vars(Penalty(alpha=0.004))
     assert (stored["objective"], stored["beta"]) == ("pm-rlhf", 1.0)
     assert len(policy.sample(["Say"], n=2, max_new_tokens=4)[0]) == 2
     assert train(tmp_path / "matched.yaml") == metrics  # finished: nothing is done again

@@ -137,6 +137,18 @@ def test_the_same_seed_draws_the_same_and_replaces_what_was_there(found, base, r
     assert [one["response"] for one in draws(tmp_path / "other.jsonl")] != [one["response"] for one in draws(out)]
 
 
+def test_softmax_ranks_one_text_of_each_prompt_first(found, base, reward, prompts, tmp_path):
+    options = {"reward": reward, "n": 6, "max_new_tokens": 3}
+    metrics = best_of(base, prompts, tmp_path / "drawn.parquet", select="softmax", **options)
+    rows = list(read(tmp_path / "drawn.parquet").rows())
+    assert all(row["ranks"].count(1) == 1 and row["source"] == "softmax-of-6" for row in rows)
+    assert metrics["mean_reward/all"] == found[1]["mean_reward/all"], "of the same samples"
+    assert metrics["mean_reward/best"] < found[1]["mean_reward/best"]
+    cold = best_of(base, prompts, tmp_path / "cold.parquet", select="softmax", beta=1e-9, **options)
+    assert cold["mean_reward/best"] == found[1]["mean_reward/best"], "the largest reward"
+    assert len(completions(read(tmp_path / "drawn.parquet"))) == len(rows), "a teacher for sft"
+
+
 def test_one_draw_is_the_policy_itself(base, reward, prompts, tmp_path):
     metrics = best_of(base, prompts, tmp_path / "one.jsonl", reward=reward, n=1, max_new_tokens=6)
     assert metrics["kl_bound"] == 0
@@ -216,6 +228,8 @@ def test_settings_and_files_that_do_not_fit_are_refused(base, reward, prompts, t
         ({"max_new_tokens": 0}, "max_new_tokens: found 0"),
         ({"max_prompts": 0}, "max_prompts: found 0"),
         ({"temperature": 0.0}, "temperature: found 0.0"),
+        ({"select": "worst"}, "select: found 'worst', expected one of best, softmax"),
+        ({"select": "softmax", "beta": 0.0}, "beta: found 0.0"),
         ({"temperature": float("nan")}, "temperature: found nan"),
         ({"reward": base}, "base: is not a reward model"),
         ({"reward": tmp_path / "nowhere"}, "nowhere: no model can be loaded"),

@@ -168,6 +168,32 @@ def test_a_run_with_types_is_judged_as_one_mixture(folders, table, tmp_path):
     typed = evaluate(run, table, tmp_path / "typed", **options)
     plain = evaluate(mixture, table, tmp_path / "plain", reference=str(base), **options)
     assert "mixture_log_loss" in typed
+    assert {
+        "said_wanted_tv",
+        "said/kind=type-1",
+        "wanted/kind=type-2",
+        "minority_mass_per_token/on=given",
+    } <= typed.keys()
+    assert typed["said/kind=type-1"] + typed["said/kind=type-2"] == pytest.approx(1)
+    assert "said_wanted_tv" not in plain, "nothing tells kinds"
+
+    # Each judgment under the policy of its annotator's type.
+    judge, each = load_reward_model(reward, device="cpu"), [Plain(base, run / name) for name in ("type-1", "type-2")]
+    lists = {1: [], 2: []}
+    for row in read(table).rows():
+        kind = 2 if row["annotator"] == "w1" else 1
+        rewards = judge.score(row["prompt"], row["responses"])
+        log_probs = [each[kind - 1].log_prob(row["prompt"], text) for text in row["responses"]]
+        lists[kind].append(list(zip(rewards, log_probs, strict=True)))
+    place = "pm_divergence/on=given-by-type"
+    assert typed[place] == pytest.approx(by_hand(lists[1] + lists[2])[0], rel=1e-3)
+    for kind, own in lists.items():
+        if own:
+            assert typed[f"{place}/type={kind}"] == pytest.approx(by_hand(own)[0], rel=1e-3)
+    near = evaluate(mixture, table, tmp_path / "near", reference=str(base), kinds="nearest", **options)
+    assert 0 <= near["said_wanted_tv"] <= 1
+    with pytest.raises(PluralignError, match="kinds: .* is not a finished run of em-dpo"):
+        evaluate(mixture, table, tmp_path / "none", reference=str(base), kinds=str(base), **options)
     shared = [key for key in plain if key.startswith(("pm_divergence", "minority_mass", "saturation", "entropy"))]
     assert len(shared) > 10
     for key in shared:

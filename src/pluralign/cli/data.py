@@ -82,9 +82,9 @@ def audit(
     out: options.OutFolder,
     features: Annotated[str, Option(help="auto, worths, tfidf, or a model folder or hub id.")] = "auto",
     types: Annotated[str, Option(help="Number of annotator types, or auto.")] = "auto",
-    most_types: Annotated[int, Option(help="Maximum number of types that auto tries.")] = 6,
-    dimensions: Annotated[int, Option(help="Number of dimensions of text features.")] = 64,
-    simulations: Annotated[int, Option(help="Simulations per design of the power curve; 0 skips it.")] = 3,
+    most_types: Annotated[int, Option(min=1, help="Maximum number of types that auto tries.")] = 6,
+    dimensions: Annotated[int, Option(min=1, help="Number of dimensions of text features.")] = 64,
+    simulations: Annotated[int, Option(min=0, help="Simulations per design of the power curve; 0 skips it.")] = 3,
     response_features: Annotated[
         Path | None, Option(help="Table of numeric attributes of responses, used instead of --features.")
     ] = None,

@@ -45,7 +45,7 @@ def calibrate(
     files: Annotated[list[Path] | None, Argument(help="Canonical files that the model was not trained on.")] = None,
     method: Annotated[Method, Option(help="Fit one temperature, or a monotone curve.")] = "temperature",
     remove: Annotated[bool, Option("--remove", help="Remove the stored recalibration; takes no files.")] = False,
-    folds: Annotated[int, Option(help="Number of cross-validation folds, over prompts.")] = 5,
+    folds: Annotated[int, Option(min=2, help="Number of cross-validation folds, over prompts.")] = 5,
     seed: options.Seed = 0,
     label_scale: options.LabelScale = None,
     trust_remote_code: options.TrustRemoteCode = False,
@@ -82,7 +82,11 @@ def evaluate(
     reference: Annotated[str | None, Option(help="Policies: reference model.", show_default="as in training")] = None,
     beta: Annotated[float | None, Option(help="Policies: inverse temperature.", show_default="as in training")] = None,
     reward: Annotated[str | None, Option(help="Policies: reward model that scores sampled responses.")] = None,
-    samples: Annotated[int, Option(help="With --reward: responses per prompt; matching needs 2 or more.")] = 2,
+    kinds: Annotated[
+        str | None,
+        Option(help="With --reward: an em-dpo run, or 'nearest': compare kinds of responses said and put first."),
+    ] = None,
+    samples: Annotated[int, Option(min=1, help="With --reward: responses per prompt; matching needs 2 or more.")] = 2,
     max_new_tokens: options.MaxNewTokens = 128,
     quantile: options.Quantile = None,
     revision: options.Revision = "main",
@@ -98,7 +102,7 @@ def evaluate(
 
     metrics = run(
         model, list(map(str, files)), out, label_scale=label_scale, seed=seed, raw=raw, average=average or (),
-        reference=reference, beta=beta, reward=reward, samples=samples, max_new_tokens=max_new_tokens,
+        reference=reference, beta=beta, reward=reward, kinds=kinds, samples=samples, max_new_tokens=max_new_tokens,
         quantile=quantile, revision=revision, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     typer.echo("\n".join(metrics_table(metrics)))

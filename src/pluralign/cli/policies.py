@@ -12,6 +12,7 @@ from pluralign.cli import options
 from pluralign.core.errors import PluralignError
 
 Prior = Literal["run", "uniform"]
+Select = Literal["best", "softmax"]
 Criterion = Literal["win-rate", "regret", "relative-regret"]
 TypedRun = Annotated[Path, Argument(help="Folder of a finished em-dpo run.")]
 
@@ -21,7 +22,11 @@ def best_of(
     prompts: Annotated[list[Path], Argument(help="Canonical files; every unique prompt is used.")],
     reward: Annotated[str, Option(help="Reward model that chooses: a folder or hub id.")],
     out: options.OutTable,
-    n: Annotated[int, Option("--n", help="Number of responses to sample per prompt.")] = 4,
+    n: Annotated[int, Option("--n", min=1, help="Number of responses to sample per prompt.")] = 4,
+    select: Annotated[
+        Select, Option(help="Keep the best response, or draw one with probability softmax(reward / beta).")
+    ] = "best",
+    beta: Annotated[float, Option(help="With --select softmax, its temperature.")] = 1.0,
     max_new_tokens: options.MaxNewTokens = 128,
     temperature: options.Temperature = 1.0,
     max_prompts: options.MaxPrompts = None,
@@ -31,19 +36,19 @@ def best_of(
     revision: options.Revision = "main",
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Sample n responses per prompt and rank the best one first.
+    """Sample n responses per prompt and rank the best one, or one drawn by softmax, first.
 
-    The output is a table of judgments, for supervised fine-tuning on the best responses.
+    The output is a table of judgments, for supervised fine-tuning on the responses ranked first.
     """
     from pluralign.workflows.best_of import best_of as run
     from pluralign.workflows.best_of import best_of_lines
 
     metrics = run(
-        model, prompts, out, reward=reward, n=n, max_new_tokens=max_new_tokens, temperature=temperature,
-        max_prompts=max_prompts, quantile=quantile, label_scale=label_scale, seed=seed, revision=revision,
-        trust_remote_code=trust_remote_code,
+        model, prompts, out, reward=reward, n=n, select=select, beta=beta, max_new_tokens=max_new_tokens,
+        temperature=temperature, max_prompts=max_prompts, quantile=quantile, label_scale=label_scale, seed=seed,
+        revision=revision, trust_remote_code=trust_remote_code,
     )  # fmt: skip
-    typer.echo("\n".join(best_of_lines(metrics)))
+    typer.echo("\n".join(best_of_lines(metrics, select)))
     typer.echo(f"written to {out}; all sampled responses are in {out}.answers.parquet")
 
 
@@ -52,6 +57,9 @@ def route(
     files: options.Files,
     out: options.OutParquet,
     prior: Annotated[Prior, Option(help="Prior over types: their shares in the run, or uniform.")] = "run",
+    continuous: Annotated[
+        bool, Option(help="Also give continuous weights of the types, and compare them with hard types.")
+    ] = False,
     label_scale: options.LabelScale = None,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
@@ -59,16 +67,20 @@ def route(
 
     Nothing is trained. The output has the most probable type of each annotator and the adapter of that type.
     """
+    from pluralign.workflows.route import continuum_of
     from pluralign.workflows.route import route as route_annotators
 
     routed = route_annotators(
-        run, list(map(str, files)), out, prior=prior, label_scale=label_scale, trust_remote_code=trust_remote_code
-    )
+        run, list(map(str, files)), out, prior=prior, continuous=continuous, label_scale=label_scale,
+        trust_remote_code=trust_remote_code,
+    )  # fmt: skip
     types, adapters = routed.column("type").to_pylist(), routed.column("adapter").to_pylist()
     for kind, adapter in sorted(set(zip(types, adapters, strict=True))):
         typer.echo(f"type {kind}, adapter {adapter}: {types.count(kind)} of {len(routed)} annotators")
     if without_ranks := routed.column("judgments").to_pylist().count(0):
         typer.echo(f"by the prior alone, because they ranked nothing: {without_ranks} of {len(routed)} annotators")
+    if (compared := continuum_of(routed)) is not None:
+        typer.echo(compared.sentence)
     typer.echo(f"written to {out}")
 
 
@@ -86,7 +98,7 @@ def aggregate(
     judge: Annotated[
         list[str] | None, Option(help="TYPE=FOLDER of a reward model that judges for a type; repeatable.")
     ] = None,
-    samples: Annotated[int, Option(help="Responses per prompt from each policy.")] = 4,
+    samples: Annotated[int, Option(min=1, help="Responses per prompt from each policy.")] = 4,
     candidates: Annotated[int, Option(help="Number of responses from which best-of chooses.")] = 16,
     trials: Annotated[int, Option(help="Number of weights to try for merge; half as many for pooled.")] = 12,
     max_new_tokens: options.MaxNewTokens = 128,
@@ -97,7 +109,7 @@ def aggregate(
     policy: Annotated[list[str] | None, Option(help="NAME=FOLDER of another policy to compare; repeatable.")] = None,
     distill: Annotated[bool, Option(help="Also train one adapter on responses of each policy but merge.")] = False,
     distill_prompts: Annotated[list[Path] | None, Option(help="Canonical files, if not the run's train files.")] = None,
-    distill_samples: Annotated[int, Option(help="Responses per prompt to distill on.")] = 4,
+    distill_samples: Annotated[int, Option(min=1, help="Responses per prompt to distill on.")] = 4,
     distill_epochs: Annotated[float, Option(help="Number of epochs of the distillation.")] = 1.0,
     distill_learning_rate: Annotated[float, Option(help="Learning rate of the distillation.")] = 1e-4,
     label_scale: options.LabelScale = None,

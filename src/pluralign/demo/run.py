@@ -188,6 +188,7 @@ def configs(folder: Path, untrained: Path, ratings: Mapping[str, Any], seed: int
         "matched": {
             "objective": "pm-dpo",
             "mode": "pm",  # the responses are given, so the policy cannot drift to meaningless text
+            "length_checks": 0,
             **base,
             "per_device_train_batch_size": 16,
             "learning_rate": 1e-3,

@@ -52,12 +52,16 @@ class Beside:
         utilities: implicit rewards of the judged responses, `(responses,)`; by type `(adapters, responses)`.
         log_probs: log pi(y|x) of those responses under the policy, in nats, `(responses,)`.
         reference_log_probs: the same under its reference; None where no responses were drawn.
+        adapter_log_probs: under each adapter of a typed run, `(adapters, responses)`; None for other policies.
+        tokens: tokens of those responses, `(responses,)`.
         draws: of `policy` and of `reference`; empty where no responses were drawn.
     """
 
     utilities: np.ndarray
     log_probs: np.ndarray
     reference_log_probs: np.ndarray | None = None
+    adapter_log_probs: np.ndarray | None = None
+    tokens: np.ndarray | None = None
     draws: Mapping[str, Draws] = field(default_factory=dict)
 
 
@@ -99,7 +103,7 @@ def against_reference(
     limits = policy.limits.max_length
     del policy
     scale = tuned_with if beta is None else beta
-    if penalty.mode == "pm" and reward_model is None:
+    if penalty.charges_none and reward_model is None:
         return Beside(scale * log_probs, together)
     name = reference or reference_of(model)
     frozen = load_policy(name, max_length=limits, trust_remote_code=trust_remote_code)
@@ -128,7 +132,8 @@ def against_reference(
             ("policy", "reference"), (drawn, others), policy_log_probs, frozen_log_probs, strict=True
         )
     }
-    return Beside(utilities, together, given, draws)
+    lengths = np.array([len(ids) for ids in tokens.response_ids])
+    return Beside(utilities, together, given, log_probs if by_type else None, lengths, draws)
 
 
 def drawn_by_both(

@@ -16,7 +16,7 @@ from pluralign.policies.mixture import MixturePolicy
 from pluralign.policies.policy import Policy
 from pluralign.policies.pooled import PooledPolicy
 from pluralign.scoring.causal_models import load_causal_model
-from pluralign.scoring.loading import SETTINGS, load_parts, on_device
+from pluralign.scoring.loading import SETTINGS, load_parts, on_device, weight_errors
 from pluralign.scoring.mixtures import is_mixture, read_mixture
 
 
@@ -76,10 +76,11 @@ def load_policy(
     for name, path in (adapters or {}).items():
         if not (Path(path) / "adapter_config.json").exists():
             raise PluralignError(f"{path}: not an adapter (adapter_config.json is missing)")
-        if isinstance(model, peft.PeftModel):
-            model.load_adapter(str(path), adapter_name=name)
-        else:
-            model = peft.PeftModel.from_pretrained(model, str(path), adapter_name=name)
+        with weight_errors(path):
+            if isinstance(model, peft.PeftModel):
+                model.load_adapter(str(path), adapter_name=name)
+            else:
+                model = peft.PeftModel.from_pretrained(model, str(path), adapter_name=name)
     parts = (on_device(model, device), loaded.tokenizer, loaded.limits)
     if mixture is None:
         return Policy(*parts)

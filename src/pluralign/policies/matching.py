@@ -6,7 +6,8 @@ Measured on responses that the policy draws, on those of its reference, and on r
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write, write_json
 from pluralign.evaluation.policies.answer_lists import AnswerLists, MarginMap, matching_over, pair_plots
 from pluralign.evaluation.policies.drawn_texts import distinct, entropy, perplexity
+from pluralign.evaluation.policies.said_wanted import said_and_wanted
 from pluralign.policies.comparison import Beside, Draws, answer_rows, compare, drawn_by_both
 from pluralign.policies.policy import Policy
-from pluralign.scoring.items import Items
+from pluralign.scoring.items import Items, items_of_texts
 from pluralign.scoring.reward_models import RewardModel
 from pluralign.scoring.scorers import Scorer
 
@@ -91,6 +93,7 @@ def of_judgments(
     slices: Slices | None = None,
     seed: int = 0,
     suffix: str = "",
+    tokens: np.ndarray | None = None,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """How far a policy is from its reward model on responses that annotators judged; nothing is drawn.
 
@@ -99,12 +102,14 @@ def of_judgments(
     Args:
         items: the judgments.
         rewards: of the unique responses, in log-odds, `(responses,)`.
-        log_probs: their log pi(y|x), in nats, `(responses,)`.
+        log_probs: their log pi(y|x), in nats, `(responses,)`; or of the shown ones, as `items.response`, `(shown,)`,
+            where judgments are read under different policies.
         reference_log_probs: their log pi_ref(y|x), `(responses,)`.
         margin_map: turns differences of rewards into log-odds; `None` if they are log-odds already.
         slices: columns to slice the metrics by.
         seed: seed of the bootstrap.
         suffix: appended to the metrics' names.
+        tokens: of the unique responses, `(responses,)`, for `minority_mass_per_token`.
 
     Returns:
         the metrics of `pluralign.evaluation.policies.answer_lists.matching_over`, and its `pair_plots`.
@@ -121,7 +126,7 @@ def of_judgments(
     shown = items.response
     lists = AnswerLists.of(
         rewards[shown],
-        log_probs[shown],
+        log_probs if len(log_probs) == len(shown) != len(rewards) else log_probs[shown],
         reference_log_probs[shown],
         shown,
         items.offsets,
@@ -130,6 +135,8 @@ def of_judgments(
     )
     weights = {name: items.weight * inside for name, inside in _inside(slices or {}).items()}
     metrics = matching_over(lists, margin_map, slices=weights, suffix=suffix, seed=seed)
+    if tokens is not None:
+        metrics |= _mass_per_token(lists, tokens[shown], margin_map, suffix, seed)
     return metrics, pair_plots(lists, margin_map)
 
 
@@ -152,14 +159,81 @@ def of_draws(
         metrics |= matching_over(
             lists, margin_map, slices=slices if is_policy else {}, suffix="" if is_policy else f"/on={name}", seed=seed
         )
+        suffix = "" if is_policy else f"/on={name}"
+        counts = np.array([len(sample.token_ids) for group in own.samples for sample in group])
+        metrics |= _mass_per_token(lists, counts, margin_map, suffix, seed)
         log_probs = own.log_probs if is_policy else own.reference_log_probs
         metrics |= _texts(own, log_probs, "" if is_policy else f"/{name}", seed)
         plots.append({"on": name, **pair_plots(lists, margin_map)})
     return metrics, plots
 
 
+def _mass_per_token(
+    lists: AnswerLists, tokens: np.ndarray, margin_map: MarginMap | None, suffix: str, seed: int
+) -> dict[str, float]:
+    """`minority_mass_per_token`: minority mass with log pi(y) / tokens in place of log pi(y)."""
+    each = replace(lists, log_probs=lists.log_probs / tokens, reference_log_probs=lists.reference_log_probs / tokens)
+    found = matching_over(each, margin_map, seed=seed)
+    kept = {key: value for key, value in found.items() if key.startswith("minority_mass")}
+    return _named({key.replace("mass", "mass_per_token"): value for key, value in kept.items()}, suffix)
+
+
+Kinds = Callable[[Items, np.ndarray], np.ndarray]
+"""The kind of each response `(responses,)`, from items and which of their responses were judged."""
+
+
+def said_beside(
+    draws: Draws, items: Items, annotators: Sequence[str | None], kinds: Kinds, names: Sequence[str], seed: int = 0
+) -> dict[str, float]:
+    """Shares of kinds among drawn responses and among those that annotators put first.
+
+    Args:
+        draws: of the policy, to the prompts of the judgments.
+        items: the judgments.
+        annotators: of each judgment.
+        kinds: tells the kind of each response.
+        names: of the kinds; empty where the judged responses themselves are the kinds.
+        seed: seed of the bootstrap.
+
+    Returns:
+        the metrics of `pluralign.evaluation.policies.said_wanted.said_and_wanted`.
+    """
+    members = [np.flatnonzero(items.item == item) for item in range(len(items.prompts))]
+    judged_texts = [[items.responses[place] for place in own] for own in members]
+    drawn_texts = [[sample.response for sample in group] for group in draws.samples]
+    together = items_of_texts(items.prompts, [a + b for a, b in zip(judged_texts, drawn_texts, strict=True)])
+    judged = np.concatenate(
+        [np.arange(len(a) + len(b)) < len(a) for a, b in zip(judged_texts, drawn_texts, strict=True)]
+    )
+    found = kinds(together, judged)
+    of_judged = np.empty(len(items.responses), dtype=np.int64)
+    of_judged[np.concatenate(members)] = found[judged]
+    first, owner, weight = [], [], []
+    for judgment in range(items.judgments):
+        shown, ranks = items.response[items.shown(judgment)], items.ranks[items.shown(judgment)]
+        best = shown[ranks == ranks[ranks > 0].min()]
+        first += best.tolist()
+        owner += [judgment] * len(best)
+        weight += [items.weight[judgment] / len(best)] * len(best)
+    return said_and_wanted(
+        found[~judged],
+        together.item[~judged],
+        of_judged[first],
+        items.prompt[owner],
+        weight,
+        [annotators[judgment] for judgment in owner],
+        names or [str(place) for place in range(len(found))],
+        seed=seed,
+    )
+
+
 def matching_beside(
-    beside: Beside, items: Items, reward_model: RewardModel, slices: Slices, seed: int = 0
+    beside: Beside,
+    items: Items,
+    reward_model: RewardModel,
+    slices: Slices,
+    seed: int = 0,
+    types: np.ndarray | None = None,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """All matching metrics of a policy whose responses were drawn, and the content of `matching.json`.
 
@@ -169,6 +243,8 @@ def matching_beside(
         reward_model: the one that scored the responses.
         slices: columns to slice the metrics by.
         seed: seed of the bootstraps.
+        types: in a typed run, the type of each judgment's annotator, from 0, `(judgments,)`: each judgment is then
+            also read under the policy of its type, with slices `type=K`.
     """
     if beside.reference_log_probs is None:
         raise PluralignError("beside: no responses were drawn: give a reward model")
@@ -181,8 +257,21 @@ def matching_beside(
     metrics, plots = of_draws(beside.draws, margin_map, answered, seed)
     rewards = reward_model.score_items(items)
     on_given, plot = of_judgments(
-        items, rewards, beside.log_probs, beside.reference_log_probs, margin_map, slices, seed, f"/on={GIVEN}"
+        items,
+        rewards,
+        beside.log_probs,
+        beside.reference_log_probs,
+        margin_map,
+        slices,
+        seed,
+        f"/on={GIVEN}",
+        beside.tokens,
     )
+    if types is not None and beside.adapter_log_probs is not None:
+        under = beside.adapter_log_probs[np.repeat(types, np.diff(items.offsets)), items.response]
+        own = {**slices, "type": [str(kind + 1) for kind in types]}
+        place = f"/on={GIVEN}-by-type"
+        on_given |= of_judgments(items, rewards, under, beside.reference_log_probs, margin_map, own, seed, place)[0]
     return metrics | on_given, [*plots, {"on": GIVEN, **plot}]
 
 

@@ -16,7 +16,7 @@ from pluralign.core.errors import PluralignError
 from pluralign.core.progress import track
 from pluralign.scoring.causal_models import CausalModel
 from pluralign.scoring.forward import MAX_TOKENS_PER_BATCH
-from pluralign.scoring.tokens import TokenizedItems, prompt_tokens
+from pluralign.scoring.tokens import TokenizedItems, check_embedded, prompt_tokens
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ class Policy(CausalModel):
         if not prompts:
             return []
         ids = prompt_tokens(prompts, self.tokenizer, longest - max_new_tokens)
+        check_embedded("prompts", ids, self.model, self.tokenizer)
         # The model's own generation config may hold penalties and truncation, which would change the policy.
         config = GenerationConfig(
             do_sample=True,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pluralign.reports.page import Banner, Block, Cell, Figure, Figures, Remarks, Section, Table, Tiles, render
-from pluralign.reports.plots import Point, Row, forest, heat, stacked
+from pluralign.reports.row_plots import Point, Row, forest, heat, stacked
 from pluralign.reports.texts import interval, number, percent, plural, quoted, text_of
 
 _MEANINGS = {

@@ -10,8 +10,8 @@ from typing import Any
 from pluralign.reports.histograms import Histogram, histogram_figure
 from pluralign.reports.measures import Value, measures_table
 from pluralign.reports.page import Block, Cell, Figure, Figures, Heading, Section, Table
-from pluralign.reports.plots import Point, Row, forest, known
-from pluralign.reports.texts import number, percent, quoted, text_of
+from pluralign.reports.row_plots import Point, Row, forest
+from pluralign.reports.texts import known, number, percent, quoted, text_of
 
 MEASURES = {
     "total_variation": ("Total variation", "The share of the prediction that is on the wrong label."),

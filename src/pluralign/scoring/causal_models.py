@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,18 @@ from transformers.modeling_outputs import CausalLMOutput
 from pluralign.choice.preference_matching import Penalty
 from pluralign.core.errors import PluralignError
 from pluralign.scoring.forward import block_charges, score_tokens
-from pluralign.scoring.heads import token_log_probs
+from pluralign.scoring.heads import token_log_probs, token_shares
 from pluralign.scoring.items import Items
-from pluralign.scoring.loading import SETTINGS, is_encoder, limits_of, load_parts, read_chat_template
+from pluralign.scoring.loading import (
+    SETTINGS,
+    adapter_base,
+    is_adapter,
+    is_encoder,
+    limits_of,
+    load_parts,
+    read_chat_template,
+    weight_errors,
+)
 from pluralign.scoring.probe import plain_model
 from pluralign.scoring.text_models import TextModel
 from pluralign.scoring.tokens import TokenizedItems
@@ -36,7 +46,8 @@ def with_log_probs(model: Any) -> Any:
 
     `model(..., sources=(predicted,), targets=(predicted,))` returns in `logits` the `(predicted,)` log-probabilities of
     the targets under the states at the sources (indices into the flattened `(rows * tokens)`), and computes logits
-    only there; with `full_logits=True` the model computes its own logits everywhere. Other calls are unchanged.
+    only there; with `full_logits=True` the model computes its own logits everywhere. With `flatten=(alpha, ends)` it
+    returns `(predicted, 2)`, as in `token_shares`, without gradient. Other calls are unchanged.
 
     Raises:
         PluralignError: its `forward` was replaced by another library.
@@ -56,6 +67,7 @@ def with_log_probs(model: Any) -> Any:
         sources: Tensor | None = None,
         targets: Tensor | None = None,
         full_logits: bool = False,
+        flatten: tuple[float, Sequence[int]] | None = None,
         **kwargs: Any,
     ) -> Any:
         if sources is None or targets is None:
@@ -63,14 +75,15 @@ def with_log_probs(model: Any) -> Any:
         kwargs |= {"use_cache": False}
         kwargs.pop("labels", None)
         if full_logits:
-            logits = kind.forward(self, *args, **kwargs).logits.flatten(0, 1)
-            # `token_log_probs` overwrites the head's output, and these logits are a view that must not be overwritten.
-            log_probs = token_log_probs(torch.clone, logits[sources], targets, logits.shape[-1])
+            states = kind.forward(self, *args, **kwargs).logits.flatten(0, 1)
+            # The readers overwrite the head's output, and these logits are a view that must not be overwritten.
+            head, vocabulary = torch.clone, states.shape[-1]
         else:
             states = self.base_model(*args, **kwargs).last_hidden_state.flatten(0, 1)
-            head = self.get_output_embeddings()
-            log_probs = token_log_probs(head, states[sources], targets, self.config.get_text_config().vocab_size)
-        return CausalLMOutput(logits=log_probs)
+            head, vocabulary = self.get_output_embeddings(), self.config.get_text_config().vocab_size
+        if flatten is not None:
+            return CausalLMOutput(logits=token_shares(head, states[sources], targets, vocabulary, *flatten))
+        return CausalLMOutput(logits=token_log_probs(head, states[sources], targets, vocabulary))
 
     body = {"__module__": __name__, "forward": forward}
     plain.__class__ = type(kind.__name__, (_WithLogProbs, kind), body)
@@ -89,18 +102,21 @@ class CausalModel(TextModel):
         """The states that predict the response's tokens."""
         return "tokens"
 
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Ids of the tokens that end a response."""
+        end = self.tokenizer.eos_token_id
+        return () if end is None else (int(end),)
+
     def log_probs(self, items: Items, **options: Any) -> np.ndarray:
         """log pi(y|x) of every unique response: `(responses,)`, float64; options as in `TextModel.values`."""
         return self.values(self.tokenize(items), **options)
 
     def charges(self, tokens: TokenizedItems, penalty: Penalty) -> np.ndarray:
-        """The part of log pi(y|x) that a penalty charges when this model is the reference: `(responses,)`, in nats.
-
-        `kl` charges all tokens, `pm` none.
-        """
-        if penalty.mode == "pm":
+        """What a penalty charges when this model is the reference: `(responses,)`, in nats."""
+        if penalty.charges_none:
             return np.zeros(len(tokens.item))
-        read = functools.partial(block_charges, penalty=penalty)
+        read = functools.partial(block_charges, penalty=penalty, ends=self.ends)
         return score_tokens(self.model, tokens, self.layout(tokens), read=read)
 
 
@@ -153,9 +169,9 @@ def load_causal_model(
     """
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     folder, base = Path(model_name_or_path), str(model_name_or_path)
-    is_adapter = (folder / "adapter_config.json").exists()
-    if is_adapter:
-        base = str(peft.PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
+    adapter = is_adapter(folder)
+    if adapter:
+        base = adapter_base(folder)
     # Our adapters have config and tokenizer beside them; others may keep both with the base.
     source = model_name_or_path if (folder / "config.json").exists() else base
     config, tokenizer = load_parts(source, hub)
@@ -164,7 +180,9 @@ def load_causal_model(
     if is_encoder(config):
         raise PluralignError(f"{model_name_or_path}: is a bidirectional encoder; a policy must be a causal model")
     model_kwargs = {"dtype": torch.float32, **model_kwargs}
-    model: Any = AutoModelForCausalLM.from_pretrained(base, config=config, **hub, **model_kwargs)
-    if is_adapter:
-        model = peft.PeftModel.from_pretrained(model, str(folder), adapter_name=adapter_name)
+    with weight_errors(base):
+        model: Any = AutoModelForCausalLM.from_pretrained(base, config=config, **hub, **model_kwargs)
+    if adapter:
+        with weight_errors(folder):
+            model = peft.PeftModel.from_pretrained(model, str(folder), adapter_name=adapter_name)
     return causal_model(model, tokenizer, max_length, max_response_length)

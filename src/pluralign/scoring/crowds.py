@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +33,9 @@ CROWDS = "crowds.parquet"
 QUANTILES = (0.1, 0.5, 0.9)
 """The quantiles of the labels' rewards that `score` writes."""
 
+PriorStrength = float | Literal["labels", "estimated"]
+"""Votes that the uniform prior counts as in a target: a number, one per label, or the most likely number."""
+
 Predict = Callable[[Items], np.ndarray]
 """The texts of items to distributions `(responses, labels)`."""
 
@@ -44,7 +47,7 @@ class Crowd:
     Args:
         prompt: `(items,)` texts or lists of messages.
         response: `(items,)`.
-        distribution: `(items, labels)` the smoothed posterior mean, the training target.
+        distribution: `(items, labels)` the training target: shares of the votes, or the posterior mean; smoothed.
         counts: `(items, labels)` votes by label, as counted by the posterior.
         low: `(items, labels)` lower bound of each share's credible interval (95 %).
         high: `(items, labels)` its upper bound.
@@ -70,13 +73,15 @@ class Crowd:
 
 
 def crowd_of(
-    judgments: Judgments, *, strength: float | None = None, smoothing: float = 0.0, cost: LabelCost | None = None
+    judgments: Judgments, *, strength: PriorStrength = 0.0, smoothing: float = 0.0, cost: LabelCost | None = None
 ) -> Crowd:
-    """The crowd posterior of a table's labels; rows without a label are left out.
+    """The crowd of a table's labels; rows without a label are left out.
 
     Args:
         judgments: the table.
-        strength: of the uniform prior, in votes; default: the number of labels.
+        strength: of the uniform prior in the targets, in votes: a number, `labels` for one vote per label, or
+            `estimated` (`pluralign.choice.dirichlet.estimated_strength`). At 0, the targets are the shares of the
+            votes, and intervals have the estimated prior.
         smoothing: as in `VoteState.targets`.
         cost: decides between tied runners-up in smoothing.
 
@@ -96,13 +101,22 @@ def crowd_of(
         raise PluralignError("the judgments have no labels, which are a crowd's votes: import them with a label scale")
     if not all(labelled):
         logger.warning(f"{labelled.count(False)} row(s) without a label are left out")
-    return crowd_of_state(votes_of(judgments, strength=strength, kind="labels"), smoothing=smoothing, cost=cost)
+    given = None if strength in (0, "labels", "estimated") else float(strength)
+    state = votes_of(judgments, strength=given, kind="labels")
+    if strength in (0, "estimated"):
+        state = state.with_strength()
+    return crowd_of_state(state, smoothing=smoothing, cost=cost, prior=strength != 0)
 
 
 def crowd_of_state(
-    state: VoteState, judgments: Judgments | None = None, *, smoothing: float = 0.0, cost: LabelCost | None = None
+    state: VoteState,
+    judgments: Judgments | None = None,
+    *,
+    smoothing: float = 0.0,
+    cost: LabelCost | None = None,
+    prior: bool = True,
 ) -> Crowd:
-    """The crowd posterior of a vote state of labels, for all its items with a vote.
+    """The crowd of a vote state of labels, for all its items with a vote; with `prior`, targets are posterior means.
 
     With `judgments`, only items whose texts are in that table are kept, and a warning counts its texts without a vote.
     `smoothing` and `cost` are as in `crowd_of`.
@@ -112,8 +126,8 @@ def crowd_of_state(
     """
     if state.kind != "labels":
         raise PluralignError("vote_state: holds votes on pairs, expected labels of single responses")
-    targets = state.targets(smoothing, None if cost is None else cost.matrix)
-    counts = state.crowd[state.counts.sum(1) > 0]
+    targets = state.targets(smoothing, None if cost is None else cost.matrix, prior=prior)
+    counts = state.crowd[state.voted if prior else state.votes > 0]
     keys = [item_key(prompt, response) for prompt, response in zip(targets.prompt, targets.response, strict=True)]
     chosen = range(len(keys)) if judgments is None else _known(keys, judgments)
     if not chosen:
@@ -275,7 +289,8 @@ def crowds_table(crowd: Crowd, predicted: np.ndarray) -> pa.Table:
     """One row for each item: texts, `votes`, and for each label four columns.
 
     `voted_LABEL` is the label's share of the votes, `low_LABEL` and `high_LABEL` the 95 % credible interval of that
-    share, `predicted_LABEL` the predicted share. `expected_reward` and `variance` are those of the prediction.
+    share in the population, `predicted_LABEL` the predicted share. `expected_reward` and `variance` are those of the
+    prediction.
 
     Args:
         crowd: the votes.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pluralign.choice.preference_matching import Penalty, inside
+from pluralign.choice.preference_matching import Penalty, charged_tokens
+from pluralign.core.errors import PluralignError
 from pluralign.core.progress import track
 from pluralign.scoring.attention import additive, block_mask, sees
 from pluralign.scoring.tokens import TokenizedItems
@@ -32,14 +33,15 @@ def seen_by(block: dict[str, Tensor], layout: Layout) -> dict[str, Any]:
     return {"attention_mask": mask, "position_ids": block["position_ids"]}
 
 
-def block_token_log_probs(model: nn.Module, block: dict[str, Tensor], layout: Layout) -> Tensor:
-    """`(predicted,)` log-probability of each predicted token of a block, in nats."""
+def block_token_log_probs(model: nn.Module, block: dict[str, Tensor], layout: Layout, **options: Any) -> Tensor:
+    """`(predicted,)` log-probability of each predicted token of a block, in nats; options of `with_log_probs`."""
     output = model(
         input_ids=block["input_ids"],
         **seen_by(block, layout),
         sources=block["sources"],
         targets=block["targets"],
         full_logits=layout.full_logits,
+        **options,
     )
     return output.logits
 
@@ -51,11 +53,20 @@ def block_values(model: nn.Module, block: dict[str, Tensor], layout: Layout) -> 
     return block_states(model, block, layout)[0]
 
 
-def block_charges(model: nn.Module, block: dict[str, Tensor], layout: Layout, penalty: Penalty) -> Tensor:
-    """`(responses,)` the charged part of each response's log-probability, in nats; `block_values` under `kl`."""
-    log_probs = block_token_log_probs(model, block, layout)
-    within = inside(log_probs, block["owner"], len(block["response"]), penalty)
-    return response_sums(log_probs.masked_fill(within, 0.0), block)
+def block_charges(
+    model: nn.Module, block: dict[str, Tensor], layout: Layout, penalty: Penalty, ends: Sequence[int]
+) -> Tensor:
+    """`(responses,)` what a penalty charges of each response, in nats; `ends` are the ids of end tokens.
+
+    If it charges all, these are `block_values`.
+    """
+    shares = None
+    if penalty.mode == "flattened" and not penalty.charges_all:
+        pairs = block_token_log_probs(model, block, layout, flatten=(penalty.alpha, ends))
+        log_probs, shares = pairs.unbind(-1)
+    else:
+        log_probs = block_token_log_probs(model, block, layout)
+    return response_sums(charged_tokens(log_probs, block["owner"], len(block["response"]), penalty, shares), block)
 
 
 def response_sums(log_probs: Tensor, block: dict[str, Tensor]) -> Tensor:
@@ -95,6 +106,9 @@ def score_tokens(
     Returns:
         `(all responses,)`, or `(all responses, outputs)` for a model with several outputs; float64, 0 outside the
         subset.
+
+    Raises:
+        PluralignError: a value is not finite.
     """
     outputs = 1 if layout.reads == "tokens" else model.config.num_labels
     values = np.zeros((len(tokens.response_ids), outputs) if outputs > 1 else len(tokens.response_ids))
@@ -107,4 +121,10 @@ def score_tokens(
             block = {name: value.to(device) for name, value in lay_out(tokens, rows, layout).items()}
             values[block["response"].cpu().numpy()] = read(model, block, layout).double().cpu().numpy()
     model.train(training)
+    broken = ~np.isfinite(values).reshape(len(values), -1).all(1)
+    if broken.any():
+        raise PluralignError(
+            f"the model gives values that are not finite to {int(broken.sum())} of {len(chosen)} responses: its "
+            "weights are broken, or too large for the precision that it is loaded in"
+        )
     return values

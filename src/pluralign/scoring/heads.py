@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
+
+from pluralign.choice.preference_matching import with_shares
 
 LOGITS_AT_ONCE = 2**25
 """Number of logits computed in one piece: larger pieces do not fit the caches."""
@@ -60,3 +62,26 @@ def token_log_probs(
         compute = functools.partial(checkpoint, chosen, use_reentrant=False, preserve_rng_state=False)
     size = max(1, at_once // vocabulary)
     return torch.cat([compute(*part) for part in zip(states.split(size), targets.split(size), strict=True)])
+
+
+def token_shares(
+    head: Any,
+    states: Tensor,
+    targets: Tensor,
+    vocabulary: int,
+    alpha: float,
+    ends: Sequence[int],
+    at_once: int = LOGITS_AT_ONCE,
+) -> Tensor:
+    """log softmax(head(state))[target] and what the flattened reference gives it, without gradient: `(tokens, 2)`.
+
+    Both in nats, as in `choice.preference_matching.with_shares`: nan for targets that are not inside.
+    """
+    size = max(1, at_once // vocabulary)
+    parts = []
+    with torch.no_grad():
+        for some, chosen in zip(states.split(size), targets.split(size), strict=True):
+            logits = head(some)
+            pair = with_shares(logits if logits.dtype == torch.float64 else logits.float(), chosen, alpha, ends)
+            parts.append(torch.stack(pair, -1))
+    return torch.cat(parts)

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import peft
 import torch
-import yaml
 
 from pluralign.choice.preference_matching import Penalty
 from pluralign.core.errors import PluralignError
-from pluralign.core.runs import CONFIG
+from pluralign.core.runs import CONFIG, read_config
 from pluralign.scoring.causal_models import CausalModel, load_causal_model
 from pluralign.scoring.items import Items, items_of_texts
 from pluralign.scoring.loading import SETTINGS, load_parts, on_device
@@ -28,13 +27,13 @@ IMPLICIT_REWARD = "implicit_reward"
 
 @dataclass(frozen=True)
 class ImplicitReward:
-    """r(x, y) = beta (log pi(y|x) - charged log pi_ref(y|x)): the log-odds that DPO fitted to the judgments.
+    """r(x, y) = beta (log pi(y|x) - c(x, y)): the log-odds that DPO fitted to the judgments.
 
     Args:
         policy: the tuned policy.
         reference: the model it was tuned from; `None` is the policy without its adapter.
         beta: the inverse temperature of tuning.
-        penalty: which part of the reference's log-probability is charged; DPO charges all of it (`kl`).
+        penalty: which part c of the reference's log-probability is charged; DPO charges all of it (`kl`).
 
     Load the implicit reward of one annotator type and score responses:
 
@@ -100,8 +99,8 @@ def load_implicit_reward(
     penalty = stored_penalty(settings, str(model_name_or_path))
     name = str(reference or reference_of(model_name_or_path))
     adapter = isinstance(policy.model, peft.PeftModel)
-    if penalty.mode == "pm" or (adapter and name == base_of(model_name_or_path)):
-        return ImplicitReward(policy, policy if penalty.mode == "pm" else None, settings["beta"], penalty)
+    if penalty.charges_none or (adapter and name == base_of(model_name_or_path)):
+        return ImplicitReward(policy, policy if penalty.charges_none else None, settings["beta"], penalty)
     frozen = load_causal_model(name, max_length=policy.limits.max_length, **options)
     on_device(frozen.model, device)
     if frozen.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
@@ -119,7 +118,10 @@ def reference_of(model: str | os.PathLike[str]) -> str:
         return base_of(Path(model) / next(iter(read_mixture(model).weights)))
     config = Path(model) / CONFIG
     if config.exists():
-        return str(yaml.safe_load(config.read_text(encoding="utf-8"))["model_name_or_path"])
+        settings = read_config(Path(model))
+        if settings.get("reference_adapter") == "off":
+            return base_of(model)
+        return str(settings["model_name_or_path"])
     if (Path(model) / "adapter_config.json").exists():
         return base_of(model)
     raise PluralignError(f"{model}: does not say which model it was tuned from: give it with --reference")

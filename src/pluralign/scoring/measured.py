@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from pluralign.core.files import write_json
+from pluralign.core.files import write_json, write_parquet
 from pluralign.evaluation.annotators.types import type_accuracy
 from pluralign.evaluation.calibration.reliability import reliability_table
 from pluralign.evaluation.intervals import annotator_ids
@@ -24,13 +25,16 @@ from pluralign.evaluation.pairs import Pairs, pairs_of
 from pluralign.evaluation.policies.answer_lists import MarginMap
 from pluralign.evaluation.rewards.over_rewarding import over_rewarding
 from pluralign.evaluation.rewards.summary import evaluate_rewards
-from pluralign.evaluation.slices import sliced_metrics
+from pluralign.evaluation.slices import judgment_table, sliced_metrics
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.crowds import CrowdResult
 from pluralign.scoring.items import Items
 from pluralign.scoring.mixtures import Mixture, ranking_log_likelihoods
 
 Floats = NDArray[np.float64]
+
+LOSSES = "losses.parquet"
+"""The file of `judgment_table`."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,16 @@ class Measured:
     crowds: CrowdResult | None = None
 
     def write(self, folder: Path, seed: int = 0) -> None:
-        """Write `crowds.parquet`, `reliability.json` and `over_rewarding.json`, those that there is data for."""
+        """Write the files that there is data for.
+
+        They are `crowds.parquet`, `reliability.json`, `losses.parquet` (accuracy and log-loss of each judgment, by
+        which two runs are compared) and `over_rewarding.json`.
+        """
         if self.crowds is not None:
             self.crowds.write(folder)
         if self.pairs is not None:
             write_json(folder / "reliability.json", reliability_table(self.pairs, replicates=1000, seed=seed))
+            write_parquet(pa.table(judgment_table(self.pairs)), folder / LOSSES)
             if self.slices is not None:
                 write_json(folder / "over_rewarding.json", over_rewarding(self.pairs, self.slices, seed=seed))
 

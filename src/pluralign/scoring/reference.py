@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ from pluralign.scoring.tokens import TokenizedItems
 PENALTY = "penalty"
 """The key of the penalty in a tuned policy's settings and in a mixture's file."""
 
+ANSWERS = "answers"
+"""The key of a tuned policy's settings that is `letters` if it responds with letters of listed options."""
+
 _NOT_CONTENT = ("_name_or_path", "transformers_version", "architectures", "dtype", SETTINGS)
 
 
@@ -34,11 +37,16 @@ def fingerprint_weights(model: Any) -> str:
     if isinstance(model, peft.PeftModel):
         config |= {"adapters": {name: adapter.to_dict() for name, adapter in model.peft_config.items()}}
         config |= {"active": model.active_adapters}
-    digest = hashlib.sha256(fingerprint(type(model).__name__, json.loads(json.dumps(config, default=str))).encode())
+    digest = hashlib.sha256(fingerprint(type(model).__name__, json.loads(json.dumps(config, default=_plain))).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]
+
+
+def _plain(value: Any) -> Any:
+    # PEFT keeps names of modules in sets, whose order differs between processes.
+    return sorted(value) if isinstance(value, set) else str(value)
 
 
 def stored_penalty(settings: Mapping[str, Any], place: str) -> Penalty:
@@ -55,13 +63,18 @@ def stored_penalty(settings: Mapping[str, Any], place: str) -> Penalty:
     try:
         return Penalty(**stored)
     except (PluralignError, TypeError) as fault:  # other keys, or not a mapping
-        expected = f"expected mode, alpha and gate ({fault})"
+        expected = f"expected mode, alpha, gate and reference_weight ({fault})"
         raise PluralignError(f"{place}: penalty: found {stored!r}, {expected}: train it again") from fault
 
 
-def log_probs_file(model_name: str, tokens: TokenizedItems, dtype: str, penalty: Penalty) -> Path:
-    """The cache file of the log-probabilities that a penalty charges, for a model's fingerprint and a precision."""
-    charged = () if penalty.mode == "kl" else astuple(penalty)  # under `kl`, threshold and gate have no meaning
+def log_probs_file(
+    model_name: str, tokens: TokenizedItems, dtype: str, penalty: Penalty, ends: Sequence[int] = ()
+) -> Path:
+    """The cache file of the log-probabilities that a penalty charges, for a model's fingerprint and a precision.
+
+    `ends` are the ids of end tokens, which `flattened` keeps apart.
+    """
+    charged = () if penalty.charges_all else (*astuple(penalty), *ends)
     key = fingerprint("log-probs-1", model_name, tokens.fingerprint(), dtype, *charged)
     return cache_folder() / "reference-log-probs" / f"{key}.safetensors"
 
@@ -81,18 +94,15 @@ def kept_log_probs(
         return safetensors.numpy.load_file(file)["log_probs"]
     log_probs = np.ascontiguousarray(compute(), dtype=np.float64)
     if writes:
-        with atomic_write(file, shared=True) as out:
+        with atomic_write(file) as out:
             out.write(safetensors.numpy.save({"log_probs": log_probs}))
     return log_probs
 
 
 def reference_charges(reference: CausalModel, tokens: TokenizedItems, penalty: Penalty) -> np.ndarray:
-    """The part of log pi_ref(y|x) that a penalty charges, in nats, cached: `(responses,)`, float64.
-
-    `kl` charges all of it, `pm` nothing. `tokens` are the texts as the policy reads them.
-    """
-    if penalty.mode == "pm":
+    """What a penalty charges, in nats, cached: `(responses,)`, float64; `tokens` are the texts as the policy reads."""
+    if penalty.charges_none:
         return reference.charges(tokens, penalty)
     precision = f"{next(reference.model.parameters()).dtype} no"
-    file = log_probs_file(fingerprint_weights(reference.model), tokens, precision, penalty)
+    file = log_probs_file(fingerprint_weights(reference.model), tokens, precision, penalty, reference.ends)
     return kept_log_probs(file, lambda: reference.charges(tokens, penalty))

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 from transformers.utils import logging
 
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import atomic_write, path_list
-from pluralign.evaluation.rewards.best_of import best_answers, best_of_metrics
+from pluralign.core.files import atomic_write, check_outputs, output_file, path_list
+from pluralign.evaluation.rewards.best_of import best_answers, best_of_metrics, softmax_answers
 from pluralign.judgments.reading import read
-from pluralign.judgments.table import Judgments, text_columns
+from pluralign.judgments.table import TABLE_ENDINGS, Judgments, text_columns
 from pluralign.policies.loading import load_policy
 from pluralign.policies.policy import Sample
 from pluralign.scoring.features import plain_text
@@ -26,6 +26,8 @@ from pluralign.scoring.loading import load_parts
 from pluralign.scoring.reward_models import check_quantile, is_reward_model, load_reward_model
 
 logger = logging.get_logger(__name__)
+
+Select = Literal["best", "softmax"]
 
 _MANY_UNFINISHED = 0.1  # above this share of cut responses, fine-tuning on them suffers
 
@@ -37,6 +39,8 @@ def best_of(
     *,
     reward: str | os.PathLike[str],
     n: int = 4,
+    select: Select = "best",
+    beta: float = 1.0,
     max_new_tokens: int = 128,
     temperature: float = 1.0,
     max_prompts: int | None = None,
@@ -46,7 +50,7 @@ def best_of(
     revision: str = "main",
     trust_remote_code: bool = False,
 ) -> dict[str, float]:
-    """Sample n responses to every prompt, score them, and write a table of judgments that ranks the best one first.
+    """Sample n responses to every prompt, score them, and write a table of judgments that ranks one of them first.
 
     With `objective: sft` and `responses: best`, the table gives best-of-n sampling and fine-tuning on the best.
     Policy and reward model are loaded one after the other.
@@ -56,9 +60,13 @@ def best_of(
         prompts: canonical files; every unique prompt is used.
         out: output file, `.parquet`, `.jsonl` or `.jsonl.gz`; replaced if it exists. It has a row per prompt: the
             distinct responses in the order of sampling, with rank 1 for the best (also for responses of exactly the
-            same reward) and no rank for the others. All samples are in `OUT.answers.parquet`.
+            same reward), or for the one that was drawn, and no rank for the others. All samples are in
+            `OUT.answers.parquet`.
         reward: reward model, as for `load_reward_model`.
         n: number of responses per prompt.
+        select: `best` keeps the largest reward; `softmax` draws one of the distinct responses with probability
+            softmax(r / beta), which is preference matching without training.
+        beta: with `softmax`, its temperature, above 0; at 1 odds are the reward's own.
         max_new_tokens: maximum number of tokens of a response.
         temperature: sampling temperature, above 0.
         max_prompts: maximum number of prompts; a random subset if the files have more.
@@ -80,9 +88,13 @@ def best_of(
             raise PluralignError(f"{name}: found {number}, expected 1 or more")
     if not 0 < temperature < math.inf:
         raise PluralignError(f"temperature: found {temperature}, expected a finite number above 0")
-    path = Path(out)
-    if not path.name.lower().endswith((".parquet", ".jsonl", ".jsonl.gz")):
-        raise PluralignError(f"{path}: the name must end in .parquet, .jsonl or .jsonl.gz")
+    if select not in get_args(Select):
+        raise PluralignError(f"select: found {select!r}, expected one of {', '.join(get_args(Select))}")
+    if not 0 < beta < math.inf:
+        raise PluralignError(f"beta: found {beta}, expected a finite number above 0")
+    path = output_file(out, endings=TABLE_ENDINGS)
+    every = path.with_name(path.name + ".answers.parquet")
+    check_outputs([path, every], [*path_list(prompts), label_scale])
     # Check the reward model before sampling, which takes long.
     config = load_parts(reward, {"trust_remote_code": trust_remote_code})[0]
     if not is_reward_model(config):
@@ -95,21 +107,24 @@ def best_of(
     responses = [[sample.response for sample in group] for group in samples]
     reward_model = load_reward_model(reward, quantile=quantile, trust_remote_code=trust_remote_code)
     rewards = _rewards(reward, reward_model.score_items, texts, responses)
-    best = best_answers(rewards)
+    kept = None
+    if select == "softmax":
+        kept = softmax_answers(rewards, [[_text(one) for one in group] for group in responses], beta, seed)
+    best = best_answers(rewards) if kept is None else kept
     reward_name = Path(reward).resolve().name if Path(reward).is_dir() else str(reward)
-    rows = best_rows(texts, responses, best, source=f"best-of-{n}", annotator=reward_name)
+    rows = best_rows(texts, responses, best, source=f"{select}-of-{n}", annotator=reward_name)
     if not rows:
         raise PluralignError(
             f"{model}: all of its {rewards.size} responses are empty: check the policy and its chat template"
         )
     table = _samples_table(texts, samples, rewards, best)
-    with atomic_write(path.with_name(path.name + ".answers.parquet")) as file:
+    with atomic_write(every) as file:
         pq.write_table(table, file, compression="zstd")
         file.flush()
         # Inside, so that an error in either write leaves both files as they were.
         Judgments.from_rows(rows).write(path)
     finished = np.array([[sample.finished for sample in group] for group in samples])
-    metrics = {"prompts": len(texts), "n": n, "temperature": temperature, **best_of_metrics(rewards, finished)}
+    metrics = {"prompts": len(texts), "n": n, "temperature": temperature, **best_of_metrics(rewards, finished, kept)}
     for warning in _warnings(metrics, max_new_tokens):
         logger.warning(warning)
     return metrics
@@ -120,7 +135,7 @@ def best_rows(
 ) -> list[dict[str, Any]]:
     """Rows of a table of judgments, one for each prompt with a response that is not empty.
 
-    `best` `(prompts, n)` says which responses have the highest reward.
+    `best` `(prompts, n)` says which responses are ranked first.
 
     Examples:
         >>> drawn, best = ["No", "", "Yes", "No"], np.array([[False, False, True, False]])
@@ -142,7 +157,7 @@ def best_rows(
     return rows
 
 
-def best_of_lines(metrics: Mapping[str, float]) -> list[str]:
+def best_of_lines(metrics: Mapping[str, float], select: Select = "best") -> list[str]:
     """The metrics as lines to print."""
 
     def mean(name: str) -> str:
@@ -154,10 +169,10 @@ def best_of_lines(metrics: Mapping[str, float]) -> list[str]:
         f"mean reward over {metrics['rows']:.0f} prompts",
         f"  first response  {mean('first')}",
         f"  all responses   {mean('all')}",
-        f"  best of {count:<7} {mean('best')}",
+        f"  {f'{select} of {count}':<15} {mean('best')}",
         f"KL divergence from the policy: at most {metrics['kl_bound']:.3f} nats",
         f"unfinished: {100 * metrics['unfinished']:.1f} % of the responses, "
-        f"{100 * metrics['unfinished_best']:.1f} % of the best",
+        f"{100 * metrics['unfinished_best']:.1f} % of those ranked first",
     ]
 
 
@@ -208,8 +223,8 @@ def _warnings(metrics: Mapping[str, float], max_new_tokens: int) -> list[str]:
     if metrics["unfinished"] > _MANY_UNFINISHED:
         warnings.append(
             f"{100 * metrics['unfinished']:.0f} % of the responses were cut at {max_new_tokens} tokens, "
-            f"{100 * metrics['unfinished_best']:.0f} % of the best. Their rewards are those of incomplete texts, and "
-            "a model fine-tuned on them learns to stop in the middle. Raise --max-new-tokens."
+            f"{100 * metrics['unfinished_best']:.0f} % of those ranked first. Their rewards are those of incomplete "
+            "texts, and a model fine-tuned on them learns to stop in the middle. Raise --max-new-tokens."
         )
     if metrics["empty_answers"]:
         warnings.append(

@@ -11,24 +11,43 @@ import pyarrow as pa
 
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_parquet
+from pluralign.core.locks import locks_out
 from pluralign.core.runs import file_fingerprints, finish_run, finished_metrics, start_run
+from pluralign.evaluation.policies.said_wanted import kinds_by_likeness, kinds_by_reward
 from pluralign.evaluation.slices import annotator_table
+from pluralign.judgments.lettered import lettered
 from pluralign.judgments.reading import read
 from pluralign.judgments.table import Judgments
 from pluralign.policies.comparison import against_reference, answer_rows, compare
-from pluralign.policies.matching import matching_beside, write_matching
-from pluralign.policies.routing import is_typed_run
+from pluralign.policies.loading import load_policy
+from pluralign.policies.matching import Kinds, matching_beside, said_beside, write_matching
+from pluralign.policies.mixture import MixturePolicy
+from pluralign.policies.routing import is_typed_run, type_utilities
 from pluralign.reports.cards import cross_table, metrics_table
 from pluralign.scoring.crowds import CrowdResult, check_labels, crowd_of, evaluate_crowd, labels_anything
+from pluralign.scoring.features import text_features
 from pluralign.scoring.items import compares, items_of
-from pluralign.scoring.loading import load_parts
-from pluralign.scoring.measured import Measured, column_of, pairs_under, reward_metrics, slices_of, typed_metrics
+from pluralign.scoring.loading import SETTINGS, load_parts
+from pluralign.scoring.measured import (
+    Measured,
+    believed,
+    column_of,
+    pairs_under,
+    reward_metrics,
+    slices_of,
+    typed_metrics,
+)
 from pluralign.scoring.mixtures import is_mixture, read_mixture, read_responsibilities, weight_files
 from pluralign.scoring.recalibrated import read_recalibration
+from pluralign.scoring.reference import ANSWERS
 from pluralign.scoring.reward_models import LabelModel, RewardModel, is_reward_model, load_reward_model
 from pluralign.workflows.score import MarginMap, rewards_of
 
+NEAREST = "nearest"
+"""The value of `kinds` under which a response is of the kind of the judged response that it is most like."""
 
+
+@locks_out()
 def evaluate(
     model: str | os.PathLike[str],
     files: str | os.PathLike[str] | list[str],
@@ -41,6 +60,7 @@ def evaluate(
     reference: str | None = None,
     beta: float | None = None,
     reward: str | None = None,
+    kinds: str | None = None,
     samples: int = 2,
     max_new_tokens: int = 128,
     quantile: float | None = None,
@@ -61,9 +81,10 @@ def evaluate(
     Args:
         model: a run, a model folder, or a hub id.
         files: canonical files.
-        out: the folder to write: `metrics.json`, `reliability.json`, `annotators.parquet`, `README.md`; for reward
-            models `over_rewarding.json`; if responses are drawn `answers.jsonl` and `matching.json`; if labels are
-            predicted `crowds.parquet` (then the other files only if responses are compared).
+        out: the folder to write: `metrics.json`, `reliability.json`, `annotators.parquet`, `losses.parquet` (accuracy
+            and log-loss of each judgment, by which `report` compares runs), `README.md`; for reward models
+            `over_rewarding.json`; if responses are drawn `answers.jsonl` and `matching.json`; if labels are predicted
+            `crowds.parquet` (then the other files only if responses are compared).
         label_scale: for files whose labels come without one.
         seed: seed of the bootstrap and of sampling.
         raw: for reward models: ignore stored recalibrations.
@@ -71,6 +92,10 @@ def evaluate(
         reference: for policies: a folder or hub id; `None` is the model that its run started from.
         beta: for policies: `None` is the beta it was tuned with, else 0.1.
         reward: the reward model that judges a policy's responses to the prompts, a folder or hub id.
+        kinds: with a reward, tells kinds of responses, whose shares among what the policy says are compared with those
+            among what annotators put first: a finished run of em-dpo, whose types' implicit rewards say whose
+            favourite a response is, or `nearest` for the judged response it is most like. Default: the policy itself,
+            if it is such a run.
         samples: responses of policy and reference to each prompt; matching needs two or more.
         max_new_tokens: the longest response.
         quantile: for reward models that predict labels: use this quantile as the reward, not the mean.
@@ -90,7 +115,7 @@ def evaluate(
     config |= {"raw": True} if raw else {}
     config |= {"average": others} if others else {}
     options = {"label_scale": label_scale, "reference": reference, "beta": beta}
-    options |= {"reward": reward, "quantile": quantile}
+    options |= {"reward": reward, "kinds": kinds, "quantile": quantile}
     config |= {name: value for name, value in options.items() if value is not None}
     config |= {} if reward is None else {"samples": samples, "max_new_tokens": max_new_tokens}
     models = [name for name in (model, *others, reference, reward) if name is not None]
@@ -98,12 +123,19 @@ def evaluate(
     if (metrics := finished_metrics(folder, config, inputs)) is not None:
         return metrics
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    is_reward = not is_mixture(model) and is_reward_model(load_parts(model, hub)[0])
+    settings = None if is_mixture(model) else load_parts(model, hub)[0]
+    is_reward = settings is not None and is_reward_model(settings)
     if is_reward and any(option is not None for option in (reference, beta, reward)):
         raise PluralignError(f"{model}: is a reward model; --reference, --beta and --reward are for policies")
     if not is_reward and (raw or others or quantile is not None):
         raise PluralignError(f"{model}: is a policy; --raw and --average are for reward models, and so is --quantile")
+    if kinds is not None and reward is None:
+        raise PluralignError("kinds: tells kinds of drawn responses, which are drawn with --reward only: give one")
     judgments = read(paths, label_scale)
+    if (getattr(settings, SETTINGS, None) or {}).get(ANSWERS) == "letters":
+        if reward is not None:
+            raise PluralignError(f"{model}: responds with letters, which a reward model cannot score: omit --reward")
+        judgments = lettered(judgments)
     title = [f"# Evaluation of {model}", "", "on " + ", ".join(f"`{path}`" for path in paths), ""]
     single = load_reward_model(model, raw=raw, quantile=quantile, **hub) if is_reward and not others else None
     crowds = _crowds(single, judgments, seed)
@@ -129,7 +161,11 @@ def evaluate(
         )
         utilities = beside.utilities
         if judged is not None:
-            matched, plots = matching_beside(beside, items, judged, slices_of(judgments, items), seed)
+            who = column_of(judgments, items, "annotator")
+            own = None if mixture is None else believed(who, posteriors, mixture).type
+            matched, plots = matching_beside(beside, items, judged, slices_of(judgments, items), seed, own)
+            if (told := kinds or (None if mixture is None else str(model))) is not None:
+                matched |= said_beside(beside.draws["policy"], items, who, *_kinds(told, **hub), seed)
             compared, answers = compare(beside.draws, seed) | matched, answer_rows(items.prompts, beside.draws)
             notes = [_reward_note(str(reward), judged)]
     types = None
@@ -150,6 +186,17 @@ def evaluate(
         card += [*crossed, ""]
     finish_run(folder, metrics, "\n".join([*card, *metrics_table(metrics)]) + "\n")
     return metrics
+
+
+def _kinds(name: str, **hub: Any) -> tuple[Kinds, list[str]]:
+    """What tells the kind of a response, and the names of the kinds; without names, they are the judged responses."""
+    if name == NEAREST:
+        return lambda items, judged: kinds_by_likeness(text_features(items, "tfidf"), items.item, judged), []
+    if not (is_mixture(name) and is_typed_run(name)):
+        raise PluralignError(f"kinds: {name}: is not a finished run of em-dpo: give one, or '{NEAREST}'")
+    policy = load_policy(name, **hub)
+    assert isinstance(policy, MixturePolicy)
+    return lambda items, _: kinds_by_reward(type_utilities(policy, items), items.item), list(policy.mixture.weights)
 
 
 def _crowds(model: RewardModel | None, judgments: Judgments, seed: int) -> CrowdResult | None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.rewards.best_of import best_answers, best_of_metrics
+from pluralign.evaluation.rewards.best_of import best_answers, best_of_metrics, softmax_answers
 
 
 def exact_divergence(probabilities, rewards, n):
@@ -53,6 +53,30 @@ def test_means_and_errors_are_those_by_hand():
     assert found["empty_answers"] == pytest.approx(4 / 9)
     assert found["unfinished"] == pytest.approx(2 / 9)
     assert found["unfinished_best"] == pytest.approx(2 / 3)
+
+
+def test_softmax_converges_to_softmax_over_the_candidates():
+    """However often each was drawn; empty ones have no reward and are never kept."""
+    rewards, texts, beta = [np.nan, 0.0, 0.0, 0.0, 1.0, -1.0], ["", "a", "a", "a", "b", "c"], 0.7
+    kept = softmax_answers(np.array([rewards] * 40_000), [texts] * 40_000, beta, seed=3)
+    assert (kept[:, 1] == kept[:, 3]).all(), "all draws of a text that is kept"
+    assert (kept[:, [0, 1, 4, 5]].sum(1) == 1).all()
+    wanted = np.exp(np.array([0.0, 1.0, -1.0]) / beta)
+    error = 4 / math.sqrt(40_000) / 2
+    np.testing.assert_allclose(kept[:, [1, 4, 5]].mean(0), wanted / wanted.sum(), rtol=0, atol=error)
+    found = best_of_metrics(np.array([rewards] * 40_000), np.ones((40_000, 6), bool), kept)
+    assert found["mean_reward/best"] == pytest.approx(wanted @ [0, 1, -1] / wanted.sum(), abs=0.02)
+    assert found["kl_bound"] == math.log(6)
+    assert not softmax_answers(np.full((1, 2), np.nan), [["", " "]]).any()
+
+
+def test_where_nothing_is_said_twice_softmax_is_the_policy_times_the_reward():
+    """n draws of a policy over very many texts: odds between two kinds are the policy's times exp(r)."""
+    draw = np.random.default_rng(0)
+    kind = draw.random((20_000, 64)) < 0.9  # nine texts in ten are of the first kind, whose reward is 0; others have 1
+    kept = softmax_answers(1.0 - kind, [list(range(64))] * 20_000, seed=1)
+    odds = kept[~kind].sum() / kept[kind].sum()
+    assert odds == pytest.approx(math.e / 9, rel=0.06)
 
 
 def test_one_answer_is_the_first_all_and_the_best():

@@ -125,7 +125,7 @@ def _pairs(key: str, text: str, default: str | None) -> dict[str, str]:
 
 def _nested(record: Mapping[str, Any]) -> tuple[Mapping[str, Sequence[Any]], int]:
     """The responses by question, and the number of suggestions."""
-    responses = record.get("responses") or {}
+    responses = {} if record.get("responses") is None else record["responses"]
     if not isinstance(responses, Mapping):
         raise RowError("responses", f"found {one_line(responses)}, expected responses by question")
     for question, given in responses.items():
@@ -144,10 +144,11 @@ def _flattened(record: Mapping[str, Any]) -> tuple[Mapping[str, Sequence[Any]], 
         )
     responses: dict[str, Sequence[Any]] = {}
     for column in columns:
-        values = record[column] or []
+        values = [] if record[column] is None else record[column]
         if not isinstance(values, list):
             raise RowError(column, f"found {one_line(values)}, expected a list of values")
-        users, states = (record.get(f"{column}.{what}") or [None] * len(values) for what in ("users", "status"))
+        beside = (record.get(f"{column}.{what}") for what in ("users", "status"))
+        users, states = ([None] * len(values) if part in (None, []) else part for part in beside)
         for what, part in (("users", users), ("status", states)):
             if not isinstance(part, list) or len(part) != len(values):
                 raise RowError(f"{column}.{what}", f"found {one_line(part)}, expected one for each value")
@@ -196,7 +197,7 @@ def _ranking(value: Any, data: Mapping[str, Any], answers: Mapping[str, str], pl
 
 
 def _rating(value: Any, data: Mapping[str, Any], rated: str, place: str) -> dict[str, Any]:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value % 1 != 0:
         raise RowError(place, f"found {one_line(value)}, expected a whole number")
     text = field_value(data, rated, "fields.", "--field rating=QUESTION:FIELD")
     return {"responses": [text], "labels": [value]}

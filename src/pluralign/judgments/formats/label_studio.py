@@ -160,7 +160,8 @@ def _same_objects(result: Mapping[str, Any], compared: dict[str, str], place: st
 def _about(annotation: Mapping[str, Any], control: str) -> dict[str, Any]:
     annotator = annotation.get("completed_by")
     if isinstance(annotator, Mapping):
-        annotator = annotator.get("email") or annotator.get("id")
+        email = annotator.get("email")
+        annotator = annotator.get("id") if email in (None, "") else email
     # Numbers of annotations start from 1 on every server; only the long id is unique.
     unique = annotation.get("unique_id")
     key = f"{unique}/{control}" if unique else None
@@ -227,7 +228,7 @@ def _texts(items: Any, names: Mapping[str, str]) -> dict[str, Any]:
     for number, item in enumerate(items):
         if not isinstance(item, Mapping) or item.get("id") is None:
             raise RowError(f"{place}.{number}", f"found {one_line(item)}, expected an item with an id")
-        text = next((item[key] for key in keys if item.get(key)), None)
+        text = next((item[key] for key in keys if item.get(key) is not None), None)
         if text is None:
             raise RowError(f"{place}.{number}", f"has none of {', '.join(keys)}: use --field text=KEY")
         if word(item["id"]) in texts:

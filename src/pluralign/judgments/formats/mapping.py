@@ -10,18 +10,25 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from pluralign.core.errors import PluralignError, RowError, nearest, one_line
+from pluralign.core.numbers import exact_number
+from pluralign.core.progress import track
 from pluralign.core.yaml_lines import Value, read_yaml_lines
-from pluralign.judgments.formats.convert import Rows, Tally, convert_rows
+from pluralign.judgments.blocks import Block, Item, block_of
+from pluralign.judgments.columns import Unfit
+from pluralign.judgments.formats.convert import Tally
+from pluralign.judgments.formats.mapping_columns import mapped_columns
 from pluralign.judgments.formats.templates import Tables, Template, word
-from pluralign.judgments.reading import columns_of, read_rows
-from pluralign.judgments.scales import LabelScale, label_scale
+from pluralign.judgments.reading import columns_of, expected_rows, read_blocks, read_rows
+from pluralign.judgments.scales import LabelScale, label_scale, scale_of_yaml
 from pluralign.judgments.schema import ranks_from_scores
-from pluralign.judgments.validation import Reject
 
 PLAIN = ("id", "annotator", "source", "group", "time")
 OUTCOMES = ("ranks", "scores", "choice", "pairwise", "labels")
 """The keys that say how a row gives ranks or labels; each judgment has exactly one."""
+NOT_GIVEN = "judgments without ranks or labels (nothing was given)"
 OF_A_VOTE = ("prompt", "responses", *PLAIN, "weight", *OUTCOMES, "choices", "label_map")
 KEYS = (*OF_A_VOTE, "votes", "tables", "label_scale")
 
@@ -88,22 +95,25 @@ def read_mapping_file(path: str | Path | None) -> MappingFile:
     votes = [_vote(root, _overridden(base, over), template) for over in overrides]
     scale = None
     if "label_scale" in keys:
-        given = keys["label_scale"].plain()
+        described = keys["label_scale"]
+        given = described.plain()
         beside = Path(path).parent / str(given)
         try:
-            scale = label_scale(beside if isinstance(given, str) and beside.is_file() else given)
+            if isinstance(described.content, dict):
+                scale = scale_of_yaml(described)
+            else:
+                scale = label_scale(beside if isinstance(given, str) and beside.is_file() else str(given))
         except PluralignError as complaint:
             raise keys["label_scale"].complain(str(complaint)) from complaint
     return MappingFile(Path(path), votes, templates, tables, scale)
 
 
-def read_mapping(path: Path, mapping: MappingFile, reject: Reject | None = None, tally: Tally | None = None) -> Rows:
-    """Format `mapping`: stream a file through a mapping. Other arguments as for `convert_rows`.
+def read_mapping(path: Path, mapping: MappingFile, tally: Tally | None = None) -> Iterator[Block]:
+    """Format `mapping`: stream a file through a mapping, column by column where the mapping and the file allow it.
 
     Args:
         path: CSV, TSV, JSON, JSON Lines or Parquet.
         mapping: from `read_mapping_file`.
-        reject: called with each bad row; `None` raises.
         tally: counts rows, and judgments without ranks or labels.
 
     Raises:
@@ -116,20 +126,58 @@ def read_mapping(path: Path, mapping: MappingFile, reject: Reject | None = None,
         headers = {name: list({key: None for row in table.values() for key in row}) for name, table in tables.items()}
         for template in mapping.templates:
             template.check_columns(columns, headers)
+    for block in track(read_blocks(path), f"Importing {path.name}", expected_rows(path), len):
+        tally.rows += len(block)
+        made = _mapped_block(block, mapping, tally)
+        yield _row_by_row(block, mapping, tables, tally) if made is None else made
 
-    def convert(row: dict[str, Any]) -> Iterator[dict[str, Any] | RowError]:
-        for vote in mapping.votes:
-            try:
-                made = _judgment(vote, row, tables)
-            except RowError as complaint:
-                yield complaint
-                continue
-            if made is None:
-                tally.left_out["judgments without ranks or labels (nothing was given)"] += 1
+
+def _mapped_block(block: Block, mapping: MappingFile, tally: Tally) -> Block | None:
+    """The judgments of a block by operations on columns; `None` if the mapping or the columns are not simple."""
+    vote = mapping.votes[0]
+    if len(mapping.votes) > 1 or block.columns is None or isinstance(vote.responses, Template):
+        return None
+    try:
+        made = mapped_columns(
+            block.columns,
+            vote.columns,
+            vote.responses,
+            [vote.values] if isinstance(vote.values, Template) else vote.values,
+            vote.outcome,
+            _column_value,
+        )
+    except (Unfit, pa.ArrowException):
+        return None
+    if left := len(block) - len(made.places):
+        tally.left_out[NOT_GIVEN] += left
+
+    def items(places: Sequence[int]) -> list[Item]:
+        return [_made(vote, item, {}) for item in block.items(made.places[places].tolist())]
+
+    return Block(items, len(made.places), made.columns, made.doubtful)
+
+
+def _row_by_row(block: Block, mapping: MappingFile, tables: Tables, tally: Tally) -> Block:
+    held = []
+    for item in block.items(range(len(block))):
+        for vote in mapping.votes if item[2] is None else mapping.votes[:1]:
+            number, row, complaint = _made(vote, item, tables)
+            if row is None and complaint is None:
+                tally.left_out[NOT_GIVEN] += 1
             else:
-                yield made
+                held.append((number, row, complaint))
+    return block_of(held)
 
-    return convert_rows(path, convert, reject, tally)
+
+def _made(vote: _Vote, item: Item, tables: Tables) -> Item:
+    """The judgment that a vote makes of a source row, or that row with an error; a row of `None` gives none."""
+    number, row, complaint = item
+    if complaint is not None:
+        return item
+    try:
+        return number, _judgment(vote, row, tables), None
+    except RowError as fault:
+        return number, row, fault
 
 
 def _overridden(base: Mapping[str, Value], override: Mapping[str, Value]) -> dict[str, Value]:
@@ -190,21 +238,25 @@ def _judgment(vote: _Vote, row: Mapping[str, Any], tables: Tables) -> dict[str, 
         return None
     made: dict[str, Any] = {"responses": responses, **outcome}
     for key, template in vote.columns.items():
-        value = template.render(row, tables)
-        if key == "time":
-            value = None if _is_blank(value) else value
-        elif key in PLAIN:
-            value = _name(value, key)
-        elif key == "weight":
-            value = None if _is_blank(value) else _number(value, "weight")
-        made[key] = value
+        made[key] = _column_value(key, template.render(row, tables))
     return made
+
+
+def _column_value(key: str, value: Any) -> Any:
+    """The value of a column of the table."""
+    if key == "time":
+        return None if _is_blank(value) else value
+    if key in PLAIN:
+        return _name(value, key)
+    if key == "weight":
+        return None if _is_blank(value) else _number(value, "weight")
+    return value
 
 
 def _name(value: Any, column: str) -> str | None:
     if isinstance(value, list | Mapping) or (isinstance(value, float) and not math.isfinite(value)):
         raise RowError(column, f"found {one_line(value)}, expected a name or a number")
-    return None if _is_blank(value) else value if isinstance(value, str) else word(value)
+    return None if _is_blank(value) else word(value)
 
 
 def _keys_of(value: Value, known: Sequence[str] | None, what: str) -> dict[str, Value]:
@@ -246,13 +298,10 @@ def _is_blank(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def _number(value: Any, column: str) -> float:
-    """A finite number, also from text."""
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
+def _number(value: Any, column: str) -> int | float:
+    """A finite number, also from text; whole numbers exactly."""
+    number = exact_number(value)
+    if number is None:
         raise RowError(column, f"found {one_line(value)}, expected a finite number")
     return number
 

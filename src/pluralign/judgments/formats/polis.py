@@ -28,6 +28,7 @@ class Conversation:
     name: str
     prompt: str
     statements: Mapping[str, str]
+    first: Mapping[str, str]  # the first statement with each text
 
 
 def read_polis(
@@ -61,12 +62,14 @@ def read_polis(
         if name not in columns:
             raise PluralignError(f"{path}: has no column '{name}': expected a Polis participants-votes file")
     tally = Tally() if tally is None else tally
-    conversation = read_conversation(path, comments, prompt)
+    conversation = read_conversation(path, comments, prompt, drop_columns)
     convert = _labels if shape == "votes" else _ranking
     return convert_rows(path, lambda row: convert(row, conversation, tally), reject, tally, drop_columns)
 
 
-def read_conversation(path: Path, comments: Path | None = None, prompt: str | None = None) -> Conversation:
+def read_conversation(
+    path: Path, comments: Path | None = None, prompt: str | None = None, drop_columns: Collection[str] = ()
+) -> Conversation:
     """The statements and the topic that belong to a votes file."""
     stem = path.name.lower().removesuffix(".gz").removesuffix(".csv").removesuffix("participants-votes")
     stem = path.name[: len(stem)]
@@ -84,7 +87,11 @@ def read_conversation(path: Path, comments: Path | None = None, prompt: str | No
         if row["comment-id"] in statements:
             raise RowError("comment-id", f"'{row['comment-id']}' appears twice").at(comments, number)
         statements[row["comment-id"]] = row["comment-body"]
-    return Conversation(stem.rstrip(".") or path.resolve().parent.name, prompt, statements)
+    first: dict[str, str] = {}
+    for each, text in statements.items():
+        if each not in drop_columns:
+            first.setdefault(text, each)
+    return Conversation(stem.rstrip(".") or path.resolve().parent.name, prompt, statements, first)
 
 
 def _beside(path: Path, stem: str, what: str) -> Path | None:
@@ -136,6 +143,9 @@ def _statement(column: str, conversation: Conversation) -> str:
     if text is None or not text.strip():
         state = "is not in the comments file" if text is None else "has no text"
         raise RowError(column, f"the statement {state}: add it there, or leave it out with --drop-columns {column}")
+    if (first := conversation.first[text]) != column:  # votes on the two would become votes on one
+        advice = f"leave one out with --drop-columns {column}"
+        raise RowError(column, f"the statement has the same text as statement {first}: {advice}")
     return text
 
 
@@ -167,12 +177,7 @@ def _ranking(row: dict[str, str], conversation: Conversation, tally: Tally) -> I
     if len(votes) < 2:
         tally.left_out[f"participants {'with a single vote, which ranks nothing' if votes else 'without a vote'}"] += 1
         return
-    by_text: dict[str, str] = {}
-    for column in votes:
-        other = by_text.setdefault(_statement(column, conversation), column)
-        if other != column:
-            advice = f"leave one out with --drop-columns {column}"
-            raise RowError(column, f"has the same text as statement {other}: {advice}")
+    responses = [_statement(column, conversation) for column in votes]
     scores = {"agree": 1, "pass": 0, "disagree": -1}
     ranks = ranks_from_scores([scores[label] for label in votes.values()])
-    yield {**_shared_columns(row, conversation), "responses": list(by_text), "ranks": ranks}
+    yield {**_shared_columns(row, conversation), "responses": responses, "ranks": ranks}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pluralign.core.errors import RowError, nearest, one_line
+from pluralign.core.numbers import whole_text
 from pluralign.core.yaml_lines import Value
 
 Tables = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -18,15 +19,17 @@ _JOIN = re.compile(r"(\w+)\[(.+)\]\.(.+)")
 
 
 def word(value: Any) -> str:
-    """A value in the form in which values are compared: `1`, `1.0` and ` 1 ` are the same word.
+    """A value in the form in which values are compared: `1`, `1.0` and ` 1 ` are the same word, also in text.
 
     Examples:
-        >>> word(1.0), word(" 1 "), word(True)
+        >>> word(1.0), word(" 1.0 "), word(True)
         ('1', '1', 'true')
     """
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return whole_text(str(value).strip())
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -73,10 +75,10 @@ def preference(row: Mapping[str, Any]) -> dict[str, Any]:
             raise RowError(name, "is missing: a preference row needs chosen and rejected")
         if not isinstance(row[name], str | list):
             raise RowError(name, f"found {one_line(row[name])}, expected text or a list of messages")
-    chosen, rejected = row["chosen"], row["rejected"]
+    chosen, rejected = (as_messages(row[name]) for name in ("chosen", "rejected"))
     if type(chosen) is not type(rejected):
         raise RowError("rejected", "chosen and rejected must both be text or both be lists of messages")
-    prompt = row.get("prompt")
+    prompt = as_messages(row.get("prompt")) if isinstance(chosen, list) else row.get("prompt")
     if prompt is None:
         cut = _shared_messages(chosen, rejected) if isinstance(chosen, list) else _shared_text(chosen, rejected)
         prompt, chosen, rejected = chosen[:cut], chosen[cut:], rejected[cut:]
@@ -101,7 +103,56 @@ def _shared_text(chosen: str, rejected: str) -> int:
 
 
 def _inside_word(text: str, cut: int) -> bool:
-    return cut < len(text) and all(character.isalnum() or character == "_" for character in text[cut - 1 : cut + 1])
+    """Whether a cut would divide a word, or a character that is written as several code points."""
+    if cut >= len(text):
+        return False
+    before, after = text[cut - 1], text[cut]
+    return (
+        _continues(after)
+        or (_in_word(before) and _in_word(after))
+        or before == _JOINER
+        or before + after == "\r\n"
+        or (_is_flag(before) and _is_flag(after) and _flags_before(text, cut) % 2 == 1)
+    )
+
+
+_JOINER = "\u200d"
+
+
+def _in_word(character: str) -> bool:
+    return unicodedata.category(character)[0] in "LMN" or character in ("_", "\u200c")
+
+
+def _continues(character: str) -> bool:
+    """Whether a code point belongs to the character before it: accents, vowel signs, joiners, skin tones, tags."""
+    place = ord(character)
+    tag_or_tone = 0x1F3FB <= place <= 0x1F3FF or 0xE0020 <= place <= 0xE007F
+    return unicodedata.category(character)[0] == "M" or character == _JOINER or tag_or_tone
+
+
+def _is_flag(character: str) -> bool:
+    return 0x1F1E6 <= ord(character) <= 0x1F1FF  # two of these letters are a flag
+
+
+def _flags_before(text: str, cut: int) -> int:
+    return next((count for count in range(cut) if not _is_flag(text[cut - 1 - count])), cut)
+
+
+def as_messages(text: object) -> Any:
+    """The messages of a chat that a cell holds as JSON text, as in CSV files; any other value as it is.
+
+    Examples:
+        >>> as_messages('[{"role": "user", "content": "Tea?"}]'), as_messages("[1]")
+        ([{'role': 'user', 'content': 'Tea?'}], '[1]')
+    """
+    if not isinstance(text, str) or not text.lstrip().startswith("["):
+        return text
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    chat = isinstance(value, list) and value and all(isinstance(each, dict) and "role" in each for each in value)
+    return value if chat else text
 
 
 @dataclass(frozen=True)

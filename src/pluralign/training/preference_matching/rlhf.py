@@ -1,14 +1,14 @@
 """Online preference matching on TRL's `RLOOTrainer` (arXiv 2405.16455).
 
-    max  E[ r(x, y) - beta sum_t penalty_t ],   penalty_t = log pi(y_t)                    inside
-                                                penalty_t = log pi(y_t) - log pi_ref(y_t)  outside
+    max  E[ r(x, y) - beta sum_t (log pi(y_t) - c_t) ],   c_t the charged part of the reference
 
 TRL subtracts from the reward beta times the sum of log pi minus the reference's log-probability. The reference given
-to it here is a small module that runs the frozen model and returns 0 for a token inside; sampling, vLLM, reward
-functions, the leave-one-out baseline and logging stay TRL's own. With `mode: kl` it is `RLOOTrainer`, to the bit.
+to it here is a small module that runs the frozen model and returns c_t (`choice.preference_matching`); sampling,
+vLLM, reward functions, the leave-one-out baseline and logging stay TRL's own. With `mode: kl` it is `RLOOTrainer`, to
+the bit.
 
 How it differs from the paper: REINFORCE with a leave-one-out baseline over whole responses in place of PPO, so that
-there is no value model and the penalty is part of the reward of a response.
+there is no value model and the penalty is part of the reward of a response; and the default `mode: flattened`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from trl import get_peft_config
 from trl.models import prepare_deepspeed, prepare_fsdp
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head, use_adapter
 
-from pluralign.choice.preference_matching import Penalty, charged, inside_mask
+from pluralign.choice.preference_matching import Penalty, charged, inside_mask, with_shares
 from pluralign.core.errors import PluralignError
 from pluralign.judgments.table import Judgments
 from pluralign.policies.comparison import answer_rows, compare, drawn_by_both
@@ -44,10 +44,12 @@ from pluralign.scoring.measured import Measured
 from pluralign.scoring.mixtures import weight_files
 from pluralign.scoring.reference import PENALTY
 from pluralign.scoring.scorers import Scorer
-from pluralign.scoring.tokens import model_context, prompt_tokens
+from pluralign.scoring.tokens import check_embedded, model_context, prompt_tokens
 from pluralign.training.checkpoints import CompletionMarker
+from pluralign.training.configs import SECOND_ADAPTER
 from pluralign.training.dpo import TUNED_POLICY_USAGE
 from pluralign.training.objective import Objective, TrainingRun
+from pluralign.training.preference_matching.lengths import stop_if_endless
 from pluralign.training.preference_matching.reward_functions import load_rewards, reward_function, reward_name
 from pluralign.training.preference_matching.rlhf_config import PMRLHFConfig
 
@@ -60,42 +62,67 @@ HELD_OUT_SAMPLES = 2
 """Responses to each of them."""
 
 
+UNGATED = ("kl", "tempered")
+"""Modes in which no token is inside."""
+
+
 class ChargedReference(nn.Module):
-    """A frozen reference that gives 0 as the log-probability of a token inside.
+    """A frozen reference that gives the charged part c_t of each token in place of its log-probability.
 
     TRL calls it as any reference with a fused head: `reference(..., labels=labels, fused_lm_head=True)`, where
     labels are -100 except at the tokens of responses.
 
     Args:
-        run: the reference itself, called with the same arguments; `None` for `pm`, whose penalty needs none.
+        run: the reference itself, called with the same arguments, or without the last two for its logits; `None` if
+            the penalty needs none.
         penalty: mode, threshold and gate.
+        ends: ids of the tokens that end a response.
     """
 
-    def __init__(self, run: Callable[..., Any] | None, penalty: Penalty) -> None:
+    def __init__(self, run: Callable[..., Any] | None, penalty: Penalty, ends: Sequence[int] = ()) -> None:
         super().__init__()
         self.run = run
         self.penalty = penalty
+        self.ends = ends
         self.counts: list[Tensor] = []
 
     def forward(self, **inputs: Any) -> Any:
-        """`log_probs` `(rows, tokens - 1)` of the labels, in nats; 0 inside and where there is no label."""
+        """`log_probs` `(rows, tokens - 1)`: c_t of the labels, in nats; 0 where there is no label."""
         labelled = inputs["labels"][:, 1:] != -100
         if self.run is None:
             self._count(labelled, labelled)
             return FusedCausalLMOutput(log_probs=torch.zeros_like(labelled, dtype=torch.float), label_mask=labelled)
-        output = self.run(**inputs)
+        shares = None
+        if self.penalty.mode == "flattened" and not self.penalty.charges_all:
+            log_probs, shares = self._with_shares(inputs)
+            output = FusedCausalLMOutput(log_probs=log_probs, label_mask=labelled)
+        else:
+            output = self.run(**inputs)
         labelled = labelled.to(output.log_probs.device)
-        if self.penalty.mode == "kl":
-            return output
-        self._count(inside_mask(output.log_probs, labelled, self.penalty), labelled)
-        output.log_probs = charged(output.log_probs, labelled, self.penalty)
+        if self.penalty.mode not in UNGATED:
+            self._count(inside_mask(output.log_probs, labelled, self.penalty, shares), labelled)
+        if not self.penalty.charges_all:
+            output.log_probs = charged(output.log_probs, labelled, self.penalty, shares)
         return output
+
+    def _with_shares(self, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """`with_shares` of the labels: both `(rows, tokens - 1)`. Logits are made from the first label on."""
+        assert self.run is not None
+        rest = {name: value for name, value in inputs.items() if name not in ("labels", "fused_lm_head")}
+        labels = inputs["labels"][:, 1:]
+        first = int((labels != -100).any(0).int().argmax())
+        logits = self.run(**rest, logits_to_keep=labels.shape[1] + 1 - first).logits[:, :-1]
+        labels, there = labels.to(logits.device), (labels != -100).to(logits.device)
+        chosen = there[:, first:]
+        found = with_shares(logits[chosen].float(), labels[there], self.penalty.alpha, self.ends)
+        log_probs, shares = (torch.zeros_like(there, dtype=torch.float).masked_scatter(there, one) for one in found)
+        return log_probs, shares
 
     def _count(self, inside: Tensor, labelled: Tensor) -> None:
         self.counts.append(torch.stack([inside.sum(), labelled.sum()]).float())
 
     def counted(self) -> Tensor:
-        """Tokens inside, and all tokens, since the last call `(2,)`; `kl` counts none."""
+        """Tokens inside, and all tokens, since the last call `(2,)`; `UNGATED` modes count none."""
         counts, self.counts = self.counts, []
         return torch.stack(counts).sum(0) if counts else torch.zeros(2)
 
@@ -143,10 +170,10 @@ class PMRLHFTrainer(Objective, trl.RLOOTrainer):
     ) -> None:
         if args is None:
             raise PluralignError("args: expected a PMRLHFConfig, found none")
-        if ref_model is not None and args.mode == "pm":
+        if ref_model is not None and args.penalty.charges_none:
             raise PluralignError("ref_model: mode pm uses no reference: leave it out")
         if isinstance(model, peft.PeftModel) and peft_config is not None:
-            raise PluralignError("peft_config: the model has an adapter already; merge it first, or train it on")
+            raise PluralignError(SECOND_ADAPTER)
         scorer: Scorer | None = None
         if reward_funcs is None:
             if args.reward_model is None:
@@ -176,7 +203,8 @@ class PMRLHFTrainer(Objective, trl.RLOOTrainer):
             args.beta = beta
         self.beta = beta
         self.scorer = scorer
-        self.ref_model = ChargedReference(self._reference(ref_model), args.penalty)
+        self._cut_before: float | None = None
+        self.ref_model = ChargedReference(self._reference(ref_model), args.penalty, self.eos_token_ids)
         stored = getattr(self.model.config, SETTINGS, None) or {}
         settings = {"objective": "pm-rlhf", "beta": beta, PENALTY: asdict(args.penalty), IMPLICIT_REWARD: False}
         setattr(self.model.config, SETTINGS, stored | settings)
@@ -184,7 +212,7 @@ class PMRLHFTrainer(Objective, trl.RLOOTrainer):
 
     def _reference(self, given: PreTrainedModel | peft.PeftModel | None) -> Callable[..., Any] | None:
         """The function that runs the reference: a frozen copy, the model without its adapter, or nothing for `pm`."""
-        if self.args.mode == "pm":
+        if self.args.penalty.charges_none:
             return None
         if given is None and isinstance(self.model, peft.PeftModel):
             return self._without_adapter
@@ -222,9 +250,18 @@ class PMRLHFTrainer(Objective, trl.RLOOTrainer):
         if self.args.mode != "kl":
             # TRL logs the mean penalty per token as `kl`, which here it is not.
             metrics["penalty"].extend(metrics.pop("kl"))
+        if self.args.mode not in UNGATED:
             counts = self.accelerator.reduce(self.ref_model.counted().to(self.accelerator.device), reduction="sum")
             metrics["inside"].append((counts[0] / counts[1].clamp(min=1)).item())
         return batch
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log as TRL does, and stop if responses no longer end."""
+        super().log(logs, start_time)
+        cut = self.state.log_history[-1].get("completions/clipped_ratio")
+        if cut is not None and self.args.stop_if_endless:
+            self._cut_before = cut if self._cut_before is None else self._cut_before
+            stop_if_endless(cut, self._cut_before, self.args.max_completion_length, "stop_if_endless: false")
 
     @classmethod
     def input_files(cls, args: PMRLHFConfig) -> list[str]:
@@ -249,6 +286,9 @@ class PMRLHFTrainer(Objective, trl.RLOOTrainer):
         most_tokens = model_context(loaded.model.config, loaded.tokenizer) - args.max_completion_length
         train = _prompt_dataset(judgments, loaded.tokenizer, most_tokens)
         test = None if evaluated is None else _prompt_dataset(evaluated, loaded.tokenizer, most_tokens)
+        for name, given in (("train_files", train), ("eval_files", test)):
+            ids = [] if given is None else prompt_tokens(list(given["prompt"]), loaded.tokenizer, most_tokens)
+            check_embedded(name, ids, loaded.model, loaded.tokenizer)
         at_once = args.generation_batch_size // args.num_generations
         if len(train) < at_once:
             raise PluralignError(

@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from pluralign.choice.preference_matching import Gate, Mode, Penalty
 from pluralign.core.errors import PluralignError
-from pluralign.training.configs import GATE_HELP, setting, unpin_without_gpu
+from pluralign.training.configs import ALPHA_HELP, GATE_HELP, WEIGHT_HELP, setting, unpin_without_gpu
 
 logger = logging.get_logger(__name__)
 
@@ -41,14 +41,14 @@ class PMRLHFConfig(trl.RLOOConfig):
     """
 
     mode: Mode = setting(
-        "conditional",
-        "What the penalty charges: log pi - log pi_ref, which is ordinary RLHF (kl), log pi (pm), or log pi where the "
-        "reference finds a token likely and log pi - log pi_ref elsewhere (conditional).",
+        "flattened",
+        "The reference that the penalty log pi - log pi_ref charges: the model itself, which is ordinary RLHF (kl); "
+        "the model with all likely tokens equally likely (flattened); its power pi_ref^reference_weight (tempered); "
+        "none (pm); or none for likely tokens and the model elsewhere (conditional).",
     )
-    alpha: float = setting(
-        0.1, "With mode: conditional, tokens above this probability under the reference are likely; from 1 on it is kl."
-    )
+    alpha: float = setting(0.1, ALPHA_HELP)
     gate: Gate = setting("token", GATE_HELP)
+    reference_weight: float = setting(0.5, WEIGHT_HELP)
     beta: float = setting(1.0, "Weight of the penalty, above 0; the target is softmax(r / beta).")
     reward_model: str | list[str] | None = setting(
         None,
@@ -57,6 +57,9 @@ class PMRLHFConfig(trl.RLOOConfig):
     )
     reward_quantile: float | None = setting(
         None, "For reward models that predict labels: use this quantile as the reward, not the mean."
+    )
+    stop_if_endless: bool = setting(
+        True, "Stop if nearly all responses run to max_completion_length, where few did at the first log."
     )
     allow_mismatch: bool = setting(False, "Only warn of settings under which the policy cannot match the reward.")
     gradient_checkpointing: bool | None = setting(
@@ -74,6 +77,8 @@ class PMRLHFConfig(trl.RLOOConfig):
             _ = self.penalty
         except PluralignError as fault:
             raise ValueError(str(fault)) from fault
+        if warning := self.penalty.length_warning(f"max_completion_length, {self.max_completion_length} tokens"):
+            logger.warning(warning)
         if self.sync_ref_model:
             raise ValueError("sync_ref_model: moves the reference, and so the target: leave it out")
         if broken := mismatches(self):
@@ -91,7 +96,7 @@ class PMRLHFConfig(trl.RLOOConfig):
     @property
     def penalty(self) -> Penalty:
         """What the penalty charges."""
-        return Penalty(self.mode, self.alpha, self.gate)
+        return Penalty(self.mode, self.alpha, self.gate, self.reference_weight)
 
 
 def mismatches(config: trl.RLOOConfig) -> list[str]:

@@ -13,7 +13,7 @@ import yaml
 
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write
-from pluralign.core.runs import CONFIG
+from pluralign.core.runs import CONFIG, read_config
 from pluralign.judgments.table import Judgments
 from pluralign.policies.loading import load_policy
 from pluralign.scoring.features import plain_text
@@ -71,7 +71,7 @@ def distill(
     if not draws.exists():
         _draw(folder / name, prompts, draws, samples, max_new_tokens, seed_of(seed, f"{name} draws"), trust_remote_code)
     kept = pq.read_metadata(draws).num_rows
-    given = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8")) if (run / CONFIG).exists() else {}
+    given = read_config(run) if (run / CONFIG).exists() else {}
     config = {
         "objective": "sft",
         "train_files": [str(draws)],

@@ -13,13 +13,21 @@ from typing import Any, get_args
 
 import numpy as np
 import pyarrow.parquet as pq
-import yaml
 
 from pluralign.choice.regret import priorities
 from pluralign.core.errors import PluralignError, nearest
-from pluralign.core.files import atomic_folder, atomic_write, disk_errors, path_list, write_parquet
+from pluralign.core.files import atomic_folder, atomic_write, path_list, write_parquet
+from pluralign.core.locks import locks_out
 from pluralign.core.records import read_record, write_record
-from pluralign.core.runs import CONFIG, file_fingerprints, finish_run, finished_metrics, read_metrics, start_run
+from pluralign.core.runs import (
+    CONFIG,
+    file_fingerprints,
+    finish_run,
+    finished_metrics,
+    read_config,
+    read_metrics,
+    start_run,
+)  # fmt: skip
 from pluralign.judgments.reading import read
 from pluralign.policies.best_of import reward_model_judges, write_best_of
 from pluralign.policies.merging import why_not_merged, write_merged
@@ -60,6 +68,7 @@ TUNING = "tuning.json"
 Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
+@locks_out()
 def aggregate(
     run: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -383,8 +392,7 @@ def types_of(run: Path) -> tuple[Mixture | None, dict[str, Any]]:
         raise PluralignError(f"{run}: no such folder: give a finished run of em-dpo")
     settings: dict[str, Any] = {}
     if (run / CONFIG).exists():
-        with disk_errors(run):
-            settings = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8")) or {}
+        settings = read_config(run)
         if not (run / "metrics.json").exists():
             raise PluralignError(
                 f"{run}: this run is not finished (it has no metrics.json): run its command again first"
