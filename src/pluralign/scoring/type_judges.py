@@ -110,7 +110,7 @@ def fit_feature_judge(
     posteriors: Mapping[str, Floats],
     shares: Mapping[str, float],
     *,
-    dimensions: int = 256,
+    dimensions: int = 128,
     seed: int = 0,
 ) -> FeatureJudge:
     """Fit the utilities of all types: Plackett-Luce with a normal prior, one convex problem per type.
