@@ -187,7 +187,7 @@ def test_a_pooled_folder_is_a_policy(folder, policy, tokens, tmp_path):
         load_policy(copy, device="cpu")
 
 
-JUDGE = FeatureJudge(["type-1", "type-2"], {"sun": [1.0, 1.0, -1.0], "rain": [1.0, -1.0, 1.0]}, {})
+JUDGE = FeatureJudge(["type-1", "type-2"], {"sun": [1.0, -1.0], "rain": [-1.0, 1.0]}, {})
 
 
 def test_the_best_of_n_by_hand():
