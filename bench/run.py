@@ -47,7 +47,7 @@ BENCHMARKS = {
     "em_town": ("em_dpo.town", "2 h", "EM-DPO on simulated towns: judgments per annotator, and where words are blind"),
     "em_cost": ("em_dpo.cost", "30 min", "a round of EM-DPO against an epoch of DPO, ours and TRL's"),
     "em_real": ("em_dpo.real_annotators", "hours", "EM-DPO on ConvArg and on Polis conversations"),
-    "em_regret": ("em_dpo.regret", "10 min", "regret and win rates of one policy for a town"),
+    "aggregation": ("aggregation.town", "30 min", "one policy for all types of a town: who prefers it to the base"),
     "crowds": ("crowds.predicted", "hours", "DPRM's predictions of crowds on new items"),
     "crowd_defaults": ("crowds.defaults", "5 min", "DPRM's losses and targets on a linear head, against baselines"),
     "crowd_votes": ("crowds.votes", "1 min", "accuracy of a crowd's target: votes, drift, uneven samples"),
@@ -63,7 +63,7 @@ BENCHMARKS = {
 """Name to module with options, rough time on two cores, and one line. `dpo`, `crowd_training`, `matching_first_loss`
 and `pm_language` tune the model of `small_language_model`, which must run first."""
 
-SUBJECTS = ("reward_models", "against_trl", "speed", "annotator_types", "em_dpo", "crowds", "matching")
+SUBJECTS = ("reward_models", "against_trl", "speed", "annotator_types", "em_dpo", "aggregation", "crowds", "matching")
 
 
 def write_tables() -> None:
