@@ -18,8 +18,11 @@ Without features every response has a worth of its own, and X is the identity.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import scipy.sparse
 import torch
@@ -50,12 +53,14 @@ class ConditionalLogit:
         responses: number of responses.
         available: `(types, responses)` bool, the responses that each type considers, repeated along the B vectors;
             `None` is all.
+        derived: what was computed from these and is needed again.
     """
 
     choices: ChoiceSets
     features: Tensor | None
     responses: int
     available: Tensor | None = None
+    derived: dict[str, Any] = field(default_factory=dict, init=False, compare=False)
 
     @property
     def parameters(self) -> int:
@@ -82,6 +87,19 @@ class ConditionalLogit:
         """`(choices, B)`, in nats; minus infinity where a chosen response is not available."""
         return self.at(coefficients).log_p
 
+    def spectrum(self, weights: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+        """Eigenvalues per unit of weight and eigenvectors of minus the Hessian of choices at random: `(p,)`, `(p, p)`.
+
+        `weights` `(choices, 1)` are asked for once; other weights give about the same.
+        """
+        if "spectrum" not in self.derived:
+            own = weights()
+            point = self.of_all().at(own.new_zeros(1, self.parameters))
+            values, turn = torch.linalg.eigh(point.curvature(own)[0])
+            self.derived["spectrum"] = values.clamp(min=0) / own.sum().clamp(min=LEAST), turn
+        values, turn = self.derived["spectrum"]
+        return values, turn
+
     @cached_property
     def few_edges(self) -> bool:
         """Whether Hessians are cheaper from pairs of responses than from the choices' mean features."""
@@ -102,11 +120,25 @@ class Edges:
     Args:
         first, second: `(pairs,)`.
         within: three sparse matrices `(pairs, choices)`: both in A, one in A and one in T, both in T.
+        order: `(2 pairs,)` the pair behind each entry of the symmetric matrix of pairs, by rows.
+        starts, columns: of that matrix in compressed rows.
     """
 
     first: Tensor
     second: Tensor
     within: tuple[Tensor, Tensor, Tensor]
+    order: Tensor
+    starts: Tensor
+    columns: Tensor
+
+    def adjacency(self, values: Tensor) -> Tensor:
+        """The symmetric matrix `(responses, responses)` with these values `(pairs,)`."""
+        size = len(self.starts) - 1
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+            return torch.sparse_csr_tensor(
+                self.starts, self.columns, values[self.order], (size, size), check_invariants=False
+            )
 
 
 class Point:
@@ -235,18 +267,18 @@ class Point:
         pairs = sum(own @ seconds for own, seconds in zip(edges.within, self._seconds(weights), strict=True))
         pairs = pairs * self.exponentials[edges.first] * self.exponentials[edges.second]
         found = weights.new_empty(weights.shape[1], self.logit.parameters, self.logit.parameters)
-        rows, columns = torch.cat((edges.first, edges.second)), torch.cat((edges.second, edges.first))
-        for vector, values in enumerate(pairs.T.contiguous()):
-            both = torch.cat((values, values))
-            degree = values.new_zeros(size).index_add_(0, rows, both)
+        degrees = torch.zeros(weights.shape[1], size, dtype=weights.dtype, device=weights.device)
+        for values, degree in zip(pairs.T.contiguous(), degrees, strict=True):
+            degree.index_add_(0, edges.first, values).index_add_(0, edges.second, values)
+        for vector, (values, degree) in enumerate(zip(pairs.T.contiguous(), degrees, strict=True)):
             if self.logit.features is None:
                 cells = found[vector].zero_().view(-1)
-                cells[columns * size + rows] = -both
+                cells[edges.first * size + edges.second] = -values
+                cells[edges.second * size + edges.first] = -values
                 found[vector].diagonal().add_(degree)
             else:
-                adjacency = compressed(rows, columns, both, (size, size))
                 x = self.logit.features
-                found[vector] = x.T @ (degree.unsqueeze(1) * x - adjacency @ x)
+                found[vector] = x.T @ (degree.unsqueeze(1) * x - edges.adjacency(values) @ x)
         return found
 
     def _from_means(self, weights: Tensor) -> Tensor:
@@ -368,7 +400,12 @@ def _edges(choices: ChoiceSets, responses: int) -> Edges:
     shape, matrices = (len(unique), len(choices)), []
     for own, (choice, _, _) in zip(number.split([len(choice) for choice, _, _ in lists]), lists, strict=True):
         matrices.append(compressed(own, choice, torch.ones(len(own), dtype=torch.float64, device=own.device), shape))
-    return Edges(unique // responses, unique % responses, (matrices[0], matrices[1], matrices[2]))
+    first, second = unique // responses, unique % responses
+    rows, columns = torch.cat((first, second)), torch.cat((second, first))
+    order = torch.argsort(rows, stable=True)
+    starts = torch.cat((rows.new_zeros(1), torch.bincount(rows, minlength=responses).cumsum(0)))
+    within = (matrices[0], matrices[1], matrices[2])
+    return Edges(first, second, within, order % max(1, len(unique)), starts, columns[order])
 
 
 def _pairs(choice: Tensor, response: Tensor, other: Tensor, another: Tensor) -> tuple[Tensor, Tensor, Tensor]:
