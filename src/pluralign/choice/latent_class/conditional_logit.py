@@ -165,9 +165,12 @@ class Point:
             self.exponentials = (utilities - top).exp()
             self.shift = top
         ones = torch.ones_like(self.utilities)
-        self.sum_tied, self.sum_others = self.sums(self.choices.tied, ones), self.sums(self.choices.others, ones)
+        tied, others = self.sums(self.choices.tied, ones), self.sums(self.choices.others, ones)
         # Where nothing is available the choice is impossible; its weight is 0, and its sum must not be.
-        self.total = (self.sum_tied + self.sum_others).clamp(min=LEAST)
+        self.total = (tied + others).clamp(min=LEAST)
+        rows = self.choices.of_further
+        self.further = (others[rows] + self.choices.share * tied[rows]).clamp(min=LEAST)
+        """D_j of the places after the first of a block of ties: `(places, B)`."""
 
     def sums(self, part: Members, values: Tensor, vector: int | None = None) -> Tensor:
         """sum_i e_i v_i over the members of each choice: `(responses, B)` to `(choices, B)`.
@@ -188,12 +191,6 @@ class Point:
             return self.exponentials * (part.back @ values)
         sums = values.new_zeros(len(self.utilities), values.shape[1])
         return sums.index_add_(0, part.response, self._inside[id(part)] * values[part.choice])
-
-    @cached_property
-    def further(self) -> Tensor:
-        """D_j of the places after the first of a block of ties: `(places, B)`."""
-        rows = self.choices.of_further
-        return (self.sum_others[rows] + self.choices.share * self.sum_tied[rows]).clamp(min=LEAST)
 
     def over_places(self, first: Tensor, further: Tensor | None) -> Tensor:
         """Sum over the places of each choice, from the first ones `(choices, B)` and the others `(places, B)`."""
@@ -219,7 +216,7 @@ class Point:
     @cached_property
     def per_other(self) -> Tensor:
         """sum_j 1 / D_j, `(choices, B)`."""
-        return self.over_places(1 / self.total, None if self.choices.further is None else 1 / self.further)
+        return self.per_tied if self.choices.further is None else self.over_places(1 / self.total, 1 / self.further)
 
     def mass(self, weights: Tensor) -> Tensor:
         """sum_s w_s sum_j P_sj of each response: `(choices, B)` to `(responses, B)`."""
