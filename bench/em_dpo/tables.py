@@ -29,8 +29,8 @@ CURVES = {
 
 def em_town_curve(found: Any) -> list[str]:
     rows = found["rows"]
-    intro = """{annotators} annotators, {held_out} held-out rankings of each, {seeds} seeds. Mean [lowest, highest] over
-        seeds; columns: training judgments per annotator."""
+    intro = """{annotators} annotators, {held_out} held-out rankings of each; number of seeds: {seeds}. Mean [lowest,
+        highest] over seeds; columns: training judgments per annotator."""
     blocks = [paragraph(intro.format(seeds=len({row["seed"] for row in rows}), **found["settings"]))]
     sizes = sorted({row["judgments"] for row in rows})
     template = "\n| responses | method | ... |\n---\n| {responses} | {method} | ... |"
@@ -41,10 +41,12 @@ def em_town_curve(found: Any) -> list[str]:
                 place = {"responses": row["responses"], "method": row["method"]}
                 place = places.setdefault((row["responses"], row["method"]), place)
                 place.setdefault(str(row["judgments"]), []).append(row[key])
+        if not places:
+            continue
         order = itertools.product(sorted({row["responses"] for row in rows}), METHODS)
         digits = 0 if key == "cpu_seconds" else 3
         # A heading of digits alone would be a position in the template, so it gets a name.
-        cells = {str(size): f"{{n{size}:mean .{digits}f}}" for size in sizes}
+        cells = {str(size): f"{{n{size}:seeds .{digits}f}}" for size in sizes}
         ordered = [{f"n{name}" if name.isdigit() else name: value for name, value in places[at].items()} for at in order
                    if at in places]  # fmt: skip
         blocks += [paragraph(f"{title}:"), table(ordered, template, cells)]
