@@ -172,7 +172,9 @@ def _conversation(name: str) -> tuple[Judgments, str]:
     file = OUT / "data" / f"crowds-{name}.parquet"
     if not file.exists():
         votes = DATA / "polis_open" / f"{name}.participants-votes.csv.gz"
-        import_files([votes], file, format="polis", prompt=topic, on_error="skip", rejects=file.with_suffix(".rejects"))
+        import_files(
+            [votes], file, format="polis", prompt=topic, on_error="skip", rejects=file.with_suffix(".rejects.jsonl")
+        )
     return read(file), topic
 
 

@@ -218,7 +218,7 @@ def test_intervals_cover_new_prompts_and_annotators():
     rng = np.random.default_rng(30)
     names = ("crowd_brier", "crowd_noise", "crowd_accuracy")
     found = []
-    for _ in range(120):
+    for _ in range(80):
         data, annotator = judged(rng)
         found.append([crowd_calibration(crowd_pairs(*data, annotator=who), replicates=50) for who in (annotator, None)])
     for name in names:
