@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import unicodedata
 from collections import Counter
@@ -16,11 +15,12 @@ from typing import Any
 import pyarrow as pa
 
 from pluralign.core.errors import PluralignError, RowError, one_line
+from pluralign.judgments.formats.chats import in_one_form
 from pluralign.judgments.formats.convert import Rows, Tally, carried, check_known, convert_rows, without
 from pluralign.judgments.table import Judgments, table_writer
 from pluralign.judgments.validation import Reject
 
-KNOWN = ("prompt", "chosen", "rejected")
+KNOWN = ("prompt", "chosen", "rejected", "margin")
 NOT_CARRIED = ("annotator", "source", "group", "time")
 """Columns of the canonical table that preference rows cannot hold."""
 
@@ -70,28 +70,25 @@ def preference(row: Mapping[str, Any]) -> dict[str, Any]:
         ('The sky is', [' blue.', ' black.'])
     """
     check_known(row, KNOWN)
-    for name in ("chosen", "rejected"):
+    names = ("chosen", "rejected")
+    for name in names:
         if row.get(name) is None:
             raise RowError(name, "is missing: a preference row needs chosen and rejected")
-        if not isinstance(row[name], str | list):
+    prompt, (chosen, rejected) = in_one_form(row.get("prompt"), [row[name] for name in names], names)
+    for name, response in zip(names, (chosen, rejected), strict=True):
+        if not isinstance(response, str | list):
             raise RowError(name, f"found {one_line(row[name])}, expected text or a list of messages")
-    chosen, rejected = (as_messages(row[name]) for name in ("chosen", "rejected"))
     if type(chosen) is not type(rejected):
         raise RowError("rejected", "chosen and rejected must both be text or both be lists of messages")
-    prompt = as_messages(row.get("prompt")) if isinstance(chosen, list) else row.get("prompt")
     if prompt is None:
-        cut = _shared_messages(chosen, rejected) if isinstance(chosen, list) else _shared_text(chosen, rejected)
+        cut = _shared_text(chosen, rejected)
         prompt, chosen, rejected = chosen[:cut], chosen[cut:], rejected[cut:]
     for name, response in (("chosen", chosen), ("rejected", rejected)):
         if not response:
             state = "is empty" if row.get("prompt") is not None else "contains only the prompt that both share"
             raise RowError(name, f"{state}: every response must contain text")
-    return {"prompt": prompt, "responses": [chosen, rejected], "ranks": [1, 2], **carried(row)}
-
-
-def _shared_messages(chosen: list[Any], rejected: list[Any]) -> int:
-    pairs = enumerate(zip(chosen, rejected, strict=False))
-    return next((index for index, (a, b) in pairs if a != b), min(len(chosen), len(rejected)))
+    made = {"prompt": prompt, "responses": [chosen, rejected], "ranks": [1, 2], **carried(row)}
+    return made if row.get("margin") is None else {**made, "strength": row["margin"]}
 
 
 def _shared_text(chosen: str, rejected: str) -> int:
@@ -136,23 +133,6 @@ def _is_flag(character: str) -> bool:
 
 def _flags_before(text: str, cut: int) -> int:
     return next((count for count in range(cut) if not _is_flag(text[cut - 1 - count])), cut)
-
-
-def as_messages(text: object) -> Any:
-    """The messages of a chat that a cell holds as JSON text, as in CSV files; any other value as it is.
-
-    Examples:
-        >>> as_messages('[{"role": "user", "content": "Tea?"}]'), as_messages("[1]")
-        ([{'role': 'user', 'content': 'Tea?'}], '[1]')
-    """
-    if not isinstance(text, str) or not text.lstrip().startswith("["):
-        return text
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    chat = isinstance(value, list) and value and all(isinstance(each, dict) and "role" in each for each in value)
-    return value if chat else text
 
 
 @dataclass(frozen=True)
