@@ -93,8 +93,9 @@ def pm_step(found: Any) -> list[str]:
 
 
 def data_speed(found: Any) -> list[str]:
-    intro = f"""{found["options"]["judgments"]:,} pairs by 20,000 annotators; one thread; one turn, the versions one after
-        the other. Processor seconds of the whole command, with the start of Python, and its peak memory."""
+    intro = f"""{found["options"]["judgments"]:,} pairs by 20,000 annotators; one thread; one turn, one
+        version after the other. Processor seconds of the whole command, with the start of Python, and its peak
+        memory."""
     template = """
         | command | before, s | now, s | ratio | before, MiB | now, MiB |
         ---
