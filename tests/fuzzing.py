@@ -119,7 +119,10 @@ class Reader:
 
 def _import(name: str, **options: Any) -> Callable[[Path, bool], Imported]:
     def run(folder: Path, skip: bool) -> Imported:
-        given = {key: str(folder / value) if key == "mapping" else value for key, value in options.items()}
+        given = {
+            key: str(folder / value) if key == "mapping" and value.endswith(".yaml") else value
+            for key, value in options.items()
+        }
         if skip:
             given |= {"on_error": "skip", "rejects": folder / "bad.jsonl"}
         return import_files([folder / name], folder / "out.parquet", **given)

@@ -118,37 +118,6 @@ def em_cost_memory(found: Any) -> list[str]:
     return [table(rows, template)]
 
 
-def em_regret(found: Any) -> list[str]:
-    settings, seeds = found["settings"], found["rows"]
-    order = ["base", "dpo", "population", "utilitarian", "egalitarian", "max-min-reward", "distilled", "own type's"]
-    names = {name for row in seeds.values() for name in [*row["regret"], *row["win_rate"]]}
-    rows = []
-    for name in sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name)):
-        policy = {"policy": name}
-        for seed, row in seeds.items():
-            if own := row["regret"].get(name):
-                policy[f"regret {seed}"] = between(own["value"], own["low"], own["high"], ".2f")
-            if rates := row["win_rate"].get(name):
-                worst = min(rates, key=lambda kind: rates[kind]["value"])
-                values = [rates[worst][key] for key in ("value", "low", "high")]
-                policy[f"win rate {seed}"] = f"{worst} {between(*values, spec='.2f')}"
-        rows.append(policy)
-    intro = """{town[annotators]} annotators of three types, {town[judgments_per_annotator]} rankings of
-        {town[responses]} each; {samples} responses of each policy to every held-out prompt. Largest regret over the
-        estimated types, in nats a response; share of responses that the worst-off true type prefers to the base's.
-        95 % intervals over prompts."""
-    template = """
-        | seed | types | identification | right type | prompts | game, linear programme | game, Hedge | [95 %]
-        | training, seconds | in all |
-        ---
-        | {name} | {types} | {verdict} | {type_accuracy:.2f} | {prompts} | {game[linear programme][value]:.4f}
-        | {game[Hedge][value]:.4f} | [{game_interval:.2f}] | {training_seconds:.0f} | {seconds:.0f} |"""
-    columns = {f"largest regret, seed {seed}": f"{{regret {seed}}}" for seed in seeds}
-    columns |= {f"win rate of the worst-off true type, seed {seed}": f"{{win rate {seed}}}" for seed in seeds}
-    policies = table(rows, "\n| policy | ... |\n---\n| {policy} | ... |", columns)
-    return [paragraph(intro.format_map(settings)), table(named(seeds), template), policies]
-
-
 def _mean(values: Iterable[float], sign: str = "") -> str:
     """Mean with its normal 95 % interval."""
     every = np.array(list(values))
@@ -238,5 +207,5 @@ def _errors(values: Iterable[tuple[float, float]]) -> str:
     return ", ".join(f"{value:.2f} ± {error:.2f}" for value, error in values)
 
 
-_MAKERS = (em_town_curve, em_town_blind, em_cost_memory, em_regret, em_real_convarg, em_real_polis)
+_MAKERS = (em_town_curve, em_town_blind, em_cost_memory, em_real_convarg, em_real_polis)
 TABLES = {make.__name__: make for make in _MAKERS} | {f"em_cost_{part}": _cost for part in ("town", "crowd", "large")}

@@ -98,6 +98,7 @@ def evaluate(
     a policy's responses against the reference, and how well they match the reward.
     """
     from pluralign.reports.cards import metrics_table
+    from pluralign.scoring.crowds import verdicts
     from pluralign.workflows.evaluate import evaluate as run
 
     metrics = run(
@@ -105,7 +106,7 @@ def evaluate(
         reference=reference, beta=beta, reward=reward, kinds=kinds, samples=samples, max_new_tokens=max_new_tokens,
         quantile=quantile, revision=revision, trust_remote_code=trust_remote_code,
     )  # fmt: skip
-    typer.echo("\n".join(metrics_table(metrics)))
+    typer.echo("\n".join([*metrics_table(metrics), *verdicts(metrics)]))
     typer.echo(f"written to {out}")
 
 

@@ -83,7 +83,7 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
         folder / "together",
         policies={DPO: folder / "policy"},
         offer=("mixture", "merge", "best-of"),
-        candidates=8,
+        candidates=16,
         trials=6,
         max_tuning_prompts=32,
         max_new_tokens=ANSWER,

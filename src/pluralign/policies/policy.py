@@ -15,6 +15,7 @@ from transformers import GenerationConfig
 from pluralign.core.errors import PluralignError
 from pluralign.core.progress import track
 from pluralign.scoring.causal_models import CausalModel
+from pluralign.scoring.forward import MAX_TOKENS_PER_BATCH
 from pluralign.scoring.tokens import TokenizedItems, check_embedded, prompt_tokens
 
 
@@ -57,7 +58,7 @@ class Policy(CausalModel):
         temperature: float = 1.0,
         top_p: float = 1.0,
         seed: int = 0,
-        batch: int = 32,
+        batch: int | None = None,
     ) -> list[list[Sample]]:
         """Draw responses, and compute their log-probabilities under the policy in one pass over prompt trees.
 
@@ -68,7 +69,7 @@ class Policy(CausalModel):
             temperature: above 0; 1 draws from the policy itself.
             top_p: nucleus sampling; 1 is no truncation.
             seed: the same seed gives the same responses on the same machine.
-            batch: responses drawn at once.
+            batch: responses drawn at once; default: as many as have 16,384 tokens with their prompts.
 
         Returns:
             `n` samples for each prompt.
@@ -95,6 +96,7 @@ class Policy(CausalModel):
             pad_token_id=self.tokenizer.pad_token_id or 0,
         )
         prompt_of = np.repeat(np.arange(len(prompts)), n).tolist()  # the prompt of each response
+        batch = batch or max(1, MAX_TOKENS_PER_BATCH // (max(map(len, ids)) + max_new_tokens))
         device = next(self.model.parameters()).device
         self.model.eval()
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

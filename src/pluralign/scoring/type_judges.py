@@ -1,12 +1,13 @@
 """Judges of annotator types: what each type would think of new responses, apart from the types' own policies.
 
 `FeatureJudge` fits u_k(y) = w_k . f(y) to the judgments of a run's annotators, each weighted by the annotator's
-responsibility for type k; f are words, word pairs and simple traits of the response. Nothing of the language model is
-used, so that a policy is not judged by itself.
+responsibility for type k; f are the words and simple traits of the response. Nothing of the language model is used, so
+that a policy is not judged by itself.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,13 +15,14 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_json
 from pluralign.core.records import read_json
 from pluralign.judgments.table import Judgments
-from pluralign.scoring.features import plain_text, word_vectorizer
+from pluralign.scoring.features import plain_text
 from pluralign.scoring.items import Items
 from pluralign.scoring.panels import annotators_of, people_of
 from pluralign.scoring.scorers import Scorer
@@ -30,6 +32,11 @@ Floats = NDArray[np.float64]
 
 _TRAITS = TRAITS | {"length (words)": lambda text: float(len(text.split()))}
 """Traits that a judge reads. Policies may write longer texts than annotators saw, where the logarithm is too flat."""
+
+_WORD = re.compile(r"\w+")
+
+PRIOR = 2.0
+"""Standard deviation of a response's utility under a judge's prior, in logits."""
 
 JUDGES = "judges.json"
 """The file of a fitted `FeatureJudge`."""
@@ -56,11 +63,11 @@ class ScorerJudges:
 
 @dataclass(frozen=True)
 class FeatureJudge:
-    """u_k(y) = sum over words and word pairs of tf-idf(y) w_k + sum over traits of t(y) v_k.
+    """u_k(y) = sum over the different words of y of w_k + sum over traits of t(y) v_k.
 
     Args:
         types: names of the types.
-        words: word or pair to its idf followed by its weight for each type.
+        words: word in small letters to its weight for each type; other words count nothing.
         traits: trait of `pluralign.scoring.traits.TRAITS`, or the number of words, to its weight for each type.
 
     The responses are read without their prompts.
@@ -73,10 +80,10 @@ class FeatureJudge:
     def utilities(self, items: Items) -> Floats:
         """Utilities of every unique response in log-odds, up to a constant of each type: `(types, responses)`."""
         texts = [plain_text(text) for text in items.responses]
-        table = np.array(list(self.words.values()))
-        vectorizer = word_vectorizer(vocabulary={word: place for place, word in enumerate(self.words)})
-        vectorizer.idf_ = table[:, 0]
-        values = vectorizer.transform(texts) @ table[:, 1:]
+        none = [0.0] * len(self.types)
+        values = np.array(
+            [np.sum([self.words.get(word, none) for word in _words(text)] or [none], 0) for text in texts]
+        )
         for name, weights in self.traits.items():
             values = values + np.array([[_TRAITS[name](text)] for text in texts]) * np.array(weights)
         return np.asarray(values.T)
@@ -110,8 +117,9 @@ def fit_feature_judge(
 
         max over w_k of  sum over judgments j of gamma_(h(j) k) log P(j | w_k . f) - ridge |w_k|^2 / 2
 
-    The words are reduced to `dimensions` by a singular value decomposition; every dimension and trait has variance 1
-    and the ridge is their number, so that a response's utility has the standard deviation 1 under the prior.
+    The words (there or not) are reduced to `dimensions` by a singular value decomposition, which keeps distances. Every
+    trait has the variance 1, and the words together that of all traits. The ridge gives a response's utility the
+    standard deviation `PRIOR` under the prior.
 
     Args:
         judgments: those that the run was tuned on.
@@ -125,18 +133,19 @@ def fit_feature_judge(
     """
     people = people_of(judgments)
     texts = [plain_text(text) for text in people.items.responses]
-    vectorizer = word_vectorizer()
-    try:
-        counts = vectorizer.fit_transform(texts)
-    except ValueError as fault:
-        raise PluralignError(f"the responses hold no words ({fault}): give reward models as judges") from fault
-    directions = _directions(counts, dimensions, seed)
-    kept = directions.shape[1]
+    vocabulary = {word: place for place, word in enumerate(sorted(set().union(*map(_words, texts))))}
+    if not vocabulary:
+        raise PluralignError("the responses hold no words: give reward models as judges")
+    rows = [(row, vocabulary[word]) for row, text in enumerate(texts) for word in _words(text)]
+    shape = (len(texts), len(vocabulary))
+    counts = csr_array((np.ones(len(rows)), tuple(np.array(rows).T)), shape=shape)
     names = list(_TRAITS)
     traits = np.array([[_TRAITS[name](text) for name in names] for text in texts])
     spread = traits.std(0)
     varying = spread > 1e-9
     scaled = (traits - traits.mean(0))[:, varying] / spread[varying]
+    directions = _directions(counts, dimensions, max(1, scaled.shape[1]), seed)
+    kept = directions.shape[1]
     features = np.hstack([counts @ directions, scaled])
     if not features.shape[1]:
         raise PluralignError("all responses have the same words and traits: give reward models as judges")
@@ -144,7 +153,7 @@ def fit_feature_judge(
     numbers, keys = annotators_of(judgments, people.row)
     prior = np.array(list(shares.values()))
     gamma = np.stack([np.asarray(posteriors.get(str(key), prior)) for key in keys])[numbers]
-    panel, ridge = people.panel, float(features.shape[1])
+    panel, ridge = people.panel, float(features.var(0).sum()) / PRIOR**2
     reliability = np.ones(panel.judgments) if panel.reliability is None else np.asarray(panel.reliability)
     fitted = np.stack([
         LatentClassPlackettLuce(1, ridge=ridge, restarts=1)
@@ -152,19 +161,23 @@ def fit_feature_judge(
         .coefficients_[0, : features.shape[1]]
         for kind in range(len(shares))
     ])  # fmt: skip
-    words = directions @ fitted[:, :kept].T
-    rows = np.hstack([vectorizer.idf_[:, None], words]).tolist()
+    words = (directions @ fitted[:, :kept].T).tolist()
     of_traits = (fitted[:, kept:] / spread[varying]).T.tolist()
     chosen = [name for name, used in zip(names, varying, strict=True) if used]
     return FeatureJudge(
         list(shares),
-        dict(zip(vectorizer.get_feature_names_out().tolist(), rows, strict=True)),
+        dict(zip(vocabulary, words, strict=True)),
         dict(zip(chosen, of_traits, strict=True)),
     )
 
 
-def _directions(counts: Any, dimensions: int, seed: int) -> Floats:
-    """Weights of the words `(words, kept)` that give every dimension the variance 1 over texts."""
+def _words(text: str) -> list[str]:
+    """The different words of a text, in an order that does not depend on the process."""
+    return sorted(set(_WORD.findall(text.lower())))
+
+
+def _directions(counts: Any, dimensions: int, variance: float, seed: int) -> Floats:
+    """Weights of the words `(words, kept)` whose sums over texts have a total variance."""
     from sklearn.decomposition import TruncatedSVD
 
     if min(counts.shape) > dimensions:
@@ -173,4 +186,4 @@ def _directions(counts: Any, dimensions: int, seed: int) -> Floats:
         directions = np.linalg.svd(counts.toarray(), full_matrices=False)[2].T
     spread = (counts @ directions).std(0)
     kept = spread > 1e-6 * max(spread.max(initial=0.0), 1e-300)
-    return np.asarray(directions[:, kept] / spread[kept])
+    return np.asarray(directions[:, kept] * np.sqrt(variance / max(np.square(spread[kept]).sum(), 1e-300)))

@@ -29,7 +29,7 @@ from pluralign.judgments.formats.exports import EXPORTS
 from pluralign.judgments.formats.hh_rlhf import read_hh_rlhf
 from pluralign.judgments.formats.label_studio import read_label_studio
 from pluralign.judgments.formats.le_wi_di import read_le_wi_di
-from pluralign.judgments.formats.mapping import read_mapping, read_mapping_file
+from pluralign.judgments.formats.mapping import joined_places, read_mapping, read_mapping_file
 from pluralign.judgments.formats.polis import SCALE, read_polis
 from pluralign.judgments.formats.preflib import read_preflib
 from pluralign.judgments.formats.trl import Exported, read_trl
@@ -156,7 +156,8 @@ def import_files(
         plain = stack.enter_context(plain_files(paths, "votes" if format == "polis" else ""))
         if format == "table":
             _check_is_table(plain, drop_columns)
-        reader, scale = _reader(format, plain, options, drop_columns, label_scale)
+        outputs = [target] if rejects is None else [target, Path(rejects)]
+        reader, scale = _reader(format, plain, options, drop_columns, label_scale, outputs)
         checker = RowChecker(scale)
         rejects_file = None if result.rejects is None else stack.enter_context(atomic_write(result.rejects, "w"))
         write: Callable[[Any], None] | None = None
@@ -245,11 +246,14 @@ def _reader(
     options: dict[str, Any],
     drop_columns: Sequence[str],
     given_scale: str | os.PathLike[str] | LabelScale | None,
+    outputs: Sequence[Path],
 ) -> tuple[_Reader, LabelScale | None]:
     """The reader of a format with its options bound, which gives validated batches, and the label scale."""
     scale = None if given_scale is None else label_scale(given_scale)
     if format == "mapping":
         mapping = read_mapping_file(options["mapping"])
+        joined = (place for name in mapping.tables for path in paths for place in joined_places(path, mapping, name))
+        check_outputs(outputs, joined)
         by_mapping = _in_blocks(lambda path, checker, tally: read_mapping(path, mapping, tally))
         return by_mapping, scale or mapping.scale
     if format == "polis":

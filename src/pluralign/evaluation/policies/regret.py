@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pluralign.choice.regret import game_value, priorities, regret_matrix
+from pluralign.choice.regret import game_value, priorities
 from pluralign.core.errors import PluralignError
 from pluralign.evaluation.intervals import Resampling
 
@@ -96,7 +96,7 @@ def regret_table(
     differences = regrets_by_prompt(table, priority)
     utility = table.mean(-1)
     largest = largest_losses(differences, replicates=replicates, level=level, seed=seed)
-    return Regrets(utility, _errors(table), regret_matrix(utility, priority), _errors(differences), largest)
+    return Regrets(utility, _errors(table), differences.mean(-1), _errors(differences), largest)
 
 
 def largest_losses(losses: ArrayLike, *, replicates: int = 1000, level: float = 0.95, seed: int = 0) -> Estimate:

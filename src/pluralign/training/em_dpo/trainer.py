@@ -399,11 +399,15 @@ annotator's type, `types.json` the estimates of every round."""
         for name in self.adapters[left:]:
             self.policy.model.delete_adapter(name)
         self.adapters = self.adapters[:left]
-        plural = "type" if len(dead) == 1 else "types"
-        said = f"{plural} {names} of {self._started} lost the last annotator and was dropped; {left} left"
+        lost = "type {} of {} lost its last annotator and was"
+        if len(dead) > 1:
+            lost = "types {} of {} lost their last annotators and were"
+        said = f"{lost.format(names, self._started)} dropped; {left} left"
         logger.warning(said)
-        verdict = "one type" if left == 1 else self.verdict.verdict
-        self.verdict = replace(self.verdict, verdict=verdict, reason=f"{self.verdict.reason}; {said}")
+        reason = f"{self.verdict.reason}; {said}"
+        self.verdict = replace(self.verdict, reason=reason)
+        if left == 1:
+            self.verdict = replace(self.verdict, verdict="one type", heterogeneity="undecided")
 
     @property
     def _summary(self) -> str:
@@ -411,6 +415,8 @@ annotator's type, `types.json` the estimates of every round."""
         said = f"responsibilities of {where}: {self.kept.reason}"
         if len(self.adapters) == 1:
             said = f"one type: one adapter is tuned on everybody's judgments ({self.verdict.reason})"
+        elif self.verdict.heterogeneity == "continuum":
+            said += "; people differ by degrees: route --continuous gives each annotator's weights of the types"
         return said
 
     def _m_step(

@@ -113,7 +113,7 @@ def aggregate(
     Args:
         run: finished run of `em-dpo`. With a single type nothing is written.
         out: output folder: the policies `mixture/`, `merge/`, `pooled/`, `best-of/` and `NAME-distilled/`, all for
-            `load_policy`; `judges/`, `tuning.json`, `aggregate.json`, `answers.parquet`, `metrics.json`, `report.html`,
+            `load_policy`, and `tuning.json`, `aggregate.json`, `answers.parquet`, `metrics.json`, `report.html` and
             `README.md`.
         prompts: canonical files on whose prompts the policies are measured. Default: the run's `eval_files`, else its
             `train_files`.
@@ -161,8 +161,8 @@ def aggregate(
     types = list(mixture.weights)
     others = {name: str(path) for name, path in (policies or {}).items()}
     _check_names(others, types)
-    counted = {"samples": samples, "candidates": candidates, "trials": trials, "max_new_tokens": max_new_tokens}
-    counted |= {"max_prompts": max_prompts, "max_tuning_prompts": max_tuning_prompts}  # type: ignore[dict-item]
+    counted: dict[str, int | None] = {"samples": samples, "candidates": candidates, "trials": trials}
+    counted |= {"max_new_tokens": max_new_tokens, "max_tuning_prompts": max_tuning_prompts, "max_prompts": max_prompts}
     for name, number in (counted | {"distill_samples": distill_samples}).items():
         if number is not None and number < 1:
             raise PluralignError(f"{name}: found {number}, expected 1 or more")
@@ -171,6 +171,7 @@ def aggregate(
             raise PluralignError(f"{name}: found {size}, expected a number above 0")
     _one_of("criterion", [criterion], get_args(Criterion))
     _one_of("offer", offer, OFFERED)
+    offer = [name for name in OFFERED if name in offer]
     taught = [name for name in offer if name != MERGE] if distill is True else list(distill or ())
     _one_of("distill", taught, offer)
     scale = label_scale or settings.get("label_scale")
@@ -186,7 +187,7 @@ def aggregate(
         "prompts": asked_files,
         "tuning_prompts": tuning_files,
         "criterion": criterion,
-        "offer": list(offer),
+        "offer": offer,
         **counted,
         "priority": priority_of(priority, types).tolist(),
         "hedge": hedge,
@@ -237,7 +238,7 @@ def aggregate(
         )  # fmt: skip
         start_run(folder, config, inputs)
         write_record(folder / TUNING, tuned)
-    built = _write_policies(folder, source, policy, tuned, candidates, judges if fitted else reward_models)
+    built = _write_policies(folder, source, policy, tuned, offer, candidates, judges if fitted else reward_models)
     del policy
     setting = Setting(
         str(source), types, np.array(list(mixture.weights.values())), np.array(config["priority"]), criterion,
@@ -305,13 +306,16 @@ def _write_policies(
     source: Path,
     policy: MixturePolicy,
     tuned: Tuned,
+    offer: Sequence[str],
     candidates: int,
     judges: TypeJudges | Mapping[str, str] | None,
 ) -> dict[str, Path]:
     """Write every policy that was tuned, completely or not at all; returns their folders by name."""
     mixture = policy.mixture
-    built = {MIXTURE: folder / MIXTURE}
-    write_mixture(source, built[MIXTURE], mixture, np.array(tuned.mixtures[MIXTURE]))
+    built: dict[str, Path] = {}
+    if MIXTURE in offer:
+        built[MIXTURE] = folder / MIXTURE
+        write_mixture(source, built[MIXTURE], mixture, np.array(tuned.mixtures[MIXTURE]))
     if tuned.merge is not None:
         built[MERGE] = folder / MERGE
         with atomic_folder(built[MERGE]) as partial:

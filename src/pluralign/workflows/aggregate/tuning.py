@@ -221,11 +221,11 @@ class _Bench:
         self.options = {"max_new_tokens": max_new_tokens, "seed": seed_of(seed, "tuning")}
         # A mixture draws an adapter for each response; the same model as a plain policy uses the active one.
         self.plain = Policy(policy.model, policy.tokenizer, policy.limits)
-        self.ids = prompt_tokens(prompts, policy.tokenizer, policy.limits.max_length - max_new_tokens)
         with policy.using(None):
             drawn = self.plain.sample(
                 prompts, n=max(candidates, samples), max_new_tokens=max_new_tokens, seed=seed_of(seed, f"tuning {BASE}")
             )
+        self.ids = prompt_tokens(prompts, policy.tokenizer, policy.limits.max_length - max_new_tokens)
         self.base = self._judged(drawn)
         self.utility: dict[str, Floats] = {}
         self.wins: dict[str, Floats] = {}
