@@ -154,7 +154,7 @@ def import_files(
     result = Imported(target, 0, Tally(), rejects=None if rejects is None else Path(rejects))
     with contextlib.ExitStack() as stack:
         plain = stack.enter_context(plain_files(paths, "votes" if format == "polis" else ""))
-        if format == "table":
+        if format == "table" and on_error == "stop":
             _check_is_table(plain, drop_columns)
         outputs = [target] if rejects is None else [target, Path(rejects)]
         reader, scale = _reader(format, plain, options, drop_columns, label_scale, outputs)
