@@ -85,10 +85,10 @@ def main() -> None:
         __doc__,
         judgments=(1_000_000, "Number of judgments."),
         before=("", "Source folder of another version to compare with."),
-        only=("", "Commands, separated by commas; the first ones make the files of the others."),
+        only=("", "Commands, separated by semicolons; the first ones make the files of the others."),
     )
     versions = {"now": ROOT / "src"} | ({"before": Path(options.before).resolve()} if options.before else {})
-    names = [name for name in COMMANDS if not options.only or name in options.only.split(",")]
+    names = [name for name in COMMANDS if not options.only or name in [part.strip() for part in options.only.split(";")]]
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     rows: dict[str, dict[str, Any]] = {name: {} for name in names}
     with tempfile.TemporaryDirectory() as scratch:

@@ -22,16 +22,16 @@ To = Literal["trl", "best-of-n", "votes", "datasets"]
 
 
 def import_(
-    sources: Annotated[list[Path], Argument(help="Files to import, all of one format.")],
+    sources: Annotated[list[Path], Argument(help="Files to import, all of one format; - is standard input.")],
     out: options.OutTable,
     format: Annotated[Format, Option(help="Format of the files; table is pluralign's own.")] = "table",
     mapping: Annotated[str | None, Option(help="YAML file that describes the columns, or a known name.")] = None,
     shape: Annotated[Shape | None, Option(help="polis: votes (default) or people; preflib: ranked or ballot.")] = None,
     comments: Annotated[str | None, Option(help="polis: file of the statements.")] = None,
-    prompt: Annotated[str | None, Option(help="polis and preflib: topic, used as the prompt.")] = None,
+    prompt: Annotated[str | None, Option(help="polis, preflib, le-wi-di: the prompt.")] = None,
     keep_moderated: Annotated[bool, Option("--keep-moderated", help="polis: keep rejected statements.")] = False,
     field: Annotated[list[str] | None, Option(help="label-studio and argilla: KEY=NAME; can be repeated.")] = None,
-    label_scale: Annotated[str | None, Option(help="table, mapping, argilla: name or YAML file of the labels.")] = None,
+    label_scale: Annotated[str | None, Option(help="Name or YAML file of the labels' scale.")] = None,
     source_name: Annotated[str | None, Option(help="Value of the column source where there is none.")] = None,
     drop_columns: Annotated[str | None, Option(help="Columns to ignore, separated by commas.")] = None,
     same_text: Annotated[SameText, Option(help="Equal responses in a judgment: reject or merge.")] = "reject",

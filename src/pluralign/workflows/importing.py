@@ -87,17 +87,17 @@ def import_files(
     """Import files of one format into one canonical file, row by row. The output is atomic.
 
     Args:
-        sources: files to import.
+        sources: files to import; `-` is standard input.
         out: output file: `.parquet`, `.jsonl` or `.jsonl.gz`.
         format: one of `FORMATS`.
         mapping: YAML file that describes the columns, or the name of a mapping that comes with the library; implies
             the format `mapping`.
         shape: for `polis`: `votes` (default) or `people`; for `preflib`: `ranked` (default) or `ballot`.
         comments: for `polis`: file of the statements.
-        prompt: for `polis` and `preflib`: topic, used as the prompt.
+        prompt: for `polis`, `preflib` and `le-wi-di`: topic, used as the prompt.
         keep_moderated: for `polis`: keep votes on statements that the moderators rejected.
         fields: for `label-studio` and `argilla`: `KEY=NAME` if a field does not have its usual name.
-        label_scale: for `table`, `mapping` and `argilla`: a built-in name, a YAML file, or a `LabelScale`.
+        label_scale: for `table`, `mapping`, `argilla`, `label-studio` and `le-wi-di`: a built-in name, a YAML file, or a `LabelScale`.
         source: value of the column `source` where there is none.
         drop_columns: columns to ignore. A mapping reads only the columns that it names.
         same_text: what to do with a judgment that shows the same response twice: `reject` it, or `merge` the two, with
