@@ -88,7 +88,8 @@ def main() -> None:
         only=("", "Commands, separated by semicolons; the first ones make the files of the others."),
     )
     versions = {"now": ROOT / "src"} | ({"before": Path(options.before).resolve()} if options.before else {})
-    names = [name for name in COMMANDS if not options.only or name in [part.strip() for part in options.only.split(";")]]
+    wanted = [name.strip() for name in options.only.split(";") if name.strip()]
+    names = [name for name in COMMANDS if not wanted or name in wanted]
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     rows: dict[str, dict[str, Any]] = {name: {} for name in names}
     with tempfile.TemporaryDirectory() as scratch:

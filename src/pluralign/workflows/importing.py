@@ -97,7 +97,8 @@ def import_files(
         prompt: for `polis`, `preflib` and `le-wi-di`: topic, used as the prompt.
         keep_moderated: for `polis`: keep votes on statements that the moderators rejected.
         fields: for `label-studio` and `argilla`: `KEY=NAME` if a field does not have its usual name.
-        label_scale: for `table`, `mapping`, `argilla`, `label-studio` and `le-wi-di`: a built-in name, a YAML file, or a `LabelScale`.
+        label_scale: for `table`, `mapping`, `argilla`, `label-studio` and `le-wi-di`: a built-in name, a YAML
+            file, or a `LabelScale`.
         source: value of the column `source` where there is none.
         drop_columns: columns to ignore. A mapping reads only the columns that it names.
         same_text: what to do with a judgment that shows the same response twice: `reject` it, or `merge` the two, with
