@@ -23,6 +23,12 @@ BENCHMARKS = {
     "more_sources": ("reward_models.more_sources", "hours", "MORE on five real sources, against its paper's baselines"),
     "more_study": ("reward_models.more_settings", "10 min", "MORE on the same sources, one setting changed at a time"),
     "more_conflict": ("reward_models.more_simulated", "10 min", "MORE on simulated sources with known conflicts"),
+    "more_averages": (
+        "reward_models.more_averages",
+        "10 min",
+        "MORE's gradients averaged over steps, and half-batches",
+    ),
+    "ties": ("reward_models.ties", "3 min", "Davidson's ties against efron and strict pairs, on three real crowds"),
     "small_language_model": ("against_trl.small_language_model", "10 min", "trains the model that others tune"),
     "interval_coverage": ("reward_models.interval_coverage", "3 min", "how often intervals of metrics hold the truth"),
     "dpo": ("against_trl.dpo", "10 min", "DPO on real data: the same result as TRL in less time"),
@@ -33,15 +39,17 @@ BENCHMARKS = {
     "dprm_step": ("speed.dprm", "15 min", "a step of DPRM against a Bradley-Terry step"),
     "more_cost": ("speed.more", "10 min", "a step of MORE against uniform weights"),
     "pm_step": ("speed.preference_matching", "5 min", "a step of online preference matching against TRL's RLOO"),
+    "audit_speed": ("speed.audits", "10 min", "seconds of `pluralign audit` by default settings on real data"),
     "published": ("annotator_types.published", "1 min", "published choice-model estimates reproduced"),
     "latent_class": ("annotator_types.latent_class", "5 min", "latent classes against biogeme and choix, and growth"),
     "types": ("annotator_types.planted_types", "20 min", "simulated annotator types: identification, recovery, power"),
     "real_types": ("annotator_types.real_types", "10 min", "annotator types in Polis, ConvArg and QA-feedback"),
-    "em_town": ("em_dpo.town", "hours", "EM-DPO on a simulated town: recovery, and judgments per annotator"),
+    "em_town": ("em_dpo.town", "2 h", "EM-DPO on simulated towns: judgments per annotator, and where words are blind"),
     "em_cost": ("em_dpo.cost", "30 min", "a round of EM-DPO against an epoch of DPO, ours and TRL's"),
     "em_real": ("em_dpo.real_annotators", "hours", "EM-DPO on ConvArg and on Polis conversations"),
-    "em_regret": ("em_dpo.regret", "10 min", "regret and win rates of one policy for a town"),
+    "aggregation": ("aggregation.town", "30 min", "one policy for all types of a town: who prefers it to the base"),
     "crowds": ("crowds.predicted", "hours", "DPRM's predictions of crowds on new items"),
+    "crowd_defaults": ("crowds.defaults", "5 min", "DPRM's losses and targets on a linear head, against baselines"),
     "crowd_votes": ("crowds.votes", "1 min", "accuracy of a crowd's target: votes, drift, uneven samples"),
     "matching_lengths": ("matching.lengths", "1 min", "how long the responses are that each mode of matching asks for"),
     "matching_pictures": ("matching.pictures", "1 min", "the pictures of docs/preference-matching.md"),
@@ -55,7 +63,7 @@ BENCHMARKS = {
 """Name to module with options, rough time on two cores, and one line. `dpo`, `crowd_training`, `matching_first_loss`
 and `pm_language` tune the model of `small_language_model`, which must run first."""
 
-SUBJECTS = ("reward_models", "against_trl", "speed", "annotator_types", "em_dpo", "crowds", "matching")
+SUBJECTS = ("reward_models", "against_trl", "speed", "annotator_types", "em_dpo", "aggregation", "crowds", "matching")
 
 
 def write_tables() -> None:

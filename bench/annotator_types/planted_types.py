@@ -17,7 +17,7 @@ from pluralign.choice.latent_class.panel import Panel
 from pluralign.choice.latent_class.power import power_curve
 from pluralign.choice.latent_class.selection import select_types
 from pluralign.choice.latent_class.starts import pooled, spectral_groups
-from pluralign.judgments.population import DEFAULT_TYPES, Town, TypeSpec, simulate
+from pluralign.judgments.population import DEFAULT_TYPES, TRAITS, Town, TypeSpec, simulate
 from pluralign.scoring.annotator_types import with_features
 from pluralign.scoring.panels import people_of
 
@@ -143,7 +143,7 @@ def power(options: argparse.Namespace) -> dict[str, Any]:
 
 BRIEF, WARM, THOROUGH = DEFAULT_TYPES
 ODD = TypeSpec("odd", 0.25, (-0.5, -2.0, -1.5, 1.0, 2.0, 1.0))
-TOWNS: dict[str, tuple[int, tuple[TypeSpec, ...]]] = {
+TOWNS: dict[str, tuple[int | None, tuple[TypeSpec, ...]]] = {
     "one kind: brief": (1, (BRIEF,)),
     "one kind: brief x 2": (1, (replace(BRIEF, weights=tuple(2 * weight for weight in BRIEF.weights)),)),
     "one kind: warm": (1, (WARM,)),
@@ -151,23 +151,37 @@ TOWNS: dict[str, tuple[int, tuple[TypeSpec, ...]]] = {
     "two kinds": (2, (BRIEF, WARM)),
     "three kinds": (3, DEFAULT_TYPES),
     "four kinds": (4, tuple(replace(kind, share=0.25) for kind in (*DEFAULT_TYPES, ODD))),
+    "normal tastes": (None, ()),
+    "normal tastes x 2": (None, ()),
 }
-"""Simulated towns and the number of kinds of annotators in each."""
+"""Simulated towns and the number of kinds of annotators in each; none where tastes are normal."""
+
+
+DESIGN = {"rankings of three": (60, 12, 3), "pairs": (100, 8, 2)}
+"""Annotators, judgments of each, and responses shown."""
+
+
+def normal_tastes(annotators: int, seed: int, spread: float) -> tuple[TypeSpec, ...]:
+    """A kind for each annotator: weights of the traits are normal around 0, with this standard deviation."""
+    weights = spread * np.random.default_rng((seed, 1)).normal(size=(annotators, len(TRAITS)))
+    return tuple(TypeSpec(f"{row}", 1 / annotators, tuple(own)) for row, own in enumerate(weights.tolist()))
 
 
 def error_rates(options: argparse.Namespace) -> dict[str, Any]:
-    """The number of types that the audit's rule and the earlier one choose, from text features alone."""
+    """The number of types that the audit's rule and the earlier one choose, and types or degrees, from text alone."""
     rows: dict[str, list[dict[str, Any]]] = {}
-    for (name, (_, kinds)), seed in itertools.product(TOWNS.items(), range(options.seeds)):
+    for collected, name, seed in itertools.product(options.designs, TOWNS, range(options.seeds)):
         clock = Clock()
-        town = Town(types=kinds, annotators=60, judgments_per_annotator=12, responses=3, seed=seed)
+        annotators, each, shown = DESIGN[collected]
+        kinds = TOWNS[name][1] or normal_tastes(annotators, seed, 2.0 if "x 2" in name else 1.0)
+        town = Town(types=kinds, annotators=annotators, judgments_per_annotator=each, responses=shown, seed=seed)
         people, ridge = with_features(people_of(simulate(town).judgments), "tfidf", 64, seed)
         selection = select_types(people.panel, range(1, MOST + 1), ridge=ridge, seed=seed, restarts=6)
-        row = {"chosen": int(selection.chosen), "seconds": clock()}
+        row = {"chosen": int(selection.chosen), "heterogeneity": selection.heterogeneity, "seconds": clock()}
         if options.earlier:
             row["earlier"] = earlier_rule(people.panel, ridge, seed)
-        rows.setdefault(name, []).append(row)
-        print(f"{name:<24}{seed:>3}  {row}", flush=True)
+        rows.setdefault(f"{collected}, {name}", []).append(row)
+        print(f"{collected:<20}{name:<24}{seed:>3}  {row}", flush=True)
     return {"rows": rows}
 
 
@@ -205,6 +219,7 @@ def main() -> None:
         annotators=(120, "Annotators in recovery."),
         replicates=(5, "Simulations of each point of power."),
         each=([1, 2, 4, 8, 16], "Judgments per annotator in power."),
+        designs=(list(DESIGN), "In error_rates, what was collected."),
         earlier=(False, "In error_rates, try the earlier rule too."),
         quick=QUICK,
     )

@@ -115,14 +115,16 @@ def types_error_rates(found: Any) -> list[str]:
     for town, runs in found["rows"].items():
         earlier = [run["earlier"] for run in runs if "earlier" in run]
         row = {"town": town, "panels": len(runs), "chosen": counted(run["chosen"] for run in runs)}
+        row["heterogeneity"] = counted(run["heterogeneity"] for run in runs)
         row |= {"earlier": counted(earlier) if earlier else "", "seconds": [run["seconds"] for run in runs]}
         rows.append(row)
-    intro = "60 annotators, 12 rankings of three composed responses each, TF-IDF features."
+    intro = """TF-IDF features of composed responses. Rankings of three: 60 annotators with 12 each. Pairs: 100
+        annotators with 8 each."""
     template = """
-        | town | panels | types chosen | types chosen by the earlier rule | seconds |
+        | panel | panels | types chosen | heterogeneity | types chosen by the earlier rule | seconds |
         ---
-        | {town} | {panels} | {chosen} | {earlier} | {seconds:range .0f} |"""
-    return [intro, table(rows, template)]
+        | {town} | {panels} | {chosen} | {heterogeneity} | {earlier} | {seconds:range .0f} |"""
+    return [paragraph(intro), table(rows, template)]
 
 
 def types_power(found: Any) -> list[str]:

@@ -26,10 +26,9 @@ PLAIN: dict[str, Any] = QUIET | {"bf16": False, "gradient_checkpointing": False}
 """The same arithmetic in TRL's trainers and in ours."""
 
 EM_DPO: dict[str, Any] = {
-    "types": 3, "rounds": 2, "num_train_epochs": 1, "learning_rate": 2e-3, "lr_scheduler_type": "cosine",
-    "beta": 1.0, "per_device_train_batch_size": 8,
+    "types": 3, "learning_rate": 2e-3, "lr_scheduler_type": "cosine", "beta": 1.0, "per_device_train_batch_size": 8,
 }  # fmt: skip
-"""EM-DPO on the simulated town, for recovery and for cost; everything else is the default."""
+"""EM-DPO on simulated towns; everything else is the default."""
 
 LORA = {"r": 8, "lora_alpha": 8, "target_modules": "all-linear"}
 

@@ -97,8 +97,12 @@ def judgments_of(data: str, annotators: int, each: int) -> Judgments:
     return simulate(Town(kinds, annotators=annotators, judgments_per_annotator=each, overlap=overlap)).judgments
 
 
+ROUND = EM_DPO | {"rounds": 1, "num_train_epochs": 1}
+"""A round is measured whether or not the default would take one."""
+
+
 def settings_of(data: str) -> dict[str, Any]:
-    return {**EM_DPO, "learning_rate": LARGE_RATE} if data == "large" else EM_DPO
+    return ROUND | {"learning_rate": LARGE_RATE} if data == "large" else ROUND
 
 
 class EM:
@@ -122,14 +126,14 @@ class EM:
         self.m_step()
         self.trainer.args.max_steps = -1
         if len(self.scored):
-            self.trainer._e_step(1, self.scored[:64])
+            self.trainer._e_step(1, [(self.scored[:64], None)], 0)
 
     def m_step(self) -> float:
         """Seconds of the first round's M-step."""
         trainer = self.trainer
         trainer.rounds = trainer.rounds[:1]
         began = time.perf_counter()
-        trainer._m_step(Path(trainer.args.output_dir), 1, self.rows, {})
+        trainer._m_step(Path(trainer.args.output_dir), 1, self.rows, 1.0, {})
         return time.perf_counter() - began
 
     def e_step(self, changed: dict[str, Any]) -> dict[str, Any]:
@@ -140,7 +144,7 @@ class EM:
         before = {name: vars(args)[name] for name in changed}
         vars(args).update(changed)
         began = time.perf_counter()
-        step = self.trainer._e_step(1, self.scored)
+        step = self.trainer._e_step(1, [(self.scored, None)], 0)
         seconds = time.perf_counter() - began
         vars(args).update(before)
         return {"seconds": seconds, "values": step.record["scored_values"]}
@@ -241,7 +245,7 @@ def timed(data: str, options: argparse.Namespace) -> None:
 
 def memory(options: argparse.Namespace) -> None:
     """The peak for each number of types, each in a process of its own."""
-    conditions = {**EM_DPO, **LORA, "annotators": options.annotators, "each": options.each}
+    conditions = {**ROUND, **LORA, "annotators": options.annotators, "each": options.each}
     name = options.names["memory"]
     rows = kept(name, conditions)
     for kind in options.types:
@@ -255,7 +259,7 @@ def memory(options: argparse.Namespace) -> None:
 def peaks(types: int, annotators: int, each: int) -> dict[str, Any]:
     """The peak in GiB of the start, an M-step and an E-step; bytes of the base model and of a type."""
     transformers.logging.set_verbosity_error()
-    run = EM(str(town_language_model()), judgments_of("town", annotators, each), EM_DPO, types)
+    run = EM(str(town_language_model()), judgments_of("town", annotators, each), ROUND, types)
     sizes: dict[str, Any] = {"start": peak_memory()}
     run.trainer.args.max_steps = 4 * types  # every type has steps among them
     run.m_step()

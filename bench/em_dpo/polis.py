@@ -17,7 +17,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from pluralign.evaluation.annotators.types import type_accuracy
 from pluralign.evaluation.pairs import pairs_of
-from pluralign.evaluation.policies.regret import game_interval, regret_table, with_mixtures
+from pluralign.evaluation.policies.regret import game_interval, regret_table, regrets_by_prompt, with_mixtures
 from pluralign.evaluation.rewards.metrics import pair_metrics
 from pluralign.judgments import Judgments
 from pluralign.scoring.items import items_of
@@ -133,7 +133,15 @@ def regrets(
     """The regret of types and groups under each policy, in nats a response, with errors over responses."""
     out = run / "together"
     metrics = aggregate(
-        run, out, prompts=prompts, samples=samples, max_new_tokens=longest, policies={"dpo": dpo}, seed=seed
+        run,
+        out,
+        prompts=prompts,
+        samples=samples,
+        max_new_tokens=longest,
+        policies={"dpo": dpo},
+        seed=seed,
+        criterion="regret",
+        offer=["mixture"],
     )
     summary = json.loads((out / "aggregate.json").read_text())
     mixtures = {policy["name"]: policy["weights"] for policy in summary["policies"] if policy["kind"] == "mixture"}
@@ -151,7 +159,7 @@ def regrets(
     shares = np.array([np.mean(members[name], axis=0) for name in names])  # (groups, types)
     of_groups = np.einsum("gt,tpa->gpa", shares, own - ratios)
     error = of_groups.std(-1, ddof=1) / np.sqrt(samples)
-    between = game_interval(ratios, seed=seed)
+    between = game_interval(regrets_by_prompt(ratios), seed=seed)
     return {
         "game_value": metrics["game_value"],
         "game_interval": between,

@@ -27,11 +27,10 @@ import numpy as np
 import transformers
 
 from pluralign.judgments import Judgments
-from pluralign.policies.routing import ranking_log_likelihoods
 from pluralign.scoring.annotator_types import findings
 from pluralign.scoring.items import Items, items_of
 from pluralign.scoring.measured import believed
-from pluralign.scoring.mixtures import Mixture
+from pluralign.scoring.mixtures import Mixture, ranking_log_likelihoods
 
 from ..common.data import POLIS_CONVERSATIONS, load, numbered, prolific_annotators, with_line_break
 from ..common.options import QUICK, Option, parsed, parts

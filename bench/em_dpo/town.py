@@ -1,11 +1,13 @@
-"""EM-DPO on a simulated town: does it recover the annotator types, and what do further judgments per annotator buy?
+"""EM-DPO on simulated towns: what judgments per annotator buy, and whether rounds are taken where they are needed.
 
-`recovery` follows the types through the rounds, and asks for the identification on towns with one pair per annotator.
-`curve` gives every annotator 1, 2, 4 ... of the same rankings, whole or without their third response, and evaluates
+`curve` gives every annotator 4, 8, 12 ... of the same rankings, whole or without their third response, and evaluates
 each method on eight further rankings of every annotator. All methods have the same base model, adapters and settings,
 except for what their name says. `paper` keeps its start, rounds, routing, scoring on the training votes and optimiser,
-with our beta and epochs. Its learning rate of 5e-7 does not move adapters of this size. At our rate (`paper, our rate`,
-run only on request) its RMSprop, whose first steps are ten times the rate, diverges; so `paper` has a quarter of ours.
+with our beta. Its learning rate of 5e-7 does not move adapters of this size. At our rate (`paper, our rate`, run only
+on request) its RMSprop, whose first steps are ten times the rate, diverges; so `paper` has a quarter of ours.
+
+`blind` does the same in a town whose traits no count of words or word pairs shows (`bench/em_dpo/blind.py`): the start
+by text features knows nothing there.
 
 Every run is stored as soon as it is done, and each method, number of responses and seed in a file of its own: several
 processes may share the work by `--methods`, `--responses` and `--seeds`, and a stopped one continues where it was.
@@ -14,16 +16,17 @@ processes may share the work by `--methods`, `--responses` and `--seeds`, and a 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import transformers
 
-from pluralign.choice.em_dpo import matched_types
 from pluralign.evaluation.annotators.types import type_accuracy
 from pluralign.judgments import Judgments
 from pluralign.judgments.population import Simulation, Town, simulate
@@ -39,6 +42,7 @@ from pluralign.training.em_dpo.type_starts import TypeStart, type_start
 from ..common.options import QUICK, Option, parsed, parts
 from ..common.results import OUT, Clock, keep, kept
 from ..common.training import EM_DPO, SILENT, lora, temporary, town_language_model
+from . import blind
 
 HELD_OUT = 8
 """Rankings of three per annotator on which policies are evaluated."""
@@ -51,8 +55,9 @@ METHODS: dict[str, dict[str, Any]] = {
     KNOWN: {},
     START: {},
     "EM-DPO": {},
-    "EM-DPO, three epochs": {"num_train_epochs": 3},
-    "EM-DPO, dirichlet start": {"start": "dirichlet"},
+    "EM-DPO, start only": {"rounds": 0},
+    "EM-DPO, four rounds": {"rounds": 4},
+    "EM-DPO, random start": {"start": "dirichlet"},
     "paper": {"preset": "paper", "learning_rate": EM_DPO["learning_rate"] / 4},
     "paper, our rate": {"preset": "paper"},
     "cluster-dpo": {"preset": "cluster-dpo"},
@@ -60,52 +65,13 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 """What each method changes in the settings. The first two tune nothing; the first is the best possible."""
 
-USUAL = [method for method in METHODS if method != "paper, our rate"]
+USUAL = [KNOWN, START, "EM-DPO", "EM-DPO, four rounds", "paper", "cluster-dpo", "DPO"]
+BLIND = [KNOWN, START, "EM-DPO", "EM-DPO, start only", "DPO"]
 
 
-def recovery(options: argparse.Namespace) -> None:
-    rows = kept(options.names["recovery"], EM_DPO)
-    for seed in options.recovery_seeds:
-        if str(seed) in rows:
-            continue
-        town = simulate(Town(annotators=options.annotators, judgments_per_annotator=options.each, seed=seed))
-        pairs = Town(annotators=options.annotators, judgments_per_annotator=1, responses=2, seed=seed)
-        verdict = started(simulate(pairs).judgments, seed).verdict.verdict
-        rows[str(seed)] = recovered(town, seed) | {"verdict_pairs": verdict}
-        print(f"seed {seed}: {rows[str(seed)]}", flush=True)
-        keep(options.names["recovery"], EM_DPO, rows)
-
-
-def recovered(town: Simulation, seed: int) -> dict[str, Any]:
-    """Accuracy and masses of the start and of each round, and seconds."""
-    clock = Clock()
-    trainer = em_dpo(town.judgments, seed, {})
-    start = clock()
-    trainer.train()
-    names, rounds = trainer.annotators, trainer.rounds
-    masses = [matched_masses(names, each.gamma, town) for each in rounds]
-    true = np.bincount([town.type_index[name] for name in names]) / len(names)
-    records = {
-        name: [each.record[key] for each in rounds[1:]]
-        for name, key in (
-            ("log_likelihood", "log_likelihood_per_judgment"), ("scored_values", "scored_values"),
-            ("e_step_seconds", "e_step_seconds"),
-        )
-    }  # fmt: skip
-    return records | {
-        "verdict": trainer.verdict.verdict,
-        "accuracy": [matched_accuracy(names, each.gamma, town.types) for each in rounds],
-        "masses": [mass.tolist() for mass in masses],
-        "true_masses": true.tolist(),
-        "smallest_mass": [float((mass / true).min()) for mass in masses],
-        "start_seconds": start,
-        "seconds": clock(),
-    }
-
-
-def em_dpo(judgments: Judgments, seed: int, changed: dict[str, Any]) -> EMDPOTrainer:
+def em_dpo(judgments: Judgments, seed: int, changed: dict[str, Any], model: Path) -> EMDPOTrainer:
     args = EMDPOConfig(**temporary(seed=seed, **(EM_DPO | SILENT | changed)))
-    return EMDPOTrainer(str(town_language_model()), args, judgments, peft_config=lora())
+    return EMDPOTrainer(str(model), args, judgments, peft_config=lora())
 
 
 def started(judgments: Judgments, seed: int) -> TypeStart:
@@ -119,58 +85,76 @@ def matched_accuracy(names: list[Any], gamma: np.ndarray, known: Mapping[str, st
     return type_accuracy(gamma.argmax(1), types, gamma.shape[1], replicates=0)["type_accuracy"]
 
 
-def matched_masses(names: list[Any], gamma: np.ndarray, town: Simulation) -> np.ndarray:
-    """Estimated masses in the order of the true types, 0 for types without a match."""
-    types = len(town.town.types)
-    known = torch.eye(types)[[town.type_index[name] for name in names]]
-    order = matched_types(torch.eye(gamma.shape[1])[gamma.argmax(1)], known).numpy()
-    masses = np.zeros(types)
-    masses[order[order >= 0]] = gamma.mean(0)[order >= 0]
-    return masses
+@dataclass(frozen=True)
+class Place:
+    """A town, what its language model is, and how many annotators and judgments it has."""
+
+    name: str
+    town: Callable[[int, int, int], Any]
+    model: Callable[[], Path]
+    annotators: int
+    most: int
+
+    def settings(self) -> dict[str, Any]:
+        """What stored rows depend on."""
+        return {**EM_DPO, "annotators": self.annotators, "held_out": HELD_OUT, "most": self.most}
+
+    def split(self, seed: int) -> tuple[Any, Judgments]:
+        """A town, and its held-out rankings: the last ones of every annotator."""
+        made = simulated(self, seed)
+        turn = np.arange(len(made.judgments)) % (self.most + HELD_OUT)
+        return made, made.judgments.select(np.flatnonzero(turn >= self.most).tolist())
+
+
+@cache
+def simulated(place: Place, seed: int) -> Any:
+    return place.town(place.annotators, place.most + HELD_OUT, seed)
+
+
+def usual_town(annotators: int, each: int, seed: int) -> Simulation:
+    return simulate(Town(annotators=annotators, judgments_per_annotator=each, seed=seed))
 
 
 def curve(options: argparse.Namespace) -> None:
-    name, settings = options.names["curve"], curve_settings(options.annotators)
-    cells = itertools.product(options.seeds, options.responses, options.judgments, options.methods)
-    for seed, responses, judgments, method in cells:
-        part, changed = f"{name}/{named(method)}-{responses}-{seed}", settings | METHODS[method]
+    place = Place(options.names["curve"], usual_town, town_language_model, options.annotators, MOST)
+    cells(place, options.seeds, options.responses, options.judgments, options.methods or USUAL)
+
+
+def blind_part(options: argparse.Namespace) -> None:
+    place = Place(options.names["blind"], blind.simulate, blind.language_model, options.annotators, MOST)
+    cells(place, options.seeds, [3], [MOST], options.methods or BLIND)
+
+
+def cells(place: Place, seeds: list[int], responses: list[int], judgments: list[int], methods: list[str]) -> None:
+    """Run and store the cells of a table that are not stored yet."""
+    for seed, shown, each, method in itertools.product(seeds, responses, judgments, methods):
+        part, changed = f"{place.name}/{named(method)}-{shown}-{seed}", place.settings() | METHODS[method]
         rows = kept(part, changed)
-        if str(judgments) in rows:
+        if str(each) in rows:
             continue
-        place = {"method": method, "responses": responses, "judgments": judgments, "seed": seed}
-        rows[str(judgments)] = place | measured(method, responses, judgments, seed, options.annotators)
-        print(rows[str(judgments)], flush=True)
+        cell = {"method": method, "responses": shown, "judgments": each, "seed": seed}
+        rows[str(each)] = cell | measured(place, method, shown, each, seed)
+        print(rows[str(each)], flush=True)
         keep(part, changed, rows)
-        merge(name, settings)
-    merge(name, settings)
-
-
-def curve_settings(annotators: int) -> dict[str, Any]:
-    return {**EM_DPO, "annotators": annotators, "held_out": HELD_OUT, "most": MOST}
+    merge(place)
 
 
 def named(method: str) -> str:
     return method.replace(", ", "-").replace(" ", "-")
 
 
-def merge(name: str, settings: dict[str, Any]) -> None:
-    """Collect what all processes have stored so far in one file for the table."""
-    rows = []
-    for method, changed in METHODS.items():
-        for file in sorted((OUT / name).glob(f"{named(method)}-[23]-*.json")):
-            rows += list(kept(f"{name}/{file.stem}", settings | changed).values())
-    keep(name, settings, rows)
+def merge(place: Place) -> None:
+    """Collect what all processes have stored so far in one file for the table; one process at a time."""
+    with open(OUT / f"{place.name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        rows = []
+        for method, changed in METHODS.items():
+            for file in sorted((OUT / place.name).glob(f"{named(method)}-[23]-*.json")):
+                rows += list(kept(f"{place.name}/{file.stem}", place.settings() | changed).values())
+        keep(place.name, place.settings(), rows)
 
 
-@cache
-def town_and_test(seed: int, annotators: int) -> tuple[Simulation, Judgments]:
-    """A town, and its held-out rankings: the last ones of every annotator."""
-    town = simulate(Town(annotators=annotators, judgments_per_annotator=MOST + HELD_OUT, seed=seed))
-    turn = np.arange(len(town.judgments)) % (MOST + HELD_OUT)
-    return town, town.judgments.select(np.flatnonzero(turn >= MOST).tolist())
-
-
-def training(town: Simulation, judgments: int, responses: int) -> Judgments:
+def training(town: Any, judgments: int, responses: int) -> Judgments:
     """The first judgments of every annotator, on the first responses of each.
 
     Responses are in random order, and a Plackett-Luce ranking of three orders any two of them as a judgment on those
@@ -188,9 +172,9 @@ def training(town: Simulation, judgments: int, responses: int) -> Judgments:
     return Judgments.from_rows(rows)
 
 
-def measured(method: str, responses: int, judgments: int, seed: int, annotators: int) -> dict[str, Any]:
+def measured(place: Place, method: str, responses: int, judgments: int, seed: int) -> dict[str, Any]:
     """One run, evaluated on held-out rankings."""
-    town, test = town_and_test(seed, annotators)
+    town, test = place.split(seed)
     train = training(town, judgments, responses)
     clock = Clock()
     if method == START:
@@ -201,12 +185,15 @@ def measured(method: str, responses: int, judgments: int, seed: int, annotators:
     items = items_of(test)
     if method == KNOWN:
         return held_out_metrics(test, items, true_utilities(town, items), *truth(town, train))
-    trainer = em_dpo(train, seed, METHODS[method])
+    trainer = em_dpo(train, seed, METHODS[method], place.model())
+    clock = Clock()
     trainer.train()
     seconds = clock()
     items, utilities = trainer.score(test)
     metrics = held_out_metrics(test, items, utilities, trainer.mixture, trainer.posteriors)
     metrics |= {"verdict": trainer.verdict.verdict, "seconds": seconds, "masses": trainer.mixture_weights.tolist()}
+    metrics |= {"rounds": len(trainer.rounds) - 1, "kept": trainer.kept.round}
+    metrics |= {"gain": trainer.kept.gain, "gain_error": trainer.kept.error}
     if METHODS[method].get("types") == 1:
         del metrics["type_accuracy"]
     return metrics
@@ -222,12 +209,12 @@ def held_out_metrics(
     return {name: metrics[name] for name in names} | {"own_log_loss": float(-own.mean())}
 
 
-def true_utilities(town: Simulation, items: Items) -> np.ndarray:
+def true_utilities(town: Any, items: Items) -> np.ndarray:
     """The utility of each response to each type, `(types, responses)`."""
     return np.stack([town.utilities(text) for text in items.responses], 1)
 
 
-def truth(town: Simulation, train: Judgments) -> tuple[Mixture, dict[str, np.ndarray]]:
+def truth(town: Any, train: Judgments) -> tuple[Mixture, dict[str, np.ndarray]]:
     """True shares, and posteriors of annotators under true utilities: the best possible on average."""
     shares = {kind.name: kind.share for kind in town.town.types}
     mixture, items = Mixture(shares, beta=1.0), items_of(train)
@@ -237,7 +224,7 @@ def truth(town: Simulation, train: Judgments) -> tuple[Mixture, dict[str, np.nda
     return mixture, {str(name): own for name, own in zip(names, gamma, strict=True)}
 
 
-PARTS = {"recovery": recovery, "curve": curve}
+PARTS = {"curve": curve, "blind": blind_part}
 
 
 def main() -> None:
@@ -245,18 +232,16 @@ def main() -> None:
         __doc__,
         only=parts(PARTS),
         annotators=60,
-        recovery_seeds=[0, 1, 2, 3, 4],
-        each=(12, "Judgments per annotator in recovery."),
-        methods=Option(USUAL, "Methods of the curve.", METHODS),
-        responses=Option([2, 3], "Responses in a judgment of the curve.", (2, 3)),
-        seeds=([0, 1, 2], "Seeds of the curve."),
-        judgments=([1, 2, 4, 8, 12, 24], "Judgments per annotator in the curve."),
+        methods=Option([], "Methods; by default those of the part's table.", METHODS, str),
+        responses=Option([3], "Responses in a judgment of the curve.", (2, 3)),
+        seeds=[0, 1, 2],
+        judgments=([4, 8, 12], "Judgments per annotator in the curve."),
         quick=QUICK,
     )
     if max(options.judgments) > MOST:
         raise SystemExit(f"--judgments: at most {MOST}")
     if options.quick:
-        options.recovery_seeds, options.seeds, options.judgments, options.each = [0], [0], [2], 4
+        options.seeds, options.judgments, options.annotators = [0], [2], 20
     options.names = {part: f"em_town_{part}{'_quick' * options.quick}" for part in PARTS}
     transformers.logging.set_verbosity_error()
     for part in options.only:

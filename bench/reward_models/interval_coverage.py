@@ -7,8 +7,12 @@ import time
 from typing import Any
 
 import numpy as np
-from scipy.special import expit
+from scipy.special import expit, logit
 
+from pluralign.evaluation.calibration.crowd import crowd_calibration, crowd_pairs
+from pluralign.evaluation.calibration.reliability import calibration_p_value
+from pluralign.evaluation.crowds.distributions import Votes, evaluate_distributions
+from pluralign.evaluation.crowds.vote_slices import vote_counts
 from pluralign.evaluation.intervals import Resampling
 from pluralign.evaluation.pairs import Pairs
 from pluralign.evaluation.rewards.metrics import pair_metrics
@@ -26,9 +30,13 @@ DESIGNS = {
 }
 """Number of prompts, and judgments of each annotator."""
 
+TRUTH_PROMPTS = 8000
 SKEWED, ANNOTATORS = "100 annotators, as in ConvArg", 100
 PROMPT_SD, ANNOTATOR_SD, TEMPERATURE = 0.5, 1.0, 1.25
 METRICS = ("accuracy", "log_loss", "brier_reliability", "ece_smooth")
+CROWD = ("crowd_accuracy", "crowd_brier", "crowd_noise", "crowd_ece", "crowd_ece_majority", "majority_accuracy",
+         "interval_coverage", "total_variation", "share_ece")  # fmt: skip
+"""Metrics of the votes on each prompt's pair, and of a predicted distribution over the two labels "right", "wrong"."""
 
 
 def drawn(rng: np.random.Generator, prompts: int, counts: np.ndarray) -> tuple[Pairs, np.ndarray]:
@@ -59,25 +67,59 @@ def intervals(pairs: Pairs, won: np.ndarray, replicates: int, seed: int) -> dict
     found = {}
     for name, known in (("prompts", alone), ("both", pairs)):
         votes = Resampling(known.prompt, replicates, seed=seed, annotator=known.annotator)
-        found[name] = pair_metrics(known, replicates=replicates, seed=seed)
+        found[name] = pair_metrics(known, replicates=replicates, seed=seed) | of_votes(known, replicates, seed)
         found[name] |= votes.mean_intervals({"win_rate": (won, 1.0)})
+        calibrated = Pairs(**{**vars(known), "margin": np.sign(pairs.margin) * calibrated_size(np.abs(pairs.margin))})
+        p_value = calibration_p_value(calibrated, draws=replicates, seed=seed)
+        found[name]["called_miscalibrated"] = float(p_value is not None and p_value <= 0.05)
     return found
 
 
+def of_votes(pairs: Pairs, replicates: int, seed: int) -> dict[str, float]:
+    """The metrics of `CROWD`: the judgments of a prompt are votes on its one pair."""
+    count, size, right = len(pairs.margin), np.abs(pairs.margin), pairs.margin > 0
+    crowd = crowd_pairs(
+        np.stack([size, np.zeros(count)], 1).ravel(), np.where(right[:, None], [1, 2], [2, 1]).ravel(),
+        np.arange(0, 2 * count + 1, 2), pairs.prompt, pairs.weight, np.tile([0, 1], count), annotator=pairs.annotator,
+    )  # fmt: skip
+    prompts, first, item = np.unique(pairs.prompt, return_index=True, return_inverse=True)
+    predicted = expit(size[first])
+    voters = None if pairs.annotator is None else Votes(item, (~right).astype(int), pairs.annotator, pairs.weight)
+    distributions = evaluate_distributions(
+        np.stack([predicted, 1 - predicted], 1), vote_counts(item, (~right).astype(int), len(prompts), 2),
+        [1.0, 0.0], prompts, replicates=replicates, seed=seed, voters=voters,
+    )  # fmt: skip
+    found = crowd_calibration(crowd, replicates=replicates, seed=seed) | distributions
+    return {key: value for key, value in found.items() if key.removesuffix("_low").removesuffix("_high") in CROWD}
+
+
+def calibrated_size(size: np.ndarray) -> np.ndarray:
+    """The log-odds that annotators agree on average, where the model says `size`."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(40)
+    shift = np.hypot(PROMPT_SD, ANNOTATOR_SD) * nodes
+    return logit(expit(size[:, None] / TEMPERATURE + shift) @ weights / weights.sum())
+
+
 def covered(options: argparse.Namespace) -> list[dict[str, Any]]:
-    truth = intervals(*drawn(np.random.default_rng(99), 300_000, np.ones(300_000, dtype=np.int64)), 0, 0)["both"]
+    whole = intervals(*drawn(np.random.default_rng(99), 300_000, np.ones(300_000, dtype=np.int64)), 0, 0)["both"]
     skewed = convarg_counts()
     rows = []
     for number, (design, (prompts, given)) in enumerate((DESIGNS | {SKEWED: (100, None)}).items()):
         rng, start = np.random.default_rng(number), time.perf_counter()
-        hits = {key: {"prompts": 0, "both": 0} for key in ("win_rate", *METRICS)}
+        # Metrics of votes depend on the number of votes of a pair.
+        votes = round(sum(given) / prompts if given else ANNOTATORS * skewed.mean() / prompts)
+        many = np.ones(TRUTH_PROMPTS * votes, dtype=np.int64)
+        truth = whole | of_votes(drawn(np.random.default_rng(98), TRUTH_PROMPTS, many)[0], 0, 0)
+        hits = {key: {"prompts": 0, "both": 0} for key in ("win_rate", *METRICS, *CROWD)}
         width = {key: {"prompts": 0.0, "both": 0.0} for key in hits}
+        called = {"prompts": 0.0, "both": 0.0}
         judgments = 0
         for seed in range(options.simulations):
             counts = rng.choice(skewed, size=ANNOTATORS) if given is None else np.array(given)
             pairs, won = drawn(rng, prompts, counts)
             judgments += len(won)
             for way, metrics in intervals(pairs, won, options.replicates, seed).items():
+                called[way] += metrics["called_miscalibrated"] / options.simulations
                 for key in hits:
                     low, high = metrics[f"{key}_low"], metrics[f"{key}_high"]
                     hits[key][way] += low <= truth[key] <= high
@@ -86,14 +128,15 @@ def covered(options: argparse.Namespace) -> list[dict[str, Any]]:
             share = {way: count / options.simulations for way, count in own.items()}
             mean = {way: total / options.simulations for way, total in width[key].items()}
             rows.append({"design": design, "metric": key, "truth": truth[key], "covered": share, "width": mean})
-        print(design, judgments // options.simulations, {row["metric"]: row["covered"] for row in rows[-len(hits) :]},
-              f"{time.perf_counter() - start:.0f} s", flush=True)  # fmt: skip
+        rows.append({"design": design, "metric": "called_miscalibrated", "covered": called})
+        shown = {row["metric"]: row["covered"] for row in rows[-len(hits) - 1 :]}
+        print(design, judgments // options.simulations, shown, f"{time.perf_counter() - start:.0f} s", flush=True)
     return rows
 
 
 def main() -> None:
     options = parsed(
-        __doc__, simulations=(100, "Simulated data sets of each design."), replicates=(200, "Bootstrap draws.")
+        __doc__, simulations=(200, "Simulated data sets of each design."), replicates=(200, "Bootstrap draws.")
     )
     store("interval_coverage", {"options": vars(options), "rows": covered(options)})
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn.functional import logsigmoid
 
-from pluralign.choice.min_norm import gradient_sums, gramian, min_norm_weights, residuals
+from pluralign.choice.min_norm import GramianKind, SmoothedGramian, gradient_sums, min_norm_weights, residuals
 from pluralign.choice.plackett_luce import log_likelihood
 from pluralign.evaluation.rewards.summary import evaluate_rewards
 from pluralign.scoring.items import Items
@@ -59,7 +59,7 @@ def evaluate(items: Items, rows: np.ndarray, rewards: np.ndarray, replicates: in
 
 def fit_sources(
     sources: Sequence[np.ndarray], counts: Sequence[int], normalize: Any, *, steps: int, rate: float, final: float,
-    seed: tuple[int, int],
+    seed: tuple[int, int], share: float = 1.0, kind: GramianKind = "averaged",
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """A reward trained by Adam on batches of several sources, and the mean weights of the sources over the steps.
 
@@ -71,6 +71,7 @@ def fit_sources(
         rate: learning rate at the start; it falls linearly.
         final: last learning rate divided by the first.
         seed: of the batches.
+        share, kind: of the `SmoothedGramian` that the weights are solved for.
     """
     draw = np.random.default_rng(seed)
     weights = torch.zeros(sources[0].shape[1], dtype=torch.float64, requires_grad=True)
@@ -78,6 +79,12 @@ def fit_sources(
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, final, steps)
     membership = torch.eye(len(sources), dtype=torch.float64).repeat_interleave(torch.tensor(counts), 0)
     totals = membership.sum(0)
+    smoothed = SmoothedGramian(share, kind)
+    # A source's pairs are drawn independently, so its first and its second half are halves of the step.
+    first = torch.cat([torch.arange(count) < (count + 1) // 2 for count in counts])
+    parts = [first | ~first] if smoothed.halves == 1 else [first, ~first]
+    masks = [membership * part[:, None] for part in parts]
+    present = torch.stack([mask.sum(0) > 0 for mask in masks])
     index = torch.arange(len(membership))[:, None]
     mixed = totals / totals.sum()
     summed = np.zeros(len(sources))
@@ -87,8 +94,10 @@ def fit_sources(
         margins = (states @ weights)[:, None]  # a pair is its difference alone: the rejected response is at 0
         losses = -logsigmoid(margins[:, 0])
         if normalize is not None:
-            sums = gradient_sums(residuals(losses, margins), index, states, membership)
-            mixed = torch.from_numpy(min_norm_weights(gramian(sums / totals[:, None]), normalize=normalize))
+            left = residuals(losses, margins)
+            means = [gradient_sums(left, index, states, mask) / mask.sum(0).clamp(min=1)[:, None] for mask in masks]
+            inner = smoothed.add(torch.stack(means), present)
+            mixed = torch.from_numpy(min_norm_weights(inner, normalize=normalize))
         summed += mixed.numpy()
         optimizer.zero_grad()
         (mixed @ (membership.T @ losses / totals)).backward()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..common.tables import named, paragraph, table
+from .interval_coverage import CROWD
 
 
 def convarg(found: Any) -> list[str]:
@@ -127,13 +128,18 @@ def interval_coverage(found: Any) -> list[str]:
     intro = """{simulations} simulated data sets of each design, {replicates} bootstrap draws. Each cell: share of the
         95 % intervals that hold the truth, over prompts alone / over prompts and annotators."""
     metrics = next(iter(rows.values())).keys() - {"design"}
-    cells = {
-        key: f"{{{key}[prompts]:.2f}} / {{{key}[both]:.2f}}"
-        for key in ("win_rate", "accuracy", "log_loss", "brier_reliability", "ece_smooth")
-        if key in metrics
-    }
     template = "\n| design | ... |\n---\n| {design} | ... |"
-    return [paragraph(intro.format_map(found["options"])), table(rows.values(), template, cells)]
+    called = """How often a model that is calibrated on average over prompts and annotators has an `ece_p_value` of .05
+        or less; .05 is right. Over prompts alone / over prompts and annotators: {calls}."""
+    shown = "; ".join(
+        "{called_miscalibrated[prompts]:.2f} / {called_miscalibrated[both]:.2f} ({design})".format_map(row)
+        for row in rows.values()
+    )
+    tables = []
+    for keys in (("win_rate", "accuracy", "log_loss", "brier_reliability", "ece_smooth"), CROWD):
+        cells = {key: f"{{{key}[prompts]:.2f}} / {{{key}[both]:.2f}}" for key in keys if key in metrics}
+        tables.append(table(rows.values(), template, cells))
+    return [paragraph(intro.format_map(found["options"])), *tables, paragraph(called.format(calls=shown))]
 
 
 TABLES = {

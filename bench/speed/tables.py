@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import fmean
 from typing import Any
 
-from ..common.tables import paragraph, table
+from ..common.tables import named, paragraph, table
 
 
 def speed(found: Any) -> list[str]:
@@ -53,6 +53,17 @@ def transport_speed(found: Any) -> list[str]:
     return [paragraph(intro.format_map(found)), table(found["rows"], template)]
 
 
+def audit_speed(found: Any) -> list[str]:
+    rows = named(found["rows"])
+    template = """
+        | data | judgments | annotators | responses | features | types | identification | seconds, clock
+        | seconds, processor | peak, GiB | threads |
+        ---
+        | {name} | {judgments} | {annotators} | {unique_responses} | {features} | {types} | {identification}
+        | {clock:.1f} | {processor:.1f} | {peak:.2f} | {threads} |"""
+    return [table(rows, template)]
+
+
 def dprm_step(found: Any) -> list[str]:
     options = found["options"]
     intro = f"""{options["pairs"]} pairs a step, the same {2 * options["pairs"]} responses as items of DPRM; torch with
@@ -92,4 +103,5 @@ def pm_step(found: Any) -> list[str]:
     return [paragraph(intro.format_map(found["options"])), table(rows, template)]
 
 
-TABLES = {make.__name__: make for make in (speed, speed_curves, transport_speed, dprm_step, more_cost, pm_step)}
+_MAKERS = (speed, speed_curves, transport_speed, audit_speed, dprm_step, more_cost, pm_step)
+TABLES = {make.__name__: make for make in _MAKERS}

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 from scipy.special import logsumexp
+from scipy.stats import norm
 
 from pluralign.choice.latent_class import LatentClassPlackettLuce, Panel
 from pluralign.choice.random_coefficients import RandomCoefficientsPlackettLuce
@@ -137,3 +139,31 @@ def test_wrong_settings_are_named(settings, message):
     panel, _ = drawn(4, 2, np.eye(3))
     with pytest.raises(ValueError, match=message):
         RandomCoefficientsPlackettLuce(**settings).fit(panel)
+
+
+def simulated_log_likelihood(panel, normals):
+    """The log-likelihood of (mean, deviation of time) of a mixed logit, simulated with these draws for each person."""
+    shown, chosen = panel.rank_values > -1, panel.rank_values == 1
+    features = np.asarray(panel.features)[panel.response_ids]
+
+    def of(parameters):
+        utility = features @ parameters[:4] + parameters[4] * normals[:, None, None] * features[..., 2]
+        log_p = utility[:, chosen] - logsumexp(np.where(shown, utility, -np.inf), axis=2)
+        order = np.flatnonzero(np.diff(panel.annotator_ids, prepend=-1))
+        return float((logsumexp(np.add.reduceat(log_p, order, axis=1), axis=0) - np.log(len(normals))).sum())
+
+    return of
+
+
+def test_estimates_of_swissmetro_are_those_of_maximum_simulated_likelihood(shared_data):
+    """A mixed logit of 150 travellers by a quasi-Newton method over 500 quasi-random draws for each of them."""
+    panel = swissmetro(shared_data / "choice_panel").of_annotators(np.arange(0, 750, 5))
+    settings = {"common_variance": False, "moments": "importance", "max_iterations": 300, "tolerance": 1e-7}
+    model = RandomCoefficientsPlackettLuce(rank=0, random=[2], **settings).fit(panel)
+    draws = norm.ppf((np.arange(500) + 0.5) / 500)
+    simulated = simulated_log_likelihood(panel, draws)
+    start = np.array([-0.5, -0.5, -1.0, -1.0, 1.0])
+    found = minimize(lambda parameters: -simulated(parameters), start, method="BFGS", options={"gtol": 0.05})
+    ours = np.append(model.mean_, np.sqrt(model.variances_[2]))
+    assert simulated(ours) > -found.fun - 0.5
+    np.testing.assert_allclose(ours, np.append(found.x[:4], abs(found.x[4])), rtol=0.06, atol=0.06)

@@ -55,7 +55,7 @@ def test_a_run_from_yaml_to_a_report(run, config, files):
     assert {"eval_loss", "train_loss", "transport_cost", "total_variation", "majority_accuracy"} <= metrics.keys()
     assert metrics["items"] == 12
     resolved = yaml.safe_load((folder / "config.yaml").read_text())
-    assert (resolved["loss"], resolved["item_weight"], resolved["delta"]) == ("ot", "votes", 0.1)
+    assert (resolved["loss"], resolved["item_weight"], resolved["delta"]) == ("energy", "votes", 0.1)
     assert not [file for file in folder.rglob("*") if file.suffix in (".bin", ".pt", ".pth", ".pkl")]
     assert isinstance(load_reward_model(folder, device="cpu"), LabelModel)
     assert "distributions" in (folder / "README.md").read_text()
@@ -132,7 +132,8 @@ WRONG = [
     ({"cost": "matrix", "cost_matrix": [[0, 1], [1, 0]]}, "cost: expected 3 rows of 3 numbers"),
     ({"smoothing": 0.7}, "smoothing: found 0.7"),
     ({"vote_state": "nowhere.parquet"}, "nowhere.parquet"),
-    ({"preset": "paper"}, "key 'preset': found 'paper', expected one of DPRM_C, DPRM_W, DPRM_OT"),
+    ({"preset": "authors"}, "key 'preset': found 'authors', expected one of paper, DPRM_C, DPRM_W, DPRM_OT"),
+    ({"prior_strength": "many"}, "key 'prior_strength': found 'many', expected a number or one of labels, estimated"),
 ]
 
 

@@ -114,7 +114,15 @@ def test_polis_votes_that_cannot_be_read_are_named(run, tmp_path):
     assert (row["prompt"], row["responses"], row["ranks"]) == ("The town", ["More trees", "Fewer cars"], [2, 1])
     assert (row["annotator"], row["group"], row["source"]) == ("town/8", "town/1", "town")
     (tmp_path / "town.comments.csv").write_text("comment-id,comment-body\n0,Same\n1,Same\n2,Other\n")
-    refused(run, "row 2, column '1': has the same text as statement 0", "import", file, *out, "--shape", "people")
+    refused(
+        run,
+        "row 2, column '1': the statement has the same text as statement 0",
+        "import",
+        file,
+        *out,
+        "--shape",
+        "people",
+    )
     (tmp_path / "town.summary.csv").unlink()
     refused(run, "give the topic with --prompt", "import", file, *out)
 
@@ -279,3 +287,13 @@ def test_a_bad_row_after_many_good_ones_is_one_line_on_the_error_stream(tmp_path
     assert "row 20001" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out.parquet").exists()
+
+
+def test_statements_with_one_text_do_not_share_their_votes(run, tmp_path):
+    """Otherwise one person would vote twice on one item."""
+    file = polis(tmp_path, "town", HEADER + "7,0,1,1,1,-1,\n")
+    (tmp_path / "town.comments.csv").write_text("comment-id,comment-body\n0,Same\n1,Same\n2,Other\n")
+    out = ["--format", "polis", "--out", tmp_path / "o.parquet"]
+    refused(run, "row 1, column '1': the statement has the same text as statement 0", "import", file, *out)
+    assert run("import", file, *out, "--drop-columns", "0,n-agree")[0] == 0
+    assert read(tmp_path / "o.parquet").column("labels") == [["disagree"]]

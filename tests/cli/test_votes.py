@@ -21,6 +21,7 @@ def test_update_makes_a_state_and_says_what_moved(run, tmp_path):
         "new judgments: 3",
         "already known: 0",
         "new items: 1 of 1",
+        "prior: counts as 4 votes an item",
         "moved most (total variation, votes, mean before -> after):",
         "  0.143  3 votes  A 0.50 -> 0.36, B 0.50 -> 0.64  'Tea?' | 'no' | 'yes'",
         f"created {state}",

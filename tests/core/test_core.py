@@ -76,7 +76,7 @@ def test_processes_that_write_one_cache_file_at_once_all_succeed(tmp_path):
         "from pathlib import Path\n"
         "from pluralign.core.files import atomic_write\n"
         "folder = Path(sys.argv[1])\n"
-        "with atomic_write(folder / 'a.bin', shared=True) as out:\n"
+        "with atomic_write(folder / 'a.bin') as out:\n"
         "    out.write(b'same')\n"
         "    (folder / f'ready-{sys.argv[2]}').touch()\n"
         "    while len(list(folder.glob('ready-*'))) < 2:\n"
@@ -86,3 +86,24 @@ def test_processes_that_write_one_cache_file_at_once_all_succeed(tmp_path):
     assert [process.wait(timeout=60) for process in running] == [0, 0]
     assert (tmp_path / "a.bin").read_bytes() == b"same"
     assert not list(tmp_path.glob(".*"))
+
+
+def test_two_writers_of_one_file_leave_a_whole_one_and_clean_up_after_the_dead(tmp_path):
+    """A writer that ends while another one writes removes nothing of the other's; a killed one's rest goes."""
+    stale = tmp_path / ".a.bin.0123abcd.partial"
+    stale.write_bytes(b"half")
+    with atomic_write(tmp_path / "a.bin") as slow:
+        slow.write(b"slow")
+        with atomic_write(tmp_path / "a.bin") as fast:
+            fast.write(b"fast")
+        assert (tmp_path / "a.bin").read_bytes() == b"fast"
+        assert not stale.exists()
+    assert (tmp_path / "a.bin").read_bytes() == b"slow"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_a_file_keeps_the_rights_that_the_system_gives(tmp_path):
+    (tmp_path / "plain").touch()
+    with atomic_write(tmp_path / "made") as out:
+        out.write(b"x")
+    assert (tmp_path / "made").stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.intervals import Resampling, _variance, annotator_ids, percentiles, ratio
+from pluralign.evaluation.intervals import Resampling, _covariance, annotator_ids, percentiles, ratio
 
 
 def drawn_sums(sums, replicates, seed=0, **more):
@@ -154,9 +154,33 @@ def test_equal_clusters_have_the_usual_factor_and_a_dominant_one_a_bounded_one()
     residual = np.random.default_rng(20).normal(size=30)
     code = np.repeat(np.arange(6), 5)
     sums = residual.reshape(6, 5).sum(axis=1)
-    assert _variance(residual, code, np.ones(30)) == pytest.approx(sums @ sums * 6 / 5)
+    assert _covariance(residual[:, None], code, np.ones(30)).item() == pytest.approx(sums @ sums * 6 / 5)
     heavy = np.where(code == 0, 1e9, 1.0)
-    assert _variance(residual, code, heavy) == pytest.approx(4 * sums @ sums)
+    assert _covariance(residual[:, None], code, heavy).item() == pytest.approx(4 * sums @ sums)
+
+
+def test_ends_of_a_sum_of_absolute_values_hold_a_small_and_a_large_one():
+    """Five gaps, each a mean over 200 observations: a plain percentile interval never holds a sum of 0."""
+    rng = np.random.default_rng(22)
+    for gap, least in ((0.0, 0.93), (0.02, 0.85), (0.2, 0.9)):
+        covered = 0
+        for _ in range(200):
+            values = gap + rng.normal(scale=0.4, size=(200, 5))
+            gaps = values.mean(axis=0)
+            low, high = Resampling(np.arange(200)).absolute_sum_ends(gaps, (values - gaps) / 200)
+            assert low <= np.abs(gaps).sum() <= high
+            covered += low <= 5 * gap <= high
+        assert covered / 200 >= least
+
+
+def test_covariances_are_those_of_half_widths():
+    rng = np.random.default_rng(23)
+    prompt, annotator, value = panel(rng, 30, 15, 20)
+    resampling = Resampling(prompt, annotator=annotator)
+    residual = (value - value.mean()) / len(value)
+    covariance = resampling.covariance(np.stack([residual, -2 * residual], axis=1))
+    assert covariance == pytest.approx(covariance[0, 0] * np.array([[1, -2], [-2, 4]]))
+    assert resampling.half_width(residual) == pytest.approx(1.959964 * math.sqrt(covariance[0, 0]))
 
 
 def test_a_few_busy_annotators_leave_the_coverage():

@@ -40,7 +40,7 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(PluralignError, match="no such file"):
         read_annotator_weights(tmp_path / "missing.parquet")
     (tmp_path / "text.parquet").write_text("annotator,weight\n")
-    with pytest.raises(PluralignError, match="not a Parquet file"):
+    with pytest.raises(PluralignError, match="not a readable Parquet file"):
         read_annotator_weights(tmp_path / "text.parquet")
 
 

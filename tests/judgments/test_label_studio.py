@@ -267,3 +267,17 @@ def test_a_bad_annotation_is_rejected_and_its_neighbours_stay(tmp_path):
         (2, "annotations"),
     ]
     assert (done.judgments, done.tally.rows) == (2, 2)
+
+
+def test_an_empty_text_is_refused_and_not_replaced_by_the_title(tmp_path):
+    """Another key is read only where the first one is absent."""
+    items = [{"id": "a", "body": "", "title": "a title"}, {"id": "b", "title": "b title"}]
+    ranking = {"type": "ranker", "from_name": "rank", "value": {"ranker": {"rank": ["a", "b"]}}}
+    task = {"data": {"prompt": "Tea?", "items": items}, "annotations": [{"completed_by": 1, "result": [ranking]}]}
+    (tmp_path / "export.json").write_text(json.dumps([task]))
+    with pytest.raises(PluralignError, match="row 1, column 'responses': response 1 is empty"):
+        import_files([tmp_path / "export.json"], tmp_path / "out.parquet", format="label-studio")
+    items[0]["body"] = "a body"
+    (tmp_path / "export.json").write_text(json.dumps([task]))
+    import_files([tmp_path / "export.json"], tmp_path / "out.parquet", format="label-studio")
+    assert read(tmp_path / "out.parquet").column("responses") == [["a body", "b title"]]

@@ -89,8 +89,11 @@ def test_several_files_are_one_table(rows, tmp_path):
     table.select([0]).write(tmp_path / "a.parquet")
     table.select([1, 2]).write(tmp_path / "b.jsonl")
     assert read([tmp_path / "a.parquet", tmp_path / "b.jsonl"]).table.equals(table.table)
-    with pytest.raises(PluralignError, match=r"a.parquet, row 1, column 'id': .* already used"):
+    with pytest.raises(PluralignError, match=r"a.parquet: is given twice"):
         read([tmp_path / "a.parquet", tmp_path / "a.parquet"])
+    table.select([0, 1]).write(tmp_path / "c.parquet")
+    with pytest.raises(PluralignError, match=r"c.parquet, row 1, column 'id': .* already used"):
+        read([tmp_path / "a.parquet", tmp_path / "c.parquet"])
     other = Judgments.from_rows([{"responses": ["x"], "labels": [3]}], BUILT_IN_SCALES["1-to-5"])
     other.write(tmp_path / "c.parquet")
     with pytest.raises(PluralignError, match="differs from 'agree-pass-disagree'"):

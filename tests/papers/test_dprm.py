@@ -16,6 +16,7 @@ from dprm_setup import LOSSES, make, predictions
 from labelled import voted
 from pluralign.choice.dirichlet import (
     credible_interval,
+    estimated_strength,
     faded,
     marginals,
     posterior_mean,
@@ -93,6 +94,46 @@ def test_a_huge_majority_keeps_the_others_beta():
     """Subtracting from the total would leave 1e9 + 0.1 - 1e9 with seven digits."""
     _, others = marginals([1e9, 0.1])
     assert others[0] == 0.1
+
+
+def test_the_estimated_strength_is_the_most_likely_one(draw):
+    """Votes of items whose shares are Dirichlet(kappa q); the likelihood is SciPy's, and it falls on both sides."""
+    q = np.array([0.5, 0.3, 0.2])
+    for kappa in (0.3, 2.0, 12.0):
+        shares = draw.dirichlet(kappa * q, size=1500)
+        sizes = draw.integers(1, 12, size=1500)
+        counts = np.stack([draw.multinomial(n, share) for n, share in zip(sizes, shares, strict=True)])
+        found = estimated_strength(counts, q)
+        assert found == pytest.approx(kappa, rel=0.2)
+        several = counts[sizes > 1]
+        likelihoods = [
+            stats.dirichlet_multinomial.logpmf(several, strength * q, several.sum(1)).sum()
+            for strength in (found, found * 1.01, found / 1.01)
+        ]
+        assert likelihoods[0] >= max(likelihoods[1:])
+        assert estimated_strength(counts[:, [2, 0, 1]], q[[2, 0, 1]]) == pytest.approx(found, rel=1e-4)
+    # Single votes say nothing, and of a handful of items nothing is said.
+    assert estimated_strength(np.eye(3)[draw.integers(3, size=100)], q) is None
+    assert estimated_strength(counts[:9], q) is None
+
+
+def test_transport_learns_a_sharper_crowd_from_single_votes_than_energy():
+    """One vote an item, the best constant: energy and cross-entropy are proper scores, transport gives the median."""
+    truth = np.array([0.45, 0.25, 0.15, 0.10, 0.05])
+    votes = torch.eye(5, dtype=torch.float64)
+    found = {}
+    for loss in LOSSES:
+        logits = torch.zeros(5, dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.Adam([logits], lr=0.05)
+        for _ in range(1500):
+            optimizer.zero_grad()
+            each = distribution_loss(logits.expand(5, 5), votes, loss=loss, cost=cost_of(loss, np.arange(4.0, -1, -1)))
+            (torch.from_numpy(truth) @ each).backward()
+            optimizer.step()
+        found[loss] = logits.detach().softmax(-1).numpy()
+    for loss in ("energy", "ce"):
+        np.testing.assert_allclose(found[loss], truth, atol=5e-3)
+    assert found["ot"][1] > 0.85
 
 
 def test_two_labels_are_beta_bernoulli(draw):
@@ -597,7 +638,7 @@ def test_a_head_that_sees_the_item_reaches_every_target(loss, scale, tiny_model,
     scale = BUILT_IN_SCALES[scale]
     trainer = make(
         tiny_model, voted(scale=scale), tmp_path, scale=scale, loss=loss, max_steps=400, learning_rate=0.1,
-        lr_scheduler_type="cosine", layout="flat", logging_steps=400, max_grad_norm=0.0,
+        lr_scheduler_type="cosine", layout="flat", logging_steps=400, max_grad_norm=0.0, prior_strength="labels",
     )  # fmt: skip
     with torch.no_grad():
         (block,) = trainer.data_collator(list(range(12)))["blocks"]

@@ -113,9 +113,9 @@ def test_temperatures_fall_geometrically_to_one(steps):
     found = temperatures(3.0, steps)
     assert len(found) == steps
     if steps:
-        assert found[-1] == 1
-    if steps > 1:
         assert found[0] == 3
+    if steps > 1:
+        assert found[-1] == 1
         np.testing.assert_allclose(np.diff(np.log(found)), -np.log(3) / (steps - 1))
 
 
@@ -527,11 +527,11 @@ FIRST = [
     ("shown", "values", "expected", "routing"), [*((*case, "dense") for case in FIRST), (*FIRST[3], "sampled")]
 )
 def test_first_losses_are_those_of_equal_utilities(shown, values, expected, routing, tiny_model, tmp_path):
-    """In every M-step, for every type: adapters are zero again, and the factors of a full batch average to 1."""
+    """In every M-step from the reference, for every type, and the factors of a full batch average to 1."""
     rows = people(annotators=6, each=2, shown=shown, types=3, weight=lambda person, turn: 1.0 + person % 3)
     trainer = make(
         tiny_model, rows, tmp_path, types=3, start="dirichlet", routing=routing, rounds=1, floor=0.0,
-        per_device_train_batch_size=16, learning_rate=0.03, num_train_epochs=3, **values,
+        round_epochs=3, per_device_train_batch_size=16, learning_rate=0.03, num_train_epochs=3, **values,
     )  # fmt: skip
     met = []
     inner = trainer.compute_loss
@@ -542,9 +542,9 @@ def test_first_losses_are_those_of_equal_utilities(shown, values, expected, rout
     first = {}
     for entry, kind in zip(found, met, strict=True):
         first.setdefault((entry["m_step"], kind), entry["loss"])
-    assert {number for number, _ in first} == {1, 0}
+    assert {number for number, _ in first} == {1, 2, 0}, "one on each half, then the last"
     if routing == "dense":
-        assert len(first) == 6
+        assert len(first) == 9
     assert list(first.values()) == pytest.approx([expected] * len(first), rel=1e-5)
     assert found[-1]["loss"] != pytest.approx(expected, rel=1e-5), "something was learned since"
 
@@ -552,7 +552,7 @@ def test_first_losses_are_those_of_equal_utilities(shown, values, expected, rout
 def test_every_adapter_is_in_the_optimiser_and_moves_and_the_base_stays(tiny_model, tmp_path):
     trainer = make(tiny_model, people(annotators=9, types=3), tmp_path, types=3, learning_rate=1e-2, rounds=2)
     before = {name: tensor.detach().clone() for name, tensor in trainer.model.named_parameters()}
-    starts, known, moments = [], [], []
+    starts, ends, known, moments = [], [], [], []
 
     class Watch(transformers.TrainerCallback):
         def on_train_begin(self, args, state, control, optimizer, **_):
@@ -561,19 +561,24 @@ def test_every_adapter_is_in_the_optimiser_and_moves_and_the_base_stays(tiny_mod
             starts.append([tensors_of(trainer, kind) for kind in range(3)])
             moments.append(len(optimizer.state))
 
+        def on_train_end(self, *_, **__):
+            ends.append([tensors_of(trainer, kind) for kind in range(3)])
+
     trainer.add_callback(Watch())
     trainer.train()
     adapters = {name for name in before if "lora_" in name}
-    assert known == [adapters] * 3
-    assert moments == [0] * 3, "every M-step has an optimiser of its own"
+    assert known == [adapters] * 5
+    assert moments == [0] * 5, "every M-step has an optimiser of its own"
     assert all(any(f".type-{kind}." in name for name in adapters) for kind in (1, 2, 3))
     moved = {name for name, tensor in trainer.model.named_parameters() if not torch.equal(tensor, before[name])}
     assert moved == adapters
-    for m_step in starts:
-        for kind in m_step:
-            assert kind.keys() == starts[0][0].keys()
-            for name, tensor in kind.items():
-                assert torch.equal(tensor, starts[0][0][name]), "restarted, and all types alike"
+    # The first round starts from the reference on either half, the second where the first left that half, and the
+    # last M-step from the reference again.
+    for m_step, expected in enumerate([[starts[0][0]] * 3] * 2 + [ends[0], ends[1], [starts[0][0]] * 3]):
+        for found, kind in zip(starts[m_step], expected, strict=True):
+            assert kind.keys() == found.keys()
+            for name, tensor in found.items():
+                assert torch.equal(tensor, kind[name]), (m_step, name)
 
 
 def by_hand(base, folder, rows, beta, top=None, loss_type="plackett-luce"):
@@ -588,7 +593,7 @@ def by_hand(base, folder, rows, beta, top=None, loss_type="plackett-luce"):
             u = [beta * (up[one] - bottom[one]) for one in order]
             if loss_type == "sigmoid":
                 pairs = [-math.log1p(math.exp(b - a)) for place, a in enumerate(u) for b in u[place + 1 :]]
-                found[number, kind] = np.mean(pairs)
+                found[number, kind] = np.sum(pairs)
             else:
                 for place in range(len(u) - 1 if top is None else top):
                     found[number, kind] += u[place] - math.log(sum(math.exp(v) for v in u[place:]))
@@ -606,14 +611,15 @@ def posterior(rows, told, log_eta, chosen):
 
 
 def trained_and_kept(trainer, folder):
-    """Train, with a folder of the adapters as they were at each E-step."""
-    inner = trainer._e_step
+    """Train, with a folder of the adapters as they were after each M-step."""
+    inner = trainer._m_step
 
-    def e_step(number, scored):
+    def m_step(place, number, *others, **named):
+        done = inner(place, number, *others, **named)
         trainer.save_model(str(folder / str(number)))
-        return inner(number, scored)
+        return done
 
-    trainer._e_step = e_step
+    trainer._m_step = m_step
     trainer.train()
     return trainer
 
@@ -624,7 +630,7 @@ def test_e_step_by_hand(values, base, tmp_path):
     rows = people(annotators=4, each=4, weight=lambda person, turn: [1.0, 0.5, 2.0][turn % 3])
     trainer = make(
         base, rows, tmp_path / "run", scoring="train", drop_below=0.0, floor=0.0, rounds=2, dropout=0.2,
-        learning_rate=2e-2, num_train_epochs=2, **values,
+        learning_rate=2e-2, round_epochs=2, **values,
     )  # fmt: skip
     trained_and_kept(trainer, tmp_path)
     for number in (1, 2):
@@ -639,22 +645,49 @@ def test_e_step_by_hand(values, base, tmp_path):
         assert after.record["scored_values"] == 2 * 3 * len(rows)
 
 
-def test_cross_fit_multiplies_the_held_out_likelihoods_of_both_halves(base, tmp_path):
+def test_cross_fit_multiplies_the_likelihoods_of_both_halves_under_the_other_one_s_adapters(base, tmp_path):
+    """From a random start, which is no evidence. M-steps 1 and 2 are those of the first round's halves."""
     rows = people(annotators=5, each=5)[:-4]  # the last annotator made one judgment only
     trainer = make(
-        base, rows, tmp_path / "run", drop_below=0.0, floor=0.0, rounds=2, learning_rate=2e-2, num_train_epochs=2
-    )
+        base, rows, tmp_path / "run", start="dirichlet", drop_below=0.0, floor=0.0, rounds=2, temperature=1.0,
+        learning_rate=2e-2, round_epochs=2,
+    )  # fmt: skip
     trained_and_kept(trainer, tmp_path)
     half = halves(np.array([int(row["annotator"][1:]) for row in rows]), 42)
-    told = [by_hand(base, tmp_path / str(number), rows, 0.5) for number in (1, 2)]
-    held_out = np.where((half == 1)[:, None], told[0], told[1])  # round 1 trains on half 0, and round 2 on half 1
-    first, _ = posterior(rows, held_out, trainer.rounds[0].log_weights, np.flatnonzero(half == 1))
-    silent = half[-1] == 0
-    if silent:
-        first[-1] = trainer.rounds[0].gamma[-1]  # nothing of him was scored
-    np.testing.assert_allclose(trainer.rounds[1].gamma, first, rtol=1e-3, atol=1e-6)
-    both, _ = posterior(rows, held_out, np.log(first.mean(0)), range(len(rows)))
-    np.testing.assert_allclose(trainer.responsibilities, both, rtol=1e-3, atol=1e-6)
-    one, _ = posterior(rows, held_out, np.log(first.mean(0)), np.flatnonzero(half == 0))
-    assert np.abs(one - both).max() > 1e-3, "both halves count"
-    np.testing.assert_allclose(trainer.mixture_weights, both.mean(0), rtol=1e-4, atol=1e-6)
+    assert trainer.kept.round == 2
+    for number in (1, 2):
+        told = [by_hand(base, tmp_path / str(2 * number - 1 + side), rows, 0.5) for side in (0, 1)]
+        held_out = np.where((half == 1)[:, None], told[0], told[1])
+        before, after = trainer.rounds[number - 1], trainer.rounds[number]
+        expected, total = posterior(rows, held_out, before.log_weights, range(len(rows)))
+        np.testing.assert_allclose(after.gamma, expected, rtol=1e-3, atol=1e-6)
+        assert after.record["log_likelihood"] == pytest.approx(total, rel=1e-4)
+        one, _ = posterior(rows, held_out, before.log_weights, np.flatnonzero(half == 0))
+        assert np.abs(one - expected).max() > 1e-3, "both halves count"
+    np.testing.assert_allclose(trainer.mixture_weights, trainer.responsibilities.mean(0), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_a_start_that_knows_something_is_evidence_in_the_e_step(helps, base, tmp_path):
+    """Groups as they are, or given at random: the weight is the one that predicts held-out judgments best."""
+    rows = people(annotators=6, each=6)
+    if not helps:
+        for row in rows:
+            row["group"] = "g1" if row["annotator"] in ("w0", "w1", "w2") else "g2"
+    trainer = make(
+        base, rows, tmp_path / "run", drop_below=0.0, floor=0.0, rounds=2, learning_rate=2e-2, round_epochs=6
+    )
+    trainer.train()
+    for before, after in itertools.pairwise(trainer.rounds):
+        evidence = np.log(trainer.rounds[0].gamma.clip(1e-3)) - trainer.rounds[0].log_weights
+        scores = {}
+        for weight in (0, 0.25, 0.5, 0.75, 1):
+            prior = np.exp(before.log_weights + weight * evidence)
+            prior /= prior.sum(1, keepdims=True)
+            scores[weight] = np.log((prior * np.exp(after.log_likelihood)).sum(1)).sum()
+        found = after.record["start_weight"]
+        assert found == max(scores, key=scores.get)
+        joint = before.log_weights + found * evidence + after.log_likelihood
+        expected = np.exp(joint - np.logaddexp.reduce(joint, 1, keepdims=True))
+        np.testing.assert_allclose(after.gamma, expected, rtol=1e-9)
+    assert (trainer.rounds[1].record["start_weight"] > 0) == helps

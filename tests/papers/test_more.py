@@ -10,10 +10,17 @@ import torch
 from torchjd.aggregation import MGDAWeighting
 
 from more_setup import NAMES, head_gradients, make, rows
-from pluralign.choice.min_norm import NO_GRADIENT, gradient_sums, gramian, min_norm_weights, residuals
+from pluralign.choice import min_norm
+from pluralign.choice.min_norm import (
+    NO_GRADIENT,
+    SmoothedGramian,
+    gradient_sums,
+    gramian,
+    min_norm_weights,
+    residuals,
+)
 from pluralign.choice.plackett_luce import log_likelihood, pair_log_likelihood
 from pluralign.judgments import Judgments
-from pluralign.training.more import trainer as more
 from pluralign.training.reward_trainer import (
     BradleyTerryConfig,
     BradleyTerryTrainer,
@@ -338,6 +345,71 @@ def test_inner_products_are_taken_in_float64():
     assert found[0, 0] - found[0, 1] == pytest.approx(1e-10, rel=1e-5)  # lost in float32
 
 
+# Over several steps.
+
+
+def test_a_share_of_one_is_the_gramian_of_the_step():
+    smoothed = SmoothedGramian(1.0)
+    for seed in range(3):
+        own = torch.from_numpy(gradients("random", 5, seed)[:, :1])
+        np.testing.assert_allclose(smoothed.add(own[None], torch.ones(1, 5, dtype=torch.bool)), gramian(own))
+
+
+@pytest.mark.parametrize("kind", ["averaged", "half-batch"])
+def test_the_start_is_not_biased(kind):
+    """The same gradients in every step give their own Gramian from the first step on, whoever was absent before."""
+    own = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 7)))
+    smoothed = SmoothedGramian(0.05, kind)
+    parts = own.expand(smoothed.halves, 3, 7)
+    for step in range(6):
+        present = torch.ones(smoothed.halves, 3, dtype=torch.bool)
+        present[:, 2] = step > 2
+        found = smoothed.add(parts * present.unsqueeze(-1), present)
+        known = 3 if step > 2 else 2
+        np.testing.assert_allclose(found[:known, :known], gramian(own)[:known, :known], rtol=1e-12)
+
+
+def test_noise_leaves_a_step_s_weights_uniform_and_not_those_of_many_steps():
+    """Two sources that agree and one against them, 16 noisy judgments each: in truth, half of the weight is its."""
+    draw = np.random.default_rng(0)
+    true = np.array([1.0, 1.0, -1.0])[:, None] * draw.normal(size=100) / 10
+    present = torch.ones(2, 3, dtype=torch.bool)
+    found = {}
+    for share, kind in ((1.0, "averaged"), (0.02, "averaged"), (0.02, "half-batch")):
+        smoothed, weights = SmoothedGramian(share, kind), []
+        for _ in range(300):
+            halves = torch.from_numpy(true + draw.normal(size=(2, 3, 100)) / np.sqrt(8))
+            given = halves.mean(0, keepdim=True) if smoothed.halves == 1 else halves
+            weights.append(min_norm_weights(smoothed.add(given, present[: smoothed.halves])))
+        found[share, kind] = np.mean(weights[100:], 0)[2]
+    assert found[1.0, "averaged"] < 0.4
+    assert found[0.02, "averaged"] > 0.45
+    assert found[0.02, "half-batch"] > 0.45
+
+
+def test_a_stored_state_continues_to_the_bit():
+    for kind in ("averaged", "half-batch"):
+        calm = SmoothedGramian(0.1, kind)
+        draw = torch.Generator().manual_seed(0)
+        for step in range(6):
+            parts = torch.randn(calm.halves, 4, 9, generator=draw)
+            present = torch.rand(calm.halves, 4, generator=draw) < 0.8
+            if step == 3:
+                state = {name: tensor.clone() for name, tensor in calm.state.items()}
+                resumed = SmoothedGramian(0.1, kind, state)
+            expected = calm.add(parts, present)
+            if step >= 3:
+                np.testing.assert_array_equal(resumed.add(parts, present), expected)
+
+
+def test_a_share_or_kind_that_is_none_is_refused():
+    for share in (0.0, 1.1):
+        with pytest.raises(ValueError, match="share: found"):
+            SmoothedGramian(share)
+    with pytest.raises(ValueError, match="kind: found 'halves', expected averaged or half-batch"):
+        SmoothedGramian(0.5, "halves")
+
+
 # In the trainer.
 
 
@@ -353,9 +425,9 @@ def judgments():
 @pytest.mark.parametrize("folder", ["tiny_model", "tiny_encoder"])
 def test_the_weights_are_those_of_the_gradients_by_autograd(folder, values, judgments, tmp_path, request, monkeypatch):
     """And the loss is sum_k lambda_k (mean loss of k), its gradient at the head sum_k lambda_k g_k."""
-    trainer = make(request.getfixturevalue(folder), judgments, tmp_path, **values)
+    trainer = make(request.getfixturevalue(folder), judgments, tmp_path, new_gradient_share=1.0, **values)
     used = []
-    monkeypatch.setattr(more, "gramian", lambda gradients: used.append(gradients) or gramian(gradients))
+    monkeypatch.setattr(min_norm, "gramian", lambda gradients: used.append(gradients.float()) or gramian(gradients))
     for start in (0, 37):
         inputs = trainer.data_collator(list(range(start, start + 11)))
         means, expected, counts = head_gradients(trainer, inputs)

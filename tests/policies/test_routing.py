@@ -13,7 +13,6 @@ from pluralign.core.errors import PluralignError
 from pluralign.judgments.table import Judgments
 from pluralign.policies.loading import load_policy
 from pluralign.policies.routing import (
-    judgment_log_likelihoods,
     posterior,
     responsibility_entropy,
     type_utilities,
@@ -64,7 +63,7 @@ def test_likelihoods_are_those_of_plain_forward_passes(base, folder, items):
     texts = [(items.prompts[item], text) for item, text in zip(items.item, items.responses, strict=True)]
     reference = Plain(base)
     bottom = np.array([reference.log_prob(*text) for text in texts])
-    found = judgment_log_likelihoods(policy, items)
+    found = ranking_log_likelihoods(type_utilities(policy, items), items, policy.mixture)
     given = [items.ranks[items.shown(one)].tolist() for one in range(items.judgments)]
     strict = [one for one, ranks in enumerate(given) if len({*ranks} - {0}) == np.count_nonzero(ranks)]
     assert len(strict) > 3
@@ -121,7 +120,7 @@ def test_loss_type_and_top_choose_the_likelihood():
     pairs = ranking_log_likelihoods(u, items, Mixture({"a": 1.0}, loss_type="sigmoid"))[0, 0]
     assert full == pytest.approx(luce(u[0], [1, 2, 3]))
     assert best == pytest.approx(1.0 - math.log(np.exp(u).sum()))
-    assert pairs == pytest.approx(np.mean([-math.log1p(math.exp(-gap)) for gap in (0.5, 1.2, 0.7)]))
+    assert pairs == pytest.approx(sum(-math.log1p(math.exp(-gap)) for gap in (0.5, 1.2, 0.7)))
 
 
 def test_posteriors_are_unmoved_by_order_and_multiply_evidence():
@@ -189,6 +188,6 @@ def test_responsibilities_are_read_by_annotator(tmp_path):
 def test_the_policy_is_left_as_it_was(folder, items):
     policy = load_policy(folder, device="cpu")
     before = policy.model.active_adapter
-    judgment_log_likelihoods(policy, items)
+    type_utilities(policy, items)
     assert policy.model.active_adapter == before
     assert not policy.model.training

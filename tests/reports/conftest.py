@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pluralign.core.records import record_of
-from pluralign.reports.audit import AuditPage
+from pluralign.reports.audit_record import AuditPage
 
 HOSTILE = {
     "script": "<script>alert(1)</script>",

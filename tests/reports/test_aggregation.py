@@ -11,24 +11,18 @@ from pluralign.reports.runs import Run, runs_page
 from reports.conftest import HOSTILE
 from reports.test_page import check, sparse
 
-NAMES = [
-    "type-1",
-    "type-2",
-    "base",
-    "population",
-    "utilitarian",
-    "egalitarian",
-    "max-min-reward",
-    "plain",
-    "distilled",
-]
+KINDS = {
+    "type-1": "own", "type-2": "own", "base": "base", "mixture": "offered", "merge": "offered", "best-of": "offered",
+    "best-of-distilled": "distilled", "population": "compared", "utilitarian": "compared",
+    "max-min-reward": "compared", "plain": "further",
+}  # fmt: skip
+NAMES = list(KINDS)
 
 
 def content():
     """The content of an `aggregate.json`."""
     policies = []
     for place, name in enumerate(NAMES):
-        kind = "own" if place < 2 else "base" if place == 2 else "mixture" if place < 7 else "further"
         types = [
             {
                 "utility": 2.0 - place, "utility_se": 0.1, "regret": 0.5 * abs(place - one), "regret_se": 0.05,
@@ -36,15 +30,17 @@ def content():
             }
             for one in range(2)
         ]  # fmt: skip
-        weights = [0.6, 0.4] if kind == "mixture" else None
+        weights = [1.2, 0.4] if name == "merge" else [0.6, 0.4] if KINDS[name] in ("offered", "compared") else None
+        ends = {"value": 0.62, "low": 0.55, "high": 0.68}
         policies.append(
             {
-                "name": name, "kind": kind, "weights": weights, "max_regret": 0.5 * place, "low": 0.4 * place,
-                "high": 0.6 * place, "mean_length": 12.0, "unfinished": 0.2, "types": types,
+                "name": name, "kind": KINDS[name], "weights": weights, "max_regret": 0.5 * place, "low": 0.4 * place,
+                "high": 0.6 * place, "max_relative_regret": ends, "worst_win_rate": ends, "loss": ends, "mean_length": 12.0, "unfinished": 0.2, "types": types,
             }
         )  # fmt: skip
     return {
-        "run": "runs/people", "prompts": 80, "samples": 4, "max_new_tokens": 32,
+        "run": "runs/people", "criterion": "win-rate", "judged_by": "words and traits", "winner": "best-of",
+        "tuning_prompts": 48, "prompts": 80, "samples": 4, "max_new_tokens": 32,
         "types": [
             {"type": "1", "policy": "type-1", "share": 0.7, "priority": 1.0},
             {"type": "2", "policy": "type-2", "share": 0.3, "priority": 2.0},
@@ -76,20 +72,21 @@ def page_of(content, **metrics):
 
 
 def test_the_page_is_whole_and_needs_nothing():
-    page = page_of(content(), distill_draws=1200)
-    assert page_of(content(), distill_draws=1200) == page
+    page = page_of(content(), **{"distill_draws/best-of": 1200})
+    assert page_of(content(), **{"distill_draws/best-of": 1200}) == page
     words = check(page)
     for expected in (
-        "2.5 nats per response", "type 1 (70\xa0%)", "max-min-reward", "Yes, please.", "linear programme", "1,200",
+        "best-of is the best policy by the smallest win rate", "type 1 (70\xa0%)", "0.62 (0.55\xa0to\xa00.68)",
+        "The price of best-of for every type", "Judged by words and traits", "1.2", "max-min-reward", "Yes, please.", "linear programme", "1,200",
         "0.25 (0.2\xa0to\xa00.31)", "cut.", "± 0.05", "0.5 (0.4\xa0to\xa00.6)", "against plain",
         "young (12 annotators)", "0.75 (0.7\xa0to\xa00.8)", "0.7 (0.65\xa0to\xa00.75)",
     ):  # fmt: skip
         assert expected in words, expected
     assert "default-src 'none'" in page
-    assert "times its priority exceeds 2.5 nats" in words
+    assert "Types count by their priorities" in words
     equal = content()
     equal["types"][1]["priority"] = 1.0
-    assert "gives up more than 2.5 nats" in check(page_of(equal))
+    assert "priorities" not in check(page_of(equal))
 
 
 def test_hostile_texts_stay_texts():
@@ -99,7 +96,8 @@ def test_hostile_texts_stay_texts():
         policy["name"] = text
     for kind, text in zip(hostile["types"], texts, strict=False):
         kind["type"] = text
-    hostile["game"]["solver"] = texts[1]
+    hostile["game"]["solver"], hostile["criterion"], hostile["judged_by"] = texts[1], texts[2], texts[3]
+    hostile["winner"] = hostile["policies"][0]["name"]
     hostile["groups"] = [group | {"group": text} for group, text in zip(hostile["groups"], texts, strict=False)]
     hostile["examples"] = [{"prompt": t, "policy": t, "response": t, "utilities": [1.0, 2.0]} for t in texts]
     page = page_of(hostile)

@@ -4,12 +4,15 @@ import html.parser
 import re
 from dataclasses import fields, is_dataclass, replace
 
+import numpy as np
 import pytest
 
 from pluralign.core.errors import PluralignError
 from pluralign.core.records import read_record, write_record
-from pluralign.reports.audit import AuditPage, audit_page
+from pluralign.reports.audit import audit_page, verdict_banner
+from pluralign.reports.audit_record import AuditPage, Verdict
 from pluralign.reports.page import Note, Section, Table, render
+from pluralign.reports.paired import Losses
 from pluralign.reports.plots import ReliabilityBin
 from pluralign.reports.runs import AnnotatorResult, DrawnResponse, Run, runs_page
 from reports.conftest import HOSTILE, audit_content, audit_of, hostile_audit
@@ -181,6 +184,52 @@ def test_runs_are_compared_only_on_the_same_data():
     words = check(runs_page([run("a", 0.7, "1"), run("b", 0.6, "2")]))
     assert "Not evaluated on the same data" in words
     assert "is best" not in words
+
+
+@pytest.mark.parametrize(
+    ("verdict", "advice", "heterogeneity", "types", "tone", "says"),
+    [
+        ("one type", "", "one taste", 1, "good", "The data would show types if there were any."),
+        ("one type", "collect more", "one taste", 1, "careful", "What would help: collect more"),
+        ("identified", "", "types", 2, "good", "The types are identified."),
+        ("identified", "", "continuum", 2, "careful", "nobody belongs to one"),
+        ("one type", "no camps", "continuum", 1, "careful", "What to do: no camps"),
+        ("weak", "collect more", "undecided", 2, "careful", "not as groups of people"),
+        ("not identified", "collect more", "undecided", 2, "bad", "do not act on the types below"),
+        ("weak", "", "", 2, "careful", "treat them as a hypothesis"),
+    ],
+)
+def test_the_banner_is_green_only_for_an_answer_to_act_on(verdict, advice, heterogeneity, types, tone, says):
+    banner = verdict_banner(Verdict(verdict, "the reason", advice), "The sentence.", heterogeneity, types)
+    assert (banner.tone, banner.title[2:]) == (tone, "The sentence.")
+    assert says in " ".join(banner.paragraphs)
+    assert (heterogeneity or verdict) in banner.label
+
+
+def losses(log_loss, judgment=None):
+    """Five annotators on six prompts, and the log-loss of each of their judgments."""
+    prompt, annotator = (part.ravel() for part in np.divmod(np.arange(30), 5))
+    judgment = np.arange(30) if judgment is None else judgment
+    return Losses(judgment, prompt, annotator, np.ones(30), np.ones(30), np.asarray(log_loss))
+
+
+def test_runs_are_compared_judgment_by_judgment():
+    """The means of both runs are uncertain, and the difference is not: every judgment has the same."""
+    hard = np.random.default_rng(0).uniform(0.1, 2.0, size=30)
+
+    def run(name, kept):
+        mean = float(kept.log_loss.mean())
+        found = {"log_loss": mean, "log_loss_low": mean - 0.3, "log_loss_high": mean + 0.3}
+        return Run(name, found, {"files": ["t.parquet"]}, {"inputs": {"t.parquet": "1"}}, losses=kept)
+
+    words = check(runs_page([run("a", losses(hard)), run("b", losses(hard + 0.05))]))
+    assert "is best. On the same judgments it is 0.05 lower than that of" in words
+    assert "(95\xa0% interval 0.05\xa0to\xa00.05)" in words
+    noise = np.random.default_rng(1).normal(size=30)
+    words = check(runs_page([run("a", losses(hard)), run("b", losses(hard + 0.01 + noise - noise.mean()))]))
+    assert "which may be chance" in words
+    words = check(runs_page([run("a", losses(hard)), run("b", losses(hard + 0.05, np.arange(1, 31)))]))
+    assert "Its interval overlaps that of" in words
 
 
 def test_a_run_with_every_file_and_hostile_texts_is_drawn():

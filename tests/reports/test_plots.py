@@ -13,21 +13,15 @@ import pytest
 from pluralign.reports.drawing import WIDTH
 from pluralign.reports.plots import (
     Curve,
-    Point,
     ReliabilityBin,
-    Row,
-    bars,
     curves,
     diagonal,
-    forest,
-    heat,
     histogram,
     probability_histograms,
     reliability,
-    scale,
-    stacked,
     type_map,
 )
+from pluralign.reports.row_plots import Point, Row, bars, forest, heat, scale, stacked
 from reports.conftest import HOSTILE
 
 BIN = ReliabilityBin(0.8, 0.9, 40, 1.0, 0.88, 0.2, -0.68)

@@ -13,6 +13,7 @@ from reports.conftest import HOSTILE
 from reports.test_page import check
 
 CONTENT = {
+    "kept": {"round": 1, "reason": "round 1 predicts held-out judgments better", "gain": 0.1, "dropped": []},
     "identification": {"verdict": "weak", "reason": "few judgments", "advice": "collect more"},
     "rounds": [
         {"round": 0, "mixture_weights": [0.5, 0.5]},
@@ -32,14 +33,24 @@ def page(content):
 
 def test_verdict_shares_and_rounds_are_shown():
     words = check(page(CONTENT)).replace("\u2212", "-")
-    for expected in ("few judgments", "collect more", "start", "round 1", "-1.5", "-1.8", "25"):
+    for expected in (
+        "few judgments",
+        "collect more",
+        "start",
+        "round 1",
+        "-1.5",
+        "-1.8",
+        "25",
+        "predicts held-out judgments better",
+    ):
         assert expected in words, expected
     check(page(CONTENT | {"rounds": []}))
 
 
 def test_hostile_texts_stay_texts():
     for text in HOSTILE.values():
-        hostile = page({**CONTENT, "identification": {"verdict": text, "reason": text, "advice": text}})
+        told = {"identification": {"verdict": text, "reason": text, "advice": text}}
+        hostile = page(CONTENT | told | {"kept": {"round": 0, "reason": text}})
         check(hostile)
         assert "<script" not in hostile
 

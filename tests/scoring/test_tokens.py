@@ -1,12 +1,13 @@
 """Tokens: prompt and response join to the plain sequence, cuts are exact and counted."""
 
 import pytest
+from tokenizers import processors
 from transformers import AutoTokenizer
 
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import Judgments
 from pluralign.scoring.items import items_of
-from pluralign.scoring.tokens import TokenLimits, tokenize
+from pluralign.scoring.tokens import TokenLimits, lost_texts, prompt_tokens, tokenize
 
 
 def items(prompt, *responses):
@@ -112,3 +113,51 @@ def test_chat_messages_go_through_the_template(causal):
     tokenizer.chat_template = "{{ messages | length }} turns {{ messages[0].content }}"
     with pytest.raises(PluralignError, match="differently when a response follows"):
         tokenize(items(messages, *answers), tokenizer, TokenLimits(96), encoder=False)
+
+
+def test_a_start_token_in_the_text_is_not_doubled(causal):
+    tokenizer = AutoTokenizer.from_pretrained(causal.name_or_path)
+    tokenizer.add_special_tokens({"bos_token": "<s>"})
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
+    )
+    plain = tokenize(items("Tea?", "good", "bad"), tokenizer, TokenLimits(96), encoder=False)
+    given = tokenize(items("<s>Tea?", "good", "bad"), tokenizer, TokenLimits(96), encoder=False)
+    assert plain.prompt_ids[0][0] == tokenizer.bos_token_id
+    assert given.prompt_ids == plain.prompt_ids
+    assert given.response_ids == plain.response_ids
+    assert prompt_tokens(["<s>Tea?", "Tea?"], tokenizer, 50) == [plain.prompt_ids[0]] * 2
+
+
+def test_texts_that_are_alike_or_empty_as_tokens_are_counted_and_named(causal):
+    long = "good " * 40
+    some = items("Tea?", long + "cat", long + "dog", "bad")
+    lines = lost_texts(some, tokenize(some, causal, TokenLimits(40), encoder=False), causal)
+    assert len(lines) == 1
+    assert lines[0].startswith("1 of 3 responses have the same tokens as another response to their prompt")
+    assert lost_texts(some, tokenize(some, causal, TokenLimits(500), encoder=False), causal) == []
+    some = items("Tea?", causal.eos_token, "bad")
+    (line,) = lost_texts(some, tokenize(some, causal, TokenLimits(96), encoder=False), causal)
+    assert line == f"1 of 2 responses have no tokens but special ones; the first is {causal.eos_token!r}"
+    tokenizer = AutoTokenizer.from_pretrained(causal.name_or_path)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content | trim }}|{% endfor %}"
+    some = items(
+        [{"role": "user", "content": "Tea?"}], *([{"role": "assistant", "content": text}] for text in ("a", " a"))
+    )
+    assert "have the same tokens" in lost_texts(some, tokenize(some, tokenizer, TokenLimits(96), False), tokenizer)[0]
+
+
+def test_a_template_that_raises_is_one_line(causal):
+    tokenizer = AutoTokenizer.from_pretrained(causal.name_or_path)
+    messages = [{"role": "system", "content": "Hi"}]
+    answer = [[{"role": "assistant", "content": text}] for text in ("Yes", "No")]
+    for template in (
+        "{{ raise_exception('no system role') }}",
+        "{{ messages[5].content.x }}",
+        "{% if %}",
+        "{{ 1 / 0 }}",
+    ):
+        tokenizer.chat_template = template
+        with pytest.raises(PluralignError, match="cannot render the messages .*Hi") as caught:
+            tokenize(items(messages, *answer), tokenizer, TokenLimits(96), encoder=False)
+        assert "\n" not in str(caught.value)

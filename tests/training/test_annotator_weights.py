@@ -54,8 +54,7 @@ def test_votes_on_labels_are_weighted(tiny_model, tmp_path):
         for name, label in (("a", "agree"), ("b", "disagree"), ("c", "pass"))
     ]
     args = OBJECTIVES["dprm"].config(
-        str(tmp_path / "run"), annotator_weights=str(tmp_path / "annotators.parquet"), prior_strength=1e-9, smoothing=0.0,
-        item_weight="votes", **SETTINGS,
+        str(tmp_path / "run"), annotator_weights=str(tmp_path / "annotators.parquet"), **SETTINGS,
     )  # fmt: skip
     trainer = trainer_of("dprm", args, tiny_model, Judgments.from_rows(rows, scale))
     assert trainer.crowd.votes == pytest.approx([1.25])

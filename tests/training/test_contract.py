@@ -220,9 +220,30 @@ def test_interrupted_and_started_again_it_ends_as_if_undisturbed(objective, data
         expected, found = (safetensors.numpy.load_file(tmp_path / run / name) for run in ("calm", "shaken"))
         for key in expected:
             np.testing.assert_array_equal(found[key], expected[key], err_msg=f"{name} {key}")
+    calm = json.loads((tmp_path / "calm" / "metrics.json").read_text())
+    assert {**shaken, "train_runtime": 0} == {**calm, "train_runtime": 0}
     before = (tmp_path / "shaken" / "metrics.json").stat().st_mtime_ns
     assert train(file) == shaken
     assert (tmp_path / "shaken" / "metrics.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("objective", ["bradley-terry", "sft", "pm-rlhf"])
+def test_interrupted_after_its_last_step_it_does_not_train_on(objective, data, tiny_model, tmp_path, monkeypatch):
+    """The last checkpoint is of the last step, inside an epoch."""
+    values = {"max_steps": 3, "save_strategy": "steps", "save_steps": 3, "eval_files": None}
+    train(written(objective, data, tiny_model, tmp_path / "calm", **values))
+    file = written(objective, data, tiny_model, tmp_path / "shaken", **values)
+    with monkeypatch.context() as patched:
+        patched.setattr(OBJECTIVES[objective].trainer, "training_metrics", lambda self: exec("raise KeyboardInterrupt"))
+        with pytest.raises(KeyboardInterrupt):
+            train(file)
+    shaken = train(file)
+    calm = json.loads((tmp_path / "calm" / "metrics.json").read_text())
+    assert shaken["steps"] == 3
+    assert shaken["train_loss"] == calm["train_loss"]
+    expected, found = (safetensors.numpy.load_file(tmp_path / run / "model.safetensors") for run in ("calm", "shaken"))
+    for key in expected:
+        np.testing.assert_array_equal(found[key], expected[key], err_msg=key)
 
 
 # Two processes.

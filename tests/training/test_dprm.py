@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from dprm_setup import LOSSES, make, predictions
 from labelled import SCALE, voted, votes
+from pluralign.choice.dirichlet import estimated_strength
 from pluralign.choice.label_costs import label_cost
 from pluralign.choice.transport import distribution_loss
 from pluralign.core.errors import PluralignError
@@ -91,7 +92,7 @@ def test_neither_the_order_of_votes_nor_the_layout_matters(tiny_model, tmp_path)
 
 
 def test_a_text_is_read_once_however_many_voted(tiny_model, tmp_path):
-    trainer = make(tiny_model, voted(people=(5, 50)), tmp_path)
+    trainer = make(tiny_model, voted(people=(5, 50)), tmp_path, item_weight="equal")
     batch = trainer.data_collator(list(range(12)))
     assert sorted(batch["response"].tolist()) == list(range(12))
     assert batch["weight"].tolist() == [1.0] * 12
@@ -100,7 +101,7 @@ def test_a_text_is_read_once_however_many_voted(tiny_model, tmp_path):
 
 def test_the_loss_is_the_mean_over_items_or_over_votes(judgments, tiny_model, tmp_path):
     for weight in ("equal", "votes"):
-        trainer = make(tiny_model, judgments, tmp_path, item_weight=weight)
+        trainer = make(tiny_model, judgments, tmp_path, item_weight=weight, loss="ot")
         trainer.model.eval()
         batches = [trainer.data_collator(list(range(start, start + 6))) for start in (0, 6)]
         total = trainer._get_num_items_in_batch(batches, torch.device("cpu"))
@@ -142,6 +143,23 @@ def test_a_saved_model_gives_the_same_distribution(kind, judgments, tmp_path, re
     np.testing.assert_allclose(logits.double().softmax(-1).numpy(), expected, rtol=1e-5)
 
 
+def test_targets_are_shares_of_the_votes_or_posterior_means(judgments, tiny_model, tmp_path):
+    """By default without any prior; with the paper's one vote per label, smoothed; or with the estimated strength."""
+    plain = make(tiny_model, judgments, tmp_path).crowd
+    np.testing.assert_array_equal(plain.distribution, plain.counts / plain.votes[:, None])
+    paper = make(tiny_model, judgments, tmp_path, preset="paper", smoothing=0.0).crowd
+    np.testing.assert_array_equal(paper.distribution, (1 + paper.counts) / (3 + paper.votes[:, None]))
+    smooth = make(tiny_model, judgments, tmp_path, smoothing=0.05).crowd.distribution
+    assert smooth.max() == 0.95
+    kappa = estimated_strength(plain.counts)
+    estimated = make(tiny_model, judgments, tmp_path, prior_strength="estimated").crowd
+    np.testing.assert_allclose(
+        estimated.distribution, (kappa / 3 + estimated.counts) / (kappa + estimated.votes[:, None]), rtol=1e-12
+    )
+    # Intervals of the crowd's shares need a prior: the estimated one.
+    np.testing.assert_array_equal(plain.low, estimated.low)
+
+
 def test_targets_from_a_stored_state(judgments, tiny_model, tmp_path, caplog):
     """Those of the state's votes and prior; the table says which items, and those without a vote are counted."""
     state = votes_of(judgments, strength=9.0)
@@ -158,7 +176,7 @@ def test_targets_from_a_stored_state(judgments, tiny_model, tmp_path, caplog):
     shown = list(dict.fromkeys(row["responses"][0] for row in asked[:20]))
     assert trainer.crowd.response == shown
     assert f"1 of {len(shown) + 1} responses have no vote" in caplog.text
-    targets = state.targets(0.05)
+    targets = state.targets(0.0)
     place = {text: row for row, text in enumerate(targets.response)}
     np.testing.assert_array_equal(trainer.crowd.distribution, targets.distribution[[place[text] for text in shown]])
     assert trainer.crowd.votes.sum() == targets.votes[[place[text] for text in shown]].sum()
@@ -220,7 +238,7 @@ def test_a_matrix_as_list_and_file_is_the_cost_it_says(judgments, tiny_model, tm
     found = []
     for values in ({}, {"cost": "matrix", "cost_matrix": matrix.tolist()},
                    {"cost": "matrix", "cost_matrix": str(tmp_path / "cost.yaml")}):  # fmt: skip
-        trainer = make(tiny_model, judgments, tmp_path, **values)
+        trainer = make(tiny_model, judgments, tmp_path, loss="ot", **values)
         trainer.model.eval()
         loss = trainer.compute_loss(trainer.model, trainer.data_collator(list(range(12))))
         loss.backward()
@@ -240,11 +258,13 @@ WRONG = [
     ({"cost_matrix": [[0.0]]}, "cost_matrix: goes with cost: matrix"),
     ({"delta": -1.0}, "delta: found -1.0"),
     ({"smoothing": 0.5}, "smoothing: found 0.5"),
-    ({"prior_strength": 0.0}, "prior_strength: found 0.0"),
+    ({"prior_strength": -1.0}, "prior_strength: found -1.0, expected labels, estimated or a number, at least 0"),
+    ({"prior_strength": "d"}, "prior_strength: found d"),
     ({"prior_strength": 2.0, "vote_state": "s.parquet"}, "prior_strength: a vote state has its own"),
     ({"item_weight": "people"}, "item_weight: found 'people'"),
-    ({"preset": "paper"}, "preset: found 'paper', expected DPRM_C, DPRM_W, DPRM_OT"),
-    ({"preset": "DPRM_C", "loss": "energy"}, "preset: DPRM_C is the loss ce, and loss is energy"),
+    ({"prior_strength": "estimated", "vote_state": "s.parquet"}, "prior_strength: a vote state has its own"),
+    ({"preset": "authors"}, "preset: found 'authors', expected paper, DPRM_C, DPRM_W, DPRM_OT"),
+    ({"preset": "DPRM_C", "loss": "w1"}, "preset: DPRM_C is the loss ce, and loss is w1"),
 ]
 
 
@@ -255,11 +275,13 @@ def test_a_wrong_setting_is_named(values, expected, tmp_path):
 
 
 def test_presets_and_costs_that_go_with_a_loss(tmp_path):
-    assert [DPRMConfig(str(tmp_path), preset=name).loss for name in ("DPRM_C", "DPRM_W", "DPRM_OT")] == [
-        "ce",
-        "w1",
-        "ot",
-    ]
+    for name, loss in {"paper": "ot", "DPRM_C": "ce", "DPRM_W": "w1", "DPRM_OT": "ot"}.items():
+        found = DPRMConfig(str(tmp_path), preset=name)
+        assert (found.loss, found.smoothing, found.prior_strength, found.item_weight) == (loss, 0.05, "labels", "equal")
+    kept = DPRMConfig(str(tmp_path), preset="paper", smoothing=0.1, prior_strength=2.0)
+    assert (kept.loss, kept.smoothing, kept.prior_strength) == ("ot", 0.1, 2.0)
+    plain = DPRMConfig(str(tmp_path))
+    assert (plain.loss, plain.smoothing, plain.prior_strength, plain.item_weight) == ("energy", 0.0, 0.0, "votes")
     hh = BUILT_IN_SCALES["hh-6"]
     assert DPRMConfig(str(tmp_path)).label_cost(hh).matrix[2, 3] == 0.1
     assert DPRMConfig(str(tmp_path), delta=0.0).label_cost(hh).matrix[2, 3] == 0.0

@@ -99,9 +99,9 @@ def test_the_best_adapters_are_loaded_at_the_end(tiny_model, tmp_path):
     assert trainer.evaluate()["eval_loss"] == pytest.approx(min(told), rel=1e-6)
 
 
-@pytest.mark.parametrize("scoring", ["crossfit", "train"])
-def test_what_is_given_up_is_decided_by_all_that_is_known(scoring, tiny_model, tmp_path, monkeypatch):
-    """The shares, and with halves what the round before scored."""
+@pytest.mark.parametrize(("scoring", "start"), [("crossfit", "groups"), ("crossfit", "dirichlet"), ("train", "groups")])
+def test_what_is_given_up_is_decided_by_all_that_is_known(scoring, start, tiny_model, tmp_path, monkeypatch):
+    """The shares, and what a start knows that is not random; the authors' rounds forget it."""
     priors = []
 
     class Noted(EStep):
@@ -110,55 +110,68 @@ def test_what_is_given_up_is_decided_by_all_that_is_known(scoring, tiny_model, t
             super().__init__(annotator, prior, drop_below)
 
     monkeypatch.setattr(em_dpo, "EStep", Noted)
-    trainer = make(tiny_model, people(annotators=4, each=4), tmp_path, scoring=scoring, drop_below=0.02)
+    trainer = make(
+        tiny_model, people(annotators=4, each=4), tmp_path, scoring=scoring, start=start, drop_below=0.02, rounds=2
+    )
     trainer.train()
     assert len(priors) == 2
+    first = trainer.rounds[0]
+    known = np.log(first.gamma.clip(1e-3)) - first.log_weights if (scoring, start) == ("crossfit", "groups") else 0.0
     for before, (prior, drop_below) in zip(trainer.rounds, priors, strict=False):
-        other = before.log_likelihood if scoring == "crossfit" else 0.0
-        np.testing.assert_array_equal(prior, np.broadcast_to(before.log_weights + other, (4, 2)))
+        np.testing.assert_array_equal(prior, np.broadcast_to(before.log_weights + known, (4, 2)))
         assert drop_below == 0.02
-    assert trainer.rounds[1].log_likelihood.any()
 
 
 # The E-step by hand.
 
 
-@pytest.mark.parametrize("rounds", [2, 3])
-def test_no_judgment_is_scored_by_an_adapter_that_it_trained(rounds, tiny_model, tmp_path, monkeypatch):
-    trained, scored = [], []
-    inner_rows, inner_stages = em_dpo.typed_rows, EStep.stages
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_a_set_of_adapters_never_scores_a_row_that_trained_it(rounds, tiny_model, tmp_path, monkeypatch):
+    """In this round or in any before it."""
+    rows = people(annotators=6, each=7)[:-6]
+    trainer = make(tiny_model, rows, tmp_path, rounds=rounds)
+    trained, scored, mine = {}, [], set()
+    inner_rows, inner_stages, inner_m_step = em_dpo.typed_rows, EStep.stages, trainer._m_step
+
+    def key(tensors):
+        return tuple(tensors[name].sum().item() for name in sorted(tensors))
 
     def typed_rows(*args):
         found = inner_rows(*args)
-        trained.append((args[3], found))
+        read = set(np.concatenate(found.members).tolist())
+        assert read == set(args[3].tolist())
+        mine.update(read)
         return found
 
-    def stages(self, rows, place):
-        scored.append([])
-        for chosen in inner_stages(self, rows, place):
-            scored[-1].extend(chosen.tolist())
-            yield chosen
+    def m_step(*args, **named):
+        tensors = args[5] if len(args) > 5 else None
+        mine.clear()
+        mine.update(() if tensors is None else trained[key(tensors)])
+        done = inner_m_step(*args, **named)
+        trained[key(trainer._adapter_tensors())] = set(mine)
+        return done
 
+    def stages(self, chosen, place):
+        scored.append((key(trainer._adapter_tensors()), set(chosen.tolist())))
+        return inner_stages(self, chosen, place)
+
+    trainer._m_step = m_step
     monkeypatch.setattr(em_dpo, "typed_rows", typed_rows)
     monkeypatch.setattr(EStep, "stages", stages)
-    rows = people(annotators=6, each=7)[:-6]
-    trainer = make(tiny_model, rows, tmp_path, rounds=rounds)
     trainer.train()
     every, annotator = set(range(len(rows))), np.array([int(row["annotator"][1:]) for row in rows])
-    assert len(trained) == rounds + 1
-    assert len(scored) == rounds
-    for (given, found), told in zip(trained, scored, strict=False):
-        members = set(np.concatenate(found.members).tolist())
-        assert members == set(given.tolist())
-        assert len(told) == len(set(told)), "scored once"
-        assert not members & set(told)
-        assert members | set(told) == every
-        counts = [np.bincount(annotator[list(part)], minlength=6) for part in (members, told)]
+    assert len(scored) == 2 * rounds
+    for adapters, told in scored:
+        assert trained[adapters]
+        assert not trained[adapters] & told
+        assert trained[adapters] | told == every
+        counts = [np.bincount(annotator[list(part)], minlength=6) for part in (trained[adapters], told)]
         assert np.abs(counts[0] - counts[1]).max() <= 1
-    for one, next_one in itertools.pairwise(scored):
-        assert set(one) | set(next_one) == every
-        assert not set(one) & set(next_one)
-    assert set(trained[-1][0].tolist()) == set(np.concatenate(trained[-1][1].members).tolist()) == every
+    for (first, one), (second, other) in zip(scored[::2], scored[1::2], strict=True):
+        assert first != second
+        assert one | other == every
+        assert not one & other
+    assert mine == every, "the last M-step reads all judgments"
 
 
 def test_an_e_step_reads_each_text_once_for_each_type_it_may_be_of(tiny_model, tmp_path):
@@ -195,13 +208,14 @@ def test_at_most_so_many_judgments_of_an_annotator_are_scored(tiny_model, tmp_pa
 
 
 def test_temperatures_and_floors_of_the_rounds(tiny_model, tmp_path):
-    """The posterior is flattened at first and is itself at last, when no floor is left."""
+    """The posterior is flattened at first and is itself at last, when no floor is left; a single one is flattened."""
     rows = people(annotators=6, each=8)
     trainer = make(
         tiny_model, rows, tmp_path, scoring="train", drop_below=0.0, floor=0.2, temperature=4.0, rounds=2,
         learning_rate=2e-2,
     )  # fmt: skip
     trainer.train()
+    assert trainer._temperatures == [4.0, 1.0]
     for number, temperature, floor in ((1, 4.0, 0.2), (2, 1.0, 0.0)):
         joint = (trainer.rounds[number].log_likelihood + trainer.rounds[number - 1].log_weights) / temperature
         gamma = np.exp(joint - np.logaddexp.reduce(joint, 1, keepdims=True)).clip(min=floor)
@@ -209,6 +223,12 @@ def test_temperatures_and_floors_of_the_rounds(tiny_model, tmp_path):
         np.testing.assert_allclose(trainer.rounds[number].gamma, expected, rtol=1e-9)
     assert trainer.rounds[1].gamma.min() >= 0.2 / 1.2
     assert trainer.responsibilities.min() < 0.1
+    once = make(tiny_model, rows, tmp_path / "once", scoring="train", drop_below=0.0, temperature=4.0, rounds=1)
+    once.train()
+    joint = (once.rounds[1].log_likelihood + once.rounds[0].log_weights) / 4
+    np.testing.assert_allclose(
+        once.responsibilities, np.exp(joint - np.logaddexp.reduce(joint, 1, keepdims=True)), rtol=1e-9
+    )
 
 
 # Names mean nothing.
@@ -274,9 +294,10 @@ def said(caplog):
 
 
 def test_types_without_judgments_stay_and_are_warned_of(tiny_model, tmp_path, said):
-    """One of the four judgments of one person is too little for the second type."""
+    """One of four judgments of each of four people is too little for the second type to be trained."""
     rows = [row | {"group": "g1"} for row in people(annotators=5, each=4)]
-    rows[0]["group"] = "g2"
+    for person in range(4):
+        rows[4 * person]["group"] = "g2"
     trainer = make(tiny_model, rows, tmp_path, rounds=0, skip_below=0.3, routing="sparse")
     trainer.train()
     for name, weight in tensors_of(trainer, 1).items():
@@ -289,9 +310,45 @@ def test_types_without_judgments_stay_and_are_warned_of(tiny_model, tmp_path, sa
     assert np.abs(utilities[0]).max() > 0.01
 
 
+def test_a_type_of_less_than_one_annotator_is_dropped_and_the_verdict_follows(tiny_model, tmp_path, said):
+    """One judgment of one person out of 20: a twentieth of a person."""
+    rows = [row | {"group": "g1"} for row in people(annotators=5, each=4)]
+    rows[4]["group"] = "g2"
+    trainer = make(tiny_model, rows, tmp_path / "one", rounds=0)
+    before = trainer.verdict
+    trainer.train()
+    trainer.save_model()
+    assert "type 2 of 2 lost its last annotator and was dropped; 1 left" in said()
+    assert trainer.adapters == ["type-1"]
+    np.testing.assert_array_equal(trainer.responsibilities, 1)
+    np.testing.assert_array_equal(trainer.mixture_weights, 1)
+    assert trainer.verdict.verdict == "one type"
+    assert trainer.verdict.reason.startswith(before.reason)
+    assert trainer.training_metrics()["types"] == 1
+    written = json.loads((tmp_path / "one" / "types.json").read_text())
+    assert written["kept"]["dropped"] == [2]
+    assert written["identification"]["verdict"] == "one type"
+    assert not (tmp_path / "one" / "type-2").exists()
+    assert pluralign.load_policy(tmp_path / "one", device="cpu").mixture.weights == {"type-1": 1.0}
+    # Of three, the middle one.
+    rows = people(annotators=6, each=4, types=3)
+    for row in rows:
+        row["group"] = "g1" if row["group"] == "g2" else row["group"]
+    rows[4]["group"] = "g2"
+    three = make(tiny_model, rows, tmp_path / "three", rounds=1, types=3, learning_rate=1e-6)
+    three.rounds[0].gamma[:, 1] *= 0.1
+    three.train()
+    assert three.kept.dropped == (2,)
+    kept = three.rounds[1].gamma[:, [0, 2]]
+    np.testing.assert_allclose(three.responsibilities, kept / kept.sum(1, keepdims=True), rtol=1e-9)
+    np.testing.assert_allclose(three.mixture_weights, three.responsibilities.mean(0), rtol=1e-9)
+    assert three.verdict.verdict != "one type"
+    assert any(weight.any() for name, weight in tensors_of(three, 1).items() if "lora_B" in name)
+
+
 def test_a_type_that_dies_out_is_warned_of(tiny_model, tmp_path, said):
-    rows = people(annotators=12, each=2)
-    rows = [row | {"group": "g2" if row["annotator"] == "w3" else "g1"} for row in rows]
+    rows = people(annotators=24, each=2)
+    rows = [row | {"group": "g2" if row["annotator"] in ("w3", "w5") else "g1"} for row in rows]
     trainer = make(tiny_model, rows, tmp_path, rounds=1, learning_rate=1e-6)
     trainer.train()
     assert trainer.mixture_weights[1] == pytest.approx(1 / 12, abs=0.01)
@@ -363,10 +420,10 @@ def test_a_round_without_any_judgment_to_train_on_changes_nothing(tiny_model, tm
     assert half[0] == half[1]
     trainer = make(tiny_model, rows, tmp_path, rounds=2, learning_rate=0.03)
     trainer.train()
-    empty = 1 if half[0] == 1 else 2  # round 1 trains on half 0
-    np.testing.assert_array_equal(trainer.rounds[empty].gamma, trainer.rounds[empty - 1].gamma)
-    assert trainer.rounds[empty].record["scored_judgments"] == 0
-    assert {entry["m_step"] for entry in trainer.state.log_history} == {0, 3 - empty}
+    for before, after in itertools.pairwise(trainer.rounds):
+        np.testing.assert_array_equal(after.gamma, before.gamma)
+        assert after.record["scored_judgments"] == 0
+    assert {entry["m_step"] for entry in trainer.state.log_history} == {0, 1 + half[0], 3 + half[0]}
 
 
 # What is written.
@@ -465,11 +522,83 @@ def test_identification_is_written_before_training_begins(tiny_model, tmp_path):
     rows = people(annotators=10, each=1, shown=2)
     trainer = make(tiny_model, rows, tmp_path, rounds=1, callbacks=[Look()])
     trainer.train()
-    assert len(found) == 2
+    assert len(found) == 3
     assert found[0]["verdict"] == "not identified"
     assert found[0]["reason"]
     assert found[0]["advice"]
     assert vars(trainer.verdict) == found[0]
+
+
+def test_steps_of_log_lines_run_on_through_the_m_steps(tiny_model, tmp_path):
+    seen = []
+
+    class Tracker(transformers.TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **_):
+            if "loss" in logs:
+                seen.append(state.global_step)
+
+    trainer = make(tiny_model, people(annotators=5, each=4), tmp_path, rounds=2, callbacks=[Tracker()])
+    trainer.train()
+    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert [entry["step"] for entry in history] == seen == list(range(1, len(history) + 1))
+    assert {entry["m_step"] for entry in history} == {1, 2, 3, 4, 0}
+    records = [one.record.get("steps", 0) for one in trainer.rounds]
+    assert sum(records) == sum(entry["m_step"] > 0 for entry in history)
+
+
+# Rounds only where they help.
+
+
+def supported(trainer, known):
+    """As if the features had predicted held-out annotators with, or without, these types."""
+    trainer.supported = known
+    return trainer
+
+
+def random_groups(rows, seed=0):
+    """The same judgments, with groups that mean nothing."""
+    names = list(dict.fromkeys(row["annotator"] for row in rows))
+    drawn = dict(zip(names, np.random.default_rng(seed).permutation(len(names)) % 2, strict=True))
+    return [row | {"group": f"g{drawn[row['annotator']] + 1}"} for row in rows]
+
+
+def test_a_start_that_predicts_held_out_annotators_is_kept_without_rounds(tiny_model, tmp_path):
+    trainer = make(tiny_model, people(annotators=12, each=6), tmp_path, start="latent-class", dimensions=6)
+    assert trainer.args.rounds == "auto"
+    supported(trainer, True).train()
+    assert [one.record["round"] for one in trainer.rounds] == [0]
+    assert trainer.kept.round == 0
+    assert "predicts held-out annotators better" in trainer.kept.reason
+    assert {entry["m_step"] for entry in trainer.state.log_history} == {0}
+
+
+def test_rounds_are_taken_from_a_poor_start_and_kept_where_held_out_judgments_gain(base, tmp_path):
+    """Groups at random, as of a start whose features see nothing: the rounds find the people's words."""
+    rows = people(annotators=8, each=24, shown=3)
+    values = {"most_rounds": 5, "learning_rate": 2e-2, "drop_below": 0.0, "temperature": 1.0}
+    trainer = make(base, random_groups(rows), tmp_path, **values)
+    trainer.train()
+    assert trainer.kept.round >= 2
+    assert trainer.kept.gain > trainer.kept.error > 0
+    known = np.eye(2)[[int(name[1:]) % 2 for name in trainer.annotators]]
+    agree = (trainer.responsibilities.argmax(1) == known.argmax(1)).mean()
+    start = (trainer.rounds[0].gamma.argmax(1) == known.argmax(1)).mean()
+    assert max(start, 1 - start) < 0.9
+    assert max(agree, 1 - agree) == 1
+    written = trainer.training_metrics()
+    assert written["kept_round"] == trainer.kept.round
+    assert written["rounds"] == len(trainer.rounds) - 1
+
+
+def test_where_rounds_do_not_help_the_start_is_kept(tiny_model, tmp_path):
+    """People who are right in their groups: rounds may agree, but gain nothing over the groups tuned as long."""
+    rows = people(annotators=8, each=6)
+    trainer = make(tiny_model, rows, tmp_path, most_rounds=3, learning_rate=1e-2)
+    trainer.train()
+    assert len(trainer.rounds) > 1
+    assert trainer.kept.round == 0
+    assert trainer.kept.gain is None or trainer.kept.gain <= trainer.kept.error
+    np.testing.assert_array_equal(trainer.responsibilities, trainer.rounds[0].gamma)
 
 
 def test_rounds_that_say_nothing_are_warned_of(tiny_model, tmp_path, said):

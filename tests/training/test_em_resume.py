@@ -44,6 +44,7 @@ def make(model, judgments, folder, **values):
         "per_device_train_batch_size": 4,
         "gradient_accumulation_steps": 2,
         "num_train_epochs": 2,
+        "round_epochs": 2,
         "learning_rate": 1e-2,
         "disable_dropout": False,
         "rounds": 2,
@@ -99,10 +100,10 @@ def before_e_step(number):
     def disturb(trainer):
         inner = trainer._e_step
 
-        def e_step(this, scored):
+        def e_step(this, *others):
             if this == number:
                 raise Killed
-            return inner(this, scored)
+            return inner(this, *others)
 
         trainer._e_step = e_step
 
@@ -131,8 +132,8 @@ def at_the_end(trainer):
     """When all is trained, before anything is saved."""
     inner = trainer._m_step
 
-    def m_step(folder, number, *others):
-        found = inner(folder, number, *others)
+    def m_step(folder, number, *others, **named):
+        found = inner(folder, number, *others, **named)
         if number == 0:
             raise Killed
         return found
@@ -140,9 +141,11 @@ def at_the_end(trainer):
     trainer._m_step = m_step
 
 
+# M-steps 1 and 2 are those of round 1, 3 and 4 those of round 2; 0 is the last.
 MOMENTS = {
-    "middle of round 1": (in_m_step(1, 5), "rounds/1/checkpoint-4"),
-    "middle of round 2": (in_m_step(2, 3), "rounds/2/checkpoint-2"),
+    "first half of round 1": (in_m_step(1, 3), "rounds/1/half-0/checkpoint-2"),
+    "second half of round 1": (in_m_step(2, 3), "rounds/1/half-1/checkpoint-2"),
+    "second half of round 2": (in_m_step(4, 3), "rounds/2/half-1/checkpoint-2"),
     "before the first e-step": (before_e_step(1), None),
     "in the second e-step": (in_e_step(2), None),
     "last m-step": (in_m_step(0, 3), "rounds/final/checkpoint-2"),
@@ -175,7 +178,7 @@ def test_killed_at_any_moment_it_ends_as_if_undisturbed(moment, judgments, tiny_
     same(state_of(again), calm)
     if checkpoint is not None:
         first = Path(checkpoint)
-        phase = 0 if first.parts[1] == "final" else int(first.parts[1])
+        phase = 0 if first.parts[1] == "final" else 2 * int(first.parts[1]) - 1 + int(first.parts[2][-1])
         assert steps[0] == (phase, int(first.name.rpartition("-")[2])), "it goes on where it was"
     assert [one.record["round"] for one in again.rounds] == [0, 1, 2]
 
@@ -201,7 +204,7 @@ def test_killed_while_a_round_is_kept(moment, judgments, tiny_model, tmp_path, c
     kept = tmp_path / "rounds" / "1"
     assert (kept / "round.safetensors").exists()
     assert (kept / "round.json").exists() == (moment != "before its record is written")
-    assert list(kept.glob("checkpoint-*"))
+    assert list(kept.glob("half-*/checkpoint-*"))
     again = make(tiny_model, judgments, tmp_path)
     again.train(resume_from_checkpoint=True)
     same(state_of(again), calm)
@@ -218,7 +221,7 @@ def test_killed_many_times_it_still_ends_as_if_undisturbed(judgments, tiny_model
     same(state_of(last), calm)
 
 
-@pytest.mark.parametrize("moment", ["middle of round 2", "last m-step"])
+@pytest.mark.parametrize("moment", ["second half of round 2", "last m-step"])
 def test_without_checkpoints_a_round_starts_over(moment, judgments, tiny_model, tmp_path, calm):
     trainer = make(tiny_model, judgments, tmp_path, save_strategy="no")
     MOMENTS[moment][0](trainer)
@@ -228,9 +231,9 @@ def test_without_checkpoints_a_round_starts_over(moment, judgments, tiny_model, 
     again = make(tiny_model, judgments, tmp_path, save_strategy="no")
     phases = []
     inner = again._m_step
-    again._m_step = lambda folder, number, *others: phases.append(number) or inner(folder, number, *others)
+    again._m_step = lambda folder, number, *a, **k: phases.append(number) or inner(folder, number, *a, **k)
     again.train(resume_from_checkpoint=True)
-    assert phases == ([0] if moment == "last m-step" else [2, 0]), "finished rounds are kept"
+    assert phases == ([0] if moment == "last m-step" else [4, 0]), "finished M-steps are kept"
     same(state_of(again), calm)
 
 
@@ -265,9 +268,9 @@ def test_without_resume_it_starts_over(judgments, tiny_model, tmp_path, calm):
     again = make(tiny_model, judgments, tmp_path)
     phases = []
     inner = again._m_step
-    again._m_step = lambda folder, number, *others: phases.append(number) or inner(folder, number, *others)
+    again._m_step = lambda folder, number, *a, **k: phases.append(number) or inner(folder, number, *a, **k)
     again.train()
-    assert phases == [1, 2, 0]
+    assert phases == [1, 2, 3, 4, 0]
     same(state_of(again), calm)
 
 
@@ -284,7 +287,7 @@ def test_without_resume_it_starts_over(judgments, tiny_model, tmp_path, calm):
 )
 def test_a_damaged_round_is_one_clear_error(file, content, judgments, tiny_model, tmp_path):
     trainer = make(tiny_model, judgments, tmp_path, max_steps=2)
-    in_m_step(2, 0)(trainer)
+    in_m_step(3, 0)(trainer)
     with pytest.raises(Killed):
         trainer.train()
     damaged = tmp_path / "rounds" / "1" / file
@@ -307,9 +310,38 @@ def test_rounds_of_other_types_are_refused(judgments, tiny_model, tmp_path):
 def test_checkpoints_go_when_their_round_is_done(judgments, tiny_model, tmp_path):
     trainer = make(tiny_model, judgments, tmp_path, max_steps=4)
     trainer.train()
-    assert not list((tmp_path / "rounds" / "1").glob("checkpoint-*"))
+    assert not list((tmp_path / "rounds" / "1").glob("**/checkpoint-*"))
     assert not list(tmp_path.glob("checkpoint-*")), "all in the rounds' own folders"
+    assert not list(tmp_path.rglob("adapters.safetensors")), "no round goes on from them"
     assert sorted(one.name for one in (tmp_path / "rounds").iterdir()) == ["0", "1", "2", "final"]
+
+
+AUTO = {"rounds": "auto", "most_rounds": 2, "round_epochs": 1, "save_steps": 1, "temperature": 1.0}
+
+
+@pytest.fixture(scope="module")
+def calm_auto(judgments, tiny_model, tmp_path_factory):
+    """An undisturbed run that takes rounds, and tunes the start's types as long to compare."""
+    trainer = make(tiny_model, judgments, tmp_path_factory.mktemp("auto"), **AUTO)
+    trainer.train()
+    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert {entry["m_step"] for entry in history} == {1, 2, 3, 4, 5, 6, 0}
+    return state_of(trainer), trainer.kept, history[-1]["step"]
+
+
+@pytest.mark.parametrize("m_step", [4, 5, 6, 0])
+def test_killed_while_rounds_are_compared_with_the_start(m_step, judgments, tiny_model, tmp_path, calm_auto):
+    trainer = make(tiny_model, judgments, tmp_path, **AUTO)
+    in_m_step(m_step, 1)(trainer)
+    with pytest.raises(Killed):
+        trainer.train()
+    again = make(tiny_model, judgments, tmp_path, **AUTO)
+    again.train(resume_from_checkpoint=True)
+    expected, kept, last = calm_auto
+    same(state_of(again), expected)
+    assert again.kept == kept
+    steps = [entry["step"] for entry in again.state.log_history if "loss" in entry]
+    assert steps[-1] == last, "steps count on where they were"
 
 
 # Through the workflow.
@@ -344,6 +376,7 @@ def test_a_killed_process_is_taken_up_by_the_same_command(judgments, tiny_model,
             "types": 2,
             "start": "groups",
             "rounds": 1,
+            "round_epochs": 2,
             "per_device_train_batch_size": 8,
             "num_train_epochs": 2,
             "learning_rate": 1e-2,
@@ -356,7 +389,7 @@ def test_a_killed_process_is_taken_up_by_the_same_command(judgments, tiny_model,
         configs[name].write_text(yaml.safe_dump(content))
     expected = train(configs["calm"])
     script = tmp_path / "driver.py"
-    script.write_text(DRIVER.format(steps=20, config=str(configs["shaken"])))
+    script.write_text(DRIVER.format(steps=14, config=str(configs["shaken"])))
     done = subprocess.run(
         [sys.executable, str(script)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -366,12 +399,9 @@ def test_a_killed_process_is_taken_up_by_the_same_command(judgments, tiny_model,
         check=False,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
-    assert list((tmp_path / "shaken" / "rounds").glob("*/checkpoint-*"))
+    assert list((tmp_path / "shaken" / "rounds").glob("**/checkpoint-*"))
     found = train(configs["shaken"])
-    timed = ("train_runtime", "train_loss", "steps")  # of what this process trained
-    assert {key: value for key, value in found.items() if key not in timed} == {
-        key: value for key, value in expected.items() if key not in timed
-    }
+    assert {**found, "train_runtime": 0} == {**expected, "train_runtime": 0}
     runs = tmp_path / "calm", tmp_path / "shaken"
     for kind in ("type-1", "type-2"):
         first, second = (safetensors.numpy.load_file(run / kind / "adapter_model.safetensors") for run in runs)

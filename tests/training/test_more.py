@@ -1,6 +1,7 @@
 """MORE in the trainer: the weights are those of the sources' gradients, whatever way a step is divided."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import peft
 import pytest
 import torch
+import transformers
 
 from more_setup import NAMES, head_gradients, lambdas, logged, make, rows
 from pluralign.choice.min_norm import gramian, min_norm_weights
@@ -239,7 +241,7 @@ def test_all_tied_judgments_share_equally(tiny_model, tmp_path):
 
 
 def test_the_moving_average_by_hand(tiny_model, tmp_path):
-    """Three steps; a source that is absent keeps its average and has no weight, a new one brings its gradient."""
+    """Three steps; a source that is absent keeps its average and has no weight, a new one has its first gradient."""
     names = ("abc", "ab", "acd")
     picked = [
         {**row, "source": source}
@@ -259,19 +261,18 @@ def test_the_moving_average_by_hand(tiny_model, tmp_path):
 
     trainer.compute_loss = watched
     trainer.train()
-    average = torch.zeros_like(met[0][1])
-    seen = np.zeros(4, dtype=bool)
+    total, mass = torch.zeros_like(met[0][1]).double(), torch.zeros(4, 1, dtype=torch.float64)
     for (_, gradients, counts), found in zip(met, lambdas(trainer), strict=True):
         for source in np.flatnonzero(counts):
-            old = average[source] if seen[source] else gradients[source]
-            average[source] = share * gradients[source] + (1 - share) * old
-        seen |= counts > 0
+            total[source] = share * gradients[source] + (1 - share) * total[source]
+            mass[source] = share + (1 - share) * mass[source]
+        average = total / mass.clamp(min=1e-9)
         np.testing.assert_allclose(found, min_norm_weights(gramian(average), present=counts > 0), atol=1e-4)
         assert not found[counts == 0].any()
     assert [(counts > 0).tolist() for _, _, counts in met] == [
         [True, True, True, False], [True, True, False, False], [True, False, True, True]
     ]  # fmt: skip
-    torch.testing.assert_close(trainer._average, average, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(trainer._smoothed.state["sum"], total, rtol=1e-4, atol=1e-6)
 
 
 RESUMED = [
@@ -297,7 +298,7 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(folder, values, tmp_path, requ
     assert len(lambdas(calm)) == 13
     assert torch.equal(tensors(resumed), tensors(calm))
     kept = tmp_path / "calm" / "checkpoint-8" / more.AVERAGES
-    assert kept.exists() == (values.get("new_gradient_share", 1.0) < 1)
+    assert kept.exists()
 
 
 SCRIPT = """
@@ -400,15 +401,20 @@ def test_a_dict_of_data_sets_is_the_table_with_names(tiny_model, tmp_path):
     assert torch.equal(found[0][1], found[1][1])
 
 
-def test_preference_rows_of_trl_may_be_the_sources(tiny_model, tmp_path):
+def test_preference_rows_of_trl_may_be_the_sources(tiny_model, tmp_path, caplog):
     def pairs(start):
         return [
             {"prompt": row["prompt"], "chosen": row["responses"][0], "rejected": row["responses"][1]}
             for row in rows(24)[start : start + 12]
         ]
 
-    trainer = make(tiny_model, {"one": pairs(0), "two": pairs(12)}, tmp_path, max_steps=2)
+    transformers.utils.logging.enable_propagation()
+    with caplog.at_level(logging.WARNING):
+        trainer = make(tiny_model, {"one": pairs(0), "two": pairs(12)}, tmp_path, max_steps=2)
+    transformers.utils.logging.disable_propagation()
+    assert "two sources: with normalize: l2 their weights are always equal" in caplog.text
     trainer.train()
+    np.testing.assert_allclose(lambdas(trainer), 0.5, rtol=1e-6)
     assert trainer.sources == ["one", "two"]
     np.testing.assert_allclose(lambdas(trainer).sum(1), 1, rtol=1e-6)
 
@@ -424,13 +430,13 @@ def test_presets_set_what_they_say_and_leave_what_is_given(tmp_path):
     assert (paper.normalize, paper.granularity) == ("l2", "step")
     for preset in ("multitask", "top", "raw"):
         found = MOREConfig(str(tmp_path), preset=preset, only_source="a" if preset == "top" else None)
-        assert (found.weights, found.new_gradient_share, found.per_device_train_batch_size) == ("uniform", 1.0, 80)
+        assert (found.weights, found.new_gradient_share, found.per_device_train_batch_size) == ("uniform", 0.05, 80)
         assert found.num_train_epochs == (0.0 if preset == "raw" else 1.0)
     kept = MOREConfig(str(tmp_path), preset="paper", learning_rate=1e-4, judgments_per_source=7, max_length=64)
     assert (kept.learning_rate, kept.judgments_per_source, kept.max_length) == (1e-4, 7, 64)
     assert kept.loss_type == "bradley-terry"
     plain = MOREConfig(str(tmp_path))
-    assert (plain.loss_type, plain.new_gradient_share, plain.judgments_per_source) == ("plackett-luce", 1.0, None)
+    assert (plain.loss_type, plain.new_gradient_share, plain.judgments_per_source) == ("plackett-luce", 0.05, None)
 
 
 def test_raw_trains_nothing_saves_and_scores(judgments, tiny_model, tmp_path):

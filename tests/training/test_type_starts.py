@@ -5,14 +5,20 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from pluralign.choice.em_dpo import matched_types
 from pluralign.choice.latent_class.panel import Panel
 from pluralign.core.errors import PluralignError
-from pluralign.judgments import BUILT_IN_SCALES, Judgments
+from pluralign.judgments import BUILT_IN_SCALES, Judgments, read
+from pluralign.scoring import annotator_types
+from pluralign.scoring.mixtures import read_responsibilities
 from pluralign.training.em_dpo import type_starts
 from pluralign.training.em_dpo.config import PRESETS, EMDPOConfig
 from pluralign.training.em_dpo.type_starts import type_start
+from pluralign.training.more.config import MOREConfig
+from pluralign.training.more.soft_sources import soft_sources
+from pluralign.workflows.audit.run import audit
 
 LIKED = ("tea", "milk", "rain")
 WORDS = (*LIKED, "good", "bad")
@@ -170,6 +176,33 @@ def test_pairs_one_each_are_not_identified_and_rankings_are(three):
     assert start_of(three).verdict.verdict == "identified"
 
 
+def test_an_audit_em_dpo_and_types_as_sources_give_one_answer(three, tmp_path, monkeypatch, caplog):
+    """From one computation; a run on other features that finds another number of types is told so."""
+    monkeypatch.setenv("PLURALIGN_CACHE", str(tmp_path / "cache"))
+    Judgments.from_rows(three).write(tmp_path / "table.parquet")
+    settings = {"features": "tfidf", "dimensions": 8, "most_types": 4}
+    audit([tmp_path / "table.parquet"], tmp_path / "audit", simulations=0, **settings)
+    expected = read_responsibilities(tmp_path / "audit" / "types.parquet")
+    table = read([tmp_path / "table.parquet"])
+    with monkeypatch.context() as patched:
+        patched.setattr(annotator_types, "findings", lambda *_, **__: pytest.fail("computed again"))
+        found = start_of(table, types="auto")
+        sources = soft_sources(table, np.arange(len(table)), MOREConfig(
+            str(tmp_path / "more"), source="types", use_cpu=True, report_to="none", **settings
+        ))  # fmt: skip
+    assert found.types == 3
+    assert found.supported
+    for place, (name, gamma) in enumerate(expected.items()):
+        np.testing.assert_array_equal(found.gamma[name], gamma)
+        np.testing.assert_allclose(sources.shares[place], gamma, rtol=1e-12)
+    transformers.utils.logging.enable_propagation()
+    start_of(table, types="auto", features="worths")
+    transformers.utils.logging.disable_propagation()
+    assert (
+        "the features tfidf gave 3 types for the same judgments, and worths, which are used here, give 1" in caplog.text
+    )
+
+
 # Configs.
 
 
@@ -196,6 +229,9 @@ WRONG = [
     ({"types": "some"}, "types: found 'some', expected auto"),
     ({"most_types": 0}, "most_types: found 0, expected 1 or more"),
     ({"rounds": -1}, "rounds: found -1, expected 0 or more"),
+    ({"most_rounds": 0}, "most_rounds: found 0, expected 1 or more"),
+    ({"round_epochs": 0.0}, "round_epochs: found 0.0, expected a number above 0"),
+    ({"scoring": "train"}, "rounds: auto compares rounds on held-out judgments"),
     ({"dimensions": 0}, "dimensions: found 0"),
     ({"temperature": 0.5}, "temperature: found 0.5, expected 1 or more"),
     ({"floor": 0.5}, "floor: found 0.5, expected a share"),
@@ -210,7 +246,7 @@ WRONG = [
     ({"loss_type": "sigmoid", "label_smoothing": "votes"}, "set it to 0"),
     ({"start": "latentclass"}, "start: found 'latentclass', expected latent-class, spectral"),
     ({"routing": "hard"}, "routing: found 'hard', expected sparse, sampled, dense"),
-    ({"scoring": "test"}, "scoring: found 'test', expected crossfit, train"),
+    ({"rounds": 1, "scoring": "test"}, "scoring: found 'test', expected crossfit, train"),
     ({"preset": "papers"}, "preset: found 'papers', expected paper, cluster-dpo"),
     ({"beta": 0.0}, "beta: found 0.0"),
 ]

@@ -60,7 +60,7 @@ def test_votes_on_single_responses(model, folder, tmp_path):
     np.testing.assert_allclose(shares, crowd.counts / crowd.votes[:, None])
     counted = sum(row["labels"] == ["agree"] for row in judgments.rows() if row["responses"] == [table["response"][0]])
     assert shares[0, 0] == pytest.approx(counted / table["votes"][0])
-    low, high = votes_of(judgments).interval(0.95)
+    low, high = votes_of(judgments).with_strength().interval(0.95)
     np.testing.assert_allclose(np.stack([table[f"low_{label}"] for label in SCALE.labels], 1), low)
     np.testing.assert_allclose(np.stack([table[f"high_{label}"] for label in SCALE.labels], 1), high)
     np.testing.assert_allclose(table["expected_reward"], predicted @ np.array(SCALE.rewards), atol=1e-12)

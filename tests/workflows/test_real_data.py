@@ -29,7 +29,7 @@ SETS = {
 def test_dpo_on_real_judgments(name, shared_data, tiny_model, tmp_path):
     file, options = SETS[name]
     import_files(
-        [shared_data / file], tmp_path / "all.parquet", on_error="skip", rejects=tmp_path / "rejects", **options
+        [shared_data / file], tmp_path / "all.parquet", on_error="skip", rejects=tmp_path / "rejects.jsonl", **options
     )
     judgments = read(tmp_path / "all.parquet")
     judgments.select(range(96)).write(tmp_path / "train.parquet")

@@ -11,6 +11,7 @@ from architectures import write_model
 from mixtures import Plain, write_mixture, write_run
 from pluralign.core.errors import PluralignError
 from pluralign.judgments.table import Judgments
+from pluralign.workflows.route import continuum_of
 
 WEIGHTS = {"type-1": 0.6, "type-2": 0.4}
 BETA = 0.7
@@ -145,3 +146,26 @@ def test_what_cannot_be_routed_is_said(run, base, file, tmp_path):
     with pytest.raises(PluralignError, match="no judgment is left"):
         pluralign.route(run, nothing, tmp_path / "out.parquet")
     assert not (tmp_path / "out.parquet").exists()
+
+
+def test_continuous_weights_and_how_well_they_predict(run, tmp_path):
+    """They lie between the types and are kept with the table; without being asked for, nothing is added."""
+    texts = ["good cat", "bad dog in the rain", "sun sun", "milk and tea"]
+    rows = [
+        pair(f"Tea {turn}?", texts, [1 + (place + turn * (person + 1)) % 4 for place in range(4)], f"w{person}")
+        for person in range(6)
+        for turn in range(4)
+    ]
+    Judgments.from_rows(rows).write(tmp_path / "many.parquet")
+    plain = pluralign.route(run, tmp_path / "many.parquet", device="cpu")
+    routed = pluralign.route(run, tmp_path / "many.parquet", tmp_path / "out.parquet", continuous=True, device="cpu")
+    assert routed.column_names == [*plain.column_names, "weight_1", "weight_2"]
+    shares = np.stack([routed.column("weight_1").to_numpy(), routed.column("weight_2").to_numpy()], 1)
+    np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-9)
+    assert ((shares > 0) & (shares < 1)).all()
+    assert np.ptp(shares[:, 0]) > 0.001
+    kept = continuum_of(pq.read_table(tmp_path / "out.parquet"))
+    assert kept == continuum_of(routed)
+    assert kept.judgments == 24
+    assert np.isfinite([kept.hard, kept.posterior, kept.continuous, kept.gain, kept.error]).all()
+    assert continuum_of(plain) is None

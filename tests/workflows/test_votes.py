@@ -1,6 +1,7 @@
 """`update_votes`: what is fixed, what is refused, what moved, and an update that is killed."""
 
 import json
+import multiprocessing
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pluralign
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import BUILT_IN_SCALES, Judgments
 from pluralign.judgments.votes import read_votes, votes_of
+from pluralign.workflows.votes.update import update_votes
 
 MOOD = BUILT_IN_SCALES["agree-pass-disagree"]
 
@@ -228,3 +230,25 @@ def test_bad_input_leaves_the_state(files, tmp_path):
     found = pluralign.update_votes(state, tmp_path / "pairs.jsonl", label_scale=MOOD)
     assert (found.merged.new, found.merged.left_out) == (0, 1)
     assert state.read_bytes() == before
+
+
+def test_updates_at_the_same_time_lose_nothing(tmp_path):
+    """Two processes merge different votes into one state, many times: each pair leaves the votes of both."""
+    rows = [
+        {"prompt": f"Tea {n}?", "responses": ["yes", "no"], "ranks": [1, 2], "annotator": f"a{n}"} for n in range(20)
+    ]
+    table = Judgments.from_rows(rows)
+    context = multiprocessing.get_context("fork")
+    for pair in range(10):
+        state, files = tmp_path / f"state-{pair}.parquet", []
+        for half in range(2):
+            files.append(tmp_path / f"{pair}-{half}.parquet")
+            table.select(range(half * 10, half * 10 + 10)).write(files[-1])
+        both = [context.Process(target=update_votes, args=(state, [file])) for file in files]
+        for process in both:
+            process.start()
+        for process in both:
+            process.join(60)
+        assert [process.exitcode for process in both] == [0, 0]
+        assert len(read_votes(state).digests) == 20
+    assert not list(tmp_path.glob(".*"))

@@ -19,13 +19,20 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betaincinv
+from scipy.optimize import minimize_scalar
+from scipy.special import betaincinv, gammaln
 
 Floats = NDArray[np.float64]
 ArrayOrTensor = TypeVar("ArrayOrTensor", bound=Any)  # this module also serves commands that do not load torch
 
 PRIOR_FLOOR = 1e-3
 """The smallest prior share of a label: with a share of 0 a label would have no beta distribution."""
+
+STRENGTHS = (0.05, 1000.0)
+"""The smallest and the largest strength of a prior that is estimated, in votes."""
+
+FEWEST_ITEMS = 10
+"""Items with votes by two people or more that an estimate of the strength needs."""
 
 SAME = 1e-12
 """Shares, priors and costs that differ by less count as tied: summing votes in another order changes this much."""
@@ -56,6 +63,47 @@ def prior_state(prior: ArrayLike, strength: float, floor: float = PRIOR_FLOOR) -
         raise ValueError(f"strength: found {strength}, expected a number above 0")
     shares = np.maximum(shares / shares.sum(-1, keepdims=True), floor)
     return np.asarray(strength * shares / shares.sum(-1, keepdims=True))
+
+
+def estimated_strength(counts: ArrayLike, prior: ArrayLike | None = None) -> float | None:
+    """The prior strength kappa that makes the votes most likely (empirical Bayes).
+
+    Shares that are Dirichlet(kappa q) give votes c with the Dirichlet-multinomial likelihood
+
+        L(kappa) = product over items of
+            Gamma(kappa) / Gamma(kappa + n) product_i Gamma(kappa q_i + c_i) / Gamma(kappa q_i)
+
+    up to a constant. A crowd that agrees on most items has a small kappa, one whose items have similar shares a
+    large kappa. An item with a single vote says nothing about kappa.
+
+    Args:
+        counts: c `(items, labels)`, at least 0; fractions of votes are allowed.
+        prior: q `(items, labels)` or `(labels,)`; `None` is uniform.
+
+    Returns:
+        kappa from 0.05 to 1000, or `None` if fewer than 10 items have more than one vote.
+
+    Examples:
+        >>> unanimous, divided = np.eye(2)[np.arange(40) % 2] * 6, np.full((40, 2), 3)
+        >>> estimated_strength(unanimous) < 0.1, estimated_strength(divided) > 100
+        (True, True)
+    """
+    votes = np.asarray(counts, dtype=np.float64)
+    shares = np.broadcast_to(1.0 if prior is None else np.asarray(prior, dtype=np.float64), votes.shape)
+    several = votes.sum(1) > 1 + SAME
+    if several.sum() < FEWEST_ITEMS:
+        return None
+    votes, start = votes[several], prior_state(shares[several], 1.0)
+    total = votes.sum(1)
+
+    def loss(log_strength: float) -> float:
+        strength = np.exp(log_strength)
+        a = strength * start
+        items = gammaln(strength) - gammaln(strength + total) + (gammaln(a + votes) - gammaln(a)).sum(1)
+        return -float(items.sum())
+
+    bounds = tuple(np.log(STRENGTHS))
+    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
 
 
 def posterior_mean(state: ArrayLike, counts: ArrayLike = 0.0) -> Floats:

@@ -74,14 +74,14 @@ def mixture_weights(gamma: Tensor, population: Tensor | None = None, floor: floa
 
 
 def temperatures(start: float, steps: int) -> list[float]:
-    """Annealing schedule: a geometric sequence of `steps` temperatures from `start` down to 1.
+    """Annealing schedule: a geometric sequence of `steps` temperatures from `start` down to 1; a single one is `start`.
 
     Examples:
-        >>> [round(t, 2) for t in temperatures(4.0, 3)]
-        [4.0, 2.0, 1.0]
+        >>> [round(t, 2) for t in temperatures(4.0, 3)], temperatures(4.0, 1)
+        ([4.0, 2.0, 1.0], [4.0])
     """
     if steps < 2:
-        return [1.0] * steps
+        return [start] * steps
     return [start ** (1 - step / (steps - 1)) for step in range(steps)]
 
 
@@ -119,6 +119,34 @@ def halves(annotator: np.ndarray, seed: int) -> np.ndarray:
     place = places_within(annotator, rng)
     first = rng.integers(2, size=annotator.max(initial=-1) + 1)
     return (place + first[annotator]) % 2
+
+
+def evidence_weight(log_likelihood: np.ndarray, log_weights: np.ndarray, evidence: np.ndarray) -> float:
+    """How much outside evidence on the annotators' types counts, from 0 to 1: the weight that predicts held-out
+    judgments best,
+
+        argmax over w in {0, 1/4, 1/2, 3/4, 1} of  sum_h log sum_k pi_hk(w) P_k(judgments of h),
+        pi_hk(w) proportional to eta_k exp(w e_hk)
+
+    Args:
+        log_likelihood: log P_k of each annotator's held-out judgments `(annotators, K)`, in nats.
+        log_weights: log eta `(K,)`.
+        evidence: e `(annotators, K)`, log-odds beyond those of the shares.
+
+    Examples:
+        >>> likelihood = np.log([[0.9, 0.1], [0.2, 0.8]])
+        >>> helpful = np.array([[1.0, -1.0], [-1.0, 1.0]])
+        >>> even = np.log([0.5, 0.5])
+        >>> evidence_weight(likelihood, even, helpful), evidence_weight(likelihood, even, -helpful)
+        (1.0, 0.0)
+    """
+    grid = np.linspace(0, 1, 5)
+    scores = []
+    for weight in grid:
+        prior = log_weights + weight * evidence
+        prior = prior - np.logaddexp.reduce(prior, 1, keepdims=True)
+        scores.append(np.logaddexp.reduce(prior + log_likelihood, 1).sum())
+    return float(grid[int(np.argmax(scores))])
 
 
 def places_within(annotator: np.ndarray, draw: np.random.Generator) -> np.ndarray:

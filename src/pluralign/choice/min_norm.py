@@ -15,7 +15,8 @@ are ours.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -26,9 +27,13 @@ from torch import Tensor
 
 Floats = NDArray[np.float64]
 Normalize = Literal["l2", "none"]
+GramianKind = Literal["averaged", "half-batch"]
 
 NO_GRADIENT = 1e-12
 """A source counts as having no gradient if its gradient is shorter than this share of the longest one."""
+
+LEAST_SQUARE = 1e-3
+"""The square of a gradient whose estimate is not above 0, as a share of the largest one."""
 
 SAME_GRADIENT = 1e-13
 """Two gradients count as the same if the square of their difference is below this share of their squares."""
@@ -80,6 +85,87 @@ def gramian(gradients: Tensor) -> Floats:
     """Inner products of gradients `(sources, d)`, in float64: `(sources, sources)`."""
     exact = gradients.detach().double()
     return np.asarray((exact @ exact.T).cpu().numpy(), dtype=np.float64)
+
+
+class SmoothedGramian:
+    """Inner products of the sources' gradients over several steps, without most of the noise of a single step.
+
+    A gradient from a few judgments is its expectation plus noise, and the noise of different sources is nearly
+    orthogonal: the Gramian of one step is nearly diagonal, whatever the sources have in common. With a the share of a
+    new value, each value x_t that is present enters a moving average that is corrected for its start at 0:
+
+        m_t = (1 - a) m_(t-1) + a x_t,    c_t = (1 - a) c_(t-1) + a,    mean = m_t / c_t
+
+    - `averaged`: x is the gradient of a source; the result is the Gramian of the means.
+    - `half-batch`: x is the symmetric part of (g_k of one half of the step's judgments) . (g_l of the other half).
+      Noise of independent halves is independent, so every x, also a square on the diagonal, is an unbiased estimate.
+
+    Args:
+        share: a, above 0, at most 1.
+        kind: one of the above.
+        state: what `state` of another one returned, to continue from it.
+
+    Raises:
+        ValueError: the share is out of range, or the kind unknown.
+
+    Examples:
+        Two sources; the second one is absent from the second step.
+
+        >>> smoothed = SmoothedGramian(0.5)
+        >>> _ = smoothed.add(torch.tensor([[[3.0, 0.0], [0.0, 1.0]]]), torch.tensor([[True, True]]))
+        >>> smoothed.add(torch.tensor([[[0.0, 3.0], [0.0, 0.0]]]), torch.tensor([[True, False]])).round(3).tolist()
+        [[5.0, 2.0], [2.0, 1.0]]
+    """
+
+    def __init__(
+        self, share: float = 1.0, kind: GramianKind = "averaged", state: Mapping[str, Tensor] | None = None
+    ) -> None:
+        if not 0 < share <= 1:
+            raise ValueError(f"share: found {share}, expected above 0, at most 1")
+        if kind not in get_args(GramianKind):
+            raise ValueError(f"kind: found {kind!r}, expected {' or '.join(get_args(GramianKind))}")
+        self.share, self.kind = share, kind
+        self.state: dict[str, Tensor] = dict(state or {})
+        """`sum` (m) and `mass` (c), empty before the first step; float64."""
+
+    @property
+    def halves(self) -> int:
+        """Parts that a step's judgments are divided into."""
+        return 1 if self.kind == "averaged" else 2
+
+    def add(self, gradients: Tensor, present: Tensor) -> Floats:
+        """Add a step and return the Gramian of all steps so far, float64 `(sources, sources)`.
+
+        Args:
+            gradients: mean gradient of each source in each part of the step, `(halves, sources, d)`.
+            present: which have a judgment, bool `(halves, sources)`.
+        """
+        own = gradients.detach().double()
+        if self.kind == "averaged":
+            value, seen = own[0], present[0].unsqueeze(-1)
+        else:
+            cross = own[0] @ own[1].T
+            both = present[0].unsqueeze(-1) & present[1]
+            value, seen = (cross + cross.T) / 2, both & both.T
+        if not self.state:
+            self.state = {"sum": torch.zeros_like(value), "mass": torch.zeros(seen.shape).to(value)}
+        for name, new in (("sum", value), ("mass", torch.ones_like(self.state["mass"]))):
+            old = self.state[name].to(value)
+            self.state[name] = torch.where(seen, old + self.share * (new - old), old)
+        mass = self.state["mass"]
+        mean = self.state["sum"] / mass.where(mass > 0, torch.ones_like(mass))
+        return gramian(mean) if self.kind == "averaged" else _with_positive_squares(mean.cpu().numpy())
+
+
+def _with_positive_squares(products: Floats) -> Floats:
+    """Estimated inner products, where a source whose square is not above 0 has an unknown direction."""
+    squares = products.diagonal()
+    unknown = squares <= 0
+    least = LEAST_SQUARE * squares.max(initial=0.0)
+    result = np.where(unknown[:, None] | unknown, 0.0, products)
+    lengths = np.sqrt(np.where(unknown, least, squares))
+    bound = np.outer(lengths, lengths)
+    return np.asarray(np.clip(result, -bound, bound) + np.diag(np.where(unknown, least, 0.0)))
 
 
 def min_norm_weights(gramian: ArrayLike, *, normalize: Normalize = "l2", present: ArrayLike | None = None) -> Floats:

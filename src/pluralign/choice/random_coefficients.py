@@ -14,11 +14,13 @@ Laplace posterior.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.special import gammaincinv
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
@@ -27,6 +29,9 @@ from pluralign.choice.latent_class.panel import Panel
 
 CELLS = 2**23
 """Numbers that the feature differences of one block of annotators may take."""
+
+DEGREES = 5
+"""Degrees of freedom of the Student t that importance sampling draws from."""
 
 LEAST_VARIANCE = 1e-8
 """No variance of a random coefficient falls below this, so that Sigma can be inverted."""
@@ -203,7 +208,7 @@ class RandomCoefficientsPlackettLuce(BaseEstimator):
         before, self.converged_ = -np.inf, False
         for iteration in range(self.max_iterations):
             self.n_iter_ = iteration + 1
-            posteriors = [_laplace(block, prior, start) for block, start in zip(blocks, modes, strict=True)]
+            posteriors = [laplace(block, prior, start) for block, start in zip(blocks, modes, strict=True)]
             total = self._total(blocks, posteriors, weight)
             if total - before <= self.tolerance * places and self.n_iter_ > 1:
                 self.converged_ = True
@@ -233,7 +238,7 @@ class RandomCoefficientsPlackettLuce(BaseEstimator):
         covariances = np.tile(self.covariance_, (panel.annotators, 1, 1))
         sigma = self.covariance_
         for block in self._blocks(panel):
-            found = _laplace(block, self._prior)
+            found = laplace(block, self._prior)
             for row, annotator in enumerate(block.annotator.tolist()):
                 local = block.column[row] >= 0
                 seen = self._columns[block.column[row][local].numpy()]
@@ -251,10 +256,9 @@ class RandomCoefficientsPlackettLuce(BaseEstimator):
         By importance sampling with `draws` draws from each annotator's Laplace posterior; new annotators included.
         """
         found = np.zeros(panel.annotators)
-        generator = torch.Generator().manual_seed(self.seed)
         for block in self._blocks(panel):
-            posterior = _laplace(block, self._prior)
-            _, log_weights = _importance(block, self._prior, posterior, self.draws, generator)
+            posterior = laplace(block, self._prior)
+            _, log_weights = importance(block, self._prior, posterior, self.draws, self.seed)
             found[block.annotator.numpy()] = torch.logsumexp(log_weights, 0).numpy() - np.log(self.draws)
         return found
 
@@ -319,13 +323,12 @@ class RandomCoefficientsPlackettLuce(BaseEstimator):
         spread, people = prior.mean.new_zeros(rank, rank), 0.0
         slope = prior.shared.new_zeros(len(prior.shared))
         bend = prior.shared.new_zeros(len(prior.shared), len(prior.shared))
-        generator = torch.Generator().manual_seed(self.seed)
         for block, posterior in zip(blocks, posteriors, strict=True):
             w = weight[block.annotator]
             mode, covariance = posterior.mode, posterior.covariance
             draws = None
             if self.moments == "importance":
-                draws, log_weights = _importance(block, prior, posterior, self.draws, generator)
+                draws, log_weights = importance(block, prior, posterior, self.draws, self.seed)
                 share = torch.softmax(log_weights, 0)
                 mode = torch.einsum("sn,snq->nq", share, draws)
                 covariance = torch.einsum("sn,snp,snq->npq", share, draws - mode, draws - mode)
@@ -463,7 +466,7 @@ def _block(
     return Block(who, column, differences(own_worths), differences(shared[ids]), log_share, weight)
 
 
-def _laplace(block: Block, prior: Prior, start: Tensor | None = None) -> Posterior:
+def laplace(block: Block, prior: Prior, start: Tensor | None = None) -> Posterior:
     """Mode and curvature of each annotator's posterior, by Newton's method with step halving."""
     mean, loadings, variance = prior.of(block)
     sigma = loadings @ loadings.transpose(1, 2) + torch.diag_embed(variance)
@@ -498,20 +501,26 @@ def _laplace(block: Block, prior: Prior, start: Tensor | None = None) -> Posteri
     return Posterior(theta, precision, value - log_det - half)
 
 
-def _importance(
-    block: Block, prior: Prior, posterior: Posterior, draws: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Draws `(draws, n, q)` from the Laplace posterior, and log P(judgments | theta) p(theta) / q(theta) of each."""
+def importance(block: Block, prior: Prior, posterior: Posterior, draws: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Draws `(draws, n, q)` from a Student t around the Laplace posterior, whose tails are thicker than those of the
+    posterior, and log P(judgments | theta) p(theta) / q(theta) of each `(draws, n)`."""
     mean, loadings, variance = prior.of(block)
     factor = torch.linalg.cholesky(loadings @ loadings.transpose(1, 2) + torch.diag_embed(variance))
-    normal = torch.randn(draws, *mean.shape, generator=generator, dtype=mean.dtype)
-    precision = posterior.precision
-    moved = torch.linalg.solve_triangular(precision.transpose(1, 2), normal.unsqueeze(-1), upper=True).squeeze(-1)
+    size, precision = mean.shape[1], posterior.precision
+    # Scrambled Sobol points: integrals converge faster than by random ones.
+    uniform = torch.quasirandom.SobolEngine(size + 1, scramble=True, seed=seed).draw(draws, dtype=torch.float64)
+    uniform = uniform.clamp(1e-9, 1 - 1e-9)
+    chi2 = torch.as_tensor(gammaincinv(DEGREES / 2, uniform[:, :1].numpy())) * 2 / DEGREES
+    student = (torch.special.ndtri(uniform[:, 1:]) / chi2.sqrt()).unsqueeze(1)
+    moved = torch.linalg.solve_triangular(precision.transpose(1, 2), student.unsqueeze(-1), upper=True).squeeze(-1)
     theta = posterior.mode + moved
     value = torch.stack([block.log_likelihood(one, prior.shared)[0] for one in theta])
     whitened = torch.linalg.solve_triangular(factor, (theta - mean).unsqueeze(-1), upper=False).squeeze(-1)
     log_prior = -whitened.square().sum(-1) / 2 - torch.diagonal(factor, dim1=1, dim2=2).log().sum(-1)
-    log_proposal = -normal.square().sum(-1) / 2 + torch.diagonal(precision, dim1=1, dim2=2).log().sum(-1)
+    half = (DEGREES + size) / 2
+    constant = math.lgamma(half) - math.lgamma(DEGREES / 2) + size / 2 * math.log(2 / DEGREES)  # against a normal
+    log_proposal = constant - half * torch.log1p(student.square().sum(-1) / DEGREES)
+    log_proposal = log_proposal + torch.diagonal(precision, dim1=1, dim2=2).log().sum(-1)
     return theta, value + log_prior - log_proposal
 
 

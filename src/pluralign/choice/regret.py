@@ -78,6 +78,108 @@ def priorities(types: int, priority: ArrayLike | None = None) -> Floats:
     return values
 
 
+def relative_priorities(utility: ArrayLike, priority: ArrayLike | None = None) -> Floats:
+    """Priorities c_i / L_ii `(types,)`, with which a regret is a share of what a type has under its own policy.
+
+    L_ii = KL(pi_i || pi_ref), so in nats the type that was tuned farthest from the reference dominates the game. A type
+    that gains nothing from its own policy, L_ii <= 0, has nothing to lose and gets 0.
+
+    Args:
+        utility: L `(types, policies)`, in nats; the first policies are the types' own, in their order.
+        priority: c `(types,)`; `None` is 1 for all.
+
+    Examples:
+        >>> relative_priorities([[2.0, -1.0], [0.0, 4.0]])
+        array([0.5 , 0.25])
+    """
+    table = _matrix(utility, "utility")
+    own = np.diagonal(table)[: len(table)]
+    return np.where(own > 0, priorities(len(table), priority) / np.where(own > 0, own, 1.0), 0.0)
+
+
+def percentiles(utilities: ArrayLike) -> Floats:
+    """The share of a prompt's other candidates that a type likes less than a candidate, ties half.
+
+    Args:
+        utilities: u_k of the candidates `(types, ..., candidates)`, on any scale of each type's own.
+
+    Returns:
+        The same shape, from 0 to 1; 0.5 for a single candidate.
+
+    Examples:
+        >>> percentiles([[3.0, 1.0, 1.0]])
+        array([[1.  , 0.25, 0.25]])
+    """
+    values = _finite(utilities, "utilities")
+    others = values.shape[-1] - 1
+    if not others:
+        return np.full(values.shape, 0.5)
+    above = values[..., :, None] - values[..., None, :]
+    return np.asarray(((above > 0).sum(-1) + ((above == 0).sum(-1) - 1) / 2) / others)
+
+
+def best_of_types(percentile: ArrayLike, weights: ArrayLike | None = None) -> np.ndarray:
+    """Which candidate of each prompt to give to all types: `(...)`, the first of equally good ones.
+
+    Args:
+        percentile: from `percentiles`, `(types, ..., candidates)`.
+        weights: p `(types,)`: the candidate with the largest sum_k p_k F_k. `None`: the one whose smallest percentile
+            is largest.
+
+    Examples:
+        >>> table = percentiles([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]])
+        >>> int(best_of_types(table)), int(best_of_types(table, [0.9, 0.1]))
+        (1, 0)
+    """
+    table = np.asarray(percentile, dtype=np.float64)
+    score = table.min(0) if weights is None else np.tensordot(np.asarray(weights, dtype=np.float64), table, 1)
+    return np.asarray(score.argmax(-1))
+
+
+def best_of_weights(percentile: ArrayLike, priority: ArrayLike | None = None, steps: int = 500) -> Floats:
+    """Weights p `(types,)` with which `best_of_types` serves the worst-off type best, averaged over prompts.
+
+        max over choices of min over types of W_k,   W_k = mean over prompts of F_k(chosen candidate)
+
+    By duality the choice maximises sum_k p_k F_k prompt by prompt, with p the adversary's weights in the game. They
+    come from multiplicative weights against the best choice (Freund and Schapire 1999). With priorities c the
+    adversary's gain is c_k (1 - W_k). The smallest percentile prompt by prompt (`weights=None` in `best_of_types`)
+    protects every type in every single prompt, at the cost of a smaller mean.
+
+    Args:
+        percentile: from `percentiles`, `(types, prompts, candidates)`.
+        priority: c `(types,)`; `None` is 1 for all.
+        steps: of the game.
+
+    Returns:
+        p_k c_k, scaled to sum to 1.
+
+    Examples:
+        Each candidate is one type's favourite; the second type's first choice costs the first type less.
+
+        >>> table = np.array([[[1.0, 0.6, 0.0]], [[0.0, 0.5, 1.0]]])
+        >>> weights = best_of_weights(table)
+        >>> int(best_of_types(table, weights)[0])
+        1
+    """
+    table = np.asarray(percentile, dtype=np.float64)
+    if table.ndim != 3 or not table.size:
+        raise ValueError(f"percentile: found {table.shape}, expected (types, prompts, candidates)")
+    types = len(table)
+    cost = priorities(types, priority)
+    scale = float(cost.max()) or 1.0
+    gain, total = np.zeros(types), np.zeros(types)
+    rate = np.sqrt(8 * np.log(max(types, 2)) / steps)
+    for _ in range(steps):
+        adversary = _softmax(rate * gain)
+        total += adversary
+        chosen = best_of_types(table, adversary * cost)
+        served = np.take_along_axis(table, chosen[None, :, None], 2).mean((1, 2))
+        gain += cost * (1 - served) / scale
+    weights = total * cost
+    return np.asarray(weights / weights.sum()) if weights.any() else np.full(types, 1 / types)
+
+
 def min_max_regret(regret: ArrayLike) -> Game:
     """The weights that minimise the largest regret, by a linear programme (HiGHS).
 

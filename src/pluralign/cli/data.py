@@ -10,7 +10,10 @@ from typer import Argument, Option
 
 from pluralign.cli import options
 
-Format = Literal["table", "trl", "hh-rlhf", "mapping", "polis", "preflib", "label-studio", "argilla"]
+Format = Literal[
+    "table", "trl", "hh-rlhf", "mapping", "polis", "preflib", "label-studio", "argilla", "chatbot-arena", "oasst",
+    "prism", "le-wi-di",
+]  # fmt: skip
 Shape = Literal["votes", "people", "ranked", "ballot"]
 By = Literal["prompt", "response", "annotator", "source", "group"]
 OnError = Literal["stop", "skip"]
@@ -20,10 +23,11 @@ def import_(
     sources: Annotated[list[Path], Argument(help="Files to import, all of one format.")],
     out: options.OutTable,
     format: Annotated[Format, Option(help="Format of the files; table is pluralign's own.")] = "table",
-    mapping: Annotated[str | None, Option(help="mapping: YAML file that describes the columns.")] = None,
+    mapping: Annotated[str | None, Option(help="YAML file that describes the columns, or a known name.")] = None,
     shape: Annotated[Shape | None, Option(help="polis: votes (default) or people; preflib: ranked or ballot.")] = None,
     comments: Annotated[str | None, Option(help="polis: file of the statements.")] = None,
     prompt: Annotated[str | None, Option(help="polis and preflib: topic, used as the prompt.")] = None,
+    keep_moderated: Annotated[bool, Option("--keep-moderated", help="polis: keep rejected statements.")] = False,
     field: Annotated[list[str] | None, Option(help="label-studio and argilla: KEY=NAME; can be repeated.")] = None,
     label_scale: Annotated[str | None, Option(help="table, mapping, argilla: name or YAML file of the labels.")] = None,
     source_name: Annotated[str | None, Option(help="Value of the column source where there is none.")] = None,
@@ -41,7 +45,7 @@ def import_(
 
     imported = import_files(
         sources, out, format=format, mapping=mapping, shape=shape, comments=comments, prompt=prompt,
-        fields=field or (), label_scale=label_scale, source=source_name,
+        fields=field or (), keep_moderated=keep_moderated, label_scale=label_scale, source=source_name,
         drop_columns=[name for name in (drop_columns or "").split(",") if name], on_error=on_error, rejects=rejects,
         anonymize=anonymize, key_file=key_file,
     )  # fmt: skip
@@ -82,9 +86,9 @@ def audit(
     out: options.OutFolder,
     features: Annotated[str, Option(help="auto, worths, tfidf, or a model folder or hub id.")] = "auto",
     types: Annotated[str, Option(help="Number of annotator types, or auto.")] = "auto",
-    most_types: Annotated[int, Option(help="Maximum number of types that auto tries.")] = 6,
-    dimensions: Annotated[int, Option(help="Number of dimensions of text features.")] = 64,
-    simulations: Annotated[int, Option(help="Simulations per design of the power curve; 0 skips it.")] = 3,
+    most_types: Annotated[int, Option(min=1, help="Maximum number of types that auto tries.")] = 6,
+    dimensions: Annotated[int, Option(min=1, help="Number of dimensions of text features.")] = 64,
+    simulations: Annotated[int, Option(min=0, help="Simulations per design of the power curve; 0 skips it.")] = 3,
     response_features: Annotated[
         Path | None, Option(help="Table of numeric attributes of responses, used instead of --features.")
     ] = None,

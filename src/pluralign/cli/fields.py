@@ -13,13 +13,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Union
 
 import typer
-from typer.core import TyperCommand
 
+from pluralign.cli.options import OnceCommand
 from pluralign.core.errors import PluralignError, nearest
 from pluralign.training.objectives import OBJECTIVES
 
 
-class TrainCommand(TyperCommand):
+class TrainCommand(OnceCommand):
     """The command `train`, whose help ends with the list of objectives."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
@@ -59,7 +59,7 @@ def keys_of(objective: str) -> dict[str, list[Key]]:
     from trl import ModelConfig
 
     from pluralign.training.configs import JudgmentConfig
-    from pluralign.workflows.train.settings import NOT_SET_BY_USERS, RunKeys, fields_of
+    from pluralign.workflows.train.settings import DEFAULT_MODEL_KEYS, NOT_SET_BY_USERS, RunKeys, fields_of
 
     entry = OBJECTIVES[objective]
     config = entry.config
@@ -75,6 +75,7 @@ def keys_of(objective: str) -> dict[str, list[Key]]:
         ("TRL's ModelConfig", ModelConfig, list(fields_of(ModelConfig))),
         ("transformers' TrainingArguments", config, [name for name in classes if name not in (*own, *trl)]),
     )
+    defaults = {**DEFAULT_MODEL_KEYS, **entry.trainer.default_model_keys, **entry.trainer.fixed_model_keys}
     seen = {*NOT_SET_BY_USERS, *entry.trainer.hidden_keys}
     keys: dict[str, list[Key]] = {}
     for title, kind, names in groups:
@@ -82,6 +83,11 @@ def keys_of(objective: str) -> dict[str, list[Key]]:
         seen |= {*group}
         if group:
             keys[title] = [_key(*fields_of(kind)[name]) for name in group]
+            if kind is ModelConfig:
+                keys[title] = [
+                    key._replace(default=json.dumps(defaults[key.name])) if key.name in defaults else key
+                    for key in keys[title]
+                ]
     return keys
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import json
 import re
 import sys
@@ -17,7 +18,8 @@ from typer.core import TyperGroup
 from pluralign.cli import data, models, options, policies
 from pluralign.cli.fields import TrainCommand
 from pluralign.cli.votes import votes
-from pluralign.core.errors import PluralignError, nearest
+from pluralign.core.errors import PluralignError, TrainingError, nearest, one_line
+from pluralign.core.files import disk_message
 
 
 def demo(out: options.OutFolder = Path("demo-out"), seed: options.Seed = 0) -> None:
@@ -82,7 +84,7 @@ for name, command in COMMANDS.items():
         flags = {"allow_extra_args": True, "ignore_unknown_options": True}
         app.command(name, cls=TrainCommand, context_settings=flags)(command)
     else:
-        app.command(name)(command)
+        app.command(name, cls=options.OnceCommand)(command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -104,21 +106,44 @@ _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)  # t
 
 
 def main() -> None:
-    """Run a command and exit: 0 done, 2 bad input or usage, 130 interrupted, each in one line; 1 with a traceback."""
+    """Run a command and exit.
+
+    0 done; 2 bad input or usage, 1 training that failed, 130 interrupted, each with one line; 1 with a traceback for a
+    fault of pluralign.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character must not end the command
     message = None
     try:
+        _check_words(sys.argv[1:])
         code = app(sys.argv[1:] or ["--help"], prog_name="pluralign", standalone_mode=False) or 0
     except PluralignError as error:
         code, message = 2, str(error)
+    except TrainingError as error:
+        code, message = 1, str(error)
     except _UsageError as error:
         code, message = 2, _usage_message(error)
     except typer.Abort:
         code = 130
+    except OSError as error:
+        if (message := disk_message(error)) is None:
+            raise
+        code = 2
     if code == 130:
         message = "interrupted; the same command continues or starts again"
     if message is not None:
         print(f"pluralign: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
+
+
+def _check_words(words: list[str]) -> None:
+    """Check that the words of the command line are text: names in another encoding cannot be written down."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise PluralignError(f"found {one_line(word)}, which is not UTF-8: rename the file or folder") from None
 
 
 def _usage_message(error: typer.BadParameter) -> str:

@@ -45,7 +45,7 @@ def calibrate(
     files: Annotated[list[Path] | None, Argument(help="Canonical files that the model was not trained on.")] = None,
     method: Annotated[Method, Option(help="Fit one temperature, or a monotone curve.")] = "temperature",
     remove: Annotated[bool, Option("--remove", help="Remove the stored recalibration; takes no files.")] = False,
-    folds: Annotated[int, Option(help="Number of cross-validation folds, over prompts.")] = 5,
+    folds: Annotated[int, Option(min=2, help="Number of cross-validation folds, over prompts.")] = 5,
     seed: options.Seed = 0,
     label_scale: options.LabelScale = None,
     trust_remote_code: options.TrustRemoteCode = False,
@@ -86,7 +86,7 @@ def evaluate(
         str | None,
         Option(help="With --reward: an em-dpo run, or 'nearest': compare kinds of responses said and put first."),
     ] = None,
-    samples: Annotated[int, Option(help="With --reward: responses per prompt; matching needs 2 or more.")] = 2,
+    samples: Annotated[int, Option(min=1, help="With --reward: responses per prompt; matching needs 2 or more.")] = 2,
     max_new_tokens: options.MaxNewTokens = 128,
     quantile: options.Quantile = None,
     revision: options.Revision = "main",
@@ -98,6 +98,7 @@ def evaluate(
     a policy's responses against the reference, and how well they match the reward.
     """
     from pluralign.reports.cards import metrics_table
+    from pluralign.scoring.crowds import verdicts
     from pluralign.workflows.evaluate import evaluate as run
 
     metrics = run(
@@ -105,7 +106,7 @@ def evaluate(
         reference=reference, beta=beta, reward=reward, kinds=kinds, samples=samples, max_new_tokens=max_new_tokens,
         quantile=quantile, revision=revision, trust_remote_code=trust_remote_code,
     )  # fmt: skip
-    typer.echo("\n".join(metrics_table(metrics)))
+    typer.echo("\n".join([*metrics_table(metrics), *verdicts(metrics)]))
     typer.echo(f"written to {out}")
 
 

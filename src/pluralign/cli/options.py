@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import typer
 from typer import Argument, Option
+from typer.core import TyperCommand, TyperOption
+
+
+class OnceCommand(TyperCommand):
+    """A command that refuses an option given twice, unless it may be repeated; otherwise the last one would win."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words of the command line."""
+        given = self.make_parser(ctx).parse_args(args=list(args))[2]
+        for option in given:
+            if isinstance(option, TyperOption) and not option.multiple and given.count(option) > 1:
+                raise typer.BadParameter(f"{option.opts[0]} is given twice: give it once", ctx)
+        return super().parse_args(ctx, args)
+
 
 Files = Annotated[list[Path], Argument(help="Canonical files of judgments.")]
 Model = Annotated[str, Argument(help="A run, a model or adapter folder, or a hub id.")]
@@ -14,12 +29,14 @@ OutTable = Annotated[Path, Option("--out", help="Output file: .parquet, .jsonl o
 OutParquet = Annotated[Path, Option("--out", help="Output file: .parquet.")]
 
 LabelScale = Annotated[str | None, Option(help="Label scale of files that store none: a built-in name or a YAML file.")]
-Seed = Annotated[int, Option(help="Random seed.")]
+Seed = Annotated[int, Option(min=0, max=2**32 - 1, help="Random seed.")]
 Revision = Annotated[str, Option(help="Branch, tag or commit of the model on the hub.")]
 TrustRemoteCode = Annotated[bool, Option(help="Run Python code that comes with a model. Only for code that you trust.")]
 
-MaxNewTokens = Annotated[int, Option(help="Maximum number of tokens of a response.")]
-MaxPrompts = Annotated[int | None, Option(help="Maximum number of prompts; a random subset if the files have more.")]
+MaxNewTokens = Annotated[int, Option(min=1, help="Maximum number of tokens of a response.")]
+MaxPrompts = Annotated[
+    int | None, Option(min=1, help="Maximum number of prompts; a random subset if the files have more.")
+]
 Temperature = Annotated[float, Option(help="Sampling temperature.")]
 
 Raw = Annotated[bool, Option("--raw", help="Reward models: ignore a stored recalibration.")]

@@ -13,6 +13,7 @@ from pluralign.core.errors import PluralignError
 
 Prior = Literal["run", "uniform"]
 Select = Literal["best", "softmax"]
+Criterion = Literal["win-rate", "regret", "relative-regret"]
 TypedRun = Annotated[Path, Argument(help="Folder of a finished em-dpo run.")]
 
 
@@ -21,7 +22,7 @@ def best_of(
     prompts: Annotated[list[Path], Argument(help="Canonical files; every unique prompt is used.")],
     reward: Annotated[str, Option(help="Reward model that chooses: a folder or hub id.")],
     out: options.OutTable,
-    n: Annotated[int, Option("--n", help="Number of responses to sample per prompt.")] = 4,
+    n: Annotated[int, Option("--n", min=1, help="Number of responses to sample per prompt.")] = 4,
     select: Annotated[
         Select, Option(help="Keep the best response, or draw one with probability softmax(reward / beta).")
     ] = "best",
@@ -56,6 +57,9 @@ def route(
     files: options.Files,
     out: options.OutParquet,
     prior: Annotated[Prior, Option(help="Prior over types: their shares in the run, or uniform.")] = "run",
+    continuous: Annotated[
+        bool, Option(help="Also give continuous weights of the types, and compare them with hard types.")
+    ] = False,
     label_scale: options.LabelScale = None,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
@@ -63,16 +67,20 @@ def route(
 
     Nothing is trained. The output has the most probable type of each annotator and the adapter of that type.
     """
+    from pluralign.workflows.route import continuum_of
     from pluralign.workflows.route import route as route_annotators
 
     routed = route_annotators(
-        run, list(map(str, files)), out, prior=prior, label_scale=label_scale, trust_remote_code=trust_remote_code
-    )
+        run, list(map(str, files)), out, prior=prior, continuous=continuous, label_scale=label_scale,
+        trust_remote_code=trust_remote_code,
+    )  # fmt: skip
     types, adapters = routed.column("type").to_pylist(), routed.column("adapter").to_pylist()
     for kind, adapter in sorted(set(zip(types, adapters, strict=True))):
         typer.echo(f"type {kind}, adapter {adapter}: {types.count(kind)} of {len(routed)} annotators")
     if without_ranks := routed.column("judgments").to_pylist().count(0):
         typer.echo(f"by the prior alone, because they ranked nothing: {without_ranks} of {len(routed)} annotators")
+    if (compared := continuum_of(routed)) is not None:
+        typer.echo(compared.sentence)
     typer.echo(f"written to {out}")
 
 
@@ -80,37 +88,55 @@ def aggregate(
     run: TypedRun,
     out: options.OutFolder,
     prompts: Annotated[list[Path] | None, Option(help="Canonical files.", show_default="the run's own files")] = None,
-    samples: Annotated[int, Option(help="Responses per prompt from each policy.")] = 4,
+    tuning_prompts: Annotated[
+        list[Path] | None, Option(help="Canonical files on which weights are chosen.", show_default="its train files")
+    ] = None,
+    criterion: Annotated[Criterion, Option(help="What the weights and the best policy minimise.")] = "win-rate",
+    offer: Annotated[
+        list[str] | None, Option(help="Policy to build: mixture, merge, pooled or best-of; repeatable. Default: all.")
+    ] = None,
+    judge: Annotated[
+        list[str] | None, Option(help="TYPE=FOLDER of a reward model that judges for a type; repeatable.")
+    ] = None,
+    samples: Annotated[int, Option(min=1, help="Responses per prompt from each policy.")] = 4,
+    candidates: Annotated[int, Option(help="Number of responses from which best-of chooses.")] = 16,
+    trials: Annotated[int, Option(help="Number of weights to try for merge; half as many for pooled.")] = 12,
     max_new_tokens: options.MaxNewTokens = 128,
     max_prompts: options.MaxPrompts = None,
+    max_tuning_prompts: Annotated[int, Option(help="Maximum number of tuning prompts; a random subset.")] = 48,
     priority: Annotated[list[str] | None, Option(help="TYPE=WEIGHT; can be repeated. Or all weights: 2,1.")] = None,
     hedge: Annotated[bool, Option(help="Solve the game by optimistic Hedge, not by a linear programme.")] = False,
     policy: Annotated[list[str] | None, Option(help="NAME=FOLDER of another policy to compare; repeatable.")] = None,
-    distill: Annotated[bool, Option(help="Also train one adapter on responses sampled from the mixture.")] = False,
+    distill: Annotated[bool, Option(help="Also train one adapter on responses of each policy but merge.")] = False,
     distill_prompts: Annotated[list[Path] | None, Option(help="Canonical files, if not the run's train files.")] = None,
-    distill_samples: Annotated[int, Option(help="Responses per prompt to distill on.")] = 4,
+    distill_samples: Annotated[int, Option(min=1, help="Responses per prompt to distill on.")] = 4,
     distill_epochs: Annotated[float, Option(help="Number of epochs of the distillation.")] = 1.0,
     distill_learning_rate: Annotated[float, Option(help="Learning rate of the distillation.")] = 1e-4,
     label_scale: options.LabelScale = None,
     seed: options.Seed = 0,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Mix the policies of annotator types by min-max regret.
+    """Combine the policies of annotator types into one policy for all.
 
-    Reports what each type gives up under each policy. Writes the mixture and report.html.
+    Builds a mixture, a merged adapter, pooled logits and a best-of policy, and reports what each type gets from each.
     """
-    from pluralign.workflows.aggregate.contents import regret_lines
+    from pluralign.workflows.aggregate.contents import outcome_lines
     from pluralign.workflows.aggregate.run import aggregate as aggregate_run
 
     metrics = aggregate_run(
-        run, out, prompts=prompts, samples=samples, max_new_tokens=max_new_tokens, max_prompts=max_prompts,
-        priority=_priority(priority or []), hedge=hedge, policies=_named(policy or [], "--policy", "NAME=FOLDER"),
-        distill=distill, distill_prompts=distill_prompts, distill_samples=distill_samples,
-        distill_epochs=distill_epochs, distill_learning_rate=distill_learning_rate, label_scale=label_scale,
-        seed=seed, trust_remote_code=trust_remote_code,
+        run, out, prompts=prompts, tuning_prompts=tuning_prompts, criterion=criterion,
+        **({"offer": offer} if offer else {}), judge=_named(judge or [], "--judge", "TYPE=FOLDER"), samples=samples,
+        candidates=candidates, trials=trials, max_new_tokens=max_new_tokens, max_prompts=max_prompts,
+        max_tuning_prompts=max_tuning_prompts, priority=_priority(priority or []), hedge=hedge,
+        policies=_named(policy or [], "--policy", "NAME=FOLDER"), distill=distill, distill_prompts=distill_prompts,
+        distill_samples=distill_samples, distill_epochs=distill_epochs, distill_learning_rate=distill_learning_rate,
+        label_scale=label_scale, seed=seed, trust_remote_code=trust_remote_code,
     )  # fmt: skip
-    typer.echo("\n".join(regret_lines(metrics)))
-    typer.echo(f"written to {out}; open {out / 'report.html'}")
+    if metrics["types"] == 1:
+        typer.echo(f"{run}: has a single annotator type, so there is nothing to aggregate: its policy serves everybody")
+        return
+    typer.echo("\n".join(outcome_lines(metrics)))
+    typer.echo(f"* best by {criterion}; written to {out}; open {out / 'report.html'}")
 
 
 def _priority(words: list[str]) -> dict[str, float] | list[float] | None:

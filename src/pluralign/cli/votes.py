@@ -16,12 +16,12 @@ PairVotes = Literal["shared", "full"]
 votes = typer.Typer(help="Keep a crowd's votes up to date, or simulate votes.", rich_markup_mode=None)
 
 
-@votes.command()
+@votes.command(cls=options.OnceCommand)
 def update(
     state: Annotated[Path, Argument(help="Vote state: a .parquet file; created if it does not exist.")],
     files: options.Files,
     prior: Annotated[Path | None, Option(help="Table with prompt, response and a column per label.")] = None,
-    strength: Annotated[float | None, Option(help="Weight of the prior, in votes. Default: one per label.")] = None,
+    strength: Annotated[float | None, Option(help="Weight of the prior, in votes. Default: estimated.")] = None,
     decay: Annotated[float | None, Option(help="Weight that a vote keeps after each window.", show_default="1")] = None,
     window: Annotated[float | None, Option(help="With --decay: length of a window, in days.")] = None,
     origin: Annotated[str | None, Option(help="Start of the first window.", show_default="1970-01-01")] = None,
@@ -46,7 +46,7 @@ def update(
     typer.echo("\n".join(updated.summary()))
 
 
-@votes.command()
+@votes.command(cls=options.OnceCommand)
 def simulate(
     files: options.Files,
     personas: Annotated[Path, Option(help="YAML list of personas, each with name and description.")],

@@ -13,6 +13,13 @@ class PluralignError(ValueError):
     """
 
 
+class TrainingError(RuntimeError):
+    """Training has failed although its input was right: a loss or weight is not finite.
+
+    The command line prints only the message and exits with code 1.
+    """
+
+
 class RowError(PluralignError):
     """A row of an imported file cannot be used. A row's reader raises it; the file's reader adds the place with `at`.
 
@@ -31,9 +38,13 @@ class RowError(PluralignError):
         self.message = message
 
     def at(self, file: object, row: int) -> PluralignError:
-        """The same error with its file and row (counted from 1)."""
-        column = "" if self.column is None else f", column '{self.column}'"
-        return PluralignError(f"{file}, row {row}{column}: {self.message}")
+        """The same error with its file and row (counted from 1), cut if it quotes long names."""
+        column = "" if self.column is None else f", column '{_cut(self.column, 200)}'"
+        return PluralignError(f"{file}, row {row}{column}: {_cut(self.message, 1000)}")
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -54,5 +65,4 @@ def one_line(text: object, limit: int = 80) -> str:
         >>> one_line("first\\nsecond")
         "'first\\\\nsecond'"
     """
-    shown = repr(text)
-    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+    return _cut(repr(text), limit)

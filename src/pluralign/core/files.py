@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from pluralign.core.errors import PluralignError
+from pluralign.core.errors import PluralignError, one_line
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,6 +35,9 @@ _DISK = {
     errno.EISDIR: "is a folder, and a file was expected: give a file name",
     errno.ENOENT: "no such file or folder: check the path",
     errno.ENAMETOOLONG: "the name is too long for this file system: choose a shorter one",
+    errno.ELOOP: "symbolic links lead in a circle: choose another place",
+    errno.ENXIO: "is not a regular file: choose another one",
+    errno.EIO: "the device failed (input/output error): check the disk",
 }
 
 
@@ -40,7 +50,21 @@ def disk_errors(path: object) -> Iterator[None]:
         code = _disk_code(fault)
         if code in _DISK:
             raise PluralignError(f"{path}: {_DISK[code]}") from fault
+        if isinstance(fault, ValueError) and str(fault) in ("embedded null byte", "embedded null character in path"):
+            raise PluralignError(f"{one_line(str(path))}: holds a null character: correct the path") from fault
         raise
+
+
+def disk_message(fault: OSError) -> str | None:
+    """The message for an error of the file system that nothing closer to its place has caught; `None` for others.
+
+    Examples:
+        >>> disk_message(FileNotFoundError(errno.ENOENT, "", "a.parquet"))
+        'a.parquet: no such file or folder: check the path'
+    """
+    if fault.errno not in _DISK or fault.filename is None:
+        return None
+    return f"{fault.filename}: {_DISK[fault.errno]}"
 
 
 def _disk_code(fault: Exception) -> int | None:
@@ -55,15 +79,15 @@ def _disk_code(fault: Exception) -> int | None:
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str], mode: str = "wb", *, shared: bool = False) -> Iterator[IO[Any]]:
+def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
     """Write a file under a temporary name in the same folder and rename it when it is complete.
 
-    An exception or interrupt leaves an existing file unchanged and no partial file. A killed process leaves the
-    temporary file, which the next write of the same name replaces. Missing parent folders are created.
+    The temporary name is unique, so that several processes may write the file at once; the last one wins. An exception
+    or interrupt leaves an existing file unchanged and no partial file. A killed process leaves the temporary file,
+    which the next write of the same name removes. Missing parent folders are created.
 
     Args:
         mode: `"wb"` or `"w"` (text is UTF-8).
-        shared: several processes may write the file at once (a cache); each uses its own temporary name.
 
     Raises:
         PluralignError: the file cannot be written (disk full, read-only, not a folder, ...); names the fix.
@@ -77,21 +101,133 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb", *, shared: bool
         'whole'
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}{f'.{os.getpid()}' if shared else ''}.partial")
     with disk_errors(path):
-        if path.is_dir():
+        if path.is_dir() or not path.name:
             raise IsADirectoryError(errno.EISDIR, "is a folder", str(path))
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(path)
+        partial, handle = _new_partial(path)
         try:
-            with open(partial, mode, encoding=None if "b" in mode else "utf-8") as out:
+            with open(handle, mode, encoding=None if "b" in mode else "utf-8") as out:
                 yield out
                 out.flush()
                 os.fsync(out.fileno())
-            os.replace(partial, path)
+                if fcntl is not None:
+                    os.replace(partial, path)  # before it is closed, which ends its lock
+            if fcntl is None:
+                os.replace(partial, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
             raise
+
+
+def _new_partial(path: Path) -> tuple[Path, int]:
+    """A new temporary file beside `path`, open and locked, so that no other process takes it for a stale one."""
+    while True:
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+        handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        if fcntl is None:
+            return partial, handle
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if partial.exists():
+            return partial, handle
+        os.close(handle)  # another process took it for a stale one before it was locked
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the temporary files that killed writers of `path` left: nobody holds their locks."""
+    if fcntl is None:
+        return
+    pattern = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{8}\.partial")
+    with os.scandir(path.parent) as entries:
+        stale = [Path(entry.path) for entry in entries if pattern.fullmatch(entry.name)]
+    for partial in stale:
+        with contextlib.suppress(OSError), open(partial, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            partial.unlink(missing_ok=True)
+
+
+def check_outputs(outputs: Iterable[str | os.PathLike[str]], inputs: Iterable[object]) -> None:
+    """Check, before any work is done, that no output is an input, also under another name or link.
+
+    Args:
+        outputs: the files and folders that a command writes.
+        inputs: what it reads; `None`, and what is neither a file nor a folder (a hub id, a table), is passed over.
+
+    Raises:
+        PluralignError: an output is an input.
+
+    Examples:
+        >>> check_outputs(["votes.parquet"], ["./votes.parquet"])
+        Traceback (most recent call last):
+        ...
+        pluralign.core.errors.PluralignError: votes.parquet: is an input file and would be overwritten: choose another
+        output
+    """
+    read = [Path(file) for file in inputs if isinstance(file, str | os.PathLike)]
+    for out in map(Path, outputs):
+        with disk_errors(out):
+            if any(same_file(out, file) for file in read):
+                kind = "folder" if out.is_dir() else "file"
+                raise PluralignError(f"{out}: is an input {kind} and would be overwritten: choose another output")
+
+
+def output_file(
+    out: str | os.PathLike[str], inputs: Iterable[object] = (), endings: tuple[str, ...] = (".parquet",)
+) -> Path:
+    """The path of an output file, checked before any work is done: its ending, and `check_outputs`.
+
+    Raises:
+        PluralignError: the name has another ending, it is a folder, or it is an input.
+    """
+    path = Path(out)
+    if not path.name.lower().endswith(endings):
+        *first, last = endings
+        listed = f"{', '.join(first)} or {last}" if first else last
+        raise PluralignError(f"{path}: the name must end in {listed}")
+    with disk_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a folder", str(path))
+    check_outputs([path], inputs)
+    return path
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one file or folder: by their resolved paths, or by a hard link."""
+    if os.path.realpath(one) == os.path.realpath(other):
+        return True
+    try:
+        return os.path.samefile(one, other)
+    except OSError:  # one of them does not exist
+        return False
+
+
+def check_distinct(files: Sequence[str | os.PathLike[str]], by_content: bool = True) -> None:
+    """Check that no file is given twice: by its path or a link, and with `by_content` also as a copy.
+
+    Raises:
+        PluralignError: two files are the same; names both.
+    """
+    by_size: dict[int, list[Path]] = {}
+    for path in map(Path, files):
+        with disk_errors(path):
+            if not path.is_file():
+                continue  # its reader reports it
+            size = path.stat().st_size
+            others = by_size.setdefault(size, [])
+            for other in others:
+                if same_file(path, other):
+                    raise PluralignError(f"{path}: is given twice, also as {other}: give each file once")
+                if by_content and size and _digest(path) == _digest(other):
+                    raise PluralignError(f"{path}: has the same content as {other}: give each file once")
+            others.append(path)
+
+
+def _digest(path: Path) -> bytes:
+    with open(path, "rb") as data:
+        return hashlib.file_digest(data, "sha256").digest()
 
 
 @contextlib.contextmanager

@@ -24,10 +24,10 @@ def fingerprint(*parts: object) -> str:
 
 
 def fingerprint_folder(folder: str | os.PathLike[str]) -> str:
-    """The fingerprint of the names and contents of a folder's files (a model on disk), without subfolders."""
+    """The fingerprint of the names and contents of a folder's files (a model on disk), without subfolders and locks."""
     digest = hashlib.sha256()
     for file in sorted(Path(folder).iterdir()):
-        if file.is_file():
+        if file.is_file() and file.name != ".lock":
             digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
             with open(file, "rb") as data:
                 digest.update(hashlib.file_digest(data, "sha256").digest())

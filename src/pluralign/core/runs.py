@@ -18,9 +18,10 @@ from typing import Any, Literal
 
 import yaml
 
-from pluralign.core.errors import PluralignError
-from pluralign.core.files import atomic_write, disk_errors, write_json
+from pluralign.core.errors import PluralignError, one_line
+from pluralign.core.files import atomic_write, disk_errors, same_file, write_json
 from pluralign.core.records import read_json
+from pluralign.core.yaml_lines import read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,18 @@ def environment() -> dict[str, Any]:
     }
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """The resolved settings of a run.
+
+    Raises:
+        PluralignError: the file is missing or damaged.
+    """
+    config = read_yaml(folder / CONFIG)
+    if not isinstance(config, dict):
+        raise PluralignError(f"{folder / CONFIG}: found {one_line(config)}, expected keys with values")
+    return config
+
+
 def file_fingerprints(files: Sequence[str | os.PathLike[str]]) -> dict[str, str]:
     """The SHA-256 of each file, by its path as given."""
     digests = {}
@@ -64,12 +77,18 @@ def run_state(folder: Path, config: Mapping[str, Any], inputs: Mapping[str, str]
     """Whether the folder's run with this resolved config and these input files is new, started or finished.
 
     Raises:
-        PluralignError: the folder holds a run with another config or on other data; names what differs.
+        PluralignError: the folder holds a run with another config or on other data, or one of the input files; names
+            what differs.
     """
+    for file in inputs:
+        if Path(file).is_file() and same_file(Path(file).parent, folder):
+            raise PluralignError(
+                f"{folder}: holds the input {file}, which the run could overwrite: choose another output folder"
+            )
     with disk_errors(folder):
         if not (folder / CONFIG).exists():
             return "new"
-        before = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")) or {}
+        before = read_config(folder)
     differing = sorted(key for key in {*before, *config} if before.get(key) != config.get(key))
     if differing:
         shown = ", ".join(f"{key} ({before.get(key)!r} before, {config.get(key)!r} now)" for key in differing)

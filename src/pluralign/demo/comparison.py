@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from scipy.special import softmax
 
 from pluralign.demo.town import candidates, population_choices, types_by_group
 from pluralign.evaluation.policies.divergences import list_divergences, minority_mass
-from pluralign.evaluation.policies.win_rate import win_rate
+from pluralign.evaluation.policies.regret import largest_losses, means, preferred, with_mixtures
 from pluralign.judgments.population import Simulation
 from pluralign.policies.loading import load_policy
-from pluralign.scoring.items import Items, items_of_texts
-from pluralign.scoring.mixtures import RESPONSIBILITIES
+from pluralign.scoring.items import items_of_texts
 from pluralign.scoring.reward_models import load_reward_model
+from pluralign.workflows.aggregate.answers import BASE
+from pluralign.workflows.aggregate.tuning import MIXTURE
 
 CONTEXT = 160
 """Maximum tokens of the demo's language model."""
@@ -28,34 +32,67 @@ LISTED = 12
 """Composed responses per prompt, from which policies and the town choose."""
 
 
-def win_rates(
-    simulation: Simulation, policies: Mapping[str, Path], base: Path, items: Items, seed: int
-) -> dict[str, dict[str, dict[str, float]]]:
-    """How often each group prefers each policy's responses to those of the base model, with intervals.
+DPO = "DPO"
+"""The name of the demo's plain DPO policy."""
 
-    A run with a policy per type answers each group by the type that holds most of its annotators.
+OWN = "own type's"
+"""Every group answered by the policy of the type that holds most of its annotators."""
+
+
+@dataclass(frozen=True)
+class WinRates:
+    """How often a policy's responses are preferred to those of the base model, by true utilities, with intervals.
+
+    `groups` has `win_rate`, `win_rate_low` and `win_rate_high` of each group, `worst` the same of the worst-off one.
     """
 
-    def utilities(model: Path, adapter: str | None = None) -> np.ndarray:
-        policy = load_policy(model if adapter is None else model / adapter, max_length=CONTEXT)
-        samples = policy.sample(items.prompts, n=4, max_new_tokens=ANSWER, seed=seed)
-        return np.array([[simulation.utilities(sample.response) for sample in group] for group in samples])
+    groups: dict[str, dict[str, float]]
+    worst: dict[str, float]
 
+
+def win_rates(simulation: Simulation, run: Path, together: Path, seed: int) -> dict[str, WinRates]:
+    """How often each group prefers the responses in an aggregation to those of the base, policy by policy.
+
+    The utilities are the true ones. A mixture's rate is the weighted mean of its parts', and `OWN` gives every group
+    the policy of the type that holds most of its annotators.
+    """
+    story = json.loads((together / "aggregate.json").read_text(encoding="utf-8"))
+    table = pq.read_table(together / "answers.parquet", columns=["by", "response"])
+    by, responses = np.array(table.column("by").to_pylist()), table.column("response").to_pylist()
+    true = {text: simulation.utilities(text) for text in set(responses)}
+    utilities = np.array([true[text] for text in responses]).T  # (groups, responses)
+    names = list(dict.fromkeys(by.tolist()))
+    shape = (len(utilities), 1, story["prompts"], -1)
+    drawn = np.concatenate([utilities[:, by == name].reshape(shape) for name in names], 1)
+    better = preferred(drawn, drawn[:, [names.index(BASE)]])  # (groups, policies, prompts)
+    mixtures = {
+        policy["name"]: policy["weights"]
+        for policy in story["policies"]
+        if policy["name"] == MIXTURE or policy["kind"] == "compared"
+    }
+    parts = [kind["policy"] for kind in story["types"]]
+    order = [*parts, *(name for name in names if name not in parts)]
+    better = with_mixtures(better[:, [names.index(name) for name in order]], np.array(list(mixtures.values())))
+    adapters = types_by_group(simulation, run)
     groups = [group.name for group in simulation.town.types]
-    before = utilities(base)  # (prompts, samples, groups)
-    rates: dict[str, dict[str, dict[str, float]]] = {}
-    for name, model in policies.items():
-        if (model / RESPONSIBILITIES).exists():
-            own = types_by_group(simulation, model)
-            by_adapter = {adapter: utilities(model, adapter) for adapter in set(own.values())}
-            after = {group: by_adapter[adapter] for group, adapter in own.items()}
-        else:
-            after = dict.fromkeys(groups, utilities(model))
-        rates[name] = {
-            group: win_rate(after[group][:, :, index], before[:, :, index], seed=seed)
-            for index, group in enumerate(groups)
-        }
-    return rates
+    own = np.stack([better[place, order.index(adapters[group])] for place, group in enumerate(groups)])
+    better = np.concatenate([better, own[:, None]], 1)
+    rates, worst = means(better, seed=seed), largest_losses(1 - better, seed=seed)
+
+    def shown(value: float, low: float, high: float) -> dict[str, float]:
+        ends = {"win_rate_low": float(low), "win_rate_high": float(high)} if np.isfinite(low) else {}
+        return {"win_rate": float(value), **ends}
+
+    return {
+        name: WinRates(
+            {
+                group: shown(rates.value[row, place], rates.low[row, place], rates.high[row, place])
+                for row, group in enumerate(groups)
+            },
+            shown(1 - worst.value[place], 1 - worst.high[place], 1 - worst.low[place]),
+        )
+        for place, name in enumerate([*order, *mixtures, OWN])
+    }
 
 
 def list_metrics(population: np.ndarray, types: np.ndarray, log_probs: np.ndarray) -> dict[str, Any]:

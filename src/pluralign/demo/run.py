@@ -14,10 +14,10 @@ from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write
 from pluralign.core.runs import read_metrics
 from pluralign.demo import tables
-from pluralign.demo.comparison import ANSWER, CONTEXT, compare_lists, win_rates
+from pluralign.demo.comparison import ANSWER, CONTEXT, DPO, compare_lists, win_rates
 from pluralign.demo.from_scratch import make_causal_model
 from pluralign.demo.town import TOWN, rated, types_by_group, with_sources
-from pluralign.judgments.population import Town, simulate
+from pluralign.judgments.population import Simulation, Town, simulate
 from pluralign.judgments.split import split
 from pluralign.scoring.items import items_of
 from pluralign.workflows.aggregate.run import aggregate
@@ -37,7 +37,7 @@ RUNS = {
     "crowd": "a model of the crowd's labels",
     "policy": "one DPO policy",
     "types": "a policy per annotator type",
-    "together": "policies for all types: mixtures, and one distilled policy",
+    "together": "one policy for all types: mixture, merge and best-of",
     "rlhf": "KL-RLHF on the reward model",
     "matched": "preference matching",
 }
@@ -78,41 +78,38 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
         if name == "reward":
             temperature = _fitted_temperature(folder / "reward", folder / "tuning.parquet")
     calibrated = evaluate(folder / "reward", str(folder / "test.parquet"), folder / "reward-evaluation")
-    regret = aggregate(
+    together = aggregate(
         folder / "types",
         folder / "together",
-        policies={"dpo": folder / "policy"},
-        samples=4,
+        policies={DPO: folder / "policy"},
+        offer=("mixture", "merge", "best-of"),
+        candidates=16,
+        trials=6,
+        max_tuning_prompts=32,
         max_new_tokens=ANSWER,
-        distill=True,
+        distill=["best-of"],
+        distill_samples=1,
         distill_epochs=3,
         distill_learning_rate=2e-3,
         seed=seed,
     )
-    sampled = {
-        "DPO": folder / "policy",
-        "own type's": folder / "types",
-        "mixture": folder / "together" / "mixture",
-        "distilled": folder / "together" / "distilled",
-    }
     matched = {
-        "DPO": folder / "policy",
+        DPO: folder / "policy",
         "KL-RLHF": folder / "rlhf",
         "matching (pm-dpo)": folder / "matched",
     }
     prompts, test_items = sorted(set(test_part.column("prompt"))), items_of(test_part)
     choices = compare_lists(simulation, matched, folder / "language-model", folder / "reward", prompts, seed)
-    wins = win_rates(simulation, sampled, folder / "language-model", test_items, seed)
     metrics = {name: read_metrics(folder / name) for name in ("reward", "crowd", "policy", "types")}
-    report([folder / name for name in RUNS if name != "language-model"], folder / "report.html")
+    made = [name for name in RUNS if name != "language-model" and (folder / name / "metrics.json").exists()]
+    report([folder / name for name in made], folder / "report.html")
     sections = [
         tables.types_found(audited, folder / "audit" / "audit.json"),
         tables.calibration(metrics["reward"], calibrated, temperature),
         tables.labels_predicted(simulation, ratings, metrics["crowd"], folder / "crowd", seed),
         tables.served(simulation, test_items, metrics, test_part),
-        tables.regrets(regret, types_by_group(simulation, folder / "types")),
-        tables.preferred(simulation, wins),
         tables.histograms(simulation, choices, len(prompts)),
+        *_for_all(simulation, folder, together, seed),
         [
             f"report:             {folder / 'report.html'}",
             f"judgments:          {folder / 'train.parquet'}, tuning.parquet, test.parquet",
@@ -122,6 +119,17 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
         ],
     ]
     return "\n".join(line for section in sections for line in ["", *section])
+
+
+def _for_all(simulation: Simulation, folder: Path, together: Mapping[str, Any], seed: int) -> list[list[str]]:
+    """The sections of one policy for all types, if there are several."""
+    if together["types"] == 1:
+        return [["There is a single annotator type, so one policy serves everybody."]]
+    wins = win_rates(simulation, folder / "types", folder / "together", seed)
+    return [
+        tables.one_policy(together, types_by_group(simulation, folder / "types")),
+        tables.fair_policy(simulation, wins, together["winner"]),
+    ]
 
 
 def configs(folder: Path, untrained: Path, ratings: Mapping[str, Any], seed: int) -> dict[str, dict[str, Any]]:

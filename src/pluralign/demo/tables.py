@@ -11,14 +11,16 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from pluralign.core.errors import one_line
-from pluralign.demo.comparison import LISTED
+from pluralign.demo.comparison import DPO, LISTED, OWN, WinRates
 from pluralign.demo.town import PLACES, Ratings, true_shares
 from pluralign.judgments.population import Simulation
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.crowds import CROWDS, crowd_metrics, crowd_of
 from pluralign.scoring.items import Items
 from pluralign.scoring.measured import reward_metrics
-from pluralign.workflows.aggregate.contents import regret_lines
+from pluralign.workflows.aggregate.contents import outcome_lines
+from pluralign.workflows.aggregate.distill import distilled
+from pluralign.workflows.aggregate.tuning import OFFERED
 from pluralign.workflows.votes.update import Updated
 
 COLUMNS = {
@@ -133,23 +135,29 @@ def served(
     return lines
 
 
-def regrets(metrics: Mapping[str, Any], types: Mapping[str, str]) -> list[str]:
-    """Each type's regret under every policy."""
+def one_policy(metrics: Mapping[str, Any], types: Mapping[str, str]) -> list[str]:
+    """How often each type's judge prefers each policy to the language model."""
     groups = ", ".join(f"{adapter} is mostly {group}" for group, adapter in types.items())
-    title = f"How much does each type lose under each policy, compared with its own policy? ({groups})"
-    return [title, "", *regret_lines(metrics)]
+    title = f"Which one policy serves all types? (by judges fitted to their judgments; {groups}; * is the best)"
+    return [title, "", *outcome_lines(metrics)]
 
 
-def preferred(simulation: Simulation, wins: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
-    """How often each group prefers each policy's responses to those of the language model."""
+def fair_policy(simulation: Simulation, wins: Mapping[str, WinRates], winner: str) -> list[str]:
+    """How often each group truly prefers each policy's responses to those of the language model."""
+    order = [DPO, OWN, *OFFERED, *map(distilled, OFFERED)]
+    groups = [group.name for group in simulation.town.types]
     lines = [
-        "Which policies give better responses? (how often each group prefers them to those of the language model)",
+        "Does it? (how often each group prefers a policy's responses to the language model's, by true utilities)",
         "",
-        f"{'group':<16}{'share':>8}" + "".join(f"{name:>20}" for name in wins),
+        f"{'policy':<22}" + "".join(f"{name:>20}" for name in [*groups, "worst-off"]),
     ]
-    for group in simulation.town.types:
-        cells = "".join(f"{_with_interval(rates[group.name], 'win_rate', digits=2):>20}" for rates in wins.values())
-        lines.append(f"{group.name:<16}{group.share:>8.0%}{cells}")
+    for name in (name for name in order if name in wins):
+        rates = [*wins[name].groups.values(), wins[name].worst]
+        cells = "".join(f"{_with_interval(rate, 'win_rate', digits=2):>20}" for rate in rates)
+        lines.append(f"{name + ' *' * (name == winner):<22}{cells}")
+    if winner in wins:
+        rate = wins[winner].worst
+        lines += ["", f"The worst-off group prefers {winner} with probability {_with_interval(rate, 'win_rate', 2)}."]
     return lines
 
 

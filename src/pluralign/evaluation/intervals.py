@@ -35,6 +35,9 @@ LEAST_PART = 0.25
 MOST_CELLS = 1 << 17
 LARGEST_SETS = 362
 
+# Draws for the interval of a sum of absolute values, and steps of bisection; they cost next to nothing.
+NORMAL_DRAWS, HALVINGS = 4000, 20
+
 Means = Mapping[str, tuple[ArrayLike, ArrayLike]]
 """Ratios of sums, by name: numerator and denominator, `(observations,)` or one number for all."""
 
@@ -49,7 +52,7 @@ class Resampling:
     are percentiles over the replicates. Else prompts (the clusters) and annotators are crossed:
 
     - A ratio of sums has the variance V_prompt + V_annotator - V_cell, each over its own clusters of the residuals
-      w (v - mean) / sum w, corrected for the estimated mean (G / (G - 1) for G equal clusters; `_variance`). A cell is
+      w (v - mean) / sum w, corrected for the estimated mean (G / (G - 1) for G equal clusters). A cell is
       a prompt with an annotator. The variance is never below the larger of the first two; the interval is the normal
       one, within the range of the observed values.
     - For other metrics the weight of a cell is the product of its prompt's and its annotator's multinomial counts (the
@@ -204,21 +207,69 @@ class Resampling:
         """Whether prompts and annotators are both drawn."""
         return self._ways is not None
 
-    def half_width(self, influence: Floats, of_prompts: Floats | None = None, mass: Floats | None = None) -> float:
-        """Half the normal interval of an estimate in a crossed design, from each observation's influence on it.
+    def covariance(self, influence: Floats, mass: Floats | None = None) -> Floats:
+        """Covariance of several estimates from each observation's influence on them, `(estimates, estimates)`.
 
-        The influence `(observations,)` is the derivative by the observation's weight; for a mean it is w (v - mean) /
-        sum w. `of_prompts` are the influences that add up to those of whole prompts, where these are others. `mass` is
-        the weight of each observation in the estimate; None is 1.
+        The influence `(observations, estimates)` is the derivative by the observation's weight; for a mean it is
+        w (v - mean) / sum w. In a crossed design this is V_prompt + V_annotator - V_cell, else it is over the clusters.
+        `mass` is the weight of each observation, `(observations,)`; None is 1.
+        """
+        mass = np.ones(len(influence)) if mass is None else mass
+        if self._ways is None:
+            return _covariance(influence, self.group, mass)
+        prompts, annotators, cells = (_covariance(influence, code, mass) for code in self._ways)
+        return prompts + annotators - cells
+
+    def half_width(self, influence: Floats, mass: Floats | None = None, jumps: bool = False) -> float:
+        """Half the normal interval of an estimate in a crossed design, from influences `(observations,)`.
+
+        The arguments are those of `covariance`; the variance is never below that of prompts or of annotators. An
+        estimate that `jumps` where single observations are left out, such as a majority, has influences that are too
+        large on their own and right in V_annotator - V_cell: then it is never below that of prompts.
         """
         assert self._ways is not None
-        own = influence if of_prompts is None else of_prompts
         mass = np.ones(len(influence)) if mass is None else mass
-        prompts, annotators, cells = (
-            _variance(each, code, mass) for each, code in zip((own, influence, influence), self._ways, strict=True)
-        )
-        variance = max(prompts + annotators - cells, prompts, annotators)
+        prompts, annotators, cells = (_covariance(influence[:, None], code, mass).item() for code in self._ways)
+        variance = max(prompts + annotators - cells, prompts, 0.0 if jumps else annotators)
         return float(ndtri((1 + self.level) / 2) * np.sqrt(variance))
+
+    def absolute_sum_ends(
+        self, gaps: Floats, influence: Floats, mass: Floats | None = None
+    ) -> tuple[float, float] | None:
+        """Ends of the interval of sum |gap|, such as a calibration error over bins; None with fewer than two clusters.
+
+        Noise does not cancel in a sum of absolute values: it is too large in a sample, and larger still in a resample,
+        so that percentiles of resamples never hold a sum of 0. Instead the interval holds every t sum |gap| for which
+        sum |gap| is neither in the lower nor in the upper (1 - level) / 2 of the sums sum |t gap + e|, e normal with
+        the `covariance` of the gaps (a test inverted along the direction of the gaps; ours). It begins at 0 where
+        noise alone could explain the gaps, and its high end is at least sum |gap|.
+
+        Args:
+            gaps: `(gaps,)`.
+            influence: of each observation on each gap, `(observations, gaps)`.
+            mass: as in `covariance`.
+        """
+        estimate = float(np.abs(gaps).sum())
+        if not self.replicates or self.groups < 2:
+            return None
+        if not estimate > 0:
+            return 0.0, 0.0
+        noise = normal_draws(self.covariance(influence, mass), NORMAL_DRAWS, np.random.default_rng([self.seed, 3]))
+
+        def scale(tail: float, most: float) -> float:
+            """The scale of the gaps, from 0 to `most`, at which the estimate is this quantile of the sums."""
+            low, high = 0.0, most
+            for _ in range(HALVINGS):
+                middle = (low + high) / 2
+                above = np.quantile(np.abs(middle * gaps + noise).sum(axis=1), tail) > estimate
+                low, high = (low, middle) if above else (middle, high)
+            return high
+
+        tail = (1 - self.level) / 2
+        # Beyond this scale even the largest noise leaves the sum above the estimate.
+        most = 1 + float(np.abs(noise).sum(axis=1).max()) / estimate
+        explained = np.quantile(np.abs(noise).sum(axis=1), 1 - tail) > estimate
+        return 0.0 if explained else scale(1 - tail, 1.0) * estimate, max(scale(tail, most), 1.0) * estimate
 
     def sums(self, *columns: Floats) -> Floats:
         """Sums by group of columns of observations `(observations,)`: `(groups, columns)`."""
@@ -353,17 +404,25 @@ def _counts(rows: int, levels: int, generator: np.random.Generator) -> Floats:
     return np.bincount(drawn.ravel(), minlength=rows * levels).reshape(rows, levels).astype(np.float64)
 
 
-def _variance(residual: Floats, code: Ints, mass: Floats) -> float:
-    """Variance of a sum of residuals whose clusters are independent, without the bias from the estimated mean.
+def _covariance(residual: Floats, code: Ints, mass: Floats) -> Floats:
+    """Covariance of sums of residuals `(observations, k)` whose clusters are independent, corrected for their means.
 
     With m the clusters' shares of the mass, residuals from an estimated mean of clusters with independent effects have
     only the part 1 - 2 sum m^3 / sum m^2 + sum m^2 of the variance: 1 - 1 / G for G equal clusters.
     """
-    sums, shares = np.bincount(code, weights=residual), np.bincount(code, weights=mass) / mass.sum()
+    sums = np.stack([np.bincount(code, weights=column) for column in residual.T])
+    shares = np.bincount(code, weights=mass) / mass.sum()
     squares = shares @ shares
     part = 1 - 2 * float((shares**3).sum()) / squares + squares
     # Where one cluster is nearly everything, there is next to nothing to estimate from.
-    return float(sums @ sums) / max(part, LEAST_PART)
+    return np.asarray(sums @ sums.T) / max(part, LEAST_PART)
+
+
+def normal_draws(covariance: Floats, draws: int, generator: np.random.Generator) -> Floats:
+    """Normal draws `(draws, k)` with mean 0; negative eigenvalues of the covariance, which is an estimate, become 0."""
+    values, vectors = np.linalg.eigh(covariance)
+    root = vectors * np.sqrt(values.clip(0))
+    return np.asarray(generator.normal(size=(draws, len(values))) @ root.T)
 
 
 def annotator_ids(names: Sequence[str | None]) -> Ints:

@@ -8,7 +8,7 @@ import numpy as np
 
 from pluralign.core.errors import PluralignError, one_line
 from pluralign.evaluation.calibration.reliability import squared_error
-from pluralign.evaluation.pairs import Ints, Pairs
+from pluralign.evaluation.pairs import Floats, Ints, Pairs
 from pluralign.evaluation.rewards.metrics import metrics_of_sums, pair_sums
 
 # The metrics of every slice, in addition to its number of pairs.
@@ -90,6 +90,30 @@ def annotator_table(
         "accuracy": column("accuracy"),
         "log_loss": column("log_loss"),
     }
+
+
+def judgment_table(pairs: Pairs) -> dict[str, Floats | Ints]:
+    """How well the rewards predict each judgment, by which two models can be compared judgment by judgment.
+
+    Returns:
+        columns of equal length, one row for each judgment with a strict pair and a weight: `judgment` (its index),
+        `prompt` and `annotator` (ids as in `pairs`; without annotators -1), `weight`, `accuracy` and `log_loss` (nats):
+        means over the judgment's strict pairs.
+
+    Examples:
+        >>> from pluralign.evaluation.pairs import pairs_of
+        >>> pairs = pairs_of([1.0, 0.0, 2.0, 3.0], [1, 2, 1, 1], [0, 2, 4], [5, 6], [1.0, 1.0])
+        >>> {name: column.round(3).tolist() for name, column in judgment_table(pairs).items()}
+        {'judgment': [0], 'prompt': [5], 'annotator': [-1], 'weight': [1.0], 'accuracy': [1.0], 'log_loss': [0.313]}
+    """
+    held, first, group = np.unique(pairs.judgment, return_index=True, return_inverse=True)
+    weight = np.bincount(group, weights=pairs.weight, minlength=len(held))
+    heavy = weight > 0
+    metrics = metrics_of_sums(pair_sums(pairs, group, len(held)))
+    who = np.full(len(pairs.prompt), -1) if pairs.annotator is None else pairs.annotator
+    columns = {"judgment": held, "prompt": pairs.prompt[first], "annotator": who[first], "weight": weight}
+    columns |= {name: metrics[name] for name in ("accuracy", "log_loss")}
+    return {name: column[heavy] for name, column in columns.items()}
 
 
 def coded(column: str, values: Sequence[str | None], length: int) -> tuple[list[str], Ints]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pluralign.core.errors import PluralignError, one_line
-from pluralign.core.files import disk_errors
+from pluralign.core.numbers import finite_float
+from pluralign.judgments.reading import parquet_errors
 from pluralign.judgments.table import Judgments
+from pluralign.judgments.validation import MOST_WEIGHT
 
 
 def read_annotator_weights(file: str | os.PathLike[str]) -> dict[str, float]:
@@ -24,11 +25,8 @@ def read_annotator_weights(file: str | os.PathLike[str]) -> dict[str, float]:
             is missing, negative or not finite.
     """
     place = Path(file)
-    with disk_errors(place), open(place, "rb") as data:
-        try:
-            table = pq.read_table(data)
-        except pa.ArrowInvalid as fault:
-            raise PluralignError(f"{place}: is not a Parquet file ({fault}): give the file of an audit") from fault
+    with parquet_errors(place), open(place, "rb") as data:
+        table = pq.read_table(data)
     missing = [name for name in ("annotator", "weight") if name not in table.column_names]
     if missing:
         raise PluralignError(
@@ -40,13 +38,13 @@ def read_annotator_weights(file: str | os.PathLike[str]) -> dict[str, float]:
     for row, (name, weight) in enumerate(names, 1):
         if name is None:
             continue
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
-            raise PluralignError(
-                f"{place}, row {row}, column weight: found {one_line(weight)}, expected a finite number, 0 or more"
-            )
+        number = None if isinstance(weight, str) else finite_float(weight)
+        if number is None or not 0 <= number <= MOST_WEIGHT:
+            expected = f"expected a number from 0 to {MOST_WEIGHT:g}"
+            raise PluralignError(f"{place}, row {row}, column weight: found {one_line(weight)}, {expected}")
         if str(name) in weights:
             raise PluralignError(f"{place}, row {row}: names the annotator {one_line(name)} a second time")
-        weights[str(name)] = float(weight)
+        weights[str(name)] = number
     return weights
 
 

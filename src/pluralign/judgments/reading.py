@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import gzip
@@ -11,20 +12,25 @@ import os
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, dropwhile, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.json
 import pyarrow.parquet as pq
 
 from pluralign.core.errors import PluralignError, RowError, one_line
-from pluralign.core.files import disk_errors
+from pluralign.core.files import check_distinct, disk_errors
 from pluralign.core.progress import track
+from pluralign.judgments.blocks import Block, Item, block_of, checked_blocks
 from pluralign.judgments.scales import LabelScale, label_scale
-from pluralign.judgments.schema import scale_of, schema
+from pluralign.judgments.schema import COLUMNS, Form, is_canonical, scale_of, schema
+from pluralign.judgments.seals import is_sealed
 from pluralign.judgments.table import Judgments, sidecar
-from pluralign.judgments.validation import Reject, RowChecker, checked_batches
+from pluralign.judgments.validation import Reject, RowChecker
 
 ENDINGS = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".dat")
 """The supported file name endings; all but Parquet may be followed by `.gz`."""
@@ -35,7 +41,11 @@ IN_MEMORY_BYTES = 256 * 2**20
 GZIP_DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error)
 """What reading a damaged gzip file raises."""
 
-_Rows = Iterator[tuple[int, Any, RowError | None]]
+BLOCK_ROWS, BLOCK_BYTES = 2**15, 2**22
+"""The size of the blocks in which rows are read as columns: rows of a Parquet file, bytes of JSON Lines."""
+
+_Rows = Iterator[Item]
+_Record = tuple[list[str], int, list[str], RowError | None]
 
 
 def read(
@@ -66,13 +76,15 @@ def read(
     if not paths:
         raise PluralignError("no file was given to read")
     scale = common_scale(paths, label_scale)
+    check_distinct(paths)
     checker = RowChecker(scale)
+    sealed = {path for path in paths if _is_sealed_table(path, checker)}
+    compare_later = len(sealed) == len(paths)
     held: list[pa.RecordBatch] = []
     size = 0
     spill: _Spill | None = None
     for path in paths:
-        rows = track(read_rows(path), f"Reading {path.name}", total=expected_rows(path))
-        for batch in checked_batches(rows, checker, str(path)):
+        for batch in _batches(path, checker, path in sealed, compare_later):
             held.append(batch)
             size += batch.nbytes
             if size > IN_MEMORY_BYTES and spill is None:
@@ -80,11 +92,61 @@ def read(
             if spill is not None:
                 spill.write(held)
                 held = []
-    if spill is not None:
-        return Judgments(spill.mapped())
-    if not held or checker.form is None:
+    if not size or checker.form is None:
         raise PluralignError(f"{one_line([str(path) for path in paths])}: the files hold no judgment")
-    return Judgments(pa.Table.from_batches(held, schema=schema(checker.form, scale)))
+    table = spill.mapped() if spill is not None else pa.Table.from_batches(held, schema=schema(checker.form, scale))
+    if compare_later and not _all_differ(table.column("id")):
+        for path in paths:
+            for _ in _batches(path, checker, sealed=True, compare_later=False):
+                pass  # the error names the row
+    return Judgments(table)
+
+
+def _batches(path: Path, checker: RowChecker, sealed: bool, compare_later: bool) -> Iterator[pa.RecordBatch]:
+    """The judgments of a file as batches in canonical form; what this library wrote is not checked a second time."""
+    if sealed:
+        batches = _sealed_batches(path, checker, compare_later)
+        yield from track(batches, f"Reading {path.name}", expected_rows(path), len)
+    else:
+        blocks = track(read_blocks(path, checker), f"Reading {path.name}", expected_rows(path), len)
+        yield from checked_blocks(blocks, checker, str(path))
+
+
+def _is_sealed_table(path: Path, checker: RowChecker) -> bool:
+    """Whether this library wrote a file and nobody has changed it since, and its labels and form are the checker's."""
+    if kind_of(path) != ".parquet":
+        return False
+    with parquet_errors(path):
+        _check_not_empty(path)
+        stored = pq.read_schema(path)
+        if not is_canonical(stored) or scale_of(stored) not in (None, checker.scale) or not is_sealed(path):
+            return False
+    form: Form = "text" if stored.field("prompt").type == pa.string() else "messages"
+    if checker.form not in (None, form):
+        return False
+    checker.form = form
+    return True
+
+
+def _sealed_batches(path: Path, checker: RowChecker, compare_later: bool) -> Iterator[pa.RecordBatch]:
+    assert checker.form is not None
+    metadata, start = schema(checker.form, checker.scale).metadata, 1
+    with parquet_errors(path), pq.ParquetFile(path, memory_map=True) as file:
+        for stored in file.iter_batches(batch_size=BLOCK_ROWS, use_threads=False):
+            batch = stored.replace_schema_metadata(metadata)
+            if not compare_later:
+                batch, repeated = checker.identify(batch)
+                for place, complaint in repeated.items():
+                    raise complaint.at(path, start + place)
+            start += batch.num_rows
+            yield batch
+
+
+def _all_differ(ids: pa.ChunkedArray) -> bool:
+    """Whether the hashes of all ids differ, which equal ids never do."""
+    hashes = np.concatenate([np.fromiter(map(hash, chunk.to_pylist()), np.int64, len(chunk)) for chunk in ids.chunks])
+    hashes.sort()
+    return not (hashes[1:] == hashes[:-1]).any()
 
 
 def common_scale(paths: Sequence[Path], given: str | os.PathLike[str] | LabelScale | None = None) -> LabelScale | None:
@@ -110,7 +172,11 @@ def _stored_scale(path: Path) -> LabelScale | None:
     """The label scale that a canonical file carries: in its metadata, or in the YAML file beside it."""
     if kind_of(path) == ".parquet":
         with parquet_errors(path):
-            return scale_of(pq.read_schema(path))
+            stored = pq.read_schema(path)
+        try:
+            return scale_of(stored)
+        except PluralignError as fault:
+            raise PluralignError(f"{path}: {fault}") from fault
     beside = sidecar(path)
     return label_scale(beside) if beside.exists() else None
 
@@ -141,23 +207,53 @@ def read_rows(path: Path, reject: Reject | None = None) -> Iterator[tuple[int, d
     readers = {".parquet": _parquet, ".jsonl": _json_lines, ".ndjson": _json_lines, ".json": _json_array}
     rows = readers.get(kind_of(path), _separated)
     count = 0
+    with _file_errors(path, lambda: count):
+        for number, row, complaint in rows(path):
+            count += 1
+            if complaint is None:
+                yield number, row
+            elif reject is None:
+                raise complaint.at(path, number)
+            else:
+                reject(number, row, complaint)
+    if count == 0:
+        raise PluralignError(f"{path}: the file has no rows")
+
+
+def read_blocks(path: Path, checker: RowChecker | None = None) -> Iterator[Block]:
+    """Stream a file in blocks: as columns where its format and types allow it.
+
+    Args:
+        path: the file, as for `read_rows`.
+        checker: for files with canonical columns: the checker of the blocks. JSON Lines are read as columns only
+            with it, since other objects may have any types.
+
+    Raises:
+        PluralignError: the file is missing, empty or cut off.
+    """
+    readers: dict[str, Callable[[Path, RowChecker | None], Iterator[Block]]] = {
+        ".parquet": _parquet_blocks, ".jsonl": _line_blocks, ".ndjson": _line_blocks, ".json": _array_blocks
+    }  # fmt: skip
+    count = 0
+    with _file_errors(path, lambda: count):
+        for block in readers.get(kind_of(path), _separated_blocks)(path, checker):
+            count += len(block)
+            yield block
+    if count == 0:
+        raise PluralignError(f"{path}: the file has no rows")
+
+
+@contextlib.contextmanager
+def _file_errors(path: Path, rows_read: Callable[[], int]) -> Iterator[None]:
+    """Refuse an empty file, and turn faults of the disk, Parquet and gzip into one clear error."""
     with parquet_errors(path):
         _check_not_empty(path)
         try:
-            for number, row, complaint in rows(path):
-                count += 1
-                if complaint is None:
-                    yield number, row
-                elif reject is None:
-                    raise complaint.at(path, number)
-                else:
-                    reject(number, row, complaint)
+            yield
         except GZIP_DAMAGE as fault:
             raise PluralignError(
-                f"{path}: the gzip file is damaged or cut off after row {count}: fetch it again"
+                f"{path}: the gzip file is damaged or cut off after row {rows_read()}: fetch it again"
             ) from fault
-    if count == 0:
-        raise PluralignError(f"{path}: the file has no rows")
 
 
 def columns_of(path: Path) -> list[str] | None:
@@ -214,7 +310,10 @@ def parquet_errors(path: object) -> Iterator[None]:
     with disk_errors(path):
         try:
             yield
-        except pa.ArrowException as fault:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as fault:
+            # A damaged page raises an OSError without a number, or gives bytes that are not text.
+            if isinstance(fault, OSError) and fault.errno is not None:
+                raise
             raise PluralignError(f"{path}: not a readable Parquet file: {one_line(str(fault))}") from fault
 
 
@@ -232,6 +331,120 @@ def _parquet(path: Path) -> _Rows:
                 yield number, row, None
 
 
+def _parquet_blocks(path: Path, checker: RowChecker | None) -> Iterator[Block]:
+    start = 1
+    with pq.ParquetFile(path, memory_map=True) as file:
+        for batch in file.iter_batches(batch_size=BLOCK_ROWS, use_threads=False):
+            batch.validate(full=True)  # texts that are not UTF-8
+
+            def items(places: Sequence[int], batch: pa.RecordBatch = batch, start: int = start) -> list[Item]:
+                rows = batch.take(pa.array(places, pa.int64())).to_pylist()
+                return [(start + place, row, None) for place, row in zip(places, rows, strict=True)]
+
+            yield Block(items, batch.num_rows, batch)
+            start += batch.num_rows
+
+
+def _array_blocks(path: Path, checker: RowChecker | None) -> Iterator[Block]:
+    rows = _json_array(path)
+    while held := list(islice(rows, BLOCK_ROWS)):
+        yield block_of(held)
+
+
+def _line_blocks(path: Path, checker: RowChecker | None) -> Iterator[Block]:
+    first = 1  # the number of the first line of the block
+    for data in _whole_lines(path):
+        text = data.removeprefix(codecs.BOM_UTF8) if first == 1 else data
+        columns = None if checker is None else _lines_as_columns(text, checker.form)
+        if columns is not None:
+            ends = _line_ends(text)
+
+            def items(
+                places: Sequence[int], text: bytes = text, ends: np.ndarray = ends, first: int = first
+            ) -> list[Item]:
+                starts = np.concatenate(([0], ends[:-1] + 1))
+                return [_line(first + place, text[starts[place] : ends[place]]) for place in places]
+
+            yield Block(items, len(ends), columns)
+        else:
+            lines = io.BytesIO(text)
+            held = [_line(number, line) for number, line in enumerate(lines, start=first) if line.strip()]
+            yield block_of(held)
+        first += text.count(b"\n")
+
+
+def _whole_lines(path: Path) -> Iterator[bytes]:
+    """The file in pieces of whole lines, of about `BLOCK_BYTES` or one line; of a damaged file, what comes before."""
+    held: list[bytes] = []
+    size = 0
+    with opened(path) as data:
+        try:
+            while piece := data.read1(BLOCK_BYTES):  # type: ignore[attr-defined]
+                size += len(piece)
+                end = piece.rfind(b"\n") + 1 if size >= BLOCK_BYTES else 0
+                if end:
+                    yield b"".join([*held, piece[:end]])
+                    held, piece = [], piece[end:]
+                    size = len(piece)
+                held.append(piece)
+        except GZIP_DAMAGE:
+            left = b"".join(held)
+            if end := left.rfind(b"\n") + 1:
+                yield left[:end]
+            raise
+    if left := b"".join(held):
+        yield left
+
+
+def _line_ends(text: bytes) -> np.ndarray:
+    """Where the lines end."""
+    ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n"))
+    return ends if text.endswith(b"\n") else np.append(ends, len(text))
+
+
+def _lines_as_columns(text: bytes, form: Form | None) -> pa.RecordBatch | None:
+    """JSON Lines with canonical columns as a batch; `None` if the row reader must read them.
+
+    Arrow accepts objects that span lines and several objects on a line. If all lines begin and end with a brace, each
+    object has its own line as soon as their numbers are equal.
+    """
+    letters, ends = np.frombuffer(text, np.uint8), _line_ends(text)
+    if not len(ends):
+        return None
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    last = ends - 1
+    last = np.where(letters[last] == ord("\r"), last - 1, last)
+    if (last <= starts).any() or (letters[starts] != ord("{")).any() or (letters[last] != ord("}")).any():
+        return None
+    try:
+        text.isascii() or text.decode()
+        expected = _schema_of_lines(json.loads(text[: ends[0]]), form)
+        table = pyarrow.json.read_json(
+            pa.BufferReader(text),
+            read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=max(len(text), 1024)),
+            parse_options=pyarrow.json.ParseOptions(explicit_schema=expected, unexpected_field_behavior="error"),
+        )
+    except (ValueError, RecursionError, pa.ArrowException):
+        return None
+    batches = table.combine_chunks().to_batches()
+    return batches[0] if len(batches) == 1 and table.num_rows == len(ends) else None
+
+
+def _schema_of_lines(first: Mapping[str, Any], form: Form | None) -> pa.Schema:
+    """The types that lines like the first one have; those of another line show when it is parsed."""
+    if form is None:
+        responses = first.get("responses")
+        form = "messages" if isinstance(responses, list) and responses and isinstance(responses[0], list) else "text"
+    fields = {field.name: field.type for field in schema(form)}
+    fields |= {"ranks": pa.list_(pa.int64()), "time": pa.string()}
+    for name in ("id", "annotator", "source", "group"):
+        if type(first.get(name)) is int:
+            fields[name] = pa.int64()
+    if any(type(label) is int for label in first.get("labels") or ()):
+        fields["labels"] = pa.list_(pa.int64())
+    return pa.schema([(name, fields[name]) for name in COLUMNS])
+
+
 def _object(number: int, row: Any) -> tuple[int, Any, RowError | None]:
     if isinstance(row, dict):
         return number, row, None
@@ -241,28 +454,39 @@ def _object(number: int, row: Any) -> tuple[int, Any, RowError | None]:
 def _json_lines(path: Path) -> _Rows:
     with opened(path) as lines:
         for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except UnicodeDecodeError as fault:
-                complaint = RowError(None, f"byte {fault.start + 1} is not UTF-8: save the file as UTF-8")
-                yield number, repr(line), complaint
-            except (ValueError, RecursionError) as fault:
-                yield number, line.decode(), RowError(None, f"malformed JSON: {fault}")
-            else:
-                yield _object(number, row)
+            if line.strip():
+                yield _line(number, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line)
 
 
-def _json_array(path: Path) -> _Rows:
-    # One array is one JSON value, so it is held in memory whole. JSON Lines streams.
-    with opened(path) as data:
+def _line(number: int, line: bytes) -> Item:
+    """One line of JSON Lines."""
+    try:
+        row = json.loads(line.decode())
+    except UnicodeDecodeError as fault:
+        return number, repr(line), RowError(None, f"byte {fault.start + 1} is not UTF-8: save the file as UTF-8")
+    except (ValueError, RecursionError) as fault:
+        return number, line.decode(), RowError(None, f"malformed JSON: {fault}")
+    return _object(number, row)
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file, which is held in memory whole.
+
+    Raises:
+        PluralignError: the file is missing or empty, or not JSON.
+    """
+    with _file_errors(path, lambda: 0), opened(path) as data:
         try:
-            value = json.loads(data.read().decode("utf-8-sig"))
+            return json.loads(data.read().decode("utf-8-sig"))
         except UnicodeDecodeError as fault:
             raise PluralignError(f"{path}: byte {fault.start + 1} is not UTF-8: save the file as UTF-8") from fault
         except (ValueError, RecursionError) as fault:
             raise PluralignError(f"{path}: malformed JSON: {fault}") from fault
+
+
+def _json_array(path: Path) -> _Rows:
+    # One array is one JSON value. JSON Lines streams.
+    value = read_json(path)
     if not isinstance(value, list):
         raise PluralignError(f"{path}: expected a JSON array of objects (or JSON Lines in a .jsonl file)")
     for number, row in enumerate(value, start=1):
@@ -273,10 +497,59 @@ def _csv_reader(data: BinaryIO, kind: str) -> Any:
     # Bytes that are not UTF-8 pass as surrogates, so that the error can name the row that holds them.
     text = io.TextIOWrapper(data, encoding="utf-8-sig", errors="surrogateescape", newline="")
     csv.field_size_limit(2**31 - 1)
-    return csv.reader(text, delimiter="," if kind == ".csv" else "\t", strict=True)
+    delimiter = "\t"
+    if kind == ".csv":
+        # Where the comma is the decimal sign, columns are separated by semicolons.
+        header = text.readline()
+        delimiter = ";" if ";" in header and "," not in header else ","
+        return csv.reader(chain([header] if header else [], text), delimiter=delimiter, strict=True)
+    return csv.reader(text, delimiter=delimiter, strict=True)
 
 
 def _separated(path: Path) -> _Rows:
+    return (_cells(*record) for record in _records(path))
+
+
+def _cells(header: list[str], number: int, fields: list[str], complaint: RowError | None) -> Item:
+    """A record of a CSV file as a row."""
+    if complaint is not None:
+        return number, None, complaint
+    if len(fields) != len(header):
+        expected = f"expected {len(header)} as in the header"
+        return number, fields, RowError(None, f"found {len(fields)} fields, {expected}")
+    row = dict(zip(header, fields, strict=True))
+    bad = next((name for name, field in row.items() if not _is_utf8(field)), None)
+    return number, row, None if bad is None else RowError(bad, "bytes that are not UTF-8: save the file as UTF-8")
+
+
+def _separated_blocks(path: Path, checker: RowChecker | None) -> Iterator[Block]:
+    start = 1
+    try:
+        with opened(path) as data:
+            reader = _csv_reader(data, kind_of(path))
+            header: list[str] = next(reader, [])
+            while fields := list(islice(reader, BLOCK_ROWS)):
+                if set(map(len, fields)) != {len(header)} or len(set(header)) < len(header):
+                    raise csv.Error("for the reader of single records")
+                columns = None
+                with contextlib.suppress(UnicodeEncodeError):
+                    texts = [pa.array(each, pa.string()) for each in zip(*fields, strict=True)]
+                    columns = pa.RecordBatch.from_arrays(texts, names=header)
+
+                def items(places: Sequence[int], fields: Any = fields, start: int = start) -> list[Item]:
+                    return [_cells(header, start + place, fields[place], None) for place in places]
+
+                yield Block(items, len(fields), columns)
+                start += len(fields)
+    except csv.Error:
+        # Blank and malformed lines are read one by one, from where the blocks end.
+        held = dropwhile(lambda record: record[1] < start, _records(path))
+        while items_held := [_cells(*record) for record in islice(held, BLOCK_ROWS)]:
+            yield block_of(items_held)
+
+
+def _records(path: Path) -> Iterator[_Record]:
+    """The records of a CSV file: the header, the number of the record, its fields, and an error if it has none."""
     with opened(path) as data:
         reader = _csv_reader(data, kind_of(path))
         try:
@@ -286,18 +559,20 @@ def _separated(path: Path) -> _Rows:
             if len(set(header)) != len(header):
                 repeated = next(name for name in header if header.count(name) > 1)
                 raise PluralignError(f"{path}: the column '{repeated}' appears twice in the header")
-            for number, fields in enumerate(reader, start=1):
-                if not fields:
+            number = 0
+            while True:
+                number += 1
+                first = reader.line_num + 1
+                try:
+                    fields = next(reader, None)
+                except csv.Error as fault:  # the reader goes on with the next line
+                    complaint = RowError(None, f"lines {first} to {reader.line_num}: malformed: {fault}")
+                    yield header, number, [], complaint
                     continue
-                row = dict(zip(header, fields, strict=False))
-                bad = next((name for name, field in row.items() if not _is_utf8(field)), None)
-                if len(fields) != len(header):
-                    expected = f"expected {len(header)} as in the header"
-                    yield number, fields, RowError(None, f"found {len(fields)} fields, {expected}")
-                elif bad is not None:
-                    yield number, row, RowError(bad, "bytes that are not UTF-8: save the file as UTF-8")
-                else:
-                    yield number, row, None
+                if fields is None:
+                    break
+                if fields:
+                    yield header, number, fields, None
         except csv.Error as fault:
             raise PluralignError(f"{path}, line {reader.line_num}: malformed: {fault}") from fault
 

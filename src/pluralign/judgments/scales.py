@@ -10,10 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pluralign.core.errors import PluralignError, nearest, one_line
-from pluralign.core.files import disk_errors
+from pluralign.core.numbers import finite_float, whole_text
+from pluralign.core.yaml_lines import Value, read_yaml_lines
 
 
 @dataclass(frozen=True)
@@ -57,13 +56,15 @@ class LabelScale:
         Examples:
             >>> BUILT_IN_SCALES["1-to-5"].find(3.0), BUILT_IN_SCALES["binary"].find(True)
             ('3', '1')
+            >>> BUILT_IN_SCALES["1-to-5"].find("3.0")
+            '3'
         """
         if isinstance(value, bool):
             value = int(value)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         text = str(value).strip()
-        return text if text in self._reward_of else None
+        return next((form for form in (text, whole_text(text)) if form in self._reward_of), None)
 
     def reward(self, label: str) -> float:
         """The reward of a label."""
@@ -95,11 +96,18 @@ class LabelScale:
         if not isinstance(labels, Sequence) or isinstance(labels, str):
             raise PluralignError(f"{place}: 'labels' must be a list of labels, found {one_line(labels)}")
         if not isinstance(rewards, Sequence) or not all(
-            isinstance(r, int | float) and not isinstance(r, bool) for r in rewards
+            isinstance(reward, int | float) and not isinstance(reward, bool) for reward in rewards
         ):
             raise PluralignError(f"{place}: 'rewards' must be a list of numbers, found {one_line(rewards)}")
-        name = str(value.get("name", "own"))
-        return cls(name, tuple(str(label) for label in labels), tuple(float(r) for r in rewards))
+        numbers = [finite_float(reward) for reward in rewards]
+        if any(label is None for label in labels):
+            raise PluralignError(f"{place}: 'labels' has an empty label: give every label a name")
+        name = value.get("name")
+        return cls(
+            "own" if name is None else str(name),
+            tuple(map(str, labels)),
+            tuple(math.nan if number is None else number for number in numbers),
+        )
 
 
 BUILT_IN_SCALES: dict[str, LabelScale] = {
@@ -148,12 +156,26 @@ def label_scale(given: str | os.PathLike[str] | Mapping[str, Any] | LabelScale) 
             f"label scale '{given}' is neither built in ({', '.join(BUILT_IN_SCALES)}) nor a .yaml file"
             f"{nearest(str(given), BUILT_IN_SCALES)}"
         )
-    with disk_errors(path):
-        text = path.read_text(encoding="utf-8")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as fault:
-        raise PluralignError(f"{path}: not valid YAML: {' '.join(str(fault).split())}") from fault
-    if not isinstance(value, Mapping):
-        raise PluralignError(f"{path}: expected the keys name, labels and rewards")
-    return LabelScale.from_dict(value, str(path))
+    return scale_of_yaml(read_yaml_lines(path))
+
+
+def scale_of_yaml(value: Value) -> LabelScale:
+    """A scale from a value of a YAML file, with the labels as they are written there.
+
+    Raises:
+        PluralignError: the value is not a scale; names the line.
+
+    Examples:
+        >>> scale_of_yaml(parse_yaml("labels: {yes: 1, 010: 0, 1:30: -1}", "example")).labels
+        ('yes', '010', '1:30')
+    """
+    if not isinstance(value.content, dict):
+        raise value.complain("expected the keys name, labels and rewards")
+    given = {key: inner.plain() for key, inner in value.content.items()}
+    labels = value.content.get("labels")
+    if labels is not None and isinstance(labels.content, dict):
+        start = len(labels.key) + 1  # keys are dotted: labels.LABEL
+        given["labels"] = {inner.key[start:]: inner.plain() for inner in labels.content.values()}
+    elif labels is not None and isinstance(labels.content, list):
+        given["labels"] = [inner.written or inner.plain() for inner in labels.content]
+    return LabelScale.from_dict(given, value.place)

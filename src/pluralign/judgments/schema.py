@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
+from pluralign.core.errors import PluralignError, one_line
 from pluralign.judgments.scales import LabelScale
 
 Form = Literal["text", "messages"]
 
 COLUMNS = (
-    "id", "prompt", "responses", "ranks", "labels", "annotator", "source", "group", "weight", "time"
+    "id", "prompt", "responses", "ranks", "labels", "annotator", "source", "group", "weight", "time", "strength"
 )  # fmt: skip
 """The columns of the table, in order."""
 
 _METADATA_KEY = b"pluralign"
+_VERSION = 1
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 
@@ -29,7 +31,7 @@ def schema(form: Form, scale: LabelScale | None = None) -> pa.Schema:
         ListType(list<item: string>)
     """
     text = pa.string() if form == "text" else _MESSAGES
-    meta = {"version": 1, "label_scale": None if scale is None else scale.as_dict()}
+    meta = {"version": _VERSION, "label_scale": None if scale is None else scale.as_dict()}
     return pa.schema(
         [
             ("id", pa.string()),
@@ -42,18 +44,41 @@ def schema(form: Form, scale: LabelScale | None = None) -> pa.Schema:
             ("group", pa.string()),
             ("weight", pa.float64()),
             ("time", pa.timestamp("us", tz="UTC")),
+            ("strength", pa.float64()),
         ],
         metadata={_METADATA_KEY: json.dumps(meta).encode()},
     )
 
 
 def scale_of(stored: pa.Schema) -> LabelScale | None:
-    """The label scale in a schema's metadata, or `None`."""
-    metadata = stored.metadata or {}
-    if _METADATA_KEY not in metadata:
-        return None
-    scale = json.loads(metadata[_METADATA_KEY]).get("label_scale")
-    return None if scale is None else LabelScale.from_dict(scale)
+    """The label scale in a schema's metadata, or `None`.
+
+    Raises:
+        PluralignError: the metadata is damaged.
+    """
+    scale = _stored_metadata(stored).get("label_scale")
+    try:
+        return None if scale is None else LabelScale.from_dict(scale)
+    except (AttributeError, TypeError) as fault:
+        raise PluralignError(f"its metadata is damaged: the label scale cannot be read ({fault})") from fault
+
+
+def is_canonical(stored: pa.Schema) -> bool:
+    """Whether a schema is that of a canonical table, with its metadata of this version."""
+    metadata = _stored_metadata(stored)
+    forms: tuple[Form, ...] = ("text", "messages")
+    return metadata.get("version") == _VERSION and any(stored.equals(schema(form)) for form in forms)
+
+
+def _stored_metadata(stored: pa.Schema) -> dict[str, Any]:
+    """What this library wrote into a schema's metadata; empty for other files."""
+    try:
+        metadata = json.loads((stored.metadata or {}).get(_METADATA_KEY, b"{}"))
+    except (ValueError, RecursionError) as fault:
+        raise PluralignError(f"its metadata is damaged ({fault}): write the file again") from fault
+    if not isinstance(metadata, dict):
+        raise PluralignError(f"its metadata is damaged (found {one_line(metadata)}): write the file again")
+    return metadata
 
 
 def ranks_from_scores(scores: Sequence[float | None]) -> list[int | None]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 
 from pluralign.core.errors import PluralignError, nearest
+from pluralign.judgments.codes import by_appearance, flat_values, numbered
 from pluralign.judgments.table import Judgments
 
 By = Literal["prompt", "response", "annotator", "source", "group"]
@@ -78,7 +78,7 @@ def held_out(
             f"cannot split by {by}: all {len(unit_of)} judgments have the same value; "
             f"split by something else ({', '.join(name for name in BY if name != by)})"
         )
-    sizes = np.bincount(unit_of, minlength=len(keys))
+    sizes = np.bincount(unit_of, minlength=len(keys)).tolist()
     order = sorted(range(len(keys)), key=lambda unit: hashlib.sha256(f"{seed}\0{keys[unit]}".encode()).digest())
     chosen = np.zeros(len(keys), dtype=bool)
     if test_units is not None:
@@ -97,8 +97,8 @@ def held_out(
     if not 0 < held < len(unit_of):
         side, other = ("test", "larger") if held == 0 else ("training", "smaller")
         raise PluralignError(
-            f"the {side} side would be empty: split by {by} there are {len(keys)} units of {sizes.min()} to "
-            f"{sizes.max()} judgments, and a test share of {test} is {wanted:g} of {len(unit_of)} judgments; ask "
+            f"the {side} side would be empty: split by {by} there are {len(keys)} units of {min(sizes)} to "
+            f"{max(sizes)} judgments, and a test share of {test} is {wanted:g} of {len(unit_of)} judgments; ask "
             f"for a {other} share, or for a number of test units"
         )
     return chosen[unit_of]
@@ -141,42 +141,35 @@ def units(judgments: Judgments, by: By) -> tuple[np.ndarray, list[str]]:
         raise PluralignError(f"cannot split by '{by}': expected {', '.join(BY)}{nearest(by, BY)}")
     if by == "response":
         return _connected_responses(judgments)
-    number: dict[str, int] = {}
-    unit_of = [number.setdefault(key, len(number)) for key in _keys(judgments, by)]
-    return np.array(unit_of, dtype=np.int64), list(number)
-
-
-def _keys(judgments: Judgments, by: By) -> Iterator[str]:
-    for row in _rows(judgments, ["id", by] if by == "annotator" else [by]):
-        if by == "annotator" and row[by] is None:
-            yield json.dumps({"id": row["id"]})
-        else:
-            yield json.dumps(row[by], sort_keys=True)
+    codes, values = numbered(judgments.table.column(by))
+    keys = [json.dumps(value, sort_keys=True) for value in values]
+    missing = np.flatnonzero(codes < 0)
+    if len(missing) and by == "annotator":
+        codes[missing] = len(keys) + np.arange(len(missing))
+        ids = judgments.table.column("id").take(pa.array(missing)).to_pylist()
+        keys += [json.dumps({"id": name}) for name in ids]
+    elif len(missing):
+        codes[missing] = len(keys)
+        keys.append("null")
+    order, unit_of = by_appearance(codes)
+    return unit_of, [keys[code] for code in order.tolist()]
 
 
 def _connected_responses(judgments: Judgments) -> tuple[np.ndarray, list[str]]:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    number: dict[str, int] = {}  # of each (prompt, response)
-    first, edges = [], []
-    for row in _rows(judgments, ["prompt", "responses"]):
-        keys = (json.dumps([row["prompt"], text], sort_keys=True) for text in row["responses"])
-        places = [number.setdefault(key, len(number)) for key in keys]
-        first.append(places[0])
-        edges += [(places[0], other) for other in places[1:]]
-    one, other = np.array(edges, dtype=np.int64).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(one), dtype=bool), (one, other)), shape=(len(number), len(number)))
+    prompt_of, prompts = numbered(judgments.table.column("prompt"))
+    lengths, shown = flat_values(judgments.table.column("responses"))
+    text_of, texts = numbered(shown)
+    pairs, place = by_appearance(np.repeat(prompt_of, lengths) * len(texts) + text_of)
+    first = place[np.cumsum(lengths) - lengths]  # the first response of each row
+    one = np.repeat(first, lengths)
+    graph = coo_array((np.ones(len(one), dtype=bool), (one, place)), shape=(len(pairs), len(pairs)))
     component = connected_components(graph, directed=False)[1].tolist()
     names: dict[int, str] = {}
-    for key, place in number.items():
-        names[component[place]] = min(key, names.get(component[place], key))
-    order: dict[int, int] = {}
-    unit_of = np.array([order.setdefault(component[place], len(order)) for place in first], dtype=np.int64)
-    return unit_of, [names[unit] for unit in order]
-
-
-def _rows(judgments: Judgments, columns: list[str]) -> Iterator[dict[str, Any]]:
-    """Some columns, batch by batch: a table larger than memory stays on disk."""
-    for batch in judgments.table.select(columns).to_batches(max_chunksize=8192):
-        yield from batch.to_pylist()
+    for at, pair in enumerate(pairs.tolist()):
+        key = json.dumps([prompts[pair // len(texts)], texts[pair % len(texts)]], sort_keys=True)
+        names[component[at]] = min(key, names.get(component[at], key))
+    order, unit_of = by_appearance(np.array(component)[first])
+    return unit_of, [names[unit] for unit in order.tolist()]

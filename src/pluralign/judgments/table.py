@@ -15,15 +15,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import atomic_write
+from pluralign.core.files import atomic_write, output_file
 from pluralign.core.fingerprint import fingerprint
 from pluralign.judgments.scales import LabelScale
-from pluralign.judgments.schema import Form, ranks_from_scores, scale_of, schema
+from pluralign.judgments.schema import Form, is_canonical, ranks_from_scores, scale_of, schema
+from pluralign.judgments.seals import ParquetWriter
 from pluralign.judgments.validation import RowChecker, checked_batches
+
+TABLE_ENDINGS = (".parquet", ".jsonl", ".jsonl.gz")
+"""The endings of files that a table is written to."""
 
 
 @dataclass(frozen=True)
@@ -132,19 +135,17 @@ def table_writer(path: str | os.PathLike[str], schema: pa.Schema) -> Iterator[Ca
             metadata, so a label scale goes to `FILE.scale.yaml` beside it, where `read` looks for it.
         schema: the Arrow schema of the batches.
     """
-    path = Path(path)
+    path = output_file(path, endings=TABLE_ENDINGS)
     name = path.name.lower()
-    if not name.endswith((".parquet", ".jsonl", ".jsonl.gz")):
-        raise PluralignError(f"{path}: the name must end in .parquet, .jsonl or .jsonl.gz")
     with atomic_write(path) as out:
         if name.endswith(".parquet"):
-            writer = pq.ParquetWriter(out, schema, compression="zstd")
+            writer = ParquetWriter(out, schema, sealed=is_canonical(schema))
             try:
-                yield writer.write_batch
+                yield writer.write
             except BaseException:
                 # An open writer would print an error later; its file is discarded.
                 with contextlib.suppress(OSError, pa.ArrowException):
-                    writer.close()
+                    writer.discard()
                 raise
             writer.close()
             return

@@ -8,12 +8,18 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pluralign.core.errors import RowError, nearest, one_line
-from pluralign.core.fingerprint import fingerprint
+from pluralign.core.numbers import finite_float
+from pluralign.judgments.identity import column_ids, row_id
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.schema import COLUMNS, Form, schema
+
+LEAST_WEIGHT, MOST_WEIGHT = 1e-15, 1e15
+"""The bounds of a weight other than 0: sums and squares of weights stay finite and above 0, also in float32."""
 
 Reject = Callable[[int, object, RowError], None]
 """Called with a bad row: its number (from 1), the row as found, and the error."""
@@ -36,8 +42,7 @@ class RowChecker:
     def __init__(self, scale: LabelScale | None = None) -> None:
         self.scale = scale
         self.form: Form | None = None
-        self._ids: set[str] = set()
-        self._times_seen: dict[str, int] = {}
+        self._ids: dict[str, int] = {}  # each id, with the number of rows whose content it was derived from
 
     def check(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return the row in canonical form.
@@ -45,12 +50,18 @@ class RowChecker:
         Raises:
             RowError: names the column, what was found and what was expected.
         """
+        checked = self.content(row)
+        checked["id"] = self._identify(checked["id"] or row_id(checked), derived=checked["id"] is None)
+        return checked
+
+    def content(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """As `check`, with the id as given (`None` if there is none), and not compared with other rows."""
         for name in row:
             if name not in COLUMNS:
                 raise RowError(
                     None,
                     f"unknown column '{name}'{nearest(str(name), COLUMNS)}: the table has {', '.join(COLUMNS)}; "
-                    "remove the column, or describe the file with --format mapping",
+                    f"leave it out with import --drop-columns {name}, or describe the file with --format mapping",
                 )
         form, prompt = _prompt(row.get("prompt"))
         responses = _responses(row.get("responses"), form)
@@ -64,6 +75,7 @@ class RowChecker:
         if ranks is None and labels is None:
             raise RowError("ranks", "found neither ranks nor labels: a judgment needs at least one of them")
         checked: dict[str, Any] = {
+            "id": _name(row.get("id"), "id"),
             "prompt": prompt,
             "responses": responses,
             "ranks": ranks,
@@ -72,21 +84,55 @@ class RowChecker:
             "source": _name(row.get("source"), "source"),
             "group": _name(row.get("group"), "group"),
             "weight": _weight(row.get("weight")),
-            "time": _time(row.get("time")),
+            "time": utc_time(row.get("time")),
+            "strength": _strength(row.get("strength")),
         }
-        checked["id"] = self._identify(_name(row.get("id"), "id"), checked)
         self.form = form
         return checked
 
-    def _identify(self, given: str | None, checked: dict[str, Any]) -> str:
-        if given is None:
-            content = fingerprint({**checked, "time": str(checked["time"])})[:24]
-            times = self._times_seen[content] = self._times_seen.get(content, 0) + 1
-            given = content if times == 1 else f"{content}-{times}"
-        if given in self._ids:
-            raise RowError("id", f"{one_line(given)} is already used by an earlier row: ids must be unique")
-        self._ids.add(given)
-        return given
+    def identify(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, dict[int, RowError]]:
+        """Fill the ids of rows in canonical form that have none.
+
+        Returns:
+            The batch, and an error for each of its rows whose id an earlier row has.
+        """
+        ids, derived = batch.column("id"), np.zeros(batch.num_rows, dtype=bool)
+        if ids.null_count == batch.num_rows:
+            ids, derived = column_ids(batch), ~derived
+        elif ids.null_count:
+            derived = ids.is_null().to_numpy(zero_copy_only=False)
+            ids = pc.replace_with_mask(ids, ids.is_null(), column_ids(batch.filter(ids.is_null())))
+        names = ids.to_pylist()
+        errors: dict[int, RowError] = {}
+        fresh = dict(zip(names, derived.tolist(), strict=True)) if derived.any() else dict.fromkeys(names, 0)
+        if len(fresh) == len(names) and self._ids.keys().isdisjoint(fresh):
+            self._ids.update(fresh)
+        else:
+            own = derived.tolist()
+            for place, name in enumerate(names):
+                if name not in self._ids:
+                    self._ids[name] = int(own[place])
+                    continue
+                try:
+                    names[place] = self._identify(name, own[place])
+                except RowError as complaint:
+                    errors[place] = complaint
+            ids = pa.array(names, pa.string())
+        at = batch.schema.get_field_index("id")
+        return batch.set_column(at, batch.schema.field(at), ids), errors
+
+    def _identify(self, name: str, derived: bool) -> str:
+        """Take an id, which for a derived one is the content of the row; equal contents are numbered from 2."""
+        if derived:
+            times = self._ids.get(name)
+            self._ids[name] = (times or 0) + 1
+            if times is None:
+                return name
+            name = f"{name}-{times + 1}" if times else name
+        if name in self._ids:
+            raise RowError("id", f"{one_line(name)} is already used by an earlier row: ids must be unique")
+        self._ids[name] = 0
+        return name
 
 
 def checked_batches(
@@ -231,6 +277,11 @@ def _labels(value: object, responses: int, scale: LabelScale | None) -> list[str
 def _name(value: object, column: str) -> str | None:
     if value is None:
         return None
+    if isinstance(value, float) and column == "annotator":
+        # Other programs turn whole numbers beside gaps into floats, and the gaps into NaN.
+        if math.isnan(value):
+            return None
+        value = int(value) if value.is_integer() else value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return _text(value, column) or None
@@ -239,20 +290,39 @@ def _name(value: object, column: str) -> str | None:
 def _weight(value: object) -> float:
     if value is None:
         return 1.0
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    number = None if isinstance(value, str) else finite_float(value)
+    if number is None or number < 0:
         raise RowError("weight", f"found {one_line(value)}, expected a finite number, 0 or more")
-    return float(value)
+    if number and not LEAST_WEIGHT <= number <= MOST_WEIGHT:
+        bounds = f"0, or a number from {LEAST_WEIGHT:g} to {MOST_WEIGHT:g}: scale all weights alike"
+        raise RowError("weight", f"found {one_line(value)}, expected {bounds}")
+    return number + 0.0  # no negative zero
 
 
-def _time(value: object) -> datetime.datetime | None:
+def _strength(value: object) -> float | None:
+    if value is None:
+        return None
+    number = None if isinstance(value, str) else finite_float(value)
+    if number is None or number < 0:
+        raise RowError("strength", f"found {one_line(value)}, expected a finite number, 0 or more, or null")
+    return number + 0.0  # no negative zero
+
+
+def utc_time(value: object) -> datetime.datetime | None:
+    """A time, or ISO 8601 text, as UTC; raises `RowError` for anything else."""
     if value is None:
         return None
     time = value
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
             time = datetime.datetime.fromisoformat(value)
+    if isinstance(time, datetime.date) and not isinstance(time, datetime.datetime):
+        time = datetime.datetime(time.year, time.month, time.day)
     if not isinstance(time, datetime.datetime):
         raise RowError("time", f"found {one_line(value)}, expected a time like 2024-05-31T12:00:00Z")
     if time.tzinfo is None:
         time = time.replace(tzinfo=datetime.UTC)
-    return time.astimezone(datetime.UTC)
+    try:
+        return time.astimezone(datetime.UTC)
+    except OverflowError:
+        raise RowError("time", f"found {one_line(value)}, which in UTC is not in the years 1 to 9999") from None

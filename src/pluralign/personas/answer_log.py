@@ -96,6 +96,6 @@ def _answers(path: Path, data: bytes, settings: Mapping[str, Any]) -> dict[Key, 
                 )
     except PluralignError:
         raise
-    except (ValueError, LookupError, TypeError, AttributeError) as fault:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as fault:
         raise PluralignError(f"{path}, line {number}: not an answer of a run: remove the file") from fault
     return answers

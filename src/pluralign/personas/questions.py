@@ -20,6 +20,7 @@ from pluralign.core.fingerprint import fingerprint
 from pluralign.core.yaml_lines import Value, read_yaml_lines
 from pluralign.judgments.scales import BUILT_IN_SCALES, LabelScale
 from pluralign.personas.label_reader import is_numbered
+from pluralign.scoring.tokens import TEMPLATE_FAULTS
 
 DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
     "hh-6": {
@@ -41,9 +42,6 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
 """The meaning of each label of the built-in scales, as shown to personas."""
 
 _NAMES = ("persona", "prompt", "response", "labels")
-_TEMPLATE_FAULTS = (
-    jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RuntimeError
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -177,7 +175,7 @@ class VoteTemplate:
             text = self._template.render(
                 persona=persona, prompt=transcript(prompt), response=transcript(response), labels=list(labels)
             )
-        except _TEMPLATE_FAULTS as fault:
+        except TEMPLATE_FAULTS as fault:
             raise PluralignError(f"{self.place}: cannot be filled in: {' '.join(str(fault).split())}") from fault
         if not text.strip():
             raise PluralignError(f"{self.place}: gives an empty text for {one_line(persona.name)}")

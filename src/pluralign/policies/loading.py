@@ -1,4 +1,4 @@
-"""Load policies from folders and the hub: a causal model, an adapter, several adapters, or a mixture."""
+"""Load policies from folders and the hub: a model, an adapter, several adapters, or what `aggregate` makes of them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import peft
 import torch
 
 from pluralign.core.errors import PluralignError
+from pluralign.policies.best_of import BestOfPolicy, is_best_of, read_best_of
 from pluralign.policies.mixture import MixturePolicy
 from pluralign.policies.policy import Policy
+from pluralign.policies.pooled import PooledPolicy
 from pluralign.scoring.causal_models import load_causal_model
-from pluralign.scoring.loading import on_device
+from pluralign.scoring.loading import SETTINGS, load_parts, on_device, weight_errors
 from pluralign.scoring.mixtures import is_mixture, read_mixture
 
 
@@ -30,7 +32,9 @@ def load_policy(
 ) -> Policy:
     """Load a policy: a causal language model, an adapter, a mixture, or a base with named adapters.
 
-    A mixture is a finished run of `em-dpo`, or the `mixture` folder of `aggregate`; it loads as a `MixturePolicy`.
+    A mixture is a finished run of `em-dpo`, or the `mixture` folder of `aggregate`; it loads as a `MixturePolicy`. The
+    folders `pooled` and `best-of` load as a `PooledPolicy` and a `BestOfPolicy`; `merge` and distilled policies are
+    plain adapters.
     Arguments that are not listed are those of `load_causal_model`.
 
     Args:
@@ -43,6 +47,16 @@ def load_policy(
             for a mixture.
     """
     folder = Path(model_name_or_path)
+    if is_best_of(folder):
+        if adapters is not None:
+            raise PluralignError(f"{folder}: is a best-of policy, which has its own base: omit `adapters`")
+        base, settings = read_best_of(folder, trust_remote_code=trust_remote_code, device=device)
+        template = folder / "chat_template.jinja"
+        options: dict[str, Any] = {"chat_template_path": str(template)} if template.exists() else {}
+        stored = getattr(load_parts(folder, {})[0], SETTINGS, None) or {}
+        options |= {"max_length": max_length or stored.get("max_length"), "trust_remote_code": trust_remote_code}
+        drawn_by = load_causal_model(base, revision=revision, **options, **model_kwargs)
+        return BestOfPolicy(on_device(drawn_by.model, device), drawn_by.tokenizer, drawn_by.limits, **settings)
     mixture = None
     if is_mixture(folder):
         if adapters is not None:
@@ -62,9 +76,12 @@ def load_policy(
     for name, path in (adapters or {}).items():
         if not (Path(path) / "adapter_config.json").exists():
             raise PluralignError(f"{path}: not an adapter (adapter_config.json is missing)")
-        if isinstance(model, peft.PeftModel):
-            model.load_adapter(str(path), adapter_name=name)
-        else:
-            model = peft.PeftModel.from_pretrained(model, str(path), adapter_name=name)
+        with weight_errors(path):
+            if isinstance(model, peft.PeftModel):
+                model.load_adapter(str(path), adapter_name=name)
+            else:
+                model = peft.PeftModel.from_pretrained(model, str(path), adapter_name=name)
     parts = (on_device(model, device), loaded.tokenizer, loaded.limits)
-    return Policy(*parts) if mixture is None else MixturePolicy(*parts, mixture=mixture)
+    if mixture is None:
+        return Policy(*parts)
+    return (PooledPolicy if mixture.combination == "pooled" else MixturePolicy)(*parts, mixture=mixture)

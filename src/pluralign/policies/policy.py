@@ -15,7 +15,8 @@ from transformers import GenerationConfig
 from pluralign.core.errors import PluralignError
 from pluralign.core.progress import track
 from pluralign.scoring.causal_models import CausalModel
-from pluralign.scoring.tokens import TokenizedItems, prompt_tokens
+from pluralign.scoring.forward import MAX_TOKENS_PER_BATCH
+from pluralign.scoring.tokens import TokenizedItems, check_embedded, prompt_tokens
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Policy(CausalModel):
         temperature: float = 1.0,
         top_p: float = 1.0,
         seed: int = 0,
-        batch: int = 32,
+        batch: int | None = None,
     ) -> list[list[Sample]]:
         """Draw responses, and compute their log-probabilities under the policy in one pass over prompt trees.
 
@@ -68,7 +69,7 @@ class Policy(CausalModel):
             temperature: above 0; 1 draws from the policy itself.
             top_p: nucleus sampling; 1 is no truncation.
             seed: the same seed gives the same responses on the same machine.
-            batch: responses drawn at once.
+            batch: responses drawn at once; default: as many as have 16,384 tokens with their prompts.
 
         Returns:
             `n` samples for each prompt.
@@ -82,6 +83,7 @@ class Policy(CausalModel):
         if not prompts:
             return []
         ids = prompt_tokens(prompts, self.tokenizer, longest - max_new_tokens)
+        check_embedded("prompts", ids, self.model, self.tokenizer)
         # The model's own generation config may hold penalties and truncation, which would change the policy.
         config = GenerationConfig(
             do_sample=True,
@@ -94,6 +96,7 @@ class Policy(CausalModel):
             pad_token_id=self.tokenizer.pad_token_id or 0,
         )
         prompt_of = np.repeat(np.arange(len(prompts)), n).tolist()  # the prompt of each response
+        batch = batch or max(1, MAX_TOKENS_PER_BATCH // (max(map(len, ids)) + max_new_tokens))
         device = next(self.model.parameters()).device
         self.model.eval()
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -121,8 +124,8 @@ class Policy(CausalModel):
                 drawn[index] = response
         return drawn, [None] * len(drawn)
 
-    def _generate(self, prompts: Sequence[list[int]], config: GenerationConfig) -> list[list[int]]:
-        """The drawn tokens of each response, up to and including its end token."""
+    def _generate(self, prompts: Sequence[list[int]], config: GenerationConfig, **options: Any) -> list[list[int]]:
+        """The drawn tokens of each response, up to and including its end token; options are those of `generate`."""
         end = self.tokenizer.eos_token_id
         width = max(1, max(len(prompt) for prompt in prompts))
         rows = torch.full((len(prompts), width), int(config.pad_token_id))
@@ -134,7 +137,7 @@ class Policy(CausalModel):
         device = next(self.model.parameters()).device
         inputs = {"input_ids": rows.to(device), "attention_mask": mask.to(device)}
         with torch.no_grad():
-            responses = self.model.generate(**inputs, generation_config=config)[:, width:].tolist()
+            responses = self.model.generate(**inputs, generation_config=config, **options)[:, width:].tolist()
         return [ids[: ids.index(end) + 1] if end in ids else ids for ids in responses]
 
     def using(self, adapter: str | None) -> AbstractContextManager[Any]:

@@ -2,7 +2,7 @@
 
 The implicit utility of a response for type k is u_k(x, y) = beta (log pi_k(y|x) - log pi_ref(y|x)), where the
 mixture's penalty may charge only some tokens of log pi_ref. A judgment has the probability P_k of the likelihood used
-in tuning: Plackett-Luce, or the mean log-sigmoid over its pairs. The posterior of annotator h is
+in tuning: Plackett-Luce, or the product of the probabilities of its pairs. The posterior of annotator h is
 
     gamma_hk proportional to eta_k * product over h's judgments j of P_k(j)^(weight of j)
 
@@ -23,7 +23,7 @@ from pluralign.choice.em_dpo import responsibilities
 from pluralign.core.errors import PluralignError
 from pluralign.policies.mixture import MixturePolicy
 from pluralign.scoring.items import Items
-from pluralign.scoring.mixtures import RESPONSIBILITIES, ranking_log_likelihoods
+from pluralign.scoring.mixtures import RESPONSIBILITIES
 
 Floats = NDArray[np.float64]
 Prior = Literal["run", "uniform"]
@@ -38,11 +38,6 @@ def type_utilities(policy: MixturePolicy, items: Items) -> Floats:
     """u_k of every unique response under each adapter: `(adapters, responses)`; the base alone is the reference."""
     tokens = policy.tokenize(items)
     return policy.mixture.beta * (policy.adapter_values(tokens) - policy.reference_charges(tokens))
-
-
-def judgment_log_likelihoods(policy: MixturePolicy, items: Items) -> Floats:
-    """log P_k of every judgment under every adapter, in nats: `(judgments, adapters)`."""
-    return ranking_log_likelihoods(type_utilities(policy, items), items, policy.mixture)
 
 
 def posterior(

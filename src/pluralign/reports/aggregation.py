@@ -7,20 +7,32 @@ from dataclasses import dataclass
 from typing import Any
 
 from pluralign.reports.page import Banner, Block, Cell, Figure, Figures, Remarks, Section, Table, Tiles, render
-from pluralign.reports.plots import Point, Row, forest, heat, stacked
+from pluralign.reports.row_plots import Point, Row, forest, heat, stacked
 from pluralign.reports.texts import interval, number, percent, plural, quoted, text_of
 
 _MEANINGS = {
     "base": "the model from which the policies of the types were tuned",
+    "mixture": "draws each response from the policy of one type",
+    "merge": "one adapter: the weighted sum of the types' adapters",
+    "pooled": "adds the types' logits with weights at every token",
+    "best-of": "the best of several responses of the base, by the types' judges",
     "population": "mixes the policies of the types by the shares of the types",
-    "utilitarian": "maximises the average utility of the population",
-    "egalitarian": "minimises the largest regret: the aggregated policy",
-    "max-min-reward": "maximises the smallest utility",
-    "distilled": "one adapter, tuned on responses drawn from the egalitarian mixture",
+    "utilitarian": "the mixture that maximises the average utility of the population",
+    "max-min-reward": "the mixture that maximises the smallest utility",
 }
 """Policies that every aggregation compares."""
 
-_KINDS = {"own": "the policy of a type", "further": "given for comparison"}
+_CRITERIA = {
+    "win-rate": "smallest win rate against the base",
+    "regret": "largest regret in nats",
+    "relative-regret": "largest regret as a share of what a type has under its own policy",
+}
+
+_KINDS = {
+    "own": "the policy of a type",
+    "distilled": "one adapter, tuned on responses drawn from the policy of that name",
+    "further": "given for comparison",
+}
 
 
 @dataclass(frozen=True)
@@ -47,11 +59,21 @@ class TypeOutcome:
 
 
 @dataclass(frozen=True)
-class PolicyOutcome:
-    """A policy: its largest regret with its interval, and its outcome for each type.
+class Value:
+    """A number with the ends of its interval."""
 
-    `kind` is `own`, `base`, `mixture` or `further`; mixtures have weights. `mean_length` is in tokens, and
-    `unfinished` is the share of responses cut at the limit.
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class PolicyOutcome:
+    """A policy: its largest regret with its interval, its other criteria, and its outcome for each type.
+
+    `kind` is `own`, `base`, `offered`, `distilled`, `compared` (a mixture) or `further`. `weights` are those of the
+    types, in mixtures and in the policies that are offered. `loss` is what the criterion minimises. `mean_length` is in
+    tokens, and `unfinished` is the share of responses cut at the limit.
     """
 
     name: str
@@ -60,6 +82,9 @@ class PolicyOutcome:
     max_regret: float | None
     low: float | None
     high: float | None
+    max_relative_regret: Value
+    worst_win_rate: Value
+    loss: Value
     mean_length: float
     unfinished: float
     types: list[TypeOutcome]
@@ -125,7 +150,11 @@ class AggregationPage:
     """The content of `aggregate.json` and the input of its page."""
 
     run: str
+    criterion: str
+    judged_by: str
+    winner: str
     prompts: int
+    tuning_prompts: int
     samples: int
     max_new_tokens: int
     types: list[AggregatedType]
@@ -142,11 +171,11 @@ def aggregation_page(aggregation: AggregationPage, metrics: Mapping[str, Any]) -
 
     Args:
         aggregation: what is shown.
-        metrics: as in `metrics.json`; `distill_draws` is shown.
+        metrics: as in `metrics.json`; the numbers of `distill_draws/NAME` are shown.
     """
-    draws = metrics.get("distill_draws")
+    draws = [value for key, value in metrics.items() if key.startswith("distill_draws/") and isinstance(value, int)]
     subtitle = f"of {aggregation.run}"
-    subtitle += f"; distilled from {plural(draws, 'response')}" if isinstance(draws, int) else ""
+    subtitle += f"; distilled from {plural(sum(draws), 'response')}" if draws else ""
     return render("Aggregation", subtitle, aggregation_sections(aggregation))
 
 
@@ -158,21 +187,22 @@ def aggregation_sections(aggregation: AggregationPage) -> list[Section]:
     sections = [
         Section("Result", _result(aggregation)),
         Section(
-            "Regret",
-            [Figures([_regret_table(names, policies), _largest_regrets(policies)])],
-            "What a type gives up under a policy compared with its own, in nats per response, times its priority.",
-        ),
-        Section(
             "Policies side by side",
             [
-                Figures([_regrets(policies, legend), _win_rates(policies, legend)]),
+                Figures([_win_rates(aggregation, legend), _worst_win_rates(policies)]),
                 *_numbers(names, policies),
                 *_groups(aggregation.groups),
                 *_against(aggregation.against, types, names),
             ],
-            "The regret of each type, and how often it prefers a policy's response to one of the base.",
+            "How often each type prefers a policy's response to one of the base, and what it gives up compared with "
+            "its own policy.",
         ),
-        Section("Mixtures", _weights(policies, legend), "A mixture draws each response from the policy of one type."),
+        Section(
+            "Regret",
+            [Figures([_regret_table(names, policies), _largest_regrets(policies), _regrets(policies, legend)])],
+            "What a type gives up under a policy compared with its own, in nats per response, times its priority.",
+        ),
+        Section("Weights", _weights(policies, names, legend), "Chosen on the tuning prompts."),
     ]
     if aggregation.examples:
         sections.append(Section("Responses", [_examples(aggregation.examples, names)]))
@@ -181,26 +211,47 @@ def aggregation_sections(aggregation: AggregationPage) -> list[Section]:
 
 def _result(aggregation: AggregationPage) -> list[Block]:
     game, by_name = aggregation.game, {policy.name: policy for policy in aggregation.policies}
+    criterion = _CRITERIA.get(aggregation.criterion, aggregation.criterion)
     blocks: list[Block] = []
-    best = by_name.get("egalitarian")
-    if best is not None and best.max_regret is not None:
-        others = ", ".join(
-            f"{name} {number(by_name[name].max_regret)}"
-            for name in ("utilitarian", "population", "max-min-reward", "base", "distilled")
-            if name in by_name
-        )
-        title = f"No type gives up more than {number(best.max_regret)} nats per response"
+    best = by_name.get(aggregation.winner)
+    if best is not None:
+        worst = best.worst_win_rate
+        title = f"{aggregation.winner} is the best policy by the {criterion}"
+        words = []
+        if worst.value is not None:
+            shown = interval(worst.value, worst.low, worst.high)
+            words.append(f"The worst-off type prefers its responses to those of the base with probability {shown}.")
         if any(kind.priority != 1 for kind in aggregation.types):
-            title = f"No type's regret times its priority exceeds {number(best.max_regret)} nats per response"
-        words = [f"Largest regret under the other policies, in nats: {others}."] if others else []
-        blocks.append(Banner("plain", "The aggregated policy", title, words))
+            words.append("Types count by their priorities.")
+        blocks.append(Banner("plain", "For all types", title, words))
+        blocks.append(_prices(aggregation, best))
     tiles = [
-        ("value of the game", number(game.value), f"{interval(game.value, game.low, game.high)}; by {game.solver}"),
-        ("prompts", number(aggregation.prompts), "intervals and errors are over prompts"),
+        ("prompts", number(aggregation.prompts), "on which policies are measured; intervals and errors are over them"),
+        ("tuning prompts", number(aggregation.tuning_prompts), "on which the weights were chosen"),
         ("responses each", number(aggregation.samples), "to every prompt, from every policy"),
-    ]
+        (
+            "value of the mixture's game", number(game.value),
+            f"{interval(game.value, game.low, game.high)}; by {game.solver}",
+        ),
+    ]  # fmt: skip
     blocks.append(Tiles(tiles))
     return [*blocks, Remarks("Warnings", aggregation.warnings)] if aggregation.warnings else blocks
+
+
+def _prices(aggregation: AggregationPage, best: PolicyOutcome) -> Table:
+    """What each type gets from the best policy and from its own."""
+    by_name = {policy.name: policy for policy in aggregation.policies}
+    rows: list[list[Cell]] = []
+    for place, kind in enumerate(aggregation.types):
+        row: list[Cell] = [_type_name(kind)]
+        for policy in (best, by_name.get(kind.policy)):
+            of = policy.types[place] if policy is not None and place < len(policy.types) else None
+            row.append("" if of is None else interval(of.win_rate, of.low, of.high))
+        here = best.types[place] if place < len(best.types) else None
+        row.append("" if here is None else _with_error(here.regret, here.regret_se))
+        rows.append(row)
+    head = ["type", f"win rate of {best.name}", "win rate of the type's own policy", "regret in nats"]
+    return Table(f"The price of {best.name} for every type", head, rows)
 
 
 def _regret_table(names: Sequence[str], policies: Sequence[PolicyOutcome]) -> Figure:
@@ -212,8 +263,7 @@ def _regret_table(names: Sequence[str], policies: Sequence[PolicyOutcome]) -> Fi
 def _largest_regrets(policies: Sequence[PolicyOutcome]) -> Figure:
     rows = [Row(policy.name, [Point(policy.max_regret, policy.low, policy.high)]) for policy in policies]
     drawn = forest(rows, "Largest regret of each policy.", x_label="nats per response")
-    reading = "The largest regret of any type under a policy, with its interval. The weights were chosen on these "
-    reading += "responses: on new ones the regret of the mixture is slightly larger."
+    reading = "The largest regret of any type under a policy, with its interval."
     return Figure("Largest regret", drawn, reading)
 
 
@@ -233,25 +283,43 @@ def _regret_point(outcome: TypeOutcome, series: int) -> Point:
     return Point(outcome.regret, outcome.regret - half, outcome.regret + half, series)
 
 
-def _win_rates(policies: Sequence[PolicyOutcome], legend: Sequence[tuple[int, str]]) -> Figure:
+def _win_rates(aggregation: AggregationPage, legend: Sequence[tuple[int, str]]) -> Figure:
     rows = [
         Row(policy.name, [Point(of.win_rate, of.low, of.high, place) for place, of in enumerate(policy.types, 1)])
-        for policy in policies
+        for policy in aggregation.policies
     ]
-    drawn = forest(rows, "Win rate of each policy against the base, by each type's utility.",
+    drawn = forest(rows, "Win rate of each policy against the base, by each type's judge.",
                    x_label="share of pairs of responses", reference=0.5, bounds=(0.0, 1.0))  # fmt: skip
-    reading = "How often the implicit utility of a type prefers the policy's response to that of the base; 0.5 is no "
-    reading += "difference. This is an estimate by the type's own policy; no annotator judged these responses."
+    reading = "How often a type prefers the policy's response to that of the base; 0.5 is no difference. Judged by "
+    reading += f"{aggregation.judged_by}: an estimate; no annotator judged these responses."
     return Figure("Win rate against the base", drawn, reading, legend)
 
 
+def _worst_win_rates(policies: Sequence[PolicyOutcome]) -> Figure:
+    rows = []
+    for policy in policies:
+        worst = policy.worst_win_rate
+        rows.append(Row(policy.name, [Point(worst.value, worst.low, worst.high)]))
+    drawn = forest(rows, "Smallest win rate of each policy over the types.",
+                   x_label="share of pairs of responses", reference=0.5, bounds=(0.0, 1.0))  # fmt: skip
+    reading = "The win rate of the type that likes a policy least, with its interval. As the smallest of noisy numbers "
+    reading += "it is slightly too small."
+    return Figure("Win rate of the worst-off type", drawn, reading)
+
+
 def _numbers(names: Sequence[str], policies: Sequence[PolicyOutcome]) -> list[Block]:
-    head = ["policy", "largest regret"]
+    head = ["policy", "worst-off type's win rate", "largest regret", "largest relative regret"]
     for name in names:
         head += [f"{measure}, {name}" for measure in ("regret", "utility", "win rate")]
     rows: list[list[Cell]] = []
     for policy in policies:
-        row: list[Cell] = [policy.name, interval(policy.max_regret, policy.low, policy.high)]
+        worst, relative = policy.worst_win_rate, policy.max_relative_regret
+        row: list[Cell] = [
+            policy.name,
+            interval(worst.value, worst.low, worst.high),
+            interval(policy.max_regret, policy.low, policy.high),
+            interval(relative.value, relative.low, relative.high),
+        ]
         for kind in policy.types:
             row += [
                 _with_error(kind.regret, kind.regret_se),
@@ -292,15 +360,23 @@ def _against(rates: Sequence[WinRate], types: Sequence[AggregatedType], names: S
     return blocks
 
 
-def _weights(policies: Sequence[PolicyOutcome], legend: Sequence[tuple[int, str]]) -> list[Block]:
+def _weights(policies: Sequence[PolicyOutcome], names: Sequence[str], legend: Sequence[tuple[int, str]]) -> list[Block]:
     rows = [(policy.name, policy.weights) for policy in policies if policy.weights is not None]
-    drawn = stacked(rows, "Weights of the policies of the types in each mixture.", notes=[""] * len(rows))
-    reading = "A type with a large regret gets a large weight, even if it has few annotators."
-    if max(dict(rows).get("egalitarian", [0.0])) > 0.995:
-        reading = "The policy of one type alone minimises the largest regret."
     cells: list[list[Cell]] = [[name, *weights] for name, weights in rows]
-    table = Table("The numbers", ["policy", *(name for _, name in legend)], cells, folded=True)
-    return [Figures([Figure("Weights", drawn, reading, legend, table)])]
+    table = Table("Weights of the types in each policy", ["policy", *names], cells)
+    mixtures = [
+        (policy.name, policy.weights)
+        for policy in policies
+        if policy.weights is not None and (policy.name == "mixture" or policy.kind == "compared")
+    ]
+    if not mixtures:
+        return [table]
+    drawn = stacked(mixtures, "Weights of the policies of the types in each mixture.", notes=[""] * len(mixtures))
+    reading = (
+        "How often a mixture answers with each type's policy. A type that loses much gets a large weight, even if "
+    )
+    reading += "it has few annotators. The weights of merge and pooled need not sum to 1."
+    return [Figures([Figure("Mixtures", drawn, reading, legend)]), table]
 
 
 def _examples(examples: Sequence[Example], names: Sequence[str]) -> Table:

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
-from pluralign.reports.annotators import Annotators, annotators_section
-from pluralign.reports.histograms import Histogram, histogram_figure
-from pluralign.reports.opinions import Examples, Views, examples_section, views_blocks, views_section
+from pluralign.reports.annotators import annotators_section
+from pluralign.reports.audit_record import (
+    Agreement,
+    AnnotatorType,
+    AuditPage,
+    Candidate,
+    CheckedVerdict,
+    Coefficient,
+    Cycles,
+    Data,
+    Map,
+    PowerPoint,
+    Triples,
+    Verdict,
+)
+from pluralign.reports.histograms import histogram_figure
+from pluralign.reports.opinions import examples_section, views_blocks, views_section
 from pluralign.reports.page import (
     Banner,
     Block,
@@ -25,8 +37,9 @@ from pluralign.reports.page import (
     Tone,
     render,
 )
-from pluralign.reports.plots import Curve, Point, Row, bars, curves, forest, known, scale, stacked, type_map
-from pluralign.reports.texts import interval, number, percent, plural, quoted, text_of
+from pluralign.reports.plots import Curve, curves, type_map
+from pluralign.reports.row_plots import Point, Row, bars, forest, scale, stacked
+from pluralign.reports.texts import interval, known, number, percent, plural, quoted, text_of
 
 _MOST_BARS, _MOST_GROUPS, _MOST_ROWS = 12, 20, 200
 _VERDICTS: dict[str, tuple[Tone, str, str]] = {
@@ -41,216 +54,11 @@ _VERDICTS: dict[str, tuple[Tone, str, str]] = {
 }
 """For each verdict its tone, its sign, and how far to trust the types."""
 
-
-@dataclass(frozen=True)
-class Data:
-    """What the judgments are: counts, also by kind, length, source and group."""
-
-    files: list[str]
-    judgments: int
-    annotators: int
-    prompts: int
-    unique_responses: int
-    left_out: int
-    kinds: dict[str, int]
-    judgments_per_annotator: Histogram
-    ranking_lengths: dict[str, int]
-    sources: dict[str, int]
-    groups: dict[str, int]
-
-
-@dataclass(frozen=True)
-class MajorityMargins(Histogram):
-    """Margins of majorities over comparisons, and the share of unanimous comparisons."""
-
-    unanimous: float | None
-
-
-@dataclass(frozen=True)
-class Triples:
-    """Triples of responses to one prompt, and the share whose majorities no order fits."""
-
-    share: float | None
-    triples: int
-
-
-@dataclass(frozen=True)
-class Cycles:
-    """Prompts with three or more responses: how many have majority cycles, and how many have no winner."""
-
-    prompts: int
-    cyclic: int
-    without_winner: int
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far annotators agree. Labels judge one response at a time and have no triples or cycles."""
-
-    krippendorff_alpha: float | None
-    alpha_low: float | None
-    alpha_high: float | None
-    level: str
-    units: int
-    annotator_agreement: Histogram | None
-    majority_margins: MajorityMargins
-    intransitive_triples: Triples | None = None
-    condorcet_cycles: Cycles | None = None
-
-
-@dataclass(frozen=True)
-class Check:
-    """A number behind the verdict, and what it means."""
-
-    name: str
-    value: Any
-    meaning: str
-
-
-@dataclass(frozen=True)
-class PowerPoint:
-    """How often simulated annotators are assigned their own type, by design and judgments per annotator."""
-
-    design: str
-    judgments: int
-    accuracy: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether the data identify the types, why, and what would help."""
-
-    verdict: str
-    reason: str
-    advice: str
-
-
-@dataclass(frozen=True)
-class CheckedVerdict(Verdict):
-    """A verdict with its evidence, and the sentence that the page and the terminal begin with."""
-
-    checks: list[Check]
-    posterior_entropy: Histogram | None
-    power: list[PowerPoint]
-    sentence: str = ""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A number of types: held-out log-likelihood per judgment with its interval, and BIC."""
-
-    types: int
-    held_out: float | None
-    low: float | None
-    high: float | None
-    bic: float | None
-
-
-@dataclass(frozen=True)
-class Member:
-    """An annotator and the probability of belonging to the type."""
-
-    annotator: str
-    probability: float
-
-
-@dataclass(frozen=True)
-class Worth:
-    """The utility of a response for a type."""
-
-    prompt: str
-    response: str
-    worth: float
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The utility of a response for a type, minus the mean over the other types."""
-
-    prompt: str
-    response: str
-    difference: float
-
-
-@dataclass(frozen=True)
-class Trait:
-    """The weight that a type puts on a trait of responses."""
-
-    trait: str
-    value: float | None
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
-class AnnotatorType:
-    """A latent type: its share, its annotators, and what it prefers."""
-
-    type: int
-    name: str
-    share: float
-    low: float | None
-    high: float | None
-    annotators: int
-    certain: int
-    members: list[Member]
-    worths: list[Worth]
-    lifts: list[Difference]
-    drops: list[Difference]
-    traits: list[Trait]
-
-
-@dataclass(frozen=True)
-class Coefficient:
-    """A coefficient of a type, in the units of a side table; the type is `None` if all types share it."""
-
-    name: str
-    type: int | None
-    value: float
-    standard_error: float | None
-
-
-@dataclass(frozen=True)
-class Group:
-    """A known group and the shares of the types in it."""
-
-    group: str
-    annotators: int
-    shares: list[float]
-
-
-@dataclass(frozen=True)
-class Map:
-    """Annotators in the plane in which they differ most: coordinates and types."""
-
-    x: list[float]
-    y: list[float]
-    type: list[int]
-
-
-@dataclass(frozen=True)
-class AuditPage:
-    """The content of `audit.json` and the input of its page."""
-
-    data: Data
-    warnings: list[str]
-    agreement: Agreement
-    identification: CheckedVerdict
-    selection: list[Candidate]
-    types: list[AnnotatorType]
-    groups: list[Group]
-    groups_adjusted_rand: float | None
-    map: Map | None
-    type_views: Views | None = None
-    group_views: Views | None = None
-    examples: Examples | None = None
-    coefficients: list[Coefficient] = field(default_factory=list)
-    membership: list[Coefficient] = field(default_factory=list)
-    annotators: Annotators | None = None
+_ANSWERS: dict[str, tuple[Tone, str, str]] = {
+    "continuum": ("careful", "!", "The types below describe how far annotators differ, but nobody belongs to one."),
+    "undecided": ("careful", "?", "Treat the types below as a description, not as groups of people."),
+}
+"""The same for answers to how annotators differ that are not about types."""
 
 
 def audit_page(audit: AuditPage) -> str:
@@ -306,14 +114,26 @@ def _statistics(audit: AuditPage) -> list[Block]:
     return [Fold(title, blocks) for title, blocks in parts if blocks]
 
 
-def verdict_banner(verdict: Verdict, sentence: str = "") -> Banner:
-    """The verdict in its colour, with the sentence that says it, by default the reason."""
+def verdict_banner(verdict: Verdict, sentence: str = "", heterogeneity: str = "", types: int = 2) -> Banner:
+    """The verdict in its colour, with the sentence that says it, by default the reason.
+
+    Green means good news: the question has a clear answer on which one can act. `types` is the number that is shown.
+    """
     tone, sign, meaning = _VERDICTS.get(verdict.verdict, ("plain", "", ""))
+    if verdict.verdict != "not identified" and heterogeneity in _ANSWERS:
+        tone, sign, meaning = _ANSWERS[heterogeneity]
+        meaning = meaning if types > 1 else ""
+    elif verdict.verdict == "one type" and verdict.advice:
+        tone, sign, meaning = "careful", "!", ""
     sentence = sentence or verdict.reason
-    title = f"{sign} {sentence}".strip()
-    help_with = f"What would help: {verdict.advice}" if verdict.advice else ""
+    # A page has the sign that a terminal may lack.
+    title = f"{sign} {sentence}".strip().replace("+- ", "±")
+    lead = "What to do" if heterogeneity == "continuum" else "What would help"
+    help_with = f"{lead}: {verdict.advice}" if verdict.advice else ""
     reason = "" if verdict.reason.lower() in sentence.lower() else verdict.reason
     label = f"Do these data show annotator types? Verdict: {verdict.verdict}"
+    if heterogeneity:
+        label = f"Do annotators differ, and how? Answer: {heterogeneity}. Types: {verdict.verdict}"
     return Banner(tone, label, title, [text for text in (meaning, reason, help_with) if text])
 
 
@@ -326,7 +146,7 @@ def _summary(audit: AuditPage) -> list[Block]:
     kinds += [f"{plural(data.left_out, 'row')} left out"] if data.left_out else []
     tiles = [
         (
-            "types found",
+            "types shown" if audit.identification.heterogeneity in _ANSWERS else "types found",
             number(len(audit.types)),
             "largest first: " + ", ".join(map(percent, shares)) if len(shares) > 1 else "",
         ),
@@ -336,8 +156,12 @@ def _summary(audit: AuditPage) -> list[Block]:
         ("unique responses", number(data.unique_responses), ""),
     ]
     if alpha is not None:
-        tiles.append(("agreement (alpha)", number(alpha), "1 is full agreement, 0 is chance"))
-    blocks: list[Block] = [verdict_banner(audit.identification, audit.identification.sentence), Tiles(tiles)]
+        tiles.append(("agreement (alpha)", number(round(alpha, 3)), "1 is full agreement, 0 is chance"))
+    found = audit.identification
+    blocks: list[Block] = [
+        verdict_banner(found, found.sentence, found.heterogeneity, len(audit.types)),
+        Tiles(tiles),
+    ]
     return [*blocks, Remarks("Warnings", audit.warnings)] if audit.warnings else blocks
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from pluralign.reports.measures import Value, measures_table, metric_point, with_interval
 from pluralign.reports.page import Block, Cell, Figure, Figures, Section, Table
-from pluralign.reports.plots import ReliabilityBin, Row, forest, known, reliability
-from pluralign.reports.texts import interval, number, percent, quoted
+from pluralign.reports.plots import ReliabilityBin, reliability
+from pluralign.reports.row_plots import Row, forest
+from pluralign.reports.texts import interval, known, number, percent, quoted
 
 MEASURES = {
     "ece": ("Calibration error", "Mean distance between confidence and accuracy, over ten equal bins of confidence."),

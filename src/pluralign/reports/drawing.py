@@ -19,8 +19,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
+from matplotlib.ticker import FuncFormatter
 
-from pluralign.reports.texts import clip, one_line
+from pluralign.reports.texts import clip, number, one_line, percent
 
 WIDTH = 360.0
 """Width of every figure in units: about the pixels that it gets on a phone."""
@@ -40,6 +41,10 @@ _VARIABLES = {
     SOFT: "var(--soft,#b9c3cf)",
     **{colour: f"var(--s{index},#2a6fc9)" for index, colour in enumerate(SERIES, 1)},
 }
+SHARES = FuncFormatter(lambda value, _: percent(value))
+NUMBERS = FuncFormatter(lambda value, _: number(int(value) if float(value).is_integer() else value))
+"""Tick labels of shares and of numbers."""
+
 _STYLE = {"svg.fonttype": "none", "svg.hashsalt": "pluralign", "path.simplify": False}
 _LABEL = re.compile(r"label:(\d+):(.*)", re.DOTALL)
 _SVG = "http://www.w3.org/2000/svg"

@@ -10,7 +10,8 @@ import numpy as np
 from pluralign.core.errors import PluralignError
 from pluralign.reports.measures import Value, measures_table, metric_point
 from pluralign.reports.page import Block, Cell, Figure, Figures, Heading, Section, Table
-from pluralign.reports.plots import Row, diagonal, forest, probability_histograms
+from pluralign.reports.plots import diagonal, probability_histograms
+from pluralign.reports.row_plots import Row, forest
 from pluralign.reports.texts import number, percent
 
 LISTS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from pluralign.reports.page import Cell, Table
-from pluralign.reports.plots import Point
+from pluralign.reports.row_plots import Point
 from pluralign.reports.texts import interval
 
 Value = Callable[[str], float | None]

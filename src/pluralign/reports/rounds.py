@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pluralign.reports.audit import Verdict, verdict_banner
+from pluralign.reports.audit import verdict_banner
+from pluralign.reports.audit_record import Verdict
 from pluralign.reports.page import Block, Cell, Figure, Figures, Section, Table
-from pluralign.reports.plots import stacked
+from pluralign.reports.row_plots import stacked
 from pluralign.reports.texts import percent
 
 
@@ -24,11 +25,20 @@ class Round:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """The round whose responsibilities trained the policies, 0 for the start, and why."""
+
+    round: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class TypeRounds:
     """The content of `types.json`."""
 
     identification: Verdict
     rounds: list[Round]
+    kept: Kept | None = None
 
 
 def rounds_section(fitted: TypeRounds) -> Section:
@@ -44,6 +54,9 @@ def rounds_section(fitted: TypeRounds) -> Section:
         cells = [[name, *_numbers(row)] for name, row in zip(names, fitted.rounds, strict=True)]
         blocks += [Figures([figure]), Table("Round by round", head, cells)]
     lead = "Types of annotators, fitted together with a policy for each. Log-likelihoods are in nats per judgment."
+    if (kept := fitted.kept) is not None:
+        where = f"round {kept.round}" if kept.round else "the start"
+        lead += f" The policies were trained with the types of {where}: {kept.reason}."
     return Section("Types", blocks, lead)
 
 

@@ -9,17 +9,20 @@ from statistics import median
 from typing import Any
 
 from pluralign.reports.aggregation import AggregationPage, aggregation_sections
-from pluralign.reports.audit import AuditPage, audit_sections
+from pluralign.reports.audit import audit_sections
+from pluralign.reports.audit_record import AuditPage
 from pluralign.reports.calibration import RewardGaps, calibration_section
 from pluralign.reports.crowds import Crowds, crowds_section
 from pluralign.reports.histograms import Histogram, histogram_figure
 from pluralign.reports.matching import MatchingPlots, matching_section
 from pluralign.reports.measures import metric_point, with_interval
 from pluralign.reports.page import Banner, Block, Cell, Figure, Figures, Heading, Note, Section, Table, Tiles, render
-from pluralign.reports.plots import Point, ReliabilityBin, Row, forest, known, scale
+from pluralign.reports.paired import Losses, difference_sentence, paired_difference
+from pluralign.reports.plots import ReliabilityBin
 from pluralign.reports.rounds import TypeRounds, rounds_section
+from pluralign.reports.row_plots import Point, Row, forest, scale
 from pluralign.reports.sources import SourceLog, sources_section
-from pluralign.reports.texts import number, percent, quoted, text_of
+from pluralign.reports.texts import known, number, percent, quoted, text_of
 from pluralign.training.objectives import OBJECTIVES
 
 
@@ -113,6 +116,7 @@ class Run:
     sources: Sequence[SourceLog] = ()
     crowds: Crowds | None = None
     matching: Sequence[MatchingPlots] = ()
+    losses: Losses | None = None
 
     def value(self, key: str) -> float | None:
         """A metric if it is a finite number, else None."""
@@ -342,11 +346,15 @@ def _evaluated_on(run: Run) -> list[str]:
 
 
 def _best(key: str, runs: Sequence[Run]) -> str:
-    """Which run is best, and whether its interval overlaps that of the next one."""
+    """Which run is best, and whether it differs from the next one: judgment by judgment, else by their intervals."""
     lower = METRICS[key].lower_is_better
     best, second = sorted(runs, key=lambda run: run.value(key) or 0.0, reverse=not lower)[:2]
     if best.value(key) == second.value(key):
         return f"{quoted(best.name)} and {quoted(second.name)} are equal."
+    paired = paired_difference(best.losses, second.losses, key)
+    if paired is not None:
+        given = " ".join(GIVEN[name] for name in paired.given)
+        return f"{quoted(best.name)} is best. {difference_sentence(paired, second.name)} {given}".strip()
     near = best.value(f"{key}_high" if lower else f"{key}_low")
     next_end = second.value(f"{key}_low" if lower else f"{key}_high")
     if near is None or next_end is None:

@@ -8,8 +8,8 @@ from statistics import fmean
 from typing import Any
 
 from pluralign.reports.page import Block, Cell, Figure, Figures, Section, Table
-from pluralign.reports.plots import Curve, curves, known
-from pluralign.reports.texts import number, plural, quoted, text_of
+from pluralign.reports.plots import Curve, curves
+from pluralign.reports.texts import known, number, plural, quoted, text_of
 
 _MEASURES = ("weight", "loss", "accuracy", "ece", "gradient_norm")
 _MOST_SOURCES = 8  # as many as there are colours

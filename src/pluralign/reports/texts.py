@@ -143,3 +143,13 @@ def plural(count: int, noun: str) -> str:
         ('1 prompt', '1,200 prompts')
     """
     return f"{number(count)} {noun}{'' if count == 1 else 's'}"
+
+
+def known(*values: float | None) -> list[float]:
+    """The values that are finite numbers.
+
+    Examples:
+        >>> known(1, None, float("nan"), 0.5)
+        [1, 0.5]
+    """
+    return [value for value in values if value is not None and math.isfinite(value)]

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from peft.tuners.lora import Linear, LoraLayer
 from torch import nn
+
+from pluralign.core.files import write_json
+from pluralign.core.records import read_json
+
+
+def sort_adapter_config(folder: str | os.PathLike[str]) -> None:
+    """Sort what PEFT holds as sets in an adapter's `adapter_config.json`, so that equal runs write equal files."""
+    file = Path(folder) / "adapter_config.json"
+    if not file.exists():
+        return
+    config = read_json(file)
+    for key in ("target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "target_parameters"):
+        if isinstance(config.get(key), list):
+            config[key] = sorted(config[key])
+    write_json(file, config)
 
 
 def can_merge(model: Any, adapter: str) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers.utils import logging
 
+from pluralign.choice.latent_class import estimator
 from pluralign.choice.latent_class.estimator import MOST_COVARIANCES, LatentClassPlackettLuce
 from pluralign.choice.latent_class.identification import (
     Design,
@@ -21,11 +24,16 @@ from pluralign.choice.latent_class.panel import Panel
 from pluralign.choice.latent_class.power import Power, power_curve
 from pluralign.choice.latent_class.selection import Selection, select_types, settings_of
 from pluralign.core.errors import PluralignError
+from pluralign.core.files import cache_folder
+from pluralign.core.fingerprint import fingerprint, fingerprint_folder
 from pluralign.core.progress import track
+from pluralign.core.records import read_json, write_record
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.features import text_features
-from pluralign.scoring.panels import People, people_of
+from pluralign.scoring.panels import People, annotators_of, people_of
 from pluralign.scoring.side_tables import Columns, SideTable, estimator_settings, with_attributes, with_covariates
+
+logger = logging.get_logger(__name__)
 
 PRIOR = 1.0
 """Standard deviation of a response's utility under the prior on coefficients, in logits."""
@@ -35,6 +43,10 @@ JUDGED_OFTEN = 10
 
 SELECTION_JUDGMENTS = 50_000
 """The number of types is chosen on a subset of annotators with about this many judgments."""
+
+
+REMEMBERED = 200_000
+"""Types of larger tables are not kept in the cache: reading all rows for a fingerprint takes long."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,104 @@ class Findings:
         compared = fitted if fitted > 1 else next((number for number in tried if number > 1), None)
         gain = self.selection.gain_of(compared) if compared in tried and 1 in tried else None
         power = now[0] if fitted == 1 and now else None
-        return identification(self.design, self.numbers, power, types=compared, gain=gain)
+        chosen = self.selection
+        continuum = chosen.continuum_gain(fitted) if len(chosen.continuum) and fitted in tried else None
+        return identification(
+            self.design,
+            self.numbers,
+            power,
+            types=compared,
+            gain=gain,
+            heterogeneity=chosen.heterogeneity,
+            continuum=continuum,
+        )
+
+    @property
+    def gains(self) -> bool:
+        """Whether the fitted types were compared with one type and predict held-out annotators better."""
+        types, selection = len(self.model.mixture_weights_), self.selection
+        compared = types > 1 and {1, types} <= set(selection.types.tolist()) and selection.by_annotator.size > 0
+        return bool(compared and selection.gain_of(types).exceeds())
+
+
+@dataclass(frozen=True)
+class AnnotatorTypes:
+    """The types of a table's annotators, as training needs them: what `annotator_types` returns and remembers.
+
+    Args:
+        annotators: ids; the row number of a row without one.
+        responsibilities: `(annotators, K)`, in the same order.
+        features: `worths`, `tfidf`, or the name of the model.
+        gains: as in `Findings`.
+        verdict: as in `Findings`, without a power curve.
+    """
+
+    annotators: list[str | int]
+    responsibilities: list[list[float]]
+    features: str
+    gains: bool
+    verdict: Identification
+
+    @property
+    def types(self) -> int:
+        """K."""
+        return len(self.responsibilities[0])
+
+    @classmethod
+    def of(cls, found: Findings, judgments: Judgments) -> AnnotatorTypes:
+        """The part of the findings that training needs."""
+        _, keys = annotators_of(judgments, found.people.row)
+        shares = np.asarray(found.model.responsibilities_).tolist()
+        return cls(keys, shares, found.features, found.gains, replace(found, power=[]).verdict)
+
+
+def annotator_types(
+    judgments: Judgments,
+    *,
+    features: str = "auto",
+    types: str | int = "auto",
+    most_types: int = 6,
+    dimensions: int = 64,
+) -> AnnotatorTypes:
+    """The types of a table's annotators: one answer for `audit`, EM-DPO and MORE's `source: types`.
+
+    What an audit or another training run found in the same judgments by the same features and settings is read from
+    the cache; the seed is the audit's default. If other features gave another number of types, a warning says so.
+
+    Arguments and errors as in `findings`.
+    """
+    settings: dict[str, Any] = {"features": features, "types": types, "most_types": most_types}
+    settings |= {"dimensions": dimensions, "seed": 0}
+    file = _remembered(judgments, settings)
+    if file is not None and file.exists():
+        known = _read(file)
+    else:
+        known = AnnotatorTypes.of(findings(judgments, simulations=0, **settings), judgments)
+    if file is not None:
+        for other in sorted(file.parent.glob("*.json")):
+            found = _read(other)
+            if found.features != known.features and found.types != known.types:
+                logger.warning(
+                    f"types: the features {found.features} gave {found.types} types for the same judgments, and "
+                    f"{known.features}, which are used here, give {known.types}"
+                )
+    return known
+
+
+def _remembered(judgments: Judgments, settings: Mapping[str, Any]) -> Path | None:
+    """The file in the cache of a table's types; `None` if they are not kept."""
+    if len(judgments) > REMEMBERED:
+        return None
+    given = {key: str(value) for key, value in settings.items()}
+    if given["types"] != "auto":
+        del given["most_types"]
+    code = fingerprint_folder(Path(estimator.__file__).parent)  # another version's answer may be another one
+    return cache_folder() / "annotator-types" / judgments.fingerprint / f"{fingerprint(code, given)}.json"
+
+
+def _read(file: Path) -> AnnotatorTypes:
+    content = read_json(file)
+    return AnnotatorTypes(**(content | {"verdict": Identification(**content["verdict"])}))
 
 
 def findings(
@@ -107,6 +216,7 @@ def findings(
     Raises:
         PluralignError: a setting does not fit the table.
     """
+    given = {"features": features, "types": types, "most_types": most_types, "dimensions": dimensions, "seed": seed}
     people = people_of(judgments)
     attributes = covariates = None
     if response_features is not None:
@@ -122,6 +232,7 @@ def findings(
     if annotator_features is not None:
         people, covariates = with_covariates(people, annotator_features)
     settings = estimator_settings(attributes, shared, noise=noise_type, bars=bool(people.bars.any()), types=types)
+    plain = response_features is None and annotator_features is None and not noise_type and not shared
     panel = people.panel
     numbers = _numbers(types, most_types, panel.annotators)
     if len(numbers) == 1 and (numbers[0] == 1 or numbers[0] > panel.annotators // 4):
@@ -149,7 +260,10 @@ def findings(
     evident = evidence(model, panel) if several and model.n_parameters_ <= MOST_COVARIANCES else None
     kept = settings if several else {}
     power = _power(model, panel, collected, simulations, seed, kept) if simulations and panel.annotators > 1 else []
-    return Findings(people, features, selection, model, collected, evident, power, attributes, covariates)
+    found = Findings(people, features, selection, model, collected, evident, power, attributes, covariates)
+    if plain and (file := _remembered(judgments, given)) is not None:
+        write_record(file, AnnotatorTypes.of(found, judgments))
+    return found
 
 
 def with_features(people: People, name: str, dimensions: int, seed: int) -> tuple[People, float]:

@@ -21,7 +21,16 @@ from pluralign.core.errors import PluralignError
 from pluralign.scoring.forward import block_charges, score_tokens
 from pluralign.scoring.heads import token_log_probs, token_shares
 from pluralign.scoring.items import Items
-from pluralign.scoring.loading import SETTINGS, is_encoder, limits_of, load_parts, read_chat_template
+from pluralign.scoring.loading import (
+    SETTINGS,
+    adapter_base,
+    is_adapter,
+    is_encoder,
+    limits_of,
+    load_parts,
+    read_chat_template,
+    weight_errors,
+)
 from pluralign.scoring.probe import plain_model
 from pluralign.scoring.text_models import TextModel
 from pluralign.scoring.tokens import TokenizedItems
@@ -160,9 +169,9 @@ def load_causal_model(
     """
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     folder, base = Path(model_name_or_path), str(model_name_or_path)
-    is_adapter = (folder / "adapter_config.json").exists()
-    if is_adapter:
-        base = str(peft.PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
+    adapter = is_adapter(folder)
+    if adapter:
+        base = adapter_base(folder)
     # Our adapters have config and tokenizer beside them; others may keep both with the base.
     source = model_name_or_path if (folder / "config.json").exists() else base
     config, tokenizer = load_parts(source, hub)
@@ -171,7 +180,9 @@ def load_causal_model(
     if is_encoder(config):
         raise PluralignError(f"{model_name_or_path}: is a bidirectional encoder; a policy must be a causal model")
     model_kwargs = {"dtype": torch.float32, **model_kwargs}
-    model: Any = AutoModelForCausalLM.from_pretrained(base, config=config, **hub, **model_kwargs)
-    if is_adapter:
-        model = peft.PeftModel.from_pretrained(model, str(folder), adapter_name=adapter_name)
+    with weight_errors(base):
+        model: Any = AutoModelForCausalLM.from_pretrained(base, config=config, **hub, **model_kwargs)
+    if adapter:
+        with weight_errors(folder):
+            model = peft.PeftModel.from_pretrained(model, str(folder), adapter_name=adapter_name)
     return causal_model(model, tokenizer, max_length, max_response_length)

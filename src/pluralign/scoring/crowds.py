@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,8 @@ from pluralign.choice.label_costs import LabelCost
 from pluralign.choice.transport import expected_reward, reward_quantile, reward_variance
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_parquet
-from pluralign.evaluation.crowds.distributions import Votes, evaluate_distributions
+from pluralign.evaluation.crowds.distributions import Votes, evaluate_distributions, log_loss_gain
+from pluralign.evaluation.crowds.pairwise import pairwise_calibration
 from pluralign.evaluation.crowds.vote_slices import VoteSlice, sliced_votes, time_names
 from pluralign.evaluation.intervals import annotator_ids
 from pluralign.judgments.scales import LabelScale
@@ -33,8 +34,14 @@ CROWDS = "crowds.parquet"
 QUANTILES = (0.1, 0.5, 0.9)
 """The quantiles of the labels' rewards that `score` writes."""
 
+PriorStrength = float | Literal["labels", "estimated"]
+"""Votes that the uniform prior counts as in a target: a number, one per label, or the most likely number."""
+
 Predict = Callable[[Items], np.ndarray]
 """The texts of items to distributions `(responses, labels)`."""
+
+Baselines = Callable[[Items], Mapping[str, np.ndarray]]
+"""The texts of items to predictions of each baseline, `(items, labels)`."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class Crowd:
     Args:
         prompt: `(items,)` texts or lists of messages.
         response: `(items,)`.
-        distribution: `(items, labels)` the smoothed posterior mean, the training target.
+        distribution: `(items, labels)` the training target: shares of the votes, or the posterior mean; smoothed.
         counts: `(items, labels)` votes by label, as counted by the posterior.
         low: `(items, labels)` lower bound of each share's credible interval (95 %).
         high: `(items, labels)` its upper bound.
@@ -70,13 +77,15 @@ class Crowd:
 
 
 def crowd_of(
-    judgments: Judgments, *, strength: float | None = None, smoothing: float = 0.0, cost: LabelCost | None = None
+    judgments: Judgments, *, strength: PriorStrength = 0.0, smoothing: float = 0.0, cost: LabelCost | None = None
 ) -> Crowd:
-    """The crowd posterior of a table's labels; rows without a label are left out.
+    """The crowd of a table's labels; rows without a label are left out.
 
     Args:
         judgments: the table.
-        strength: of the uniform prior, in votes; default: the number of labels.
+        strength: of the uniform prior in the targets, in votes: a number, `labels` for one vote per label, or
+            `estimated` (`pluralign.choice.dirichlet.estimated_strength`). At 0, the targets are the shares of the
+            votes, and intervals have the estimated prior.
         smoothing: as in `VoteState.targets`.
         cost: decides between tied runners-up in smoothing.
 
@@ -96,13 +105,22 @@ def crowd_of(
         raise PluralignError("the judgments have no labels, which are a crowd's votes: import them with a label scale")
     if not all(labelled):
         logger.warning(f"{labelled.count(False)} row(s) without a label are left out")
-    return crowd_of_state(votes_of(judgments, strength=strength, kind="labels"), smoothing=smoothing, cost=cost)
+    given = None if strength in (0, "labels", "estimated") else float(strength)
+    state = votes_of(judgments, strength=given, kind="labels")
+    if strength in (0, "estimated"):
+        state = state.with_strength()
+    return crowd_of_state(state, smoothing=smoothing, cost=cost, prior=strength != 0)
 
 
 def crowd_of_state(
-    state: VoteState, judgments: Judgments | None = None, *, smoothing: float = 0.0, cost: LabelCost | None = None
+    state: VoteState,
+    judgments: Judgments | None = None,
+    *,
+    smoothing: float = 0.0,
+    cost: LabelCost | None = None,
+    prior: bool = True,
 ) -> Crowd:
-    """The crowd posterior of a vote state of labels, for all its items with a vote.
+    """The crowd of a vote state of labels, for all its items with a vote; with `prior`, targets are posterior means.
 
     With `judgments`, only items whose texts are in that table are kept, and a warning counts its texts without a vote.
     `smoothing` and `cost` are as in `crowd_of`.
@@ -112,8 +130,8 @@ def crowd_of_state(
     """
     if state.kind != "labels":
         raise PluralignError("vote_state: holds votes on pairs, expected labels of single responses")
-    targets = state.targets(smoothing, None if cost is None else cost.matrix)
-    counts = state.crowd[state.counts.sum(1) > 0]
+    targets = state.targets(smoothing, None if cost is None else cost.matrix, prior=prior)
+    counts = state.crowd[state.voted if prior else state.votes > 0]
     keys = [item_key(prompt, response) for prompt, response in zip(targets.prompt, targets.response, strict=True)]
     chosen = range(len(keys)) if judgments is None else _known(keys, judgments)
     if not chosen:
@@ -207,7 +225,9 @@ class CrowdResult:
         write_parquet(self.table, folder / CROWDS)
 
 
-def evaluate_crowd(judgments: Judgments, crowd: Crowd, predict: Predict, seed: int = 0) -> CrowdResult:
+def evaluate_crowd(
+    judgments: Judgments, crowd: Crowd, predict: Predict, seed: int = 0, baselines: Baselines | None = None
+) -> CrowdResult:
     """Predict every response that was voted on, reading each once, and compare with the votes.
 
     Args:
@@ -215,17 +235,74 @@ def evaluate_crowd(judgments: Judgments, crowd: Crowd, predict: Predict, seed: i
         crowd: its votes.
         predict: the model.
         seed: seed of the bootstrap.
+        baselines: predictions that the model must beat; they add `baseline_metrics`.
     """
     items = crowd.items()
     predicted = predict(items)[items.response]
+    voters = voters_of(judgments, crowd)
     metrics: dict[str, Any] = {
         "judgments": len(judgments),
         "annotators": len(set(judgments.column("annotator")) - {None}),
         "prompts": len(items.prompts),
         "unique_responses": len(items.responses),
     }
-    metrics |= crowd_metrics(crowd, predicted, vote_slices(judgments, crowd), 1000, seed, voters_of(judgments, crowd))
+    metrics |= crowd_metrics(crowd, predicted, vote_slices(judgments, crowd), 1000, seed, voters)
+    votes = (crowd.counts, crowd.scale.rewards, items.prompt)
+    metrics |= pairwise_calibration(predicted, *votes, seed=seed)
+    if baselines is not None:
+        metrics |= baseline_metrics(crowd, predicted, baselines(items), voters, seed)
     return CrowdResult(metrics, predicted, crowds_table(crowd, predicted))
+
+
+def baseline_metrics(
+    crowd: Crowd, predicted: np.ndarray, baselines: Mapping[str, np.ndarray], voters: Votes, seed: int = 0
+) -> dict[str, float]:
+    """The metrics of baselines, and the model's gain over each.
+
+    Args:
+        crowd: the votes.
+        predicted: of the model, `(items, labels)`.
+        baselines: name to predictions, `(items, labels)`.
+        voters: the single votes.
+        seed: seed of the bootstrap.
+
+    Returns:
+        For each baseline `total_variation/baseline=NAME`, `transport_cost/...`, `vote_log_loss/...`, and
+        `gain_over_NAME` with its interval, from `pluralign.evaluation.crowds.distributions.log_loss_gain`.
+    """
+    metrics: dict[str, float] = {}
+    prompt = crowd.items().prompt
+    for name, own in baselines.items():
+        found = crowd_metrics(crowd, own)
+        for key in ("total_variation", "transport_cost", "vote_log_loss"):
+            metrics[f"{key}/baseline={name}"] = found[key]
+        gain = log_loss_gain(predicted, own, crowd.counts, prompt, voters=voters, seed=seed)
+        metrics |= {key.replace("gain", f"gain_over_{name}", 1): value for key, value in gain.items()}
+    return metrics
+
+
+def verdict(metrics: Mapping[str, Any], baseline: str = "marginal") -> str | None:
+    """Whether predictions are better than a baseline, as a sentence; `None` if that was not measured.
+
+    Examples:
+        >>> verdict({"gain_over_marginal": 0.031, "gain_over_marginal_low": 0.01, "gain_over_marginal_high": 0.05})
+        'better than the marginal by 0.0310 [0.0100, 0.0500] nats a vote'
+        >>> verdict({"gain_over_marginal": 0.031, "gain_over_marginal_low": -0.01, "gain_over_marginal_high": 0.07})
+        'not better than the marginal: 0.0310 [-0.0100, 0.0700] nats a vote'
+    """
+    key = f"gain_over_{baseline}"
+    if f"{key}_low" not in metrics:
+        return None
+    found = f"{metrics[key]:.4f} [{metrics[f'{key}_low']:.4f}, {metrics[f'{key}_high']:.4f}] nats a vote"
+    if metrics[f"{key}_low"] > 0:
+        return f"better than the {baseline} by {found}"
+    return f"not better than the {baseline}: {found}"
+
+
+def verdicts(metrics: Mapping[str, Any]) -> list[str]:
+    """The `verdict` on each baseline that proper scores compare: the marginal and the logistic regression."""
+    found = (verdict(metrics, name) for name in ("marginal", "logistic"))
+    return [one for one in found if one is not None]
 
 
 def vote_slices(judgments: Judgments, crowd: Crowd) -> Iterator[VoteSlice]:
@@ -275,7 +352,8 @@ def crowds_table(crowd: Crowd, predicted: np.ndarray) -> pa.Table:
     """One row for each item: texts, `votes`, and for each label four columns.
 
     `voted_LABEL` is the label's share of the votes, `low_LABEL` and `high_LABEL` the 95 % credible interval of that
-    share, `predicted_LABEL` the predicted share. `expected_reward` and `variance` are those of the prediction.
+    share in the population, `predicted_LABEL` the predicted share. `expected_reward` and `variance` are those of the
+    prediction.
 
     Args:
         crowd: the votes.

@@ -18,7 +18,14 @@ from pluralign.core.fingerprint import fingerprint, fingerprint_folder
 from pluralign.core.progress import track
 from pluralign.scoring.forward import MAX_TOKENS_PER_BATCH, seen_by
 from pluralign.scoring.items import Items
-from pluralign.scoring.loading import DEFAULT_MAX_LENGTH, is_encoder, load_parts, on_device, set_pad_token
+from pluralign.scoring.loading import (
+    DEFAULT_MAX_LENGTH,
+    is_encoder,
+    load_parts,
+    on_device,
+    set_pad_token,
+    weight_errors,
+)
 from pluralign.scoring.pooling import pool
 from pluralign.scoring.tokens import TokenLimits, model_context, tokenize
 from pluralign.scoring.trees import Layout, blocks_of, lay_out
@@ -69,7 +76,7 @@ def text_features(
     if file.exists():
         return safetensors.numpy.load_file(file)["features"]
     features = _tfidf(items, dimensions, reads, seed) if name == "tfidf" else _states(items, name, reads)
-    with atomic_write(file, shared=True) as out:
+    with atomic_write(file) as out:
         out.write(safetensors.numpy.save({"features": features}))
     return features
 
@@ -84,11 +91,17 @@ def plain_text(text: Any) -> str:
     return text if isinstance(text, str) else "\n".join(message["content"] for message in text)
 
 
-def _tfidf(items: Items, dimensions: int, reads: Reads, seed: int) -> np.ndarray:
-    from sklearn.decomposition import TruncatedSVD
+def word_vectorizer(**options: Any) -> Any:
+    """scikit-learn's vectorizer of words and word pairs by sublinear TF-IDF; options are those of `TfidfVectorizer`."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=r"(?u)\w+")
+    return TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=r"(?u)\w+", **options)
+
+
+def _tfidf(items: Items, dimensions: int, reads: Reads, seed: int) -> np.ndarray:
+    from sklearn.decomposition import TruncatedSVD
+
+    vectorizer = word_vectorizer()
     texts = [plain_text(response) for response in items.responses]
     if reads == "prompt+response":
         texts = [f"{plain_text(items.prompts[item])}\n{text}" for item, text in zip(items.item, texts, strict=True)]
@@ -107,7 +120,8 @@ def _tfidf(items: Items, dimensions: int, reads: Reads, seed: int) -> np.ndarray
 def _states(items: Items, source: str, reads: Reads) -> np.ndarray:
     config, tokenizer = load_parts(source, {"revision": "main", "trust_remote_code": False})
     encoder = is_encoder(config)
-    model = AutoModel.from_pretrained(source, dtype=torch.float32)
+    with weight_errors(source):
+        model = AutoModel.from_pretrained(source, dtype=torch.float32)
     set_pad_token(model, tokenizer)
     model = on_device(model, None)
     limit = min(model_context(AutoConfig.from_pretrained(source), tokenizer), DEFAULT_MAX_LENGTH)

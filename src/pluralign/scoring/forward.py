@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pluralign.choice.preference_matching import Penalty, charged_tokens
+from pluralign.core.errors import PluralignError
 from pluralign.core.progress import track
 from pluralign.scoring.attention import additive, block_mask, sees
 from pluralign.scoring.tokens import TokenizedItems
@@ -48,7 +49,7 @@ def block_token_log_probs(model: nn.Module, block: dict[str, Tensor], layout: La
 def block_values(model: nn.Module, block: dict[str, Tensor], layout: Layout) -> Tensor:
     """`(responses,)` log-probabilities or rewards of a block; `(responses, outputs)` logits if a model has several."""
     if layout.reads == "tokens":
-        return _summed(block_token_log_probs(model, block, layout), block)
+        return response_sums(block_token_log_probs(model, block, layout), block)
     return block_states(model, block, layout)[0]
 
 
@@ -65,11 +66,11 @@ def block_charges(
         log_probs, shares = pairs.unbind(-1)
     else:
         log_probs = block_token_log_probs(model, block, layout)
-    return _summed(charged_tokens(log_probs, block["owner"], len(block["response"]), penalty, shares), block)
+    return response_sums(charged_tokens(log_probs, block["owner"], len(block["response"]), penalty, shares), block)
 
 
-def _summed(log_probs: Tensor, block: dict[str, Tensor]) -> Tensor:
-    """Sums over the tokens of each response: `(responses,)`."""
+def response_sums(log_probs: Tensor, block: dict[str, Tensor]) -> Tensor:
+    """Sums over the predicted tokens of each response of a block: `(predicted,)` to `(responses,)`."""
     sums = torch.zeros(len(block["response"]), dtype=log_probs.dtype, device=log_probs.device)
     return sums.index_add(0, block["owner"], log_probs)
 
@@ -105,6 +106,9 @@ def score_tokens(
     Returns:
         `(all responses,)`, or `(all responses, outputs)` for a model with several outputs; float64, 0 outside the
         subset.
+
+    Raises:
+        PluralignError: a value is not finite.
     """
     outputs = 1 if layout.reads == "tokens" else model.config.num_labels
     values = np.zeros((len(tokens.response_ids), outputs) if outputs > 1 else len(tokens.response_ids))
@@ -117,4 +121,10 @@ def score_tokens(
             block = {name: value.to(device) for name, value in lay_out(tokens, rows, layout).items()}
             values[block["response"].cpu().numpy()] = read(model, block, layout).double().cpu().numpy()
     model.train(training)
+    broken = ~np.isfinite(values).reshape(len(values), -1).all(1)
+    if broken.any():
+        raise PluralignError(
+            f"the model gives values that are not finite to {int(broken.sum())} of {len(chosen)} responses: its "
+            "weights are broken, or too large for the precision that it is loaded in"
+        )
     return values

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import peft
 import torch
-import yaml
 
 from pluralign.choice.preference_matching import Penalty
 from pluralign.core.errors import PluralignError
-from pluralign.core.runs import CONFIG
+from pluralign.core.runs import CONFIG, read_config
 from pluralign.scoring.causal_models import CausalModel, load_causal_model
 from pluralign.scoring.items import Items, items_of_texts
 from pluralign.scoring.loading import SETTINGS, load_parts, on_device
@@ -119,7 +118,10 @@ def reference_of(model: str | os.PathLike[str]) -> str:
         return base_of(Path(model) / next(iter(read_mixture(model).weights)))
     config = Path(model) / CONFIG
     if config.exists():
-        return str(yaml.safe_load(config.read_text(encoding="utf-8"))["model_name_or_path"])
+        settings = read_config(Path(model))
+        if settings.get("reference_adapter") == "off":
+            return base_of(model)
+        return str(settings["model_name_or_path"])
     if (Path(model) / "adapter_config.json").exists():
         return base_of(model)
     raise PluralignError(f"{model}: does not say which model it was tuned from: give it with --reference")

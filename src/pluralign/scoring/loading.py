@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import peft
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -14,6 +18,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from pluralign.core.errors import PluralignError
+from pluralign.core.records import read_text
 from pluralign.scoring.tokens import TokenLimits, model_context
 
 SETTINGS = "pluralign"
@@ -31,18 +36,49 @@ def load_parts(source: str | os.PathLike[str], hub: dict[str, Any]) -> tuple[Any
     try:
         config = AutoConfig.from_pretrained(source, **hub)
         tokenizer = AutoTokenizer.from_pretrained(source, **hub)
-    except (OSError, ValueError) as fault:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as fault:
         kind = "folder" if Path(source).exists() else "folder or hub id"
         raise PluralignError(f"{source}: no model can be loaded from this {kind}: {fault}") from fault
     tokenizer.padding_side = "right"
     return config, tokenizer
 
 
+@contextlib.contextmanager
+def weight_errors(source: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what loading weights raises (files gone, damaged or of another model) into one error that names `source`."""
+    try:
+        yield
+    except (PluralignError, torch.OutOfMemoryError):
+        raise
+    except (OSError, ValueError, RuntimeError, LookupError, SafetensorError) as fault:
+        raise PluralignError(f"{source}: the weights of the model cannot be loaded: {fault}") from fault
+
+
+def adapter_base(folder: str | os.PathLike[str]) -> str:
+    """The base model of an adapter's folder: a folder or a hub id.
+
+    Raises:
+        PluralignError: its `adapter_config.json` is damaged.
+    """
+    try:
+        base = peft.PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as fault:
+        raise PluralignError(f"{folder}: adapter_config.json cannot be read: {fault}") from fault
+    if not isinstance(base, str):
+        raise PluralignError(f"{folder}: adapter_config.json cannot be read: it names no base_model_name_or_path")
+    return base
+
+
+def is_adapter(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds an adapter."""
+    return (Path(folder) / "adapter_config.json").exists()
+
+
 def read_chat_template(source: str, hub: dict[str, Any]) -> str:
     """A chat template from a Jinja file, or from the tokenizer of a folder or hub id."""
     path = Path(source)
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     template = load_parts(source, hub)[1].chat_template
     if not isinstance(template, str):
         raise PluralignError(f"chat_template_path: {source} has no chat template")

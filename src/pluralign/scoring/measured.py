@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from pluralign.core.files import write_json
+from pluralign.core.files import write_json, write_parquet
 from pluralign.evaluation.annotators.types import type_accuracy
 from pluralign.evaluation.calibration.reliability import reliability_table
 from pluralign.evaluation.intervals import annotator_ids
@@ -24,13 +25,17 @@ from pluralign.evaluation.pairs import Pairs, pairs_of
 from pluralign.evaluation.policies.answer_lists import MarginMap
 from pluralign.evaluation.rewards.over_rewarding import over_rewarding
 from pluralign.evaluation.rewards.summary import evaluate_rewards
-from pluralign.evaluation.slices import sliced_metrics
+from pluralign.evaluation.rewards.tie_outcomes import tie_metrics
+from pluralign.evaluation.slices import judgment_table, sliced_metrics
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.crowds import CrowdResult
 from pluralign.scoring.items import Items
 from pluralign.scoring.mixtures import Mixture, ranking_log_likelihoods
 
 Floats = NDArray[np.float64]
+
+LOSSES = "losses.parquet"
+"""The file of `judgment_table`."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +55,16 @@ class Measured:
     crowds: CrowdResult | None = None
 
     def write(self, folder: Path, seed: int = 0) -> None:
-        """Write `crowds.parquet`, `reliability.json` and `over_rewarding.json`, those that there is data for."""
+        """Write the files that there is data for.
+
+        They are `crowds.parquet`, `reliability.json`, `losses.parquet` (accuracy and log-loss of each judgment, by
+        which two runs are compared) and `over_rewarding.json`.
+        """
         if self.crowds is not None:
             self.crowds.write(folder)
         if self.pairs is not None:
             write_json(folder / "reliability.json", reliability_table(self.pairs, replicates=1000, seed=seed))
+            write_parquet(pa.table(judgment_table(self.pairs)), folder / LOSSES)
             if self.slices is not None:
                 write_json(folder / "over_rewarding.json", over_rewarding(self.pairs, self.slices, seed=seed))
 
@@ -104,6 +114,22 @@ def reward_metrics(
         recalibration=recalibration,
         replicates=replicates,
     )
+
+
+def outcome_metrics(
+    judgments: Judgments, items: Items, rewards: np.ndarray, nu: float, seed: int = 0
+) -> dict[str, float]:
+    """How well outcomes of pairs, ties among them, are predicted: `evaluation.rewards.tie_outcomes.tie_metrics`.
+
+    Args:
+        judgments, items, seed: as in `reward_metrics`.
+        rewards: raw rewards of the unique responses, for which nu was learned, `(responses,)`.
+        nu: the tie parameter of pairs.
+    """
+    who = annotator_ids(column_of(judgments, items, "annotator"))
+    shown = shown_rewards(items, rewards)
+    log_nu = float(np.log(nu))
+    return tie_metrics(shown, items.ranks, items.offsets, items.prompt, items.weight, log_nu, annotator=who, seed=seed)
 
 
 def pairs_under(

@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import peft
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from pluralign.choice.plackett_luce import Ties, log_likelihood, pair_log_likelihood
+from pluralign.choice.plackett_luce import NOT_RANKED, Ties, log_likelihood, pair_log_likelihood
 from pluralign.choice.preference_matching import Penalty
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import disk_errors, write_json
 from pluralign.core.records import read_json
 from pluralign.evaluation.pairs import judgment_blocks
+from pluralign.judgments.reading import parquet_errors
 from pluralign.scoring.items import Items
+from pluralign.scoring.loading import adapter_base
 from pluralign.scoring.recalibrated import CALIBRATION
 from pluralign.scoring.reference import PENALTY, stored_penalty
 
@@ -38,6 +39,8 @@ _PAIRS_AT_ONCE = 1 << 17
 
 LossType = Literal["plackett-luce", "sigmoid"]
 
+Combination = Literal["mixture", "pooled"]
+
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
@@ -48,12 +51,13 @@ class Mixture:
     """The contents of `mixture.json`.
 
     Args:
-        weights: adapter name to weight; the weights sum to 1.
+        weights: adapter name to weight; the weights of a `mixture` sum to 1.
         beta: inverse temperature of the adapters' implicit rewards.
         loss_type: the likelihood of a ranking in tuning.
         ties: the treatment of equal ranks in tuning.
         top: how many places of a ranking counted in tuning.
         penalty: which part of the reference's log-probability the implicit rewards charge; `kl` is all of it.
+        combination: `mixture` draws an adapter for every response; `pooled` adds the adapters' logits at every token.
 
     Examples:
         >>> Mixture({"type-1": 0.5, "type-2": 0.4})
@@ -69,15 +73,24 @@ class Mixture:
     ties: Ties = "efron"
     top: int | None = None
     penalty: Penalty = field(default_factory=lambda: Penalty("kl"))
+    combination: Combination = "mixture"
 
     def __post_init__(self) -> None:
+        for name in self.weights:  # names of folders beside the file
+            if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
+                raise PluralignError(f"weights of a mixture: found {name!r}, expected the name of a folder in it")
         shares = list(self.weights.values())
-        valid = all(_is_number(share) and share >= 0 for share in shares)
-        if not (shares and valid and abs(sum(shares) - 1) <= 1e-6):
+        numbers = bool(shares) and all(map(_is_number, shares))
+        if self.combination == "pooled":
+            if not numbers:
+                raise PluralignError(f"weights of pooled policies: found {self.weights}, expected finite numbers")
+        elif not (numbers and min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6):
             raise PluralignError(f"weights of a mixture: found {self.weights}, expected shares that sum to 1")
         if not (_is_number(self.beta) and self.beta > 0):
             raise PluralignError(f"beta of a mixture: found {self.beta!r}, expected a number above 0")
-        for name, choices in (("loss_type", get_args(LossType)), ("ties", get_args(Ties))):
+        allowed = {"loss_type": get_args(LossType), "ties": get_args(Ties)}
+        allowed["combination"] = get_args(Combination)
+        for name, choices in allowed.items():
             if (value := getattr(self, name)) not in choices:
                 raise PluralignError(f"{name} of a mixture: found {value!r}, expected one of {', '.join(choices)}")
         if self.top is not None and (type(self.top) is not int or self.top < 1):
@@ -119,7 +132,7 @@ def base_of(adapter: str | os.PathLike[str]) -> str:
     """
     if not (Path(adapter) / _ADAPTER).exists():
         raise PluralignError(f"{adapter}: not an adapter ({_ADAPTER} is missing)")
-    return str(peft.PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path)
+    return adapter_base(adapter)
 
 
 def is_mixture(folder: str | os.PathLike[str]) -> bool:
@@ -156,11 +169,8 @@ def read_responsibilities(place: str | os.PathLike[str], types: int | None = Non
     """
     file = Path(place)
     file = file / RESPONSIBILITIES if file.is_dir() else file
-    with disk_errors(file), open(file, "rb") as data:
-        try:
-            table = pq.read_table(data)
-        except pa.ArrowInvalid as fault:
-            raise PluralignError(f"{file}: is not a Parquet file ({fault}): run the training again") from fault
+    with parquet_errors(file), open(file, "rb") as data:
+        table = pq.read_table(data)
     given = [name for name in table.column_names if name.startswith("probability_")]
     columns = [f"probability_{kind + 1}" for kind in range(types or max(len(given), 1))]
     if "annotator" not in table.column_names or given != columns:
@@ -175,6 +185,9 @@ def read_responsibilities(place: str | os.PathLike[str], types: int | None = Non
 
 def ranking_log_likelihoods(utilities: ArrayLike, items: Items, mixture: Mixture) -> NDArray[np.float64]:
     """log P_k of every judgment under utilities, in nats, by the likelihood used in a mixture's tuning.
+
+    With `sigmoid` a ranking counts as the sum over its pairs: tuning takes their mean, but a posterior multiplies the
+    probabilities of everything that was observed.
 
     Args:
         utilities: of the unique responses, `(types, responses)`.
@@ -200,19 +213,38 @@ def ranking_log_likelihoods(utilities: ArrayLike, items: Items, mixture: Mixture
     if values.ndim != 2 or values.shape[1] != len(items.responses):
         raise PluralignError(f"utilities: shape {values.shape}, expected (types, {len(items.responses)})")
     log_likelihoods = np.zeros((items.judgments, len(values)))
+    pairs = pair_counts(items)
     # Judgments are grouped by length, which needs no padding; those of a single response stay 0.
     for block, places in judgment_blocks(items.offsets, _PAIRS_AT_ONCE):
         shown = torch.from_numpy(values[:, items.response[places]])  # (types, judgments, responses)
         ranks = torch.from_numpy(items.ranks[places])
         try:
             if mixture.loss_type == "sigmoid":
-                log_p = pair_log_likelihood(shown, ranks, ties=mixture.ties)
+                log_p = pair_log_likelihood(shown, ranks, ties=mixture.ties) * torch.from_numpy(pairs[block])
             else:
                 log_p = log_likelihood(shown, ranks, ties=mixture.ties, top=mixture.top)
         except ValueError as fault:
             raise PluralignError(f"the mixture was tuned with ties: {mixture.ties}: {fault}") from fault
         log_likelihoods[block] = log_p.numpy().T
     return log_likelihoods
+
+
+def pair_counts(items: Items) -> NDArray[np.int64]:
+    """Number of pairs in each judgment of which at least one response is ranked: `(judgments,)`.
+
+    Examples:
+        >>> from pluralign.judgments import Judgments
+        >>> from pluralign.scoring.items import items_of
+        >>> shown = {"prompt": "Tea?", "responses": ["a", "b", "c"]}
+        >>> judgments = Judgments.from_rows([shown | {"ranks": [1, 2, 3]}, shown | {"ranks": [1, None, None]}])
+        >>> pair_counts(items_of(judgments)).tolist()
+        [3, 2]
+    """
+    shown = np.diff(items.offsets)
+    unranked = np.bincount(
+        np.repeat(np.arange(items.judgments), shown)[items.ranks == NOT_RANKED], minlength=items.judgments
+    )
+    return np.asarray((shown * (shown - 1) - unranked * (unranked - 1)) // 2)
 
 
 def weight_files(model: str | os.PathLike[str], raw: bool = False) -> list[Path]:

@@ -27,7 +27,7 @@ def read_recalibration(folder: str | os.PathLike[str]) -> Recalibration | None:
         data = file.read_bytes()
     try:
         return Recalibration.from_dict(json.loads(data.decode("utf-8")))
-    except ValueError as fault:  # not UTF-8, not JSON, or invalid values
+    except (ValueError, RecursionError) as fault:  # not UTF-8, not JSON, or invalid values
         remedy = "run pluralign calibrate again, or with --remove"
         raise PluralignError(f"{file}: is not a recalibration ({fault}): {remedy}") from fault
 

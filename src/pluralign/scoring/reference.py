@@ -37,11 +37,16 @@ def fingerprint_weights(model: Any) -> str:
     if isinstance(model, peft.PeftModel):
         config |= {"adapters": {name: adapter.to_dict() for name, adapter in model.peft_config.items()}}
         config |= {"active": model.active_adapters}
-    digest = hashlib.sha256(fingerprint(type(model).__name__, json.loads(json.dumps(config, default=str))).encode())
+    digest = hashlib.sha256(fingerprint(type(model).__name__, json.loads(json.dumps(config, default=_plain))).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]
+
+
+def _plain(value: Any) -> Any:
+    # PEFT keeps names of modules in sets, whose order differs between processes.
+    return sorted(value) if isinstance(value, set) else str(value)
 
 
 def stored_penalty(settings: Mapping[str, Any], place: str) -> Penalty:
@@ -89,7 +94,7 @@ def kept_log_probs(
         return safetensors.numpy.load_file(file)["log_probs"]
     log_probs = np.ascontiguousarray(compute(), dtype=np.float64)
     if writes:
-        with atomic_write(file, shared=True) as out:
+        with atomic_write(file) as out:
             out.write(safetensors.numpy.save({"log_probs": log_probs}))
     return log_probs
 

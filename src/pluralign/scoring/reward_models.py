@@ -6,10 +6,10 @@ per label of a scale, mu(x, y) = softmax(W z(x, y)); its reward is a summary of 
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -25,12 +25,15 @@ from pluralign.judgments.scales import LabelScale
 from pluralign.scoring.items import Items, items_of_texts
 from pluralign.scoring.loading import (
     SETTINGS,
+    adapter_base,
+    is_adapter,
     is_encoder,
     limits_of,
     load_parts,
     on_device,
     read_chat_template,
     set_pad_token,
+    weight_errors,
 )
 from pluralign.scoring.pooling import (
     Pooled,
@@ -45,6 +48,9 @@ from pluralign.scoring.recalibrated import read_recalibration, remove_recalibrat
 from pluralign.scoring.text_models import TextModel
 from pluralign.scoring.tokens import TokenizedItems, TokenLimits, model_context
 from pluralign.scoring.trees import Reads
+
+TIE_NU = "tie_nu"
+"""Key of a model's settings with the parameters of its ties (`pluralign.choice.davidson`)."""
 
 LONGEST_OF_OTHERS = 8192
 """Token limit of reward models from other libraries, which store none."""
@@ -70,6 +76,11 @@ class RewardModel(TextModel):
         """`last`: the state of a response's last token; `pooled` if the model pools by itself."""
         ours = isinstance(plain_model(self.model), Pooled)
         return "last" if ours and getattr(self.model.config, SETTINGS)["pooling"] == "last" else "pooled"
+
+    @property
+    def tie_nu(self) -> list[float]:
+        """Davidson's tie parameters of blocks of 2, 3 ... responses; empty for a model that does not predict ties."""
+        return list((getattr(self.model.config, SETTINGS, None) or {}).get(TIE_NU, ()))
 
     @property
     def temperature(self) -> float | None:
@@ -246,12 +257,24 @@ def build_reward_model(
     if chat_template_path is not None:
         tokenizer.chat_template = read_chat_template(chat_template_path, hub)
     _check_head(model_name_or_path, config, label_scale)
+    if is_adapter(model_name_or_path):
+        if not is_reward_model(config):
+            raise PluralignError(f"{model_name_or_path}: is an adapter of a policy: merge it into its base first")
+        continued: Any = _adapted(model_name_or_path, config, True, hub, model_kwargs)
+        write_settings(continued.config, limits)
+        if label_scale is not None:
+            write_label_scale(continued.config, label_scale)
+        set_pad_token(continued, tokenizer)
+        if label_scale is None:
+            return RewardModel(continued, tokenizer, limits)
+        return LabelModel(continued, tokenizer, limits, scale=label_scale)
     config.num_labels = 1
     write_settings(config, limits)
     if label_scale is not None:
         write_label_scale(config, label_scale)
     options = {"config": config, "dtype": torch.float32, **hub, **model_kwargs}
-    model = reward_model_class(config, new_head=True).from_pretrained(model_name_or_path, **options)
+    with weight_errors(model_name_or_path):
+        model = reward_model_class(config, new_head=True).from_pretrained(model_name_or_path, **options)
     set_pad_token(model, tokenizer)
     if label_scale is None:
         return RewardModel(model, tokenizer, limits)
@@ -327,16 +350,15 @@ def load_reward_model(
             "sequence classifier with num_labels = 1"
         )
     check_quantile(model_name_or_path, config, quantile)
-    if (Path(model_name_or_path) / "adapter_config.json").exists():
-        base = peft.PeftConfig.from_pretrained(str(model_name_or_path)).base_model_name_or_path
-        headless = reward_model_class(config).from_pretrained(base, config=config, **model_kwargs)
-        if headless.get_input_embeddings().num_embeddings < config.vocab_size:
-            headless.resize_token_embeddings(config.vocab_size)
-        model: Any = peft.PeftModel.from_pretrained(headless, str(model_name_or_path))
-    elif stored is not None:
-        model = reward_model_class(config).from_pretrained(model_name_or_path, config=config, **hub, **model_kwargs)
+    if is_adapter(model_name_or_path):
+        model: Any = _adapted(model_name_or_path, config, False, {}, model_kwargs)
     else:
-        model = AutoModelForSequenceClassification.from_pretrained(model_name_or_path, **hub, **model_kwargs)
+        with weight_errors(model_name_or_path):
+            if stored is not None:
+                kind = reward_model_class(config)
+                model = kind.from_pretrained(model_name_or_path, config=config, **hub, **model_kwargs)
+            else:
+                model = AutoModelForSequenceClassification.from_pretrained(model_name_or_path, **hub, **model_kwargs)
     set_pad_token(model, tokenizer)
     if stored is None:
         write_settings(model.config, TokenLimits(min(model_context(config, tokenizer), LONGEST_OF_OTHERS)))
@@ -346,6 +368,24 @@ def load_reward_model(
     if scale is None:
         return RewardModel(*parts, recalibration=recalibration)
     return LabelModel(*parts, recalibration=recalibration, scale=scale, level=quantile)
+
+
+def _adapted(
+    folder: str | os.PathLike[str], config: Any, trainable: bool, hub: dict[str, Any], model_kwargs: dict[str, Any]
+) -> Any:
+    """The adapter of a reward model on its base, which gets the embeddings that the run had added."""
+    base = adapter_base(folder)
+    wanted = config.get_text_config().vocab_size
+    plain = copy.deepcopy(config)
+    plain.get_text_config().vocab_size = load_parts(base, hub)[0].get_text_config().vocab_size
+    with weight_errors(base):
+        headless = reward_model_class(config).from_pretrained(
+            base, config=plain, **hub, **{"dtype": torch.float32, **model_kwargs}
+        )
+    if headless.get_input_embeddings().num_embeddings < wanted:
+        headless.resize_token_embeddings(wanted)
+    with weight_errors(folder):
+        return peft.PeftModel.from_pretrained(headless, str(folder), is_trainable=trainable)
 
 
 def check_quantile(name: object, config: Any, quantile: float | None) -> None:

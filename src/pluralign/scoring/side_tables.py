@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pyarrow as pa
 
 from pluralign.core.errors import PluralignError, RowError, nearest, one_line
 from pluralign.core.fingerprint import fingerprint
+from pluralign.core.numbers import finite_float
 from pluralign.judgments.reading import read_rows
 from pluralign.scoring.features import plain_text
 from pluralign.scoring.panels import People
@@ -264,11 +264,8 @@ def _key(value: Any, column: str) -> str:
 def _number(value: Any, column: str) -> float:
     if value is None or value == "":
         raise RowError(column, "found no value, expected a number: fill in what is missing, or remove the column")
-    try:
-        number = float(value) if isinstance(value, int | float | str | Decimal) else np.nan
-    except ValueError:
-        number = np.nan
-    if not np.isfinite(number):
+    number = float(value) if isinstance(value, bool) else finite_float(value)
+    if number is None:
         raise RowError(column, f"found {one_line(value)}, expected a number: code categories as 0 and 1, or remove it")
     return number
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
+from pluralign.scoring.adapters import sort_adapter_config
 from pluralign.scoring.forward import MAX_TOKENS_PER_BATCH, score_tokens
 from pluralign.scoring.items import Items
 from pluralign.scoring.loading import is_encoder
 from pluralign.scoring.probe import LayoutName, choose_layout
-from pluralign.scoring.tokens import TokenizedItems, TokenLimits, tokenize
+from pluralign.scoring.tokens import TokenizedItems, TokenLimits, check_embedded, lost_texts, tokenize
 from pluralign.scoring.trees import MAX_TOKENS_PER_ROW, Layout, Reads
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,10 +42,25 @@ class TextModel:
         """What is read from the model's output."""
         raise NotImplementedError
 
-    def tokenize(self, items: Items) -> TokenizedItems:
-        """Token ids as this model reads them."""
+    def tokenize(self, items: Items, name: str = "texts") -> TokenizedItems:
+        """Token ids as this model reads them; warns of texts, called `name`, that are cut, alike or empty as tokens.
+
+        Raises:
+            PluralignError: the tokenizer gives a token that the model has no embedding for.
+        """
         encoder = is_encoder(self.model.config)
-        return tokenize(items, self.tokenizer, self.limits, encoder, end_cut=self.reads != "tokens")
+        tokens = tokenize(items, self.tokenizer, self.limits, encoder, end_cut=self.reads != "tokens")
+        check_embedded(name, chain(tokens.prompt_ids, tokens.response_ids), self.model, self.tokenizer)
+        if tokens.cut_prompts or tokens.cut_responses:
+            logger.warning(
+                f"{name}: {tokens.cut_prompts} of {len(items.prompts)} prompts were cut on the left and "
+                f"{tokens.cut_responses} of {len(items.responses)} responses on the right, to "
+                f"{self.limits.max_length} tokens (responses to {self.limits.response}): "
+                "raise max_length or max_response_length to keep them whole"
+            )
+        for line in lost_texts(items, tokens, self.tokenizer):
+            logger.warning(f"{name}: {line}")
+        return tokens
 
     def layout(
         self, tokens: TokenizedItems, name: LayoutName = "auto", max_tokens_per_row: int = MAX_TOKENS_PER_ROW
@@ -72,4 +92,5 @@ class TextModel:
         self.model.save_pretrained(folder)
         if not isinstance(self.model, PreTrainedModel):  # an adapter: keep the settings beside it
             self.model.config.save_pretrained(folder)
+            sort_adapter_config(folder)
         self.tokenizer.save_pretrained(folder)

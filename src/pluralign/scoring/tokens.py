@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jinja2
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from pluralign.core.errors import PluralignError
+from pluralign.core.errors import PluralignError, one_line
 from pluralign.core.fingerprint import fingerprint
 from pluralign.core.progress import track
 from pluralign.scoring.items import Items
 
 CHUNK = 512
+
+TEMPLATE_FAULTS = (
+    jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RuntimeError
+)  # fmt: skip
+"""What filling in a Jinja template may raise."""
 
 
 @dataclass(frozen=True)
@@ -146,10 +152,58 @@ def _cut(
         longest[item[index]] = max(longest[item[index]], len(ids))
     for index, ids in enumerate(prompt_ids):
         between = render.between if ids else []
+        ids = render.bare(ids)
         left = max(0, limits.max_length - int(longest[index]) - len(render.before) - len(between))
         cut_prompts += len(ids) > left
         prompt_ids[index] = render.before + ids[max(0, len(ids) - left) :] + between
     return TokenizedItems(prompt_ids, response_ids, item, cut_prompts, cut_responses)
+
+
+def check_embedded(name: str, token_ids: Iterable[Sequence[int]], model: Any, tokenizer: Any) -> None:
+    """Check that a model has an embedding for every token of some texts, which errors call `name`.
+
+    Raises:
+        PluralignError: it lacks one; names the token.
+    """
+    embeddings = model.get_input_embeddings().num_embeddings
+    highest = max((max(ids) for ids in token_ids if len(ids)), default=0)
+    if highest >= embeddings:
+        token = one_line(tokenizer.convert_ids_to_tokens(int(highest)))
+        raise PluralignError(
+            f"{name}: the tokenizer gives the token {highest} ({token}), the model has {embeddings} embeddings: "
+            "use the tokenizer of the model, or call model.resize_token_embeddings(len(tokenizer)) and save it"
+        )
+
+
+def lost_texts(items: Items, tokens: TokenizedItems, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What a model cannot see of some texts, as lines of a warning: responses that are alike or empty as tokens.
+
+    Responses to one prompt that differ in what was cut, or in what the chat template or the tokenizer drops, have the
+    same tokens and so the same value.
+    """
+    special = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
+    first: dict[tuple[int, ...], int] = {}
+    alike: list[tuple[int, int]] = []
+    empty: list[int] = []
+    for response, (item, ids) in enumerate(zip(tokens.item.tolist(), tokens.response_ids, strict=True)):
+        other = first.setdefault((item, *ids), response)
+        if items.responses[other] != items.responses[response]:
+            alike.append((other, response))
+        if special.issuperset(ids):
+            empty.append(response)
+    lines = []
+    if alike:
+        shown = " and ".join(one_line(items.responses[response], 40) for response in alike[0])
+        lines.append(
+            f"{len(alike)} of {len(items.responses)} responses have the same tokens as another response to their "
+            f"prompt, after cutting or by the chat template, and so the same value; the first are {shown}"
+        )
+    if empty:
+        lines.append(
+            f"{len(empty)} of {len(items.responses)} responses have no tokens but special ones; the first is "
+            f"{one_line(items.responses[empty[0]], 40)}"
+        )
+    return lines
 
 
 def prompt_tokens(prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase, room: int) -> list[list[int]]:
@@ -157,7 +211,7 @@ def prompt_tokens(prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase, ro
     if not prompts:
         return []
     render = _Renderer(tokenizer, encoder=False, chat=isinstance(prompts[0], list))
-    ids = _ids(tokenizer, [render.prompt(prompt) for prompt in prompts])
+    ids = [render.bare(tokens) for tokens in _ids(tokenizer, [render.prompt(prompt) for prompt in prompts])]
     left = max(0, room - len(render.before))
     return [render.before + tokens[max(0, len(tokens) - left) :] for tokens in ids]
 
@@ -183,8 +237,19 @@ class _Renderer:
             self.before = first if first == [tokenizer.bos_token_id] else []
             self.after = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
+    def bare(self, ids: list[int]) -> list[int]:
+        """A prompt's tokens without a start token that its text begins with: one is put before every prompt."""
+        return ids[len(self.before) :] if self.before and ids[: len(self.before)] == self.before else ids
+
     def _template(self, messages: list[dict[str, str]], generation: bool) -> str:
-        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation))
+        try:
+            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation))
+        except TEMPLATE_FAULTS as fault:
+            reason = " ".join(str(fault).split()) or type(fault).__name__
+            raise PluralignError(
+                f"the chat template cannot render the messages {one_line(messages)}: {reason}; correct them, or set "
+                "another template with chat_template_path"
+            ) from fault
 
     def prompt(self, prompt: Any) -> str:
         if isinstance(prompt, str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,34 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 
 from pluralign.core.files import disk_errors
+from pluralign.core.records import read_record, write_record
 
 logger = logging.get_logger(__name__)
 
 MARKER = "COMPLETE"
 """The last file that is written into a checkpoint."""
+
+
+PROGRESS = "progress.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a checkpoint remembers of the training until then, besides the state of `transformers`."""
+
+    loss_sum: float = 0.0  # of all passes
+    seconds: float = 0.0
+
+
+def write_progress(checkpoint: Path, progress: Progress) -> None:
+    """Write the progress into a checkpoint."""
+    write_record(checkpoint / PROGRESS, progress)
+
+
+def read_progress(checkpoint: Path) -> Progress:
+    """The progress in a checkpoint; none in checkpoints of earlier versions."""
+    file = checkpoint / PROGRESS
+    return read_record(file, Progress) if file.exists() else Progress()
 
 
 class CompletionMarker(TrainerCallback):

@@ -18,6 +18,7 @@ def setting(default: Any, description: str) -> Any:
 
 
 TOP_HELP = "Use only this many first places of a ranking; 1 is best of n. Default: all."
+SECOND_ADAPTER = "use_peft: the model is an adapter already: leave use_peft out to train it on, or merge it first"
 ALPHA_HELP = (
     "With mode: flattened or conditional, tokens above this probability under the reference are likely; from 1 on it "
     "is kl."

@@ -68,6 +68,11 @@ class DPOConfig(JudgmentConfig):
     vote_state: str | None = setting(
         None, "A stored vote state of pairs whose posterior shares replace label_smoothing. Needs loss_type: sigmoid."
     )
+    reference_adapter: Literal["start", "off"] = setting(
+        "start",
+        "For a model that is an adapter, which is trained on: the reference is the adapter as it was at the start, or "
+        "its base alone (off).",
+    )
     precompute_ref_log_probs: bool = setting(
         True,
         "Compute the reference's log-probabilities once before training and keep them on disk; otherwise in every "
@@ -105,7 +110,8 @@ class DPOTrainer(JudgmentTrainer):
         train_dataset: `Judgments`, or preference rows in TRL's format (a `datasets.Dataset`, a list of dicts).
         eval_dataset: the same, for evaluation.
         processing_class: the tokenizer; needed when `model` is not a name.
-        peft_config: train an adapter instead of the whole model; the reference is the model without it.
+        peft_config: train an adapter instead of the whole model; the reference is the model without it. A model that is
+            an adapter is trained on instead.
         ref_model: the reference, if it is not the given model.
         trainer_arguments: passed on to `transformers.Trainer` (callbacks, optimizers ...).
 
@@ -138,18 +144,21 @@ class DPOTrainer(JudgmentTrainer):
     ) -> None:
         self._untouched = True
         loaded = _policy(model, args, processing_class)
-        if isinstance(loaded.model, peft.PeftModel) and peft_config is not None:
-            raise PluralignError("peft_config: the model has an adapter already; merge it first, or train it on")
+        continued = isinstance(loaded.model, peft.PeftModel)
+        if args.reference_adapter == "off" and not (continued and ref_model is None):
+            raise PluralignError("reference_adapter: off is for a model that is an adapter, without ref_model")
         if ref_model is not None and args.penalty.charges_none:
             raise PluralignError("ref_model: mode: pm uses no reference; leave it out")
         settings = {"objective": self.objective, "beta": args.beta, PENALTY: asdict(args.penalty)}
         getattr(loaded.model.config, SETTINGS).update(settings)
         self._ref_model = None if ref_model is None else causal_model(ref_model, loaded.tokenizer).model
-        self._adapter_off = peft_config is not None and ref_model is None
+        self._adapter_off = ref_model is None and (peft_config is not None or args.reference_adapter == "off")
         live = not args.precompute_ref_log_probs and not args.penalty.charges_none
         if live and self._ref_model is None and not self._adapter_off:
             self._ref_model = copy.deepcopy(loaded.model)
         self._ref_name = fingerprint_weights(loaded.model if self._ref_model is None else self._ref_model)
+        if continued and self._adapter_off:
+            self._ref_name += "-off"  # the same weights, without the adapter
         self._charges: dict[tuple[str, Penalty], np.ndarray] = {}
         self.policy = CausalModel(self._adapted(loaded.model, args, peft_config), loaded.tokenizer, loaded.limits)
         super().__init__(self.policy, args, train_dataset, eval_dataset, **trainer_arguments)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import torch
 import transformers
 from accelerate import PartialState
 from transformers.utils import logging
 from trl import ModelConfig, get_quantization_config
 
+from pluralign.core.errors import TrainingError
 from pluralign.judgments.reading import read
 from pluralign.judgments.table import Judgments
+from pluralign.scoring.adapters import sort_adapter_config
 from pluralign.scoring.measured import Measured
 from pluralign.scoring.recalibrated import remove_recalibration
-from pluralign.training.checkpoints import newest_checkpoint
+from pluralign.training.checkpoints import Progress, newest_checkpoint, read_progress, write_progress
 
 logger = logging.get_logger(__name__)
 
@@ -56,6 +61,11 @@ class Objective:
     args: Any
     model: Any
     evaluate: Any
+    state: Any
+    accelerator: Any
+    is_fsdp_enabled: bool
+    is_deepspeed_enabled: bool
+    _tr_loss: torch.Tensor
 
     required_keys: ClassVar[tuple[str, ...]] = ()
     """Required config keys, in addition to those that every run needs."""
@@ -123,6 +133,65 @@ class Objective:
         """Write what else belongs beside the model, in the main process, and return further metrics."""
         return {}
 
+    # Of every training: it stops when it breaks, and a resumed one ends as an undisturbed one.
+
+    _loss_sum = 0.0
+    _seconds = 0.0
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """One forward and backward pass; stops training if the loss is not finite."""
+        trainer: Any = super()
+        loss = trainer.training_step(*args, **kwargs)
+        value = float(loss)
+        # Under fp16 the scaler skips such a step and goes on.
+        if not math.isfinite(value) and not self.args.fp16:
+            raise TrainingError(
+                f"step {self.state.global_step + 1}: the loss is {value}, so the model is broken and is not saved: "
+                f"lower learning_rate (now {self.args.learning_rate:g}), or set max_grad_norm"
+            )
+        self._loss_sum += value
+        return loss
+
+    def _init_training_state(
+        self, max_steps: int, epoch_steps: int, epochs: int, resume_from_checkpoint: str | None, *others: Any
+    ) -> tuple[int, int]:
+        trainer: Any = super()
+        trained: tuple[int, int] = trainer._init_training_state(
+            max_steps, epoch_steps, epochs, resume_from_checkpoint, *others
+        )
+        before = Progress() if resume_from_checkpoint is None else read_progress(Path(resume_from_checkpoint))
+        self._loss_sum, self._seconds, self._began = before.loss_sum, before.seconds, time.monotonic()
+        # A run that was killed after its last step would otherwise go on to the end of its epoch.
+        return trained if self.state.global_step < max_steps else (epochs, 0)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        trainer: Any = super()
+        trainer._save_checkpoint(model, trial)
+        progress = Progress(self._mean_loss_sum(), self._seconds + time.monotonic() - self._began)
+        if self.state.is_world_process_zero:
+            write_progress(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", progress)
+
+    def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> Any:
+        trainer: Any = super()
+        # Of all steps, also those before an interruption.
+        self._total_loss_scalar, self._initial_global_step = self._mean_loss_sum(), 0
+        self._tr_loss = torch.zeros_like(self._tr_loss)
+        output = trainer._finalize_training(trial, num_train_samples, start_time - self._seconds)
+        if not self.is_fsdp_enabled and not self.is_deepspeed_enabled:
+            for name, weight in self.model.named_parameters():
+                if not bool(torch.isfinite(weight).all()):
+                    raise TrainingError(
+                        f"the weights {name} are not finite after training, so the model is broken and is not saved: "
+                        f"lower learning_rate (now {self.args.learning_rate:g}), or set max_grad_norm"
+                    )
+        return output
+
+    def _mean_loss_sum(self) -> float:
+        if self.accelerator.num_processes == 1:
+            return self._loss_sum
+        total = torch.tensor(self._loss_sum, device=self.accelerator.device)
+        return float(self.accelerator.reduce(total, reduction="mean"))
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Safetensors, tokenizer and config, an adapter's too, so that it loads alone; no pickled arguments."""
         trainer: Any = super()
@@ -134,3 +203,5 @@ class Objective:
         remove_recalibration(folder)  # a stored one belongs to other weights
         if not isinstance(self.model, transformers.PreTrainedModel):
             self.model.config.save_pretrained(folder)
+        for part in (folder, *(path for path in folder.iterdir() if path.is_dir())):  # types have folders of their own
+            sort_adapter_config(part)

@@ -32,7 +32,7 @@ from pluralign.scoring.tokens import TokenizedItems
 from pluralign.scoring.trees import Layout
 from pluralign.training.batches import JudgmentIndices, JudgmentSampler
 from pluralign.training.checkpoints import CompletionMarker
-from pluralign.training.configs import JudgmentConfig
+from pluralign.training.configs import SECOND_ADAPTER, JudgmentConfig
 from pluralign.training.objective import Objective, TrainingRun
 
 logger = logging.get_logger(__name__)
@@ -60,6 +60,8 @@ class ResponseTrainer(Objective, Trainer):
     ) -> None:
         if args.n_gpu > 1:
             raise PluralignError("several GPUs in one process are not supported: start with `accelerate launch`")
+        if not items.weight.astype(np.float32).any():
+            raise PluralignError("every training judgment has the weight 0, so there is nothing to train on")
         self.text_model = text_model
         self.train_items = items
         self.train_tokens = self._tokens(items, "training")
@@ -121,17 +123,8 @@ class ResponseTrainer(Objective, Trainer):
         raise NotImplementedError
 
     def _tokens(self, items: Items, name: str) -> TokenizedItems:
-        """Token ids of items; warns of texts that are cut."""
-        tokens = self.text_model.tokenize(items)
-        if tokens.cut_prompts or tokens.cut_responses:
-            limits = self.text_model.limits
-            logger.warning(
-                f"{name}: {tokens.cut_prompts} of {len(items.prompts)} prompts were cut on the left and "
-                f"{tokens.cut_responses} of {len(items.responses)} responses on the right, to "
-                f"{limits.max_length} tokens (responses to {limits.response}): "
-                "raise max_length or max_response_length to keep them whole"
-            )
-        return tokens
+        """Token ids of items."""
+        return self.text_model.tokenize(items, name)
 
     def _laid_out(self, layout: Layout) -> Layout:
         """One block per batch where weights are sharded, because processes must then call the model in step."""
@@ -158,11 +151,6 @@ class ResponseTrainer(Objective, Trainer):
     @property
     def _order_seed(self) -> int:
         return self.args.seed if self.args.data_seed is None else self.args.data_seed
-
-    def _init_training_state(self, max_steps: int, epoch_steps: int, epochs: int, *others: Any) -> tuple[int, int]:
-        trained: tuple[int, int] = super()._init_training_state(max_steps, epoch_steps, epochs, *others)
-        # A run that was killed after its last step would otherwise go on to the end of its epoch.
-        return trained if self.state.global_step < max_steps else (epochs, 0)
 
     # The step's loss: the sum of weight * loss over its judgments, divided by the sum of their weights.
 
@@ -273,6 +261,11 @@ def adapted(
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
+    if isinstance(model, peft.PeftModel):
+        if peft_config is not None:
+            raise PluralignError(SECOND_ADAPTER)
+        model.set_adapter(model.active_adapter)  # an adapter is loaded frozen
+        return model
     if peft_config is None:
         return model
     peft_config.task_type = task

@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 import datasets
+import jinja2
+import peft
 import transformers
 import trl
 from trl import get_peft_config
 
 from pluralign.core.errors import PluralignError
 from pluralign.judgments.table import Judgments
-from pluralign.scoring.loading import load_parts, read_chat_template
+from pluralign.scoring.loading import is_adapter, load_parts, read_chat_template, weight_errors
+from pluralign.scoring.tokens import check_embedded
 from pluralign.training.checkpoints import CompletionMarker
-from pluralign.training.configs import setting, unpin_without_gpu
+from pluralign.training.configs import SECOND_ADAPTER, setting, unpin_without_gpu
 from pluralign.training.objective import Objective, TrainingRun
 
 
@@ -105,15 +108,28 @@ pipeline("text-generation", "{folder}")("a prompt")
         if args.chat_template_path is not None:
             tokenizer.chat_template = read_chat_template(args.chat_template_path, hub)
             args.chat_template_path = None  # TRL would read it again and add tokens
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            name, **hub, **run.model_kwargs, **(args.model_init_kwargs or {})
-        )
+        options = {**hub, **run.model_kwargs, **(args.model_init_kwargs or {})}
         args.model_init_kwargs = None
-        return cls(
-            model=model,
-            args=args,
-            train_dataset=completions(judgments, args.responses),
-            eval_dataset=None if evaluated is None else completions(evaluated, args.responses),
-            processing_class=tokenizer,
-            peft_config=get_peft_config(run.model),
-        )
+        with weight_errors(name):
+            if is_adapter(name):  # it is trained on
+                model: Any = peft.AutoPeftModelForCausalLM.from_pretrained(name, is_trainable=True, **options)
+            else:
+                model = transformers.AutoModelForCausalLM.from_pretrained(name, **options)
+        peft_config = get_peft_config(run.model)
+        if peft_config is not None and is_adapter(name):
+            raise PluralignError(SECOND_ADAPTER)
+        try:
+            trainer = cls(
+                model=model,
+                args=args,
+                train_dataset=completions(judgments, args.responses),
+                eval_dataset=None if evaluated is None else completions(evaluated, args.responses),
+                processing_class=tokenizer,
+                peft_config=peft_config,
+            )
+        except jinja2.TemplateError as fault:
+            raise PluralignError(f"the chat template cannot render the judgments: {fault}") from fault
+        for key, data in (("train_files", trainer.train_dataset), ("eval_files", trainer.eval_dataset)):
+            if data is not None and "input_ids" in (data.column_names or ()):
+                check_embedded(key, data["input_ids"], trainer.model, tokenizer)
+        return trainer

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 from transformers.utils import logging
 
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import atomic_write, path_list
+from pluralign.core.files import atomic_write, check_outputs, output_file, path_list
 from pluralign.evaluation.rewards.best_of import best_answers, best_of_metrics, softmax_answers
 from pluralign.judgments.reading import read
-from pluralign.judgments.table import Judgments, text_columns
+from pluralign.judgments.table import TABLE_ENDINGS, Judgments, text_columns
 from pluralign.policies.loading import load_policy
 from pluralign.policies.policy import Sample
 from pluralign.scoring.features import plain_text
@@ -92,9 +92,9 @@ def best_of(
         raise PluralignError(f"select: found {select!r}, expected one of {', '.join(get_args(Select))}")
     if not 0 < beta < math.inf:
         raise PluralignError(f"beta: found {beta}, expected a finite number above 0")
-    path = Path(out)
-    if not path.name.lower().endswith((".parquet", ".jsonl", ".jsonl.gz")):
-        raise PluralignError(f"{path}: the name must end in .parquet, .jsonl or .jsonl.gz")
+    path = output_file(out, endings=TABLE_ENDINGS)
+    every = path.with_name(path.name + ".answers.parquet")
+    check_outputs([path, every], [*path_list(prompts), label_scale])
     # Check the reward model before sampling, which takes long.
     config = load_parts(reward, {"trust_remote_code": trust_remote_code})[0]
     if not is_reward_model(config):
@@ -118,7 +118,7 @@ def best_of(
             f"{model}: all of its {rewards.size} responses are empty: check the policy and its chat template"
         )
     table = _samples_table(texts, samples, rewards, best)
-    with atomic_write(path.with_name(path.name + ".answers.parquet")) as file:
+    with atomic_write(every) as file:
         pq.write_table(table, file, compression="zstd")
         file.flush()
         # Inside, so that an error in either write leaves both files as they were.

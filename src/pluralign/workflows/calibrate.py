@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-import yaml
 from transformers.utils import logging
 
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import disk_errors, path_list
-from pluralign.core.runs import CONFIG, file_fingerprints
+from pluralign.core.files import path_list
+from pluralign.core.records import read_json
+from pluralign.core.runs import CONFIG, file_fingerprints, read_config
 from pluralign.evaluation.calibration.recalibration import (
     Method,
     Recalibration,
@@ -173,7 +172,5 @@ def _trained_on(folder: Path) -> set[str]:
     config, environment = folder / CONFIG, folder / "environment.json"
     if not (config.is_file() and environment.is_file()):
         return set()
-    with disk_errors(folder):
-        settings = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
-        inputs = json.loads(environment.read_text(encoding="utf-8")).get("inputs", {})
+    settings, inputs = read_config(folder), read_json(environment).get("inputs", {})
     return {inputs[name] for name in settings.get("train_files", []) if name in inputs}

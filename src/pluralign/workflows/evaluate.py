@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_parquet
+from pluralign.core.locks import locks_out
 from pluralign.core.runs import file_fingerprints, finish_run, finished_metrics, start_run
 from pluralign.evaluation.policies.said_wanted import kinds_by_likeness, kinds_by_reward
 from pluralign.evaluation.slices import annotator_table
@@ -23,14 +24,16 @@ from pluralign.policies.matching import Kinds, matching_beside, said_beside, wri
 from pluralign.policies.mixture import MixturePolicy
 from pluralign.policies.routing import is_typed_run, type_utilities
 from pluralign.reports.cards import cross_table, metrics_table
-from pluralign.scoring.crowds import CrowdResult, check_labels, crowd_of, evaluate_crowd, labels_anything
+from pluralign.scoring.crowds import CrowdResult, check_labels, crowd_of, evaluate_crowd, labels_anything, verdicts
 from pluralign.scoring.features import text_features
 from pluralign.scoring.items import compares, items_of
+from pluralign.scoring.label_baselines import read_baselines
 from pluralign.scoring.loading import SETTINGS, load_parts
 from pluralign.scoring.measured import (
     Measured,
     believed,
     column_of,
+    outcome_metrics,
     pairs_under,
     reward_metrics,
     slices_of,
@@ -46,6 +49,7 @@ NEAREST = "nearest"
 """The value of `kinds` under which a response is of the kind of the judged response that it is most like."""
 
 
+@locks_out()
 def evaluate(
     model: str | os.PathLike[str],
     files: str | os.PathLike[str] | list[str],
@@ -79,9 +83,10 @@ def evaluate(
     Args:
         model: a run, a model folder, or a hub id.
         files: canonical files.
-        out: the folder to write: `metrics.json`, `reliability.json`, `annotators.parquet`, `README.md`; for reward
-            models `over_rewarding.json`; if responses are drawn `answers.jsonl` and `matching.json`; if labels are
-            predicted `crowds.parquet` (then the other files only if responses are compared).
+        out: the folder to write: `metrics.json`, `reliability.json`, `annotators.parquet`, `losses.parquet` (accuracy
+            and log-loss of each judgment, by which `report` compares runs), `README.md`; for reward models
+            `over_rewarding.json`; if responses are drawn `answers.jsonl` and `matching.json`; if labels are predicted
+            `crowds.parquet` (then the other files only if responses are compared).
         label_scale: for files whose labels come without one.
         seed: seed of the bootstrap and of sampling.
         raw: for reward models: ignore stored recalibrations.
@@ -135,11 +140,11 @@ def evaluate(
         judgments = lettered(judgments)
     title = [f"# Evaluation of {model}", "", "on " + ", ".join(f"`{path}`" for path in paths), ""]
     single = load_reward_model(model, raw=raw, quantile=quantile, **hub) if is_reward and not others else None
-    crowds = _crowds(single, judgments, seed)
+    crowds = _crowds(model, single, judgments, seed)
     if crowds is not None and not compares(judgments):
         start_run(folder, config, inputs)
         crowds.write(folder)
-        finish_run(folder, crowds.metrics, "\n".join([*title, *metrics_table(crowds.metrics)]) + "\n")
+        finish_run(folder, crowds.metrics, "\n".join([*title, *_said(crowds), *metrics_table(crowds.metrics)]) + "\n")
         return crowds.metrics
     items = items_of(judgments)
     mixture = read_mixture(model) if is_mixture(model) and is_typed_run(model) else None
@@ -150,6 +155,7 @@ def evaluate(
     notes = _recalibration_notes([model, *others], raw, quantile) if is_reward else []
     margin_map: MarginMap | None = None
     if is_reward:
+        notes += _said(crowds)
         utilities, margin_map, compared = rewards_of([model, *others], items, raw, quantile, hub, single)
     else:
         judged = None if reward is None else load_reward_model(reward)
@@ -170,6 +176,9 @@ def evaluate(
         metrics = reward_metrics(judgments, items, utilities, seed, recalibration=margin_map)
     else:
         metrics, types = typed_metrics(judgments, items, utilities, mixture, posteriors, seed)
+    if single is not None and single.tie_nu:
+        raw_rewards = utilities * (single.temperature or 1.0)
+        metrics |= outcome_metrics(judgments, items, raw_rewards, single.tie_nu[0], seed)
     metrics |= compared | ({} if crowds is None else crowds.metrics)
     pairs = pairs_under(items, utilities, types, margin_map, judgments)
     start_run(folder, config, inputs)
@@ -196,13 +205,22 @@ def _kinds(name: str, **hub: Any) -> tuple[Kinds, list[str]]:
     return lambda items, _: kinds_by_reward(type_utilities(policy, items), items.item), list(policy.mixture.weights)
 
 
-def _crowds(model: RewardModel | None, judgments: Judgments, seed: int) -> CrowdResult | None:
+def _said(crowds: CrowdResult | None) -> list[str]:
+    """For the card: whether predicted labels are better than the baselines'."""
+    said = [] if crowds is None else [line[0].upper() + line[1:] + "." for line in verdicts(crowds.metrics)]
+    return [*said, ""] if said else []
+
+
+def _crowds(
+    name: str | os.PathLike[str], model: RewardModel | None, judgments: Judgments, seed: int
+) -> CrowdResult | None:
     """Predictions against votes, if the model predicts labels and the judgments have some."""
     if not isinstance(model, LabelModel) or not labels_anything(judgments):
         return None
     crowd = crowd_of(judgments)
     check_labels(crowd.scale, model.scale, "the labels of the files")
-    return evaluate_crowd(judgments, crowd, model.distributions, seed)
+    stored = read_baselines(name)
+    return evaluate_crowd(judgments, crowd, model.distributions, seed, None if stored is None else stored.predict)
 
 
 def _recalibration_notes(names: Sequence[str | os.PathLike[str]], raw: bool, quantile: float | None) -> list[str]:

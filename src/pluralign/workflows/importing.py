@@ -7,28 +7,36 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from pluralign.core.errors import PluralignError, RowError, nearest, one_line
-from pluralign.core.files import atomic_write, disk_errors
-from pluralign.judgments.formats import FORMATS
+from pluralign.core.files import atomic_write, check_distinct, check_outputs, disk_errors, output_file, path_list
+from pluralign.judgments.blocks import Block, Item, checked_blocks
+from pluralign.judgments.columns import Unfit, with_names
+from pluralign.judgments.containers import STANDARD_INPUT, plain_files
+from pluralign.judgments.formats import FORMATS, nearest_source
+from pluralign.judgments.formats.arena import read_arena
 from pluralign.judgments.formats.argilla import read_argilla
+from pluralign.judgments.formats.conversations import read_oasst, read_prism
 from pluralign.judgments.formats.convert import Rows, Tally, read_table
 from pluralign.judgments.formats.hh_rlhf import read_hh_rlhf
 from pluralign.judgments.formats.label_studio import read_label_studio
+from pluralign.judgments.formats.le_wi_di import read_le_wi_di
 from pluralign.judgments.formats.mapping import read_mapping, read_mapping_file
 from pluralign.judgments.formats.polis import SCALE, read_polis
 from pluralign.judgments.formats.preflib import read_preflib
 from pluralign.judgments.formats.trl import Exported, read_trl, write_trl
 from pluralign.judgments.pseudonyms import pseudonym_key, pseudonymizer
-from pluralign.judgments.reading import common_scale, read
+from pluralign.judgments.reading import columns_of, common_scale, read, read_rows
 from pluralign.judgments.scales import LabelScale, label_scale
-from pluralign.judgments.schema import schema
-from pluralign.judgments.table import table_writer
+from pluralign.judgments.schema import COLUMNS, schema
+from pluralign.judgments.table import TABLE_ENDINGS, sidecar, table_writer
 from pluralign.judgments.validation import Reject, RowChecker, checked_batches
 
 
@@ -65,6 +73,7 @@ def import_files(
     comments: str | None = None,
     prompt: str | None = None,
     fields: Sequence[str] = (),
+    keep_moderated: bool = False,
     label_scale: str | os.PathLike[str] | LabelScale | None = None,
     source: str | None = None,
     drop_columns: Sequence[str] = (),
@@ -79,10 +88,12 @@ def import_files(
         sources: files to import.
         out: output file: `.parquet`, `.jsonl` or `.jsonl.gz`.
         format: one of `FORMATS`.
-        mapping: for `mapping`: YAML file that describes the columns.
+        mapping: YAML file that describes the columns, or the name of a mapping that comes with the library; implies
+            the format `mapping`.
         shape: for `polis`: `votes` (default) or `people`; for `preflib`: `ranked` (default) or `ballot`.
         comments: for `polis`: file of the statements.
         prompt: for `polis` and `preflib`: topic, used as the prompt.
+        keep_moderated: for `polis`: keep votes on statements that the moderators rejected.
         fields: for `label-studio` and `argilla`: `KEY=NAME` if a field does not have its usual name.
         label_scale: for `table`, `mapping` and `argilla`: a built-in name, a YAML file, or a `LabelScale`.
         source: value of the column `source` where there is none.
@@ -104,30 +115,48 @@ def import_files(
         1
     """
     paths, target = [Path(path) for path in sources], Path(out)
+    if mapping is not None and format == "table":
+        format = "mapping"
     if on_error not in ("stop", "skip"):
         raise PluralignError(f"--on-error: found '{on_error}', expected stop or skip")
     if (on_error == "skip") != (rejects is not None):
         raise PluralignError("--on-error skip and --rejects FILE must be given together")
     if not paths:
         raise PluralignError("no file was given to import")
-    if target.resolve() in [path.resolve() for path in paths]:
-        raise PluralignError(f"{target}: is an input file: choose another --out")
-    if rejects is not None and Path(rejects).resolve() in [path.resolve() for path in (*paths, target)]:
-        raise PluralignError(f"--rejects: {rejects} is an input or output file: choose another")
+    read = [*paths, mapping, comments, label_scale, key_file]
+    output_file(target, read, TABLE_ENDINGS)
+    check_outputs([sidecar(target)], read)
+    if rejects is not None:
+        try:
+            output_file(rejects, [*read, target], (".jsonl", ".ndjson"))
+        except PluralignError as fault:
+            raise PluralignError(f"--rejects: {fault}") from fault
     if key_file is not None and not anonymize:
         raise PluralignError("--key-file needs --anonymize")
-    options = {"mapping": mapping, "shape": shape, "comments": comments, "prompt": prompt, "field": fields or None}
-    reader, scale = _reader(format, paths, options, drop_columns, label_scale)
+    options: dict[str, Any] = {
+        "mapping": mapping,
+        "shape": shape,
+        "comments": comments,
+        "prompt": prompt,
+        "field": fields or None,
+    }
+    options |= {"keep-moderated": keep_moderated or None}
+    _check_options(format, options, drop_columns, label_scale)
+    files = [path for path in paths if str(path) != STANDARD_INPUT]
+    check_distinct(files, by_content=format not in ("polis", "preflib"))  # their rows depend on the name of the file
     rename = pseudonymizer(pseudonym_key(key_file)) if anonymize else None
     result = Imported(target, 0, Tally(), rejects=None if rejects is None else Path(rejects))
-    checker = RowChecker(scale)
     with contextlib.ExitStack() as stack:
+        plain = stack.enter_context(plain_files(paths, "votes" if format == "polis" else ""))
+        if format == "table":
+            _check_is_table(plain, drop_columns)
+        reader, scale = _reader(format, plain, options, drop_columns, label_scale)
+        checker = RowChecker(scale)
         rejects_file = None if result.rejects is None else stack.enter_context(atomic_write(result.rejects, "w"))
         write: Callable[[Any], None] | None = None
-        for path in paths:
-            reject = None if rejects_file is None else _rejecter(path, rejects_file, result)
-            rows = _filled(reader(path, reject, result.tally), source, rename)
-            for batch in checked_batches(rows, checker, str(path), reject):
+        for given, path in zip(paths, plain, strict=True):
+            reject = None if rejects_file is None else _rejecter(given, rejects_file, result)
+            for batch in reader(path, checker, reject, result.tally, _Fill(source, rename)):
                 if write is None:
                     write = stack.enter_context(table_writer(target, schema(checker.form or "text", scale)))
                 write(batch)
@@ -143,17 +172,12 @@ def export(
     label_scale: str | None = None,
 ) -> Exported:
     """Export canonical files to TRL preference rows; see `pluralign.judgments.formats.trl`."""
+    output_file(out, [*path_list(files), label_scale], TABLE_ENDINGS)
     return write_trl(read(files, label_scale), out)
 
 
-def _reader(
-    format: str,
-    paths: Sequence[Path],
-    options: dict[str, Any],
-    drop_columns: Sequence[str],
-    given_scale: str | os.PathLike[str] | LabelScale | None,
-) -> tuple[Callable[[Path, Reject | None, Tally], Rows], LabelScale | None]:
-    """The reader of a format with its options bound, and the label scale."""
+def _check_options(format: str, options: Mapping[str, Any], drop_columns: Sequence[str], given_scale: Any) -> None:
+    """Check that the format exists and has the given options."""
     if format not in FORMATS:
         raise PluralignError(
             f"--format: found '{format}', expected one of {', '.join(FORMATS)}{nearest(format, FORMATS)}"
@@ -162,51 +186,149 @@ def _reader(
         if value is not None and format not in OWNERS[option]:
             owners = " and ".join(OWNERS[option])
             raise PluralignError(f"--{option} is an option of --format {owners}, found --format {format}")
+
+
+def _check_is_table(paths: Sequence[Path], drop_columns: Sequence[str]) -> None:
+    """Refuse a file that has none of a table's own columns, and name the format that it looks like."""
+    for path in paths:
+        columns = columns_of(path)
+        if columns is None:
+            _, row = next(read_rows(path, lambda number, row, complaint: None), (0, {}))
+            columns = list(row)
+        if not columns or "responses" in columns or {*columns} <= {*COLUMNS, *drop_columns}:
+            continue
+        source = nearest_source(columns)
+        hint = f"; the file looks like {source}" if source else ""
+        names = one_line(", ".join(map(str, columns)), 120)
+        raise PluralignError(
+            f"{path}: has no column 'responses', which a table needs, but {names}{hint}: name its format"
+        )
+
+
+def _reader(
+    format: str,
+    paths: Sequence[Path],
+    options: dict[str, Any],
+    drop_columns: Sequence[str],
+    given_scale: str | os.PathLike[str] | LabelScale | None,
+) -> tuple[_Reader, LabelScale | None]:
+    """The reader of a format with its options bound, which gives validated batches, and the label scale."""
     scale = None if given_scale is None else label_scale(given_scale)
     if format == "mapping":
         mapping = read_mapping_file(options["mapping"])
-        return lambda path, reject, tally: read_mapping(path, mapping, reject, tally), scale or mapping.scale
+        by_mapping = _in_blocks(lambda path, checker, tally: read_mapping(path, mapping, tally))
+        return by_mapping, scale or mapping.scale
     if format == "polis":
         shape = options["shape"] or "votes"
         comments = None if options["comments"] is None else Path(options["comments"])
         if comments is not None and len(paths) > 1:
             raise PluralignError("--comments: has the statements of one conversation: import conversations one by one")
 
-        bound = partial(read_polis, shape=shape, comments=comments, prompt=options["prompt"], drop_columns=drop_columns)
-        return bound, label_scale(SCALE) if shape == "votes" else None
+        bound = partial(
+            read_polis,
+            shape=shape,
+            comments=comments,
+            prompt=options["prompt"],
+            drop_columns=drop_columns,
+            keep_moderated=bool(options["keep-moderated"]),
+        )
+        return _in_rows(bound), label_scale(SCALE) if shape == "votes" else None
     if format == "preflib":
-        return partial(read_preflib, shape=options["shape"] or "ranked", prompt=options["prompt"]), None
+        return _in_rows(partial(read_preflib, shape=options["shape"] or "ranked", prompt=options["prompt"])), None
+    if format == "le-wi-di":
+        return _in_rows(partial(read_le_wi_di, prompt=options["prompt"])), scale
     if format in ("label-studio", "argilla"):
-        tool = {"label-studio": read_label_studio, "argilla": read_argilla}[format]
-        return partial(tool, fields=options["field"] or ()), scale
+        named = options["field"] or ()
+        if format == "argilla":
+            return _in_rows(partial(read_argilla, fields=named)), scale
+        return _in_rows(partial(read_label_studio, fields=named, labelled=scale is not None)), scale
     if format == "table":
-        scale = common_scale(paths, scale)
-    plain = {"table": read_table, "trl": read_trl, "hh-rlhf": read_hh_rlhf}[format]
-    return partial(plain, drop_columns=drop_columns), scale
+        table = _in_blocks(lambda path, checker, tally: read_table(path, checker, tally, drop_columns))
+        return table, common_scale(paths, scale)
+    plain = {
+        "trl": read_trl, "hh-rlhf": read_hh_rlhf, "chatbot-arena": read_arena, "oasst": read_oasst, "prism": read_prism
+    }[format]  # fmt: skip
+    return _in_rows(partial(plain, drop_columns=drop_columns)), scale
+
+
+def _in_rows(reader: Callable[[Path, Reject | None, Tally], Rows]) -> _Reader:
+    """A format that is read row by row."""
+
+    def batches(path: Path, checker: RowChecker, reject: Reject | None, tally: Tally, fill: _Fill) -> _Batches:
+        rows = ((number, fill.row(row)) for number, row in reader(path, reject, tally))
+        return checked_batches(rows, checker, str(path), reject)
+
+    return batches
+
+
+def _in_blocks(reader: Callable[[Path, RowChecker, Tally], Iterator[Block]]) -> _Reader:
+    """A format that is read in columns where possible."""
+
+    def batches(path: Path, checker: RowChecker, reject: Reject | None, tally: Tally, fill: _Fill) -> _Batches:
+        blocks = (fill.block(block) for block in reader(path, checker, tally))
+        return checked_blocks(blocks, checker, str(path), reject)
+
+    return batches
 
 
 OWNERS = {
     "mapping": ("mapping",),
     "shape": ("polis", "preflib"),
     "comments": ("polis",),
-    "prompt": ("polis", "preflib"),
+    "keep-moderated": ("polis",),
+    "prompt": ("polis", "preflib", "le-wi-di"),
     "field": ("label-studio", "argilla"),
-    "label-scale": ("table", "mapping", "argilla"),
-    "drop-columns": ("table", "trl", "hh-rlhf", "polis"),
+    "label-scale": ("table", "mapping", "argilla", "label-studio", "le-wi-di"),
+    "drop-columns": ("table", "trl", "hh-rlhf", "polis", "chatbot-arena", "oasst", "prism"),
 }
 """The formats of each option that only some formats have."""
 
 
-def _filled(rows: Rows, source: str | None, rename: Callable[[str], str] | None) -> Rows:
-    """The rows with `source` filled in and annotators renamed."""
-    for number, row in rows:
-        if source is not None and row.get("source") in (None, ""):
-            row = {**row, "source": source}
+@dataclass(frozen=True)
+class _Fill:
+    """Fills in `source` and renames annotators, in rows and in columns."""
+
+    source: str | None
+    rename: Callable[[str], str] | None
+
+    def row(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row, filled."""
+        if self.source is not None and row.get("source") in (None, ""):
+            row = {**row, "source": self.source}
         annotator = row.get("annotator")
         # The row's check rejects other types; an empty annotator stays empty.
-        if rename is not None and annotator != "" and type(annotator) in (str, int):
-            row = {**row, "annotator": rename(str(annotator))}
-        yield number, row
+        if self.rename is not None and annotator != "" and type(annotator) in (str, int):
+            row = {**row, "annotator": self.rename(str(annotator))}
+        return row
+
+    def block(self, block: Block) -> Block:
+        """The block, filled."""
+        if self.source is None and self.rename is None:
+            return block
+
+        def items(places: Sequence[int]) -> list[Item]:
+            found = block.items(places)
+            return [(number, row if fault else self.row(row), fault) for number, row, fault in found]
+
+        columns = block.columns
+        try:
+            if columns is not None and self.source is not None:
+                columns = with_names(columns, "source", lambda names: names.fill_null(self.source))
+            if columns is not None and self.rename is not None:
+                columns = with_names(columns, "annotator", self._renamed)
+        except Unfit:
+            columns = None
+        return Block(items, len(block), columns, block.doubtful)
+
+    def _renamed(self, names: pa.Array) -> pa.Array:
+        assert self.rename is not None
+        encoded = names.dictionary_encode()
+        return pa.array(map(self.rename, encoded.dictionary.to_pylist()), pa.string()).take(encoded.indices)
+
+
+_Batches = Iterator[pa.RecordBatch]
+_Reader = Callable[[Path, RowChecker, Reject | None, Tally, _Fill], _Batches]
+"""Reads a file into validated batches: its path, the checker, what to do with bad rows, the counts, what to fill in."""
 
 
 def _rejecter(path: Path, rejects_file: Any, result: Imported) -> Reject:

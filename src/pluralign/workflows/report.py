@@ -11,21 +11,22 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import atomic_write, disk_errors, path_list
+from pluralign.core.files import atomic_write, disk_errors, output_file, path_list
 from pluralign.core.records import read_record, read_text, record_of
-from pluralign.core.runs import CONFIG
+from pluralign.core.runs import CONFIG, read_config
 from pluralign.reports.aggregation import AggregationPage
-from pluralign.reports.audit import AuditPage
+from pluralign.reports.audit_record import AuditPage
 from pluralign.reports.calibration import RewardGaps
 from pluralign.reports.crowds import Crowds, VotedResponse
 from pluralign.reports.matching import MatchingLists
+from pluralign.reports.paired import Losses
 from pluralign.reports.plots import ReliabilityBin
 from pluralign.reports.rounds import TypeRounds
 from pluralign.reports.runs import AnnotatorResult, DrawnResponse, Run, runs_page
 from pluralign.reports.sources import SourceLog
+from pluralign.scoring.measured import LOSSES
 
 Record = TypeVar("Record")
 
@@ -47,6 +48,7 @@ def report(folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], o
     given = [Path(folder) for folder in path_list(folders)]
     if not given:
         raise PluralignError("no folder was given: name at least one")
+    output_file(out, endings=(".html", ".htm"))
     names = [folder.resolve().name for folder in given]
     runs = [
         read_run(folder, name if names.count(name) == 1 else str(folder))
@@ -79,7 +81,7 @@ def read_run(folder: Path, name: str) -> Run:
     return Run(
         name=name,
         metrics=read_record(folder / "metrics.json", dict[str, Any]),
-        config=_config(folder / CONFIG),
+        config=read_config(folder) if (folder / CONFIG).exists() else {},
         environment=_record(folder / "environment.json", dict[str, Any]) or {},
         reliability=_record(folder / "reliability.json", list[ReliabilityBin]) or [],
         # An audit has an annotators.parquet with other columns, and its page in audit.json.
@@ -92,6 +94,7 @@ def read_run(folder: Path, name: str) -> Run:
         sources=_rows(folder / "sources.parquet", SourceLog, "train"),
         crowds=_crowds(folder / "crowds.parquet"),
         matching=[] if matching is None else matching.lists,
+        losses=_losses(folder / LOSSES),
     )
 
 
@@ -103,18 +106,6 @@ def _record(path: Path, kind: type[Record]) -> Record | None:
 def _records(rows: Sequence[Any], kind: Any, path: Path, unit: str) -> list[Any]:
     """Rows of a file as dataclasses; errors name the row, which the file calls `unit`."""
     return [record_of(row, kind, str(path), f"{unit} {number}") for number, row in enumerate(rows, 1)]
-
-
-def _config(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        config = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as fault:
-        raise PluralignError(f"{path}: is not valid YAML ({' '.join(str(fault).split())})") from fault
-    if not isinstance(config, dict):
-        raise PluralignError(f"{path}: expected keys with values, found {type(config).__name__}")
-    return config
 
 
 def _rows(path: Path, kind: Any, command: str) -> list[Any]:
@@ -145,11 +136,19 @@ def _crowds(path: Path) -> Crowds | None:
     return Crowds(labels, _records(rows, VotedResponse, path, "row"))
 
 
+def _losses(path: Path) -> Losses | None:
+    if not path.exists():
+        return None
+    names = [field.name for field in fields(Losses)]
+    table = _table(path, "evaluate", names)
+    return Losses(**{name: table[name].to_numpy() for name in names})
+
+
 def _responses(path: Path) -> list[DrawnResponse]:
     if not path.exists():
         return []
     try:
         rows = [json.loads(line) for line in read_text(path).split("\n") if line.strip()]
-    except json.JSONDecodeError as fault:
+    except (json.JSONDecodeError, RecursionError) as fault:
         raise PluralignError(f"{path}: is not valid JSON Lines ({fault})") from fault
     return _records(rows, DrawnResponse, path, "line")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
@@ -11,14 +13,18 @@ import pyarrow as pa
 import torch
 
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import path_list, write_parquet
+from pluralign.core.files import output_file, path_list, write_parquet
 from pluralign.judgments.reading import read
 from pluralign.policies.loading import load_policy
 from pluralign.policies.mixture import MixturePolicy
-from pluralign.policies.routing import Prior, is_typed_run, judgment_log_likelihoods, posterior, responsibility_entropy
+from pluralign.policies.routing import Prior, is_typed_run, posterior, responsibility_entropy, type_utilities
+from pluralign.scoring.continuous_types import ContinuousTypes, ContinuumComparison
 from pluralign.scoring.items import items_of
-from pluralign.scoring.mixtures import read_mixture, responsibilities_table
+from pluralign.scoring.mixtures import ranking_log_likelihoods, read_mixture, responsibilities_table
 from pluralign.scoring.panels import annotators_of
+
+CONTINUUM = "continuum"
+"""The metadata key of the comparison of continuous weights with hard types."""
 
 
 def route(
@@ -27,6 +33,7 @@ def route(
     out: str | os.PathLike[str] | None = None,
     *,
     prior: Prior = "run",
+    continuous: bool = False,
     label_scale: str | None = None,
     trust_remote_code: bool = False,
     device: str | torch.device | None = None,
@@ -44,6 +51,7 @@ def route(
         files: canonical files. Each row without an annotator counts as a separate annotator.
         out: output file: Parquet; `None` writes none.
         prior: `run` for the types' shares in the run, or `uniform`.
+        continuous: also give each annotator's continuous weights of the types, and compare them with hard types.
         label_scale: label scale of files that store none.
         trust_remote_code: run Python code that comes with a model.
         device: where to compute. Default: a GPU if there is one.
@@ -53,13 +61,17 @@ def route(
         without an annotator; `judgments`, the number of those that rank something; `type`, the most probable one,
         counted from 1; `adapter` and `adapter_path`; `probability_1` to `probability_K`; `log_likelihood` of the
         annotator's judgments and `entropy` of the posterior, in nats. An annotator who ranked nothing has 0 judgments
-        and the prior.
+        and the prior. With `continuous` also `weight_1` to `weight_K`, the posterior mean of the convex combination of
+        the types' utilities by which the annotator judges, and in the table's metadata `continuum`: the
+        `ContinuumComparison` of predictions of held-out judgments, as JSON.
 
     Raises:
         PluralignError: a file or the run cannot be used, or no judgment ranks anything.
     """
     if prior not in get_args(Prior):
         raise PluralignError(f"prior: found {prior!r}, expected one of {', '.join(get_args(Prior))}")
+    if out is not None:
+        output_file(out, [*path_list(files), label_scale])
     mixture = read_mixture(run)
     if prior == "run" and not is_typed_run(run):
         raise PluralignError(
@@ -74,7 +86,8 @@ def route(
     adapters = list(mixture.weights)
     weights = policy.weights if prior == "run" else np.full(len(adapters), 1 / len(adapters))
     annotator = annotator_of_row[items.row]
-    log_likelihoods = judgment_log_likelihoods(policy, items)
+    utilities = type_utilities(policy, items)
+    log_likelihoods = ranking_log_likelihoods(utilities, items, mixture)
     responsibilities, totals = posterior(log_likelihoods, annotator, len(keys), weights, items.weight)
     counts = np.bincount(annotator, minlength=len(keys))
     routed = responsibilities_table([key if isinstance(key, str) else None for key in keys], counts, responsibilities)
@@ -86,6 +99,19 @@ def route(
     routed = routed.add_column(place + 1, "adapter_path", pa.array([str(Path(run) / name) for name in chosen]))
     routed = routed.append_column("log_likelihood", pa.array(totals))
     routed = routed.append_column("entropy", pa.array(responsibility_entropy(responsibilities)))
+    if continuous:
+        types = ContinuousTypes(utilities, items, mixture, annotator, len(keys), weights)
+        for kind, shares in enumerate(types.weights().T, 1):
+            routed = routed.append_column(f"weight_{kind}", pa.array(shares))
+        found = types.comparison()
+        kept = {} if found is None else {CONTINUUM: json.dumps(asdict(found))}
+        routed = routed.replace_schema_metadata(kept)
     if out is not None:
         write_parquet(routed, Path(out))
     return routed
+
+
+def continuum_of(routed: pa.Table) -> ContinuumComparison | None:
+    """The comparison of continuous weights with hard types that `route` made; `None` if it made none."""
+    kept = (routed.schema.metadata or {}).get(CONTINUUM.encode())
+    return None if kept is None else ContinuumComparison(**json.loads(kept))

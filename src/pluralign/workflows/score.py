@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pluralign.core.files import write_parquet
+from pluralign.core.files import output_file, path_list, write_parquet
 from pluralign.judgments.reading import read
 from pluralign.judgments.table import text_columns
 from pluralign.scoring.crowds import prediction_columns
@@ -56,6 +55,7 @@ def score(
     Raises:
         PluralignError: a file or the model cannot be used.
     """
+    target = output_file(out, [*path_list(files), label_scale])
     items = items_of(read(files, label_scale), keep_all=True)
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     single = None if average else load_reward_model(model, raw=raw, quantile=quantile, **hub)
@@ -66,7 +66,7 @@ def score(
     else:
         columns = {"reward": rewards_of([model, *average], items, raw, quantile, hub, single)[0]}
     texts = text_columns([items.prompts[index] for index in items.item], items.responses)
-    write_parquet(pa.table({**texts, **columns}), Path(out))
+    write_parquet(pa.table({**texts, **columns}), target)
     return len(items.responses)
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import atomic_folder
+from pluralign.core.files import atomic_folder, check_outputs
+from pluralign.core.locks import locks_out
 from pluralign.judgments.reading import read
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.split import By, held_out, units
@@ -31,6 +32,7 @@ class SplitCounts:
     shared_units: int
 
 
+@locks_out()
 def split_file(
     file: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -68,8 +70,7 @@ def split_file(
     if test is not None and test_units is not None:
         raise PluralignError("found both a test share and a number of test units: give one of them")
     file, out = Path(file), Path(out)
-    if file.resolve() in ((out / TRAIN).resolve(), (out / TEST).resolve()):
-        raise PluralignError(f"{file}: would be overwritten by the output: choose another output folder")
+    check_outputs([out / TRAIN, out / TEST], [file, label_scale])
     judgments = read(file, label_scale)
     mask = held_out(judgments, by, 0.2 if test is None else test, seed, test_units)
     with atomic_folder(out) as folder:

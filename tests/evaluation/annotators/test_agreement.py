@@ -338,7 +338,7 @@ def test_agreement_of_the_argument_crowd(shared_data, tmp_path):
         format="mapping",
         mapping=str(CONVARG),
         on_error="skip",
-        rejects=tmp_path / "rejects",
+        rejects=tmp_path / "rejects.jsonl",
     )
     judgments = read(tmp_path / "all.parquet")
     items = items_of(judgments)

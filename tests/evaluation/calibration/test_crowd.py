@@ -6,6 +6,7 @@ import pytest
 from pluralign.core.errors import PluralignError
 from pluralign.evaluation.calibration.crowd import crowd_calibration, crowd_pairs
 from pluralign.evaluation.calibration.reliability import equal_width_edges
+from pluralign.evaluation.intervals import Resampling
 from pluralign.evaluation.pairs import pairs_of
 from pluralign.evaluation.rewards.metrics import pair_metrics
 from pluralign.evaluation.rewards.summary import evaluate_rewards
@@ -192,6 +193,61 @@ def test_intervals_hold_the_truth_and_need_two_prompts():
     for name in ("crowd_ece", "crowd_brier", "crowd_noise", "crowd_ece_majority", "crowd_accuracy"):
         assert interval[f"{name}_low"] < truth[name] < interval[f"{name}_high"], name
     assert not any(key.endswith("_low") for key in crowd_calibration(drawn(1), replicates=20))
+
+
+def judged(rng, annotators=20, each=60, prompts=40):
+    """Judgments of one pair a prompt by annotators who agree with the model to different degrees, and who they are."""
+    annotator = np.repeat(np.arange(annotators), each)
+    prompt = rng.integers(prompts, size=len(annotator))
+    margin = np.abs(rng.normal(scale=1.5, size=prompts))[prompt]
+    shift = rng.normal(scale=0.5, size=prompts)[prompt] + rng.normal(size=annotators)[annotator]
+    ahead = rng.random(len(prompt)) < 1 / (1 + np.exp(-margin / 1.25 - shift))
+    data = {
+        "rewards": np.stack([margin, np.zeros(len(prompt))], 1).ravel(),
+        "ranks": np.where(ahead[:, None], [1, 2], [2, 1]).ravel(),
+        "offsets": np.arange(0, 2 * len(prompt) + 1, 2),
+        "prompt": prompt,
+        "weight": np.ones(len(prompt)),
+        "response": np.tile([0, 1], len(prompt)),
+    }
+    return [data[name] for name in SIX], annotator
+
+
+def test_intervals_cover_new_prompts_and_annotators():
+    """Every metric, as its mean over many samples; over prompts alone, intervals are too narrow."""
+    rng = np.random.default_rng(30)
+    names = ("crowd_brier", "crowd_noise", "crowd_accuracy")
+    found = []
+    for _ in range(120):
+        data, annotator = judged(rng)
+        found.append([crowd_calibration(crowd_pairs(*data, annotator=who), replicates=50) for who in (annotator, None)])
+    for name in names:
+        truth = np.mean([both[name] for both, _ in found])
+        covered = [np.mean([one[k][f"{name}_low"] <= truth <= one[k][f"{name}_high"] for one in found]) for k in (0, 1)]
+        assert covered[0] >= 0.85, name
+        assert covered[0] > covered[1], name
+
+
+def test_the_interval_of_a_linear_metric_is_that_of_its_votes():
+    """With as many votes on each pair, the gap of the only bin is a mean over votes."""
+    annotator, prompt = (part.ravel() for part in np.divmod(np.arange(12 * 30), 30))
+    rng = np.random.default_rng(31)
+    ahead = rng.random(360) < 0.4 + 0.02 * annotator
+    data = votes_on([2.0] * 30, [0.5] * 30, 12)
+    data["prompt"], data["ranks"] = prompt, np.where(ahead[:, None], [1, 2], [2, 1]).ravel()
+    found = crowd_calibration(crowd_pairs(*(data[name] for name in SIX), annotator=annotator), replicates=10)
+    direct = Resampling(prompt, annotator=annotator).mean_intervals({"mean": (1 / (1 + np.exp(-2)) - ahead, 1.0)})
+    assert found["crowd_ece"] == pytest.approx(direct["mean"])
+    for end in ("low", "high"):
+        assert found[f"crowd_ece_{end}"] == pytest.approx(direct[f"mean_{end}"], abs=0.02)
+
+
+def test_few_annotators_are_taken_as_given():
+    rng = np.random.default_rng(32)
+    data, annotator = judged(rng, annotators=4)
+    found = crowd_calibration(crowd_pairs(*data, annotator=annotator), replicates=20)
+    assert found.pop("intervals_given_annotators") is True
+    assert found == pytest.approx(crowd_calibration(crowd_pairs(*data), replicates=20))
 
 
 def test_few_votes_and_odd_weights_stay_defined():

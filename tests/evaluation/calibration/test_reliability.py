@@ -357,6 +357,31 @@ def test_the_p_value_of_a_calibrated_model_is_uniform():
     assert np.median([calibration_p_value(pairs, draws=199) for pairs in doubled]) < 0.05
 
 
+def test_the_p_value_respects_repeated_annotators_and_prompts():
+    """Twenty annotators of 40 judgments are right more or less often than the model says; on average it is right."""
+    rng = np.random.default_rng(11)
+    rejected = np.zeros(2)
+    for seed in range(150):
+        annotator, prompt = np.repeat(np.arange(20), 40), rng.integers(40, size=800)
+        sure = np.array([0.6, 0.75])[rng.integers(2, size=40)[prompt]]
+        shift = rng.uniform(-0.2, 0.2, size=20)[annotator] + rng.uniform(-0.05, 0.05, size=40)[prompt]
+        right = rng.random(800) < sure + shift
+        pairs = of_margins(np.where(right, 1, -1) * np.log(sure / (1 - sure)), prompt=prompt)
+        alone = replace(pairs, prompt=np.arange(800))
+        rejected += [
+            calibration_p_value(known, draws=99, seed=seed) <= 0.05
+            for known in (replace(pairs, annotator=annotator), alone)
+        ]
+    assert rejected[0] / 150 <= 0.1
+    assert rejected[1] / 150 >= 0.25
+
+
+def test_the_p_value_still_sees_a_wrong_model_with_repeated_annotators():
+    rng = np.random.default_rng(12)
+    pairs = replace(calibrated(rng, 1000), annotator=np.repeat(np.arange(25), 40), prompt=rng.integers(100, size=1000))
+    assert calibration_p_value(replace(pairs, margin=3 * pairs.margin)) < 0.01
+
+
 def test_sums_of_many_labels_are_drawn_as_normal_numbers():
     pairs = calibrated(np.random.default_rng(7), 12_000)
     whole = calibrated_gaps(pairs, equal_width_edges(10), 400)

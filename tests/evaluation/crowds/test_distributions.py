@@ -185,7 +185,7 @@ def test_intervals_draw_whole_prompts():
             data["predicted"][rows], data["votes"][rows], HH6, data["prompt"][rows], weight=weight[rows]
         )
         replicates.append(distribution_metrics(again))
-    for name in (*MEANS, "share_ece"):
+    for name in MEANS:
         low, high = np.quantile([one[name] for one in replicates], [0.1, 0.9])
         assert found[f"{name}_low"] == pytest.approx(low, abs=1e-12), name
         assert found[f"{name}_high"] == pytest.approx(high, abs=1e-12), name
@@ -293,6 +293,39 @@ def test_intervals_of_linear_means_equal_those_over_votes():
     assert found["log_loss"] == pytest.approx(direct["log_loss"])
     widths = [metrics["log_loss_high"] - metrics["log_loss_low"] for metrics in (found, direct)]
     assert widths[0] == pytest.approx(widths[1], rel=0.1)
+
+
+def test_every_interval_covers_the_truth_of_new_items_and_annotators():
+    """25 annotators with leanings of their own label 60 items; over items alone, intervals are far too narrow."""
+    rng = np.random.default_rng(24)
+    mu = rng.dirichlet(np.full(3, 2.0), size=60)
+    names = ("interval_coverage", "majority_accuracy", "share_ece", "transport_cost")
+    ends, values = {name: [] for name in names}, {name: [] for name in names}
+    for _ in range(60):
+        votes = panel_of_votes(rng, spread=0.7)
+        counts = vote_counts(votes.item, votes.label, 60, 3)
+        given = (mu[rng.integers(60, size=60)], counts, [1.0, 0.0, -1.0], np.arange(60))
+        found = [evaluate_distributions(*given, replicates=60, voters=voters) for voters in (votes, None)]
+        for name in names:
+            values[name].append(found[0][name])
+            ends[name].append([(one[f"{name}_low"], one[f"{name}_high"]) for one in found])
+    for name in names[:2]:
+        low, high = np.moveaxis(np.array(ends[name]), 2, 0)
+        covered = ((low <= np.mean(values[name])) & (np.mean(values[name]) <= high)).mean(axis=0)
+        assert covered[0] >= 0.9, name
+    low, high = np.moveaxis(np.array(ends["share_ece"]), 2, 0)
+    assert ((low <= np.array(values["share_ece"])[:, None]) & (np.array(values["share_ece"])[:, None] <= high)).all()
+
+
+def test_a_vote_that_decides_nothing_moves_no_majority():
+    """Every item has a clear majority, and the values of items differ: the interval is that of the items."""
+    item, annotator = (part.ravel() for part in np.divmod(np.arange(20 * 8), 8))
+    label = np.where(annotator < 1, 1, 0) ^ (item % 2)
+    votes = Votes(item, label, annotator, np.ones(len(item)))
+    given = (np.tile([0.7, 0.3], (20, 1)), vote_counts(item, label, 20, 2), [1.0, 0.0], np.arange(20))
+    found = evaluate_distributions(*given, replicates=20, voters=votes)
+    half = 1.959964 * 0.5 / math.sqrt(19)
+    assert (found["majority_accuracy_low"], found["majority_accuracy_high"]) == pytest.approx((0.5 - half, 0.5 + half))
 
 
 def test_few_voters_are_taken_as_given():

@@ -5,7 +5,15 @@ import pytest
 
 from pluralign.choice.regret import min_max_regret, regret_matrix
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.policies.regret import game_interval, means, preferred, regret_table, with_mixtures
+from pluralign.evaluation.policies.regret import (
+    game_interval,
+    largest_losses,
+    means,
+    preferred,
+    regret_table,
+    regrets_by_prompt,
+    with_mixtures,
+)
 from pluralign.evaluation.policies.win_rate import win_rate
 
 TRUTH = np.array([[2.0, 0.5, 1.0], [-0.5, 1.5, 0.2]])
@@ -53,7 +61,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
         table = ratios(40, seed)
         largest = regret_table(table, replicates=200, seed=seed).largest
         covered[0] += largest.low[1] <= regret[:, 1].max() <= largest.high[1]
-        low, high = game_interval(table, replicates=30, seed=seed)
+        low, high = game_interval(regrets_by_prompt(table), replicates=30, seed=seed)
         covered[1] += low <= game <= high
     # Intervals of 40 prompts and few replicates cover some 88 %; less three standard deviations of 40 trials.
     assert (covered >= 29).all(), covered
@@ -74,12 +82,23 @@ def test_shares_that_are_preferred_are_the_win_rate():
     assert preferred(first, first).mean() == pytest.approx(0.5), "a policy is as good as itself"
 
 
+def test_the_largest_loss_is_that_of_the_worst_off_type():
+    losses = np.random.default_rng(0).uniform(size=(3, 4, 30))
+    found = largest_losses(losses)
+    assert found.value.tolist() == losses.mean(-1).max(0).tolist()
+    assert (found.low <= found.value).all()
+    assert (found.value <= found.high).all()
+    table = ratios()
+    np.testing.assert_allclose(largest_losses(regrets_by_prompt(table)).value, regret_table(table).largest.value)
+
+
 def test_the_same_seed_gives_the_same_intervals():
     table = ratios()
     for one, two, same in ((0, 0, True), (0, 1, False)):
         first, second = (regret_table(table, seed=seed).largest.low for seed in (one, two))
         assert np.array_equal(first, second) == same
-        assert (game_interval(table, seed=one) == game_interval(table, seed=two)) == same
+        lost = regrets_by_prompt(table)
+        assert (game_interval(lost, seed=one) == game_interval(lost, seed=two)) == same
 
 
 def test_one_prompt_has_no_errors_and_what_does_not_fit_is_refused():
@@ -87,7 +106,7 @@ def test_one_prompt_has_no_errors_and_what_does_not_fit_is_refused():
     assert np.isfinite(found.regret).all()
     assert np.isnan(found.regret_error).all()
     assert np.isnan(found.largest.low).all()
-    assert game_interval(ratios(1)) is None
+    assert game_interval(regrets_by_prompt(ratios(1))) is None
     for bad, words in (
         (np.zeros((2, 2)), "expected"),
         (np.full((1, 1, 1), np.inf), "finite"),

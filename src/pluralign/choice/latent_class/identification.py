@@ -13,7 +13,7 @@ direction cannot be identified at all.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -24,7 +24,7 @@ from pluralign.choice.latent_class.em import e_step, moved_to
 from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
 from pluralign.choice.latent_class.information import observed_information
 from pluralign.choice.latent_class.panel import Panel, components
-from pluralign.choice.latent_class.selection import Gain
+from pluralign.choice.latent_class.selection import Gain, Heterogeneity
 from pluralign.choice.plackett_luce import NOT_SHOWN
 
 Verdict = Literal["one type", "identified", "weak", "not identified"]
@@ -92,18 +92,22 @@ class Identification:
         verdict: `one type`, `identified`, `weak` or `not identified`.
         reason: why, in a sentence.
         advice: what to collect; empty if nothing is missing.
+        heterogeneity: `one taste`, `types`, `continuum` or `undecided`.
     """
 
     verdict: Verdict
     reason: str
     advice: str
+    heterogeneity: Heterogeneity = "undecided"
 
     @property
     def sentence(self) -> str:
         """The verdict as the first sentence of a page or a terminal's output."""
         start = {"one type": "No types", "identified": "Types", "weak": "Perhaps types", "not identified": "Unknown"}
-        reason = f"{start[self.verdict]}: {self.reason}."
-        return reason + (" Train one policy." if self.verdict == "one type" else "")
+        if self.heterogeneity == "undecided":
+            start |= {"identified": "Types, or degrees"}
+        opening = "People differ by degrees, not in camps" if self.heterogeneity == "continuum" else start[self.verdict]
+        return f"{opening}: {self.reason}." + (" Train one policy." if self.heterogeneity == "one taste" else "")
 
 
 def design(panel: Panel, prompt: np.ndarray | None = None) -> Design:
@@ -251,6 +255,8 @@ def identification(
     *,
     types: int | None = None,
     gain: Gain | None = None,
+    heterogeneity: Heterogeneity = "undecided",
+    continuum: Gain | None = None,
 ) -> Identification:
     """The verdict on whether annotator types can be identified from such data.
 
@@ -262,12 +268,28 @@ def identification(
         types: the number of types that was fitted, or, with one type, the next larger one that was tried.
         gain: its gain over one type on held-out annotators. The Wald tests of `numbers` are invalid when there are too
             many types, so types are only reported after a held-out gain.
+        heterogeneity: whether annotators come in types or differ by degrees (`Selection.heterogeneity`).
+        continuum: the gain of the continuum of tastes over the chosen number of types, on held-out annotators.
 
     Examples:
         >>> pairs = Panel([[0, 1], [0, 1]], [[1, 2], [2, 1]], [0, 1])
         >>> identification(design(pairs)).verdict
         'not identified'
     """
+    verdict = _verdict(data, numbers, power, types, gain, heterogeneity, continuum)
+    return replace(verdict, heterogeneity="undecided" if verdict.verdict == "not identified" else heterogeneity)
+
+
+def _verdict(
+    data: Design,
+    numbers: Evidence | None,
+    power: float | None,
+    types: int | None,
+    gain: Gain | None,
+    heterogeneity: Heterogeneity,
+    continuum: Gain | None,
+) -> Identification:
+    """The verdict without the heterogeneity; arguments as in `identification`."""
     judgments = f"{data.judgments:.1f} judgments"
     if data.annotators < 2:
         return Identification(
@@ -289,9 +311,19 @@ def identification(
             "collect rankings of three, or at least 2 judgments per annotator (4 to know each annotator's type)",
         )
     more = max(4, round(2 * data.judgments))
-    held_out = "" if gain is None else f"(gain {gain.value:+.3f} +- {gain.error:.3f} nats a judgment)"
-    if gain is not None and not gain.exceeds():
+    held_out = "" if gain is None else f"(gain {gain})"
+    found = gain is not None and gain.exceeds()
+    if heterogeneity == "continuum":
+        rival = f"{types} types do" if found else "one taste does, or any number of types"
+        return Identification(
+            "weak" if found else "one type",
+            f"a continuum of tastes predicts held-out judgments better than {rival} (gain {continuum})",
+            "do not read types as camps: they divide a continuum into parts; give each annotator a mixture of types",
+        )
+    if gain is not None and not found:
         reason = f"one taste predicts held-out judgments as well as {types} types do {held_out}"
+        if heterogeneity == "undecided" and continuum is not None and continuum.exceeds():
+            reason += f", though people may differ by degrees (gain of a continuum {continuum})"
         if power is None or power >= ENOUGH_POWER:
             return Identification("one type", reason, "")
         doubt = (
@@ -334,9 +366,10 @@ def identification(
             "remove features that are sums of others, or that never differ between responses to one prompt",
         )
     if gain is not None:
-        return Identification(
-            "identified", f"{types} types predict held-out judgments better than one taste does {held_out}", ""
-        )
+        reason = f"{types} types predict held-out judgments better than one taste does {held_out}"
+        if heterogeneity == "undecided" and continuum is not None:
+            reason += f", but not better than a continuum of tastes does (gain {-continuum})"
+        return Identification("identified", reason, "")
     confidence = "over 99.9%" if numbers is None or numbers.separation > 0.999 else f"{numbers.separation:.1%}"
     width = f"up to {data.longest} responses at once" if data.longest > 2 else "choices between two"
     return Identification(

@@ -1,13 +1,14 @@
-"""How many annotator types there are: held-out log-likelihood over annotators, and BIC."""
+"""How many annotator types there are, and whether they are types: held-out log-likelihood over annotators, and BIC."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from pluralign.choice.latent_class.continuum import continuum_log_likelihood
 from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
 from pluralign.choice.latent_class.panel import Panel
 
@@ -23,6 +24,12 @@ COMMON = (1.0, 0.3, 0.1, 0.03)
 DIFFERENCES = (1.0, 3.0, 0.3, 0.1)
 """of the types' differences from it; the first is fitted from restarts, the others from its coefficients."""
 
+SCALES = (1.0, 0.7, 1.4)
+"""Scales that are tried of the continuum that matches the types."""
+
+Heterogeneity = Literal["one taste", "types", "continuum", "undecided"]
+"""How annotators differ: not at all, in camps, by degrees, or in a way that the judgments do not tell."""
+
 
 @dataclass(frozen=True)
 class Gain:
@@ -34,6 +41,12 @@ class Gain:
     def exceeds(self, errors: float = 2.0) -> bool:
         """Whether the gain is larger than `errors` standard errors."""
         return self.value > errors * self.error + NO_GAIN
+
+    def __neg__(self) -> Gain:
+        return Gain(-self.value, self.error)
+
+    def __str__(self) -> str:
+        return f"{self.value:+.3f} +- {self.error:.3f} nats a judgment"
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,7 @@ class Selection:
         by_annotator: `(numbers, annotators)` held-out log-likelihood of each annotator, in nats; empty if nothing was
             held out.
         places: judgments, by population weight: what sums over annotators are divided by.
+        continuum: `(annotators,)` the same as `by_annotator` for the best continuum of tastes; empty if none was tried.
     """
 
     types: np.ndarray
@@ -62,6 +76,7 @@ class Selection:
     chosen: int
     by_annotator: np.ndarray
     places: float
+    continuum: np.ndarray
 
     @classmethod
     def of_one(cls, model: LatentClassPlackettLuce) -> Selection:
@@ -69,7 +84,29 @@ class Selection:
         none = np.full(1, np.nan)
         number = len(model.mixture_weights_)
         nobody = np.zeros((1, 0))
-        return cls(np.array([number]), none, none, none, np.array([model.bic_]), [model], number, nobody, 1.0)
+        bic = np.array([model.bic_])
+        return cls(np.array([number]), none, none, none, bic, [model], number, nobody, 1.0, np.zeros(0))
+
+    @property
+    def heterogeneity(self) -> Heterogeneity:
+        """Whether annotators share one taste, come in types, or differ by degrees.
+
+        `one taste`: neither types nor a continuum of tastes gain on it. `types`: the chosen types gain on the
+        continuum. `continuum`: it gains on one taste and on every number of types. All gains are on held-out annotators
+        and larger than two standard errors; anything else is `undecided`.
+        """
+        if not len(self.continuum):
+            return "undecided"
+        if self.chosen > 1 and self._gain(self._scores(self.chosen) - self.continuum).exceeds():
+            return "types"
+        if not self.continuum_gain().exceeds():
+            return "one taste" if self.chosen == 1 else "undecided"
+        rivals = (self.continuum_gain(int(number)) for number in self.types)
+        return "continuum" if all(gain.exceeds() for gain in rivals) else "undecided"
+
+    def continuum_gain(self, number: int = 1) -> Gain:
+        """The gain of the continuum over K types."""
+        return self._gain(self.continuum - self._scores(number))
 
     def gain_of(self, number: int) -> Gain:
         """The gain of K types over one type."""
@@ -106,7 +143,8 @@ def select_types(
     the same folds; one type is nested in every K, which can win only by differing. A larger K is chosen if it raises
     the held-out log-likelihood by more than `errors` standard errors of the gain, paired over annotators. The search
     ends at a K that gains less than one standard error, or after `PATIENCE` values of K in a row that are not chosen.
-    One type is a possible answer.
+    One type is a possible answer. On the same folds, types are compared with the normal distribution of tastes that
+    has their mean and covariance (`Selection.heterogeneity`).
 
     Args:
         panel: the judgments.
@@ -151,21 +189,23 @@ def select_types(
         )
         return model.fit(train)
 
-    def scored(number: int, ridges: Sequence[float], start: np.ndarray | None) -> np.ndarray:
-        """Weighted log-likelihood of each held-out annotator for each ridge: `(ridges, annotators)`."""
-        found = np.zeros((len(ridges), panel.annotators))
-        for members, train, test in zip(out, held_in, held_out, strict=True):
-            for row, own in enumerate(ridges):
-                found[row, members] = weight[members] * fitted(train, number, own, start).annotator_log_likelihood(test)
-        return found
+    def folded(number: int, own: float, start: np.ndarray | None) -> list[LatentClassPlackettLuce]:
+        return [fitted(train, number, own, start) for train in held_in]
+
+    def held_out_score(score: Callable[[LatentClassPlackettLuce, Panel], np.ndarray], models: list[Any]) -> np.ndarray:
+        """Weighted log-likelihood of each held-out annotator, by the model of its fold: `(..., annotators)`."""
+        parts = [score(model, test) for model, test in zip(models, held_out, strict=True)]
+        return np.concatenate(parts, -1)[..., np.argsort(np.concatenate(out))] * weight
 
     commons = [ridge * factor for factor in COMMON]
     differences = [ridge * factor for factor in DIFFERENCES]
-    single = scored(1, commons, None)
-    best_common = int(single.sum(1).argmax())
+    of_types = LatentClassPlackettLuce.annotator_log_likelihood
+    single = [held_out_score(of_types, folded(1, own, None)) for own in commons]
+    best_common = int(np.argmax([each.sum() for each in single]))
     common = commons[best_common]
     models: list[LatentClassPlackettLuce] = []
     scores: list[np.ndarray] = []
+    continua: list[list[LatentClassPlackettLuce]] = []
     best = 0
     for number in progress(tried):
         if number == 1:
@@ -174,9 +214,11 @@ def select_types(
             continue
         # Restarts on all annotators choose the basin; each fold goes on from there.
         start = fitted(panel, number, differences[0], None).coefficients_
-        by_ridge = scored(number, differences, start)
-        chosen = int(by_ridge.sum(1).argmax())
-        scores.append(by_ridge[chosen])
+        by_ridge = [folded(number, own, start) for own in differences]
+        each = [held_out_score(of_types, models_out) for models_out in by_ridge]
+        chosen = int(np.argmax([one.sum() for one in each]))
+        scores.append(each[chosen])
+        continua += [] if panel.available is not None else by_ridge
         models.append(fitted(panel, number, differences[chosen], start))
         gain, error = _gain(scores[-1] - scores[best])
         if gain > errors * error + NO_GAIN * places:
@@ -184,6 +226,7 @@ def select_types(
         elif (gain < error and not settings.get("noise")) or len(scores) - best > PATIENCE:
             break  # with a noise type, two types are one taste and noise, which need not gain
     gains = [_gain(each - scores[0]) for each in scores]
+    continuum = _best_continuum(held_out_score, continua, seed)
     return Selection(
         types=np.array(tried[: len(scores)]),
         held_out=np.array([each.sum() for each in scores]) / places,
@@ -194,7 +237,27 @@ def select_types(
         chosen=tried[best],
         by_annotator=np.stack(scores),
         places=places,
+        continuum=continuum,
     )
+
+
+def _best_continuum(
+    held_out_score: Callable[..., np.ndarray], candidates: list[list[LatentClassPlackettLuce]], seed: int
+) -> np.ndarray:
+    """Held-out log-likelihood of each annotator under the best continuum that matches types; empty if there is none."""
+    if not candidates:
+        return np.zeros(0)
+    approximate = [  # Laplace's approximation is enough to choose by
+        held_out_score(lambda model, test: continuum_log_likelihood(model, test, SCALES, draws=0), models)
+        for models in candidates
+    ]
+    totals = np.array([each.sum(-1) for each in approximate])
+    models, scale = np.unravel_index(int(totals.argmax()), totals.shape)
+
+    def exact(model: LatentClassPlackettLuce, test: Panel) -> np.ndarray:
+        return continuum_log_likelihood(model, test, (SCALES[scale],), seed=seed)[0]
+
+    return held_out_score(exact, candidates[models])
 
 
 def settings_of(number: int, settings: Mapping[str, Any]) -> dict[str, Any]:

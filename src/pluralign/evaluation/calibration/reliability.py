@@ -12,7 +12,14 @@ import numpy as np
 from scipy.special import expit
 
 from pluralign.core.errors import PluralignError
-from pluralign.evaluation.intervals import BLOCK_CELLS, Resampling, percentiles, ratio
+from pluralign.evaluation.intervals import (
+    BLOCK_CELLS,
+    FEWEST_LEVELS,
+    Resampling,
+    normal_draws,
+    percentiles,
+    ratio,
+)
 from pluralign.evaluation.pairs import SAME, Floats, Ints, Pairs
 
 # The sum of a bin's labels is drawn as a normal number if it has more pairs than this, and at least this variance for
@@ -120,8 +127,12 @@ def calibration_error(pairs: Pairs, bins: int = 10) -> float | None:
 def calibrated_gaps(pairs: Pairs, edges: Floats, draws: int, seed: int = 0) -> Floats:
     """Sums of w ([m > 0] - c) by bin if the model were calibrated, `(draws, bins)`.
 
-    The labels are drawn from the confidences c, independently: that judgments share a prompt or an annotator is no
-    part of it. The sum of a bin with many uncertain pairs is drawn from the normal distribution of the same variance.
+    The labels are drawn from the confidences c, independently; the sum of a bin with many uncertain pairs is drawn from
+    the normal distribution of the same variance. What judgments of one prompt or annotator have in common is added as
+    normal noise: its covariance is V_prompt + V_annotator - V_cell of `Resampling` less that of single pairs, of the
+    residuals [m > 0] - c minus their mean in the bin. So a model that is right on average but too sure for some
+    annotators and not sure enough for others counts as calibrated. Fewer than five annotators, or five prompts, are
+    taken as given.
     """
     generator = np.random.default_rng(seed)
     confidence, _, weight, kept = top_label(pairs)
@@ -142,7 +153,25 @@ def calibrated_gaps(pairs: Pairs, edges: Floats, draws: int, seed: int = 0) -> F
         for start in range(0, draws, step):
             wrong = generator.random((min(step, draws - start), len(own))) < doubt[own]
             gaps[start : start + step, b] = weight[own] @ doubt[own] - wrong @ weight[own]
-    return gaps
+    return gaps + _shared_noise(pairs, edges, draws, seed)
+
+
+def _shared_noise(pairs: Pairs, edges: Floats, draws: int, seed: int) -> Floats:
+    """The part of `calibrated_gaps` that judgments of one prompt or annotator have in common, `(draws, bins)`."""
+    resampling = Resampling(pairs.prompt, annotator=pairs.annotator)
+    confidence, correct, weight, kept = top_label(pairs)
+    bins = len(edges) - 1
+    index = bin_of(confidence, edges)
+    mass, gap = bin_sums(index, bins, weight, weight * (correct - confidence))
+    if resampling.groups < FEWEST_LEVELS or not mass.sum() > 0:
+        return np.zeros((draws, bins))
+    residual = np.zeros((len(pairs.margin), bins))
+    residual[kept, index] = weight * (correct - confidence - (gap / np.where(mass > 0, mass, 1.0))[index])
+    of_pair = np.zeros(len(residual))
+    of_pair[kept] = weight
+    single = Resampling(np.arange(len(residual))).covariance(residual, of_pair)
+    generator = np.random.default_rng([seed, 1])
+    return normal_draws(resampling.covariance(residual, of_pair) - single, draws, generator)
 
 
 def calibration_p_value(pairs: Pairs, bins: int = 10, *, draws: int = 1000, seed: int = 0) -> float | None:
@@ -150,7 +179,7 @@ def calibration_p_value(pairs: Pairs, bins: int = 10, *, draws: int = 1000, seed
 
         p = (1 + number of draws with ECE* >= ECE) / (1 + draws)
 
-    For a calibrated model with independent judgments p is uniform. See `calibrated_gaps` for what the draws leave out.
+    For a calibrated model p is about uniform. The draws respect repeated prompts and annotators (`calibrated_gaps`).
 
     Source: Broecker and Smith (2007), "Increasing the reliability of reliability diagrams"; Vaicenavicius et al.
     (2019), arXiv 1902.06977 (consistency resampling). Ours: the confidences stay as they are.

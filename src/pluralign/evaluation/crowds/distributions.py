@@ -7,7 +7,7 @@ distance 0 to it, and with few votes much of each distance is that noise. Compar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,7 +22,7 @@ from pluralign.core.errors import PluralignError
 from pluralign.evaluation.calibration.reliability import bin_of
 from pluralign.evaluation.crowds.vote_coverage import count_coverage
 from pluralign.evaluation.crowds.vote_slices import VoteSlice
-from pluralign.evaluation.intervals import Resampling, ratio
+from pluralign.evaluation.intervals import Resampling
 from pluralign.evaluation.pairs import SAME, Floats, Ints, real_numbers, whole_numbers
 
 # The smallest probability in a log-loss: a label with prediction 0 and a vote costs 27.6 nats, not infinitely many.
@@ -43,6 +43,9 @@ MEANS = (
     "majority_accuracy",
 )
 """Metrics that are means of one number per item; `share_ece` is the only other one."""
+
+JUMPING = ("interval_coverage", "majority_accuracy")
+"""Those that a single vote can change by a jump."""
 
 STEP = 1e-6
 """Weight of a vote that is added to an item, as a share of its votes, for the derivative of a distance."""
@@ -139,11 +142,10 @@ def predicted_crowds(
         raise PluralignError(f"cost: {between.labels} labels, expected {len(worth)}, as there are rewards")
     total = counts.sum(axis=1)
     kept = total > 0
-    coverage = count_coverage(mu, counts, coverage_level, concentration).mean(axis=1)
+    jumping = {name: value[kept] for name, value in _jumping(mu, counts, coverage_level, concentration).items()}
     mu, counts, total = mu[kept], counts[kept], total[kept]
     share = counts / total[:, None]
-    values = _distances(mu, share, worth, between)
-    values |= {"interval_coverage": coverage[kept], "majority_accuracy": _same_top(mu, share)}
+    values = _distances(mu, share, worth, between) | jumping
     left_out = int(np.count_nonzero(~kept))
     return PredictedCrowds(mu, share, total, importance[kept], cluster[kept], values, left_out)
 
@@ -167,9 +169,14 @@ def evaluate_distributions(
 ) -> dict[str, float]:
     """All metrics of predicted distributions against votes, with intervals and slices, in one flat dict.
 
-    With `voters`, the intervals of the distances (the first seven of `MEANS`) are over prompts and annotators, by the
-    variance formula of `pluralign.evaluation.intervals.Resampling`. A vote's influence on a mean is the derivative of
-    its item's distance by the vote's weight. The other intervals are over prompts, given the annotators.
+    With `voters`, the intervals are over prompts and annotators, by the variance formula of
+    `pluralign.evaluation.intervals.Resampling`. The influence of a vote i on item j on the mean v of the values v_j is
+
+        m_i (v_j - v + d_i),    m_i = w_j / sum w * (weight of i / votes of j),
+
+    with d_i the derivative of v_j towards a share of 1 for the vote's label. `interval_coverage` and
+    `majority_accuracy` jump instead: there d_i is (n - 1) (v_j - v_j without the vote), n the number of votes, minus
+    its mean over the votes of the item. Where v_j is a mean over votes, this is the formula for the mean of all votes.
 
     Args:
         predicted, votes, rewards, prompt, cost, weight, concentration, coverage_level: as in `predicted_crowds`.
@@ -213,11 +220,65 @@ def evaluate_distributions(
     if voters is not None and replicates:
         kept = np.cumsum(np.asarray(votes, dtype=np.float64).sum(axis=1) > 0) - 1
         renumbered = replace(voters, item=kept[voters.item])
-        metrics |= _annotator_intervals(whole, renumbered, real_numbers("rewards", rewards), between, level)
+        kappa = kappa if kappa is None or not kappa.ndim else kappa[np.asarray(votes).sum(axis=1) > 0]
+        worth = real_numbers("rewards", rewards)
+
+        def smooth(shares: Floats) -> dict[str, Floats]:
+            return _distances(whole.predicted, shares, worth, between)
+
+        def jumping(counts: Floats) -> dict[str, Floats]:
+            return _jumping(whole.predicted, counts, coverage_level, kappa)
+
+        metrics |= _annotator_intervals(whole, renumbered, smooth, jumping, bins, replicates, level, seed)
     for part in slices:
         own = distribution_metrics(compared(part.votes, part.items), bins)
         metrics |= {f"{name}/{part.name}": value for name, value in own.items() if name != "left_out"}
     return metrics
+
+
+def log_loss_gain(
+    predicted: ArrayLike,
+    baseline: ArrayLike,
+    votes: ArrayLike,
+    prompt: ArrayLike,
+    *,
+    voters: Votes | None = None,
+    replicates: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, float]:
+    """By how much predictions have a lower log-loss than a baseline's, in nats per vote, paired vote by vote.
+
+        gain = mean over items of sum_k s_k (log mu_k - log b_k)
+
+    with s the voted shares, mu the prediction and b that of the baseline (both at least 1e-12). It is 0 in expectation
+    for a model that is no better, whatever the noise of the votes.
+
+    Args:
+        predicted, baseline: `(items, labels)`.
+        votes: counts or sums of weights `(items, labels)`; items without a vote are left out.
+        prompt: the cluster of each item, int `(items,)`.
+        voters: the votes that `votes` counts; with them the interval is over prompts and annotators.
+        replicates, level, seed: as in `pluralign.evaluation.intervals.Resampling`.
+
+    Returns:
+        `gain`, and `gain_low` and `gain_high` if there are two prompts.
+
+    Examples:
+        >>> log_loss_gain([[0.8, 0.2]] * 2, [[0.5, 0.5]] * 2, [[4, 0], [0, 1]], [0, 1], replicates=0)
+        {'gain': -0.22314355131420985}
+    """
+    counts = np.asarray(votes, dtype=np.float64)
+    mu, b = (np.log(np.maximum(np.asarray(own, dtype=np.float64), FLOOR)) for own in (predicted, baseline))
+    total = counts.sum(axis=1)
+    if voters is None:
+        item, label = np.nonzero(counts)
+        weight, annotator = counts[item, label], None
+    else:
+        item, label, weight, annotator = voters.item, voters.label, voters.weight, voters.annotator
+    mass = np.divide(weight, total[item], out=np.zeros(len(item)), where=total[item] > 0)
+    resampling = Resampling(np.asarray(prompt)[item], replicates, level, seed, annotator=annotator)
+    return resampling.mean_intervals({"gain": (mass * (mu - b)[item, label], mass)})
 
 
 def _distances(mu: Floats, share: Floats, worth: Floats, between: LabelCost) -> dict[str, Floats]:
@@ -236,39 +297,88 @@ def _distances(mu: Floats, share: Floats, worth: Floats, between: LabelCost) -> 
     }
 
 
+def _jumping(mu: Floats, counts: Floats, coverage_level: float, concentration: ArrayLike | None) -> dict[str, Floats]:
+    """The values of `JUMPING`; items without a vote have any value."""
+    coverage = count_coverage(mu, counts, coverage_level, concentration).mean(axis=1)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), FLOOR)
+    return {"interval_coverage": coverage, "majority_accuracy": _same_top(mu, share)}
+
+
 def _annotator_intervals(
-    crowds: PredictedCrowds, votes: Votes, worth: Floats, between: LabelCost, level: float
+    crowds: PredictedCrowds,
+    votes: Votes,
+    smooth: Callable[[Floats], dict[str, Floats]],
+    jumping: Callable[[Floats], dict[str, Floats]],
+    bins: int,
+    replicates: int,
+    level: float,
+    seed: int,
 ) -> dict[str, float]:
-    """Intervals over prompts and annotators of the means of `_distances`; what they take as given."""
+    """Intervals over prompts and annotators; what they take as given.
+
+    `smooth` gives the values of `MEANS` that are functions of the shares, `jumping` the others from counts.
+    """
     total = crowds.weight.sum()
     heavy = votes.weight > 0
     item, label, weight = votes.item[heavy], votes.label[heavy], votes.weight[heavy]
-    counts = np.zeros(crowds.share.shape)
+    counts = np.zeros_like(crowds.share)
     np.add.at(counts, (item, label), weight)
     # Counts of an earlier state, or decayed ones, are not those of these votes.
     if not np.allclose(counts, crowds.share * crowds.votes[:, None]):
         return {}
-    resampling = Resampling(crowds.prompt[item], level=level, annotator=votes.annotator[heavy])
+    resampling = Resampling(crowds.prompt[item], replicates, level, seed, annotator=votes.annotator[heavy])
     if not resampling.crossed or not total > 0:
         return {key: value for key, value in resampling.given.items() if key == "intervals_given_annotators"}
-    # By label: the change of each item's distances when its shares move towards the label.
-    slopes = []
-    for place in range(crowds.share.shape[1]):
-        moved = (1 - STEP) * crowds.share
-        moved[:, place] += STEP
-        after = _distances(crowds.predicted, moved, worth, between)
-        slopes.append({name: (after[name] - crowds.values[name]) / STEP for name in after})
-    importance = crowds.weight / total
-    part = weight / crowds.votes[item]
-    mass = importance[item] * part
+    slopes = _slopes(crowds, counts, np.bincount(item, minlength=len(counts)), smooth, jumping)
+    mass = (crowds.weight / total)[item] * weight / crowds.votes[item]
     intervals: dict[str, float] = {}
-    for name in slopes[0]:
-        values, slope = crowds.values[name], np.stack([each[name] for each in slopes], axis=1)
-        mean = float(importance @ values)
-        half = resampling.half_width(mass * slope[item, label], mass * (values - mean)[item], mass)
+    for name, slope in slopes.items():
+        values = crowds.values[name]
+        mean = float(crowds.weight @ values / total)
+        influence = mass * ((values - mean)[item] + slope[item, label])
+        half = resampling.half_width(influence, mass, jumps=name in JUMPING)
         intervals[f"{name}_low"] = max(mean - half, float(values.min()))
         intervals[f"{name}_high"] = min(mean + half, float(values.max()))
-    return intervals
+    one_label = np.eye(counts.shape[1])[label]
+    return intervals | _share_ece_interval(resampling, crowds.predicted[item], one_label, mass, bins)
+
+
+def _slopes(
+    crowds: PredictedCrowds,
+    counts: Floats,
+    voters: Ints,
+    smooth: Callable[[Floats], dict[str, Floats]],
+    jumping: Callable[[Floats], dict[str, Floats]],
+) -> dict[str, Floats]:
+    """By name, how much a vote for each label moves each item's value, d_i of `evaluate_distributions`: as `share`."""
+    slopes = {name: np.zeros(counts.shape) for name in crowds.values}
+    single = crowds.votes / voters
+    for place in range(counts.shape[1]):
+        moved = (1 - STEP) * crowds.share
+        moved[:, place] += STEP
+        for name, after in smooth(moved).items():
+            slopes[name][:, place] = (after - crowds.values[name]) / STEP
+        without = counts.copy()
+        without[:, place] = np.maximum(without[:, place] - single, 0.0)
+        possible = (voters > 1) & (counts[:, place] > 0)
+        for name, after in jumping(without).items():
+            slopes[name][:, place] = np.where(possible, (voters - 1) * (crowds.values[name] - after), 0.0)
+    for name in JUMPING:
+        slopes[name] -= (crowds.share * slopes[name]).sum(axis=1, keepdims=True)
+    return slopes
+
+
+def _share_ece_interval(
+    resampling: Resampling, predicted: Floats, share: Floats, mass: Floats, bins: int
+) -> dict[str, float]:
+    """The interval of `share_ece` from rows of predictions and voted shares, or single votes, whose masses sum to 1."""
+    rows, labels = predicted.shape
+    cell = bin_of(predicted, np.linspace(0.0, 1.0, bins + 1)) + np.arange(rows)[:, None] * bins
+    gaps = np.bincount(cell.ravel(), weights=((predicted - share) / labels).ravel(), minlength=rows * bins)
+    by_row = gaps.astype(np.float64).reshape(rows, bins)
+    gap = mass @ by_row
+    ends = resampling.absolute_sum_ends(gap, mass[:, None] * (by_row - gap), mass)
+    return {} if ends is None else {"share_ece_low": ends[0], "share_ece_high": ends[1]}
 
 
 def distribution_metrics(
@@ -282,8 +392,7 @@ def distribution_metrics(
         share_ece = sum_b |sum over (item, i) in b of w (mu_i - s_i)| / sum over all (item, i) of w.
 
     Noise of the votes cancels within a bin, so it is small for the true shares even with few votes per item; it does
-    not show whether the right items have the large shares. The interval of `share_ece`, a sum of absolute values, is
-    biased upwards.
+    not show whether the right items have the large shares. Its interval is that of `Resampling.absolute_sum_ends`.
 
     Args:
         crowds: the items; `crowds.prompt` is the cluster of the intervals.
@@ -300,25 +409,20 @@ def distribution_metrics(
     if bins < 1:
         raise PluralignError(f"bins is {bins}, expected at least 1")
     resampling = Resampling(crowds.prompt, replicates, level, seed)
-    weight = crowds.weight
-    means = resampling.sums(weight, *(weight * crowds.values[name] for name in MEANS))
-    labels = crowds.predicted.shape[1]
-    place = bin_of(crowds.predicted, np.linspace(0.0, 1.0, bins + 1)) + resampling.group[:, None] * bins
-    gap = weight[:, None] * (crowds.predicted - crowds.share) / labels
-    cells = np.bincount(place.ravel(), weights=gap.ravel(), minlength=resampling.groups * bins)
-    gaps = cells.astype(np.float64).reshape(resampling.groups, bins)
-
-    def metrics(weights: Floats) -> dict[str, Floats]:
-        total, *tops = (weights @ means).T
-        values = {name: ratio(top, total) for name, top in zip(MEANS, tops, strict=True)}
-        return values | {"share_ece": ratio(np.abs(weights @ gaps).sum(axis=1), total)}
-
-    total = float(crowds.votes.sum())
-    return {
+    weight, total = crowds.weight, float(crowds.weight.sum())
+    votes = float(crowds.votes.sum())
+    metrics: dict[str, float] = {
         "items": len(crowds.votes),
-        "votes": int(total) if total.is_integer() else total,
+        "votes": int(votes) if votes.is_integer() else votes,
         "left_out": crowds.left_out,
-    } | resampling.intervals(metrics)
+    }
+    if not total > 0:
+        return metrics
+    metrics |= resampling.mean_intervals({name: (weight * crowds.values[name], weight) for name in MEANS})
+    cell = bin_of(crowds.predicted, np.linspace(0.0, 1.0, bins + 1))
+    gap = (weight / total)[:, None] * (crowds.predicted - crowds.share) / crowds.predicted.shape[1]
+    metrics["share_ece"] = float(np.abs(np.bincount(cell.ravel(), weights=gap.ravel())).sum())
+    return metrics | _share_ece_interval(resampling, crowds.predicted, crowds.share, weight / total, bins)
 
 
 def _same_top(predicted: Floats, share: Floats) -> Floats:

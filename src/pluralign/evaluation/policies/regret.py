@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pluralign.choice.regret import game_value, priorities, regret_matrix
+from pluralign.choice.regret import game_value, priorities
 from pluralign.core.errors import PluralignError
 from pluralign.evaluation.intervals import Resampling
 
@@ -93,47 +93,63 @@ def regret_table(
         ([[0.0, 2.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 0.0]])
     """
     table = _table(log_ratios)
-    types, policies, _ = table.shape
-    if policies < types:
-        raise PluralignError(f"log_ratios: found {table.shape}, expected the {types} types' own policies first")
+    differences = regrets_by_prompt(table, priority)
     utility = table.mean(-1)
-    own = table[np.arange(types), np.arange(types)][:, None]
-    differences = priorities(types, priority)[:, None, None] * (own - table)
-    regret = regret_matrix(utility, priority)
+    largest = largest_losses(differences, replicates=replicates, level=level, seed=seed)
+    return Regrets(utility, _errors(table), differences.mean(-1), _errors(differences), largest)
+
+
+def largest_losses(losses: ArrayLike, *, replicates: int = 1000, level: float = 0.95, seed: int = 0) -> Estimate:
+    """The largest mean loss over types of each policy, with its interval: `(policies,)`.
+
+    Args:
+        losses: of each type under each policy `(types, policies, prompts)`: regrets, or one minus win rates.
+        replicates, level, seed: as in `pluralign.evaluation.intervals.Resampling`, over prompts.
+
+    Examples:
+        >>> largest_losses(np.array([[[1.0, 2.0]], [[0.0, 1.0]]]), replicates=10).value
+        array([1.5])
+    """
+    table = _table(losses)
 
     def largest(weights: Floats) -> Floats:
-        return np.asarray(regret_matrix(_weighted_means(table, weights), priority).max(-2))
+        return np.asarray(_weighted_means(table, weights).max(-2))
 
     ends = Resampling(np.arange(table.shape[-1]), replicates, level, seed).interval(largest)
-    return Regrets(utility, _errors(table), regret, _errors(differences), _estimate(regret.max(0), ends))
+    return _estimate(table.mean(-1).max(0), ends)
 
 
 def game_interval(
-    log_ratios: ArrayLike,
-    priority: ArrayLike | None = None,
-    *,
-    replicates: int = 200,
-    level: float = 0.95,
-    seed: int = 0,
+    losses: ArrayLike, *, replicates: int = 200, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float] | None:
     """Interval of the game's value without abstention; `None` with fewer than two prompts.
 
-    Every replicate solves the game of the types' own policies again. Arguments as in `regret_table`.
+    Every replicate solves the game of the types' own policies again. Arguments as in `largest_losses`; the first
+    policies are the types' own.
 
     Examples:
-        >>> ratios = np.array([[[2.0, 2.0], [0.0, 0.0]], [[0.0, 0.0], [2.0, 2.0]]])
-        >>> game_interval(ratios, replicates=3)
+        >>> losses = np.array([[[0.0, 0.0], [2.0, 2.0]], [[2.0, 2.0], [0.0, 0.0]]])
+        >>> game_interval(losses, replicates=3)
         (1.0, 1.0)
     """
-    table = _table(log_ratios)
+    table = _table(losses)
     table = table[:, : len(table)]
 
     def value(weights: Floats) -> Floats:
-        regrets = regret_matrix(_weighted_means(table, weights), priority)
-        return np.array([game_value(regret) for regret in regrets])
+        return np.array([game_value(means_of) for means_of in _weighted_means(table, weights)])
 
     ends = Resampling(np.arange(table.shape[-1]), replicates, level, seed).interval(value)
     return None if ends is None else (float(ends[0]), float(ends[1]))
+
+
+def regrets_by_prompt(log_ratios: ArrayLike, priority: ArrayLike | None = None) -> Floats:
+    """Regrets c_i (m_ii - m_ij) prompt by prompt, `(types, policies, prompts)`; arguments as in `regret_table`."""
+    table = _table(log_ratios)
+    types = len(table)
+    if table.shape[1] < types:
+        raise PluralignError(f"log_ratios: found {table.shape}, expected the {types} types' own policies first")
+    own = table[np.arange(types), np.arange(types)][:, None]
+    return np.asarray(priorities(types, priority)[:, None, None] * (own - table))
 
 
 def preferred(first: ArrayLike, second: ArrayLike) -> Floats:

@@ -35,7 +35,7 @@ def evaluate_rewards(
         response: id of the unique response at each position, int `(total,)`; needed for `spearman` and for the
             metrics of `pluralign.evaluation.calibration.crowd.crowd_calibration`.
         annotator: who made each judgment, int `(judgments,)`, as from `intervals.annotator_ids`; it makes the intervals
-            of the pair metrics cover prompts and annotators.
+            cover prompts and annotators.
         slices: as in `pluralign.evaluation.slices.sliced_metrics`.
         replicates, level, seed: as in `pluralign.evaluation.intervals.Resampling`.
         recalibration: maps margins to log-odds, as in `pairs_of`; rank correlations use the rewards themselves.
@@ -58,7 +58,7 @@ def evaluate_rewards(
     correlations = {"kendall_tau": kendall_tau(rewards, ranks, offsets, weight)}
     if response is not None:
         correlations["spearman"] = crowd_spearman(rewards, ranks, offsets, prompt, weight, response)
-        crowd = crowd_pairs(rewards, ranks, offsets, prompt, weight, response, recalibration)
+        crowd = crowd_pairs(rewards, ranks, offsets, prompt, weight, response, recalibration, annotator)
         metrics |= crowd_calibration(crowd, replicates=replicates, level=level, seed=seed)
     metrics |= {name: value for name, value in correlations.items() if value is not None}
     return metrics | sliced_metrics(pairs, slices or {})

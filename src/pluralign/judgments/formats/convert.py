@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from pluralign.core.errors import PluralignError, RowError, nearest, one_line
+from pluralign.core.numbers import exact_number, whole_text
 from pluralign.core.progress import track
+from pluralign.judgments.blocks import Block, Item, block_of
 from pluralign.judgments.formats.templates import Field
-from pluralign.judgments.reading import expected_rows, read_rows
-from pluralign.judgments.schema import COLUMNS
-from pluralign.judgments.validation import Reject
+from pluralign.judgments.reading import expected_rows, read_blocks, read_rows
+from pluralign.judgments.validation import Reject, RowChecker
 
 Rows = Iterator[tuple[int, dict[str, Any]]]
 """Judgments with the numbers of the source rows that they come from."""
@@ -21,7 +22,7 @@ Rows = Iterator[tuple[int, dict[str, Any]]]
 Convert = Callable[[dict[str, Any]], Iterable[dict[str, Any] | RowError]]
 """One source row to its judgments. Raising a `RowError` rejects the row; yielding one rejects a single judgment."""
 
-CARRIED = ("id", "annotator", "source", "group", "weight", "time")
+CARRIED = ("id", "annotator", "source", "group", "weight", "time", "strength")
 """Columns of the canonical table that any preference row may also have."""
 
 
@@ -102,26 +103,62 @@ def check_known(row: Mapping[str, Any], known: Collection[str]) -> None:
 
 
 def carried(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of a preference row that the canonical table has under the same name."""
-    return {name: row[name] for name in CARRIED if name in row}
+    """The columns of a preference row that the canonical table has under the same name.
+
+    In CSV every cell is text: blank cells are nothing, a weight is a number, and `7.0` is the annotator `7`.
+
+    Examples:
+        >>> carried({"chosen": "a", "weight": "2", "time": "", "annotator": "7.0"})
+        {'annotator': '7', 'weight': 2, 'time': None}
+    """
+    kept = {name: row[name] for name in CARRIED if name in row}
+    for name, value in kept.items():
+        if isinstance(value, str) and not value.strip():
+            kept[name] = None
+        elif name == "annotator" and isinstance(value, str):
+            kept[name] = whole_text(value)
+        elif name == "weight" and isinstance(value, str):
+            number = exact_number(value)
+            kept[name] = value if number is None else number  # the row's check refuses other text
+    return kept
 
 
 def read_table(
-    path: Path, reject: Reject | None = None, tally: Tally | None = None, drop_columns: Collection[str] = ()
-) -> Rows:
-    """Format `table`: rows that already have the canonical columns. Arguments as for `convert_rows`."""
+    path: Path, checker: RowChecker, tally: Tally | None = None, drop_columns: Collection[str] = ()
+) -> Iterator[Block]:
+    """Format `table`: rows that already have the canonical columns, in blocks.
 
-    def convert(row: dict[str, Any]) -> Iterable[dict[str, Any]]:
-        for name in row:
-            if name not in COLUMNS:
-                raise RowError(
-                    None,
-                    f"unknown column '{name}'{nearest(str(name), COLUMNS)}: the table has {', '.join(COLUMNS)}; "
-                    f"leave it out with --drop-columns {name}, or describe the file with --format mapping",
-                )
-        return [row]
+    Args:
+        path: any file that `read_blocks` reads.
+        checker: the checker of the blocks.
+        tally: counts rows, and values of dropped columns.
+        drop_columns: columns that the user chose to leave out.
+    """
+    tally = Tally() if tally is None else tally
+    blocks = read_blocks(path, None if drop_columns else checker)
+    for block in track(blocks, f"Importing {path.name}", expected_rows(path), len):
+        tally.rows += len(block)
+        yield _dropped(block, drop_columns, tally) if drop_columns else block
 
-    return convert_rows(path, convert, reject, tally, drop_columns)
+
+def _dropped(block: Block, drop_columns: Collection[str], tally: Tally) -> Block:
+    if block.columns is not None:
+        dropped = [name for name in block.columns.schema.names if name in drop_columns]
+        tally.left_out.update({f"values of the dropped column '{name}'": len(block) for name in dropped})
+
+        def items(places: Sequence[int]) -> list[Item]:
+            return [
+                (number, row if complaint else without(row, drop_columns, None), complaint)
+                for number, row, complaint in block.items(places)
+            ]
+
+        return Block(items, len(block), block.columns.drop_columns(dropped))
+    return block_of(
+        [
+            (number, row if complaint else without(row, drop_columns, tally), complaint)
+            for number, row, complaint in block.items(range(len(block)))
+        ]
+    )
 
 
 def named_fields(given: Sequence[str], defaults: Mapping[str, str]) -> dict[str, str]:
@@ -169,15 +206,3 @@ def field_value(data: Mapping[str, Any], name: str, place: str, fix: str) -> Any
     if value is None:
         raise RowError(f"{place}{name}", f"is null, expected a value: name another field with {fix}")
     return value
-
-
-def responses_to(prompt: Any, responses: Sequence[Any]) -> list[Any]:
-    """The responses in the form of the prompt: an assistant's message each if the prompt is a chat.
-
-    Examples:
-        >>> responses_to([{"role": "user", "content": "Tea?"}], ["Yes"])
-        [[{'role': 'assistant', 'content': 'Yes'}]]
-    """
-    if not isinstance(prompt, list):
-        return list(responses)
-    return [[{"role": "assistant", "content": text}] if isinstance(text, str) else text for text in responses]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import os.path
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from pluralign.core.errors import RowError, one_line
+from pluralign.core.numbers import exact_number
 from pluralign.judgments.formats.convert import Rows, Tally, carried, check_known, convert_rows
 from pluralign.judgments.schema import ranks_from_scores
 from pluralign.judgments.validation import Reject
@@ -73,6 +73,7 @@ def _list(row: Mapping[str, Any], column: str) -> list[Any]:
 
 
 def _score(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    number = None if isinstance(value, str) else exact_number(value)
+    if number is None:
         raise RowError("score", f"found {one_line(value)}, expected a finite number (higher is better)")
-    return value
+    return number

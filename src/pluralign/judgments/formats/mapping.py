@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from pluralign.core.errors import PluralignError, RowError, nearest, one_line
-from pluralign.core.yaml_lines import Value, read_yaml_lines
-from pluralign.judgments.formats.convert import Rows, Tally, convert_rows
-from pluralign.judgments.formats.templates import Tables, Template, word
-from pluralign.judgments.reading import columns_of, read_rows
-from pluralign.judgments.scales import LabelScale, label_scale
-from pluralign.judgments.schema import ranks_from_scores
-from pluralign.judgments.validation import Reject
+import pyarrow as pa
 
-PLAIN = ("id", "annotator", "source", "group", "time")
-OUTCOMES = ("ranks", "scores", "choice", "pairwise", "labels")
+from pluralign.core.errors import PluralignError, RowError, nearest, one_line
+from pluralign.core.numbers import exact_number
+from pluralign.core.progress import track
+from pluralign.core.yaml_lines import Value, read_yaml_lines
+from pluralign.judgments.blocks import Block, Item, block_of
+from pluralign.judgments.columns import Unfit
+from pluralign.judgments.formats.chats import in_one_form
+from pluralign.judgments.formats.convert import Tally
+from pluralign.judgments.formats.mapping_columns import mapped_columns
+from pluralign.judgments.formats.templates import Tables, Template, word
+from pluralign.judgments.reading import columns_of, expected_rows, read_blocks, read_rows
+from pluralign.judgments.scales import LabelScale, label_scale, scale_of_yaml
+from pluralign.judgments.schema import ranks_from_scores
+
+PLAIN = ("id", "annotator", "source", "group")
+OUTCOMES = ("ranks", "places", "scores", "choice", "pairwise", "labels")
 """The keys that say how a row gives ranks or labels; each judgment has exactly one."""
-OF_A_VOTE = ("prompt", "responses", *PLAIN, "weight", *OUTCOMES, "choices", "label_map")
-KEYS = (*OF_A_VOTE, "votes", "tables", "label_scale")
+NOT_GIVEN = "judgments without ranks or labels (nothing was given)"
+COLUMNS_OF_A_VOTE = ("prompt", *PLAIN, "weight", "time", "strength")
+OF_A_VOTE = (*COLUMNS_OF_A_VOTE, "responses", *OUTCOMES, "choices", "label_map", "strength_map", "each")
+KEYS = (*OF_A_VOTE, "votes", "tables", "label_scale", "group_by")
+MADE = ("rows", "each", "each_number")
+"""Columns that a mapping itself adds to a row: the rows of its group, an element of a list, and its number."""
 
 _Templates = Sequence[Template] | Template
 """A template per value, or one template that gives a list."""
@@ -41,6 +52,8 @@ class _Vote:
     kind: str
     values: _Templates
     outcome: _Outcome
+    each: Template | None = None  # a list in the row: one judgment for each of its elements
+    strengths: Mapping[str, Value] | None = None  # the strength for each value of its template; `None`: the value
 
 
 @dataclass(frozen=True)
@@ -52,10 +65,11 @@ class MappingFile:
     templates: Sequence[Template]  # all templates in it, for checking columns
     tables: Mapping[str, tuple[Value, Value]]  # joined tables: name to (file name, key column), with their places
     scale: LabelScale | None  # the label scale, or `None`
+    group_by: Template | None = None  # rows with equal values are read as one row
 
 
 def read_mapping_file(path: str | Path | None) -> MappingFile:
-    """Read and check the mapping file that `--mapping` names.
+    """Read and check the mapping file that `--mapping` names: a path, or a name from `packaged_mappings`.
 
     Raises:
         PluralignError: no file is named, a key is unknown (the nearest one is named) or missing, or a value has the
@@ -63,7 +77,8 @@ def read_mapping_file(path: str | Path | None) -> MappingFile:
     """
     if path is None:
         raise PluralignError("the format 'mapping' needs --mapping FILE.yaml")
-    root = read_yaml_lines(Path(path))
+    path = _mapping_path(path)
+    root = read_yaml_lines(path)
     keys = _keys_of(root, KEYS, "a mapping")
     tables = {}
     for name, described in _keys_of(keys["tables"], None, "tables").items() if "tables" in keys else ():
@@ -88,22 +103,42 @@ def read_mapping_file(path: str | Path | None) -> MappingFile:
     votes = [_vote(root, _overridden(base, over), template) for over in overrides]
     scale = None
     if "label_scale" in keys:
-        given = keys["label_scale"].plain()
+        described = keys["label_scale"]
+        given = described.plain()
         beside = Path(path).parent / str(given)
         try:
-            scale = label_scale(beside if isinstance(given, str) and beside.is_file() else given)
+            if isinstance(described.content, dict):
+                scale = scale_of_yaml(described)
+            else:
+                scale = label_scale(beside if isinstance(given, str) and beside.is_file() else str(given))
         except PluralignError as complaint:
             raise keys["label_scale"].complain(str(complaint)) from complaint
-    return MappingFile(Path(path), votes, templates, tables, scale)
+    group_by = template(keys["group_by"]) if "group_by" in keys else None
+    return MappingFile(path, votes, templates, tables, scale, group_by)
 
 
-def read_mapping(path: Path, mapping: MappingFile, reject: Reject | None = None, tally: Tally | None = None) -> Rows:
-    """Format `mapping`: stream a file through a mapping. Other arguments as for `convert_rows`.
+def packaged_mappings() -> dict[str, Path]:
+    """The mappings that come with the library, by name."""
+    return {file.stem: file for file in sorted((Path(__file__).parent / "mappings").glob("*.yaml"))}
+
+
+def _mapping_path(given: str | Path) -> Path:
+    path, known = Path(given), packaged_mappings()
+    if str(given) in known and not path.exists():
+        return known[str(given)]
+    if path.suffix.lower() not in (".yaml", ".yml") and not path.exists():
+        names = ", ".join(known)
+        expected = f"expected a .yaml file or one of {names}{nearest(str(given), known)}"
+        raise PluralignError(f"--mapping: found '{given}', {expected}")
+    return path
+
+
+def read_mapping(path: Path, mapping: MappingFile, tally: Tally | None = None) -> Iterator[Block]:
+    """Format `mapping`: stream a file through a mapping, column by column where the mapping and the file allow it.
 
     Args:
         path: CSV, TSV, JSON, JSON Lines or Parquet.
         mapping: from `read_mapping_file`.
-        reject: called with each bad row; `None` raises.
         tally: counts rows, and judgments without ranks or labels.
 
     Raises:
@@ -115,21 +150,95 @@ def read_mapping(path: Path, mapping: MappingFile, reject: Reject | None = None,
     if columns is not None:
         headers = {name: list({key: None for row in table.values() for key in row}) for name, table in tables.items()}
         for template in mapping.templates:
-            template.check_columns(columns, headers)
+            template.check_columns([*columns, *MADE], headers)
+    blocks = _counted(track(read_blocks(path), f"Importing {path.name}", expected_rows(path), len), tally)
+    for block in blocks if mapping.group_by is None else _grouped(blocks, mapping.group_by, tables):
+        made = _mapped_block(block, mapping, tally)
+        yield _row_by_row(block, mapping, tables, tally) if made is None else made
 
-    def convert(row: dict[str, Any]) -> Iterator[dict[str, Any] | RowError]:
-        for vote in mapping.votes:
+
+def _counted(blocks: Iterable[Block], tally: Tally) -> Iterator[Block]:
+    for block in blocks:
+        tally.rows += len(block)
+        yield block
+
+
+def _grouped(blocks: Iterable[Block], key: Template, tables: Tables) -> Iterator[Block]:
+    """The rows with equal keys as one row each: the columns of the first, and all of them as `rows`."""
+    groups: dict[str, tuple[int, list[Any]]] = {}
+    faults: list[Item] = []
+    for block in blocks:
+        for number, row, complaint in block.items(range(len(block))):
             try:
-                made = _judgment(vote, row, tables)
-            except RowError as complaint:
-                yield complaint
-                continue
-            if made is None:
-                tally.left_out["judgments without ranks or labels (nothing was given)"] += 1
-            else:
-                yield made
+                if complaint is not None:
+                    raise complaint
+                groups.setdefault(word(key.render(row, tables)), (number, []))[1].append(row)
+            except RowError as fault:
+                faults.append((number, row, fault))
+    made = [(number, {**rows[0], "rows": rows}, None) for number, rows in groups.values()]
+    yield block_of(sorted([*faults, *made], key=lambda item: item[0]))
 
-    return convert_rows(path, convert, reject, tally)
+
+def _mapped_block(block: Block, mapping: MappingFile, tally: Tally) -> Block | None:
+    """The judgments of a block by operations on columns; `None` if the mapping or the columns are not simple."""
+    vote = mapping.votes[0]
+    if len(mapping.votes) > 1 or block.columns is None or vote.each or isinstance(vote.responses, Template):
+        return None
+    try:
+        made = mapped_columns(
+            block.columns,
+            vote.columns,
+            vote.responses,
+            [vote.values] if isinstance(vote.values, Template) else vote.values,
+            vote.outcome,
+            partial(_column_value, vote),
+        )
+    except (Unfit, pa.ArrowException):
+        return None
+    if left := len(block) - len(made.places):
+        tally.left_out[NOT_GIVEN] += left
+
+    def items(places: Sequence[int]) -> list[Item]:
+        return [_made(vote, item, tables={}) for item in block.items(made.places[places].tolist())]
+
+    return Block(items, len(made.places), made.columns, made.doubtful)
+
+
+def _row_by_row(block: Block, mapping: MappingFile, tables: Tables, tally: Tally) -> Block:
+    held = []
+    for item in block.items(range(len(block))):
+        for vote in mapping.votes if item[2] is None else mapping.votes[:1]:
+            for number, row, complaint in map(partial(_made, vote, tables=tables), _elements(vote, item, tables)):
+                if row is None and complaint is None:
+                    tally.left_out[NOT_GIVEN] += 1
+                else:
+                    held.append((number, row, complaint))
+    return block_of(held)
+
+
+def _elements(vote: _Vote, item: Item, tables: Tables) -> list[Item]:
+    """The row once for each element of the list that `each` names, or the row itself."""
+    number, row, complaint = item
+    if vote.each is None or complaint is not None:
+        return [item]
+    try:
+        elements = vote.each.render(row, tables)
+        if not isinstance(elements, list):
+            raise RowError("each", f"found {one_line(elements)}, expected a list")
+    except RowError as fault:
+        return [(number, row, fault)]
+    return [(number, {**row, "each": each, "each_number": at}, None) for at, each in enumerate(elements, start=1)]
+
+
+def _made(vote: _Vote, item: Item, tables: Tables) -> Item:
+    """The judgment that a vote makes of a source row, or that row with an error; a row of `None` gives none."""
+    number, row, complaint = item
+    if complaint is not None:
+        return item
+    try:
+        return number, _judgment(vote, row, tables), None
+    except RowError as fault:
+        return number, row, fault
 
 
 def _overridden(base: Mapping[str, Value], override: Mapping[str, Value]) -> dict[str, Value]:
@@ -165,7 +274,7 @@ def _vote(root: Value, keys: Mapping[str, Value], template: Callable[[Value], Te
     if len(kinds) != 1:
         raise root.complain(f"expected one of {', '.join(OUTCOMES)} for each judgment, found {kinds or 'none'}")
     kind = kinds[0]
-    columns = {key: template(keys[key]) for key in ("prompt", *PLAIN, "weight") if key in keys}
+    columns = {key: template(keys[key]) for key in COLUMNS_OF_A_VOTE if key in keys}
     responses = _one_or_list(keys["responses"], template)
     described, outcome = keys[kind], _OUTCOMES[kind]
     if kind == "choice":
@@ -180,7 +289,9 @@ def _vote(root: Value, keys: Mapping[str, Value], template: Callable[[Value], Te
         values = _one_or_list(described, template)
         if kind == "labels":
             outcome = partial(outcome, _words_of(keys["label_map"]) if "label_map" in keys else {})
-    return _Vote(columns, responses, kind, values, outcome)
+    each = template(keys["each"]) if "each" in keys else None
+    strengths = _words_of(keys["strength_map"]) if "strength_map" in keys else None
+    return _Vote(columns, responses, kind, values, outcome, each, strengths)
 
 
 def _judgment(vote: _Vote, row: Mapping[str, Any], tables: Tables) -> dict[str, Any] | None:
@@ -190,21 +301,31 @@ def _judgment(vote: _Vote, row: Mapping[str, Any], tables: Tables) -> dict[str, 
         return None
     made: dict[str, Any] = {"responses": responses, **outcome}
     for key, template in vote.columns.items():
-        value = template.render(row, tables)
-        if key == "time":
-            value = None if _is_blank(value) else value
-        elif key in PLAIN:
-            value = _name(value, key)
-        elif key == "weight":
-            value = None if _is_blank(value) else _number(value, "weight")
-        made[key] = value
+        made[key] = _column_value(vote, key, template.render(row, tables))
+    made["prompt"], made["responses"] = in_one_form(made.get("prompt"), responses)
     return made
+
+
+def _column_value(vote: _Vote, key: str, value: Any) -> Any:
+    """The value of a column of the table."""
+    if key == "strength":
+        if vote.strengths is not None:
+            known = vote.strengths.get(word(value))
+            value = None if known is None else known.plain()
+        return None if _is_blank(value) else abs(_number(value, "strength"))
+    if key == "time":
+        return None if _is_blank(value) else value
+    if key in PLAIN:
+        return _name(value, key)
+    if key == "weight":
+        return None if _is_blank(value) else _number(value, "weight")
+    return value
 
 
 def _name(value: Any, column: str) -> str | None:
     if isinstance(value, list | Mapping) or (isinstance(value, float) and not math.isfinite(value)):
         raise RowError(column, f"found {one_line(value)}, expected a name or a number")
-    return None if _is_blank(value) else value if isinstance(value, str) else word(value)
+    return None if _is_blank(value) else word(value)
 
 
 def _keys_of(value: Value, known: Sequence[str] | None, what: str) -> dict[str, Value]:
@@ -246,13 +367,10 @@ def _is_blank(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def _number(value: Any, column: str) -> float:
-    """A finite number, also from text."""
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
+def _number(value: Any, column: str) -> int | float:
+    """A finite number, also from text; whole numbers exactly."""
+    number = exact_number(value)
+    if number is None:
         raise RowError(column, f"found {one_line(value)}, expected a finite number")
     return number
 
@@ -274,6 +392,14 @@ def _scores(values: list[Any], responses: int) -> dict[str, Any] | None:
         # Not `null`: that would mean "shown, and worse than the others", which a missing score does not.
         raise RowError("scores", f"response {blank.index(True) + 1} has no score: give one per response, or none")
     return {"ranks": ranks_from_scores([_number(value, "scores") for value in values])}
+
+
+def _places(values: list[Any], responses: int) -> dict[str, Any] | None:
+    """Places, lower is better, from any number; equal ones tie, and a blank one is not ranked."""
+    if len(values) != responses:
+        raise RowError("places", f"found {len(values)} places for {responses} responses: give one per response")
+    places = [None if _is_blank(value) else -_number(value, "places") for value in values]
+    return {"ranks": ranks_from_scores(places)} if any(place is not None for place in places) else None
 
 
 def _labels(names: Mapping[str, Value], values: list[Any], responses: int) -> dict[str, Any] | None:
@@ -337,5 +463,5 @@ def _pairwise(points: Mapping[str, tuple[float, float]], values: list[Any], resp
 
 
 _OUTCOMES: dict[str, Callable[..., dict[str, Any] | None]] = {
-    "ranks": _ranks, "scores": _scores, "choice": _choice, "pairwise": _pairwise, "labels": _labels
+    "ranks": _ranks, "places": _places, "scores": _scores, "choice": _choice, "pairwise": _pairwise, "labels": _labels
 }  # fmt: skip

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pluralign.core.errors import RowError, nearest, one_line
+from pluralign.core.numbers import whole_text
 from pluralign.core.yaml_lines import Value
 
 Tables = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -18,15 +19,17 @@ _JOIN = re.compile(r"(\w+)\[(.+)\]\.(.+)")
 
 
 def word(value: Any) -> str:
-    """A value in the form in which values are compared: `1`, `1.0` and ` 1 ` are the same word.
+    """A value in the form in which values are compared: `1`, `1.0` and ` 1 ` are the same word, also in text.
 
     Examples:
-        >>> word(1.0), word(" 1 "), word(True)
+        >>> word(1.0), word(" 1.0 "), word(True)
         ('1', '1', 'true')
     """
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return whole_text(str(value).strip())
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,8 @@ def _nested(value: Any, path: str, column: str) -> Any:
     if isinstance(value, Mapping) and path in value:
         return value[path]
     first, _, rest = path.partition(".")
+    if first == "*" and isinstance(value, list):
+        return [_nested(inner, rest, column) if rest else inner for inner in value]
     if isinstance(value, Mapping) and first in value:
         inner = value[first]
     elif isinstance(value, list) and first.isdigit() and int(first) < len(value):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,11 +15,12 @@ from typing import Any
 import pyarrow as pa
 
 from pluralign.core.errors import PluralignError, RowError, one_line
+from pluralign.judgments.formats.chats import in_one_form
 from pluralign.judgments.formats.convert import Rows, Tally, carried, check_known, convert_rows, without
 from pluralign.judgments.table import Judgments, table_writer
 from pluralign.judgments.validation import Reject
 
-KNOWN = ("prompt", "chosen", "rejected")
+KNOWN = ("prompt", "chosen", "rejected", "margin")
 NOT_CARRIED = ("annotator", "source", "group", "time")
 """Columns of the canonical table that preference rows cannot hold."""
 
@@ -68,28 +70,25 @@ def preference(row: Mapping[str, Any]) -> dict[str, Any]:
         ('The sky is', [' blue.', ' black.'])
     """
     check_known(row, KNOWN)
-    for name in ("chosen", "rejected"):
+    names = ("chosen", "rejected")
+    for name in names:
         if row.get(name) is None:
             raise RowError(name, "is missing: a preference row needs chosen and rejected")
-        if not isinstance(row[name], str | list):
+    prompt, (chosen, rejected) = in_one_form(row.get("prompt"), [row[name] for name in names], names)
+    for name, response in zip(names, (chosen, rejected), strict=True):
+        if not isinstance(response, str | list):
             raise RowError(name, f"found {one_line(row[name])}, expected text or a list of messages")
-    chosen, rejected = row["chosen"], row["rejected"]
     if type(chosen) is not type(rejected):
         raise RowError("rejected", "chosen and rejected must both be text or both be lists of messages")
-    prompt = row.get("prompt")
     if prompt is None:
-        cut = _shared_messages(chosen, rejected) if isinstance(chosen, list) else _shared_text(chosen, rejected)
+        cut = _shared_text(chosen, rejected)
         prompt, chosen, rejected = chosen[:cut], chosen[cut:], rejected[cut:]
     for name, response in (("chosen", chosen), ("rejected", rejected)):
         if not response:
             state = "is empty" if row.get("prompt") is not None else "contains only the prompt that both share"
             raise RowError(name, f"{state}: every response must contain text")
-    return {"prompt": prompt, "responses": [chosen, rejected], "ranks": [1, 2], **carried(row)}
-
-
-def _shared_messages(chosen: list[Any], rejected: list[Any]) -> int:
-    pairs = enumerate(zip(chosen, rejected, strict=False))
-    return next((index for index, (a, b) in pairs if a != b), min(len(chosen), len(rejected)))
+    made = {"prompt": prompt, "responses": [chosen, rejected], "ranks": [1, 2], **carried(row)}
+    return made if row.get("margin") is None else {**made, "strength": row["margin"]}
 
 
 def _shared_text(chosen: str, rejected: str) -> int:
@@ -101,7 +100,39 @@ def _shared_text(chosen: str, rejected: str) -> int:
 
 
 def _inside_word(text: str, cut: int) -> bool:
-    return cut < len(text) and all(character.isalnum() or character == "_" for character in text[cut - 1 : cut + 1])
+    """Whether a cut would divide a word, or a character that is written as several code points."""
+    if cut >= len(text):
+        return False
+    before, after = text[cut - 1], text[cut]
+    return (
+        _continues(after)
+        or (_in_word(before) and _in_word(after))
+        or before == _JOINER
+        or before + after == "\r\n"
+        or (_is_flag(before) and _is_flag(after) and _flags_before(text, cut) % 2 == 1)
+    )
+
+
+_JOINER = "\u200d"
+
+
+def _in_word(character: str) -> bool:
+    return unicodedata.category(character)[0] in "LMN" or character in ("_", "\u200c")
+
+
+def _continues(character: str) -> bool:
+    """Whether a code point belongs to the character before it: accents, vowel signs, joiners, skin tones, tags."""
+    place = ord(character)
+    tag_or_tone = 0x1F3FB <= place <= 0x1F3FF or 0xE0020 <= place <= 0xE007F
+    return unicodedata.category(character)[0] == "M" or character == _JOINER or tag_or_tone
+
+
+def _is_flag(character: str) -> bool:
+    return 0x1F1E6 <= ord(character) <= 0x1F1FF  # two of these letters are a flag
+
+
+def _flags_before(text: str, cut: int) -> int:
+    return next((count for count in range(cut) if not _is_flag(text[cut - 1 - count])), cut)
 
 
 @dataclass(frozen=True)

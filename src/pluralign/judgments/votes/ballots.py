@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pluralign.core.errors import PluralignError, one_line
+from pluralign.judgments.codes import by_appearance, flat_values, numbered
+from pluralign.judgments.schema import ranks_from_scores
 from pluralign.judgments.table import Judgments
 from pluralign.judgments.votes.state import Kind, VoteSettings, VoteState, text_key
 
@@ -19,7 +21,7 @@ _BITS = 32
 _LOW = 2**_BITS - 1
 _UNRANKED = np.iinfo(np.int64).max  # the rank of a response that was shown and not ranked
 
-_Ranking = tuple[list[int], list[int], float, int]  # numbers of the responses, ranks, weight, judgment
+_NONE = -1  # stands for no label, and for no rank
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,25 @@ class Ballots:
 
 def digests_of(judgments: Judgments) -> np.ndarray:
     """A 16-byte digest of each judgment's id: `(judgments,)`."""
-    digests = [hashlib.blake2b(name.encode(), digest_size=16).digest() for name in judgments.column("id")]
-    return np.array(digests, dtype="S16")
+    digest = hashlib.blake2b
+    joined = b"".join([digest(name.encode(), digest_size=16).digest() for name in judgments.column("id")])
+    return np.frombuffer(bytearray(joined), dtype="S16")
+
+
+def first_and_unknown(digests: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Which digests occur for the first time and are not among the known ones: `(judgments,)` bool."""
+    every = np.concatenate((known, digests))
+    words = every.view(np.uint64).reshape(-1, 2)
+    order = np.argsort(words[:, 0], kind="stable")  # equal digests follow one another, the earliest first
+    repeats = (words[order[1:], 0] == words[order[:-1], 0]) & (words[order[1:], 1] == words[order[:-1], 1])
+    halves = words[order[1:], 0] == words[order[:-1], 0]
+    if not np.array_equal(repeats, halves):  # half a digest in common: compare whole ones
+        first = np.zeros(len(every), dtype=bool)
+        first[np.unique(every, return_index=True)[1]] = True
+        return first[len(known) :]
+    first = np.ones(len(every), dtype=bool)
+    first[order[1:][repeats]] = False
+    return first[len(known) :]
 
 
 def kind_of_votes(judgments: Judgments) -> Kind:
@@ -54,100 +73,100 @@ def ballots_of(judgments: Judgments, rows: np.ndarray, kind: Kind, settings: Vot
     For pairs, a judgment votes on every pair that it compares: unranked responses come after the ranked ones, and a
     tie is half a vote for each side. Rows without ranks are ranked by the rewards of their labels.
     """
-    scale = judgments.label_scale
-    label_number = {} if scale is None else {label: number for number, label in enumerate(scale.labels)}
-    response_number: dict[tuple[str, str], int] = {}
-    prompts: list[Any] = []
-    responses: list[Any] = []
-    labelled: list[tuple[int, int, float, int]] = []  # per vote: response, label, weight, judgment
-    ranked: dict[int, list[_Ranking]] = {}  # by number of responses
-    left_out = 0
-    for index, row in _selected(judgments, rows):
-        values: list[int | None]
-        if kind == "labels":
-            values = [None if label is None else label_number[label] for label in row["labels"] or []]
-        else:
-            values = judgments.ranks_of(row)
-        if all(value is None for value in values) or (kind == "pairs" and len(values) < 2):
-            left_out += 1
-            continue
-        prompt, shown = text_key(row["prompt"]), []
-        for text in row["responses"]:
-            key = (prompt, text_key(text))
-            if key not in response_number:
-                response_number[key] = len(responses)
-                prompts.append(row["prompt"])
-                responses.append(text)
-            shown.append(response_number[key])
-        weight = row["weight"]
-        if kind == "labels":
-            pairs = zip(shown, values, strict=True)
-            labelled += [(number, label, weight, index) for number, label in pairs if label is not None]
-        else:
-            ranks = [_UNRANKED if value is None else value for value in values]
-            ranked.setdefault(len(ranks), []).append((shown, ranks, weight, index))
+    table = judgments.table
+    lengths, shown = flat_values(table.column("responses"))
+    row_of = np.repeat(np.arange(len(judgments)), lengths)
+    values = _labels_shown(judgments, lengths) if kind == "labels" else _ranks_shown(judgments, lengths)
+    given = np.bincount(row_of[values != _NONE], minlength=len(judgments)) > 0
+    votes = rows & given & ((kind == "labels") | (lengths > 1))
+    prompt_of, prompts = numbered(table.column("prompt"))
+    text_of, texts = numbered(shown)
+    cast = votes[row_of]
+    keys, response = by_appearance((np.repeat(prompt_of, lengths) * max(len(texts), 1) + text_of)[cast])
+    prompt_number, text_number = np.divmod(keys, max(len(texts), 1))
+    weights = table.column("weight").to_numpy()
     if kind == "labels":
-        item, label, weight, judgment = _columns(labelled)
-        first, item = _by_appearance(item)
-        second = first[:0]
+        voted = values[cast] != _NONE
+        judgment, label = row_of[cast][voted], values[cast][voted]
+        first, item = by_appearance(response[voted])
+        second, weight = first[:0], weights[judgment]
     else:
-        pair, side, weight, judgment = _pair_votes(ranked, settings)
-        first, second, item, label = _canonical_pairs(pair, side, [key for _, key in response_number])
+        ranks = np.where(values[cast] == _NONE, _UNRANKED, values[cast])
+        pair, side, weight, judgment = _pair_votes(response, ranks, np.flatnonzero(votes), lengths, weights, settings)
+        first, second, item, label = _canonical_pairs(pair, side, [text_key(texts[text]) for text in text_number])
     return Ballots(
-        prompt=[prompts[number] for number in first],
-        response=[responses[number] for number in first],
-        other=[responses[number] for number in second],
+        prompt=[prompts[prompt_number[number]] for number in first],
+        response=[texts[text_number[number]] for number in first],
+        other=[texts[text_number[number]] for number in second],
         item=item,
         label=label,
         weight=weight,
         judgment=judgment,
-        left_out=left_out,
+        left_out=int(rows.sum() - votes.sum()),
     )
 
 
-def _selected(judgments: Judgments, rows: np.ndarray) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The selected rows with their numbers, batch by batch: a table larger than memory stays on disk."""
-    table = judgments.table.select(["prompt", "responses", "ranks", "labels", "weight"])
-    start = 0
-    for batch in table.to_batches(max_chunksize=4096):
-        mask = rows[start : start + batch.num_rows]
-        yield from zip((start + np.flatnonzero(mask)).tolist(), batch.filter(pa.array(mask)).to_pylist(), strict=True)
-        start += batch.num_rows
+def _labels_shown(judgments: Judgments, lengths: np.ndarray) -> np.ndarray:
+    """The number of the label of each response of each row, or `_NONE`: `(responses,)`."""
+    labels = np.full(int(lengths.sum()), _NONE)
+    found, flat = flat_values(judgments.table.column("labels"))
+    codes, names = numbered(flat)
+    scale = judgments.label_scale
+    number = {} if scale is None else {label: number for number, label in enumerate(scale.labels)}
+    labels[np.repeat(found > 0, lengths)] = np.array([*(number[name] for name in names), _NONE], np.int64)[codes]
+    return labels
 
 
-def _columns(votes: list[tuple[int, int, float, int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    item, label, weight, judgment = zip(*votes, strict=True) if votes else ((), (), (), ())
-    whole = np.int64
-    return np.array(item, whole), np.array(label, whole), np.array(weight, np.float64), np.array(judgment, whole)
+def _ranks_shown(judgments: Judgments, lengths: np.ndarray) -> np.ndarray:
+    """The rank of each response of each row, or `_NONE`; rows without ranks are ranked by the rewards of labels."""
+    ranks = np.full(int(lengths.sum()), _NONE)
+    found, flat = flat_values(judgments.table.column("ranks"))
+    whole = flat.cast(pa.int64()).fill_null(_NONE).combine_chunks()
+    ranks[np.repeat(found > 0, lengths)] = whole.to_numpy(zero_copy_only=False)
+    scale = judgments.label_scale
+    if scale is None or (found > 0).all():
+        return ranks
+    labels = _labels_shown(judgments, lengths)
+    ends = np.cumsum(lengths)
+    for row in np.flatnonzero(found == 0).tolist():
+        of = slice(ends[row] - lengths[row], ends[row])
+        scores = [None if label == _NONE else scale.rewards[label] for label in labels[of].tolist()]
+        ranks[of] = [_NONE if rank is None else rank for rank in ranks_from_scores(scores)]
+    return ranks
 
 
 def _pair_votes(
-    ranked: Mapping[int, list[_Ranking]], settings: VoteSettings
+    response: np.ndarray,
+    rank: np.ndarray,
+    rows: np.ndarray,
+    lengths: np.ndarray,
+    weights: np.ndarray,
+    settings: VoteSettings,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Rankings as votes on pairs, `(votes,)` each: key of the two responses, side of the better one, weight, judgment.
 
     A key has the first response in its high bits and the second in its low bits; side 0 is the first. Votes are in
     the order of the judgments, whatever the lengths of the rankings.
     """
-    parts: list[tuple[np.ndarray, ...]] = []
-    for length, rankings in ranked.items():
-        shown, ranks, weights, judgments = zip(*rankings, strict=True)
-        response, rank = np.array(shown, dtype=np.int64), np.array(ranks, dtype=np.int64)
+    parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64))]
+    starts = np.cumsum(lengths[rows]) - lengths[rows]
+    for length in np.unique(lengths[rows]):
+        of = lengths[rows] == length
+        flat = starts[of][:, None] + np.arange(length)
         one, two = np.triu_indices(length, 1)
-        rank_one, rank_two = rank[:, one], rank[:, two]
+        response_one, response_two = response[flat[:, one]], response[flat[:, two]]
+        rank_one, rank_two = rank[flat[:, one]], rank[flat[:, two]]
         compared = (rank_one < _UNRANKED) | (rank_two < _UNRANKED)
-        each = np.array(weights, dtype=np.float64)
+        each = weights[rows[of]]
         if settings.pair_votes == "shared":
             each = each / compared.sum(1)
         tied = (rank_one == rank_two)[compared]
-        key = (response[:, one] << _BITS | response[:, two])[compared]
+        key = (response_one << _BITS | response_two)[compared]
         side = (rank_two < rank_one).astype(np.int64)[compared]
         row = np.nonzero(compared)[0]
-        weight, judgment = np.where(tied, each[row] / 2, each[row]), np.array(judgments, dtype=np.int64)[row]
+        weight, judgment = np.where(tied, each[row] / 2, each[row]), rows[of][row]
         parts.append((key, side, weight, judgment))
         parts.append((key[tied], side[tied] + 1, weight[tied], judgment[tied]))  # the other half of each tie
-    if not parts:
-        return _columns([])
     key, side, weight, judgment = (np.concatenate(part) for part in zip(*parts, strict=True))
     order = np.argsort(judgment, kind="stable")
     return key[order], side[order], weight[order], judgment[order]
@@ -161,17 +180,8 @@ def _canonical_pairs(
     order[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names))
     one, two = key >> _BITS, key & _LOW
     swapped = order[one] > order[two]
-    pair, place = _by_appearance(np.where(swapped, two, one) << _BITS | np.where(swapped, one, two))
+    pair, place = by_appearance(np.where(swapped, two, one) << _BITS | np.where(swapped, one, two))
     return pair >> _BITS, pair & _LOW, place, np.where(swapped, 1 - side, side)
-
-
-def _by_appearance(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct values in order of first appearance, and the index of each value among them."""
-    distinct, first, place = np.unique(values, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    rank = np.empty(len(order), dtype=np.int64)
-    rank[order] = np.arange(len(order))
-    return distinct[order], rank[place]
 
 
 def times_of(judgments: Judgments, rows: np.ndarray) -> np.ndarray:

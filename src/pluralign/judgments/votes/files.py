@@ -84,7 +84,7 @@ def read_votes(path: str | os.PathLike[str]) -> VoteState:
         raise PluralignError(f"{path}: is not a vote state: create one with `pluralign votes update`")
     try:
         return _state(table, json.loads(metadata[_KEY]))
-    except (KeyError, TypeError, ValueError, pa.ArrowException) as fault:
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError, pa.ArrowException) as fault:
         raise PluralignError(
             f"{path}: the vote state is damaged: {one_line(str(fault))}: create it again from its judgments"
         ) from fault

@@ -17,6 +17,7 @@ from pluralign.judgments.votes.ballots import (
     ballots_of,
     check_fits,
     digests_of,
+    first_and_unknown,
     kind_of_votes,
     strata_of,
     times_of,
@@ -163,9 +164,9 @@ def merge(
     check_fits(judgments, state)
     settings = state.settings
     digests = digests_of(judgments)
-    fresh = np.zeros(len(digests), dtype=bool)
-    fresh[np.unique(digests, return_index=True)[1]] = True
-    fresh &= ~np.isin(digests, state.digests)
+    fresh = first_and_unknown(digests, state.digests)
+    if not fresh.any():
+        return state, Merged(0, len(digests), 0, 0)
     cast = ballots_of(judgments, fresh, state.kind, settings)
     rows, first, place = np.unique(cast.judgment, return_index=True, return_inverse=True)
     stratum = strata_of(judgments, rows, settings, stratum_of)[place]

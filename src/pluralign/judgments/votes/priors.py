@@ -12,6 +12,7 @@ import numpy as np
 
 from pluralign.core.errors import RowError, one_line
 from pluralign.core.fingerprint import fingerprint
+from pluralign.core.numbers import finite_float
 from pluralign.judgments.reading import read_rows
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.schema import Form
@@ -96,13 +97,12 @@ def _shares(row: Mapping[str, Any], scale: LabelScale) -> list[float]:
     for label in scale.labels:
         if label not in row:
             raise RowError(label, f"is missing: give one column per label ({', '.join(scale.labels)})")
-        try:
-            share = float(row[label])
-        except (TypeError, ValueError):
-            share = -1.0
-        if not 0 <= share < float("inf"):
+        share = finite_float(row[label])
+        if share is None or share < 0:
             raise RowError(label, f"found {one_line(row[label])}, expected a number, 0 or more")
         shares.append(share)
-    if sum(shares) <= 0:
+    most = max(shares)
+    if most <= 0:
         raise RowError(scale.labels[0], "all labels have 0: expected a share above 0 for one of them")
+    shares = [share / most for share in shares]  # first, so that the sum cannot overflow
     return [share / sum(shares) for share in shares]

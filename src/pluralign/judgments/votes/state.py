@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from pluralign.choice.dirichlet import credible_interval, posterior_mean, prior_state, smoothed
+from pluralign.choice.dirichlet import credible_interval, estimated_strength, posterior_mean, prior_state, smoothed
 from pluralign.choice.label_costs import label_cost
 from pluralign.choice.post_stratification import crowd_counts
 from pluralign.core.errors import PluralignError
@@ -126,9 +126,9 @@ def time_of(text: str) -> datetime.datetime:
     """
     try:
         time = datetime.datetime.fromisoformat(text)
-    except ValueError:
+        return time.replace(tzinfo=datetime.UTC) if time.tzinfo is None else time.astimezone(datetime.UTC)
+    except (ValueError, OverflowError):
         raise PluralignError(f"origin: found {text!r}, expected a time like 2024-05-31T12:00:00Z") from None
-    return time.replace(tzinfo=datetime.UTC) if time.tzinfo is None else time.astimezone(datetime.UTC)
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Targets:
     Args:
         prompt: `(items,)` texts or lists of messages.
         response: `(items,)` the response; for pairs, the two responses `[A, B]`.
-        distribution: `(items, labels)` the smoothed posterior mean, float64.
+        distribution: `(items, labels)` the smoothed posterior mean, or the smoothed shares of the votes, float64.
         votes: `(items,)` n, the number of votes as the posterior counts them.
         scale: the labels and their rewards.
         low: `(items, labels)` lower end of the 95 % credible interval of each share, before smoothing.
@@ -237,13 +237,25 @@ class VoteState:
         """Equal-tailed credible intervals of the shares: low and high, `(items, labels)` each."""
         return credible_interval(self.parameters, level)
 
-    def targets(self, smoothing: float = 0.05, cost: Floats | None = None) -> Targets:
+    def with_strength(self, strength: float | None = None) -> VoteState:
+        """The state with another strength of its prior; `None` is the strength that makes its votes most likely.
+
+        Where too few items have several votes to estimate it, the strength stays as it is
+        (`pluralign.choice.dirichlet.estimated_strength`).
+        """
+        chosen = estimated_strength(self.crowd, self.prior) if strength is None else strength
+        settings = self.settings if chosen is None else dataclasses.replace(self.settings, strength=chosen)
+        return dataclasses.replace(self, settings=settings)
+
+    def targets(self, smoothing: float = 0.05, cost: Floats | None = None, *, prior: bool = True) -> Targets:
         """Soft targets for training. Items without a vote are left out.
 
         Args:
             smoothing: eps: a label with a share above 1 - eps gives the excess to the runner-up; 0 for none.
             cost: `(labels, labels)`, breaks ties between runners-up: the nearer one is taken. Default:
                 |R_i - R_j| + 0.1 [i != j].
+            prior: whether the prior is part of the targets. Without it they are shares of the votes, and items whose
+                votes have faded to nothing are left out too.
 
         Raises:
             PluralignError: the smoothing is out of range, or the costs do not fit the labels.
@@ -258,10 +270,11 @@ class VoteState:
             [[0.8, 0.1, 0.1]]
         """
         costs = label_cost(self.scale.rewards).matrix if cost is None else cost
-        voted = np.flatnonzero(self.voted)
+        voted = np.flatnonzero(self.voted if prior else self.votes > 0)
+        means = self.mean[voted] if prior else posterior_mean(self.crowd[voted])
         low, high = (side[voted] for side in self.interval())
         try:
-            distribution = smoothed(self.mean[voted], smoothing, self.prior[voted], costs)
+            distribution = smoothed(means, smoothing, self.prior[voted], costs)
         except ValueError as fault:
             raise PluralignError(str(fault)) from fault
         pairs = self.kind == "pairs"

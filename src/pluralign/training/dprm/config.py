@@ -6,35 +6,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from pluralign.choice.label_costs import DELTA, LabelCost, label_cost
 from pluralign.choice.transport import DEFAULT_COST, DistributionLoss
 from pluralign.core.errors import PluralignError, one_line
-from pluralign.core.files import disk_errors
+from pluralign.core.yaml_lines import read_yaml
 from pluralign.judgments.scales import LabelScale
-from pluralign.training.configs import JudgmentConfig, check_choices, setting
+from pluralign.scoring.crowds import PriorStrength
+from pluralign.training.configs import JudgmentConfig, apply_preset, check_choices, setting
 
 Cost = Literal["reward-gap", "index", "matrix"]
 ItemWeight = Literal["equal", "votes"]
-Preset = Literal["DPRM_C", "DPRM_W", "DPRM_OT"]
+Preset = Literal["paper", "DPRM_C", "DPRM_W", "DPRM_OT"]
 
-PRESETS: dict[str, DistributionLoss] = {"DPRM_C": "ce", "DPRM_W": "w1", "DPRM_OT": "ot"}
-"""The paper's names of its losses, and the names here."""
+LOSSES: dict[str, DistributionLoss] = {"paper": "ot", "DPRM_C": "ce", "DPRM_W": "w1", "DPRM_OT": "ot"}
+"""The loss of each preset; all but `paper` are the paper's names of its losses."""
+
+PAPER = {"prior_strength": "labels", "smoothing": 0.05, "item_weight": "equal"}
+"""What the presets set besides their loss, in fields that were left at their defaults."""
 
 
 @dataclass
 class DPRMConfig(JudgmentConfig):
     """DPRM: a reward model that predicts how a crowd would label a response.
 
-    An item is a (prompt, response); its target is the posterior mean of the votes on it. Batches count items.
+    An item is a (prompt, response); its target is made of the votes on it. Batches count items.
     """
 
     learning_rate: float = setting(2e-5, "The initial learning rate of AdamW.")
     loss: DistributionLoss = setting(
-        "ot",
-        "The distance of a prediction from its target: the transport cost (ot), the same with the index cost (w1), "
-        "half the energy distance (energy), or the cross-entropy (ce).",
+        "energy",
+        "The distance of a prediction from its target: half the energy distance (energy), the cross-entropy (ce), the "
+        "transport cost (ot), or the same with the index cost (w1). With few votes an item, only energy and ce learn "
+        "the crowd's shares.",
     )
     cost: Cost | None = setting(
         None,
@@ -47,28 +50,38 @@ class DPRMConfig(JudgmentConfig):
     )
     delta: float = setting(DELTA, "With cost: reward-gap, the part of the cost that any two different labels have.")
     smoothing: float = setting(
-        0.05, "A target's top label keeps at most 1 minus this; any excess goes to the second most likely label."
+        0.0, "A target's top label keeps at most 1 minus this; any excess goes to the second most likely label."
     )
-    prior_strength: float | None = setting(
-        None, "The number of votes that the uniform prior counts as. Default: the number of labels."
+    prior_strength: PriorStrength = setting(
+        0.0,
+        "The number of votes that the uniform prior counts as in a target; labels: one per label; estimated: the most "
+        "likely number, given the votes. At 0, targets are shares of the votes.",
     )
     vote_state: str | None = setting(
         None,
         "A stored vote state whose posterior gives the targets; the training files then only name the items, and "
         "their own labels are not counted.",
     )
-    item_weight: ItemWeight = setting("equal", "Count every item once (equal) or by its number of votes (votes).")
-    preset: Preset | None = setting(None, "The paper's name of a loss: DPRM_C, DPRM_W or DPRM_OT.")
+    item_weight: ItemWeight = setting("votes", "Count every item once (equal) or by its number of votes (votes).")
+    logistic_baseline: bool | None = setting(
+        None,
+        "Also fit soft-label logistic regression on frozen features of the starting model, which evaluations show "
+        "beside the trained one; it reads the training texts once with a second copy of that model. Default: for "
+        "models of under a billion parameters.",
+    )
+    preset: Preset | None = setting(
+        None,
+        "Targets and weights as in the paper, for fields left at their defaults, with its best loss (paper) or the one "
+        "that it calls DPRM_C, DPRM_W or DPRM_OT.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choices(self, loss=DistributionLoss, item_weight=ItemWeight)
         check_choices(self, **({} if self.cost is None else {"cost": Cost}))
-        check_choices(self, **({} if self.preset is None else {"preset": Preset}))
-        if self.preset is not None:
-            if self.loss not in ("ot", PRESETS[self.preset]):
-                raise ValueError(f"preset: {self.preset} is the loss {PRESETS[self.preset]}, and loss is {self.loss}")
-            self.loss = PRESETS[self.preset]
+        apply_preset(self, {name: {"loss": loss, **PAPER} for name, loss in LOSSES.items()})
+        if self.preset is not None and self.loss != LOSSES[self.preset]:
+            raise ValueError(f"preset: {self.preset} is the loss {LOSSES[self.preset]}, and loss is {self.loss}")
         if (self.cost == "matrix") != (self.cost_matrix is not None):
             raise ValueError("cost_matrix: goes with cost: matrix, and only with it")
         if self.annotator_weights is not None and self.vote_state is not None:
@@ -77,9 +90,12 @@ class DPRMConfig(JudgmentConfig):
             raise ValueError(f"delta: found {self.delta}, expected a finite number, at least 0")
         if not 0 <= self.smoothing < 0.5:
             raise ValueError(f"smoothing: found {self.smoothing}, expected a number from 0 to under 0.5")
-        if self.prior_strength is not None and not 0 < self.prior_strength < float("inf"):
-            raise ValueError(f"prior_strength: found {self.prior_strength}, expected a finite number above 0")
-        if self.prior_strength is not None and self.vote_state is not None:
+        strength = self.prior_strength
+        if strength not in ("labels", "estimated") and not (
+            isinstance(strength, int | float) and 0 <= strength < float("inf")
+        ):
+            raise ValueError(f"prior_strength: found {strength}, expected labels, estimated or a number, at least 0")
+        if self.vote_state is not None and strength != (0 if self.preset is None else PAPER["prior_strength"]):
             raise ValueError("prior_strength: a vote state has its own; leave this out")
 
     def label_cost(self, scale: LabelScale) -> LabelCost:
@@ -97,12 +113,7 @@ class DPRMConfig(JudgmentConfig):
 def _matrix(given: str | list[list[float]]) -> list[list[float]]:
     if not isinstance(given, str):
         return given
-    with disk_errors(given):
-        text = Path(given).read_text(encoding="utf-8")
-    try:
-        rows = yaml.safe_load(text)
-    except yaml.YAMLError as fault:
-        raise PluralignError(f"{given}: not valid YAML: {' '.join(str(fault).split())}") from fault
+    rows = read_yaml(Path(given))
     numbers = isinstance(rows, list) and all(
         isinstance(row, list) and all(isinstance(one, int | float) for one in row) for row in rows
     )

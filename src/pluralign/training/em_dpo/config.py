@@ -19,6 +19,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_train_epochs": 1.0,
         "scoring": "train",
         "routing": "dense",
+        "temperature": 1.0,
         "drop_below": 0.0,
         "floor": 0.0,
         "optim": "rmsprop",
@@ -34,7 +35,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 class EMDPOConfig(MatchingConfig):
     """EM-DPO: latent annotator types, estimated while a policy for each is tuned.
 
-    `num_train_epochs`, `max_steps` and the learning rate's schedule are those of one M-step. With a `mode` other
+    `max_steps` and the learning rate's schedule are those of one M-step. With a `mode` other
     than `kl` each type's policy matches the judgments of its annotators (docs: matching by DPO).
     """
 
@@ -51,11 +52,17 @@ class EMDPOConfig(MatchingConfig):
     )
     features: str = setting("auto", "Features of the start: worths, tfidf, an encoder's folder or hub id, or auto.")
     dimensions: int = setting(64, "Dimensions of the start's text features.")
-    rounds: int = setting(2, "The number of M-steps with an E-step after them; a last M-step on all judgments follows.")
+    rounds: int | Literal["auto"] = setting(
+        "auto",
+        "Rounds of an E-step after M-steps, before the last M-step on all judgments. auto takes them only if the start "
+        "is poor, and keeps them only if they predict held-out judgments better than the start does.",
+    )
+    most_rounds: int = setting(6, "The most rounds that auto takes.")
+    round_epochs: float = setting(1.0, "The epochs of an M-step in a round; num_train_epochs is that of the last one.")
     scoring: Scoring = setting(
         "crossfit",
-        "Train on one half of each annotator's judgments and score the other, in turns (crossfit), or do both on all "
-        "(train).",
+        "Keep two sets of adapters, one for each half of everybody's judgments, and score each half by the other set "
+        "(crossfit), or restart from the reference in every round and train and score on all judgments (train).",
     )
     routing: Routing = setting(
         "sampled",
@@ -65,7 +72,11 @@ class EMDPOConfig(MatchingConfig):
     skip_below: float = setting(
         0.05, "With routing: sparse, the least responsibility of a type that trains on a judgment."
     )
-    temperature: float = setting(1.0, "Temperature of the first E-step; it falls to 1 at the last.")
+    temperature: float | Literal["auto"] = setting(
+        "auto",
+        "Temperature of the first E-step; it falls to 1 by the last. auto is 1 for a start that knows something of the "
+        "types, and higher for a poor or random one.",
+    )
     floor: float = setting(1e-3, "The least responsibility in a round.")
     weight_floor: float = setting(1e-3, "The least share of a type.")
     drop_below: float = setting(
@@ -81,7 +92,14 @@ class EMDPOConfig(MatchingConfig):
         super().__post_init__()
         if self.types != "auto" and not (isinstance(self.types, int) and self.types >= 1):
             raise ValueError(f"types: found {self.types!r}, expected auto, or 1 or more")
-        check_least(self, most_types=1, rounds=0, dimensions=1, temperature=1, most_scored=1)
+        given = {
+            name: 0 if name == "rounds" else 1 for name in ("rounds", "temperature") if getattr(self, name) != "auto"
+        }
+        check_least(self, most_types=1, most_rounds=1, dimensions=1, most_scored=1, **given)
+        if self.round_epochs <= 0:
+            raise ValueError(f"round_epochs: found {self.round_epochs}, expected a number above 0")
+        if self.rounds == "auto" and self.scoring == "train":
+            raise ValueError("rounds: auto compares rounds on held-out judgments: give a number with scoring: train")
         check_choices(self, start=Start, scoring=Scoring, routing=Routing)
         for name in ("floor", "weight_floor", "drop_below", "skip_below"):
             if not 0 <= getattr(self, name) < 0.5:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
+import safetensors.torch
 import torch
 from transformers.utils import logging
 
@@ -21,6 +22,8 @@ logger = logging.get_logger(__name__)
 
 _RECORD = "round.json"
 _ARRAYS = "round.safetensors"
+_ADAPTERS = "adapters.safetensors"
+_STEPS = "steps"
 
 FEW = 0.25
 """Below this part of an even share of the annotators a type gets a warning."""
@@ -57,23 +60,19 @@ def next_round(
     log_likelihood: np.ndarray,
     scored: np.ndarray,
     *,
-    both_halves: bool,
+    evidence: np.ndarray,
     temperature: float,
     floor: float,
     weight_floor: float,
     record: dict[str, Any],
 ) -> Round:
-    """The state after an E-step.
-
-    With `both_halves` the evidence is that of this round's half and of the other half, which the round before
-    scored; neither was scored by a policy that was tuned on it. An annotator without any evidence keeps their
-    responsibilities.
+    """The state after an E-step. An annotator without a scored judgment keeps their responsibilities.
 
     Args:
         before: the round before.
         log_likelihood: as in `Round`.
         scored: as in `Round`.
-        both_halves: whether the round before scored other judgments than this one.
+        evidence: log-odds of the types beyond eta and the scored judgments `(annotators, K)`.
         temperature: flattens the responsibilities if above 1.
         floor: the least responsibility.
         weight_floor: the least share of a type.
@@ -82,35 +81,117 @@ def next_round(
     Examples:
         >>> start = first_round(np.array([[0.5, 0.5], [0.9, 0.1]]), 0.0)
         >>> after = next_round(
-        ...     start, np.log([[0.5, 0.25], [1.0, 1.0]]), np.array([True, False]), both_halves=True,
+        ...     start, np.log([[0.5, 0.25], [1.0, 1.0]]), np.array([True, False]), evidence=np.zeros((2, 2)),
         ...     temperature=1.0, floor=0.0, weight_floor=0.0, record={"scored_judgments": 1},
         ... )
         >>> after.gamma.round(3).tolist(), round(after.record["log_likelihood"], 3)
         ([[0.824, 0.176], [0.9, 0.1]], -0.856)
     """
-    log_weights = torch.from_numpy(before.log_weights)
-    total = responsibilities(torch.from_numpy(log_likelihood), log_weights)[1].numpy()[scored].sum()
-    evidence, known = log_likelihood, scored
-    if both_halves:
-        evidence, known = evidence + before.log_likelihood, known | before.scored
-    updated, _ = responsibilities(torch.from_numpy(evidence), log_weights, temperature=temperature, floor=floor)
-    gamma = np.where(known[:, None], updated.numpy(), before.gamma)
+    each = annotator_scores(before, log_likelihood, scored)
+    updated, _ = responsibilities(
+        torch.from_numpy(log_likelihood + evidence),
+        torch.from_numpy(before.log_weights),
+        temperature=temperature,
+        floor=floor,
+    )
+    gamma = np.where(scored[:, None], updated.numpy(), before.gamma)
     weights = _shares(gamma, weight_floor)
     record = record | {
-        "log_likelihood": float(total),
-        "log_likelihood_per_judgment": float(total) / max(1, record["scored_judgments"]),
+        "log_likelihood": float(each.sum()),
+        "log_likelihood_per_judgment": float(each.sum()) / max(1, record["scored_judgments"]),
         "mixture_weights": weights.tolist(),
         "moved": float((gamma.argmax(1) != before.gamma.argmax(1)).mean()),
     }
     return Round(gamma, np.log(weights), log_likelihood, scored, record)
 
 
+def annotator_scores(before: Round, log_likelihood: np.ndarray, scored: np.ndarray) -> np.ndarray:
+    """log sum_k eta_k P_k(scored judgments of h), in nats, with the shares of the round before: `(annotators,)`."""
+    return np.where(scored, np.logaddexp.reduce(log_likelihood + before.log_weights, 1), 0.0)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Which state trains the last M-step, and why.
+
+    Args:
+        round: its number; 0 is the start.
+        reason: a sentence.
+        gain: the held-out log-likelihood of the best round minus that of the start's types, tuned equally long, in nats
+            per judgment; `None` if they were not compared.
+        error: standard error of the gain over annotators.
+        dropped: the types that lost their last annotator, numbered from 1.
+    """
+
+    round: int
+    reason: str
+    gain: float | None = None
+    error: float | None = None
+    dropped: tuple[int, ...] = ()
+
+
+def gain_over(rounds: list[Round], number: int, other: tuple[Round, Round], judgments: int) -> tuple[float, float]:
+    """The gain in held-out log-likelihood of a round, per judgment, and its standard error over annotators, in nats.
+
+    Args:
+        rounds: from the start on.
+        number: the round whose policies were scored.
+        other: what it is compared with: the round before and the round itself.
+        judgments: how many were scored.
+    """
+    own = annotator_scores(rounds[number - 1], rounds[number].log_likelihood, rounds[number].scored)
+    theirs = annotator_scores(other[0], other[1].log_likelihood, other[1].scored)
+    difference = (own - theirs)[rounds[number].scored]
+    error = np.sqrt(len(difference)) * difference.std(ddof=1) if len(difference) > 1 else np.inf
+    return float(difference.sum()) / judgments, float(error) / judgments
+
+
+def best_round(rounds: list[Round]) -> int:
+    """The round whose policies predict the judgments that they were not tuned on best; 0 if none was taken."""
+    scores = [finished.record["log_likelihood"] for finished in rounds[1:]]
+    return int(np.argmax(scores)) + 1 if scores else 0
+
+
+def without_dead_types(state: Round, least: float = 1.0) -> tuple[Round, list[int]]:
+    """Drop the types that hold less than `least` annotators in all; the most frequent type always stays.
+
+    Returns:
+        The state of the types that are left, and the places of the dropped ones, from 0.
+
+    Examples:
+        >>> state, dropped = without_dead_types(first_round(np.array([[0.9, 0.1], [0.8, 0.2], [1.0, 0.0]]), 0.001))
+        >>> state.gamma.tolist(), dropped
+        ([[1.0], [1.0], [1.0]], [1])
+    """
+    mass = state.gamma.sum(0)
+    alive = mass >= min(least, mass.max())
+    if alive.all():
+        return state, []
+    gamma = state.gamma[:, alive]
+    total = gamma.sum(1, keepdims=True)
+    shares = gamma.sum(0) / gamma.sum()
+    gamma = np.where(total > 0, gamma / np.where(total > 0, total, 1.0), shares)
+    weights = gamma.mean(0)
+    record = state.record | {"mixture_weights": weights.tolist()}
+    state = Round(gamma, np.log(weights), state.log_likelihood[:, alive], state.scored, record)
+    return state, np.flatnonzero(~alive).tolist()
+
+
 def _shares(gamma: np.ndarray, floor: float) -> np.ndarray:
     return np.asarray(mixture_weights(torch.from_numpy(gamma), floor=floor).numpy())
 
 
+@dataclass(frozen=True)
+class MStep:
+    """The optimiser steps and the mean loss of an M-step, for the metrics of a run that was interrupted after it."""
+
+    steps: int
+    loss: float
+
+
 class Rounds:
-    """The folder of a run's rounds: each holds the checkpoints of its M-step, and at the end the round's state.
+    """The folder of a run's rounds: each holds the checkpoints of its M-steps, the adapters of its sets while later
+    rounds go on from them, and at the end the round's state.
 
     Args:
         folder: created at the first write.
@@ -131,8 +212,8 @@ class Rounds:
             with disk_errors(self.folder):
                 shutil.rmtree(self.folder)
 
-    def write(self, number: int, finished: Round) -> None:
-        """Store a finished round and remove the checkpoints of its M-step."""
+    def write(self, number: int | str, finished: Round) -> None:
+        """Store a finished round and remove the checkpoints of its M-steps."""
         if not self.writes:
             return
         folder = self.of(number)
@@ -141,7 +222,7 @@ class Rounds:
             out.write(safetensors.numpy.save(arrays))
         write_json(folder / _RECORD, finished.record)
         with disk_errors(folder):
-            for checkpoint in folder.glob("checkpoint-*"):
+            for checkpoint in [*folder.glob("checkpoint-*"), *folder.glob("half-*/checkpoint-*")]:
                 shutil.rmtree(checkpoint)
 
     def read(self) -> list[Round]:
@@ -151,14 +232,53 @@ class Rounds:
             PluralignError: one is damaged.
         """
         rounds: list[Round] = []
-        while (self.of(len(rounds)) / _RECORD).exists():
-            folder = self.of(len(rounds))
-            try:
-                record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-                rounds.append(Round(**safetensors.numpy.load_file(folder / _ARRAYS), record=record))
-            except (OSError, ValueError, TypeError, safetensors.SafetensorError) as fault:
-                raise PluralignError(f"{folder}: is damaged ({fault}); remove {self.folder} to start over") from fault
+        while (finished := self.read_one(len(rounds))) is not None:
+            rounds.append(finished)
         return rounds
+
+    def read_one(self, number: int | str) -> Round | None:
+        """A finished round, or `None`.
+
+        Raises:
+            PluralignError: it is damaged.
+        """
+        folder = self.of(number)
+        if not (folder / _RECORD).exists():
+            return None
+        try:
+            record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+            return Round(**safetensors.numpy.load_file(folder / _ARRAYS), record=record)
+        except (OSError, ValueError, TypeError, safetensors.SafetensorError) as fault:
+            raise PluralignError(f"{folder}: is damaged ({fault}); remove {self.folder} to start over") from fault
+
+    def adapters_file(self, number: int | str, half: int) -> Path:
+        """The file of the adapters that were tuned on a half of the judgments in a round."""
+        return self.of(number) / f"half-{half}" / _ADAPTERS
+
+    def write_adapters(self, number: int | str, half: int, tensors: dict[str, torch.Tensor], steps: int) -> None:
+        """Store the adapters of a half, and the optimiser steps that the round took on it."""
+        if self.writes:
+            with atomic_write(self.adapters_file(number, half)) as out:
+                out.write(safetensors.torch.save(tensors | {_STEPS: torch.tensor(steps)}))
+
+    def read_adapters(self, number: int | str, half: int) -> tuple[dict[str, torch.Tensor], int]:
+        """The adapters of a half, and the optimiser steps that the round took on it.
+
+        Raises:
+            PluralignError: they are damaged or missing.
+        """
+        file = self.adapters_file(number, half)
+        try:
+            tensors = safetensors.torch.load_file(file)
+            return tensors, int(tensors.pop(_STEPS))
+        except (OSError, KeyError, safetensors.SafetensorError) as fault:
+            raise PluralignError(f"{file}: is damaged ({fault}); remove {self.folder} to start over") from fault
+
+    def remove_adapters(self, number: int | str) -> None:
+        """Remove the adapters of a round that no later one goes on from."""
+        if self.writes:
+            for half in (0, 1):
+                self.adapters_file(number, half).unlink(missing_ok=True)
 
 
 def log_round(record: dict[str, Any]) -> None:

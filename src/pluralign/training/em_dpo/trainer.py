@@ -6,9 +6,10 @@ Annotator h is of type k with probability eta_k and judges by u_k(x, y) = beta (
     M:  eta_k = mean_h gamma_hk;  pi_k by DPO in which h's judgments weigh gamma_hk
 
 How it differs from the authors' algorithm (`preset: paper` is theirs): rankings as well as pairs; the start is a
-latent-class model on frozen features; a round scores judgments that its M-step left out, because the judgments that
-a policy was tuned on always favour it; an annotator's judgments train one drawn type in each round; a type is no
-longer scored for an annotator whose posterior excludes it; policies are adapters on one base.
+latent-class model on frozen features, and where that predicts held-out annotators, no round follows it; a round scores
+judgments with policies that were not tuned on them, because a policy always favours those that it was tuned on; it is
+kept only if held-out judgments are the better for it; an annotator's judgments train one drawn type in each M-step; a
+type is no longer scored for an annotator whose posterior excludes it; policies are adapters on one base.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import copy
 import os
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,15 +33,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
-from pluralign.choice.em_dpo import halves, places_within, temperatures
+from pluralign.choice.em_dpo import evidence_weight, halves, places_within, temperatures
 from pluralign.choice.preference_matching import Penalty
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_json, write_parquet
+from pluralign.core.records import read_record, write_record
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.adapters import can_merge, merged
 from pluralign.scoring.items import Items
 from pluralign.scoring.measured import Measured, believed, column_of, pairs_under, typed_metrics
-from pluralign.scoring.mixtures import RESPONSIBILITIES, Mixture, responsibilities_table
+from pluralign.scoring.mixtures import RESPONSIBILITIES, Mixture, pair_counts, responsibilities_table
 from pluralign.scoring.panels import annotators_of
 from pluralign.scoring.tokens import TokenizedItems
 from pluralign.training.batches import JudgmentSampler
@@ -47,7 +50,18 @@ from pluralign.training.checkpoints import newest_checkpoint
 from pluralign.training.dpo import DPOTrainer
 from pluralign.training.em_dpo.config import EMDPOConfig
 from pluralign.training.em_dpo.e_step import EStep, TypeUtilities
-from pluralign.training.em_dpo.rounds import Round, Rounds, first_round, log_round, next_round
+from pluralign.training.em_dpo.rounds import (
+    Kept,
+    MStep,
+    Round,
+    Rounds,
+    best_round,
+    first_round,
+    gain_over,
+    log_round,
+    next_round,
+    without_dead_types,
+)
 from pluralign.training.em_dpo.type_starts import type_start
 from pluralign.training.em_dpo.typed_batches import TypedCollator, TypedRows, TypedSampler, typed_rows
 from pluralign.training.judgment_trainer import Dataset, as_judgments
@@ -58,6 +72,15 @@ logger = logging.get_logger(__name__)
 
 FINAL = "final"
 """The folder of the last M-step, on all judgments."""
+
+CONTROL = "start"
+"""The folder of the start's types, tuned as long as those of the rounds, with which the rounds are compared."""
+
+ScoringSet = tuple[np.ndarray, dict[str, torch.Tensor] | None]
+"""Judgments, and the adapters that score them; `None` are those that were tuned last."""
+
+HOT = 3.0
+"""Temperature of the first E-step after a poor or random start."""
 
 
 class EMDPOTrainer(DPOTrainer):
@@ -117,7 +140,7 @@ annotator's type, `types.json` the estimates of every round."""
             raise PluralignError("optimizers: every M-step makes its own; choose one with `optim` in the config")
         judgments = as_judgments(train_dataset)
         start = type_start(judgments, args, args.seed)
-        self.verdict = start.verdict
+        self.verdict, self.supported = start.verdict, start.supported
         self.adapters = [f"type-{kind + 1}" for kind in range(start.types)]
         logger.warning(f"types: {start.types}; {start.verdict.verdict}: {start.verdict.reason}")
         if len(self.adapters) > 1:
@@ -134,9 +157,15 @@ annotator's type, `types.json` the estimates of every round."""
         self.annotator, self.annotators = annotators_of(judgments, rows)  # (judgments,) and (annotators,)
         gamma = np.stack([start.gamma[key] for key in self.annotators])
         self.rounds: list[Round] = [first_round(gamma, args.weight_floor)]
+        self.state_of_types = self.rounds[0]
+        self.kept = Kept(0, "no round was taken")
         self._collator = self.data_collator
         self._routed = TypedRows([], np.zeros((0, 0)))
         self._phase = 0
+        self._steps_before = 0
+        self._tuned: list[TrainOutput] = []
+        self._history: list[dict[str, Any]] = []
+        self._pairs = pair_counts(self.train_items) if args.loss_type == "sigmoid" else None
         first = f".{self.adapters[0]}."
         self._untrained = {
             name: weight.detach().clone() for name, weight in self.policy.model.named_parameters() if first in name
@@ -158,12 +187,12 @@ annotator's type, `types.json` the estimates of every round."""
     @property
     def responsibilities(self) -> np.ndarray:
         """The current posterior of each annotator of the training judgments: `(annotators, K)`."""
-        return self.rounds[-1].gamma
+        return self.state_of_types.gamma
 
     @property
     def mixture_weights(self) -> np.ndarray:
         """The current eta: `(K,)`."""
-        return np.exp(self.rounds[-1].log_weights)
+        return np.exp(self.state_of_types.log_weights)
 
     @property
     def mixture(self) -> Mixture:
@@ -181,17 +210,18 @@ annotator's type, `types.json` the estimates of every round."""
     # Training.
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> TrainOutput:
-        """Rounds of an M-step and an E-step, then the last M-step on all judgments.
+        """Rounds of M-steps and an E-step where they are asked for or promise a gain, then an M-step on all judgments.
 
         Args:
             resume_from_checkpoint: if true, go on from the rounds in `output_dir`; otherwise remove them.
             options: passed on to `transformers.Trainer.train`.
 
         Returns:
-            Steps and loss of the M-steps that ran.
+            Steps and mean loss of all M-steps, also those before an interruption.
         """
         began = time.perf_counter()
         folder, writes = Path(self.args.output_dir), self.accelerator.is_main_process
+        epochs = self.args.num_train_epochs
         stored = Rounds(folder / "rounds", writes)
         if not resume_from_checkpoint:
             stored.clear()
@@ -202,67 +232,259 @@ annotator's type, `types.json` the estimates of every round."""
         if writes:
             write_json(folder / "identification.json", vars(self.verdict))
         stored.write(0, self.rounds[0])
-        every = np.arange(self.train_items.judgments)
-        half = halves(self.annotator, self.args.seed)
-        steps, losses, history = 0, 0.0, []
+        self._m_steps_file = stored.folder / "m_steps.json"
+        self._m_steps = read_record(self._m_steps_file, dict[str, MStep]) if self._m_steps_file.exists() else {}
+        self.accelerator.wait_for_everyone()
+        self._tuned, self._history = [], []
+        self._steps_before = sum(int(finished.record["steps"]) for finished in self.rounds[1:])
         try:
-            for number in range(len(self.rounds), self._last + 1):
-                crossfit = self.args.scoring == "crossfit"
-                rows = np.flatnonzero(half == (number - 1) % 2) if crossfit else every
-                scored = np.flatnonzero(half == number % 2) if crossfit else every
-                if len(rows):
-                    done = self._m_step(stored.of(number), number, rows, options)
-                    steps, losses = steps + done.global_step, losses + done.global_step * done.training_loss
-                    history += self.state.log_history
-                else:  # every annotator has a single judgment, in the other half
-                    scored = rows
-                self.rounds.append(self._e_step(number, scored))
+            while len(self.rounds) <= self._planned and not self._settled:
+                number = len(self.rounds)
+                self.state_of_types = self.rounds[-1]
+                self.rounds.append(self._round(stored, number, options))
                 stored.write(number, self.rounds[-1])
+                if number > 2:
+                    stored.remove_adapters(number - 1)
                 self.accelerator.wait_for_everyone()
-            done = self._m_step(stored.of(FINAL), 0, every, options)
+            self.kept = self._chosen(stored, options)
+            self._drop_dead_types(self.rounds[self.kept.round])
+            logger.warning(self._summary)
+            self._m_step(stored.of(FINAL), 0, np.arange(self.train_items.judgments), epochs, options)
+            for finished in (1, len(self.rounds) - 1, CONTROL):
+                stored.remove_adapters(finished)
         finally:
-            self.args.output_dir = str(folder)
-        steps, losses = steps + done.global_step, losses + done.global_step * done.training_loss
-        self.state.log_history = history + self.state.log_history
-        metrics = done.metrics | {
-            "train_loss": losses / max(1, steps),
-            "train_runtime": round(time.perf_counter() - began, 4),
-        }
-        return TrainOutput(steps, losses / max(1, steps), metrics)
+            self.args.output_dir, self.args.num_train_epochs = str(folder), epochs
+        every = [self._m_steps[number] for number in sorted(self._m_steps)]
+        steps = sum(done.steps for done in every)
+        loss = sum(done.steps * done.loss for done in every) / max(1, steps)
+        self.state.log_history = self._history
+        times = {"train_loss": loss, "train_runtime": round(time.perf_counter() - began, 4)}
+        return TrainOutput(steps, loss, self._tuned[-1].metrics | times)
 
     @property
-    def _last(self) -> int:
-        """The last round; 0 with a single type."""
-        return self.args.rounds if len(self.adapters) > 1 else 0
+    def _started(self) -> int:
+        """The number of types of the start."""
+        return self.rounds[0].gamma.shape[1]
 
-    def _m_step(self, folder: Path, number: int, rows: np.ndarray, options: dict[str, Any]) -> TrainOutput:
-        """Tune every adapter, from the reference, on its judgments; number 0 is the last M-step."""
+    @property
+    def _planned(self) -> int:
+        """The most rounds; 0 with a single type."""
+        if self._started == 1:
+            return 0
+        if self.args.rounds != "auto":
+            return self.args.rounds
+        return 0 if self.supported else self.args.most_rounds
+
+    @property
+    def _informed(self) -> bool:
+        """Whether the start may know something of the types: it is not random, nor found to be poor."""
+        return self.supported or self.args.start not in ("latent-class", "dirichlet")
+
+    @property
+    def _temperatures(self) -> list[float]:
+        hot = self.args.temperature
+        if hot == "auto":
+            hot = 1.0 if self._informed else HOT
+        cooling = temperatures(hot, (self._planned + 1) // 2)
+        return cooling + [1.0] * (self._planned - len(cooling))
+
+    @property
+    def _settled(self) -> bool:
+        """Whether `rounds: auto` has seen a round at temperature 1 that gained no more than its error."""
+        last = len(self.rounds) - 1
+        if self.args.rounds != "auto" or last < 3 or self._temperatures[last - 2] > 1:
+            return False
+        gain, error = gain_over(self.rounds, last, (self.rounds[last - 2], self.rounds[last - 1]), self._judgments)
+        return gain <= error
+
+    @property
+    def _judgments(self) -> int:
+        return max(1, self.train_items.judgments)
+
+    def _round(self, stored: Rounds, number: int, options: dict[str, Any]) -> Round:
+        """M-steps from the current responsibilities, and the E-step after them."""
+        if self.args.scoring == "train":
+            every = np.arange(self.train_items.judgments)
+            done = self._m_step(stored.of(number), number, every, self.args.round_epochs, options)
+            return self._e_step(number, [(every, None)], done.global_step)
+        sets, steps = self._tuned_halves(stored, number, number - 1 or None, number, self.args.round_epochs, options)
+        return self._e_step(number, sets, steps)
+
+    def _tuned_halves(
+        self,
+        stored: Rounds,
+        place: int | str,
+        before: int | None,
+        number: int,
+        epochs: float,
+        options: dict[str, Any],
+    ) -> tuple[list[ScoringSet], int]:
+        """Tune one set of adapters on each half of everybody's judgments.
+
+        Args:
+            stored: the folder of the rounds.
+            place: the folder of this round.
+            before: the round whose adapters are tuned on; `None` starts from the reference.
+            number: the round's number, for seeds.
+            epochs: of each half.
+            options: of `transformers.Trainer.train`.
+
+        Returns:
+            For each half the judgments of the *other* half and the adapters that score them, and the steps taken.
+        """
+        half, steps = halves(self.annotator, self.args.seed), 0
+        sets: list[ScoringSet] = []
+        for side in (0, 1):
+            rows, scored = np.flatnonzero(half == side), np.flatnonzero(half != side)
+            if not len(rows):  # every annotator has a single judgment, and all of them fell into the other half
+                continue
+            if not stored.adapters_file(place, side).exists():
+                tensors = None if before is None else stored.read_adapters(before, side)[0]
+                folder = stored.of(place) / f"half-{side}"
+                phase = 2 * number - 1 + side
+                done = self._m_step(folder, phase, rows, epochs, options, tensors, draw=number)
+                stored.write_adapters(place, side, self._adapter_tensors(), done.global_step)
+                self.accelerator.wait_for_everyone()
+                self._steps_before -= done.global_step
+            adapters, own = stored.read_adapters(place, side)
+            steps, self._steps_before = steps + own, self._steps_before + own
+            sets.append((scored, adapters))
+        return sets, steps
+
+    def _chosen(self, stored: Rounds, options: dict[str, Any]) -> Kept:
+        """The round whose responsibilities train the last M-step.
+
+        With `rounds: auto` the best round must predict held-out judgments better than the start's types do that were
+        tuned for as many epochs; otherwise longer tuning alone would count as a gain.
+        """
+        taken = len(self.rounds) - 1
+        if self.args.rounds != "auto" or not taken:
+            return Kept(taken, self._why_not if not taken else f"rounds: {taken} was asked for")
+        best = best_round(self.rounds)
+        if best < 2:
+            return Kept(0, "no later round predicted held-out judgments better than the first, which is the start's")
+        control = stored.read_one(CONTROL)
+        if control is None or control.record["compared"] != best:
+            self.state_of_types = self.rounds[0]
+            phase = self.args.most_rounds + 1
+            epochs = (best - 1) * self.args.round_epochs
+            sets, steps = self._tuned_halves(stored, CONTROL, 1, phase, epochs, options)
+            control = self._e_step(1, sets, steps, {"compared": best})
+            stored.write(CONTROL, control)
+        else:
+            self._steps_before += int(control.record["steps"])
+        gain, error = gain_over(self.rounds, best, (self.rounds[0], control), self._judgments)
+        held_out = f"held-out judgments, by {gain:+.4f} +- {error:.4f} nats a judgment"
+        if gain > error:
+            return Kept(best, f"round {best} predicts {held_out}, better than the start", gain, error)
+        return Kept(0, f"round {best} predicts no better than the start: {held_out}", gain, error)
+
+    @property
+    def _why_not(self) -> str:
+        if self._started == 1:
+            return "there is one type"
+        if self.args.rounds == "auto":
+            return "the start predicts held-out annotators better with these types than with one"
+        return "rounds: 0 was asked for"
+
+    def _drop_dead_types(self, state: Round) -> None:
+        """Take a state for the last M-step, without the types that hold less than one annotator."""
+        self.state_of_types, dead = without_dead_types(state)
+        if not dead:
+            return
+        names = ", ".join(str(kind + 1) for kind in dead)
+        left = self.state_of_types.gamma.shape[1]
+        self.kept = replace(self.kept, dropped=tuple(kind + 1 for kind in dead))
+        self._use(0)
+        for name in self.adapters[left:]:
+            self.policy.model.delete_adapter(name)
+        self.adapters = self.adapters[:left]
+        lost = "type {} of {} lost its last annotator and was"
+        if len(dead) > 1:
+            lost = "types {} of {} lost their last annotators and were"
+        said = f"{lost.format(names, self._started)} dropped; {left} left"
+        logger.warning(said)
+        reason = f"{self.verdict.reason}; {said}"
+        self.verdict = replace(self.verdict, reason=reason)
+        if left == 1:
+            self.verdict = replace(self.verdict, verdict="one type", heterogeneity="undecided")
+
+    @property
+    def _summary(self) -> str:
+        where = f"round {self.kept.round}" if self.kept.round else "the start"
+        said = f"responsibilities of {where}: {self.kept.reason}"
+        if len(self.adapters) == 1:
+            said = f"one type: one adapter is tuned on everybody's judgments ({self.verdict.reason})"
+        elif self.verdict.heterogeneity == "continuum":
+            said += "; people differ by degrees: route --continuous gives each annotator's weights of the types"
+        return said
+
+    def _m_step(
+        self,
+        folder: Path,
+        number: int,
+        rows: np.ndarray,
+        epochs: float,
+        options: dict[str, Any],
+        tensors: dict[str, torch.Tensor] | None = None,
+        draw: int | None = None,
+    ) -> TrainOutput:
+        """Tune every adapter on its judgments.
+
+        Args:
+            folder: of the checkpoints.
+            number: of the M-step, 0 for the last one.
+            rows: the judgments.
+            epochs: how often they are read.
+            options: of `transformers.Trainer.train`.
+            tensors: where the adapters start; `None` is the reference.
+            draw: seed of the types that are drawn; both halves of a round draw the same. `None` is `number`.
+        """
         args = self.args
-        draw = np.random.default_rng((args.seed, number))
+        drawn = np.random.default_rng((args.seed, number if draw is None else draw))
         gamma, reliability = self.responsibilities, self.train_items.weight
-        self._routed = typed_rows(gamma, self.annotator, reliability, rows, args.routing, args.skip_below, draw)
+        self._routed = typed_rows(gamma, self.annotator, reliability, rows, args.routing, args.skip_below, drawn)
         for name, members in zip(self.adapters, self._routed.members, strict=True):
             if not len(members):
-                logger.warning(f"{folder}: no judgment trains {name}, which stays equal to the reference")
+                logger.warning(f"{folder}: no judgment trains {name}, which stays as it was")
         self.data_collator = TypedCollator(self._collator, self._routed.weights)
         self._phase = number
-        self._restart()
-        args.output_dir = str(folder)
+        self._restart(self._untrained if tensors is None else tensors)
+        args.output_dir, args.num_train_epochs = str(folder), epochs
         transformers.set_seed(args.seed + number)
         checkpoint = newest_checkpoint(folder, remove_halves=self.accelerator.is_main_process)
         self.accelerator.wait_for_everyone()
-        return super().train(None if checkpoint is None else str(checkpoint), **options)
+        done = super().train(None if checkpoint is None else str(checkpoint), **options)
+        self._tuned.append(done)
+        self._m_steps[str(number)] = MStep(done.global_step, done.training_loss)
+        if self.accelerator.is_main_process:
+            write_record(self._m_steps_file, self._m_steps)
+        self._history += self.state.log_history
+        self._steps_before += done.global_step
+        return done
 
-    def _restart(self) -> None:
-        """Reset every adapter to its state before training, and give all of them to the next optimiser."""
+    def _restart(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Set every adapter, and give all of them to the next optimiser."""
+        self._set_adapters(tensors)
+        for weight in self._adapter_tensors(detached=False).values():
+            weight.requires_grad_(True)
+        self.optimizer = None
+
+    def _adapter_tensors(self, detached: bool = True) -> dict[str, torch.Tensor]:
+        """The tensors of all adapters."""
+        marks = [f".{name}." for name in self.adapters]
+        found = {
+            name: weight for name, weight in self.policy.model.named_parameters() if any(mark in name for mark in marks)
+        }
+        return {name: weight.detach().cpu().clone() for name, weight in found.items()} if detached else found
+
+    def _set_adapters(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Set every adapter; what is not among the tensors is set as the first type's."""
         first = f".{self.adapters[0]}."
         with torch.no_grad():
-            for name, weight in self.policy.model.named_parameters():
-                for adapter in self.adapters:
-                    if f".{adapter}." in name:
-                        weight.copy_(self._untrained[name.replace(f".{adapter}.", first)])
-                        weight.requires_grad_(True)
-        self.optimizer = None
+            for name, weight in self._adapter_tensors(detached=False).items():
+                adapter = next(one for one in self.adapters if f".{one}." in name)
+                weight.copy_(tensors[name] if name in tensors else tensors[name.replace(f".{adapter}.", first)])
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         if len(self.adapters) == 1:
@@ -280,8 +502,10 @@ annotator's type, `types.json` the estimates of every round."""
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the number of the M-step; 0 is the last."""
+        """Add the number of the M-step, 0 for the last; steps count on through the M-steps."""
+        own, self.state.global_step = self.state.global_step, self.state.global_step + self._steps_before
         super().log(logs | {"m_step": float(self._phase)}, start_time)
+        self.state.global_step = own
 
     def _use(self, kind: int) -> None:
         # Switching freezes the other adapters; their tensors stay in the optimiser without gradients.
@@ -290,44 +514,82 @@ annotator's type, `types.json` the estimates of every round."""
 
     # The E-step.
 
-    def _e_step(self, number: int, scored: np.ndarray) -> Round:
-        before, args = self.rounds[-1], self.args
-        # The round before scored the other half of each annotator's judgments.
-        other = before.log_likelihood if args.scoring == "crossfit" else np.zeros_like(before.gamma)
+    def _e_step(
+        self,
+        number: int,
+        sets: list[ScoringSet],
+        steps: int,
+        further: dict[str, Any] | None = None,
+    ) -> Round:
+        """The state after a round.
+
+        Args:
+            number: of the round, from 1.
+            sets: which adapters score which judgments.
+            steps: optimiser steps of the round's M-steps, over all of them.
+            further: further values of the record.
+        """
+        before, args = self.state_of_types, self.args
+        evidence = self._start_evidence
+        step = EStep(self.annotator, before.log_weights + evidence, args.drop_below)
         draw = np.random.default_rng((args.seed, number, 1))
-        place = places_within(self.annotator[scored], draw)
-        if args.most_scored is not None:
-            scored, place = scored[place < args.most_scored], place[place < args.most_scored]
-        step = EStep(self.annotator, before.log_weights + other, args.drop_below)
-        values = self._type_utilities(self.train_tokens)
-        indifferent = self.log_likelihoods(self.train_items, self._untuned(self.train_tokens), scored)
+        indifferent = self._untuned(self.train_tokens)
+        reference, judgments, values = 0.0, 0, 0
         began = time.perf_counter()
-        for rows in step.stages(scored, place):
-            for kind in range(len(self.adapters)):
-                mine = step.asked(rows, kind)
-                if len(mine):
-                    utilities = values.of(kind, self.train_items, mine)
-                    each = self.log_likelihoods(self.train_items, utilities, mine)
-                    step.add(mine, kind, each * self.train_items.weight[mine])
-            step.settle()
+        for rows, tensors in sets:
+            place = places_within(self.annotator[rows], draw)
+            chosen = place < (args.most_scored or np.inf)
+            scored, place = rows[chosen], place[chosen]
+            reference += float(self._evidence(indifferent, scored).sum())
+            judgments += len(scored)
+            if tensors is not None:
+                self._set_adapters(tensors)
+            utilities = self._type_utilities(self.train_tokens)
+            for stage in step.stages(scored, place):
+                for kind in range(len(self.adapters)):
+                    mine = step.asked(stage, kind)
+                    if len(mine):
+                        step.add(mine, kind, self._evidence(utilities.of(kind, self.train_items, mine), mine))
+                step.settle()
+            values += utilities.count
+        weight = evidence_weight(step.log_likelihood, before.log_weights, evidence) if evidence.any() else 0.0
         finished = next_round(
             before,
             step.log_likelihood,
             step.touched,
-            both_halves=args.scoring == "crossfit",
-            temperature=temperatures(args.temperature, self._last)[number - 1],
-            floor=0.0 if number == self._last else args.floor,
+            evidence=weight * evidence,
+            temperature=self._temperatures[number - 1],
+            floor=0.0 if number == self._planned else args.floor,
             weight_floor=args.weight_floor,
             record={
                 "round": number,
-                "scored_judgments": len(scored),
-                "reference_log_likelihood": float(indifferent @ self.train_items.weight[scored]),
-                "scored_values": values.count,
+                "scored_judgments": judgments,
+                "reference_log_likelihood": reference,
+                "scored_values": values,
+                "start_weight": weight,
+                "steps": steps,
                 "e_step_seconds": round(time.perf_counter() - began, 3),
-            },
+            }
+            | (further or {}),
         )
         log_round(finished.record)
         return finished
+
+    @property
+    def _start_evidence(self) -> np.ndarray:
+        """The start's log-odds of the types beyond their shares `(annotators, K)`; 0 for a start that knows nothing.
+
+        The authors' rounds (`scoring: train`) forget the start.
+        """
+        start = self.rounds[0]
+        if self.args.scoring == "train" or not self._informed:
+            return np.zeros_like(start.gamma)
+        return np.asarray(np.log(np.maximum(start.gamma, max(self.args.floor, 1e-3))) - start.log_weights)
+
+    def _evidence(self, utilities: np.ndarray, judgments: np.ndarray) -> np.ndarray:
+        """Weighted log-likelihoods of judgments; tuning takes the mean over a ranking's pairs, the E-step the sum."""
+        each = self.log_likelihoods(self.train_items, utilities, judgments) * self.train_items.weight[judgments]
+        return each if self._pairs is None else each * self._pairs[judgments]
 
     def _untuned(self, tokens: TokenizedItems) -> np.ndarray:
         """u(x, y) under the reference `(responses,)`: 0 if all of log pi_ref is charged, as in DPO."""
@@ -360,13 +622,16 @@ annotator's type, `types.json` the estimates of every round."""
     @classmethod
     def resume_point(cls, run: TrainingRun, started: bool, remove_halves: bool) -> bool:
         """Whether to go on: the checkpoints are those of the rounds, which `train` finds by itself."""
+        if started:
+            logger.warning(f"{run.folder}: resuming from its rounds")
         return started
 
     def training_metrics(self) -> dict[str, Any]:
         """The types, their shares, and the log-likelihood of the last round."""
-        last = self.rounds[-1].record
+        last = self.rounds[self.kept.round].record
         metrics: dict[str, Any] = {"types": len(self.adapters), "identification": self.verdict.verdict}
-        metrics |= {f"share/type={kind + 1}": share for kind, share in enumerate(last["mixture_weights"])}
+        metrics |= {"rounds": len(self.rounds) - 1, "kept_round": self.kept.round}
+        metrics |= {f"share/type={kind + 1}": float(share) for kind, share in enumerate(self.mixture_weights)}
         keys = ("log_likelihood", "log_likelihood_per_judgment")
         return metrics | {key: last[key] for key in keys if key in last}
 
@@ -389,7 +654,8 @@ annotator's type, `types.json` the estimates of every round."""
             self.policy.tokenizer.save_pretrained(folder / name)
         self.mixture.write(folder)
         records = [finished.record for finished in self.rounds]
-        write_json(folder / "types.json", {"identification": vars(self.verdict), "rounds": records})
+        kept = vars(self.kept) | {"dropped": list(self.kept.dropped)}
+        write_json(folder / "types.json", {"identification": vars(self.verdict), "kept": kept, "rounds": records})
         counts = np.bincount(self.annotator, minlength=len(self.annotators))
         names = [key if isinstance(key, str) else None for key in self.annotators]
         write_parquet(responsibilities_table(names, counts, self.responsibilities), folder / RESPONSIBILITIES)

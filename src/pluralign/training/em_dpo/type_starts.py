@@ -10,14 +10,15 @@ import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
+from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
 from pluralign.choice.latent_class.identification import Identification
 from pluralign.choice.latent_class.panel import Panel
 from pluralign.choice.latent_class.starts import CLEAR, spectral_groups
 from pluralign.choice.plackett_luce import NOT_RANKED, NOT_SHOWN
 from pluralign.core.errors import PluralignError
 from pluralign.judgments.table import Judgments
-from pluralign.scoring.annotator_types import Findings, findings
-from pluralign.scoring.panels import annotators_of
+from pluralign.scoring.annotator_types import AnnotatorTypes, annotator_types, with_features
+from pluralign.scoring.panels import people_of
 from pluralign.training.em_dpo.config import EMDPOConfig
 
 
@@ -28,10 +29,13 @@ class TypeStart:
     Args:
         gamma: responsibilities `(K,)` of each annotator, by id, or by row number for a row without one.
         verdict: whether the data can identify types.
+        supported: whether latent classes on the features predict held-out annotators better with these types than with
+            one: the start then knows something of the types.
     """
 
     gamma: dict[str | int, np.ndarray]
     verdict: Identification
+    supported: bool
 
     @property
     def types(self) -> int:
@@ -54,28 +58,29 @@ def type_start(judgments: Judgments, args: EMDPOConfig, seed: int) -> TypeStart:
                 + ("give groups in the column `group`" if not groups else f"set types: {len(groups)}")
             )
         types = len(groups)
-    options: dict[str, Any] = {"features": args.features, "most_types": args.most_types, "dimensions": args.dimensions}
-    fit = findings(judgments, types=types, simulations=0, seed=seed, **options)
-    numbers, keys = annotators_of(judgments, fit.people.row)
-    gamma = _gamma(fit, judgments, numbers, args.start, seed)
-    return TypeStart(dict(zip(keys, gamma, strict=True)), fit.verdict)
+    options: dict[str, Any] = {"features": args.features, "dimensions": args.dimensions}
+    found = annotator_types(judgments, types=types, most_types=args.most_types, **options)
+    gamma = _gamma(found, judgments, args, seed)
+    supported = args.start == "latent-class" and found.gains
+    return TypeStart(dict(zip(found.annotators, gamma, strict=True)), found.verdict, supported)
 
 
-def _gamma(fit: Findings, judgments: Judgments, numbers: np.ndarray, start: str, seed: int) -> np.ndarray:
+def _gamma(found: AnnotatorTypes, judgments: Judgments, args: EMDPOConfig, seed: int) -> np.ndarray:
     """`(annotators, K)`."""
-    model, panel = fit.model, fit.people.panel
-    types, annotators = len(model.mixture_weights_), panel.annotators
-    if types == 1:
-        return np.ones((annotators, 1))
-    if start == "latent-class":
-        return np.asarray(model.responsibilities_)
-    if start == "dirichlet":
+    latent = np.array(found.responsibilities)
+    annotators, types = latent.shape
+    if types == 1 or args.start == "latent-class":
+        return latent
+    if args.start == "dirichlet":
         return np.random.default_rng(seed).dirichlet(np.ones(types), annotators)
-    if start == "groups":
-        return _known(judgments.column("group"), fit.people.row, numbers, annotators)
-    if start == "spectral":
+    people = people_of(judgments)
+    if args.start == "groups":
+        return _known(judgments.column("group"), people.row, people.panel.annotator_ids, annotators)
+    panel = with_features(people, found.features, args.dimensions, seed)[0].panel
+    if args.start == "spectral":
         gamma = np.full((annotators, types), (1 - CLEAR) / (types - 1))
-        gamma[np.arange(annotators), spectral_groups(model.problem(panel), types, seed)] = CLEAR
+        problem = LatentClassPlackettLuce(types).problem(panel)
+        gamma[np.arange(annotators), spectral_groups(problem, types, seed)] = CLEAR
         return gamma
     return np.eye(types)[mean_difference_groups(panel, types, seed)]
 

@@ -63,9 +63,9 @@ class MOREConfig(RewardConfig):
         "l2", "With weights: more, scale the gradients to length 1 before solving (l2), or do not (none)."
     )
     new_gradient_share: float = setting(
-        1.0,
-        "With weights: more, the share of the new gradient in a moving average of each source's gradient; 1 keeps no "
-        "average.",
+        0.05,
+        "With weights: more, the share of the new gradient in a moving average of each source's gradient. At 1, the "
+        "weights follow single steps, whose gradients are mostly noise, and are nearly uniform.",
     )
     granularity: Granularity = setting(
         "step",

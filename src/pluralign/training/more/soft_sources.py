@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from pluralign.core.errors import PluralignError
 from pluralign.judgments.table import Judgments
-from pluralign.scoring.annotator_types import findings
+from pluralign.scoring.annotator_types import annotator_types
 from pluralign.scoring.mixtures import read_responsibilities
 from pluralign.scoring.panels import annotators_of
 from pluralign.training.more.config import MOREConfig
@@ -73,7 +73,6 @@ def soft_sources(judgments: Judgments, rows: np.ndarray, args: MOREConfig) -> So
 
 def _fitted(judgments: Judgments, args: MOREConfig) -> dict[str | int, np.ndarray]:
     options: dict[str, Any] = {"features": args.features, "most_types": args.most_types, "dimensions": args.dimensions}
-    fit = findings(judgments, types=args.types, simulations=0, seed=args.seed, **options)
-    logger.info(f"types of annotators: {fit.verdict.verdict}")
-    _, keys = annotators_of(judgments, fit.people.row)
-    return dict(zip(keys, np.asarray(fit.model.responsibilities_), strict=True))
+    found = annotator_types(judgments, types=args.types, **options)
+    logger.info(f"types of annotators: {found.verdict.verdict}")
+    return dict(zip(found.annotators, np.array(found.responsibilities), strict=True))

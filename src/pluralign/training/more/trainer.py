@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers.utils import logging
 
-from pluralign.choice.min_norm import gradient_sums, gramian, min_norm_weights, residuals
+from pluralign.choice.min_norm import SmoothedGramian, gradient_sums, min_norm_weights, residuals
 from pluralign.choice.plackett_luce import log_likelihood, pair_log_likelihood
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_parquet
@@ -96,9 +96,14 @@ class MORETrainer(RewardTrainer):
             self._check_step()
             row, shares = collator.sources, torch.eye(len(self.sources))
         self.data_collator = SourceCollator(collator, row, shares)
+        if len(self.sources) == 2 and args.weights == "more" and args.normalize == "l2":
+            logger.warning(
+                "two sources: with normalize: l2 their weights are always equal, as with weights: uniform, because the "
+                "shortest point between two vectors of one length is their midpoint; normalize: none gives other ones"
+            )
         self._fixed = self._fixed_weights()
         self.source_logs = SourceLogs("type" if args.source == "types" else "source", self.sources)
-        self._average: Tensor | None = None  # (sources, d)
+        self._smoothed = SmoothedGramian(args.new_gradient_share)
         self._step_weights: Tensor | None = None  # lambda of the step under accumulation
         self._step_counts = torch.zeros(len(self.sources))  # n_k of the step
 
@@ -232,13 +237,7 @@ class MORETrainer(RewardTrainer):
         """lambda from the sums of the sources' gradients over all processes, `(sources, d)`."""
         present = counts > 0
         gradients = sums / counts.where(present, torch.ones_like(counts)).unsqueeze(-1)
-        share = self.args.new_gradient_share
-        if share < 1:
-            before = gradients if self._average is None else self._average.to(gradients)
-            known = before.abs().sum(-1, keepdim=True) > 0
-            mixed = torch.where(known, share * gradients + (1 - share) * before, gradients)
-            gradients = self._average = torch.where(present.unsqueeze(-1), mixed, before)
-        inner = gramian(gradients)
+        inner = self._smoothed.add(gradients.unsqueeze(0), present.unsqueeze(0))
         if not present.any():  # every weight of the step is 0
             return torch.full_like(counts, 1 / len(counts))
         weights = min_norm_weights(inner, normalize=self.args.normalize, present=present.cpu().numpy())
@@ -279,14 +278,14 @@ class MORETrainer(RewardTrainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        if self._average is not None and self.args.should_save:
-            safetensors.torch.save_file({"average": self._average}, Path(output_dir) / AVERAGES)
+        if self._smoothed.state and self.args.should_save:
+            safetensors.torch.save_file(self._smoothed.state, Path(output_dir) / AVERAGES)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         file = None if checkpoint is None else Path(checkpoint) / AVERAGES
         if file is not None and file.exists():
-            self._average = safetensors.torch.load_file(file)["average"]
+            self._smoothed = SmoothedGramian(self.args.new_gradient_share, state=safetensors.torch.load_file(file))
 
 
 def _only(judgments: Judgments, name: str) -> Judgments:

@@ -44,8 +44,9 @@ from pluralign.scoring.measured import Measured
 from pluralign.scoring.mixtures import weight_files
 from pluralign.scoring.reference import PENALTY
 from pluralign.scoring.scorers import Scorer
-from pluralign.scoring.tokens import model_context, prompt_tokens
+from pluralign.scoring.tokens import check_embedded, model_context, prompt_tokens
 from pluralign.training.checkpoints import CompletionMarker
+from pluralign.training.configs import SECOND_ADAPTER
 from pluralign.training.dpo import TUNED_POLICY_USAGE
 from pluralign.training.objective import Objective, TrainingRun
 from pluralign.training.preference_matching.lengths import stop_if_endless
@@ -172,7 +173,7 @@ class PMRLHFTrainer(Objective, trl.RLOOTrainer):
         if ref_model is not None and args.penalty.charges_none:
             raise PluralignError("ref_model: mode pm uses no reference: leave it out")
         if isinstance(model, peft.PeftModel) and peft_config is not None:
-            raise PluralignError("peft_config: the model has an adapter already; merge it first, or train it on")
+            raise PluralignError(SECOND_ADAPTER)
         scorer: Scorer | None = None
         if reward_funcs is None:
             if args.reward_model is None:
@@ -285,6 +286,9 @@ class PMRLHFTrainer(Objective, trl.RLOOTrainer):
         most_tokens = model_context(loaded.model.config, loaded.tokenizer) - args.max_completion_length
         train = _prompt_dataset(judgments, loaded.tokenizer, most_tokens)
         test = None if evaluated is None else _prompt_dataset(evaluated, loaded.tokenizer, most_tokens)
+        for name, given in (("train_files", train), ("eval_files", test)):
+            ids = [] if given is None else prompt_tokens(list(given["prompt"]), loaded.tokenizer, most_tokens)
+            check_embedded(name, ids, loaded.model, loaded.tokenizer)
         at_once = args.generation_batch_size // args.num_generations
         if len(train) < at_once:
             raise PluralignError(

@@ -16,7 +16,9 @@ from pluralign.judgments.table import text_columns
 from pluralign.policies.loading import load_policy
 from pluralign.policies.mixture import MixturePolicy
 from pluralign.policies.policy import Policy, Sample
+from pluralign.scoring.items import items_of_texts
 from pluralign.scoring.tokens import TokenizedItems, prompt_tokens
+from pluralign.scoring.type_judges import TypeJudges
 
 BASE = "base"
 """The name of the model from which the types' policies were tuned."""
@@ -28,12 +30,13 @@ def draw_answers(
     further: Mapping[str, str | os.PathLike[str]],
     *,
     own: bool = True,
+    judges: TypeJudges | None = None,
     samples: int,
     max_new_tokens: int,
     seed: int,
     trust_remote_code: bool = False,
 ) -> pa.Table:
-    """Draw responses and score each under the policy of every type and the base.
+    """Draw responses, score each under the policy of every type and the base, and let the types' judges rate it.
 
     Other policies are loaded one after the other, and never at the same time as those of the types.
     With `own`, responses are also drawn from the policies of the types and from their base.
@@ -41,13 +44,14 @@ def draw_answers(
     Returns:
         a row per response, policy by policy and prompt by prompt: `prompt`, `response`, `by` (the policy), `log_prob`
         under that policy, `tokens`, `finished`, and for each type `utility_K` = log pi_K(y|x) - log pi_ref(y|x) in
-        nats, where log pi_ref counts only as far as the penalty of the run includes it.
+        nats, where log pi_ref counts only as far as the penalty of the run includes it, and `judged_K`, the utility by
+        the type's judge (`utility_K` without judges).
 
     Raises:
         PluralignError: a policy cannot be loaded, has another tokenizer, or is too short for the responses.
     """
     options: dict[str, Any] = {"n": samples, "max_new_tokens": max_new_tokens}
-    policy = _types_of(run, trust_remote_code)
+    policy = policy_of_types(run, trust_remote_code)
     limits, vocabulary = policy.limits, policy.tokenizer.get_vocab()
     drawn: dict[str, list[list[Sample]]] = {}
     if own:
@@ -68,7 +72,7 @@ def draw_answers(
                 )
             drawn[name] = other.sample(prompts, seed=seed_of(seed, name), **options)
             del other
-        policy = _types_of(run, trust_remote_code)
+        policy = policy_of_types(run, trust_remote_code)
     ids = prompt_tokens(prompts, policy.tokenizer, limits.max_length - max_new_tokens)
     answers = [sample for groups in drawn.values() for group in groups for sample in group]
     prompt = np.tile(np.repeat(np.arange(len(prompts)), samples), len(drawn))
@@ -80,7 +84,13 @@ def draw_answers(
         "tokens": [len(sample.token_ids) for sample in answers],
         "finished": [sample.finished for sample in answers],
     }
-    return pa.table(columns | {f"utility_{kind + 1}": row for kind, row in enumerate(utilities)})
+    judged = utilities
+    if judges is not None:
+        texts = [[one.response for one in group] for groups in drawn.values() for group in groups]
+        judged = judges.utilities(items_of_texts(list(prompts) * len(drawn), texts))
+    for name, rows in (("utility", utilities), ("judged", judged)):
+        columns |= {f"{name}_{kind + 1}": row for kind, row in enumerate(rows)}
+    return pa.table(columns)
 
 
 def log_ratios_of(
@@ -102,11 +112,14 @@ def log_ratios_of(
     return np.asarray(ratios[:, [place[key] for key in keys]])
 
 
-def utilities_by(answers: pa.Table, names: Sequence[str], prompts: int) -> np.ndarray:
-    """Utilities of the responses of some policies: `(types, policies, prompts, samples)`, in nats."""
-    types = sum(name.startswith("utility_") for name in answers.column_names)
+def utilities_by(answers: pa.Table, names: Sequence[str], prompts: int, column: str = "utility") -> np.ndarray:
+    """Utilities of the responses of some policies: `(types, policies, prompts, samples)`.
+
+    `column` is `utility` (log-ratios in nats) or `judged`.
+    """
+    types = sum(name.startswith(f"{column}_") for name in answers.column_names)
     by = np.array(answers.column("by").to_pylist())
-    utilities = np.stack([answers.column(f"utility_{kind + 1}").to_numpy() for kind in range(types)])
+    utilities = np.stack([answers.column(f"{column}_{kind + 1}").to_numpy() for kind in range(types)])
     return np.stack([utilities[:, by == name].reshape(types, prompts, -1) for name in names], axis=1)
 
 
@@ -120,7 +133,12 @@ def seed_of(seed: int, name: str) -> int:
     return int(fingerprint(seed, name)[:8], 16)
 
 
-def _types_of(run: Path, trust_remote_code: bool) -> MixturePolicy:
+def policy_of_types(run: Path, trust_remote_code: bool = False) -> MixturePolicy:
+    """The policies of a run's types.
+
+    Raises:
+        PluralignError: the run holds one policy.
+    """
     policy = load_policy(run, trust_remote_code=trust_remote_code)
     if not isinstance(policy, MixturePolicy):
         raise PluralignError(f"{run}: holds one policy, and the policies of several types were expected")

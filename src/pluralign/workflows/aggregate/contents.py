@@ -12,8 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pluralign.choice import regret as game_theory
-from pluralign.choice.regret import Game, regret_matrix
 from pluralign.evaluation.policies import regret as estimates
 from pluralign.evaluation.policies.regret import Floats, means, preferred, with_mixtures
 from pluralign.judgments.reading import read
@@ -21,11 +19,19 @@ from pluralign.policies.routing import is_typed_run
 from pluralign.reports import aggregation as page
 from pluralign.scoring.mixtures import read_responsibilities
 from pluralign.workflows.aggregate.answers import BASE, utilities_by
+from pluralign.workflows.aggregate.distill import distilled
+from pluralign.workflows.aggregate.tuning import (
+    BEST_OF,
+    COMPARED,
+    MERGE,
+    MIXTURE,
+    OFFERED,
+    POOLED,
+    Criterion,
+    Tuned,
+    losses_by_prompt,
+)
 from pluralign.workflows.groups import majority_groups
-
-POPULATION, UTILITARIAN, EGALITARIAN, MAX_MIN = "population", "utilitarian", "egalitarian", "max-min-reward"
-MIXTURES = (POPULATION, UTILITARIAN, EGALITARIAN, MAX_MIN)
-"""Mixtures of the types' own policies that are compared; `EGALITARIAN` is the aggregated policy."""
 
 _EXAMPLES = 4
 _MANY_UNFINISHED = 0.1
@@ -39,7 +45,10 @@ class Setting:
     types: Sequence[str]  # names of the policies
     shares: np.ndarray  # eta (types,)
     priority: np.ndarray  # c (types,)
+    criterion: Criterion
+    judged_by: str  # who judges win rates, in words
     prompts: int
+    tuning_prompts: int
     samples: int  # to each prompt from each policy
     max_new_tokens: int
     hedge: bool  # whether Hedge solves the game
@@ -69,55 +78,58 @@ def known_groups(run: Path, files: Sequence[str], types: int, label_scale: str |
     return [KnownGroup(name, len(members[name]), np.mean(members[name], axis=0)) for name in sorted(members)]
 
 
-def solve(answers: pa.Table, setting: Setting) -> tuple[Game, dict[str, np.ndarray]]:
-    """The solved game, and the weights `(types,)` of each mixture that is compared."""
-    utility = utilities_by(answers, setting.types, setting.prompts).mean((-2, -1))
-    regret = regret_matrix(utility, setting.priority)
-    game = game_theory.hedge(regret) if setting.hedge else game_theory.min_max_regret(regret)
-    weights = (
-        setting.shares,
-        game_theory.utilitarian(utility, setting.shares * setting.priority),
-        game.weights,
-        game_theory.max_min_reward(utility),
-    )
-    return game, dict(zip(MIXTURES, weights, strict=True))
-
-
 def aggregation_contents(
     answers: pa.Table,
     setting: Setting,
+    built: Sequence[str],
     further: Sequence[str],
-    game: Game,
-    mixtures: Mapping[str, np.ndarray],
+    tuned: Tuned,
     groups: Sequence[KnownGroup] = (),
 ) -> page.AggregationPage:
     """The content of `aggregate.json`.
 
-    `answers` are those of `draw_answers`, `game` and `mixtures` those of `solve`; `further` names the policies
-    other than those of the types and the base.
+    `answers` are those of `draw_answers`; `built` names the policies that were written, and `further` those that were
+    given for comparison.
     """
-    drawers = [*setting.types, BASE, *further]
+    drawers = [*setting.types, BASE, *(name for name in built if name != MIXTURE), *further]
     utilities = utilities_by(answers, drawers, setting.prompts)  # (types, policies, prompts, samples)
+    judged = utilities_by(answers, drawers, setting.prompts, "judged")
+    mixtures = {name: weights for name, weights in tuned.mixtures.items() if name != MIXTURE or MIXTURE in built}
     own, weights = len(setting.types), np.stack(list(mixtures.values()))
     ratios = with_mixtures(utilities.mean(-1), weights)
+    liked = with_mixtures(preferred(judged, judged[:, [own]]), weights)
     regrets = estimates.regret_table(ratios, setting.priority, seed=setting.seed)
-    rates = _wins_against(utilities, own, weights, setting.seed)
-    between = estimates.game_interval(ratios, setting.priority, seed=setting.seed)
+    rates = means(liked, seed=setting.seed)
+    heard = setting.priority > 0  # a type without priority is not the worst-off
+    worst = estimates.largest_losses(1 - liked[heard], seed=setting.seed)
+    relative = losses_by_prompt("relative-regret", ratios, liked, setting.priority)
+    relatives = estimates.largest_losses(relative, seed=setting.seed)
+    losses = losses_by_prompt(setting.criterion, ratios, liked, setting.priority)
+    scores = estimates.largest_losses(losses, seed=setting.seed)
     lengths, unfinished = _lengths(answers, drawers, weights)
     names = [*drawers, *mixtures]
-    kinds = ["own"] * own + ["base"] + ["further"] * len(further) + ["mixture"] * len(mixtures)
-    order = [*range(own + 1), *range(len(drawers), len(names)), *range(own + 1, len(drawers))]
+    kinds = dict.fromkeys(setting.types, "own") | {BASE: "base"}
+    kinds |= {name: "offered" if name in OFFERED else "distilled" for name in built}
+    kinds |= dict.fromkeys(COMPARED, "compared") | dict.fromkeys(further, "further")
+    ranked = ["own", "base", "offered", "distilled", "compared", "further"]
+    order = sorted(
+        range(len(names)), key=lambda place: (ranked.index(kinds[names[place]]), _place(names[place]), place)
+    )
+    chosen = {MERGE: tuned.merge, POOLED: tuned.pooled, BEST_OF: tuned.best_of} | mixtures
     # In the order of the fields of `TypeOutcome`.
     outcomes = [regrets.utility, regrets.utility_error, regrets.regret, regrets.regret_error]
     outcomes += [rates.value, rates.low, rates.high]
     policies = [
         page.PolicyOutcome(
             name=names[place],
-            kind=kinds[place],
-            weights=mixtures[names[place]].tolist() if kinds[place] == "mixture" else None,
+            kind=kinds[names[place]],
+            weights=chosen.get(names[place]),
             max_regret=_number(regrets.largest.value[place]),
             low=_number(regrets.largest.low[place]),
             high=_number(regrets.largest.high[place]),
+            max_relative_regret=page.Value(*_ends(relatives, place)),
+            worst_win_rate=page.Value(*(None if end is None else 1 - end for end in _ends(worst, place, turned=True))),
+            loss=page.Value(*_ends(scores, place)),
             mean_length=lengths[place],
             unfinished=unfinished[place],
             types=[page.TypeOutcome(*(_number(of[kind, place]) for of in outcomes)) for kind in range(own)],
@@ -126,16 +138,20 @@ def aggregation_contents(
     ]
     against = []
     for name in further:
-        wins = _wins_against(utilities, drawers.index(name), weights, setting.seed)
+        wins = _wins_against(judged, drawers.index(name), weights, setting.seed)
         for place in (place for place in order if names[place] != name):
             for kind, type_name in enumerate(setting.types):
                 rate = (_number(of[kind, place]) for of in (wins.value, wins.low, wins.high))
                 against.append(page.WinRate(names[place], name, label(type_name), *rate))
-    by_prompt = (setting.priority[:, None, None] * (ratios[range(own), range(own)][:, None] - ratios))[:, order]
-    liked = with_mixtures(preferred(utilities, utilities[:, [own]]), weights)[:, order]
+    deployable = [place for place in order if kinds[names[place]] in ("own", "base", "offered", "distilled")]
+    winner = names[min(deployable, key=lambda place: scores.value[place])]
     contents = page.AggregationPage(
         run=setting.run,
+        criterion=setting.criterion,
+        judged_by=setting.judged_by,
+        winner=winner,
         prompts=setting.prompts,
+        tuning_prompts=setting.tuning_prompts,
         samples=setting.samples,
         max_new_tokens=setting.max_new_tokens,
         types=[
@@ -144,19 +160,34 @@ def aggregation_contents(
         ],
         policies=policies,
         game=page.SolvedGame(
-            value=game.value_with_abstention,
-            low=None if between is None else max(between[0], 0.0),
-            high=None if between is None else max(between[1], 0.0),
-            without_abstention=game.value,
-            adversary=game.adversary.tolist(),
+            value=max(tuned.value, 0.0),
+            low=None if tuned.low is None else max(tuned.low, 0.0),
+            high=None if tuned.high is None else max(tuned.high, 0.0),
+            without_abstention=tuned.value,
+            adversary=tuned.adversary,
             solver="optimistic Hedge" if setting.hedge else "linear programme",
         ),
         against=against,
-        groups=group_outcomes(groups, [names[place] for place in order], by_prompt, liked, setting.seed),
+        groups=group_outcomes(
+            groups, [names[place] for place in order],
+            estimates.regrets_by_prompt(ratios, setting.priority)[:, order], liked[:, order], setting.seed,
+        ),
         examples=_examples(answers, drawers, setting),
         warnings=[],
-    )
+    )  # fmt: skip
     return replace(contents, warnings=warnings_of(contents))
+
+
+def _place(name: str) -> int:
+    """Where a policy stands among those that are offered."""
+    offered = name.removesuffix(distilled(""))
+    return OFFERED.index(offered) if offered in OFFERED else 0
+
+
+def _ends(estimate: estimates.Estimate, place: int, turned: bool = False) -> tuple[float | None, ...]:
+    """A value with the ends of its interval; `turned` for one minus it, whose low end is that of the high one."""
+    low, high = (estimate.high, estimate.low) if turned else (estimate.low, estimate.high)
+    return tuple(_number(of[place]) for of in (estimate.value, low, high))
 
 
 def group_outcomes(
@@ -203,8 +234,27 @@ def warnings_of(contents: page.AggregationPage) -> list[str]:
     """Reasons to distrust the numbers."""
     warnings = []
     game, types = contents.game, contents.types
+    by_name = {policy.name: policy for policy in contents.policies}
     if contents.prompts < 2:
         warnings.append("There is only one prompt, so errors cannot be estimated: give more prompts.")
+    if contents.winner == BASE:
+        warnings.append(
+            f"By {contents.criterion} no policy serves the worst-off type better than the base does. Draw more "
+            "responses, raise --trials, or tune the types' policies further."
+        )
+    for policy in contents.policies:
+        base = by_name[BASE].loss.value if BASE in by_name else None
+        if (
+            policy.kind == "distilled"
+            and base is not None
+            and policy.loss.value is not None
+            and policy.loss.value > base
+        ):
+            warnings.append(
+                f"{policy.name} is worse than the base by {contents.criterion} ({_shown(policy.loss.value)}, base "
+                f"{_shown(base)}; smaller is better): do not use it. Raise --distill-samples, --distill-epochs or "
+                "--distill-learning-rate."
+            )
     if game.without_abstention < 0:
         warnings.append(
             "The value of the game is below zero, which only happens by chance: the weights of the mixture are those "
@@ -225,7 +275,7 @@ def warnings_of(contents: page.AggregationPage) -> list[str]:
                     "was not tuned far enough towards its preferences."
                 )
     for policy in contents.policies:
-        if policy.unfinished > _MANY_UNFINISHED and policy.kind != "mixture":
+        if policy.unfinished > _MANY_UNFINISHED and policy.name != MIXTURE and policy.kind != "compared":
             warnings.append(
                 f"{round(100 * policy.unfinished)} % of the responses of {policy.name} were cut at "
                 f"{contents.max_new_tokens} tokens: their utilities are those of incomplete responses. Raise "
@@ -240,17 +290,23 @@ def aggregate_metrics(contents: page.AggregationPage, answers: pa.Table) -> dict
     metrics: dict[str, Any] = {
         "types": len(contents.types),
         "prompts": contents.prompts,
+        "tuning_prompts": contents.tuning_prompts,
         "samples": contents.samples,
         "answers": answers.num_rows,
+        "criterion": contents.criterion,
+        "winner": contents.winner,
         **_with_ends("game_value", game.value, game),
         "game_value_without_abstention": game.without_abstention,
     }
     for policy in contents.policies:
         name = policy.name
-        if policy.weights is not None and name == EGALITARIAN:
+        if policy.weights is not None and policy.kind == "offered":
             weights = zip(contents.types, policy.weights, strict=True)
-            metrics |= {f"mixture_weights/type={kind.type}": weight for kind, weight in weights}
+            metrics |= {f"{policy_key(name)}_weights/type={kind.type}": weight for kind, weight in weights}
+        metrics |= _with_ends(f"worst_win_rate/{name}", policy.worst_win_rate.value, policy.worst_win_rate)
         metrics |= _with_ends(f"max_regret/{name}", policy.max_regret, policy)
+        relative = policy.max_relative_regret
+        metrics |= _with_ends(f"max_relative_regret/{name}", relative.value, relative)
         metrics |= {f"mean_length/{name}": policy.mean_length, f"unfinished/{name}": policy.unfinished}
         for kind, outcome in zip(contents.types, policy.types, strict=True):
             at = f"{name}/type={kind.type}"
@@ -273,30 +329,48 @@ def _with_ends(key: str, value: float | None, ends: Any) -> dict[str, float | No
     return {key: value, f"{key}_low": ends.low, f"{key}_high": ends.high}
 
 
-def regret_lines(metrics: Mapping[str, Any]) -> list[str]:
-    """The regret of each type under each policy as lines of text, from the metrics.
+def policy_key(name: str) -> str:
+    """The name of a policy in the key of its weights.
 
     Examples:
-        >>> metrics = {"max_regret/base": 2.0, "regret/base/type=1": 2.0, "regret/base/type=1_se": 0.5}
-        >>> print("\\n".join(regret_lines(metrics)))
-        regret in nats         type 1          largest
-        base                   2.00 ± 0.50     2.00
+        >>> policy_key("best-of")
+        'best_of'
     """
-    ends = ("_low", "_high", "_se")
-    names = [key.removeprefix("max_regret/") for key in metrics if key.startswith("max_regret/")]
-    names = [name for name in names if not name.endswith(ends)]
-    prefix = f"regret/{names[0]}/type="
-    types = [key.removeprefix(prefix) for key in metrics if key.startswith(prefix) and not key.endswith(ends)]
-    width = max(22, *(len(name) + 2 for name in names))
-    rows = [["regret in nats", *(f"type {kind}" for kind in types), "largest"]]
+    return name.replace("-", "_")
+
+
+def outcome_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """The win rate of each type under each policy as lines of text, from the metrics; the best policy has a star.
+
+    Examples:
+        >>> metrics = {"worst_win_rate/merge": 0.5, "win_rate/merge/type=1": 0.5, "max_regret/merge": 2.0}
+        >>> metrics |= {"worst_win_rate/merge_low": 0.4, "worst_win_rate/merge_high": 0.6, "winner": "merge"}
+        >>> print("\\n".join(outcome_lines(metrics)))
+        win rate against base  type 1     worst-off            largest regret
+        merge *                0.50       0.50 [0.40, 0.60]    2.00
+    """
+    prefix = "worst_win_rate/"
+    names = [
+        key.removeprefix(prefix) for key in metrics if key.startswith(prefix) and not key.endswith(("_low", "_high"))
+    ]
+    first = f"win_rate/{names[0]}/type="
+    types = [
+        key.removeprefix(first) for key in metrics if key.startswith(first) and not key.endswith(("_low", "_high"))
+    ]
+    types = [kind for kind in types if "/" not in kind]
+    width = max(22, *(len(name) + 3 for name in names))
+    rows = [["win rate against base", *(f"type {kind}" for kind in types), "worst-off", "largest regret"]]
     for name in names:
-        cells = []
-        for kind in types:
-            at = f"regret/{name}/type={kind}"
-            error = f" ± {metrics[at + '_se']:.2f}" if at + "_se" in metrics else ""
-            cells.append(f"{metrics[at]:.2f}{error}")
-        rows.append([name, *cells, f"{metrics[f'max_regret/{name}']:.2f}"])
-    return [f"{row[0]:<{width}} " + " ".join(f"{cell:<15}" for cell in row[1:]).rstrip() for row in rows]
+        at = prefix + name
+        worst = f"{metrics[at]:.2f}"
+        if f"{at}_low" in metrics:
+            worst += f" [{metrics[f'{at}_low']:.2f}, {metrics[f'{at}_high']:.2f}]"
+        cells = [f"{metrics[f'win_rate/{name}/type={kind}']:.2f}" for kind in types]
+        starred = name + " *" * (name == metrics["winner"])
+        rows.append([starred, *cells, worst, f"{metrics[f'max_regret/{name}']:.2f}"])
+    return [
+        f"{row[0]:<{width}} " + "".join(f"{cell:<11}" for cell in row[1:-2]) + f"{row[-2]:<21}{row[-1]}" for row in rows
+    ]
 
 
 def label(policy: str) -> str:
@@ -334,6 +408,10 @@ def _examples(answers: pa.Table, drawers: Sequence[str], setting: Setting) -> li
             utilities = [float(row[f"utility_{kind + 1}"]) for kind in range(len(setting.types))]
             examples.append(page.Example(row["prompt"], name, row["response"], utilities))
     return examples
+
+
+def _shown(value: float) -> str:
+    return f"{value:.3f}"
 
 
 def _number(value: float) -> float | None:

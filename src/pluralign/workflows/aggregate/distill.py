@@ -1,4 +1,4 @@
-"""Distillation: one adapter in place of a mixture, fine-tuned from the base on responses of the mixture."""
+"""Distillation: one adapter in place of a combined policy, fine-tuned from the base on the policy's responses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write
-from pluralign.core.runs import CONFIG
+from pluralign.core.runs import CONFIG, read_config
 from pluralign.judgments.table import Judgments
 from pluralign.policies.loading import load_policy
 from pluralign.scoring.features import plain_text
@@ -22,9 +22,6 @@ from pluralign.scoring.mixtures import read_mixture
 from pluralign.workflows.aggregate.answers import seed_of
 from pluralign.workflows.train.run import train
 
-DISTILLED = "distilled"
-"""The name of the policy, its folder, and a part of its seed."""
-
 _SETTINGS = (
     "model_revision", "dtype", "attn_implementation", "load_in_8bit", "load_in_4bit", "bnb_4bit_quant_type",
     "use_bnb_nested_quant", "bnb_4bit_quant_storage",
@@ -32,8 +29,19 @@ _SETTINGS = (
 """Settings of the base that a run stores; `trust_remote_code` is never read from a folder."""
 
 
-def distill_mixture(
+def distilled(name: str) -> str:
+    """The name of a distilled policy and its folder.
+
+    Examples:
+        >>> distilled("mixture")
+        'mixture-distilled'
+    """
+    return f"{name}-distilled"
+
+
+def distill(
     folder: Path,
+    name: str,
     run: Path,
     prompts: Sequence[Any],
     *,
@@ -44,30 +52,30 @@ def distill_mixture(
     seed: int,
     trust_remote_code: bool = False,
 ) -> dict[str, Any]:
-    """Train `distilled/` with the objective `sft` on responses of `mixture/`; resumes where it stopped.
+    """Train `NAME-distilled/` with the objective `sft` on responses of the policy `NAME/`; resumes where it stopped.
 
-    Minimising -log pi(y|x) over responses y of the mixture minimises KL(mixture || pi). Repeated responses count as
-    often as they were drawn. Responses cut at the limit are left out, because training would teach an end token in
-    their middle, and so are empty ones, which a table of judgments cannot hold. The adapter thus learns the mixture
-    conditional on a finished, non-empty response.
+    Minimising -log pi(y|x) over responses y of the policy q minimises KL(q || pi). Repeated responses count as often as
+    they were drawn. Responses cut at the limit are left out, because training would teach an end token in their middle,
+    and so are empty ones, which a table of judgments cannot hold. The adapter thus learns the policy conditional on a
+    finished, non-empty response.
 
-    `folder` gets `draws.parquet`, `distill.yaml` and `distilled/`; the adapter uses the model settings of `run`.
-    Returns the metrics `distill_prompts`, `distill_draws`, `distill_left_out` and `distill_train_loss`.
+    `folder` gets `NAME-draws.parquet`, `NAME-distilled.yaml` and `NAME-distilled/`; the adapter uses the settings of
+    the run's adapters. Returns the metrics `distill_draws/NAME`, `distill_left_out/NAME` and
+    `distill_train_loss/NAME`.
 
     Raises:
         PluralignError: the adapters of the types are not LoRA adapters, or no response is left.
     """
-    draws, mixture = folder / "draws.parquet", folder / "mixture"
-    settings = _lora(mixture)
+    draws, out = folder / f"{name}-draws.parquet", folder / distilled(name)
+    settings = _lora(run)
     if not draws.exists():
-        _draw(mixture, prompts, draws, samples, max_new_tokens, seed, trust_remote_code)
+        _draw(folder / name, prompts, draws, samples, max_new_tokens, seed_of(seed, f"{name} draws"), trust_remote_code)
     kept = pq.read_metadata(draws).num_rows
-    left_out = len(prompts) * samples - kept
-    given = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8")) if (run / CONFIG).exists() else {}
+    given = read_config(run) if (run / CONFIG).exists() else {}
     config = {
         "objective": "sft",
         "train_files": [str(draws)],
-        "output_dir": str(folder / DISTILLED),
+        "output_dir": str(out),
         "responses": "draws",
         "num_train_epochs": epochs,
         "learning_rate": learning_rate,
@@ -77,18 +85,18 @@ def distill_mixture(
         **{key: given[key] for key in _SETTINGS if given.get(key) is not None},
     }
     config |= {"trust_remote_code": True} if trust_remote_code else {}
-    with atomic_write(folder / "distill.yaml", "w") as file:
+    with atomic_write(out.with_suffix(".yaml"), "w") as file:
         yaml.safe_dump(config, file, allow_unicode=True, sort_keys=False)
-    trained = train(folder / "distill.yaml")
-    counts = {"distill_prompts": len(prompts), "distill_draws": kept, "distill_left_out": left_out}
-    return counts | ({"distill_train_loss": trained["train_loss"]} if "train_loss" in trained else {})
+    trained = train(out.with_suffix(".yaml"))
+    counts = {f"distill_draws/{name}": kept, f"distill_left_out/{name}": len(prompts) * samples - kept}
+    return counts | ({f"distill_train_loss/{name}": trained["train_loss"]} if "train_loss" in trained else {})
 
 
 def _draw(
-    mixture: Path, prompts: Sequence[Any], file: Path, samples: int, max_new_tokens: int, seed: int, trusted: bool
+    source: Path, prompts: Sequence[Any], file: Path, samples: int, max_new_tokens: int, seed: int, trusted: bool
 ) -> None:
-    policy = load_policy(mixture, trust_remote_code=trusted)
-    drawn = policy.sample(prompts, n=samples, max_new_tokens=max_new_tokens, seed=seed_of(seed, DISTILLED + " from"))
+    policy = load_policy(source, trust_remote_code=trusted)
+    drawn = policy.sample(prompts, n=samples, max_new_tokens=max_new_tokens, seed=seed)
     # One row per draw: a row of the table holds different responses, and draws may repeat.
     rows = [
         {"prompt": prompt, "responses": [sample.response], "ranks": [1], "source": sample.adapter}
@@ -98,15 +106,15 @@ def _draw(
     ]
     if not rows:
         raise PluralignError(
-            f"{mixture}: none of {len(prompts) * samples} responses is finished within {max_new_tokens} tokens and "
+            f"{source}: none of {len(prompts) * samples} responses is finished within {max_new_tokens} tokens and "
             "not empty, so there is nothing to learn from: raise --max-new-tokens"
         )
     Judgments.from_rows(rows).write(file)
 
 
-def _lora(mixture: Path) -> dict[str, Any]:
-    """Settings of a new adapter like those of the mixture."""
-    first = mixture / next(iter(read_mixture(mixture).weights))
+def _lora(run: Path) -> dict[str, Any]:
+    """Settings of a new adapter like those of the types."""
+    first = run / next(iter(read_mixture(run).weights))
     config = peft.PeftConfig.from_pretrained(str(first))
     if not isinstance(config, peft.LoraConfig):
         raise PluralignError(f"{first}: is a {config.peft_type} adapter; only LoRA adapters can be distilled")

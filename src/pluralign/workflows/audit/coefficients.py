@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pluralign.choice.latent_class.estimator import MOST_COVARIANCES
-from pluralign.reports.audit import Coefficient
+from pluralign.reports.audit_record import Coefficient
 from pluralign.scoring.annotator_types import Findings
 from pluralign.scoring.side_tables import BAR, CONSTANT
 

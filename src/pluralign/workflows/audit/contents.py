@@ -19,7 +19,7 @@ from pluralign.evaluation.annotators.peers import annotator_agreement
 from pluralign.evaluation.annotators.transitivity import condorcet, intransitive_triples
 from pluralign.evaluation.annotators.voted_pairs import VotedPairs, comparison_components, majority_margins, voted_pairs
 from pluralign.judgments.table import Judgments
-from pluralign.reports import audit as page
+from pluralign.reports import audit_record as page
 from pluralign.reports.histograms import Histogram
 from pluralign.scoring.annotator_types import Findings
 from pluralign.scoring.features import plain_text
@@ -198,7 +198,14 @@ def _verdict(fitted: Findings) -> page.CheckedVerdict:
     ]
     checked = [page.Check(*check) for check in checks]
     return page.CheckedVerdict(
-        verdict.verdict, verdict.reason, verdict.advice, checked, entropy, power, verdict.sentence
+        verdict.verdict,
+        verdict.reason,
+        verdict.advice,
+        checked,
+        entropy,
+        power,
+        verdict.sentence,
+        verdict.heterogeneity,
     )
 
 

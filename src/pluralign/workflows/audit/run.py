@@ -13,11 +13,13 @@ import pyarrow as pa
 
 from pluralign.choice.latent_class.identification import posterior_entropy
 from pluralign.core.files import atomic_write, path_list, write_parquet
+from pluralign.core.locks import locks_out
 from pluralign.core.records import write_record
 from pluralign.core.runs import file_fingerprints, finish_run, finished_metrics, start_run
 from pluralign.judgments.reading import read
 from pluralign.judgments.table import text_columns
-from pluralign.reports.audit import AuditPage, audit_page
+from pluralign.reports.audit import audit_page
+from pluralign.reports.audit_record import AuditPage
 from pluralign.reports.cards import metrics_table
 from pluralign.scoring.annotator_types import Findings, findings
 from pluralign.scoring.mixtures import responsibilities_table
@@ -27,6 +29,7 @@ from pluralign.workflows.audit.contents import audit_contents
 from pluralign.workflows.audit.types import utilities_of, worth_errors
 
 
+@locks_out()
 def audit(
     files: str | os.PathLike[str] | list[str],
     out: str | os.PathLike[str],
@@ -130,6 +133,7 @@ def audit_metrics(fitted: Findings, contents: AuditPage) -> dict[str, Any]:
         "log_likelihood": model.log_likelihood_,
         "bic": model.bic_,
         "identification": contents.identification.verdict,
+        "heterogeneity": contents.identification.heterogeneity,
         "sentence": contents.identification.sentence,
         "posterior_entropy": float(posterior_entropy(model).mean()),
         **{f"share/type={kind.type}": kind.share for kind in contents.types},

@@ -12,11 +12,13 @@ from typing import Any
 
 import transformers
 from accelerate import PartialState
+from accelerate.utils import DistributedType
 from transformers.utils import logging
 from trl import ModelConfig
 
-from pluralign.core.errors import PluralignError
+from pluralign.core.errors import PluralignError, TrainingError
 from pluralign.core.files import atomic_folder, disk_errors
+from pluralign.core.locks import folder_lock
 from pluralign.core.runs import file_fingerprints, finish_run, read_metrics, run_state, start_run
 from pluralign.reports.cards import run_card
 from pluralign.scoring.measured import Measured
@@ -24,16 +26,19 @@ from pluralign.scoring.recalibrated import remove_recalibration
 from pluralign.training.objective import TrainingRun
 from pluralign.training.objectives import OBJECTIVES
 from pluralign.workflows.train.settings import (
+    DEFAULT_MODEL_KEYS,
     NOT_SET_BY_USERS,
     Given,
     RunKeys,
     by_type,
     check_known,
+    check_ranges,
     check_value,
     fields_of,
     plain,
     read_flags,
     read_yaml,
+    redacted,
 )
 
 logger = logging.get_logger(__name__)
@@ -86,8 +91,15 @@ def check(given: Mapping[str, Given], flags: Mapping[str, Given], place: str = "
     for key, value in trainer.fixed_model_keys.items():
         if model_values.setdefault(key, value) != value:
             raise given[key].complain(f"the objective {objective} needs {key}: {plain(value)}: leave this out")
-    model_values = {**trainer.default_model_keys, **model_values, "model_name_or_path": values["model_name_or_path"]}
+    defaults = {**DEFAULT_MODEL_KEYS, **trainer.default_model_keys}
+    model_values = {**defaults, **model_values, "model_name_or_path": values["model_name_or_path"]}
     arg_values["output_dir"] = values["output_dir"]
+    check_ranges(given, {**model_values, **arg_values})
+    with disk_errors(values["output_dir"]):
+        model_folder, out = (Path(os.path.realpath(values[key])) for key in ("model_name_or_path", "output_dir"))
+    if model_folder.is_dir() and model_folder.is_relative_to(out):
+        name = values["model_name_or_path"]
+        raise given["output_dir"].complain(f"is or holds the model {name}: choose another folder")
     for key in ("train_files", "eval_files"):
         for file in values.get(key) or []:
             if not Path(file).is_file():
@@ -107,7 +119,7 @@ def check(given: Mapping[str, Given], flags: Mapping[str, Given], place: str = "
         Path(values["output_dir"]),
         model,
         args,
-        {key: value for key, value in resolved.items() if value is not None},
+        {key: redacted(key, value) for key, value in resolved.items() if value is not None},
     )
 
 
@@ -125,12 +137,27 @@ def _resolved(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
 def run(job: TrainingRun) -> dict[str, Any]:
     """Run a checked config: read, train or go on training, save, evaluate."""
     state = PartialState()
+    asked = int(os.environ.get("WORLD_SIZE", "1"))
+    if asked != state.num_processes:
+        raise PluralignError(
+            f"the launcher started {asked} processes, and each would train alone (in groups of {state.num_processes}): "
+            "to train on CPUs, set use_cpu: true (--use_cpu)"
+        )
+    with folder_lock(job.folder) if state.is_main_process else contextlib.nullcontext():
+        trainer, metrics = _run(job, state)
+    if trainer is not None and job.args.push_to_hub:
+        trainer.push_to_hub()
+    return metrics
+
+
+def _run(job: TrainingRun, state: PartialState) -> tuple[Any, dict[str, Any]]:
+    """The trainer, `None` if the run was finished before, and the metrics of the run."""
     kind = OBJECTIVES[job.objective].trainer
     inputs = file_fingerprints([*job.train_files, *job.eval_files, *kind.input_files(job.args)])
     progress = run_state(job.folder, job.resolved, inputs)
     if progress == "finished":
         logger.warning(f"{job.folder}: already finished; nothing to do")
-        return read_metrics(job.folder)
+        return None, read_metrics(job.folder)
     state.wait_for_everyone()
     if state.is_main_process and progress == "new":
         start_run(job.folder, job.resolved, inputs)
@@ -139,9 +166,22 @@ def run(job: TrainingRun) -> dict[str, Any]:
     transformers.set_seed(job.args.seed)
     resume = kind.resume_point(job, started=progress == "started", remove_halves=state.is_main_process)
     state.wait_for_everyone()
-    trainer: Any = kind.from_run(job, judgments, evaluated)
+    try:
+        trainer: Any = kind.from_run(job, judgments, evaluated)
+    except (ValueError, ImportError) as fault:  # what transformers and TRL find wrong with the settings
+        if isinstance(fault, PluralignError):
+            raise
+        raise PluralignError(f"{job.folder}: the training cannot be set up: {fault}") from fault
+    if job.args.fsdp and trainer.accelerator.distributed_type != DistributedType.FSDP:
+        raise PluralignError(
+            f"fsdp: weights would not be sharded here ({trainer.accelerator.distributed_type.value}): start several "
+            "processes with `accelerate launch` on GPUs, or leave fsdp out"
+        )
     with disk_errors(job.folder):
-        result = trainer.train(resume_from_checkpoint=resume)
+        try:
+            result = trainer.train(resume_from_checkpoint=resume)
+        except ImportError as fault:  # an optimiser whose library is missing
+            raise PluralignError(f"{job.folder}: the training cannot be set up: {fault}") from fault
     metrics = {key: value for key, value in result.metrics.items() if key in ("train_loss", "train_runtime")}
     metrics |= {
         "steps": result.global_step,
@@ -159,11 +199,12 @@ def run(job: TrainingRun) -> dict[str, Any]:
         trainer.save_model(str(folder), _internal_call=True)
     if state.is_main_process:
         metrics |= trainer.after_saving(job)
+        for key in ("train_loss", "eval_loss"):
+            if not math.isfinite(metrics.get(key, 0.0)):
+                raise TrainingError(f"{key} is {metrics[key]}, so the model is broken and the run is not finished")
         metrics = {key: value for key, value in metrics.items() if not isinstance(value, float) or math.isfinite(value)}
         measured.write(job.folder)
         card = run_card(job.objective, kind.card_tag, kind.card_usage, job.resolved, metrics)
         finish_run(job.folder, metrics, card)
     state.wait_for_everyone()
-    if job.args.push_to_hub:
-        trainer.push_to_hub()
-    return metrics
+    return trainer, metrics

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import enum
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union
 
-import yaml
+from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from pluralign.core.errors import PluralignError, nearest, one_line
-from pluralign.core.yaml_lines import read_yaml_lines
+from pluralign.core.numbers import exact_number, finite_float
+from pluralign.core.yaml_lines import parse_yaml, read_yaml_lines
 
 
 @dataclass
@@ -38,6 +40,38 @@ class RunKeys:
 
 NOT_SET_BY_USERS = ("do_train", "do_eval", "do_predict", "remove_unused_columns", "resume_from_checkpoint")
 """Fields of the config classes that the command sets itself."""
+
+
+DEFAULT_MODEL_KEYS: dict[str, Any] = {"lora_dropout": 0.0}
+"""Keys of TRL's `ModelConfig` with another default. Without dropout several processes train as one does."""
+
+_SECRET = re.compile(r"(hub_|auth_|access_)?token|use_auth_token|.*(password|secret|api_key)")
+
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1)),
+    **dict.fromkeys(
+        (
+            "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "lora_r",
+            "lora_alpha", "save_total_limit", "max_length", "max_completion_length", "generation_batch_size",
+            "num_iterations",
+        ),
+        (1, 2**31 - 1),
+    ),
+    "num_generations": (2, 2**31 - 1),
+    "lora_dropout": (0, 0.999),
+    **dict.fromkeys(
+        (
+            "learning_rate", "weight_decay", "max_grad_norm", "adam_epsilon", "dataloader_num_workers",
+            "warmup_steps", "warmup_ratio", "temperature",
+        ),
+        (0, 1e30),
+    ),
+    **dict.fromkeys(("adam_beta1", "adam_beta2"), (0, 1)),
+    "num_train_epochs": (1e-9, 1e9),
+    "max_steps": (-1, 2**62),
+    **dict.fromkeys(("logging_steps", "save_steps", "eval_steps"), (1e-9, 1e12)),
+}  # fmt: skip
+"""The least and the greatest value of keys whose own classes do not check them."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +103,7 @@ def read_flags(arguments: Sequence[str]) -> dict[str, Given]:
     """`--key value`, `--key=value` and `--switch` by key; `--learning-rate` is `learning_rate`.
 
     Raises:
-        PluralignError: a word is not a flag or the value of one.
+        PluralignError: a word is not a flag or the value of one, or a flag is given twice.
 
     Examples:
         >>> {key: given.value for key, given in read_flags(["--seed", "1", "--bf16"]).items()}
@@ -84,7 +118,10 @@ def read_flags(arguments: Sequence[str]) -> dict[str, Given]:
         name, equals, value = word[2:].partition("=")
         if not equals:
             value = words.pop(0) if words and not words[0].startswith("--") else "true"
-        flags[name.replace("-", "_")] = Given(value, f"--{name}", flag=True)
+        key = name.replace("-", "_")
+        if key in flags:
+            raise PluralignError(f"--{name}: is given twice: give it once; the values of a list are joined: a,b")
+        flags[key] = Given(value, f"--{name}", flag=True)
     return flags
 
 
@@ -113,6 +150,38 @@ def check_known(given: Mapping[str, Given], known: Sequence[str]) -> None:
     for key, value in given.items():
         if key not in known:
             raise value.complain(f"unknown key '{key}'{nearest(key, known)}")
+
+
+def check_ranges(given: Mapping[str, Given], values: Mapping[str, Any]) -> None:
+    """Raise a `PluralignError` for the first value that is out of range, and for reports to what is not installed."""
+    for key, (least, most) in _RANGES.items():
+        value = values.get(key)
+        if key in given and isinstance(value, int | float) and not least <= value <= most:
+            bounds = f"a number from {least:g} to {most:g}" if most < 1e9 else f"{least:g} or more"
+            raise given[key].complain(f"found {value}, expected {bounds}")
+    if "report_to" in given:
+        wanted = values["report_to"]
+        for name in [wanted] if isinstance(wanted, str) else wanted or ():
+            if name not in (*_REPORTS, "all", "none"):
+                known = ", ".join((*_REPORTS, "all", "none"))
+                raise given["report_to"].complain(f"found {name!r}, expected some of {known}{nearest(name, _REPORTS)}")
+            if name in _REPORTS and name not in get_available_reporting_integrations():
+                raise given["report_to"].complain(f"found {name!r}, which is not installed: pip install {name}")
+
+
+_REPORTS = sorted(INTEGRATION_TO_CALLBACK)
+
+
+def redacted(key: str, value: Any) -> Any:
+    """A setting as a run stores it: without secrets, such as `hub_token`, at any depth.
+
+    Examples:
+        >>> redacted("hub_token", "hf_abc"), redacted("model_init_kwargs", {"token": "hf_abc", "num_labels": 1})
+        ('(not stored)', {'token': '(not stored)', 'num_labels': 1})
+    """
+    if isinstance(value, dict):
+        return {name: redacted(str(name), inner) for name, inner in value.items()}
+    return "(not stored)" if isinstance(value, str) and _SECRET.fullmatch(key) else value
 
 
 def fields_of(kind: type) -> dict[str, tuple[Any, dataclasses.Field[Any]]]:
@@ -199,8 +268,8 @@ def _parsed(value: Any, kind: type) -> Any:
     """A dict or a list, also from text in YAML."""
     if isinstance(value, str):
         try:
-            value = yaml.safe_load(value)
-        except yaml.YAMLError as fault:
+            value = parse_yaml(value, "value").plain()
+        except PluralignError as fault:
             raise _Mismatch("YAML") from fault
     if not isinstance(value, kind):
         raise _Mismatch("keys and values, like {key: value}" if kind is dict else "a list, like [a, b]")
@@ -218,13 +287,12 @@ def _scalar(value: Any, hint: Any, flag: bool) -> Any:
 
 
 def _number(value: Any, kind: type[int] | type[float]) -> Any:
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            value = float(value)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
-    if not is_number or (kind is int and value % 1):
+    if kind is float and value in (math.inf, -math.inf, ".inf", "inf"):
+        return float(str(value).removeprefix("."))
+    number = exact_number(value) if kind is int else finite_float(value)
+    if number is None or (kind is int and number % 1):
         raise _Mismatch("a whole number" if kind is int else "a number")
-    return kind(value)
+    return kind(number)
 
 
 def plain(value: Any) -> Any:

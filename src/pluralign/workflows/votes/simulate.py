@@ -7,15 +7,17 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pluralign.core.errors import PluralignError, one_line
-from pluralign.core.files import disk_errors
+from pluralign.core.files import check_outputs, disk_errors, output_file, path_list
 from pluralign.core.fingerprint import fingerprint, fingerprint_folder
+from pluralign.core.locks import file_lock, locks_out
 from pluralign.judgments.reading import common_scale, read
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.scales import label_scale as scale_named
-from pluralign.judgments.table import Judgments
+from pluralign.judgments.table import TABLE_ENDINGS, Judgments
 from pluralign.personas.answer_log import Key, answer_log
 from pluralign.personas.chat_endpoint import Endpoint, completions_url, key_from_environment
 from pluralign.personas.label_reader import LabelReader
@@ -73,6 +75,7 @@ class Simulated:
         return lines
 
 
+@locks_out(partial(file_lock, wait=False))
 def simulate_votes(
     files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
@@ -127,12 +130,10 @@ def simulate_votes(
         PluralignError: a file, a setting or the model cannot be used; no question gave a vote; or an endpoint
             does not answer, and the answers so far are kept.
     """
-    path = Path(out)
-    if not path.name.lower().endswith((".parquet", ".jsonl", ".jsonl.gz")):
-        raise PluralignError(f"{path}: the name must end in .parquet, .jsonl or .jsonl.gz")
-    paths = [Path(file) for file in ([files] if isinstance(files, str | os.PathLike) else files)]
-    if path.resolve() in [file.resolve() for file in paths]:
-        raise PluralignError(f"--out: {path} is a file that is read: choose another")
+    path = output_file(out, endings=TABLE_ENDINGS)
+    paths = [Path(file) for file in path_list(files)]
+    beside = [path.with_name(path.name + ending) for ending in (".partial.jsonl", ".rejects.jsonl")]
+    check_outputs([path, *beside], [*paths, personas, label_scale, template, descriptions])
     if (model is None) == (endpoint is None):
         raise PluralignError("give either --model, or --endpoint with --endpoint-model")
     if (endpoint is None) != (not endpoint_model):

@@ -13,6 +13,9 @@ import numpy as np
 from pluralign.choice.dirichlet import posterior_mean, total_variation
 from pluralign.choice.post_stratification import crowd_counts
 from pluralign.core.errors import PluralignError, RowError, nearest, one_line
+from pluralign.core.files import output_file, path_list
+from pluralign.core.locks import file_lock
+from pluralign.core.numbers import finite_float
 from pluralign.core.yaml_lines import read_yaml_lines
 from pluralign.judgments.reading import common_scale, read, read_rows
 from pluralign.judgments.scales import LabelScale
@@ -59,6 +62,7 @@ class Updated:
     Args:
         path: the file of the state.
         created: whether the update created it.
+        strength: kappa, the weight of its prior in votes.
         merged: counts of judgments and new items.
         items: items with a vote.
         dropped: for each stratum with a share, the items without a vote of it; the other shares are rescaled there.
@@ -67,6 +71,7 @@ class Updated:
 
     path: Path
     created: bool
+    strength: float
     merged: Merged
     items: int
     dropped: dict[str, int]
@@ -79,6 +84,8 @@ class Updated:
         if merged.left_out:
             lines.append(f"without a vote: {merged.left_out}")
         lines.append(f"new items: {merged.new_items} of {self.items}")
+        if self.created:
+            lines.append(f"prior: counts as {self.strength:.3g} votes an item")
         lines += [
             f"no vote of stratum {one_line(name)}: {count} of {self.items} items (its share went to the others)"
             for name, count in self.dropped.items()
@@ -117,7 +124,8 @@ def update_votes(
         state: the file of the state, `.parquet`.
         files: canonical files.
         prior: a table of priors with `prompt`, `response` and one column per label.
-        strength: kappa, the weight of the prior in votes. Default: the number of labels.
+        strength: kappa, the weight of the prior in votes. Default: the number that makes the first votes most likely
+            (`pluralign.choice.dirichlet.estimated_strength`), or one per label if they are too few.
         decay: the factor by which a vote fades at each window boundary. Default: 1, votes do not fade.
         window_days: the length of a window, with a decay below 1.
         origin: the start of window 0, a time like 2024-05-31T12:00:00Z. Default: 1970.
@@ -147,43 +155,48 @@ def update_votes(
         2
     """
     path = Path(state)
-    if path.suffix.lower() != ".parquet":
-        raise PluralignError(f"{path}: the state's name must end in .parquet")
-    paths = [Path(files)] if isinstance(files, str | os.PathLike) else [Path(file) for file in files]
+    paths = [Path(file) for file in path_list(files)]
+    output_file(path, [*paths, prior, shares, annotators, label_scale])
     if most < 0:
         raise PluralignError(f"most: found {most}, expected 0 or more")
     if annotators is not None and strata in (None, "group"):
         raise PluralignError("annotators: name the column that holds the strata with --strata")
-    before = read_votes(path) if path.exists() else None
-    if label_scale is None and before is not None and before.kind == "labels" and common_scale(paths) is None:
-        label_scale = before.scale
-    judgments = read(paths, label_scale)
-    settings: dict[str, Any] = {
-        "strength": strength,
-        "decay": decay,
-        "window_days": window_days,
-        "origin": None if origin is None else time_of(origin).isoformat(),
-        "shares": _read_shares(Path(shares)) if isinstance(shares, str | os.PathLike) else shares,
-        "strata": strata,
-        "pair_votes": pair_votes,
-    }
-    created = before is None
-    if before is None:
-        before = empty_state(judgments, kind, prior, settings)
-    else:
-        _check_settings(path, before, {"kind": kind, **settings}, prior)
-    stratum_of = None
-    if before.settings.strata not in (None, "group") and annotators is not None:
-        stratum_of = _read_strata(Path(annotators), str(before.settings.strata))
-    after, merged = merge(before, judgments, stratum_of)
-    if created and not merged.new:
-        raise PluralignError(
-            f"{one_line([str(file) for file in paths])}: no judgment votes on {before.kind}: "
-            "check the files, or use --kind pairs or labels"
-        )
-    if merged.new:
-        write_votes(after, path)
-    return Updated(path, created, merged, int(after.voted.sum()), _dropped(after), _moved(before, after, most))
+    # Held from reading the state to writing it, so that votes of another update cannot be lost in between.
+    with file_lock(path):
+        before = read_votes(path) if path.exists() else None
+        if label_scale is None and before is not None and before.kind == "labels" and common_scale(paths) is None:
+            label_scale = before.scale
+        judgments = read(paths, label_scale)
+        settings: dict[str, Any] = {
+            "strength": strength,
+            "decay": decay,
+            "window_days": window_days,
+            "origin": None if origin is None else time_of(origin).isoformat(),
+            "shares": _read_shares(Path(shares)) if isinstance(shares, str | os.PathLike) else shares,
+            "strata": strata,
+            "pair_votes": pair_votes,
+        }
+        created = before is None
+        if before is None:
+            before = empty_state(judgments, kind, prior, settings)
+        else:
+            _check_settings(path, before, {"kind": kind, **settings}, prior)
+        stratum_of = None
+        if before.settings.strata not in (None, "group") and annotators is not None:
+            stratum_of = _read_strata(Path(annotators), str(before.settings.strata))
+        after, merged = merge(before, judgments, stratum_of)
+        if created and strength is None:
+            after = after.with_strength()
+            before = before.with_strength(after.settings.strength)
+        if created and not merged.new:
+            raise PluralignError(
+                f"{one_line([str(file) for file in paths])}: no judgment votes on {before.kind}: "
+                "check the files, or use --kind pairs or labels"
+            )
+        if merged.new:
+            write_votes(after, path)
+        items, kappa = int(after.voted.sum()), after.settings.strength
+        return Updated(path, created, kappa, merged, items, _dropped(after), _moved(before, after, most))
 
 
 def _read_shares(path: Path) -> dict[str, float]:
@@ -192,11 +205,12 @@ def _read_shares(path: Path) -> dict[str, float]:
     if not isinstance(root.content, dict):
         raise root.complain("expected strata and their shares, like 'young: 0.3'")
     shares = {}
-    for name, value in root.content.items():
-        share = value.plain()
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < float("inf"):
-            raise value.complain(f"found {one_line(share)}, expected a share, 0 or more")
-        shares[str(name)] = float(share)
+    for value in root.content.values():
+        found = value.plain()
+        share = None if isinstance(found, str) else finite_float(found)
+        if share is None or share < 0:
+            raise value.complain(f"found {one_line(found)}, expected a share, 0 or more")
+        shares[value.key] = share
     return shares
 
 

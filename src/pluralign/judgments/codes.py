@@ -1,0 +1,64 @@
+"""Columns of a table as numbers: equal values have equal numbers, counted from 0 in order of first appearance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pluralign.judgments.identity import column_digests
+
+
+def numbered(column: pa.ChunkedArray) -> tuple[np.ndarray, list[Any]]:
+    """The number of each value of a column of texts or chats, and the distinct values; null has the number -1.
+
+    Examples:
+        >>> codes, values = numbered(pa.chunked_array([["b", "a"], [None, "b"]]))
+        >>> codes.tolist(), values
+        ([0, 1, -1, 0], ['b', 'a'])
+    """
+    if not pa.types.is_list(column.type):
+        encoded = column.dictionary_encode()
+        codes = _joined([chunk.indices.fill_null(-1).to_numpy(zero_copy_only=False) for chunk in encoded.chunks])
+        return codes, encoded.chunk(0).dictionary.to_pylist() if encoded.num_chunks else []
+    valid = _joined([chunk.is_valid().to_numpy(zero_copy_only=False) for chunk in column.chunks]).astype(bool)
+    digests = np.concatenate([np.zeros((0, 16), np.uint8), *(column_digests(chunk) for chunk in column.chunks)])
+    as_text = pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(digests), [None, pa.py_buffer(digests.tobytes())])
+    codes = as_text.dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    first, codes = by_appearance(codes[valid])
+    rows = np.flatnonzero(valid)
+    whole = np.full(len(column), -1)
+    whole[rows] = codes
+    starts = rows[np.unique(codes, return_index=True)[1]] if len(first) else rows
+    return whole, column.take(pa.array(starts)).to_pylist()
+
+
+def flat_values(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.ChunkedArray]:
+    """The length of each list of a column (0 for null), and the values of all lists.
+
+    Examples:
+        >>> lengths, values = flat_values(pa.chunked_array([[["a", "b"], None], [["c"]]]))
+        >>> lengths.tolist(), values.to_pylist()
+        ([2, 0, 1], ['a', 'b', 'c'])
+    """
+    lengths = _joined([chunk.value_lengths().fill_null(0).to_numpy(zero_copy_only=False) for chunk in column.chunks])
+    return lengths, pa.chunked_array([chunk.flatten() for chunk in column.chunks], column.type.value_type)
+
+
+def by_appearance(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct values in order of first appearance, and the index of each value among them.
+
+    Examples:
+        >>> [part.tolist() for part in by_appearance(np.array([7, 3, 7]))]
+        [[7, 3], [0, 1, 0]]
+    """
+    distinct, first, place = np.unique(values, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    return distinct[order], rank[place]
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)

@@ -1,0 +1,121 @@
+"""Best of n by the worst type: a policy that draws n candidates and gives the one that serves all types best.
+
+Each type's judge ranks the candidates; a candidate's percentile F_k is the share of the others that type k likes less.
+Chosen is the candidate with the largest sum_k p_k F_k, p from `best_of_weights`, or with the largest smallest F_k. No
+adapter is needed, and percentiles compare types without comparing their scales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from pluralign.choice.regret import best_of_types, percentiles
+from pluralign.core.files import atomic_write, write_json
+from pluralign.core.records import read_json
+from pluralign.core.runs import CONFIG
+from pluralign.policies.policy import Policy, Sample
+from pluralign.scoring.items import items_of_texts
+from pluralign.scoring.reward_models import load_reward_model
+from pluralign.scoring.type_judges import FeatureJudge, ScorerJudges, TypeJudges, read_feature_judge
+
+BEST_OF = "best_of.json"
+"""The file that describes a best-of policy."""
+
+
+@dataclass(frozen=True)
+class BestOfPolicy(Policy):
+    """A policy that draws `n` candidates for every response and gives the one that serves all types best.
+
+    `log_prob` of a sample is that of the policy that drew the candidates: the probability of being chosen has no closed
+    form. Draw responses:
+
+        policy = pluralign.load_policy("runs/together/best-of")
+        policy.sample(["Tea?"], n=4, max_new_tokens=32)
+
+    Args:
+        n: number of candidates.
+        judges: the types' judges.
+        weights: p of each type; None chooses by the smallest percentile.
+    """
+
+    n: int = 16
+    judges: TypeJudges = field(default_factory=lambda: ScorerJudges(()))
+    weights: Mapping[str, float] | None = None
+
+    def sample(self, prompts: Sequence[Any], *, n: int = 1, **options: Any) -> list[list[Sample]]:
+        """As `Policy.sample`; every response is the best of `n` of the policy's own draws."""
+        drawn = super().sample(prompts, n=n * self.n, **options)
+        return best_of_groups(prompts, drawn, self.judges, self.weights, self.n)
+
+
+def best_of_groups(
+    prompts: Sequence[Any],
+    drawn: Sequence[Sequence[Sample]],
+    judges: TypeJudges,
+    weights: Mapping[str, float] | None,
+    n: int,
+) -> list[list[Sample]]:
+    """The best of each `n` successive draws to every prompt."""
+    if not prompts:
+        return []
+    items = items_of_texts(prompts, [[sample.response for sample in group] for group in drawn])
+    utilities = judges.utilities(items).reshape(-1, len(prompts), len(drawn[0]) // n, n)
+    given = None if weights is None else np.array(list(weights.values()))
+    chosen = best_of_types(percentiles(utilities), given)  # (prompts, responses)
+    return [
+        [group[place * n + best] for place, best in enumerate(row)]
+        for group, row in zip(drawn, chosen.tolist(), strict=True)
+    ]
+
+
+def write_best_of(
+    policy: Policy,
+    folder: Path,
+    *,
+    base: str,
+    n: int,
+    weights: Mapping[str, float] | None,
+    judges: FeatureJudge | Mapping[str, str],
+) -> None:
+    """Write the folder of a best-of policy that draws from a base model.
+
+    Args:
+        policy: provides config, token limits and tokenizer.
+        folder: where to write.
+        base: folder or hub id of the model that draws the candidates.
+        n: number of candidates.
+        weights: p of each type by name, or None.
+        judges: a fitted judge, or the folder of each type's reward model.
+    """
+    policy.model.config.save_pretrained(folder)
+    policy.tokenizer.save_pretrained(folder)
+    if isinstance(judges, FeatureJudge):
+        judges.write(folder)
+    with atomic_write(folder / CONFIG, "w") as file:  # names the reference for `evaluate`
+        yaml.safe_dump({"command": "aggregate", "model_name_or_path": base}, file)
+    models = None if isinstance(judges, FeatureJudge) else dict(judges)
+    write_json(folder / BEST_OF, {"base": base, "n": n, "weights": weights, "reward_models": models})
+
+
+def is_best_of(folder: Path) -> bool:
+    """Whether a folder holds a best-of policy."""
+    return (folder / BEST_OF).is_file()
+
+
+def read_best_of(folder: Path, **options: Any) -> tuple[str, dict[str, Any]]:
+    """The base of a best-of policy, and its `n`, `judges` and `weights`; options are those of `load_reward_model`."""
+    stored = read_json(folder / BEST_OF)
+    models = stored["reward_models"]
+    judges: TypeJudges = read_feature_judge(folder) if models is None else reward_model_judges(models, **options)
+    return str(stored["base"]), {"n": int(stored["n"]), "weights": stored["weights"], "judges": judges}
+
+
+def reward_model_judges(models: Mapping[str, str], **options: Any) -> ScorerJudges:
+    """The reward model of each type as its judge."""
+    return ScorerJudges([load_reward_model(path, **options) for path in models.values()])
