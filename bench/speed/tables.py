@@ -55,13 +55,19 @@ def transport_speed(found: Any) -> list[str]:
 
 def audit_speed(found: Any) -> list[str]:
     rows = named(found["rows"])
-    template = """
-        | data | judgments | annotators | responses | features | types | identification | seconds, clock
-        | seconds, processor | peak, GiB | threads |
+    for row in rows:
+        row["rand"] = f"{row['groups_adjusted_rand']:.2f}" if "groups_adjusted_rand" in row else ""
+    times = """
+        | data | judgments | annotators | responses | features | seconds, clock | seconds, processor | peak, GiB
+        | threads |
         ---
-        | {name} | {judgments} | {annotators} | {unique_responses} | {features} | {types} | {identification}
-        | {clock:.1f} | {processor:.1f} | {peak:.2f} | {threads} |"""
-    return [table(rows, template)]
+        | {name} | {judgments} | {annotators} | {unique_responses} | {features} | {clock:.1f} | {processor:.1f}
+        | {peak:.2f} | {threads} |"""
+    answers = """
+        | data | types | identification | heterogeneity | Rand index with known groups | sentence |
+        ---
+        | {name} | {types} | {identification} | {heterogeneity} | {rand} | {sentence} |"""
+    return [table(rows, times), table(rows, answers)]
 
 
 def dprm_step(found: Any) -> list[str]:
