@@ -109,7 +109,7 @@ def test_options_of_reward_models_are_refused_for_policies(run, folder, table, t
     for option in (["--raw"], ["--average", folder]):
         code, _, err = run("evaluate", tiny_model, table, "--out", tmp_path / "out", *option)
         assert code == 2
-        assert "is a policy; --raw and --average are for reward models" in err
+        assert "is a policy; --raw, --average, --own and --quantile are for reward models" in err
 
 
 def test_training_again_in_the_folder_leaves_no_old_recalibration(run, folder, table, tiny_model, tmp_path):
