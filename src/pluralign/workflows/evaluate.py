@@ -148,6 +148,8 @@ def evaluate(
     single = load_reward_model(model, raw=raw, quantile=quantile, **hub) if is_reward and not others else None
     crowds = _crowds(model, single, judgments, seed)
     if crowds is not None and not compares(judgments):
+        if own:
+            raise PluralignError("own: what sharing gains is measured on comparisons, and the files have labels alone")
         start_run(folder, config, inputs)
         crowds.write(folder)
         finish_run(folder, crowds.metrics, "\n".join([*title, *_said(crowds), *metrics_table(crowds.metrics)]) + "\n")
@@ -171,8 +173,8 @@ def evaluate(
         utilities = beside.utilities
         if judged is not None:
             who = column_of(judgments, items, "annotator")
-            own = None if mixture is None else believed(who, posteriors, mixture).type
-            matched, plots = matching_beside(beside, items, judged, slices_of(judgments, items), seed, own)
+            kind = None if mixture is None else believed(who, posteriors, mixture).type
+            matched, plots = matching_beside(beside, items, judged, slices_of(judgments, items), seed, kind)
             if (told := kinds or (None if mixture is None else str(model))) is not None:
                 matched |= said_beside(beside.draws["policy"], items, who, *_kinds(told, **hub), seed)
             compared, answers = compare(beside.draws, seed) | matched, answer_rows(items.prompts, beside.draws)
