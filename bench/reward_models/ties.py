@@ -32,7 +32,9 @@ from ..common.results import OUT, store
 
 SOURCES = ("llm_crowd", "convarg", "webgpt", "pandalm")
 ROWS = ("constant", "strict", "efron", "davidson")
-RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3)
+RIDGES = (0.01, 0.1, 1.0)
+MOST = 4000
+"""Judgments of a source, at most, drawn at random."""
 
 
 def llm_crowd() -> Judgments:
@@ -59,6 +61,7 @@ class Crowd:
         items = items_of(judgments)
         states = text_features(items, encoder(), cache=OUT / "cache").astype(np.float64)
         pairs = np.flatnonzero(np.diff(items.offsets) == 2)
+        pairs = np.sort(np.random.default_rng(0).permutation(pairs)[:MOST])
         shown = items.response[items.offsets[pairs][:, None] + np.arange(2)]
         self.ranks = items.ranks[items.offsets[pairs][:, None] + np.arange(2)]
         self.x = (states[shown[:, 0]] - states[shown[:, 1]]) / states.std(0)
@@ -75,7 +78,7 @@ def fitted(crowd: Crowd, rows: np.ndarray, method: str, ridge: float) -> tuple[n
     x, ranks = torch.from_numpy(crowd.x[chosen]), torch.from_numpy(crowd.ranks[chosen])
     w = torch.zeros(x.shape[1], dtype=torch.float64, requires_grad=True)
     log_nu = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([w, log_nu], max_iter=100, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([w, log_nu], max_iter=60, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
