@@ -1,6 +1,7 @@
 """One policy for all types of a simulated town: how often does the worst-off type prefer it to the base?
 
-For each seed a town of three annotator types, with prompts held out; EM-DPO with the demo's settings, from a language model that has read the responses of another town; `aggregate` with all its policies.
+For each seed a town of three annotator types, with prompts held out; EM-DPO with the demo's settings, from a language
+model that has read the responses of another town; `aggregate` with all its policies.
 
 Win rates are reported twice on the same held-out responses: by the types' judges, which also choose, and by the true
 utilities of the town's types. "Own type's" is the policy of the estimated type that most annotators of a true type
