@@ -356,15 +356,15 @@ def _verdict(
     if data.parts > 1:
         return Identification(
             "weak",
-            f"{lead}the responses form {data.parts} parts that no judgment compares with one another; worths are comparable "
-            "only within a part, and preferences in one part say nothing about the others",
+            f"{lead}the responses form {data.parts} parts that no judgment compares with one another; worths are "
+            "comparable only within a part, and preferences in one part say nothing about the others",
             "use features (--features), or collect judgments that compare responses from different parts",
         )
     if data.rank < data.features:
         return Identification(
             "weak",
-            f"{lead}the features vary in only {data.rank} of their {data.features} directions within choices; the prior "
-            "alone determines the others",
+            f"{lead}the features vary in only {data.rank} of their {data.features} directions within choices; the "
+            "prior alone determines the others",
             "remove features that are sums of others, or that never differ between responses to one prompt",
         )
     if gain is not None:
