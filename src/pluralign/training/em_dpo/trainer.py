@@ -165,6 +165,8 @@ annotator's type, `types.json` the estimates of every round."""
         self._steps_before = 0
         self._tuned: list[TrainOutput] = []
         self._history: list[dict[str, Any]] = []
+        self._m_steps: dict[str, MStep] = {}
+        self._m_steps_file = Path(args.output_dir) / "rounds" / "m_steps.json"
         self._pairs = pair_counts(self.train_items) if args.loss_type == "sigmoid" else None
         first = f".{self.adapters[0]}."
         self._untrained = {
