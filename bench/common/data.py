@@ -26,11 +26,16 @@ def _mapped(name: str) -> dict[str, Any]:
 
 
 def _polis(conversation: str, shape: str) -> tuple[list[str], dict[str, Any]]:
-    return [f"polis_open/{conversation}.participants-votes.csv.gz"], {"format": "polis", "shape": shape}
+    return [f"polis_open/{conversation}.participants-votes.csv.gz"], {
+        "format": "polis",
+        "shape": shape,
+        "keep_moderated": True,
+    }
 
 
 SOURCES: dict[str, tuple[list[str], dict[str, Any]]] = {
     "convarg": (["convarg_crowd/judgments.csv.gz"], _mapped("convarg")),
+    "llm-crowd": (["llm_crowd/comparisons.csv.gz"], _mapped("llm_crowd")),
     "hh-helpful": (["hh_rlhf/dsp_clean_helpful.test.jsonl.gz"], {"format": "hh-rlhf"}),
     "hh-harmless": (["hh_rlhf/harmless_base_test.jsonl.gz"], {"format": "hh-rlhf"}),
     "webgpt": (["hh_rlhf/dsp_clean_webgpt.test.jsonl.gz"], {"format": "hh-rlhf"}),
@@ -54,7 +59,7 @@ def load(name: str) -> tuple[Judgments, list[str]]:
         files, options = SOURCES[name]
         done = import_files(
             [DATA / path for path in files], file, source=name, on_error="skip",
-            rejects=file.with_suffix(".rejects"), **options,
+            rejects=file.with_suffix(".rejects.jsonl"), **options,
         )  # fmt: skip
         messages.write_text("\n".join(done.summary()))
     return read(file), messages.read_text().splitlines()

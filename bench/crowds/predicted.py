@@ -1,7 +1,9 @@
 """Predicted crowds: DPRM's losses against constants, the majority's label and Bradley-Terry, on held-out items.
 
 The model is MiniLM with frozen lower layers that are computed once per text (`frozen_layers.py`). All losses start from
-the same head and see the items in the same order; only the loss differs between `ce`, `w1`, `ot` and `energy`.
+the same head and see the items in the same order; only the loss differs between `ce`, `w1`, `ot` and `energy`, whose
+targets are the shares of the votes. `paper` is `preset: paper`: `ot`, a prior of one vote per label, smoothing, items
+that count equally. `logistic` is soft-label logistic regression on the encoder's frozen mean state.
 `majority` is `ce` on the label with the most votes. `marginal` predicts the mean shares of the training items for every
 item, and `medians` the medians of their cumulative shares, the best constant for a transport cost without a step.
 `bradley-terry` learns from pairs of the same training items, reads as many texts, and predicts nothing for single ones.
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,8 @@ import torch
 import transformers
 from scipy.special import expit
 
+from pluralign.choice.label_regression import LabelRegression
+from pluralign.scoring.features import text_features
 from pluralign.scoring.items import items_of_texts
 from pluralign.scoring.reward_models import build_reward_model
 from pluralign.training.dprm.config import DPRMConfig
@@ -37,7 +42,7 @@ from .sources import SOURCES, TRAINING_PAIRS, Source, source
 from .summary import choice_shares, evaluated, summary
 
 LOSSES = ("ce", "w1", "ot", "energy")
-ROWS = ("marginal", "medians", "majority", *LOSSES, "bradley-terry")
+ROWS = ("marginal", "medians", "logistic", "majority", *LOSSES, "paper", "bradley-terry")
 
 SETTINGS: dict[str, tuple[float, float]] = {
     "polis-statements": (3e-4, 6),
@@ -46,6 +51,7 @@ SETTINGS: dict[str, tuple[float, float]] = {
     "snli": (3e-4, 3),
     "rte": (3e-4, 3),
     "helpsteer2": (3e-4, 2),
+    "subpop": (3e-4, 3),
 }
 """Learning rate and epochs of each source, the same for all rows. `--tune` chose those of statements and of SNLI on a
 part of seed 0's training items (the fewest epochs within 0.01 of the best); SNLI's are used wherever two texts are read
@@ -84,12 +90,21 @@ def predictions(
         shares = each.mean(0) if row == "marginal" else np.diff(np.median(each.cumsum(1), 0), prepend=0.0)
         mu = np.tile(shares, (len(test), 1))
         return mu, choice_shares(crowd, mu, test, pairs)
+    if row == "logistic":
+        items = items_of_texts(crowd.prompt, [[text] for text in crowd.response])
+        states = text_features(items, encoder(), reads="prompt+response", cache=OUT / "cache")
+        votes = crowd.counts[train].sum(1)
+        fitted = LabelRegression.fit(
+            states[train], crowd.counts[train] / votes[:, None], votes, crowd.cluster[train], seed
+        )
+        mu = fitted.predict(states[test])
+        return mu, choice_shares(crowd, mu, test, pairs)
     if row == "bradley-terry":
         return bradley_terry(crowd, train, test, pairs, seed, setting, options)
     made = built(crowd, options, seed, labels=True)
-    given: dict[str, Any] = {"loss": row} if row in LOSSES else {"loss": "ce", "smoothing": 0.0}
-    if row == "majority" or crowd.counts.sum(1).max() == 1:  # a single vote is the target
-        given |= {"prior_strength": 1e-3, "smoothing": 0.0}
+    given: dict[str, Any] = {"loss": row if row in LOSSES else "ce"}
+    if row == "paper":
+        given = {"preset": "paper"}
     args = DPRMConfig(**arguments(options, seed, setting), **given)
     judgments = crowd.judgments(train, majority=row == "majority")
     trainer = DPRMTrainer(made.model, args, judgments, processing_class=made.tokenizer)
@@ -120,14 +135,14 @@ def bradley_terry(
     return None, expit(rewards[:, 0] - rewards[:, 1])
 
 
-def rows_of(crowd: Source) -> list[str]:
+def rows_of(crowd: Source, wanted: Sequence[str]) -> list[str]:
     """The rows that differ: with two labels `w1` is `ot` up to a factor, with one vote an item `majority` is `ce`."""
     redundant = {
         "w1": len(crowd.scale.labels) == 2,
         "majority": crowd.counts.sum(1).max() == 1,
         "bradley-terry": not len(crowd.pairs),
     }
-    return [row for row in ROWS if not redundant.get(row)]
+    return [row for row in ROWS if row in wanted and not redundant.get(row)]
 
 
 def run(name: str, seed: int, options: argparse.Namespace) -> None:
@@ -144,7 +159,7 @@ def run(name: str, seed: int, options: argparse.Namespace) -> None:
         if entry["setting"] != list(setting):
             raise SystemExit(f"{file} was made with other settings: remove it")
     entry |= {"test": test.tolist(), "pairs": pairs.tolist()}
-    for row in rows_of(crowd):
+    for row in rows_of(crowd, options.rows):
         if row in entry["rows"]:
             continue
         clock = Clock()
@@ -183,6 +198,7 @@ def main() -> None:
         __doc__,
         seeds=[0, 1, 2, 3, 4],
         sources=parts(SOURCES, "Only these sources."),
+        rows=parts(ROWS, "Only these rows."),
         batch=(32, "Items of a step (Bradley-Terry: judgments)."),
         frozen=(5, "Frozen layers of the six."),
         bf16=True,

@@ -8,6 +8,7 @@
 | snli | premise and hypothesis | entailment 1, neutral 0, contradiction -1 | premises |
 | rte | text and hypothesis | true 1, false 0 | texts |
 | helpsteer2 | question and response | helpfulness 0 to 4 | questions |
+| subpop | a survey question with three answers, and the group that is asked | answers in order, 0 to 2 | questions |
 """
 
 from __future__ import annotations
@@ -172,7 +173,15 @@ def _conversation(name: str) -> tuple[Judgments, str]:
     file = OUT / "data" / f"crowds-{name}.parquet"
     if not file.exists():
         votes = DATA / "polis_open" / f"{name}.participants-votes.csv.gz"
-        import_files([votes], file, format="polis", prompt=topic, on_error="skip", rejects=file.with_suffix(".rejects"))
+        import_files(
+            [votes],
+            file,
+            format="polis",
+            prompt=topic,
+            keep_moderated=True,
+            on_error="skip",
+            rejects=file.with_suffix(".rejects.jsonl"),
+        )
     return read(file), topic
 
 
@@ -223,6 +232,19 @@ def helpsteer2() -> Source:
     return Source(prompt, response, np.eye(5)[labels], scale, "prompt", 80, np.array(pairs))
 
 
+def subpop() -> Source:
+    """Answer shares of groups as a hundred votes each; only questions with three answers in order."""
+    prompt, response, counts = [], [], []
+    for entry in _lines("subpop/subpop_eval.jsonl.gz"):
+        if len(entry["ordinal"]) == len(entry["responses"]) == 3:
+            answers = ", ".join(entry["options"][:3])
+            prompt.append(f"{entry['question']} ({answers})")
+            response.append(f"{entry['attribute'].lower()}: {entry['group']}")
+            counts.append(100 * np.array(entry["responses"]))
+    scale = LabelScale("answer", ("first", "second", "third"), (0.0, 1.0, 2.0))
+    return Source(prompt, response, np.array(counts), scale, "prompt", 96, NO_PAIRS)
+
+
 def _lines(path: str) -> Iterator[dict[str, Any]]:
     with gzip.open(DATA / path, "rt", encoding="utf-8") as file:
         yield from map(json.loads, file)
@@ -241,6 +263,7 @@ SOURCES: dict[str, Callable[[], Source]] = {
     "snli": snli,
     "rte": rte,
     "helpsteer2": helpsteer2,
+    "subpop": subpop,
 }
 
 

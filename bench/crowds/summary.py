@@ -136,7 +136,7 @@ def summary(crowd: Source, name: str, folder: Path, order: tuple[str, ...]) -> d
     for number, row in enumerate(rows):
         result["rows"][row] = summarised(means[number], mixed[:, number])
         result["rows"][row]["seconds"] = float(np.mean([entry["rows"][row]["seconds"] for entry in entries]))
-    for base in ("marginal", "medians", "ce"):
+    for base in ("marginal", "medians", "logistic", "ce"):
         if base in rows:
             own = rows.index(base)
             result["to"][base] = {

@@ -1,13 +1,13 @@
 """A simulated town whose annotator types no count of words or word pairs can see.
 
-Every response is one line of ten words: a food and a drink, each after an adjective, among random other words, once the
+Every response has nine words: a food and a drink, each after an adjective, with other words around them and once the
 word `not`, and a full stop that ends the first of two sentences. Types differ in what they want of
 
 - order: whether the food comes before the drink;
-- negation: whether `not` stands before the food or before the drink;
-- second sentence: how many of the ten words it has.
+- negation: whether `not` stands before the first or before the second of the two;
+- second sentence: how many of the nine words it has.
 
-Adjectives and other words stand between all of them, so each word and each pair of neighbouring words is equally
+Other words and adjectives stand between all of them, so each word and each pair of neighbouring words is equally
 frequent whatever a response's traits are: features by word counts are blind here, a language model is not.
 """
 
@@ -26,14 +26,14 @@ from pluralign.judgments.population import TypeSpec
 from ..common.results import OUT
 from ..common.training import all_texts, from_scratch
 
-FOODS = ("bread", "rice", "soup", "fish")
-DRINKS = ("tea", "milk", "juice", "water")
-ADJECTIVES = ("fresh", "plain", "warm", "sweet", "light", "good")
-OTHERS = ("please", "then", "maybe", "today", "soon", "now", "again", "here", "later", "well")
-PROMPTS = ("What shall we have?", "What is for lunch?", "What do you serve?", "Any ideas for tonight?")
+FOODS = ("bread", "soup")
+DRINKS = ("tea", "milk")
+ADJECTIVES = ("fresh", "plain", "warm")
+OTHERS = ("please", "then", "maybe", "today")
+PROMPTS = ("What shall we have?", "What is for lunch?")
 
 #                        order negation second sentence
-WEIGHTS = {"first": (2.0, 0.5, 0.0), "second": (-1.0, 2.0, 0.5), "third": (-0.5, -1.5, 2.0)}
+WEIGHTS = {"first": (2.0, 0.5, 0.0), "second": (-1.5, 2.0, 0.0), "third": (-0.5, -1.5, 1.0)}
 SHARES = {"first": 0.5, "second": 0.3, "third": 0.2}
 """As in the other town: a large, a middle and a small type."""
 
@@ -66,25 +66,24 @@ def compose(draw: np.random.Generator) -> str:
     denied = int(draw.integers(2))
     words: list[str] = []
     for place, item in enumerate(items):
-        words += [draw.choice(OTHERS), draw.choice(OTHERS)]
-        words += ["not"] * (place == denied) + [draw.choice(ADJECTIVES), item]
-    words.append(draw.choice(OTHERS))
+        words += [draw.choice(OTHERS), *["not"] * (place == denied), draw.choice(ADJECTIVES), item]
+    words += [draw.choice(OTHERS), draw.choice(OTHERS)]
     stop = int(draw.integers(3, 8))
     return " ".join(words[:stop]) + " . " + " ".join(words[stop:]) + " ."
 
 
 def traits(text: str) -> np.ndarray:
-    """Order (1: food first, else -1), negation (1: of the food, else -1), words of the second sentence over 5: `(3,)`.
+    """Order (1: food first, else -1), negation (1: of the first, else -1), words of the second sentence - 4: `(3,)`.
 
     Examples:
-        >>> traits("now please not fresh tea . then here plain rice well .").tolist()
-        [-1.0, -1.0, 0.0]
+        >>> traits("please not fresh tea . then plain soup maybe today .").tolist()
+        [-1.0, 1.0, 1.0]
     """
     words = text.replace(".", "").split()
     food, drink = (next(place for place, word in enumerate(words) if word in kind) for kind in (FOODS, DRINKS))
-    denied = words[words.index("not") + 2] in FOODS
+    first = words.index("not") < min(food, drink)
     second = len(text.split(" . ")[1].split()) - 1
-    return np.array([1.0 if food < drink else -1.0, 1.0 if denied else -1.0, float(second - 5)])
+    return np.array([1.0 if food < drink else -1.0, 1.0 if first else -1.0, float(second - 4)])
 
 
 def simulate(annotators: int, each: int, seed: int, responses: int = 3) -> BlindTown:
@@ -112,7 +111,7 @@ def simulate(annotators: int, each: int, seed: int, responses: int = 3) -> Blind
     return BlindTown(Judgments.from_rows(rows), known, people, Types(specs))
 
 
-MODEL = OUT / "blind-language-model"
+MODEL = OUT / "blind-town-language-model"
 
 
 @cache
@@ -123,7 +122,7 @@ def language_model() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (MODEL / "metrics.json").exists():
             judgments = simulate(120, 16, 1000).judgments
-            shape = {"vocab_size": 256, "hidden_size": 96, "layers": 3, "heads": 4, "context": 64}
+            shape = {"vocab_size": 400, "hidden_size": 96, "layers": 3, "heads": 4, "context": 64}
             from_scratch(
                 MODEL, judgments, all_texts(judgments), shape, learning_rate=3e-3, num_train_epochs=2, max_length=64
             )

@@ -41,7 +41,7 @@ def matching_exact(found: Any) -> list[str]:
 def matching_offline(found: Any) -> list[str]:
     intro = """{steps} steps of all rankings, learning rate {learning_rate:g} falling to 0, seed {seed}."""
     rows = []
-    for row in found["rows"]:
+    for row in found["rows"].values():
         every = row["judged"] == row["responses"]
         mass = "all" if every else ", ".join(f"{value:.3f}" for value in row["mass"])
         over_all = "" if every else f"{row['everywhere']:.3f}"
@@ -52,7 +52,7 @@ def matching_offline(found: Any) -> list[str]:
         ---
         | {tree} | {judged} of {responses} | {rankings} of {shown} | {penalty} | {beta:g} | {start:.3f}
         | {total_variation:.1e} | {log_odds:.1e} | {mass} | {over_all} | {length:.2f} | {seconds:.0f} |"""
-    return [intro.format_map(found["options"]), table(rows, template)]
+    return [intro.format_map(found["settings"]), table(rows, template)]
 
 
 def matching_first_loss(found: Any) -> list[str]:

@@ -23,7 +23,7 @@ from pluralign.judgments import Judgments
 from pluralign.training.preference_matching.dpo import PMDPOConfig, PMDPOTrainer
 
 from ..common.options import parsed
-from ..common.results import Clock, store
+from ..common.results import Clock, keep, kept
 from ..common.training import QUIET
 from .trees import Tree, copy_of, named_penalty
 
@@ -97,7 +97,7 @@ def trained(case: tuple[str, Penalty, float, int, int | None], options: argparse
             folder, beta=beta, max_steps=options.steps, per_device_train_batch_size=len(table),
             learning_rate=options.learning_rate, lr_scheduler_type="cosine", seed=options.seed, use_cpu=True,
             logging_steps=options.steps, length_checks=0,
-            max_response_length=tree.depth, **named_penalty(penalty), **QUIET,
+            max_response_length=tree.depth, layout="flat", **named_penalty(penalty), **QUIET,
         )  # fmt: skip
         trainer = PMDPOTrainer(policy, args, table, processing_class=tree.tokenizer)
         ids = {tuple(own) for own in trainer.train_tokens.response_ids}
@@ -118,8 +118,11 @@ def trained(case: tuple[str, Penalty, float, int, int | None], options: argparse
 
 def main() -> None:
     options = parsed(__doc__, steps=400, learning_rate=0.01, seed=0)
-    rows = []
+    settings = vars(options)
     for case in CASES:
-        rows.append(trained(case, options))
-        print(rows[-1], flush=True)
-    store("matching_offline", {"options": vars(options), "rows": rows})
+        rows = kept("matching_offline", settings)
+        if str(case) in rows:
+            continue
+        row = trained(case, options)
+        print(row, flush=True)
+        keep("matching_offline", settings, rows | {str(case): row})

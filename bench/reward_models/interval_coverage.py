@@ -30,7 +30,7 @@ DESIGNS = {
 }
 """Number of prompts, and judgments of each annotator."""
 
-TRUTH_PROMPTS = 20_000
+TRUTH_PROMPTS = 8000
 SKEWED, ANNOTATORS = "100 annotators, as in ConvArg", 100
 PROMPT_SD, ANNOTATOR_SD, TEMPERATURE = 0.5, 1.0, 1.25
 METRICS = ("accuracy", "log_loss", "brier_reliability", "ece_smooth")

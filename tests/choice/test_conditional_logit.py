@@ -5,6 +5,7 @@ import torch
 from torch.autograd.functional import hessian
 
 from pluralign.choice.latent_class import conditional_logit
+from pluralign.choice.latent_class.choice_sets import choice_sets
 from pluralign.choice.latent_class.conditional_logit import ConditionalLogit
 from pluralign.choice.latent_class.exploded import exploded
 
@@ -18,6 +19,7 @@ KINDS = (
     "worths in parts",
     "availability",
     "availability of worths",
+    "extreme",
 )
 
 
@@ -41,20 +43,22 @@ def case(kind):
     if "availability" in kind:
         available = torch.ones(2, RESPONSES, dtype=torch.bool)
         available[0, :3], available[1, 5] = False, False
-    choices = exploded(responses, ranks)
-    logit = ConditionalLogit(choices, None if "worths" in kind else features, RESPONSES, available)
+    if kind == "extreme":  # utilities that differ by hundreds, so that exponentials of one would be lost
+        features = features * 200
+    sets = choice_sets(responses, ranks, RESPONSES)
+    logit = ConditionalLogit(sets, None if "worths" in kind else features, RESPONSES, available)
     coefficients = torch.randn(4, logit.parameters, dtype=torch.float64, generator=draw)
-    weights = torch.rand(len(choices), 4, dtype=torch.float64, generator=draw)
+    weights = torch.rand(len(sets), 4, dtype=torch.float64, generator=draw)
     if available is not None:
-        weights = weights * available.repeat(2, 1).T[choices.response[:, 0]]
-    return logit, coefficients, weights
+        weights = weights * torch.isfinite(logit.log_probabilities(coefficients))
+    return logit, coefficients, weights, exploded(responses, ranks)
 
 
-def plain(logit, beta, vector):
-    """log P of every choice under one coefficient vector, by its definition."""
+def plain(logit, spelled, beta, vector):
+    """log P of every choice under one coefficient vector, by the definition of each of its places."""
     utilities = beta if logit.features is None else logit.features @ beta
-    response = logit.choices.response.clamp(min=0)
-    inside = utilities[response] + logit.choices.log_share
+    response = spelled.response.clamp(min=0)
+    inside = utilities[response] + spelled.log_share
     found = utilities[response[:, 0]] - torch.logsumexp(inside, 1)
     if logit.available is not None:
         known = logit.available[vector % len(logit.available)][response]
@@ -62,39 +66,67 @@ def plain(logit, beta, vector):
         # Where the chosen response is unknown the sum may be empty: keep its gradient free of NaN.
         inside = torch.where(known[:, :1], inside, torch.zeros_like(inside))
         found = torch.where(known[:, 0], utilities[response[:, 0]] - torch.logsumexp(inside, 1), -torch.inf)
-    return found
+    # Judgments list their places in the order of columns, choices in the order of blocks: add them up by judgment.
+    judgments = int(spelled.judgment.max()) + 1
+    return found.new_zeros(judgments).index_add(0, spelled.judgment, found[spelled.choice])
 
 
-def weighted(logit, weights, vector):
-    def value(beta):
-        log_p = plain(logit, beta, vector)
-        used = weights[:, vector] > 0
-        return (weights[used, vector] * log_p[used]).sum()
-
-    return value
+def judged(sets, values):
+    """Sums over the choices of each judgment."""
+    judgments = int(sets.judgment.max()) + 1
+    return values.new_zeros(judgments, *values.shape[1:]).index_add(0, sets.judgment, values[sets.choice])
 
 
-def close(found, expected):
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+def close(found, expected, size=1.0):
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10 * max(1.0, float(size)))
 
 
-def check(logit, coefficients, weights):
-    blocks = logit.blocks(coefficients)
-    value, gradient = logit.value_and_gradient(blocks, weights)
-    curvature, diagonal = logit.curvature(blocks, weights), logit.diagonal(blocks, weights)
+def check(logit, coefficients, weights, spelled):
+    """Against automatic differentiation; the weight of a judgment is that of its choices."""
+    sets = logit.choices
+    number = int(sets.judgment.max()) + 1
+    by_judgment = torch.rand(number, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
+    by_judgment *= judged(sets, (weights == 0).double()) == 0
+    weights = torch.zeros_like(weights).index_add(0, sets.choice, by_judgment[sets.judgment])
+    point = logit.at(coefficients)
+    value, gradient = point.value(weights), point.gradient(weights)
+    curvature, diagonal = point.curvature(weights), point.diagonal(weights)
     directions = torch.randn(coefficients.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
-    product = logit.hessian_product(blocks, weights, directions)
-    log_p = logit.log_probabilities(coefficients)
+    product = point.hessian_product(weights, directions)
+    slope, bend = (judged(sets, part) for part in point.moments(directions))
+    log_p = judged(sets, point.log_p)
+    annotators = torch.arange(number).remainder(3)
+    counts = torch.zeros(3, len(sets), dtype=torch.float64)
+    counts.index_put_((annotators[sets.judgment], sets.choice), torch.ones(len(sets.choice)).double(), accumulate=True)
     for vector, beta in enumerate(coefficients):
-        of = weighted(logit, weights, vector)
+        used = by_judgment[:, vector] > 0
+
+        def of(beta, vector=vector, used=used):
+            return (by_judgment[used, vector] * plain(logit, spelled, beta, vector)[used]).sum()
+
         at = beta.clone().requires_grad_()
-        close(log_p[:, vector], plain(logit, beta, vector))
+        close(log_p[:, vector], plain(logit, spelled, beta, vector))
         close(value[vector], of(beta))
         close(gradient[vector], torch.autograd.grad(of(at), at)[0])
         expected = -hessian(of, beta)
-        close(curvature[vector], expected)
-        close(product[vector], expected @ directions[vector])
-        assert (diagonal[vector] >= expected.diagonal() - 1e-12).all()
+        size = 1.0 if logit.features is None else logit.features.square().max()
+        close(curvature[vector], expected, size)
+        close(product[vector], expected @ directions[vector], size)
+        assert (diagonal[vector] >= expected.diagonal() - 1e-10 * expected.diagonal().max()).all()
+        if logit.features is None:
+            close(diagonal[vector], expected.diagonal())
+
+        def each(beta, vector=vector, used=used):
+            return torch.where(used, plain(logit, spelled, beta, vector), 0.0)
+
+        jacobian = torch.autograd.functional.jacobian(each, beta)
+        close(slope[used, vector], jacobian[used] @ directions[vector])
+        for judgment in used.nonzero().flatten()[:8].tolist():
+            second = hessian(lambda b, judgment=judgment, each=each: each(b)[judgment], beta)
+            close(bend[judgment, vector], -directions[vector] @ second @ directions[vector], size)
+        if bool(used.all()):
+            gradients = point.annotator_gradients(counts.to_sparse_csr(), vector)
+            close(gradients, torch.zeros(3, len(beta)).double().index_add(0, annotators, jacobian))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -102,43 +134,28 @@ def test_value_gradient_and_curvature_are_the_formulas_own(kind):
     check(*case(kind))
 
 
-@pytest.mark.parametrize("kept", [0, 2**26])
+@pytest.mark.parametrize("name", ["WIDE", "MOST_EDGES"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_small_blocks_give_the_same(kind, kept, monkeypatch):
-    monkeypatch.setattr(conditional_logit, "CELLS", 60)
-    monkeypatch.setattr(conditional_logit, "KEPT_CELLS", kept)
-    logit, coefficients, weights = case(kind)
-    assert len(list(logit.blocks(coefficients))) > 1
-    check(logit, coefficients, weights)
-
-
-@pytest.mark.parametrize("kind", ["wide", "worths"])
-def test_the_diagonal_is_the_mean_square_difference(kind):
-    """sum_s w_s sum_i P_si d_si^2, which bounds the Hessian's diagonal."""
-    logit, coefficients, weights = case(kind)
-    features = torch.eye(RESPONSES, dtype=torch.float64) if logit.features is None else logit.features
-    found = logit.diagonal(logit.blocks(coefficients), weights)
-    response = logit.choices.response.clamp(min=0)
-    for vector, beta in enumerate(coefficients):
-        p = torch.softmax((features @ beta)[response] + logit.choices.log_share, 1)
-        squares = (features[response] - features[response[:, :1]]).square()
-        close(found[vector], torch.einsum("s,si,sip->p", weights[:, vector], p, squares))
+def test_every_way_to_compute_them_gives_the_same(kind, name, monkeypatch):
+    monkeypatch.setattr(conditional_logit, name, -1)
+    check(*case(kind))
 
 
 def test_choices_of_what_a_type_does_not_know_are_impossible_to_it():
-    logit, coefficients, _ = case("availability")
-    known = logit.available.repeat(2, 1).T[logit.choices.response[:, 0]]
+    logit, coefficients, _, _ = case("availability")
+    tied = logit.choices.tied
     log_p = logit.log_probabilities(coefficients)
-    assert torch.equal(torch.isfinite(log_p), known)
+    known = torch.isfinite(log_p)
+    for choice, response in zip(tied.choice.tolist(), tied.response.tolist(), strict=True):
+        assert torch.equal(known[choice], logit.available.repeat(2, 1)[:, response])
     assert not known.all()
 
 
 def test_extreme_utilities_stay_finite_and_exact():
     """Choosing the worse by 1e4 costs 1e4 and pulls with the whole difference."""
-    choices = exploded(torch.tensor([[0, 1], [2, 1]]), torch.tensor([[2, 1], [1, 2]]))
+    choices = choice_sets(torch.tensor([[0, 1], [2, 1]]), torch.tensor([[2, 1], [1, 2]]), 3)
     features = torch.tensor([[1.0], [0.0], [1.0]], dtype=torch.float64)
-    logit = ConditionalLogit(choices, features, 3)
-    blocks = logit.blocks(torch.tensor([[1e4]], dtype=torch.float64))
+    point = ConditionalLogit(choices, features, 3).at(torch.tensor([[1e4]], dtype=torch.float64))
     weights = torch.ones(2, 1, dtype=torch.float64)
-    value, gradient = logit.value_and_gradient(blocks, weights)
-    assert (value.item(), gradient.item(), logit.curvature(blocks, weights).item()) == (-1e4, -1.0, 0.0)
+    value, gradient = point.value(weights), point.gradient(weights)
+    assert (value.item(), gradient.item(), point.curvature(weights).item()) == (-1e4, -1.0, 0.0)

@@ -102,7 +102,7 @@ def test_polished_fits_are_at_rest(kind, simulate):
     fit = e_step(problem, with_coefficients(problem, torch.tensor(start)))
     for _ in range(40):
         fit = at(problem, _ascended(problem, fit))
-    found, optimum = polished(problem, fit)
+    found, optimum, trace = polished(problem, fit)
     objective, _ = objective_of(panel, problem)
     point = _point(problem, found)
     slope = torch.autograd.functional.jacobian(objective, point)
@@ -111,6 +111,7 @@ def test_polished_fits_are_at_rest(kind, simulate):
     assert torch.linalg.eigvalsh(information).min() > 0
     assert slope @ torch.linalg.solve(information, slope) < 1e-8
     assert found.objective[0] >= fit.objective[0]
+    assert trace[-1] == found.log_likelihood[0]
 
 
 def _point(problem, fit):

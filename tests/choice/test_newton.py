@@ -49,7 +49,7 @@ def test_conjugate_gradients_solve_a_batch():
     found = conjugate_gradients(
         lambda x: (matrix @ x.unsqueeze(-1))[..., 0],
         right,
-        matrix.diagonal(dim1=-2, dim2=-1),
+        lambda x: x / matrix.diagonal(dim1=-2, dim2=-1),
         tolerance=1e-13,
     )
     torch.testing.assert_close(found, torch.linalg.solve(matrix, right), rtol=1e-8, atol=1e-10)
@@ -57,31 +57,36 @@ def test_conjugate_gradients_solve_a_batch():
 
 
 @pytest.mark.parametrize("types", [1, 2])
-@pytest.mark.parametrize("kind", ["features", "shared worths", "worths in parts"])
+@pytest.mark.parametrize("kind", ["features", "own features", "shared worths", "worths in parts"])
 def test_every_way_to_a_newton_step_gives_the_same_fit(types, kind, simulate, monkeypatch):
-    """By parts of the comparison graph, by whole Hessians, and by conjugate gradients."""
+    """By whole Hessians and by conjugate gradients; by expectation maximisation and by Newton's method."""
     truth = np.array([[1.5, -1.0, 0.5, 0.2], [-1.0, 1.0, 0.5, -0.8]])[:types]
-    panel, _ = simulate(truth, worths=kind != "features")
+    panel, _ = simulate(truth, worths="worths" in kind)
     settings = {"types": types, "max_iterations": 12, "ridge": 1e-4, "polish": False}
     if kind == "worths in parts":
         odd = np.arange(panel.judgments)[:, None] % 2
         panel = replace(panel, responses=panel.response_ids + 4 * odd, response_total=9)
         truth = np.concatenate((truth, truth, truth[:, :1]), 1)
         settings["fixed"] = np.where(np.arange(9) == 5, 0.3, np.nan) * np.ones((types, 1))
-    else:
+    elif kind != "own features":
         settings["shared"] = [2]
+    else:
+        settings["common_ridge"] = 1e-5
     settings["coefficients_init"] = truth / 2
     used = []
     monkeypatch.setattr(
-        em, "conjugate_gradients", lambda *given: used.append(1) or conjugate_gradients(*given, tolerance=1e-12)
+        em,
+        "conjugate_gradients",
+        lambda *given, **_: used.append(1) or conjugate_gradients(*given, tolerance=1e-12),
     )
     fits = [LatentClassPlackettLuce(**settings).fit(panel)]
-    monkeypatch.setattr(em, "PART_CELLS", 0)
-    fits.append(LatentClassPlackettLuce(**settings).fit(panel))
     assert not used
-    monkeypatch.setattr(em, "DENSE_PARAMETERS", 0)
+    for name in ("DENSE_PARAMETERS", "DENSE_ALONE"):
+        monkeypatch.setattr(em, name, 0)
     fits.append(LatentClassPlackettLuce(**settings).fit(panel))
     assert used
-    for found in fits[1:]:
-        np.testing.assert_allclose(found.coefficients_, fits[0].coefficients_, atol=1e-6)
-        np.testing.assert_allclose(found.log_likelihood_, fits[0].log_likelihood_, rtol=1e-9)
+    for polish in (False, True):
+        fits.append(LatentClassPlackettLuce(**settings | {"polish": polish, "max_iterations": 500}).fit(panel))
+    np.testing.assert_allclose(fits[1].coefficients_, fits[0].coefficients_, atol=1e-6)
+    np.testing.assert_allclose(fits[1].log_likelihood_, fits[0].log_likelihood_, rtol=1e-9)
+    np.testing.assert_allclose(fits[3].log_likelihood_, fits[2].log_likelihood_, rtol=1e-6)

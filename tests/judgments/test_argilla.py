@@ -175,7 +175,7 @@ ONE = {"value": "response_1", "rank": 1}
     ("found", "expected"),
     [
         ({"id": "1"}, "column 'fields': is missing, and there is no column 'QUESTION.responses'"),
-        (record([]) | {"responses": ["x"]}, "column 'responses': found ['x'], expected responses by question"),
+        (record([]) | {"responses": ["x"]}, "column 'responses.0': found 'x', expected a response with its values"),
         (record({"ranking": "x"}), "column 'responses.ranking': found 'x', expected a list of responses"),
         (record({"ranking": ["x"]}), "column 'responses.ranking.0': found 'x', expected a response with its value"),
         (

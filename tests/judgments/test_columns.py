@@ -43,6 +43,8 @@ def plain_row(draw, messages=False):
             row[name] = draw.choice(["ann", "b", "", None]) if name != "id" else f"id{draw.randint(0, 500)}"
     if draw.random() < 0.5:
         row["weight"] = draw.choice([0.0, 1.0, 2.5, -0.0, 1e-12, None])
+    if draw.random() < 0.3:
+        row["strength"] = draw.choice([0.0, 1.0, 2.5, None])
     if draw.random() < 0.5:
         row["time"] = draw.choice(["2024-05-31T12:00:00+02:00", "2024-05-31", None, "2024-05-31T12:00:00.123456Z"])
     return row
@@ -63,6 +65,8 @@ def keep_types(draw, row):
         row["labels"] = draw.choice([[], None, [None], ["6"], [" 3 "] * len(row["responses"]), ["0", "1"]])
     elif kind == 4:
         row["weight"] = draw.choice([-1.0, float("nan"), float("inf"), 1e-300, 1e20])
+    elif kind == 5 and draw.random() < 0.3:
+        row["strength"] = draw.choice([-1.0, float("nan"), float("inf")])
     elif kind == 5:
         row["time"] = draw.choice(["yesterday", "", "2024-13-01", "2024-W01-1", "20240531", "9999-12-31T23:59:59Z"])
     elif kind == 6:
@@ -190,9 +194,9 @@ def test_plain_rows_are_read_as_columns(messages, tmp_path):
 def test_ids_of_this_version_are_fixed():
     row = {"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, None], "labels": ["5", None], "annotator": "ann"}
     checker = RowChecker(SCALE)
-    assert checker.check({**row, "weight": 2, "time": "2024-05-31"})["id"] == "10c6774f7d36a7ed1f902873"
+    assert checker.check({**row, "weight": 2, "time": "2024-05-31"})["id"] == "f7894d27df163ed5eb8a9ad5"
     as_chat = {"prompt": chat("user", "Tea?"), "responses": [chat("assistant", "Yes")], "ranks": [1]}
-    assert RowChecker().check(as_chat)["id"] == "8444901786bd96dde8d08d87"
+    assert RowChecker().check(as_chat)["id"] == "2d7e87f7cd560cdfd1b70717"
 
 
 def test_a_written_file_is_trusted_until_it_is_changed(tmp_path, monkeypatch):

@@ -117,7 +117,7 @@ def line(text, place, replacement):
         (line(TOWN, 12, "2: 3, 1, 3"), "line 12: alternative 3 appears twice"),
         (line(TOWN, 12, "2: 3,, 1"), "line 12: found '3,, 1', expected numbers like"),
         (line(TOWN, 12, "2: 3, {1"), "line 12: found '3, {1', expected numbers like"),
-        (line(TOWN, 12, "2: {}, 1"), "line 12: found '{}, 1', expected numbers like"),
+        (line(TOWN, 12, "2: {}, 1"), "line 12: the order has an empty place"),
         (line(TOWN, 12, "2: 3 1"), "line 12: found '3 1', expected numbers like"),
         (line(TOWN, 12, "2:"), "line 12: found '', expected numbers like"),
         (line(TOWN, 12, "0: 3,1"), "line 12: found '0: 3,1', expected a count and an order"),
@@ -153,8 +153,8 @@ def test_an_order_that_its_kind_of_file_cannot_hold_is_refused(kind, order, expe
 
 
 def test_a_file_that_is_none_says_what_to_do(tmp_path):
-    with pytest.raises(PluralignError, match="must end in .soc, .soi, .toc or .toi"):
-        judged(town(tmp_path, name="town.cat"))
+    with pytest.raises(PluralignError, match="must end in .soc, .soi, .toc, .toi, .cat, .wmd"):
+        judged(town(tmp_path, name="town.txt"))
     with pytest.raises(
         PluralignError, match="--shape: found 'balot', expected ranked or ballot .did you mean 'ballot'"
     ):

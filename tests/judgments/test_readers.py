@@ -121,14 +121,14 @@ def test_polis_in_both_shapes_counts_what_the_file_holds(shared_data, tmp_path):
             row["participant"]: {key: value for key, value in row.items() if key.isdigit() and value != ""}
             for row in csv.DictReader(file)
         }
-    import_files([votes], tmp_path / "votes.parquet", format="polis", shape="votes")
+    import_files([votes], tmp_path / "votes.parquet", format="polis", shape="votes", keep_moderated=True)
     table = read(tmp_path / "votes.parquet")
     assert len(table) == sum(len(cast) for cast in people.values())
     names = {"1": "agree", "0": "pass", "-1": "disagree"}
     expected = sorted(names[value] for cast in people.values() for value in cast.values())
     assert sorted(labels[0] for labels in table.column("labels")) == expected
     assert table.label_scale.name == "agree-pass-disagree"
-    done = import_files([votes], tmp_path / "people.parquet", format="polis", shape="people")
+    done = import_files([votes], tmp_path / "people.parquet", format="polis", shape="people", keep_moderated=True)
     assert done.judgments + sum(done.tally.left_out.values()) == len(people)
     for row in read(tmp_path / "people.parquet").rows():
         cast = people[row["annotator"].removeprefix("brexit-consensus/")]
@@ -211,8 +211,8 @@ def test_joins_find_their_rows_or_say_which_is_missing(tmp_path):
 @pytest.mark.parametrize(
     ("mapping", "expected"),
     [
-        ("responses: ['{a}']\n", "expected one of ranks, scores"),
-        ("responses: ['{a}']\nranks: ['1']\nscores: ['1']\n", "expected one of ranks, scores"),
+        ("responses: ['{a}']\n", "expected one of ranks, places, scores"),
+        ("responses: ['{a}']\nranks: ['1']\nscores: ['1']\n", "expected one of ranks, places, scores"),
         ("ranks: ['1']\n", "the key 'responses' is missing"),
         ("responses: ['{t[a].b}']\nranks: ['1']\n", "unknown table 't'"),
         ("responses: ['{a}']\nchoice: '{a}'\n", "'choice' needs 'choices'"),

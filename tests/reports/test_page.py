@@ -193,7 +193,7 @@ def test_runs_are_compared_only_on_the_same_data():
         ("one type", "collect more", "one taste", 1, "careful", "What would help: collect more"),
         ("identified", "", "types", 2, "good", "The types are identified."),
         ("identified", "", "continuum", 2, "careful", "nobody belongs to one"),
-        ("one type", "", "continuum", 1, "careful", ""),
+        ("one type", "no camps", "continuum", 1, "careful", "What to do: no camps"),
         ("weak", "collect more", "undecided", 2, "careful", "not as groups of people"),
         ("not identified", "collect more", "undecided", 2, "bad", "do not act on the types below"),
         ("weak", "", "", 2, "careful", "treat them as a hypothesis"),

@@ -318,7 +318,7 @@ def test_a_type_of_less_than_one_annotator_is_dropped_and_the_verdict_follows(ti
     before = trainer.verdict
     trainer.train()
     trainer.save_model()
-    assert "type 2 of 2 lost the last annotator and was dropped; 1 left" in said()
+    assert "type 2 of 2 lost its last annotator and was dropped; 1 left" in said()
     assert trainer.adapters == ["type-1"]
     np.testing.assert_array_equal(trainer.responsibilities, 1)
     np.testing.assert_array_equal(trainer.mixture_weights, 1)

@@ -401,10 +401,7 @@ def test_a_killed_process_is_taken_up_by_the_same_command(judgments, tiny_model,
     assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
     assert list((tmp_path / "shaken" / "rounds").glob("**/checkpoint-*"))
     found = train(configs["shaken"])
-    timed = ("train_runtime", "train_loss", "steps")  # of what this process trained
-    assert {key: value for key, value in found.items() if key not in timed} == {
-        key: value for key, value in expected.items() if key not in timed
-    }
+    assert {**found, "train_runtime": 0} == {**expected, "train_runtime": 0}
     runs = tmp_path / "calm", tmp_path / "shaken"
     for kind in ("type-1", "type-2"):
         first, second = (safetensors.numpy.load_file(run / kind / "adapter_model.safetensors") for run in runs)

@@ -27,9 +27,9 @@ from scipy.sparse import csr_array
 from scipy.special import log_softmax, ndtr
 from sklearn.base import BaseEstimator
 
+from pluralign.choice.latent_class.choice_sets import ChoiceSets, choice_sets
 from pluralign.choice.latent_class.conditional_logit import ConditionalLogit
 from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
-from pluralign.choice.latent_class.exploded import Choices, exploded
 from pluralign.choice.latent_class.panel import Panel
 
 LOWEST, HIGHEST = math.log(0.01), math.log(20.0)
@@ -131,10 +131,10 @@ class NoiseScales(BaseEstimator):
         """Estimate the scales of a panel's annotators from the model that was fitted to the panel."""
         if self.nodes < 4 or not 0 < self.threshold < 1 or not 0 < self.coverage < 1:
             raise ValueError("expected nodes of 4 or more, and threshold and coverage between 0 and 1")
-        choices, counts = _choices(panel, model)
+        choices, counts = _choices(panel, model, self.device)
         utilities = utilities_of(panel, model)
         curves = _curves(panel, model, choices, counts, utilities, self.nodes, self.device)
-        self.alignment_ = _alignment(choices, counts, utilities)
+        self.alignment_ = _alignment(choices, counts, utilities, self.device)
         chosen = np.sort(np.random.default_rng(self.seed).permutation(panel.annotators)[:SAMPLE])
         population = np.ones(panel.annotators) if panel.population is None else np.asarray(panel.population)
         self._estimate(curves.of(chosen), population[chosen] * population.sum() / max(population[chosen].sum(), 1e-300))
@@ -272,12 +272,11 @@ def utilities_of(panel: Panel, model: LatentClassPlackettLuce) -> np.ndarray:
     return coefficients if panel.features is None else coefficients @ np.asarray(panel.features).T
 
 
-def _choices(panel: Panel, model: LatentClassPlackettLuce) -> tuple[Choices, csr_array]:
+def _choices(panel: Panel, model: LatentClassPlackettLuce, device: str) -> tuple[ChoiceSets, csr_array]:
     """The distinct choices, and how often each annotator made each, weighted by reliability."""
-    choices = exploded(
-        torch.as_tensor(panel.response_ids), torch.as_tensor(panel.rank_values), ties=model.ties, top=model.top
-    )
-    judgment, choice = choices.judgment.numpy(), choices.choice.numpy()
+    responses, ranks = (torch.as_tensor(ids, device=device) for ids in (panel.response_ids, panel.rank_values))
+    choices = choice_sets(responses, ranks, panel.response_count, ties=model.ties, top=model.top)
+    judgment, choice = choices.judgment.cpu().numpy(), choices.choice.cpu().numpy()
     times = np.ones(len(judgment)) if panel.reliability is None else np.asarray(panel.reliability)[judgment]
     made = times > 0
     places = (panel.annotator_ids[judgment[made]], choice[made])
@@ -287,16 +286,15 @@ def _choices(panel: Panel, model: LatentClassPlackettLuce) -> tuple[Choices, csr
 def _curves(
     panel: Panel,
     model: LatentClassPlackettLuce,
-    choices: Choices,
+    choices: ChoiceSets,
     counts: csr_array,
     utilities: np.ndarray,
     nodes: int,
     device: str,
 ) -> Curves:
     """Every annotator's log-likelihood under every type at the Chebyshev points."""
-    moved = Choices(*(value.to(device) for value in vars(choices).values()))
     available = None if panel.available is None else torch.as_tensor(np.asarray(panel.available), device=device)
-    logit = ConditionalLogit(moved, None, panel.response_count, available)
+    logit = ConditionalLogit(choices, None, panel.response_count, available)
     worths = torch.as_tensor(utilities, device=device)
 
     def at(scale: float) -> np.ndarray:
@@ -331,15 +329,11 @@ def _log_sum(values: np.ndarray) -> np.ndarray:
     return np.asarray(peak + np.log(np.exp(values - peak[:, None]).sum(1)))
 
 
-def _alignment(choices: Choices, counts: csr_array, utilities: np.ndarray) -> np.ndarray:
+def _alignment(choices: ChoiceSets, counts: csr_array, utilities: np.ndarray, device: str) -> np.ndarray:
     """The score test of random choice `(annotators,)`; see `NoiseScales.alignment_`."""
-    response, chance = choices.response.numpy().clip(0), choices.log_share.exp().numpy()
-    chance = chance / chance.sum(1, keepdims=True)
-    best = np.full(counts.shape[0], np.nan)
-    for own in utilities:
-        shown = own[response]
-        mean = (chance * shown).sum(1)
-        variance = counts @ (chance * (shown - mean[:, None]) ** 2).sum(1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            best = np.fmax(best, np.where(variance > 0, (counts @ (shown[:, 0] - mean)) / np.sqrt(variance), np.nan))
-    return best
+    worths = torch.as_tensor(utilities, device=device)
+    logit = ConditionalLogit(choices, None, worths.shape[1])
+    score, variance = (counts @ part.cpu().numpy() for part in logit.at(torch.zeros_like(worths)).moments(worths))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = np.where(variance > 0, score / np.sqrt(variance), np.nan)
+    return np.asarray(np.fmax.reduce(found, axis=1))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import json
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -127,9 +126,6 @@ def main() -> None:
         code, message = 2, _usage_message(error)
     except typer.Abort:
         code = 130
-    except BrokenPipeError:  # `pluralign ... | head`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     except OSError as error:
         if (message := disk_message(error)) is None:
             raise

@@ -1,18 +1,22 @@
-"""A progress bar with the time left, shown only on a terminal."""
+"""Progress with the time left: a bar on a terminal, elsewhere a line now and then."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TypeVar
 
 Item = TypeVar("Item")
+
+PAUSE = 30.0
+"""Seconds between lines where there is no terminal; shorter work prints none."""
 
 
 def track(
     items: Iterable[Item], description: str, total: int | None = None, size: Callable[[Item], int] = lambda item: 1
 ) -> Iterator[Item]:
-    """Iterate over `items` with a progress bar on the error stream; no bar if that is not a terminal.
+    """Iterate over `items` and show progress on the error stream: a bar on a terminal, elsewhere a line per `PAUSE`.
 
     `total` counts what `size` gives for an item.
 
@@ -20,8 +24,10 @@ def track(
         >>> list(track([1, 2], "counting"))
         [1, 2]
     """
+    if total is None and isinstance(items, Sized):
+        total = len(items)
     if not sys.stderr.isatty():
-        yield from items
+        yield from _lines(items, description, total, size)
         return
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
@@ -33,3 +39,16 @@ def track(
         for item in items:
             yield item
             progress.advance(task, size(item))
+
+
+def _lines(items: Iterable[Item], description: str, total: int | None, size: Callable[[Item], int]) -> Iterator[Item]:
+    """Say at most once in `PAUSE` seconds how far the work is."""
+    start = told = time.monotonic()
+    done = 0
+    for item in items:
+        yield item
+        done, now = done + size(item), time.monotonic()
+        if done and now - told >= PAUSE:
+            told, passed = now, now - start
+            left = "" if total is None else f" of {total}, about {passed / done * (total - done):.0f} s left"
+            print(f"{description}: {done}{left} ({passed:.0f} s so far)", file=sys.stderr, flush=True)

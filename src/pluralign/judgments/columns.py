@@ -60,6 +60,7 @@ def canonical_columns(
             "labels": labels,
             "weight": _weights(given.get("weight", nothing), good),
             "time": _times(given.get("time", nothing), good),
+            "strength": _strengths(given.get("strength", nothing), good),
             **{name: _names(given.get(name, nothing)) for name in ("id", "annotator", "source", "group")},
         }
     except Unfit:
@@ -232,15 +233,23 @@ def _names(column: pa.Array) -> pa.Array:
     return pc.if_else(empty, pa.scalar(None, pa.string()), names) if pc.any(empty).as_py() else names
 
 
-def _weights(column: pa.Array, good: np.ndarray) -> pa.Array:
+def _numbers(column: pa.Array, missing: float) -> np.ndarray:
     kind = column.type
-    if pa.types.is_null(kind):
-        return pa.array(np.ones(len(column)))
-    if kind not in (pa.float64(), pa.float32()) and not pa.types.is_integer(kind):
+    if kind not in (pa.float64(), pa.float32(), pa.null()) and not pa.types.is_integer(kind):
         raise Unfit
-    weights = column.cast(pa.float64(), safe=False).fill_null(1.0).to_numpy()
+    return np.asarray(column.cast(pa.float64(), safe=False).fill_null(missing).to_numpy() + 0.0)  # no negative zero
+
+
+def _strengths(column: pa.Array, good: np.ndarray) -> pa.Array:
+    strengths = _numbers(column, 0.0)
+    good &= (strengths >= 0) & (strengths < np.inf)
+    return pa.array(strengths, mask=_flags(column.is_null()))
+
+
+def _weights(column: pa.Array, good: np.ndarray) -> pa.Array:
+    weights = _numbers(column, 1.0)
     good &= (weights == 0) | ((weights >= LEAST_WEIGHT) & (weights <= MOST_WEIGHT))
-    return pa.array(weights + 0.0)  # no negative zero
+    return pa.array(weights)
 
 
 def _times(column: pa.Array, good: np.ndarray) -> pa.Array:

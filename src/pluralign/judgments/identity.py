@@ -8,9 +8,8 @@ ids that they were written with.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from hashlib import blake2b
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ _TEXT, _ID = 16, 12  # bytes of the digest of a text, and of an id
 _NOTHING = bytes(_TEXT)  # stands for null
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _NO_TIME = -(2**63)
+_NO_STRENGTH = -1.0
 _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
 
 
@@ -33,7 +33,7 @@ def row_id(row: Mapping[str, Any]) -> str:
         >>> from pluralign.judgments.validation import RowChecker
         >>> row = RowChecker().check({"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, 2], "id": "a"})
         >>> row_id(row), row_id({**row, "id": None}) == row_id({**row, "id": "a"})
-        ('b6cbb249c096f6b9a4390990', True)
+        ('88b1392178cc700f445ae9fd', True)
     """
     count, time = len(row["responses"]), row["time"]
     moment = _NO_TIME if time is None else (time - _EPOCH) // datetime.timedelta(microseconds=1)
@@ -41,7 +41,9 @@ def row_id(row: Mapping[str, Any]) -> str:
     parts.append(np.array([rank or 0 for rank in row["ranks"] or [0] * count], "<i4").tobytes())
     parts += map(_digest, row["labels"] or [None] * count)
     parts += [_digest(row[name]) for name in ("annotator", "source", "group")]
+    strength = _NO_STRENGTH if row["strength"] is None else row["strength"]
     parts += [np.array(row["weight"], "<f8").tobytes(), np.array(moment, "<i8").tobytes()]
+    parts.append(np.array(strength, "<f8").tobytes())
     return blake2b(b"".join(parts), digest_size=_ID).hexdigest()
 
 
@@ -59,6 +61,7 @@ def column_ids(batch: pa.RecordBatch) -> pa.Array:
     names = [column_digests(batch.column(name)) for name in ("annotator", "source", "group")]
     weight = np.ascontiguousarray(batch.column("weight").to_numpy(), "<f8")
     time = np.ascontiguousarray(batch.column("time").cast(pa.int64()).fill_null(_NO_TIME).to_numpy(), "<i8")
+    strength = np.ascontiguousarray(batch.column("strength").fill_null(_NO_STRENGTH).to_numpy(), "<f8")
     digests = np.empty((rows, _ID), np.uint8)
     for count in np.unique(counts):
         of = np.flatnonzero(counts == count)
@@ -71,6 +74,7 @@ def column_ids(batch: pa.RecordBatch) -> pa.Array:
             *(name[of] for name in names),
             weight[of, None].view(np.uint8),
             time[of, None].view(np.uint8),
+            strength[of, None].view(np.uint8),
         ]
         packed = np.concatenate(parts, axis=1)
         digests[of] = _hashed(packed.tobytes(), np.arange(len(of) + 1) * packed.shape[1], _ID)
@@ -105,10 +109,14 @@ def _digest(value: Any) -> bytes:
     return blake2b(b"".join(parts), digest_size=_TEXT, person=b"messages").digest()
 
 
-def _hashed(data: bytes, ends: Sequence[int] | np.ndarray, size: int, person: bytes = b"") -> np.ndarray:
+def _hashed(data: bytes, ends: np.ndarray, size: int, person: bytes = b"") -> np.ndarray:
     """The digests of consecutive parts of `data`, `(parts, size)` bytes."""
-    view, places = memoryview(data), np.asarray(ends).tolist()
-    each = [blake2b(view[start:end], digest_size=size, person=person).digest() for start, end in pairwise(places)]
+    view, places = memoryview(data), ends.tolist()
+    parts = map(view.__getitem__, map(slice, places[:-1], places[1:]))
+    if person:
+        each = [blake2b(part, digest_size=size, person=person).digest() for part in parts]
+    else:
+        each = [blake2b(part, digest_size=size).digest() for part in parts]
     return np.frombuffer(bytearray(b"".join(each)), np.uint8).reshape(-1, size)
 
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, dropwhile, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -41,7 +41,7 @@ IN_MEMORY_BYTES = 256 * 2**20
 GZIP_DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error)
 """What reading a damaged gzip file raises."""
 
-BLOCK_ROWS, BLOCK_BYTES = 2**14, 2**22
+BLOCK_ROWS, BLOCK_BYTES = 2**15, 2**22
 """The size of the blocks in which rows are read as columns: rows of a Parquet file, bytes of JSON Lines."""
 
 _Rows = Iterator[Item]
@@ -78,11 +78,13 @@ def read(
     scale = common_scale(paths, label_scale)
     check_distinct(paths)
     checker = RowChecker(scale)
+    sealed = {path for path in paths if _is_sealed_table(path, checker)}
+    compare_later = len(sealed) == len(paths)
     held: list[pa.RecordBatch] = []
     size = 0
     spill: _Spill | None = None
     for path in paths:
-        for batch in _batches(path, checker):
+        for batch in _batches(path, checker, path in sealed, compare_later):
             held.append(batch)
             size += batch.nbytes
             if size > IN_MEMORY_BYTES and spill is None:
@@ -90,51 +92,61 @@ def read(
             if spill is not None:
                 spill.write(held)
                 held = []
-    if spill is not None:
-        return Judgments(spill.mapped())
-    if not held or checker.form is None:
+    if not size or checker.form is None:
         raise PluralignError(f"{one_line([str(path) for path in paths])}: the files hold no judgment")
-    return Judgments(pa.Table.from_batches(held, schema=schema(checker.form, scale)))
+    table = spill.mapped() if spill is not None else pa.Table.from_batches(held, schema=schema(checker.form, scale))
+    if compare_later and not _all_differ(table.column("id")):
+        for path in paths:
+            for _ in _batches(path, checker, sealed=True, compare_later=False):
+                pass  # the error names the row
+    return Judgments(table)
 
 
-def _batches(path: Path, checker: RowChecker) -> Iterator[pa.RecordBatch]:
+def _batches(path: Path, checker: RowChecker, sealed: bool, compare_later: bool) -> Iterator[pa.RecordBatch]:
     """The judgments of a file as batches in canonical form; what this library wrote is not checked a second time."""
-    trusted = read_trusted(path, checker)
-    if trusted is not None:
-        yield from track(trusted, f"Reading {path.name}", expected_rows(path), len)
-        return
-    blocks = track(read_blocks(path, checker), f"Reading {path.name}", expected_rows(path), len)
-    yield from checked_blocks(blocks, checker, str(path))
+    if sealed:
+        batches = _sealed_batches(path, checker, compare_later)
+        yield from track(batches, f"Reading {path.name}", expected_rows(path), len)
+    else:
+        blocks = track(read_blocks(path, checker), f"Reading {path.name}", expected_rows(path), len)
+        yield from checked_blocks(blocks, checker, str(path))
 
 
-def read_trusted(path: Path, checker: RowChecker) -> Iterator[pa.RecordBatch] | None:
-    """The batches of a Parquet file that `table_writer` wrote and nobody has changed since; otherwise `None`.
-
-    `None` also if the checker has another form or scale. Ids are still compared with those of other files.
-    """
+def _is_sealed_table(path: Path, checker: RowChecker) -> bool:
+    """Whether this library wrote a file and nobody has changed it since, and its labels and form are the checker's."""
     if kind_of(path) != ".parquet":
-        return None
+        return False
     with parquet_errors(path):
         _check_not_empty(path)
         stored = pq.read_schema(path)
         if not is_canonical(stored) or scale_of(stored) not in (None, checker.scale) or not is_sealed(path):
-            return None
+            return False
     form: Form = "text" if stored.field("prompt").type == pa.string() else "messages"
     if checker.form not in (None, form):
-        return None
+        return False
     checker.form = form
-    return _sealed_batches(path, checker, schema(form, checker.scale))
+    return True
 
 
-def _sealed_batches(path: Path, checker: RowChecker, target: pa.Schema) -> Iterator[pa.RecordBatch]:
-    start = 1
+def _sealed_batches(path: Path, checker: RowChecker, compare_later: bool) -> Iterator[pa.RecordBatch]:
+    assert checker.form is not None
+    metadata, start = schema(checker.form, checker.scale).metadata, 1
     with parquet_errors(path), pq.ParquetFile(path, memory_map=True) as file:
-        for batch in file.iter_batches(batch_size=BLOCK_ROWS, use_threads=False):
-            batch, repeated = checker.identify(batch.replace_schema_metadata(target.metadata))
-            for place, complaint in repeated.items():
-                raise complaint.at(path, start + place)
+        for stored in file.iter_batches(batch_size=BLOCK_ROWS, use_threads=False):
+            batch = stored.replace_schema_metadata(metadata)
+            if not compare_later:
+                batch, repeated = checker.identify(batch)
+                for place, complaint in repeated.items():
+                    raise complaint.at(path, start + place)
             start += batch.num_rows
             yield batch
+
+
+def _all_differ(ids: pa.ChunkedArray) -> bool:
+    """Whether the hashes of all ids differ, which equal ids never do."""
+    hashes = np.concatenate([np.fromiter(map(hash, chunk.to_pylist()), np.int64, len(chunk)) for chunk in ids.chunks])
+    hashes.sort()
+    return not (hashes[1:] == hashes[:-1]).any()
 
 
 def common_scale(paths: Sequence[Path], given: str | os.PathLike[str] | LabelScale | None = None) -> LabelScale | None:
@@ -428,7 +440,8 @@ def _schema_of_lines(first: Mapping[str, Any], form: Form | None) -> pa.Schema:
     for name in ("id", "annotator", "source", "group"):
         if type(first.get(name)) is int:
             fields[name] = pa.int64()
-    if any(type(label) is int for label in first.get("labels") or ()):
+    labels = first.get("labels")
+    if isinstance(labels, list) and any(type(label) is int for label in labels):
         fields["labels"] = pa.list_(pa.int64())
     return pa.schema([(name, fields[name]) for name in COLUMNS])
 
@@ -457,15 +470,24 @@ def _line(number: int, line: bytes) -> Item:
     return _object(number, row)
 
 
-def _json_array(path: Path) -> _Rows:
-    # One array is one JSON value, so it is held in memory whole. JSON Lines streams.
-    with opened(path) as data:
+def read_json(path: Path) -> Any:
+    """The value of a JSON file, which is held in memory whole.
+
+    Raises:
+        PluralignError: the file is missing or empty, or not JSON.
+    """
+    with _file_errors(path, lambda: 0), opened(path) as data:
         try:
-            value = json.loads(data.read().decode("utf-8-sig"))
+            return json.loads(data.read().decode("utf-8-sig"))
         except UnicodeDecodeError as fault:
             raise PluralignError(f"{path}: byte {fault.start + 1} is not UTF-8: save the file as UTF-8") from fault
         except (ValueError, RecursionError) as fault:
             raise PluralignError(f"{path}: malformed JSON: {fault}") from fault
+
+
+def _json_array(path: Path) -> _Rows:
+    # One array is one JSON value. JSON Lines streams.
+    value = read_json(path)
     if not isinstance(value, list):
         raise PluralignError(f"{path}: expected a JSON array of objects (or JSON Lines in a .jsonl file)")
     for number, row in enumerate(value, start=1):
@@ -476,7 +498,13 @@ def _csv_reader(data: BinaryIO, kind: str) -> Any:
     # Bytes that are not UTF-8 pass as surrogates, so that the error can name the row that holds them.
     text = io.TextIOWrapper(data, encoding="utf-8-sig", errors="surrogateescape", newline="")
     csv.field_size_limit(2**31 - 1)
-    return csv.reader(text, delimiter="," if kind == ".csv" else "\t", strict=True)
+    delimiter = "\t"
+    if kind == ".csv":
+        # Where the comma is the decimal sign, columns are separated by semicolons.
+        header = text.readline()
+        delimiter = ";" if ";" in header and "," not in header else ","
+        return csv.reader(chain([header] if header else [], text), delimiter=delimiter, strict=True)
+    return csv.reader(text, delimiter=delimiter, strict=True)
 
 
 def _separated(path: Path) -> _Rows:
@@ -496,19 +524,29 @@ def _cells(header: list[str], number: int, fields: list[str], complaint: RowErro
 
 
 def _separated_blocks(path: Path, checker: RowChecker | None) -> Iterator[Block]:
-    records = _records(path)
-    while held := list(islice(records, BLOCK_ROWS)):
-        header = held[0][0]
-        columns = None
-        if all(complaint is None and len(fields) == len(header) for _, _, fields, complaint in held):
-            texts = zip(*(fields for _, _, fields, _ in held), strict=True)
-            with contextlib.suppress(UnicodeEncodeError):
-                columns = pa.RecordBatch.from_arrays([pa.array(each, pa.string()) for each in texts], names=header)
+    start = 1
+    try:
+        with opened(path) as data:
+            reader = _csv_reader(data, kind_of(path))
+            header: list[str] = next(reader, [])
+            while fields := list(islice(reader, BLOCK_ROWS)):
+                if set(map(len, fields)) != {len(header)} or len(set(header)) < len(header):
+                    raise csv.Error("for the reader of single records")
+                columns = None
+                with contextlib.suppress(UnicodeEncodeError):
+                    texts = [pa.array(each, pa.string()) for each in zip(*fields, strict=True)]
+                    columns = pa.RecordBatch.from_arrays(texts, names=header)
 
-        def items(places: Sequence[int], held: list[_Record] = held) -> list[Item]:
-            return [_cells(*held[place]) for place in places]
+                def items(places: Sequence[int], fields: Any = fields, start: int = start) -> list[Item]:
+                    return [_cells(header, start + place, fields[place], None) for place in places]
 
-        yield Block(items, len(held), columns)
+                yield Block(items, len(fields), columns)
+                start += len(fields)
+    except csv.Error:
+        # Blank and malformed lines are read one by one, from where the blocks end.
+        held = dropwhile(lambda record: record[1] < start, _records(path))
+        while items_held := [_cells(*record) for record in islice(held, BLOCK_ROWS)]:
+            yield block_of(items_held)
 
 
 def _records(path: Path) -> Iterator[_Record]:

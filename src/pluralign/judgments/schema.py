@@ -14,7 +14,7 @@ from pluralign.judgments.scales import LabelScale
 Form = Literal["text", "messages"]
 
 COLUMNS = (
-    "id", "prompt", "responses", "ranks", "labels", "annotator", "source", "group", "weight", "time"
+    "id", "prompt", "responses", "ranks", "labels", "annotator", "source", "group", "weight", "time", "strength"
 )  # fmt: skip
 """The columns of the table, in order."""
 
@@ -44,6 +44,7 @@ def schema(form: Form, scale: LabelScale | None = None) -> pa.Schema:
             ("group", pa.string()),
             ("weight", pa.float64()),
             ("time", pa.timestamp("us", tz="UTC")),
+            ("strength", pa.float64()),
         ],
         metadata={_METADATA_KEY: json.dumps(meta).encode()},
     )

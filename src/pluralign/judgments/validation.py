@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pluralign.core.errors import RowError, nearest, one_line
 from pluralign.core.numbers import finite_float
@@ -84,6 +85,7 @@ class RowChecker:
             "group": _name(row.get("group"), "group"),
             "weight": _weight(row.get("weight")),
             "time": utc_time(row.get("time")),
+            "strength": _strength(row.get("strength")),
         }
         self.form = form
         return checked
@@ -94,25 +96,30 @@ class RowChecker:
         Returns:
             The batch, and an error for each of its rows whose id an earlier row has.
         """
-        given = batch.column("id")
-        derived = given.is_null().to_numpy(zero_copy_only=False)
-        names = given.to_pylist()
-        if derived.any():
-            contents = column_ids(batch.filter(pa.array(derived))).to_pylist()
-            for place, content in zip(np.flatnonzero(derived).tolist(), contents, strict=True):
-                names[place] = content
+        ids, derived = batch.column("id"), np.zeros(batch.num_rows, dtype=bool)
+        if ids.null_count == batch.num_rows:
+            ids, derived = column_ids(batch), ~derived
+        elif ids.null_count:
+            derived = ids.is_null().to_numpy(zero_copy_only=False)
+            ids = pc.replace_with_mask(ids, ids.is_null(), column_ids(batch.filter(ids.is_null())))
+        names = ids.to_pylist()
         errors: dict[int, RowError] = {}
-        fresh = dict(zip(names, derived.tolist(), strict=True))
+        fresh = dict(zip(names, derived.tolist(), strict=True)) if derived.any() else dict.fromkeys(names, 0)
         if len(fresh) == len(names) and self._ids.keys().isdisjoint(fresh):
             self._ids.update(fresh)
         else:
+            own = derived.tolist()
             for place, name in enumerate(names):
+                if name not in self._ids:
+                    self._ids[name] = int(own[place])
+                    continue
                 try:
-                    names[place] = self._identify(name, bool(derived[place]))
+                    names[place] = self._identify(name, own[place])
                 except RowError as complaint:
                     errors[place] = complaint
+            ids = pa.array(names, pa.string())
         at = batch.schema.get_field_index("id")
-        return batch.set_column(at, batch.schema.field(at), pa.array(names, pa.string())), errors
+        return batch.set_column(at, batch.schema.field(at), ids), errors
 
     def _identify(self, name: str, derived: bool) -> str:
         """Take an id, which for a derived one is the content of the row; equal contents are numbered from 2."""
@@ -289,6 +296,15 @@ def _weight(value: object) -> float:
     if number and not LEAST_WEIGHT <= number <= MOST_WEIGHT:
         bounds = f"0, or a number from {LEAST_WEIGHT:g} to {MOST_WEIGHT:g}: scale all weights alike"
         raise RowError("weight", f"found {one_line(value)}, expected {bounds}")
+    return number + 0.0  # no negative zero
+
+
+def _strength(value: object) -> float | None:
+    if value is None:
+        return None
+    number = None if isinstance(value, str) else finite_float(value)
+    if number is None or number < 0:
+        raise RowError("strength", f"found {one_line(value)}, expected a finite number, 0 or more, or null")
     return number + 0.0  # no negative zero
 
 

@@ -54,11 +54,8 @@ _VERDICTS: dict[str, tuple[Tone, str, str]] = {
 }
 """For each verdict its tone, its sign, and how far to trust the types."""
 
-_NO_CAMPS = (
-    "The types below cut a continuum into parts. They describe how far annotators differ, but nobody belongs to one."
-)
 _ANSWERS: dict[str, tuple[Tone, str, str]] = {
-    "continuum": ("careful", "!", _NO_CAMPS),
+    "continuum": ("careful", "!", "The types below describe how far annotators differ, but nobody belongs to one."),
     "undecided": ("careful", "?", "Treat the types below as a description, not as groups of people."),
 }
 """The same for answers to how annotators differ that are not about types."""
@@ -123,14 +120,16 @@ def verdict_banner(verdict: Verdict, sentence: str = "", heterogeneity: str = ""
     Green means good news: the question has a clear answer on which one can act. `types` is the number that is shown.
     """
     tone, sign, meaning = _VERDICTS.get(verdict.verdict, ("plain", "", ""))
-    if verdict.verdict == "one type" and verdict.advice:
-        tone, sign, meaning = "careful", "!", ""
-    elif verdict.verdict != "not identified" and heterogeneity in _ANSWERS:
+    if verdict.verdict != "not identified" and heterogeneity in _ANSWERS:
         tone, sign, meaning = _ANSWERS[heterogeneity]
         meaning = meaning if types > 1 else ""
+    elif verdict.verdict == "one type" and verdict.advice:
+        tone, sign, meaning = "careful", "!", ""
     sentence = sentence or verdict.reason
-    title = f"{sign} {sentence}".strip()
-    help_with = f"What would help: {verdict.advice}" if verdict.advice else ""
+    # A page has the sign that a terminal may lack.
+    title = f"{sign} {sentence}".strip().replace("+- ", "±")
+    lead = "What to do" if heterogeneity == "continuum" else "What would help"
+    help_with = f"{lead}: {verdict.advice}" if verdict.advice else ""
     reason = "" if verdict.reason.lower() in sentence.lower() else verdict.reason
     label = f"Do these data show annotator types? Verdict: {verdict.verdict}"
     if heterogeneity:
@@ -157,7 +156,7 @@ def _summary(audit: AuditPage) -> list[Block]:
         ("unique responses", number(data.unique_responses), ""),
     ]
     if alpha is not None:
-        tiles.append(("agreement (alpha)", number(alpha), "1 is full agreement, 0 is chance"))
+        tiles.append(("agreement (alpha)", number(round(alpha, 3)), "1 is full agreement, 0 is chance"))
     found = audit.identification
     blocks: list[Block] = [
         verdict_banner(found, found.sentence, found.heterogeneity, len(audit.types)),

@@ -30,6 +30,21 @@ MEASURES = {
 }
 """Keys of `metrics.json`, each with a name and what the number means."""
 
+BASELINES = {
+    "gain_over_marginal": (
+        "Gain over the marginal",
+        "By how many nats a vote is likelier than under the mean shares; an interval above 0: the model is better.",
+    ),
+    "gain_over_logistic": (
+        "Gain over logistic regression",
+        "The same over soft-label logistic regression on frozen features of the starting model.",
+    ),
+}
+"""Keys of the comparison with predictions that need no training of a network."""
+
+BESIDE = ("total_variation", "transport_cost", "vote_log_loss")
+"""Measures that are also known of the baselines."""
+
 _DRAWN, _MOST_LABELS, _MOST_ROWS = 3, 12, 50
 
 
@@ -67,6 +82,12 @@ def crowds_section(crowds: Crowds, value: Value) -> Section | None:
     if not responses:
         return None
     measures = measures_table("Predicted shares against votes", value, MEASURES)
+    columns = {"model": ""} | {name: f"/baseline={name}" for name in ("marginal", "medians", "logistic")}
+    shown = {name: end for name, end in columns.items() if value(BESIDE[0] + end) is not None}
+    beside = [
+        measures_table("The gain over simple baselines", value, BASELINES),
+        measures_table("The model and its baselines", value, {key: MEASURES[key] for key in BESIDE}, shown),
+    ]
     reading = "Half of the {n} responses are at {} or less. With few votes, even a correct prediction is some way off."
     distances = [row.total_variation for row in responses]
     title = "Distance between predictions and votes"
@@ -78,7 +99,11 @@ def crowds_section(crowds: Crowds, value: Value) -> Section | None:
     ordered = sorted((row for row in responses if row.votes >= most), key=lambda row: row.total_variation)
     near, far = ordered[:_DRAWN], ordered[_DRAWN:][-_DRAWN:]
     lead = f"Among responses with {number(most)} votes or more. Intervals are of the crowd's shares, given the votes."
-    blocks: list[Block] = [*([measures] if measures.rows else []), Figures([figure])]
+    blocks: list[Block] = [
+        *([measures] if measures.rows else []),
+        *(beside if len(shown) > 1 else []),
+        Figures([figure]),
+    ]
     blocks += [Heading("Closest to the votes", lead), Figures([_shares(row, crowds.labels) for row in near])]
     if far:
         blocks += [Heading("Farthest from the votes"), Figures([_shares(row, crowds.labels) for row in reversed(far)])]

@@ -97,10 +97,14 @@ def views_blocks(views: Views, noun: str) -> list[Block]:
     agreed = sorted(views.responses, key=lambda viewed: -viewed.agreed)
     consensus = [viewed for viewed in agreed if viewed.agreed > 0.5]
     if several:
-        dividing = [viewed for viewed in views.responses if viewed.divides > 0][:_MOST_DIVIDING]
-        consensus = [viewed for viewed in consensus if viewed not in dividing]
+        # With few responses, half of them at most: what divides little may be what all agree on.
+        count = len(views.responses)
+        most = min(_MOST_DIVIDING, max(count - _MOST_AGREED, (count + 1) // 2))
+        dividing = [viewed for viewed in views.responses if viewed.divides > 0][:most]
     else:
-        dividing = [viewed for viewed in reversed(agreed) if viewed.agreed > 0][:_MOST_AGREED]
+        most = min(_MOST_AGREED, len(agreed) // 2)
+        dividing = [viewed for viewed in reversed(agreed) if viewed.agreed > 0][:most]
+    consensus = [viewed for viewed in consensus if viewed not in dividing]
     lead = "The largest difference first." if several else "The smallest majority first."
     unanimous = f"The answer that most annotators of all {noun} give." if several else "The largest majority first."
     blocks: list[Block] = []

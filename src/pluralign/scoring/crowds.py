@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,8 @@ from pluralign.choice.label_costs import LabelCost
 from pluralign.choice.transport import expected_reward, reward_quantile, reward_variance
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_parquet
-from pluralign.evaluation.crowds.distributions import Votes, evaluate_distributions
+from pluralign.evaluation.crowds.distributions import Votes, evaluate_distributions, log_loss_gain
+from pluralign.evaluation.crowds.pairwise import pairwise_calibration
 from pluralign.evaluation.crowds.vote_slices import VoteSlice, sliced_votes, time_names
 from pluralign.evaluation.intervals import annotator_ids
 from pluralign.judgments.scales import LabelScale
@@ -38,6 +39,9 @@ PriorStrength = float | Literal["labels", "estimated"]
 
 Predict = Callable[[Items], np.ndarray]
 """The texts of items to distributions `(responses, labels)`."""
+
+Baselines = Callable[[Items], Mapping[str, np.ndarray]]
+"""The texts of items to predictions of each baseline, `(items, labels)`."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +225,9 @@ class CrowdResult:
         write_parquet(self.table, folder / CROWDS)
 
 
-def evaluate_crowd(judgments: Judgments, crowd: Crowd, predict: Predict, seed: int = 0) -> CrowdResult:
+def evaluate_crowd(
+    judgments: Judgments, crowd: Crowd, predict: Predict, seed: int = 0, baselines: Baselines | None = None
+) -> CrowdResult:
     """Predict every response that was voted on, reading each once, and compare with the votes.
 
     Args:
@@ -229,17 +235,74 @@ def evaluate_crowd(judgments: Judgments, crowd: Crowd, predict: Predict, seed: i
         crowd: its votes.
         predict: the model.
         seed: seed of the bootstrap.
+        baselines: predictions that the model must beat; they add `baseline_metrics`.
     """
     items = crowd.items()
     predicted = predict(items)[items.response]
+    voters = voters_of(judgments, crowd)
     metrics: dict[str, Any] = {
         "judgments": len(judgments),
         "annotators": len(set(judgments.column("annotator")) - {None}),
         "prompts": len(items.prompts),
         "unique_responses": len(items.responses),
     }
-    metrics |= crowd_metrics(crowd, predicted, vote_slices(judgments, crowd), 1000, seed, voters_of(judgments, crowd))
+    metrics |= crowd_metrics(crowd, predicted, vote_slices(judgments, crowd), 1000, seed, voters)
+    votes = (crowd.counts, crowd.scale.rewards, items.prompt)
+    metrics |= pairwise_calibration(predicted, *votes, seed=seed)
+    if baselines is not None:
+        metrics |= baseline_metrics(crowd, predicted, baselines(items), voters, seed)
     return CrowdResult(metrics, predicted, crowds_table(crowd, predicted))
+
+
+def baseline_metrics(
+    crowd: Crowd, predicted: np.ndarray, baselines: Mapping[str, np.ndarray], voters: Votes, seed: int = 0
+) -> dict[str, float]:
+    """The metrics of baselines, and the model's gain over each.
+
+    Args:
+        crowd: the votes.
+        predicted: of the model, `(items, labels)`.
+        baselines: name to predictions, `(items, labels)`.
+        voters: the single votes.
+        seed: seed of the bootstrap.
+
+    Returns:
+        For each baseline `total_variation/baseline=NAME`, `transport_cost/...`, `vote_log_loss/...`, and
+        `gain_over_NAME` with its interval, from `pluralign.evaluation.crowds.distributions.log_loss_gain`.
+    """
+    metrics: dict[str, float] = {}
+    prompt = crowd.items().prompt
+    for name, own in baselines.items():
+        found = crowd_metrics(crowd, own)
+        for key in ("total_variation", "transport_cost", "vote_log_loss"):
+            metrics[f"{key}/baseline={name}"] = found[key]
+        gain = log_loss_gain(predicted, own, crowd.counts, prompt, voters=voters, seed=seed)
+        metrics |= {key.replace("gain", f"gain_over_{name}", 1): value for key, value in gain.items()}
+    return metrics
+
+
+def verdict(metrics: Mapping[str, Any], baseline: str = "marginal") -> str | None:
+    """Whether predictions are better than a baseline, as a sentence; `None` if that was not measured.
+
+    Examples:
+        >>> verdict({"gain_over_marginal": 0.031, "gain_over_marginal_low": 0.01, "gain_over_marginal_high": 0.05})
+        'better than the marginal by 0.0310 [0.0100, 0.0500] nats a vote'
+        >>> verdict({"gain_over_marginal": 0.031, "gain_over_marginal_low": -0.01, "gain_over_marginal_high": 0.07})
+        'not better than the marginal: 0.0310 [-0.0100, 0.0700] nats a vote'
+    """
+    key = f"gain_over_{baseline}"
+    if f"{key}_low" not in metrics:
+        return None
+    found = f"{metrics[key]:.4f} [{metrics[f'{key}_low']:.4f}, {metrics[f'{key}_high']:.4f}] nats a vote"
+    if metrics[f"{key}_low"] > 0:
+        return f"better than the {baseline} by {found}"
+    return f"not better than the {baseline}: {found}"
+
+
+def verdicts(metrics: Mapping[str, Any]) -> list[str]:
+    """The `verdict` on each baseline that proper scores compare: the marginal and the logistic regression."""
+    found = (verdict(metrics, name) for name in ("marginal", "logistic"))
+    return [one for one in found if one is not None]
 
 
 def vote_slices(judgments: Judgments, crowd: Crowd) -> Iterator[VoteSlice]:

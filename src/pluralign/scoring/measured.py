@@ -25,6 +25,7 @@ from pluralign.evaluation.pairs import Pairs, pairs_of
 from pluralign.evaluation.policies.answer_lists import MarginMap
 from pluralign.evaluation.rewards.over_rewarding import over_rewarding
 from pluralign.evaluation.rewards.summary import evaluate_rewards
+from pluralign.evaluation.rewards.tie_outcomes import tie_metrics
 from pluralign.evaluation.slices import judgment_table, sliced_metrics
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.crowds import CrowdResult
@@ -113,6 +114,22 @@ def reward_metrics(
         recalibration=recalibration,
         replicates=replicates,
     )
+
+
+def outcome_metrics(
+    judgments: Judgments, items: Items, rewards: np.ndarray, nu: float, seed: int = 0
+) -> dict[str, float]:
+    """How well outcomes of pairs, ties among them, are predicted: `evaluation.rewards.tie_outcomes.tie_metrics`.
+
+    Args:
+        judgments, items, seed: as in `reward_metrics`.
+        rewards: raw rewards of the unique responses, for which nu was learned, `(responses,)`.
+        nu: the tie parameter of pairs.
+    """
+    who = annotator_ids(column_of(judgments, items, "annotator"))
+    shown = shown_rewards(items, rewards)
+    log_nu = float(np.log(nu))
+    return tie_metrics(shown, items.ranks, items.offsets, items.prompt, items.weight, log_nu, annotator=who, seed=seed)
 
 
 def pairs_under(

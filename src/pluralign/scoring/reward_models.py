@@ -49,6 +49,9 @@ from pluralign.scoring.text_models import TextModel
 from pluralign.scoring.tokens import TokenizedItems, TokenLimits, model_context
 from pluralign.scoring.trees import Reads
 
+TIE_NU = "tie_nu"
+"""Key of a model's settings with the parameters of its ties (`pluralign.choice.davidson`)."""
+
 LONGEST_OF_OTHERS = 8192
 """Token limit of reward models from other libraries, which store none."""
 
@@ -73,6 +76,11 @@ class RewardModel(TextModel):
         """`last`: the state of a response's last token; `pooled` if the model pools by itself."""
         ours = isinstance(plain_model(self.model), Pooled)
         return "last" if ours and getattr(self.model.config, SETTINGS)["pooling"] == "last" else "pooled"
+
+    @property
+    def tie_nu(self) -> list[float]:
+        """Davidson's tie parameters of blocks of 2, 3 ... responses; empty for a model that does not predict ties."""
+        return list((getattr(self.model.config, SETTINGS, None) or {}).get(TIE_NU, ()))
 
     @property
     def temperature(self) -> float | None:

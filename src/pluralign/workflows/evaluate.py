@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_parquet
 from pluralign.core.locks import locks_out
 from pluralign.core.runs import file_fingerprints, finish_run, finished_metrics, start_run
+from pluralign.evaluation.calibration.group_scales import GroupScales, scale_metrics
 from pluralign.evaluation.policies.said_wanted import kinds_by_likeness, kinds_by_reward
+from pluralign.evaluation.rewards.sharing import sharing_gain
 from pluralign.evaluation.slices import annotator_table
 from pluralign.judgments.lettered import lettered
 from pluralign.judgments.reading import read
@@ -24,14 +26,16 @@ from pluralign.policies.matching import Kinds, matching_beside, said_beside, wri
 from pluralign.policies.mixture import MixturePolicy
 from pluralign.policies.routing import is_typed_run, type_utilities
 from pluralign.reports.cards import cross_table, metrics_table
-from pluralign.scoring.crowds import CrowdResult, check_labels, crowd_of, evaluate_crowd, labels_anything
+from pluralign.scoring.crowds import CrowdResult, check_labels, crowd_of, evaluate_crowd, labels_anything, verdicts
 from pluralign.scoring.features import text_features
 from pluralign.scoring.items import compares, items_of
+from pluralign.scoring.label_baselines import read_baselines
 from pluralign.scoring.loading import SETTINGS, load_parts
 from pluralign.scoring.measured import (
     Measured,
     believed,
     column_of,
+    outcome_metrics,
     pairs_under,
     reward_metrics,
     slices_of,
@@ -57,6 +61,7 @@ def evaluate(
     seed: int = 0,
     raw: bool = False,
     average: Sequence[str | os.PathLike[str]] = (),
+    own: Mapping[str, str] | None = None,
     reference: str | None = None,
     beta: float | None = None,
     reward: str | None = None,
@@ -89,6 +94,8 @@ def evaluate(
         seed: seed of the bootstrap and of sampling.
         raw: for reward models: ignore stored recalibrations.
         average: other reward models; the mean of their rewards and the model's is judged.
+        own: for reward models: a model of its own for each source, by name: what sharing a model costs or gains the
+            source (`pluralign.evaluation.rewards.sharing`).
         reference: for policies: a folder or hub id; `None` is the model that its run started from.
         beta: for policies: `None` is the beta it was tuned with, else 0.1.
         reward: the reward model that judges a policy's responses to the prompts, a folder or hub id.
@@ -114,11 +121,12 @@ def evaluate(
     others = [str(name) for name in average]
     config |= {"raw": True} if raw else {}
     config |= {"average": others} if others else {}
+    config |= {"own": dict(own)} if own else {}
     options = {"label_scale": label_scale, "reference": reference, "beta": beta}
     options |= {"reward": reward, "kinds": kinds, "quantile": quantile}
     config |= {name: value for name, value in options.items() if value is not None}
     config |= {} if reward is None else {"samples": samples, "max_new_tokens": max_new_tokens}
-    models = [name for name in (model, *others, reference, reward) if name is not None]
+    models = [name for name in (model, *others, *(own or {}).values(), reference, reward) if name is not None]
     inputs = file_fingerprints([*paths, *(file for name in models for file in weight_files(name, raw))])
     if (metrics := finished_metrics(folder, config, inputs)) is not None:
         return metrics
@@ -127,8 +135,8 @@ def evaluate(
     is_reward = settings is not None and is_reward_model(settings)
     if is_reward and any(option is not None for option in (reference, beta, reward)):
         raise PluralignError(f"{model}: is a reward model; --reference, --beta and --reward are for policies")
-    if not is_reward and (raw or others or quantile is not None):
-        raise PluralignError(f"{model}: is a policy; --raw and --average are for reward models, and so is --quantile")
+    if not is_reward and (raw or others or own or quantile is not None):
+        raise PluralignError(f"{model}: is a policy; --raw, --average, --own and --quantile are for reward models")
     if kinds is not None and reward is None:
         raise PluralignError("kinds: tells kinds of drawn responses, which are drawn with --reward only: give one")
     judgments = read(paths, label_scale)
@@ -138,11 +146,13 @@ def evaluate(
         judgments = lettered(judgments)
     title = [f"# Evaluation of {model}", "", "on " + ", ".join(f"`{path}`" for path in paths), ""]
     single = load_reward_model(model, raw=raw, quantile=quantile, **hub) if is_reward and not others else None
-    crowds = _crowds(single, judgments, seed)
+    crowds = _crowds(model, single, judgments, seed)
     if crowds is not None and not compares(judgments):
+        if own:
+            raise PluralignError("own: what sharing gains is measured on comparisons, and the files have labels alone")
         start_run(folder, config, inputs)
         crowds.write(folder)
-        finish_run(folder, crowds.metrics, "\n".join([*title, *metrics_table(crowds.metrics)]) + "\n")
+        finish_run(folder, crowds.metrics, "\n".join([*title, *_said(crowds), *metrics_table(crowds.metrics)]) + "\n")
         return crowds.metrics
     items = items_of(judgments)
     mixture = read_mixture(model) if is_mixture(model) and is_typed_run(model) else None
@@ -153,6 +163,7 @@ def evaluate(
     notes = _recalibration_notes([model, *others], raw, quantile) if is_reward else []
     margin_map: MarginMap | None = None
     if is_reward:
+        notes += _said(crowds)
         utilities, margin_map, compared = rewards_of([model, *others], items, raw, quantile, hub, single)
     else:
         judged = None if reward is None else load_reward_model(reward)
@@ -162,8 +173,8 @@ def evaluate(
         utilities = beside.utilities
         if judged is not None:
             who = column_of(judgments, items, "annotator")
-            own = None if mixture is None else believed(who, posteriors, mixture).type
-            matched, plots = matching_beside(beside, items, judged, slices_of(judgments, items), seed, own)
+            kind = None if mixture is None else believed(who, posteriors, mixture).type
+            matched, plots = matching_beside(beside, items, judged, slices_of(judgments, items), seed, kind)
             if (told := kinds or (None if mixture is None else str(model))) is not None:
                 matched |= said_beside(beside.draws["policy"], items, who, *_kinds(told, **hub), seed)
             compared, answers = compare(beside.draws, seed) | matched, answer_rows(items.prompts, beside.draws)
@@ -173,8 +184,19 @@ def evaluate(
         metrics = reward_metrics(judgments, items, utilities, seed, recalibration=margin_map)
     else:
         metrics, types = typed_metrics(judgments, items, utilities, mixture, posteriors, seed)
+    if single is not None and single.tie_nu:
+        raw_rewards = utilities * (single.temperature or 1.0)
+        metrics |= outcome_metrics(judgments, items, raw_rewards, single.tie_nu[0], seed)
     metrics |= compared | ({} if crowds is None else crowds.metrics)
     pairs = pairs_under(items, utilities, types, margin_map, judgments)
+    for name, folder_of_source in (own or {}).items():
+        source_rewards, source_map, _ = rewards_of([folder_of_source], items, raw, None, hub, None)
+        source_pairs = pairs_under(items, source_rewards, None, source_map, judgments)
+        metrics |= sharing_gain(pairs, source_pairs, column_of(judgments, items, "source"), name, seed=seed)
+    recalibration = None if single is None else single.recalibration
+    if recalibration is not None and "by" in recalibration.record:
+        scales = GroupScales.from_dict(recalibration.record["by"])
+        metrics |= scale_metrics(pairs, column_of(judgments, items, scales.column), scales, seed=seed)
     start_run(folder, config, inputs)
     Measured(metrics, pairs, slices_of(judgments, items) if is_reward else None, crowds).write(folder, seed)
     table = annotator_table(pairs, column_of(judgments, items, "annotator"))
@@ -199,13 +221,22 @@ def _kinds(name: str, **hub: Any) -> tuple[Kinds, list[str]]:
     return lambda items, _: kinds_by_reward(type_utilities(policy, items), items.item), list(policy.mixture.weights)
 
 
-def _crowds(model: RewardModel | None, judgments: Judgments, seed: int) -> CrowdResult | None:
+def _said(crowds: CrowdResult | None) -> list[str]:
+    """For the card: whether predicted labels are better than the baselines'."""
+    said = [] if crowds is None else [line[0].upper() + line[1:] + "." for line in verdicts(crowds.metrics)]
+    return [*said, ""] if said else []
+
+
+def _crowds(
+    name: str | os.PathLike[str], model: RewardModel | None, judgments: Judgments, seed: int
+) -> CrowdResult | None:
     """Predictions against votes, if the model predicts labels and the judgments have some."""
     if not isinstance(model, LabelModel) or not labels_anything(judgments):
         return None
     crowd = crowd_of(judgments)
     check_labels(crowd.scale, model.scale, "the labels of the files")
-    return evaluate_crowd(judgments, crowd, model.distributions, seed)
+    stored = read_baselines(name)
+    return evaluate_crowd(judgments, crowd, model.distributions, seed, None if stored is None else stored.predict)
 
 
 def _recalibration_notes(names: Sequence[str | os.PathLike[str]], raw: bool, quantile: float | None) -> list[str]:

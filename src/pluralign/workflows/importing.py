@@ -19,19 +19,24 @@ from pluralign.core.errors import PluralignError, RowError, nearest, one_line
 from pluralign.core.files import atomic_write, check_distinct, check_outputs, disk_errors, output_file, path_list
 from pluralign.judgments.blocks import Block, Item, checked_blocks
 from pluralign.judgments.columns import Unfit, with_names
-from pluralign.judgments.formats import FORMATS
+from pluralign.judgments.containers import STANDARD_INPUT, plain_files
+from pluralign.judgments.formats import FORMATS, nearest_source
+from pluralign.judgments.formats.arena import read_arena
 from pluralign.judgments.formats.argilla import read_argilla
+from pluralign.judgments.formats.conversations import read_oasst, read_prism
 from pluralign.judgments.formats.convert import Rows, Tally, read_table
+from pluralign.judgments.formats.exports import EXPORTS
 from pluralign.judgments.formats.hh_rlhf import read_hh_rlhf
 from pluralign.judgments.formats.label_studio import read_label_studio
-from pluralign.judgments.formats.mapping import read_mapping, read_mapping_file
+from pluralign.judgments.formats.le_wi_di import read_le_wi_di
+from pluralign.judgments.formats.mapping import joined_places, read_mapping, read_mapping_file
 from pluralign.judgments.formats.polis import SCALE, read_polis
 from pluralign.judgments.formats.preflib import read_preflib
-from pluralign.judgments.formats.trl import Exported, read_trl, write_trl
+from pluralign.judgments.formats.trl import Exported, read_trl
 from pluralign.judgments.pseudonyms import pseudonym_key, pseudonymizer
-from pluralign.judgments.reading import common_scale, read
+from pluralign.judgments.reading import columns_of, common_scale, read, read_rows
 from pluralign.judgments.scales import LabelScale, label_scale
-from pluralign.judgments.schema import schema
+from pluralign.judgments.schema import COLUMNS, schema
 from pluralign.judgments.table import TABLE_ENDINGS, sidecar, table_writer
 from pluralign.judgments.validation import Reject, RowChecker, checked_batches
 
@@ -69,9 +74,11 @@ def import_files(
     comments: str | None = None,
     prompt: str | None = None,
     fields: Sequence[str] = (),
+    keep_moderated: bool = False,
     label_scale: str | os.PathLike[str] | LabelScale | None = None,
     source: str | None = None,
     drop_columns: Sequence[str] = (),
+    same_text: str = "reject",
     on_error: str = "stop",
     rejects: str | os.PathLike[str] | None = None,
     anonymize: bool = False,
@@ -80,17 +87,22 @@ def import_files(
     """Import files of one format into one canonical file, row by row. The output is atomic.
 
     Args:
-        sources: files to import.
+        sources: files to import; `-` is standard input.
         out: output file: `.parquet`, `.jsonl` or `.jsonl.gz`.
         format: one of `FORMATS`.
-        mapping: for `mapping`: YAML file that describes the columns.
+        mapping: YAML file that describes the columns, or the name of a mapping that comes with the library; implies
+            the format `mapping`.
         shape: for `polis`: `votes` (default) or `people`; for `preflib`: `ranked` (default) or `ballot`.
         comments: for `polis`: file of the statements.
-        prompt: for `polis` and `preflib`: topic, used as the prompt.
+        prompt: for `polis`, `preflib` and `le-wi-di`: topic, used as the prompt.
+        keep_moderated: for `polis`: keep votes on statements that the moderators rejected.
         fields: for `label-studio` and `argilla`: `KEY=NAME` if a field does not have its usual name.
-        label_scale: for `table`, `mapping` and `argilla`: a built-in name, a YAML file, or a `LabelScale`.
+        label_scale: for `table`, `mapping`, `argilla`, `label-studio` and `le-wi-di`: a built-in name, a YAML
+            file, or a `LabelScale`.
         source: value of the column `source` where there is none.
         drop_columns: columns to ignore. A mapping reads only the columns that it names.
+        same_text: what to do with a judgment that shows the same response twice: `reject` it, or `merge` the two, with
+            the better rank.
         on_error: `stop` at the first bad row, or `skip` bad rows and write them to `rejects`.
         rejects: JSON Lines with `file`, `row`, `column`, `error` and `found` for each bad row.
         anonymize: replace annotators by keyed pseudonyms.
@@ -108,8 +120,12 @@ def import_files(
         1
     """
     paths, target = [Path(path) for path in sources], Path(out)
+    if mapping is not None and format == "table":
+        format = "mapping"
     if on_error not in ("stop", "skip"):
         raise PluralignError(f"--on-error: found '{on_error}', expected stop or skip")
+    if same_text not in ("reject", "merge"):
+        raise PluralignError(f"--same-text: found '{same_text}', expected reject or merge")
     if (on_error == "skip") != (rejects is not None):
         raise PluralignError("--on-error skip and --rejects FILE must be given together")
     if not paths:
@@ -124,18 +140,31 @@ def import_files(
             raise PluralignError(f"--rejects: {fault}") from fault
     if key_file is not None and not anonymize:
         raise PluralignError("--key-file needs --anonymize")
-    options = {"mapping": mapping, "shape": shape, "comments": comments, "prompt": prompt, "field": fields or None}
-    reader, scale = _reader(format, paths, options, drop_columns, label_scale)
-    check_distinct(paths, by_content=format not in ("polis", "preflib"))  # their rows depend on the name of the file
+    options: dict[str, Any] = {
+        "mapping": mapping,
+        "shape": shape,
+        "comments": comments,
+        "prompt": prompt,
+        "field": fields or None,
+    }
+    options |= {"keep-moderated": keep_moderated or None}
+    _check_options(format, options, drop_columns, label_scale)
+    files = [path for path in paths if str(path) != STANDARD_INPUT]
+    check_distinct(files, by_content=format not in ("polis", "preflib"))  # their rows depend on the name of the file
     rename = pseudonymizer(pseudonym_key(key_file)) if anonymize else None
     result = Imported(target, 0, Tally(), rejects=None if rejects is None else Path(rejects))
-    checker = RowChecker(scale)
     with contextlib.ExitStack() as stack:
+        plain = stack.enter_context(plain_files(paths, "votes" if format == "polis" else ""))
+        if format == "table" and on_error == "stop":
+            _check_is_table(plain, drop_columns)
+        outputs = [target] if rejects is None else [target, Path(rejects)]
+        reader, scale = _reader(format, plain, options, drop_columns, label_scale, outputs)
+        checker = RowChecker(scale)
         rejects_file = None if result.rejects is None else stack.enter_context(atomic_write(result.rejects, "w"))
         write: Callable[[Any], None] | None = None
-        for path in paths:
-            reject = None if rejects_file is None else _rejecter(path, rejects_file, result)
-            for batch in reader(path, checker, reject, result.tally, _Fill(source, rename)):
+        for given, path in zip(paths, plain, strict=True):
+            reject = None if rejects_file is None else _rejecter(given, rejects_file, result)
+            for batch in reader(path, checker, reject, result.tally, _Fill(source, rename, same_text == "merge")):
                 if write is None:
                     write = stack.enter_context(table_writer(target, schema(checker.form or "text", scale)))
                 write(batch)
@@ -149,20 +178,42 @@ def export(
     files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
     label_scale: str | None = None,
+    to: str = "trl",
 ) -> Exported:
-    """Export canonical files to TRL preference rows; see `pluralign.judgments.formats.trl`."""
-    output_file(out, [*path_list(files), label_scale], TABLE_ENDINGS)
-    return write_trl(read(files, label_scale), out)
+    """Export canonical files for other tools.
+
+    Args:
+        files: canonical files.
+        out: output file, or a new folder for `datasets`.
+        label_scale: label scale of files that store none.
+        to: `trl` for preference pairs, `best-of-n` for rows as in RewardBench 2, `votes` for a CSV with a row per
+            response, `datasets` for a folder of `datasets`.
+
+    Raises:
+        PluralignError: there is nothing to export, or the output is one of the files.
+
+    Examples:
+        >>> import tempfile
+        >>> from pluralign.judgments import Judgments
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> row = {"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, 2]}
+        >>> Judgments.from_rows([row]).write(folder / "a.parquet")
+        >>> export(folder / "a.parquet", folder / "a.csv", to="votes").rows
+        2
+    """
+    if to not in EXPORTS:
+        raise PluralignError(f"--to: found '{to}', expected one of {', '.join(EXPORTS)}{nearest(to, EXPORTS)}")
+    endings = {"votes": (".csv",), "datasets": None}.get(to, TABLE_ENDINGS)
+    inputs = [*path_list(files), label_scale]
+    if endings is None:
+        check_outputs([out], inputs)
+    else:
+        output_file(out, inputs, endings)
+    return EXPORTS[to](read(files, label_scale), out)
 
 
-def _reader(
-    format: str,
-    paths: Sequence[Path],
-    options: dict[str, Any],
-    drop_columns: Sequence[str],
-    given_scale: str | os.PathLike[str] | LabelScale | None,
-) -> tuple[_Reader, LabelScale | None]:
-    """The reader of a format with its options bound, which gives validated batches, and the label scale."""
+def _check_options(format: str, options: Mapping[str, Any], drop_columns: Sequence[str], given_scale: Any) -> None:
+    """Check that the format exists and has the given options."""
     if format not in FORMATS:
         raise PluralignError(
             f"--format: found '{format}', expected one of {', '.join(FORMATS)}{nearest(format, FORMATS)}"
@@ -171,9 +222,39 @@ def _reader(
         if value is not None and format not in OWNERS[option]:
             owners = " and ".join(OWNERS[option])
             raise PluralignError(f"--{option} is an option of --format {owners}, found --format {format}")
+
+
+def _check_is_table(paths: Sequence[Path], drop_columns: Sequence[str]) -> None:
+    """Refuse a file that has none of a table's own columns, and name the format that it looks like."""
+    for path in paths:
+        columns = columns_of(path)
+        if columns is None:
+            _, row = next(read_rows(path, lambda number, row, complaint: None), (0, {}))
+            columns = list(row)
+        if not columns or "responses" in columns or {*columns} <= {*COLUMNS, *drop_columns}:
+            continue
+        source = nearest_source(columns)
+        hint = f"; the file looks like {source}" if source else ""
+        names = one_line(", ".join(map(str, columns)), 120)
+        raise PluralignError(
+            f"{path}: has no column 'responses', which a table needs, but {names}{hint}: name its format"
+        )
+
+
+def _reader(
+    format: str,
+    paths: Sequence[Path],
+    options: dict[str, Any],
+    drop_columns: Sequence[str],
+    given_scale: str | os.PathLike[str] | LabelScale | None,
+    outputs: Sequence[Path],
+) -> tuple[_Reader, LabelScale | None]:
+    """The reader of a format with its options bound, which gives validated batches, and the label scale."""
     scale = None if given_scale is None else label_scale(given_scale)
     if format == "mapping":
         mapping = read_mapping_file(options["mapping"])
+        joined = (place for name in mapping.tables for path in paths for place in joined_places(path, mapping, name))
+        check_outputs(outputs, joined)
         by_mapping = _in_blocks(lambda path, checker, tally: read_mapping(path, mapping, tally))
         return by_mapping, scale or mapping.scale
     if format == "polis":
@@ -182,17 +263,30 @@ def _reader(
         if comments is not None and len(paths) > 1:
             raise PluralignError("--comments: has the statements of one conversation: import conversations one by one")
 
-        bound = partial(read_polis, shape=shape, comments=comments, prompt=options["prompt"], drop_columns=drop_columns)
+        bound = partial(
+            read_polis,
+            shape=shape,
+            comments=comments,
+            prompt=options["prompt"],
+            drop_columns=drop_columns,
+            keep_moderated=bool(options["keep-moderated"]),
+        )
         return _in_rows(bound), label_scale(SCALE) if shape == "votes" else None
     if format == "preflib":
         return _in_rows(partial(read_preflib, shape=options["shape"] or "ranked", prompt=options["prompt"])), None
+    if format == "le-wi-di":
+        return _in_rows(partial(read_le_wi_di, prompt=options["prompt"])), scale
     if format in ("label-studio", "argilla"):
-        tool = {"label-studio": read_label_studio, "argilla": read_argilla}[format]
-        return _in_rows(partial(tool, fields=options["field"] or ())), scale
+        named = options["field"] or ()
+        if format == "argilla":
+            return _in_rows(partial(read_argilla, fields=named)), scale
+        return _in_rows(partial(read_label_studio, fields=named, labelled=scale is not None)), scale
     if format == "table":
         table = _in_blocks(lambda path, checker, tally: read_table(path, checker, tally, drop_columns))
         return table, common_scale(paths, scale)
-    plain = {"trl": read_trl, "hh-rlhf": read_hh_rlhf}[format]
+    plain = {
+        "trl": read_trl, "hh-rlhf": read_hh_rlhf, "chatbot-arena": read_arena, "oasst": read_oasst, "prism": read_prism
+    }[format]  # fmt: skip
     return _in_rows(partial(plain, drop_columns=drop_columns)), scale
 
 
@@ -220,20 +314,47 @@ OWNERS = {
     "mapping": ("mapping",),
     "shape": ("polis", "preflib"),
     "comments": ("polis",),
-    "prompt": ("polis", "preflib"),
+    "keep-moderated": ("polis",),
+    "prompt": ("polis", "preflib", "le-wi-di"),
     "field": ("label-studio", "argilla"),
-    "label-scale": ("table", "mapping", "argilla"),
-    "drop-columns": ("table", "trl", "hh-rlhf", "polis"),
+    "label-scale": ("table", "mapping", "argilla", "label-studio", "le-wi-di"),
+    "drop-columns": ("table", "trl", "hh-rlhf", "polis", "chatbot-arena", "oasst", "prism"),
 }
 """The formats of each option that only some formats have."""
 
 
+def _merged(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with equal responses as one: it has the better rank, and the label if they agree on it."""
+    responses, ranks, labels = (row.get(name) for name in ("responses", "ranks", "labels"))
+    if not isinstance(responses, list):
+        return row
+    first = [responses.index(text) for text in responses]
+    kept = sorted({*first})
+    lists = [each for each in (ranks, labels) if each is not None]
+    if len(kept) == len(responses) or not all(isinstance(each, list) and len(each) == len(first) for each in lists):
+        return row
+    made = {**row, "responses": [responses[at] for at in kept]}
+    if ranks is not None:
+        groups = [[ranks[at] for at, one in enumerate(first) if one == place] for place in kept]
+        numbers = [[rank for rank in group if isinstance(rank, int | float)] for group in groups]
+        made["ranks"] = [min(given) if given else group[0] for given, group in zip(numbers, groups, strict=True)]
+    if labels is not None:
+        groups = [
+            [labels[at] for at, one in enumerate(first) if one == place and labels[at] is not None] for place in kept
+        ]
+        if any(label != group[0] for group in groups for label in group):
+            return row  # the row's check names the repeated response
+        made["labels"] = [group[0] if group else None for group in groups]
+    return made
+
+
 @dataclass(frozen=True)
 class _Fill:
-    """Fills in `source` and renames annotators, in rows and in columns."""
+    """Fills in `source`, renames annotators and merges repeated responses, in rows and in columns."""
 
     source: str | None
     rename: Callable[[str], str] | None
+    merge_same: bool = False
 
     def row(self, row: dict[str, Any]) -> dict[str, Any]:
         """The row, filled."""
@@ -243,11 +364,11 @@ class _Fill:
         # The row's check rejects other types; an empty annotator stays empty.
         if self.rename is not None and annotator != "" and type(annotator) in (str, int):
             row = {**row, "annotator": self.rename(str(annotator))}
-        return row
+        return _merged(row) if self.merge_same else row
 
     def block(self, block: Block) -> Block:
         """The block, filled."""
-        if self.source is None and self.rename is None:
+        if self.source is None and self.rename is None and not self.merge_same:
             return block
 
         def items(places: Sequence[int]) -> list[Item]:

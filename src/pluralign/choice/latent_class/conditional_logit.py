@@ -1,250 +1,46 @@
 """Weighted conditional logit: value, gradient and curvature for many coefficient vectors at once.
 
-    log P(choice s) = u_chosen - log sum_i a_si exp(u_i),   u = features @ coefficients          (McFadden 1974)
+A choice takes a block T of d tied responses before the set A (`choice_sets`). With e_i = exp(u_i), u = features @
+coefficients, S_T and S_A the sums of e over T and A, and D_j = S_A + a_j S_T (McFadden 1974; Efron 1977),
 
-In terms of the feature differences d_si = x_i - x_chosen and P_si = P(i | s):
+    log P        = sum_(i in T) u_i - sum_j log D_j
+    d log P / du = 1_T - e (1_A sum_j 1 / D_j + 1_T sum_j a_j / D_j)
 
-    gradient     = - sum_s w_s sum_i P_si d_si
-    - Hessian    =   sum_s w_s (sum_i P_si d_si d_si' - m_s m_s'),   m_s = sum_i P_si d_si
+All of it is products of two sparse matrices, which mark T and A, with a matrix that has a row for each response: the
+cost follows the members of the distinct choices, and features enter only once for each response. With X the features,
+W the weights and m_j = (sum_(i in A) e_i x_i + a_j sum_(i in T) e_i x_i) / D_j, minus the Hessian is
 
-Utilities are linear in features (`FeatureDesign`) or one worth per response (`WorthDesign`). A worth is the feature
-"this response", whose differences are never written out.
+    X' diag(mass) X - sum_s w_s sum_j m_sj m_sj'  =  X' L X
+
+with L the Laplacian of the responses that occur in a choice together, each pair weighted by sum_s w_s sum_j P_i P_k.
+Without features every response has a worth of its own, and X is the identity.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
-import numpy as np
+import scipy.sparse
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
-from pluralign.choice.latent_class.exploded import Choices
-from pluralign.choice.latent_class.panel import connected_parts
+from pluralign.choice.latent_class.choice_sets import ChoiceSets, Members, compressed
 
-CELLS = 2**18
-"""Size of a block of choices in numbers: small enough for a processor's cache."""
+WIDE = 300.0
+"""If utilities differ by more than this, exponentials are taken relative to the largest of each choice."""
 
-KEPT_CELLS = 2**26
-"""Feature differences and probabilities are kept up to this size in numbers; beyond it each pass recomputes them."""
+EDGE_WORK = 4
+"""Hessians are made from pairs of responses if a choice has fewer of them than this times the features, and"""
 
+MOST_EDGES = 2**24
+"""fewer than this in total."""
 
-@dataclass(frozen=True)
-class Parts:
-    """Groups of coefficients; those of different parts never appear in the same choice.
-
-    Args:
-        number: `(p,)` the part of each coefficient.
-        place: `(p,)` its position within the part.
-        count: number of parts.
-        size: of the largest part.
-    """
-
-    number: Tensor
-    place: Tensor
-    count: int
-    size: int
-
-
-class FeatureDesign:
-    """u = features @ coefficients.
-
-    Args:
-        response: `(choices, 1 + alternatives)` the chosen response, then the others; below 0 where there is none.
-        features: `(responses, p)`.
-    """
-
-    def __init__(self, response: Tensor, features: Tensor) -> None:
-        self.response, self.features = response, features
-        self.parameters = features.shape[1]
-        self.step = max(1, CELLS // max(1, (response.shape[1] - 1) * self.parameters))
-
-    @cached_property
-    def parts(self) -> Parts:
-        """A single part."""
-        place = torch.arange(self.parameters, device=self.response.device)
-        return Parts(torch.zeros_like(place), place, 1, self.parameters)
-
-    @cached_property
-    def _kept(self) -> list[Tensor]:
-        size = len(self.response) * (self.response.shape[1] - 1) * self.parameters
-        if size > KEPT_CELLS:
-            return []
-        return [self._differences(slice(at, at + self.step)) for at in range(0, len(self.response), self.step)]
-
-    def _differences(self, where: slice) -> Tensor:
-        shown = self.response[where].clamp(min=0)
-        return self.features[shown[:, 1:]] - self.features[shown[:, :1]]
-
-    def rows(self, where: slice) -> Tensor:
-        """x_i - x_chosen in a block, `(block, alternatives, p)`."""
-        return self._kept[where.start // self.step] if self._kept else self._differences(where)
-
-    def scores(self, vectors: Tensor, where: slice) -> Tensor:
-        """(x_i - x_chosen)' v: `(p, B)` to `(block, alternatives, B)`."""
-        rows = self.rows(where)
-        return (rows.flatten(0, 1) @ vectors).view(*rows.shape[:2], -1)
-
-    def collected(self, mass: Tensor, where: slice) -> Tensor:
-        """sum_s sum_i m_si (x_i - x_chosen): `(block, alternatives, B)` to `(p, B)`."""
-        return self.rows(where).flatten(0, 1).T @ mass.flatten(0, 1)
-
-    def collected_squares(self, mass: Tensor, where: slice) -> Tensor:
-        """As `collected`, with the squared differences."""
-        return self.rows(where).flatten(0, 1).square().T @ mass.flatten(0, 1)
-
-    @cached_property
-    def _edges(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Pairs of responses in one choice `(2, edges)`, the edge of each pair of places `(choices, pairs)`, places.
-
-        The edge of a pair with an empty place is the number of edges.
-        """
-        first, second = torch.triu_indices(self.response.shape[1], self.response.shape[1], 1)
-        one, two = self.response[:, first], self.response[:, second]
-        key = torch.minimum(one, two) * len(self.features) + torch.maximum(one, two)
-        there = torch.minimum(one, two) >= 0
-        keys, place = torch.unique(key[there], return_inverse=True)
-        edge = torch.full_like(key, len(keys))
-        edge[there] = place
-        ends = torch.stack((keys // len(self.features), keys % len(self.features)))
-        return ends, edge, torch.stack((first, second))
-
-    def curvature_sums(self, vectors: int) -> Tensor:
-        """Zeros for `add_curvature`: `(B, edges + 1)`."""
-        return self.features.new_zeros(vectors, self._edges[0].shape[1] + 1)
-
-    def add_curvature(self, sums: Tensor, p: Tensor, weight: Tensor, where: slice) -> None:
-        """Add w_s P_si P_sj of a block to the edge of i and j; P is `(block, alternatives, B)`, w `(block, B)`."""
-        _, edge, (first, second) = self._edges
-        edges = edge[where].flatten()
-        for vector, row in enumerate(sums):
-            own = p[..., vector]
-            full = torch.cat((1 - own.sum(1, keepdim=True), own), 1)
-            row.index_add_(0, edges, (full[:, first] * full[:, second] * weight[:, vector : vector + 1]).flatten())
-
-    def curvature_of(self, sums: Tensor) -> Tensor:
-        """X' L X with L the Laplacian of the edges' weights: `(B, 1, p, p)`.
-
-        sum_i P_i x_i x_i' - m m' = sum_(i<j) P_i P_j (x_i - x_j)(x_i - x_j)', so the cost follows the responses and the
-        compared pairs, not the choices.
-        """
-        (one, two), count = self._edges[0], len(self.features)
-        rows, columns = torch.cat((one, two)), torch.cat((two, one))
-        order = torch.argsort(rows, stable=True)
-        starts = torch.cat((rows.new_zeros(1), torch.bincount(rows, minlength=count).cumsum(0)))
-        found = sums.new_empty(len(sums), 1, self.parameters, self.parameters)
-        for vector, values in enumerate(sums[:, :-1]):
-            both = torch.cat((values, values))
-            degree = values.new_zeros(count).index_add_(0, rows, both)
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-                adjacency = torch.sparse_csr_tensor(
-                    starts, columns[order], both[order], (count, count), check_invariants=False
-                )
-            found[vector, 0] = self.features.T @ (degree.unsqueeze(1) * self.features - adjacency @ self.features)
-        return found
-
-    def by_annotator(self, mass: Tensor, counts: Tensor) -> Tensor:
-        """sum_s c_hs sum_i m_si (x_i - x_chosen): m `(choices, alternatives)`, c sparse, to `(annotators, p)`."""
-        by_choice = mass.new_empty(len(mass), self.parameters)
-        for start in range(0, len(mass), self.step):
-            where = slice(start, min(start + self.step, len(mass)))
-            by_choice[where] = torch.einsum("sn,snp->sp", mass[where], self.rows(where))
-        return counts @ by_choice
-
-
-class WorthDesign:
-    """u = coefficients: as `FeatureDesign` with the identity matrix as features.
-
-    Args:
-        response: as in `FeatureDesign`.
-        responses: number of responses.
-    """
-
-    def __init__(self, response: Tensor, responses: int) -> None:
-        self.given, self.response, self.parameters = response, response.clamp(min=0), responses
-        self.step = max(1, CELLS // (8 * response.shape[1]))
-
-    @cached_property
-    def parts(self) -> Parts:
-        """The connected parts of the comparison graph."""
-        shown = self.given[:, 1:] >= 0
-        chosen, other = self.given[:, :1].expand_as(shown)[shown], self.given[:, 1:][shown]
-        label = connected_parts(chosen.cpu().numpy(), other.cpu().numpy(), self.parameters)
-        sizes = np.bincount(label)
-        place = np.empty_like(label)
-        place[np.argsort(label, kind="stable")] = np.arange(len(label)) - np.repeat(sizes.cumsum() - sizes, sizes)
-        number, place_in_part = (torch.as_tensor(values, device=self.response.device) for values in (label, place))
-        return Parts(number, place_in_part, len(sizes), int(sizes.max(initial=1)))
-
-    def scores(self, vectors: Tensor, where: slice) -> Tensor:
-        """v_i - v_chosen: `(p, B)` to `(block, alternatives, B)`."""
-        shown = self.response[where]
-        values = vectors.index_select(0, shown.flatten()).view(*shown.shape, -1)
-        return values[:, 1:] - values[:, :1]
-
-    def collected(self, mass: Tensor, where: slice) -> Tensor:
-        """As `FeatureDesign.collected`: mass at a response as an alternative, minus that of its own alternatives."""
-        return self._sums(torch.cat((-mass.sum(1, keepdim=True), mass), 1), where)
-
-    def collected_squares(self, mass: Tensor, where: slice) -> Tensor:
-        """As `collected`, with the squared differences."""
-        return self._sums(torch.cat((mass.sum(1, keepdim=True), mass), 1), where)
-
-    def curvature_sums(self, vectors: int) -> Tensor:
-        """Zeros for `add_curvature`: `(B, parts, size, size)`."""
-        parts = self.parts
-        return torch.zeros(
-            vectors, parts.count, parts.size, parts.size, dtype=torch.float64, device=self.response.device
-        )
-
-    def curvature_of(self, sums: Tensor) -> Tensor:
-        """What `add_curvature` made, as it is."""
-        return sums
-
-    def add_curvature(self, total: Tensor, p: Tensor, weight: Tensor, where: slice) -> None:
-        """Add sum_s w_s (diag P_s - P_s P_s') of a block to `(B, parts, size, size)`, in place."""
-        parts, shown = self.parts, self.response[where]
-        place = parts.place[shown]
-        start = parts.number[shown[:, :1]] * parts.size**2
-        cells = (start.unsqueeze(2) + place.unsqueeze(2) * parts.size + place.unsqueeze(1)).flatten()
-        diagonal = (start + place * (parts.size + 1)).flatten()
-        for vector, sums in enumerate(total.view(len(total), -1)):
-            full = torch.cat((1 - p[..., vector].sum(1, keepdim=True), p[..., vector]), 1)
-            weighted = full * weight[:, vector : vector + 1]
-            sums.index_add_(0, diagonal, weighted.flatten())
-            sums.index_add_(0, cells, -(weighted.unsqueeze(2) * full.unsqueeze(1)).flatten())
-
-    def by_annotator(self, mass: Tensor, counts: Tensor) -> Tensor:
-        """As `FeatureDesign.by_annotator`."""
-        annotators = len(counts)
-        starts, choice = counts.crow_indices(), counts.col_indices()
-        annotator = torch.repeat_interleave(torch.arange(annotators, device=mass.device), starts.diff())
-        full = torch.cat((-mass.sum(1, keepdim=True), mass), 1)[choice] * counts.values().unsqueeze(1)
-        cells = annotator.unsqueeze(1) * self.parameters + self.response[choice]
-        sums = mass.new_zeros(annotators * self.parameters)
-        return sums.index_add_(0, cells.flatten(), full.flatten()).view(annotators, self.parameters)
-
-    def _sums(self, mass: Tensor, where: slice) -> Tensor:
-        shown = self.response[where].flatten()
-        sums = mass.new_zeros(mass.shape[-1], self.parameters)
-        # One vector at a time: index_add_ is many times slower along rows.
-        for row, values in zip(sums, mass.flatten(0, 1).T, strict=True):
-            row.index_add_(0, shown, values)
-        return sums.T
-
-
-@dataclass(frozen=True)
-class Block:
-    """A block of choices: log-probabilities `(choices, B)` and P of the alternatives `(choices, alternatives, B)`."""
-
-    where: slice
-    log_p: Tensor
-    p: Tensor
+LEAST = 1e-150
+"""The smallest sum of exponentials: that of a choice whose responses are not available, and whose weight is 0."""
 
 
 @dataclass(frozen=True)
@@ -252,125 +48,377 @@ class ConditionalLogit:
     """A conditional logit over the distinct choices, for B coefficient vectors (types, restarts) at once.
 
     Args:
-        choices: from `pluralign.choice.latent_class.exploded.exploded`.
+        choices: from `pluralign.choice.latent_class.choice_sets.choice_sets`.
         features: `(responses, p)` float64; `None` gives every response a worth of its own (p = responses).
         responses: number of responses.
         available: `(types, responses)` bool, the responses that each type considers, repeated along the B vectors;
             `None` is all.
+        derived: what was computed from these and is needed again.
     """
 
-    choices: Choices
+    choices: ChoiceSets
     features: Tensor | None
     responses: int
     available: Tensor | None = None
+    derived: dict[str, Any] = field(default_factory=dict, init=False, compare=False)
 
     @property
     def parameters(self) -> int:
         """p."""
-        return self.design.parameters
+        return self.responses if self.features is None else self.features.shape[1]
 
-    @cached_property
-    def design(self) -> FeatureDesign | WorthDesign:
-        """How utilities depend on coefficients."""
-        if self.features is None:
-            return WorthDesign(self.choices.response, self.responses)
-        return FeatureDesign(self.choices.response, self.features)
+    def utilities(self, vectors: Tensor) -> Tensor:
+        """X v: `(B, p)` to `(responses, B)`."""
+        return vectors.T.contiguous() if self.features is None else self.features @ vectors.T
 
-    def blocks(self, coefficients: Tensor) -> Iterable[Block]:
-        """Log-probabilities and probabilities for coefficients `(B, p)`, in blocks that can be iterated many times."""
-        if self.choices.response.numel() * len(coefficients) <= KEPT_CELLS:
-            return list(self._blocks(coefficients))
-        return _Recomputed(lambda: self._blocks(coefficients))
+    def collected(self, values: Tensor) -> Tensor:
+        """X' times values of the responses: `(responses, B)` to `(B, p)`."""
+        return values.T if self.features is None else values.T @ self.features
 
-    def _blocks(self, coefficients: Tensor) -> Iterator[Block]:
-        vectors, step = coefficients.T.contiguous(), self.design.step
-        for start in range(0, len(self.choices), step):
-            where = slice(start, min(start + step, len(self.choices)))
-            scores = self.design.scores(vectors, where) + self.choices.log_share[where, 1:].unsqueeze(-1)
-            own = self.choices.log_share[where, :1].expand(-1, scores.shape[-1])
-            if self.available is not None:
-                # (choices, alternatives, types)
-                known = self.available.T[self.choices.response[where].clamp(min=0)]
-                known = known.repeat(1, 1, scores.shape[-1] // known.shape[-1])
-                scores = scores.masked_fill(~known[:, 1:], -torch.inf)
-            total = _log_total(own, scores)
-            p = (scores - total.unsqueeze(1)).exp()
-            log_p = -total
-            if self.available is not None:
-                log_p = log_p.masked_fill(~known[:, 0], -torch.inf)
-            yield Block(where, log_p, p)
+    def of_all(self) -> ConditionalLogit:
+        """The same without a limit on what types consider."""
+        return self if self.available is None else replace(self, available=None)
+
+    def at(self, coefficients: Tensor) -> Point:
+        """The logit at coefficients `(B, p)`."""
+        return Point(self, self.utilities(coefficients))
 
     def log_probabilities(self, coefficients: Tensor) -> Tensor:
-        """`(choices, B)`, in nats; minus infinity where the chosen response is not available."""
-        log_p = coefficients.new_empty(len(self.choices), len(coefficients))
-        for block in self.blocks(coefficients):
-            log_p[block.where] = block.log_p
-        return log_p
+        """`(choices, B)`, in nats; minus infinity where a chosen response is not available."""
+        return self.at(coefficients).log_p
 
-    def value_and_gradient(self, blocks: Iterable[Block], weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Weighted log-likelihood `(B,)` and its gradient `(B, p)`.
+    def spectrum(self, weights: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+        """Eigenvalues per unit of weight and eigenvectors of minus the Hessian of choices at random: `(p,)`, `(p, p)`.
 
-        Args:
-            blocks: of the coefficients, from `blocks`.
-            weights: `(choices, B)`; choices with weight 0 are skipped.
+        `weights` `(choices, 1)` are asked for once; other weights give about the same.
         """
-        value, gradient = weights.new_zeros(weights.shape[1]), weights.new_zeros(self.parameters, weights.shape[1])
-        for block in blocks:
-            weight = weights[block.where]
-            value += torch.where(weight > 0, weight * block.log_p, 0.0).sum(0)
-            gradient -= self.design.collected(weight.unsqueeze(1) * block.p, block.where)
-        return value, gradient.T
+        if "spectrum" not in self.derived:
+            own = weights()
+            point = self.of_all().at(own.new_zeros(1, self.parameters))
+            values, turn = torch.linalg.eigh(point.curvature(own)[0])
+            self.derived["spectrum"] = values.clamp(min=0) / own.sum().clamp(min=LEAST), turn
+        values, turn = self.derived["spectrum"]
+        return values, turn
 
-    def part_curvature(self, blocks: Iterable[Block], weights: Tensor) -> Tensor:
-        """Minus the Hessian of each part, `(B, parts, size, size)`, in the order of `design.parts.place`, 0 beyond."""
-        sums = self.design.curvature_sums(weights.shape[1])
-        for block in blocks:
-            self.design.add_curvature(sums, block.p, weights[block.where], block.where)
-        return self.design.curvature_of(sums)
+    @cached_property
+    def few_edges(self) -> bool:
+        """Whether Hessians are cheaper from pairs of responses than from the choices' mean features."""
+        sizes = torch.bincount(self.choices.others.choice, minlength=len(self.choices)).double() + self.choices.places
+        pairs = float((sizes * (sizes - 1)).sum()) / 2
+        return pairs <= min(MOST_EDGES, EDGE_WORK * self.parameters * max(1, len(self.choices)))
 
-    def curvature(self, blocks: Iterable[Block], weights: Tensor) -> Tensor:
-        """Minus the Hessian of the weighted log-likelihood, `(B, p, p)`."""
-        own, parts = self.part_curvature(blocks, weights), self.design.parts
-        if parts.count == 1:
-            return own[:, 0, parts.place.unsqueeze(1), parts.place]
-        outer = weights.new_zeros(weights.shape[1], self.parameters, self.parameters)
-        for part in range(parts.count):
-            inside = (parts.number == part).nonzero()[:, 0]
-            outer[:, inside.unsqueeze(1), inside] = own[:, part, : len(inside), : len(inside)]
-        return outer
-
-    def hessian_product(self, blocks: Iterable[Block], weights: Tensor, vectors: Tensor) -> Tensor:
-        """Minus the Hessian times one vector each: `(B, p)` to `(B, p)`."""
-        product, columns = vectors.new_zeros(self.parameters, len(vectors)), vectors.T.contiguous()
-        for block in blocks:
-            along = self.design.scores(columns, block.where)
-            centred = along - (block.p * along).sum(1, keepdim=True)
-            product += self.design.collected(weights[block.where].unsqueeze(1) * block.p * centred, block.where)
-        return product.T
-
-    def diagonal(self, blocks: Iterable[Block], weights: Tensor) -> Tensor:
-        """An upper bound of the diagonal of minus the Hessian, `(B, p)`: sum_s w_s sum_i P_si d_si^2."""
-        bound = weights.new_zeros(self.parameters, weights.shape[1])
-        for block in blocks:
-            bound += self.design.collected_squares(weights[block.where].unsqueeze(1) * block.p, block.where)
-        return bound.T
+    @cached_property
+    def edges(self) -> Edges:
+        """The pairs of responses that occur in a choice together."""
+        return _edges(self.choices, self.responses)
 
 
 @dataclass(frozen=True)
-class _Recomputed:
-    """Blocks that are too large to keep and are recomputed at every pass."""
+class Edges:
+    """Pairs of responses that occur in a choice together.
 
-    make: Callable[[], Iterator[Block]]
+    Args:
+        first, second: `(pairs,)`.
+        within: three sparse matrices `(pairs, choices)`: both in A, one in A and one in T, both in T.
+        order: `(2 pairs,)` the pair behind each entry of the symmetric matrix of pairs, by rows.
+        starts, columns: of that matrix in compressed rows.
+    """
 
-    def __iter__(self) -> Iterator[Block]:
-        return self.make()
+    first: Tensor
+    second: Tensor
+    within: tuple[Tensor, Tensor, Tensor]
+    order: Tensor
+    starts: Tensor
+    columns: Tensor
+
+    def adjacency(self, values: Tensor) -> Tensor:
+        """The symmetric matrix `(responses, responses)` with these values `(pairs,)`."""
+        size = len(self.starts) - 1
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+            return torch.sparse_csr_tensor(
+                self.starts, self.columns, values[self.order], (size, size), check_invariants=False
+            )
 
 
-def _log_total(own: Tensor, scores: Tensor) -> Tensor:
-    """log(exp(own) + sum_i exp(scores_i)): `(choices, B)` and `(choices, alternatives, B)` to `(choices, B)`."""
-    if scores.shape[1] > 16:
-        return torch.logaddexp(own, torch.logsumexp(scores, 1))
-    total = own
-    for column in range(scores.shape[1]):  # one by one: twice as fast as torch's logaddexp, and equally exact
-        total = total + softplus(scores[:, column] - total, threshold=40)
-    return total
+class Point:
+    """A logit at utilities `(responses, B)`; what several derivatives need is computed once."""
+
+    def __init__(self, logit: ConditionalLogit, utilities: Tensor) -> None:
+        self.logit, self.choices, self.utilities = logit, logit.choices, utilities
+        known = None
+        if logit.available is not None:
+            known = logit.available.T.repeat(1, utilities.shape[1] // len(logit.available))
+            utilities = utilities.masked_fill(~known, -torch.inf)
+        self._known = known
+        finite = utilities if known is None else utilities.masked_fill(~known, 0.0)
+        top = finite.amax(0) if len(finite) else finite.new_zeros(finite.shape[1])
+        self.wide = bool((top - (finite.amin(0) if len(finite) else top) > WIDE).any())
+        if self.wide:
+            shift = _largest(utilities, self.choices)
+            self._inside = {
+                id(part): (utilities[part.response] - shift[part.choice]).exp()
+                for part in (self.choices.tied, self.choices.others)
+            }
+            self.shift = shift
+        else:
+            self.exponentials = (utilities - top).exp()
+            self.shift = top
+        ones = torch.ones_like(self.utilities)
+        tied, others = self.sums(self.choices.tied, ones), self.sums(self.choices.others, ones)
+        # Where nothing is available the choice is impossible; its weight is 0, and its sum must not be.
+        self.total = (tied + others).clamp(min=LEAST)
+        rows = self.choices.of_further
+        self.further = (others[rows] + self.choices.share * tied[rows]).clamp(min=LEAST)
+        """D_j of the places after the first of a block of ties: `(places, B)`."""
+
+    def sums(self, part: Members, values: Tensor, vector: int | None = None) -> Tensor:
+        """sum_i e_i v_i over the members of each choice: `(responses, B)` to `(choices, B)`.
+
+        With a `vector`, all columns are values for this one of the B.
+        """
+        if not self.wide:
+            own = self.exponentials if vector is None else self.exponentials[:, vector : vector + 1]
+            return part.matrix @ (own * values)
+        inside = self._inside[id(part)]
+        inside = inside if vector is None else inside[:, vector : vector + 1]
+        sums = values.new_zeros(len(self.choices), values.shape[1])
+        return sums.index_add_(0, part.choice, inside * values[part.response])
+
+    def spread(self, part: Members, values: Tensor) -> Tensor:
+        """e_i sum of the values of the choices that i is a member of: `(choices, B)` to `(responses, B)`."""
+        if not self.wide:
+            return self.exponentials * (part.back @ values)
+        sums = values.new_zeros(len(self.utilities), values.shape[1])
+        return sums.index_add_(0, part.response, self._inside[id(part)] * values[part.choice])
+
+    def over_places(self, first: Tensor, further: Tensor | None) -> Tensor:
+        """Sum over the places of each choice, from the first ones `(choices, B)` and the others `(places, B)`."""
+        return first if self.choices.further is None or further is None else first + self.choices.further @ further
+
+    @cached_property
+    def log_p(self) -> Tensor:
+        """`(choices, B)`, in nats; minus infinity where a chosen response is not available."""
+        sets = self.choices
+        chosen = sets.tied.matrix @ self.utilities - sets.places.unsqueeze(1) * self.shift
+        found = chosen - self.over_places(self.total.log(), None if sets.further is None else self.further.log())
+        if self._known is not None:
+            found = found.masked_fill(sets.tied.matrix @ (~self._known).to(found.dtype) > 0, -torch.inf)
+        return found
+
+    @cached_property
+    def per_tied(self) -> Tensor:
+        """sum_j a_j / D_j, `(choices, B)`."""
+        return self.over_places(
+            1 / self.total, None if self.choices.further is None else self.choices.share / self.further
+        )
+
+    @cached_property
+    def per_other(self) -> Tensor:
+        """sum_j 1 / D_j, `(choices, B)`."""
+        return self.per_tied if self.choices.further is None else self.over_places(1 / self.total, 1 / self.further)
+
+    def mass(self, weights: Tensor) -> Tensor:
+        """sum_s w_s sum_j P_sj of each response: `(choices, B)` to `(responses, B)`."""
+        tied, others = self.choices.tied, self.choices.others
+        return self.spread(tied, weights * self.per_tied) + self.spread(others, weights * self.per_other)
+
+    def value(self, weights: Tensor) -> Tensor:
+        """Weighted log-likelihood `(B,)`; choices with weight 0 are skipped."""
+        return torch.where(weights > 0, weights * self.log_p, 0.0).sum(0)
+
+    def gradient(self, weights: Tensor) -> Tensor:
+        """Of the weighted log-likelihood: `(choices, B)` to `(B, p)`."""
+        return self.logit.collected(self.choices.tied.back @ weights - self.mass(weights))
+
+    def along(self, vectors: Tensor) -> Slope:
+        """Derivatives along one vector for each of the B: `(B, p)`."""
+        return Slope(self, self.logit.utilities(vectors))
+
+    def moments(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Derivative of the log-probabilities along vectors `(B, p)`, and minus the second one: both `(choices, B)`."""
+        slope = self.along(vectors)
+        return slope.log_p(), slope.variance()
+
+    def hessian_product(self, weights: Tensor, vectors: Tensor) -> Tensor:
+        """Minus the Hessian of the weighted log-likelihood times one vector each: `(B, p)` to `(B, p)`."""
+        slope = self.along(vectors)
+        return self.logit.collected(slope.product(weights))
+
+    def curvature(self, weights: Tensor) -> Tensor:
+        """Minus the Hessian of the weighted log-likelihood: `(choices, B)` to `(B, p, p)`."""
+        if self.logit.few_edges and not self.wide:
+            return self._from_edges(weights)
+        return self._from_means(weights)
+
+    def _seconds(self, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """w_s times the sums over j of 1 / D_j^2, a_j / D_j^2 and a_j^2 / D_j^2, each `(choices, B)`."""
+        first = weights / self.total.square()
+        if self.choices.further is None:
+            return first, first, first
+        inverse, share = 1 / self.further.square(), self.choices.share
+        return tuple(first + weights * (self.choices.further @ (share**power * inverse)) for power in range(3))  # type: ignore[return-value]
+
+    def _from_edges(self, weights: Tensor) -> Tensor:
+        edges, size = self.logit.edges, len(self.utilities)
+        pairs = sum(own @ seconds for own, seconds in zip(edges.within, self._seconds(weights), strict=True))
+        pairs = pairs * self.exponentials[edges.first] * self.exponentials[edges.second]
+        found = weights.new_empty(weights.shape[1], self.logit.parameters, self.logit.parameters)
+        degrees = torch.zeros(weights.shape[1], size, dtype=weights.dtype, device=weights.device)
+        for values, degree in zip(pairs.T.contiguous(), degrees, strict=True):
+            degree.index_add_(0, edges.first, values).index_add_(0, edges.second, values)
+        for vector, (values, degree) in enumerate(zip(pairs.T.contiguous(), degrees, strict=True)):
+            if self.logit.features is None:
+                cells = found[vector].zero_().view(-1)
+                cells[edges.first * size + edges.second] = -values
+                cells[edges.second * size + edges.first] = -values
+                found[vector].diagonal().add_(degree)
+            else:
+                x = self.logit.features
+                found[vector] = x.T @ (degree.unsqueeze(1) * x - edges.adjacency(values) @ x)
+        return found
+
+    def _from_means(self, weights: Tensor) -> Tensor:
+        """X' diag(mass) X less the outer products of the means of each choice, which may be large."""
+        x = torch.eye(len(self.utilities), dtype=weights.dtype, device=weights.device)
+        x = x if self.logit.features is None else self.logit.features
+        found = weights.new_empty(weights.shape[1], x.shape[1], x.shape[1])
+        mass, seconds = self.mass(weights), self._seconds(weights)
+        for vector in range(len(found)):
+            tied, others = (self.sums(part, x, vector) for part in (self.choices.tied, self.choices.others))
+            both, one, two = (part[:, vector : vector + 1] for part in seconds)
+            cross = others.T @ (one * tied)
+            found[vector] = x.T @ (mass[:, vector : vector + 1] * x) - cross - cross.T
+            found[vector] -= others.T @ (both * others) + tied.T @ (two * tied)
+        return found
+
+    def diagonal(self, weights: Tensor) -> Tensor:
+        """An upper bound of the diagonal of minus the Hessian, `(B, p)`: sum_s w_s sum_j sum_i P_sij x_i^2.
+
+        Without features it is exact.
+        """
+        mass = self.mass(weights)
+        if self.logit.features is not None:
+            return mass.T @ self.logit.features.square()
+        both, _, two = self._seconds(weights)
+        squares = self._squares(self.choices.others, both) + self._squares(self.choices.tied, two)
+        return (mass - squares).clamp(min=0).T
+
+    def _squares(self, part: Members, values: Tensor) -> Tensor:
+        if not self.wide:
+            return self.exponentials.square() * (part.back @ values)
+        sums = values.new_zeros(len(self.utilities), values.shape[1])
+        return sums.index_add_(0, part.response, self._inside[id(part)].square() * values[part.choice])
+
+    def annotator_gradients(self, counts: Tensor, vector: int) -> Tensor:
+        """Gradient of each annotator's log-likelihood under one of the B vectors, `(annotators, p)`.
+
+        Args:
+            counts: `(annotators, choices)` sparse.
+            vector: which of them.
+        """
+        shape = (len(self.choices), len(self.utilities))
+        parts = []
+        for part, per, chosen in (
+            (self.choices.tied, self.per_tied, 1.0),
+            (self.choices.others, self.per_other, 0.0),
+        ):
+            inside = self._inside[id(part)] if self.wide else self.exponentials[part.response]
+            values = chosen - per[part.choice, vector] * inside[:, vector]
+            places = (part.choice.cpu().numpy(), part.response.cpu().numpy())
+            parts.append(scipy.sparse.coo_array((values.cpu().numpy(), places), shape=shape))
+        made = _as_scipy(counts) @ (parts[0] + parts[1]).tocsr()
+        features = self.logit.features
+        dense = made.toarray() if features is None else made @ features.cpu().numpy()
+        return torch.as_tensor(dense, device=self.utilities.device)
+
+
+class Slope:
+    """Derivatives of a `Point` along changes of the utilities `(responses, B)`."""
+
+    def __init__(self, point: Point, change: Tensor) -> None:
+        self.point, self.change = point, change
+        sets = point.choices
+        self._tied, self._others = point.sums(sets.tied, change), point.sums(sets.others, change)
+        self._first = (self._tied + self._others) / point.total
+        self._further = None
+        if sets.further is not None:
+            rows = sets.of_further
+            self._further = (self._others[rows] + sets.share * self._tied[rows]) / point.further
+
+    def log_p(self) -> Tensor:
+        """Derivative of the log-probabilities, `(choices, B)`."""
+        taken = self.point.choices.tied.matrix @ self.change
+        return taken - self.point.over_places(self._first, self._further)
+
+    def variance(self) -> Tensor:
+        """Minus the second derivative of the log-probabilities, `(choices, B)`."""
+        point, sets = self.point, self.point.choices
+        tied, others = (point.sums(part, self.change.square()) for part in (sets.tied, sets.others))
+        further = None
+        if sets.further is not None and self._further is not None:
+            rows = sets.of_further
+            further = (others[rows] + sets.share * tied[rows]) / point.further - self._further.square()
+        return point.over_places((tied + others) / point.total - self._first.square(), further)
+
+    def product(self, weights: Tensor, changes: Tensor | None = None) -> Tensor:
+        """Minus the change of the weighted gradient, in the utilities: `(responses, B)`.
+
+        `changes` `(choices, B)` are those of the weights along the same direction.
+        """
+        point, sets = self.point, self.point.choices
+        tied = others = self._first / point.total
+        if sets.further is not None and self._further is not None:
+            ratio = self._further / point.further
+            tied, others = tied + sets.further @ (sets.share * ratio), others + sets.further @ ratio
+        tied, others = weights * tied, weights * others
+        found = point.mass(weights) * self.change
+        if changes is not None:
+            tied, others = tied - changes * point.per_tied, others - changes * point.per_other
+            found = found - sets.tied.back @ changes
+        return found - point.spread(sets.tied, tied) - point.spread(sets.others, others)
+
+
+def _largest(utilities: Tensor, choices: ChoiceSets) -> Tensor:
+    """The largest utility in each choice, `(choices, B)`; 0 if nothing is available."""
+    found = utilities.new_full((len(choices), utilities.shape[1]), -torch.inf)
+    for part in (choices.tied, choices.others):
+        index = part.choice.unsqueeze(1).expand(-1, utilities.shape[1])
+        found.scatter_reduce_(0, index, utilities[part.response], "amax")
+    return torch.where(torch.isfinite(found), found, 0.0)
+
+
+def _edges(choices: ChoiceSets, responses: int) -> Edges:
+    both = [_pairs(part.choice, part.response, part.choice, part.response) for part in (choices.others, choices.tied)]
+    mixed = _pairs(choices.others.choice, choices.others.response, choices.tied.choice, choices.tied.response)
+    lists = [both[0], mixed, both[1]]
+    keys = torch.cat([torch.minimum(one, two) * responses + torch.maximum(one, two) for _, one, two in lists])
+    unique, number = torch.unique(keys, return_inverse=True)
+    shape, matrices = (len(unique), len(choices)), []
+    for own, (choice, _, _) in zip(number.split([len(choice) for choice, _, _ in lists]), lists, strict=True):
+        matrices.append(compressed(own, choice, torch.ones(len(own), dtype=torch.float64, device=own.device), shape))
+    first, second = unique // responses, unique % responses
+    rows, columns = torch.cat((first, second)), torch.cat((second, first))
+    order = torch.argsort(rows, stable=True)
+    starts = torch.cat((rows.new_zeros(1), torch.bincount(rows, minlength=responses).cumsum(0)))
+    within = (matrices[0], matrices[1], matrices[2])
+    return Edges(first, second, within, order % max(1, len(unique)), starts, columns[order])
+
+
+def _pairs(choice: Tensor, response: Tensor, other: Tensor, another: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Choice and both responses of every pair with a member of each list; a pair within one list once."""
+    number = int(max(choice.max() if len(choice) else -1, other.max() if len(other) else -1)) + 1
+    sizes = torch.bincount(other, minlength=number)
+    times = sizes[choice]
+    first = torch.repeat_interleave(torch.arange(len(choice), device=choice.device), times)
+    offset = torch.arange(len(first), device=choice.device) - (times.cumsum(0) - times)[first]
+    second = (sizes.cumsum(0) - sizes)[choice[first]] + offset
+    if choice is other:
+        kept = first < second
+        first, second = first[kept], second[kept]
+    return choice[first], response[first], another[second]
+
+
+def _as_scipy(matrix: Tensor) -> scipy.sparse.csr_array:
+    parts = (matrix.values(), matrix.col_indices(), matrix.crow_indices())
+    return scipy.sparse.csr_array(tuple(part.cpu().numpy() for part in parts), shape=tuple(matrix.shape))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -9,17 +10,21 @@ import torch
 from torch import Tensor
 
 from pluralign.choice.em_dpo import mixture_weights, responsibilities
+from pluralign.choice.latent_class.conditional_logit import Point
 from pluralign.choice.latent_class.newton import Local, conjugate_gradients, maximise
 from pluralign.choice.latent_class.problem import Problem
 
-DENSE_PARAMETERS = 512
-"""Newton steps in more parameters than this are solved by conjugate gradients."""
+DENSE_PARAMETERS = 128
+"""Newton steps in more parameters than this are solved by conjugate gradients, but"""
 
-PART_CELLS = 2**26
-"""Newton steps are solved part by part if the parts' Hessians have at most this many entries, and"""
+DENSE_ALONE = 512
+"""up to this many features of a single type."""
 
-PART_WORK = 2000
-"""need at most this many multiplications per alternative of a choice; otherwise Hessian products are cheaper."""
+LARGEST_CHANGE = 4.0
+"""Most that `ascended` changes a utility by, in nats."""
+
+ROUGH_STEPS = 3
+"""Conjugate gradients in a step of `ascended`."""
 
 LEAST_WEIGHT = 1e-12
 """The smallest share of a type, so that rounding cannot remove one for good."""
@@ -59,7 +64,11 @@ def log_likelihoods(problem: Problem, beta: Tensor) -> Tensor:
 
 def e_step(problem: Problem, fit: Fit, temperature: float = 1.0) -> Fit:
     """Responsibilities and log-likelihood under the current parameters."""
-    by_type = log_likelihoods(problem, problem.coefficients(fit.parameters))
+    return with_posterior(problem, fit, log_likelihoods(problem, problem.coefficients(fit.parameters)), temperature)
+
+
+def with_posterior(problem: Problem, fit: Fit, by_type: Tensor, temperature: float = 1.0) -> Fit:
+    """As `e_step`, from log P_k(judgments of h) `(R, annotators, K)`."""
     gamma, total = responsibilities(by_type, fit.log_weights, temperature=temperature)
     log_likelihood = total @ problem.population
     prior = (fit.parameters * problem.penalty(fit.parameters)).sum(-1) / 2
@@ -78,96 +87,109 @@ def m_step(problem: Problem, fit: Fit, *, steps: int = 50, tolerance: float = 1e
     parameters, _ = maximise(
         lambda point: _local(problem, point, weights), fit.parameters, steps=steps, tolerance=tolerance
     )
+    return _with_shares(problem, replace(fit, parameters=parameters), steps)
+
+
+def ascended(problem: Problem, fit: Fit, temperature: float = 1.0) -> Fit:
+    """One E-step and one damped Newton step: generalised expectation maximisation (Dempster, Laird & Rubin 1977).
+
+    No utility changes by more than `LARGEST_CHANGE`; choices are evaluated once. Responsibilities and the objective are
+    those before the step.
+    """
+    restarts, types = len(fit.parameters), problem.types
+    point = problem.logit.at(problem.coefficients(fit.parameters).flatten(0, 1))
+    sums = (problem.counts @ point.log_p).view(-1, restarts, types).transpose(0, 1)
+    fit = with_posterior(problem, fit, sums, temperature)
+    local = _local_at(problem, fit.parameters, point, choice_weights(problem, fit.gamma), steps=ROUGH_STEPS)
+    step = local.solve(local.gradient)
+    change = problem.logit.utilities(problem.directions(step).flatten(0, 1)).abs()
+    largest = change.amax(0).view(restarts, types).amax(1) if len(change) else change.new_zeros(restarts)
+    parameters = fit.parameters + step * (LARGEST_CHANGE / largest.clamp(min=LARGEST_CHANGE)).unsqueeze(1)
+    return _with_shares(problem, replace(fit, parameters=parameters), steps=1)
+
+
+def _with_shares(problem: Problem, fit: Fit, steps: int) -> Fit:
+    """Mixture weights in closed form, or with covariates by Newton's method."""
     if problem.covariates is None:
-        eta = mixture_weights(fit.gamma, problem.population, floor=LEAST_WEIGHT)
-        return replace(fit, parameters=parameters, log_weights=eta.log())
+        return replace(fit, log_weights=mixture_weights(fit.gamma, problem.population, floor=LEAST_WEIGHT).log())
     membership = _membership(problem, problem.covariates, fit, steps)
-    return replace(
-        fit, parameters=parameters, membership=membership, log_weights=log_shares(problem.covariates, membership)
-    )
+    return replace(fit, membership=membership, log_weights=log_shares(problem.covariates, membership))
 
 
 def _local(problem: Problem, parameters: Tensor, weights: Tensor) -> Local:
     """The weighted log-likelihood of the choices less the prior, at `(R, m)` parameters."""
-    restarts, size, types = len(parameters), problem.parameters, problem.types
-    beta = problem.coefficients(parameters).flatten(0, 1)
-    blocks = problem.logit.blocks(beta)
-    value, gradient = problem.logit.value_and_gradient(blocks, weights)
+    return _local_at(problem, parameters, problem.logit.at(problem.coefficients(parameters).flatten(0, 1)), weights)
+
+
+def _local_at(problem: Problem, parameters: Tensor, point: Point, weights: Tensor, steps: int = 200) -> Local:
+    restarts, types = len(parameters), problem.types
     penalty = problem.penalty(parameters)
-    value = value.view(restarts, types).sum(-1) - (parameters * penalty).sum(-1) / 2
-    gradient = problem.gathered(gradient.view(restarts, types, -1)) - penalty
-    # A type without weight, or a direction in which no choice varies, needs a curvature to divide by.
-    least = problem.prior[0].clamp(min=1e-12)
+    value = point.value(weights).view(restarts, types).sum(-1) - (parameters * penalty).sum(-1) / 2
+    gradient = problem.gathered(point.gradient(weights).view(restarts, types, -1)) - penalty
+    least = problem.least
 
     @cache
-    def whole_curvature() -> Tensor:
-        by_type = problem.logit.curvature(blocks, weights)
-        joint = joint_curvature(problem, by_type.view(restarts, types, *by_type.shape[1:]))
-        identity = torch.eye(size, dtype=joint.dtype, device=joint.device)
-        return joint + torch.diag(least) - problem.coupled(identity)
+    def conditioner() -> Callable[[Tensor], Tensor]:
+        return conditioned(problem, point, weights)
 
-    @cache
-    def part_curvature() -> Tensor:
-        return problem.logit.part_curvature(blocks, weights)
-
-    def solve_whole(right: Tensor) -> Tensor:
-        return torch.linalg.solve(whole_curvature(), right.unsqueeze(-1)).squeeze(-1)
-
-    def solve_parts(right: Tensor) -> Tensor:
-        return _solved_by_parts(problem, part_curvature(), right, least)
-
-    def solve_by_products(right: Tensor) -> Tensor:
-        diagonal = problem.gathered(problem.logit.diagonal(blocks, weights).view(restarts, types, -1)) + least
+    def solve(right: Tensor) -> Tensor:
+        if is_dense(problem):
+            return conditioner()(right)
 
         def product(vectors: Tensor) -> Tensor:
-            by_type = problem.logit.hessian_product(blocks, weights, problem.directions(vectors).flatten(0, 1))
-            own = problem.gathered(by_type.view(restarts, types, -1)) + least * vectors
-            return own - problem.coupled(vectors)
+            by_type = point.hessian_product(weights, problem.directions(vectors).flatten(0, 1))
+            return problem.gathered(by_type.view(restarts, types, -1)) + least * vectors - problem.coupled(vectors)
 
-        return conjugate_gradients(product, right, diagonal)
+        return conjugate_gradients(product, right, conditioner(), steps=steps)
 
-    if _parts_are_cheaper(problem, len(beta)):
-        return Local(value, gradient, solve_parts)
-    dense = types * problem.logit.parameters <= DENSE_PARAMETERS
-    return Local(value, gradient, solve_whole if dense else solve_by_products)
+    return Local(value, gradient, solve)
 
 
-def _parts_are_cheaper(problem: Problem, vectors: int) -> bool:
-    """Whether no coefficient is shared between types, and the parts' Hessians cost less than products with them."""
-    parts = problem.logit.design.parts
-    work = problem.logit.choices.response.numel() * PART_WORK
-    cells = parts.count * parts.size**2
-    not_shared = problem.parameters == int((problem.slot >= 0).sum())
-    return not_shared and cells * parts.size <= work and cells * vectors <= PART_CELLS
+def is_dense(problem: Problem) -> bool:
+    """Whether Hessians of the complete data are small enough to be solved as they are."""
+    size, types = problem.logit.parameters, problem.types
+    return types * size <= DENSE_PARAMETERS or (
+        types == 1 and problem.logit.features is not None and size <= DENSE_ALONE
+    )
 
 
-def _solved_by_parts(problem: Problem, curvature: Tensor, right: Tensor, least: Tensor) -> Tensor:
-    """Newton step if parts of the coefficients do not interact, and types at most through the prior."""
-    parts, free = problem.logit.design.parts, problem.slot >= 0
-    restarts, types = len(right), problem.types
-    shape = (restarts * types, parts.count, parts.size)
-    own = torch.zeros(types, parts.count, parts.size, dtype=torch.bool, device=right.device)
-    own[:, parts.number, parts.place] = free
-    own = own.repeat(restarts, 1, 1)
-    both = own.unsqueeze(-1) & own.unsqueeze(-2)
-    ridge = right.new_ones(types, parts.count, parts.size)
-    ridge[:, parts.number, parts.place] = torch.where(free, problem.directions(least.unsqueeze(0))[0], 1.0)
-    matrix = torch.where(both, curvature, 0.0) + torch.diag_embed(ridge.repeat(restarts, 1, 1))
-    side = right.new_zeros(shape)
-    side[:, parts.number, parts.place] = problem.directions(right).flatten(0, 1)
-    b = problem.prior[1]
-    if not bool(b.any()):
-        step = torch.linalg.solve(matrix, side.unsqueeze(-1)).squeeze(-1)
-    else:  # (A - U b U')^-1 with A block-diagonal over types and U adding them up (Woodbury)
-        inverse = torch.where(both, torch.linalg.inv(matrix), 0.0).view(restarts, types, *matrix.shape[1:])
-        coupling = right.new_zeros(parts.count, parts.size)
-        coupling[parts.number, parts.place] = b
-        alone = (inverse @ side.view(restarts, types, parts.count, parts.size, 1)).squeeze(-1)
-        identity = torch.eye(parts.size, dtype=right.dtype, device=right.device)
-        common = torch.linalg.solve(identity - inverse.sum(1) * coupling.unsqueeze(-2), alone.sum(1).unsqueeze(-1))
-        step = alone + (inverse @ (coupling.unsqueeze(-1) * common).unsqueeze(1)).squeeze(-1)
-        step = step.view(shape)
-    return problem.gathered(step[:, parts.number, parts.place].view(restarts, types, -1))
+def conditioned(problem: Problem, point: Point, weights: Tensor) -> Callable[[Tensor], Tensor]:
+    """A map from `(R, m)` to about the inverse of minus the Hessian of the complete data times it.
+
+    If the Hessian is small, it is exact. With features it is that of choices at random in proportion to each type's
+    weight, in the coordinates in which this is diagonal; with worths it is the diagonal alone. The prior's
+    coupling of the types is exact in each (Sherman-Morrison).
+    """
+    restarts, types, size = weights.shape[1] // problem.types, problem.types, problem.logit.parameters
+    if is_dense(problem):
+        by_type = point.curvature(weights)
+        joint = joint_curvature(problem, by_type.view(restarts, types, size, size))
+        identity = torch.eye(problem.parameters, dtype=joint.dtype, device=joint.device)
+        whole = joint + torch.diag(problem.least) - problem.coupled(identity)
+        factor, failed = torch.linalg.cholesky_ex(whole)
+        if bool(failed.any()):
+            return lambda right: torch.linalg.solve(whole, right.unsqueeze(-1)).squeeze(-1)
+        return lambda right: torch.cholesky_solve(right.unsqueeze(-1), factor).squeeze(-1)
+    turn = None
+    if problem.logit.features is not None and problem.may_turn:
+        values, turn = problem.logit.spectrum(lambda: problem.back @ problem.population.unsqueeze(1))
+        by_type = weights.sum(0).unsqueeze(1) * values
+    else:
+        by_type = point.diagonal(weights)
+    diagonal = problem.gathered(by_type.view(restarts, types, size)) + problem.least
+    _, b, column = problem.prior
+    sums = diagonal.new_zeros(restarts, size).index_add(1, column, 1 / diagonal)
+    factor = (b / (1 - b * sums).clamp(min=1e-12))[:, column]
+
+    def turned(values: Tensor, by: Tensor | None) -> Tensor:
+        return values if by is None else problem.gathered(problem.directions(values) @ by)
+
+    def solve(right: Tensor) -> Tensor:
+        alone = turned(right, turn) / diagonal
+        common = alone.new_zeros(restarts, size).index_add(1, column, alone)[:, column]
+        return turned(alone + factor * common / diagonal, None if turn is None else turn.mT)
+
+    return solve
 
 
 def joint_curvature(problem: Problem, by_type: Tensor) -> Tensor:

@@ -23,8 +23,8 @@ from torch import Tensor
 from pluralign.choice.em_dpo import responsibilities, temperatures
 from pluralign.choice.latent_class import starts
 from pluralign.choice.latent_class.em import (
-    DENSE_PARAMETERS,
     Fit,
+    ascended,
     by_share,
     e_step,
     log_likelihoods,
@@ -38,8 +38,11 @@ from pluralign.choice.latent_class.problem import Problem, problem_of, slots_of
 FOLLOWED = 3
 """Number of restarts that are run to convergence."""
 
-ROUGH = 1e-6
+ROUGH = 1e-5
 """Relative gain at which Newton's method on the likelihood takes over from expectation maximisation."""
+
+AGREEING = 0.98
+"""A restart is not followed if it gives so large a share of annotators the same type as one that was."""
 
 M_STEP = 1e-10
 """Newton's tolerance within expectation maximisation, where the next M-step continues from the same point."""
@@ -74,7 +77,8 @@ class LatentClassPlackettLuce(BaseEstimator):
         hottest: temperature at the beginning of the restarts; 1 is no annealing.
         max_iterations: of expectation maximisation.
         tolerance: stop if the objective rises by less than this times 1 + its size.
-        polish: finish with Newton steps on the likelihood itself.
+        polish: approach the optimum by rough steps and finish with Newton's method on the likelihood itself; `False`
+            maximises in each M-step, which is plain expectation maximisation.
         seed: of the restarts.
         device: where to compute.
 
@@ -164,16 +168,16 @@ class LatentClassPlackettLuce(BaseEstimator):
         if self.coefficients_init is not None or self.responsibilities_init is not None:
             fit = self._given(problem)
         else:
-            draft = self._draft(panel)
-            fit = moved_to(problem, self._restarted(problem if draft is panel else self.problem(draft)))
-        newton = self.polish and self.types > 1 and problem.parameters <= DENSE_PARAMETERS
-        fit = self._followed(problem, fit, max(self.tolerance, ROUGH) if newton else self.tolerance)
-        if newton:
-            fit, self.converged_ = polished(problem, fit)
-            if not self.converged_:
-                trace, iterations = self.trace_, self.n_iter_
-                fit = self._followed(problem, fit, self.tolerance)
-                self.trace_, self.n_iter_ = trace + self.trace_, iterations + self.n_iter_
+            part = self._draft(panel)
+            draft = problem if part is panel else self.problem(part)
+            fit = self._restarted(draft)
+            if draft is not problem and self.polish and self.types > 1:
+                fit = self._polished(draft, fit)  # the best of them alone goes on to all annotators
+            fit = moved_to(problem, fit)
+        if self.polish and self.types > 1:
+            fit = self._polished(problem, fit)
+        else:
+            fit = self._followed(problem, fit)
         return self._keep(problem, fit)
 
     def predict_proba(self, panel: Panel) -> np.ndarray:
@@ -298,7 +302,34 @@ class LatentClassPlackettLuce(BaseEstimator):
         gamma = tensor(self.responsibilities_init, len(problem.population), self.types, "responsibilities_init")
         return starts.with_groups(problem, gamma)
 
-    def _followed(self, problem: Problem, fit: Fit, tolerance: float) -> Fit:
+    def _polished(self, problem: Problem, fit: Fit) -> Fit:
+        """Approach the optima by expectation maximisation, end with Newton's method, and return the best."""
+        before, traces = torch.full_like(fit.objective, -torch.inf), []
+        for _ in range(self.max_iterations):
+            fit = ascended(problem, fit)
+            traces.append(fit.log_likelihood)
+            if bool((fit.objective - before <= ROUGH * (1 + fit.objective.abs())).all()):
+                break
+            before = fit.objective
+        fit = e_step(problem, fit)
+        best: Fit | None = None
+        for number in torch.argsort(fit.objective, descending=True).tolist():
+            one = fit.chosen(torch.tensor([number], device=fit.objective.device))
+            if best is not None and _agree(best.gamma[0], one.gamma[0]):
+                continue
+            found, converged, trace = polished(problem, one)
+            if best is None or float(found.objective[0]) > float(best.objective[0]):
+                best, self.converged_ = found, converged
+                self.trace_ = [float(values[number]) for values in traces] + trace
+        assert best is not None
+        self.n_iter_ = len(self.trace_) - 1
+        if not self.converged_:
+            trace, iterations = self.trace_, self.n_iter_
+            best = self._followed(problem, best)
+            self.trace_, self.n_iter_ = trace + self.trace_, iterations + self.n_iter_
+        return best
+
+    def _followed(self, problem: Problem, fit: Fit) -> Fit:
         """Run the restarts until none gains more than the tolerance, and return the best."""
         before = torch.full_like(fit.objective, -torch.inf)
         exact = EXACT if self.types == 1 else M_STEP
@@ -309,7 +340,7 @@ class LatentClassPlackettLuce(BaseEstimator):
             self.n_iter_ = iteration
             fit = e_step(problem, fit)
             traces.append(fit.log_likelihood)
-            if bool((fit.objective - before <= tolerance * (1 + fit.objective.abs())).all()):
+            if bool((fit.objective - before <= self.tolerance * (1 + fit.objective.abs())).all()):
                 self.converged_ = True
                 break
             if iteration < most:
@@ -327,9 +358,9 @@ class LatentClassPlackettLuce(BaseEstimator):
         both = zip(vars(spectral).values(), vars(fit).values(), strict=True)
         fit = Fit(*(torch.cat((first, others[1:])) for first, others in both))
         for temperature in temperatures(self.hottest, 15):
-            fit = m_step(draft, e_step(draft, fit, temperature), steps=1)
+            fit = ascended(draft, fit, temperature)
         for _ in range(10):
-            fit = m_step(draft, e_step(draft, fit), steps=1)
+            fit = ascended(draft, fit)
         fit = e_step(draft, fit)
         best = torch.argsort(fit.objective, descending=True)[:FOLLOWED]
         return fit.chosen(best)
@@ -357,3 +388,8 @@ class LatentClassPlackettLuce(BaseEstimator):
         self.n_parameters_ = problem.parameters + (self.types - 1) * max(1, fit.membership.shape[2])
         self.bic_ = -2 * self.log_likelihood_ + self.n_parameters_ * math.log(len(problem.population))
         return self
+
+
+def _agree(one: Tensor, other: Tensor) -> bool:
+    """Whether responsibilities `(annotators, K)` are the same up to the order of the types, for nearly everybody."""
+    return float((one.T @ other).amax(1).sum()) >= AGREEING * len(one)

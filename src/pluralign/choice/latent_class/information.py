@@ -12,13 +12,26 @@ types against the first one, or the coefficients of the covariates.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from pluralign.choice.latent_class.em import Fit, choice_weights, e_step, joint_curvature, log_shares
+from pluralign.choice.latent_class.conditional_logit import Point
+from pluralign.choice.latent_class.em import (
+    Fit,
+    choice_weights,
+    conditioned,
+    joint_curvature,
+    log_shares,
+    with_posterior,
+)
 from pluralign.choice.latent_class.problem import Problem
+
+MOST_PRODUCTS = 60
+"""Products with the information in a Newton step."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,8 @@ def observed_information(problem: Problem, fit: Fit) -> Information:
     covariates = gamma.new_ones(len(gamma), 1) if problem.covariates is None else problem.covariates
     width = covariates.shape[1]
     size = free + (types - 1) * width
-    scores = _choice_scores(problem, beta)
+    point = problem.logit.at(beta[0])
+    scores = [point.annotator_gradients(problem.counts, kind) for kind in range(problem.types)]
     eta = fit.log_weights.expand(1, *gamma.shape)[0].exp()
     mean, outer = gamma.new_zeros(len(gamma), size), gamma.new_zeros(size, size)
     for kind in range(types):
@@ -61,7 +75,7 @@ def observed_information(problem: Problem, fit: Fit) -> Information:
     weighted = mean * population.unsqueeze(1)
     within = outer - weighted.T @ mean
     weights = choice_weights(problem, fit.gamma)
-    curvature = problem.logit.curvature(problem.logit.blocks(beta[0]), weights)
+    curvature = point.curvature(weights)
     complete = gamma.new_zeros(size, size)
     complete[:free, :free] = joint_curvature(problem, curvature.unsqueeze(0))[0]
     for first, second in itertools.product(range(1, types), repeat=2):
@@ -76,44 +90,129 @@ def observed_information(problem: Problem, fit: Fit) -> Information:
     return Information(gradient, (matrix + matrix.T) / 2, complete, weighted.T @ weighted)
 
 
-def _choice_scores(problem: Problem, beta: Tensor) -> list[Tensor]:
-    """Gradient of log P_k(judgments of h) with respect to type k's coefficients: K times `(annotators, p)`."""
-    choices, width = problem.logit.choices.response.shape
-    p = beta.new_zeros(choices, width - 1, beta.shape[1])  # (choices, alternatives, K)
-    for block in problem.logit.blocks(beta[0]):
-        p[block.where] = block.p
-    return [problem.logit.design.by_annotator(-p[..., kind], problem.counts) for kind in range(p.shape[-1])]
-
-
 def annotator_scores(problem: Problem, beta: Tensor) -> Tensor:
     """Gradient of each annotator's log-likelihood under one coefficient vector `(1, 1, p)`: `(annotators, m)`."""
-    return problem.gathered(_choice_scores(problem, beta)[0].unsqueeze(1))
+    return problem.gathered(problem.logit.at(beta[0]).annotator_gradients(problem.counts, 0).unsqueeze(1))
 
 
-def polished(problem: Problem, fit: Fit, *, steps: int = 30, tolerance: float = 1e-12) -> tuple[Fit, bool]:
-    """Newton's method on the likelihood itself, from a fit by expectation maximisation; and whether it converged.
+def polished(
+    problem: Problem, fit: Fit, *, steps: int = 100, tolerance: float = 1e-12
+) -> tuple[Fit, bool, list[float]]:
+    """Newton's method on the likelihood itself, from the one restart in `fit`; whether it converged, and its trace.
 
-    Expectation maximisation converges linearly, Newton's method quadratically. It stops where minus the Hessian is not
-    positive definite or a step does not raise the objective, and has converged where the Newton decrement is below
-    `tolerance` times 1 + |objective|.
+    Expectation maximisation converges linearly, Newton's method quadratically. Steps solve with the observed
+    information by conjugate gradients, preconditioned by the information of the complete data, so that the first of
+    them is a step of expectation maximisation; they end where the information is not positive definite. It has
+    converged where the Newton decrement g' I^-1 g / 2 is below `tolerance` times 1 + |objective|.
     """
-    fit = e_step(problem, fit)
+    here = _Here.at(problem, fit)
+    trace = [float(here.fit.log_likelihood[0])]
     for _ in range(steps):
-        information = observed_information(problem, fit)
-        factor, failed = torch.linalg.cholesky_ex(information.matrix)
-        if int(failed) or not bool(torch.isfinite(factor).all()):
-            break
-        step = torch.cholesky_solve(information.gradient.unsqueeze(-1), factor)[:, 0]
-        if float(information.gradient @ step) / 2 <= tolerance * (1 + abs(float(fit.objective[0]))):
-            return fit, True
-        for scale in (1.0, 0.5, 0.25, 0.1):
-            moved = e_step(problem, _moved(problem, fit, scale * step))
-            if float(moved.objective[0]) > float(fit.objective[0]):
+        step, definite = here.newton_step()
+        size = 1 + abs(float(here.fit.objective[0]))
+        slope = float(here.gradient @ step)
+        if slope / 2 <= tolerance * size:
+            return here.fit, definite, trace
+        for scale in (1.0, 0.5, 0.25, 0.1, 0.03, 0.01):
+            there = _Here.at(problem, _moved(problem, here.fit, scale * step))
+            if float(there.fit.objective[0]) > float(here.fit.objective[0]):
                 break
-        else:
-            break
-        fit = moved
-    return fit, False
+        else:  # the objective no longer rises in its last digits
+            return here.fit, definite and slope / 2 <= 1e3 * tolerance * size, trace
+        here = there
+        trace.append(float(here.fit.log_likelihood[0]))
+    return here.fit, False, trace
+
+
+@dataclass(frozen=True)
+class _Here:
+    """The likelihood at a fit, whose gamma is its posterior."""
+
+    problem: Problem
+    fit: Fit
+    point: Point
+
+    @classmethod
+    def at(cls, problem: Problem, fit: Fit) -> _Here:
+        point = problem.logit.at(problem.coefficients(fit.parameters)[0])
+        return cls(problem, with_posterior(problem, fit, (problem.counts @ point.log_p).unsqueeze(0)), point)
+
+    @cached_property
+    def weights(self) -> Tensor:
+        return choice_weights(self.problem, self.fit.gamma)
+
+    @cached_property
+    def covariates(self) -> Tensor:
+        given = self.problem.covariates
+        return self.fit.gamma.new_ones(self.fit.gamma.shape[1], 1) if given is None else given
+
+    @cached_property
+    def shares(self) -> Tensor:
+        return self.fit.log_weights.expand(1, *self.fit.gamma.shape[1:])[0].exp()
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        """Of the log-likelihood plus log prior, in the free coefficients and the membership `(m,)`."""
+        free = self.problem.gathered(self.point.gradient(self.weights).unsqueeze(0))
+        free = free - self.problem.penalty(self.fit.parameters)
+        return torch.cat((free[0], self._membership(self.fit.gamma[0] - self.shares)))
+
+    def _membership(self, residual: Tensor) -> Tensor:
+        """What residuals `(annotators, K)` of the membership give its coefficients."""
+        return ((residual[:, 1:] * self.problem.population.unsqueeze(1)).T @ self.covariates).flatten()
+
+    def newton_step(self) -> tuple[Tensor, bool]:
+        """About I^-1 g, and whether the information was positive definite in all directions that were tried."""
+        free = self.problem.parameters
+        solve_free = conditioned(self.problem, self.point, self.weights)
+        solve_membership = self._membership_solver()
+
+        def conditioner(right: Tensor) -> Tensor:
+            return torch.cat((solve_free(right[:free].unsqueeze(0))[0], solve_membership(right[free:])))
+
+        solution, residual = torch.zeros_like(self.gradient), self.gradient
+        direction = scaled = conditioner(residual)
+        size = first = float(residual @ scaled)
+        # Far from the optimum a rough step is good enough; near it the number of right digits doubles with each.
+        wanted = min(0.1, max(1e-3, (max(first, 0.0) / (1 + abs(float(self.fit.objective[0])))) ** 0.5))
+        for number in range(MOST_PRODUCTS):
+            along = self._product(direction)
+            bend = float(direction @ along)
+            if bend <= 1e-14 * size:
+                return (solution if number else direction), False
+            solution, residual = solution + size / bend * direction, residual - size / bend * along
+            scaled = conditioner(residual)
+            new = float(residual @ scaled)
+            if new <= wanted**2 * first:
+                break
+            direction, size = scaled + new / size * direction, new
+        return solution, True
+
+    def _product(self, vector: Tensor) -> Tensor:
+        """The observed information times a vector `(m,)`: minus the change of the gradient along it."""
+        problem, gamma, free = self.problem, self.fit.gamma[0], self.problem.parameters
+        step = vector[:free].unsqueeze(0)
+        slope = self.point.along(problem.directions(step)[0])
+        scores = torch.nn.functional.pad(self.covariates @ vector[free:].view(-1, self.covariates.shape[1]).T, (1, 0))
+        scores = scores - (self.shares * scores).sum(1, keepdim=True)
+        change = problem.counts @ slope.log_p() + scores
+        change = torch.where(gamma > 0, gamma * (change - (gamma * change).sum(1, keepdim=True)), 0.0)
+        weights = problem.back @ (change * problem.population.unsqueeze(1))
+        by_type = problem.logit.collected(slope.product(self.weights, weights))
+        own = problem.gathered(by_type.unsqueeze(0)) + problem.penalty(step)
+        return torch.cat((own[0], -self._membership(change - self.shares * scores)))
+
+    def _membership_solver(self) -> Callable[[Tensor], Tensor]:
+        """Solves with the information about the membership if the types were observed."""
+        types, width = self.shares.shape[1] - 1, self.covariates.shape[1]
+        if not types:
+            return lambda right: right
+        eta = self.shares[:, 1:]
+        spread = torch.diag_embed(eta) - eta.unsqueeze(-1) * eta.unsqueeze(-2)
+        weighted = self.covariates * self.problem.population.unsqueeze(1)
+        matrix = torch.einsum("hkl,hp,hq->kplq", spread, weighted, self.covariates).reshape(types * width, -1)
+        matrix = matrix + 1e-10 * torch.eye(types * width, dtype=matrix.dtype, device=matrix.device)
+        return lambda right: torch.linalg.solve(matrix, right)
 
 
 def _moved(problem: Problem, fit: Fit, step: Tensor) -> Fit:

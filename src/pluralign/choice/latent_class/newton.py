@@ -75,22 +75,23 @@ def maximise(
 def conjugate_gradients(
     product: Callable[[Tensor], Tensor],
     right: Tensor,
-    diagonal: Tensor,
+    conditioner: Callable[[Tensor], Tensor],
     *,
     steps: int = 200,
     tolerance: float = 1e-8,
 ) -> Tensor:
-    """Solve A x = b for B positive definite A by conjugate gradients, preconditioned by a diagonal close to A's.
+    """Solve A x = b for B positive definite A by preconditioned conjugate gradients.
 
-    `product` maps `(B, m)` to A times each row; `tolerance` is the residual's norm relative to b's.
+    `product` maps `(B, m)` to A times each row, `conditioner` to about A^-1 times it;
+    `tolerance` is the residual's norm relative to b's.
 
     Examples:
         >>> two = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
-        >>> conjugate_gradients(lambda x: x @ two, torch.tensor([[3.0, 4.0]]), torch.ones(1, 2)).round(decimals=4)
+        >>> conjugate_gradients(lambda x: x @ two, torch.tensor([[3.0, 4.0]]), lambda x: x).round(decimals=4)
         tensor([[1., 1.]])
     """
     solution, residual = torch.zeros_like(right), right
-    direction = residual / diagonal
+    direction = conditioner(residual)
     size = (residual * direction).sum(-1, keepdim=True)
     wanted = tolerance * right.norm(dim=-1)
     for _ in range(steps):
@@ -100,7 +101,7 @@ def conjugate_gradients(
         length = (direction * along).sum(-1, keepdim=True)
         step = torch.where(length > 0, size / length, 0.0)
         solution, residual = solution + step * direction, residual - step * along
-        scaled = residual / diagonal
+        scaled = conditioner(residual)
         new = (residual * scaled).sum(-1, keepdim=True)
         direction = scaled + torch.where(size > 0, new / size, 0.0) * direction
         size = new

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -46,6 +47,8 @@ class Panel:
     covariates: ArrayLike | None = None
     available: ArrayLike | None = None
     response_total: int | None = None
+    derived: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What models computed from these judgments and need again."""
 
     def __post_init__(self) -> None:
         for name, axes in AXES.items():

@@ -12,7 +12,7 @@ import torch
 from pluralign.choice.em_dpo import matched_types
 from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
 from pluralign.choice.latent_class.panel import Panel, components
-from pluralign.choice.plackett_luce import NOT_SHOWN
+from pluralign.choice.plackett_luce import NOT_RANKED, NOT_SHOWN
 
 MODERATE = 1.0
 """When a single fitted type is split into two, the standard deviation of their difference in utility."""
@@ -67,7 +67,7 @@ def simulated(
     length: int | None,
     rng: np.random.Generator,
 ) -> tuple[Panel, np.ndarray]:
-    """Draw a panel from coefficients `(K, p)` and shares `(K,)`, with choice sets like those of a panel.
+    """Draw a panel from coefficients `(K, p)` and shares `(K,)`, with choice sets and ties like those of a panel.
 
     With a `length`, sets are drawn from responses of one connected part of the comparison graph, or from all responses
     if that part is too small. Returns the panel and the annotators' types.
@@ -83,7 +83,14 @@ def simulated(
     features = None if panel.features is None else np.asarray(panel.features)
     utilities = coefficients if features is None else coefficients @ features.T
     drawn = utilities[types[annotator][:, None], np.where(shown, responses, 0)] + rng.gumbel(size=responses.shape)
-    ranks = np.where(shown, (np.where(shown, -drawn, np.inf)).argsort(1).argsort(1) + 1, NOT_SHOWN)
+    position = np.where(shown, -drawn, np.inf).argsort(1).argsort(1)
+    ranks = np.where(shown, position + 1, NOT_SHOWN)
+    if length is None:  # the drawn order, with ties and responses left unranked where the judgment has them
+        collected = panel.rank_values[rows]
+        places = np.where(collected > NOT_RANKED, collected, np.iinfo(np.int64).max - 1)
+        places = np.sort(np.where(shown, places, np.iinfo(np.int64).max), 1)
+        places = np.take_along_axis(places, position, 1)
+        ranks = np.where(shown, np.where(places < np.iinfo(np.int64).max - 1, places, NOT_RANKED), NOT_SHOWN)
     population = np.ones(annotators)
     return Panel(
         responses, ranks, annotator, features, population=population, response_total=panel.response_count

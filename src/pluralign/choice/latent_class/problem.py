@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from pluralign.choice.latent_class.choice_sets import choice_sets, compressed
 from pluralign.choice.latent_class.conditional_logit import ConditionalLogit
-from pluralign.choice.latent_class.exploded import exploded
 from pluralign.choice.latent_class.panel import Panel
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Problem:
     """What is fitted.
 
@@ -32,6 +32,7 @@ class Problem:
         ridge: precision of the normal prior on the free coefficients; with `common_ridge`, on their differences from a
             common taste theta_0.
         common_ridge: precision of the normal prior on theta_0; `None` gives every coefficient a prior of its own.
+        derived: what was computed from these and is needed again.
     """
 
     logit: ConditionalLogit
@@ -43,21 +44,28 @@ class Problem:
     fixed: Tensor
     ridge: float
     common_ridge: float | None = None
+    derived: dict[str, Any] = field(default_factory=dict, init=False)
 
-    @property
+    @cached_property
     def types(self) -> int:
         """K."""
         return len(self.slot)
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """m, the number of free coefficients."""
         return int(self.slot.max()) + 1 if self.slot.numel() else 0
 
-    @property
+    @cached_property
     def slots(self) -> Tensor:
         """`slot` with m, an extra place to be cut off, in place of -1."""
         return torch.where(self.slot < 0, self.parameters, self.slot)
+
+    @cached_property
+    def plain(self) -> bool:
+        """Whether every coefficient is a parameter of its own, in order."""
+        number = self.slot.numel()
+        return self.parameters == number and bool((self.slot.flatten() == torch.arange(number).to(self.slot)).all())
 
     def coefficients(self, parameters: Tensor) -> Tensor:
         """`(R, m)` to `(R, K, p)`."""
@@ -65,6 +73,8 @@ class Problem:
 
     def directions(self, parameters: Tensor) -> Tensor:
         """How coefficients change with the parameters: as `coefficients`, with 0 for the fixed ones."""
+        if self.plain:
+            return parameters.view(-1, *self.slot.shape)
         padded = torch.cat((parameters, parameters.new_zeros(len(parameters), 1)), 1)
         return padded[:, self.slot]
 
@@ -91,6 +101,17 @@ class Problem:
         a = torch.full_like(number, self.common_ridge).masked_fill(coupled, self.ridge)[column]
         return a, b, column
 
+    @cached_property
+    def least(self) -> Tensor:
+        """Diagonal of the prior's precision `(m,)`, above 0 for what neither data nor prior determine."""
+        return self.prior[0].clamp(min=1e-12)
+
+    @cached_property
+    def may_turn(self) -> bool:
+        """Whether each type's coefficients are all free and its own, or all fixed, so that features may be rotated."""
+        free = self.slot >= 0
+        return bool((free.all(1) | ~free.any(1)).all()) and self.parameters == int(free.sum())
+
     def penalty(self, parameters: Tensor) -> Tensor:
         """The prior's precision times parameters `(R, m)`; half its product with them is minus the log prior."""
         a, _, _ = self.prior
@@ -98,12 +119,16 @@ class Problem:
 
     def coupled(self, parameters: Tensor) -> Tensor:
         """sum_j b_j 1_j 1_j' times parameters `(R, m)`."""
+        if self.common_ridge is None:
+            return torch.zeros_like(parameters)
         _, b, column = self.prior
         sums = parameters.new_zeros(len(parameters), len(b)).index_add(1, column, parameters)
         return (b * sums)[:, column]
 
     def gathered(self, values: Tensor) -> Tensor:
         """Sum of the values that belong to each parameter: `(R, K, p)` to `(R, m)`."""
+        if self.plain:
+            return values.reshape(len(values), -1)
         sums = values.new_zeros(len(values), self.parameters + 1)
         return sums.index_add(1, self.slots.flatten(), values.flatten(1))[:, :-1]
 
@@ -125,37 +150,51 @@ def problem_of(
         ValueError: `ties`, `top`, or the panel's `available` does not fit.
     """
 
+    if panel.available is not None and len(np.asarray(panel.available)) != types:
+        found = len(np.asarray(panel.available))
+        raise ValueError(f"available: found {found} rows, expected one for each of the {types} types")
+    key = ("choices", ties, top, device)
+    if key not in panel.derived:
+        panel.derived[key] = _choices(panel, ties, top, device)
+    logit, counts, back = panel.derived[key]
+    slot, fixed = slots(logit.parameters)
+
     def real(values: ArrayLike) -> Tensor:
         return torch.tensor(np.asarray(values, dtype=np.float64), device=device)
 
-    def whole(values: ArrayLike) -> Tensor:
-        return torch.tensor(np.asarray(values, dtype=np.int64), device=device)
-
-    choices = exploded(whole(panel.responses), whole(panel.ranks), ties=ties, top=top)
-    available = None
-    if panel.available is not None:
-        known = np.asarray(panel.available)
-        if len(known) != types:
-            raise ValueError(f"available: found {len(known)} rows, expected one for each of the {types} types")
-        available = torch.tensor(known, device=device)
-    features = None if panel.features is None else real(panel.features)
-    logit = ConditionalLogit(choices, features, panel.response_count, available)
-    slot, fixed = slots(logit.parameters)
-    annotator = whole(panel.annotator)[choices.judgment]
-    reliability = real(np.ones(panel.judgments) if panel.reliability is None else panel.reliability)
-    times = reliability[choices.judgment]
-    made = times > 0  # an entry of zero would turn a choice with probability zero into NaN
-    rows, columns, values = annotator[made], choices.choice[made], times[made]
     return Problem(
         logit=logit,
-        counts=_sparse(rows, columns, values, (panel.annotators, len(choices))),
-        back=_sparse(columns, rows, values, (len(choices), panel.annotators)),
+        counts=counts,
+        back=back,
         population=real(np.ones(panel.annotators) if panel.population is None else panel.population),
         covariates=None if panel.covariates is None else real(panel.covariates),
         slot=torch.as_tensor(slot, device=device),
         fixed=real(fixed),
         ridge=ridge,
         common_ridge=common_ridge,
+    )
+
+
+def _choices(panel: Panel, ties: str, top: int | None, device: str) -> tuple[ConditionalLogit, Tensor, Tensor]:
+    """The logit over a panel's distinct choices, how often each annotator made each, and the transpose of that."""
+
+    def whole(values: ArrayLike) -> Tensor:
+        return torch.tensor(np.asarray(values, dtype=np.int64), device=device)
+
+    choices = choice_sets(whole(panel.responses), whole(panel.ranks), panel.response_count, ties=ties, top=top)
+    available = None if panel.available is None else torch.tensor(np.asarray(panel.available), device=device)
+    features = None
+    if panel.features is not None:
+        features = torch.tensor(np.asarray(panel.features, dtype=np.float64), device=device)
+    annotator = whole(panel.annotator)[choices.judgment]
+    reliability = np.ones(panel.judgments) if panel.reliability is None else np.asarray(panel.reliability)
+    times = torch.tensor(reliability, dtype=torch.float64, device=device)[choices.judgment]
+    made = times > 0  # an entry of zero would turn a choice with probability zero into NaN
+    rows, columns, values = annotator[made], choices.choice[made], times[made]
+    return (
+        ConditionalLogit(choices, features, panel.response_count, available),
+        compressed(rows, columns, values, (panel.annotators, len(choices))),
+        compressed(columns, rows, values, (len(choices), panel.annotators)),
     )
 
 
@@ -188,12 +227,3 @@ def slots_of(
     slot = np.full((types, size), -1)
     slot[free] = np.unique(owner[free], return_inverse=True)[1]
     return slot, np.where(free, 0.0, given)
-
-
-def _sparse(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    """A matrix in compressed rows; entries in the same place add up when it is multiplied."""
-    order = torch.argsort(rows, stable=True)
-    starts = torch.cat((rows.new_zeros(1), torch.bincount(rows, minlength=shape[0]).cumsum(0)))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(starts, columns[order], values[order], shape, check_invariants=False)

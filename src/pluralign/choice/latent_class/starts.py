@@ -39,12 +39,18 @@ def flat_fit(problem: Problem, restarts: int) -> Fit:
 
 
 def pooled(problem: Problem) -> tuple[Tensor, Tensor]:
-    """Coefficients of a one-type fit `(p,)`, and the information of a choice about each."""
-    single = _one_type(problem, problem.logit.parameters)
-    fit = m_step(single, flat_fit(single, 1), steps=20)
-    weights = single.back @ single.population.unsqueeze(-1)
-    blocks = single.logit.blocks(fit.parameters)
-    return fit.parameters[0], single.logit.diagonal(blocks, weights)[0] / weights.sum().clamp(min=1)
+    """Coefficients of a one-type fit `(p,)`, and the mean square difference of two responses in a choice, in each."""
+    if "pooled" not in problem.derived:
+        single = _one_type(problem, problem.logit.parameters)
+        fit = m_step(single, flat_fit(single, 1), steps=20)
+        weights = single.back @ single.population.unsqueeze(-1)
+        point = single.logit.at(fit.parameters)
+        worths = single.logit.features is None
+        own = point.diagonal(weights)[0] if worths else point.curvature(weights)[0].diagonal()
+        made = (weights[:, 0] @ single.logit.choices.places).clamp(min=1)
+        problem.derived["pooled"] = fit.parameters[0], 2 * own.clamp(min=0) / made
+    shared, information = problem.derived["pooled"]
+    return shared, information
 
 
 def random_starts(problem: Problem, restarts: int, seed: int) -> Fit:
@@ -73,7 +79,7 @@ def annotator_embedding(problem: Problem, dimensions: int, seed: int) -> np.ndar
     returned; fewer if there are fewer annotators or coefficients.
     """
     shared, information = pooled(problem)
-    places = (problem.counts @ torch.ones_like(problem.logit.choices.log_share[:, :1])).clamp(min=1)
+    places = (problem.counts @ problem.logit.choices.places.unsqueeze(1)).clamp(min=1)
     scores = annotator_scores(_one_type(problem, len(shared)), shared.view(1, 1, -1))
     rows = (scores / (information.clamp(min=1e-9 * float(information.max()) + 1e-300) * places).sqrt()).cpu().numpy()
     if min(rows.shape) <= dimensions + 1:
@@ -99,7 +105,7 @@ def _one_type(problem: Problem, size: int) -> Problem:
         covariates=None,
         slot=torch.arange(size, device=problem.population.device).unsqueeze(0),
         fixed=problem.fixed.new_zeros(1, size),
-        logit=replace(problem.logit, available=None),
+        logit=problem.logit.of_all(),
     )
 
 

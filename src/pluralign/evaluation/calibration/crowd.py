@@ -156,8 +156,10 @@ def crowd_calibration(
       out, as in `ece`.
     - `crowd_brier`: mean of (p - s)^2.
     - `crowd_noise`: the part of `crowd_brier` that even the true shares would have, because s is a sample of votes:
-      the mean of `CrowdPairs.noise`. `crowd_brier` minus `crowd_noise` estimates the mean square error against the
-      share of an ever larger crowd.
+      the mean of `CrowdPairs.noise`.
+    - `pairwise_calibration`: `crowd_brier` - `crowd_noise`, an unbiased estimate of the mean of (p - s*)^2, with s* the
+      share of the whole crowd: the pairwise calibration error of "Pairwise Calibrated Rewards for Pluralistic
+      Alignment" (arXiv 2506.06298). Chance can make it negative.
     - `crowd_ece_majority`: as `crowd_ece`, against 1 where the majority prefers the response and 0 elsewhere; split
       pairs are left out.
     - `crowd_accuracy`: share of pairs with a majority that the rewards order the same way; equal rewards count half.
@@ -203,10 +205,10 @@ def crowd_calibration(
     metrics |= Resampling(crowd.prompt, replicates, level, seed).mean_intervals(residuals.means)
     if resampling.crossed and replicates:
         for name in set(residuals.means) & set(metrics):
-            influence = residuals.of_mean(name, metrics[name])
-            half = resampling.half_width(influence, votes.part, jumps=name == "crowd_accuracy")
+            half = resampling.half_width(residuals.of_mean(name, metrics[name]), votes.part)
             ends = [metrics[name] - half, metrics[name] + half]
-            metrics |= {f"{name}_low": max(ends[0], 0.0), f"{name}_high": min(ends[1], 1.0)}
+            least = -1.0 if name == "pairwise_calibration" else 0.0
+            metrics |= {f"{name}_low": max(ends[0], least), f"{name}_high": min(ends[1], 1.0)}
     for name, majority_wins in (("crowd_ece", False), ("crowd_ece_majority", True)):
         if (gaps := residuals.gaps(majority_wins)) is not None:
             gap, influence = gaps
@@ -235,14 +237,20 @@ class _Residuals:
         self.confidence = expit(np.abs(crowd.margin))
         self.bin = np.eye(len(edges) - 1)[bin_of(self.confidence, edges)]
         self.count = np.bincount(votes.pair, minlength=len(crowd.margin))
+        squares, every = (expit(crowd.margin) - crowd.share) ** 2, np.ones(len(self.side))
         self.means = {
-            "crowd_brier": ((expit(crowd.margin) - crowd.share) ** 2, np.ones(len(self.side))),
-            "crowd_noise": (crowd.noise, np.ones(len(self.side))),
+            "crowd_brier": (squares, every),
+            "crowd_noise": (crowd.noise, every),
+            "pairwise_calibration": (squares - crowd.noise, every),
             "crowd_accuracy": self._right(crowd.winner, self.side),
         }
 
     def of_mean(self, name: str, mean: float) -> Floats:
         """The influence of each vote on a mean, `(votes,)`."""
+        if name == "pairwise_calibration":
+            return self.of_mean("crowd_brier", self._mean("crowd_brier")) - self.of_mean(
+                "crowd_noise", self._mean("crowd_noise")
+            )
         crowd, votes = self.crowd, self.votes
         value, weight = self.means[name]
         residual = (value - mean * weight)[votes.pair]
@@ -255,6 +263,10 @@ class _Residuals:
             correct, decided = self._right(votes.without, self.side[votes.pair])
             slope = self._jump((residual - correct + mean * decided)[:, None])[:, 0]
         return np.asarray(votes.part * (residual + slope) / weight.sum())
+
+    def _mean(self, name: str) -> float:
+        value, weight = self.means[name]
+        return float(value.sum() / weight.sum())
 
     def gaps(self, majority_wins: bool) -> tuple[Floats, Floats] | None:
         """By bin the sum of gaps as a share of all pairs that count, and the influence of each vote on it."""

@@ -236,6 +236,51 @@ def evaluate_distributions(
     return metrics
 
 
+def log_loss_gain(
+    predicted: ArrayLike,
+    baseline: ArrayLike,
+    votes: ArrayLike,
+    prompt: ArrayLike,
+    *,
+    voters: Votes | None = None,
+    replicates: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, float]:
+    """By how much predictions have a lower log-loss than a baseline's, in nats per vote, paired vote by vote.
+
+        gain = mean over items of sum_k s_k (log mu_k - log b_k)
+
+    with s the voted shares, mu the prediction and b that of the baseline (both at least 1e-12). It is 0 in expectation
+    for a model that is no better, whatever the noise of the votes.
+
+    Args:
+        predicted, baseline: `(items, labels)`.
+        votes: counts or sums of weights `(items, labels)`; items without a vote are left out.
+        prompt: the cluster of each item, int `(items,)`.
+        voters: the votes that `votes` counts; with them the interval is over prompts and annotators.
+        replicates, level, seed: as in `pluralign.evaluation.intervals.Resampling`.
+
+    Returns:
+        `gain`, and `gain_low` and `gain_high` if there are two prompts.
+
+    Examples:
+        >>> log_loss_gain([[0.8, 0.2]] * 2, [[0.5, 0.5]] * 2, [[4, 0], [0, 1]], [0, 1], replicates=0)
+        {'gain': -0.22314355131420985}
+    """
+    counts = np.asarray(votes, dtype=np.float64)
+    mu, b = (np.log(np.maximum(np.asarray(own, dtype=np.float64), FLOOR)) for own in (predicted, baseline))
+    total = counts.sum(axis=1)
+    if voters is None:
+        item, label = np.nonzero(counts)
+        weight, annotator = counts[item, label], None
+    else:
+        item, label, weight, annotator = voters.item, voters.label, voters.weight, voters.annotator
+    mass = np.divide(weight, total[item], out=np.zeros(len(item)), where=total[item] > 0)
+    resampling = Resampling(np.asarray(prompt)[item], replicates, level, seed, annotator=annotator)
+    return resampling.mean_intervals({"gain": (mass * (mu - b)[item, label], mass)})
+
+
 def _distances(mu: Floats, share: Floats, worth: Floats, between: LabelCost) -> dict[str, Floats]:
     """The values of `predicted_crowds` that have a derivative by the shares."""
     log_loss = -xlogy(share, np.maximum(mu, FLOOR)).sum(axis=1)
@@ -291,7 +336,7 @@ def _annotator_intervals(
         values = crowds.values[name]
         mean = float(crowds.weight @ values / total)
         influence = mass * ((values - mean)[item] + slope[item, label])
-        half = resampling.half_width(influence, mass, jumps=name in JUMPING)
+        half = resampling.half_width(influence, mass)
         intervals[f"{name}_low"] = max(mean - half, float(values.min()))
         intervals[f"{name}_high"] = min(mean + half, float(values.max()))
     one_label = np.eye(counts.shape[1])[label]

@@ -1,12 +1,13 @@
-"""Records of Argilla 2: annotators rank the responses of a record, or rate one of them."""
+"""Records of Argilla, 2 and 1: annotators rank the responses of a record, or rate one of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pluralign.core.errors import PluralignError, RowError, one_line
+from pluralign.judgments.formats.chats import in_one_form
 from pluralign.judgments.formats.convert import (
     Rows,
     Tally,
@@ -14,7 +15,6 @@ from pluralign.judgments.formats.convert import (
     field_value,
     named_fields,
     names_in,
-    responses_to,
 )
 from pluralign.judgments.schema import ranks_from_scores
 from pluralign.judgments.validation import Reject
@@ -76,7 +76,7 @@ def record_judgments(
     """
     flat = not isinstance(record.get("fields"), Mapping)
     data = record if flat else record["fields"]
-    responses, suggestions = _flattened(record) if flat else _nested(record)
+    responses, suggestions = _flattened(record, questions) if flat else _nested(record)
     if suggestions:
         tally.left_out["suggestions"] += suggestions
     if not any(responses.get(question) for question in questions):
@@ -99,10 +99,11 @@ def record_judgments(
                     judged = _rating(response["value"], data, rated, f"{place}.value")
                 text = field_value(data, prompt, "fields.", "--field prompt=NAME") if prompt else ""
                 user = response.get("user_id")
+                text, shown = in_one_form(text, judged["responses"])
                 yield {
                     **judged,
                     "prompt": text,
-                    "responses": responses_to(text, judged["responses"]),
+                    "responses": shown,
                     "source": question,
                     "annotator": None if user == "None" else user,  # the export writes unknown users as "None"
                 }
@@ -126,6 +127,8 @@ def _pairs(key: str, text: str, default: str | None) -> dict[str, str]:
 def _nested(record: Mapping[str, Any]) -> tuple[Mapping[str, Sequence[Any]], int]:
     """The responses by question, and the number of suggestions."""
     responses = {} if record.get("responses") is None else record["responses"]
+    if isinstance(responses, list):
+        responses = _by_question(responses)
     if not isinstance(responses, Mapping):
         raise RowError("responses", f"found {one_line(responses)}, expected responses by question")
     for question, given in responses.items():
@@ -135,13 +138,44 @@ def _nested(record: Mapping[str, Any]) -> tuple[Mapping[str, Sequence[Any]], int
     return responses, len(suggestions) if isinstance(suggestions, Mapping | list) else 0
 
 
-def _flattened(record: Mapping[str, Any]) -> tuple[Mapping[str, Sequence[Any]], int]:
+def _by_question(responses: Sequence[Any]) -> dict[str, list[Any]]:
+    """The responses of Argilla 1, one per annotator with the values of all questions, by question."""
+    questions: dict[str, list[Any]] = {}
+    for number, response in enumerate(responses):
+        values = response.get("values") if isinstance(response, Mapping) else None
+        if not isinstance(values, Mapping):
+            raise RowError(f"responses.{number}", f"found {one_line(response)}, expected a response with its values")
+        about = {name: response.get(name) for name in ("user_id", "status")}
+        for question, value in values.items():
+            given = value.get("value") if isinstance(value, Mapping) else value
+            questions.setdefault(question, []).append({**about, "value": given})
+    return questions
+
+
+def _columns_of_questions(record: Mapping[str, Any], questions: Iterable[str]) -> dict[str, list[Any]]:
+    """The responses of Argilla 1 as `datasets` holds them: a column per question, with rankings turned sideways."""
+    found: dict[str, list[Any]] = {}
+    for question in questions:
+        column = record.get(question)
+        if not isinstance(column, list) or not all(isinstance(each, Mapping) and "value" in each for each in column):
+            continue
+        found[question] = []
+        for each in column:
+            value = each["value"]
+            if isinstance(value, Mapping) and {*value} == {"rank", "value"} and isinstance(value["rank"], list):
+                pairs = zip(value["value"], value["rank"], strict=True)
+                value = [{"value": name, "rank": rank} for name, rank in pairs]
+            found[question].append({**each, "value": value})
+    return found
+
+
+def _flattened(record: Mapping[str, Any], questions: Iterable[str]) -> tuple[Mapping[str, Sequence[Any]], int]:
     """As `_nested`, from columns `QUESTION.responses`, `.responses.users` and `.responses.status`."""
     columns = [name for name in record if name.endswith(".responses")]
+    if not columns and (found := _columns_of_questions(record, questions)):
+        return found, 0
     if not columns:
-        raise RowError(
-            "fields", "is missing, and there is no column 'QUESTION.responses': expected records of Argilla 2"
-        )
+        raise RowError("fields", "is missing, and there is no column 'QUESTION.responses': expected records of Argilla")
     responses: dict[str, Sequence[Any]] = {}
     for column in columns:
         values = [] if record[column] is None else record[column]

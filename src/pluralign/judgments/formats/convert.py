@@ -22,7 +22,7 @@ Rows = Iterator[tuple[int, dict[str, Any]]]
 Convert = Callable[[dict[str, Any]], Iterable[dict[str, Any] | RowError]]
 """One source row to its judgments. Raising a `RowError` rejects the row; yielding one rejects a single judgment."""
 
-CARRIED = ("id", "annotator", "source", "group", "weight", "time")
+CARRIED = ("id", "annotator", "source", "group", "weight", "time", "strength")
 """Columns of the canonical table that any preference row may also have."""
 
 
@@ -206,15 +206,3 @@ def field_value(data: Mapping[str, Any], name: str, place: str, fix: str) -> Any
     if value is None:
         raise RowError(f"{place}{name}", f"is null, expected a value: name another field with {fix}")
     return value
-
-
-def responses_to(prompt: Any, responses: Sequence[Any]) -> list[Any]:
-    """The responses in the form of the prompt: an assistant's message each if the prompt is a chat.
-
-    Examples:
-        >>> responses_to([{"role": "user", "content": "Tea?"}], ["Yes"])
-        [[{'role': 'assistant', 'content': 'Yes'}]]
-    """
-    if not isinstance(prompt, list):
-        return list(responses)
-    return [[{"role": "assistant", "content": text}] if isinstance(text, str) else text for text in responses]

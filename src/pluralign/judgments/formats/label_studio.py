@@ -1,4 +1,4 @@
-"""Label Studio exports: annotators compare two responses (Pairwise) or rank a list (Ranker)."""
+"""Label Studio exports: comparisons (Pairwise), rankings (Ranker), and labels of one response (Rating, Choices)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pluralign.core.errors import RowError, nearest, one_line
+from pluralign.judgments.formats.arena import epoch_time
+from pluralign.judgments.formats.chats import in_one_form
 from pluralign.judgments.formats.convert import (
     Rows,
     Tally,
@@ -14,7 +16,6 @@ from pluralign.judgments.formats.convert import (
     field_value,
     named_fields,
     names_in,
-    responses_to,
 )
 from pluralign.judgments.formats.templates import word
 from pluralign.judgments.validation import Reject
@@ -24,6 +25,7 @@ FIELDS = {
     "left": "answer1",
     "right": "answer2",
     "items": "items",
+    "response": "response",
     "text": "",
     "buckets": "",
     "control": "",
@@ -33,12 +35,17 @@ FIELDS = {
 LEFTOVER = "_"  # the bucket of items that were put into no bucket
 
 _KEYS = {"pairwise": "selected", "ranker": "ranker"}  # the types of controls that are read: the key of their value
+_LABELLED = {"rating": "rating", "choices": "choices"}  # those that are read with a label scale
 
 
 def read_label_studio(
-    path: Path, reject: Reject | None = None, tally: Tally | None = None, fields: Sequence[str] = ()
+    path: Path,
+    reject: Reject | None = None,
+    tally: Tally | None = None,
+    fields: Sequence[str] = (),
+    labelled: bool = False,
 ) -> Rows:
-    """Format `label-studio`: a judgment for every comparison or ranking in every annotation.
+    """Format `label-studio`: a judgment for every comparison, ranking or label in every annotation.
 
     Args:
         path: an export as JSON or JSON-MIN.
@@ -46,7 +53,9 @@ def read_label_studio(
         tally: counts tasks, and what gives no judgment: cancelled annotations, drafts, predictions, other controls.
         fields: `KEY=NAME` each. `prompt`, `left`, `right` and `items` are fields of the task's data; `text` is the
             key of an item's text (default: `body`, else `html`, else `title`); `buckets` are the buckets of a Ranker,
-            best first, separated by commas; `control` names the controls to read (default: all).
+            best first, separated by commas; `control` names the controls to read (default: all). `response` is the
+            field with the text of a Rating or of Choices.
+        labelled: read Rating and Choices too: their values are labels.
 
     Raises:
         PluralignError: a field is not well-formed, the file cannot be read, or a task is bad and `reject` is `None`.
@@ -54,11 +63,16 @@ def read_label_studio(
     names = named_fields(fields, FIELDS)
     counts = Tally() if tally is None else tally
     compared: dict[str, str] = {}
-    return convert_rows(path, lambda task: task_judgments(task, names, counts, compared), reject, counts)
+    kinds = {**_KEYS, **_LABELLED} if labelled else _KEYS
+    return convert_rows(path, lambda task: task_judgments(task, names, counts, compared, kinds), reject, counts)
 
 
 def task_judgments(
-    task: Mapping[str, Any], names: Mapping[str, str], tally: Tally, compared: dict[str, str]
+    task: Mapping[str, Any],
+    names: Mapping[str, str],
+    tally: Tally,
+    compared: dict[str, str],
+    kinds: Mapping[str, str] = _KEYS,
 ) -> Iterator[dict[str, Any] | RowError]:
     """The judgments of one task. `compared` collects the objects that controls of each type compare.
 
@@ -70,7 +84,8 @@ def task_judgments(
         >>> made["responses"], made["ranks"], made["annotator"], made["source"]
         (['Yes', 'No'], [2, 1], 7, 'better')
     """
-    data, annotations = _minimal(task) if "annotations" not in task else (task.get("data"), task["annotations"])
+    key = "completions" if "annotations" not in task and "completions" in task else "annotations"  # 0.x
+    data, annotations = (task.get("data"), task[key]) if key in task else _minimal(task, kinds)
     if not isinstance(data, Mapping):
         raise RowError("data", f"found {one_line(data)}, expected the fields of the task")
     if not isinstance(annotations, list):
@@ -87,10 +102,10 @@ def task_judgments(
         elif annotation.get("was_cancelled") or annotation.get("skipped"):
             tally.left_out["annotations that were cancelled (skipped)"] += 1
         else:
-            yield from _annotation(annotation, data, place, names, tally, compared)
+            yield from _annotation(annotation, data, place, names, tally, compared, kinds)
 
 
-def _minimal(task: Mapping[str, Any]) -> tuple[Mapping[str, Any], Sequence[Any]]:
+def _minimal(task: Mapping[str, Any], kinds: Mapping[str, str]) -> tuple[Mapping[str, Any], Sequence[Any]]:
     """A row of JSON-MIN, which mixes the data with the results and metadata of one annotation, as a whole task."""
     if "annotation_id" not in task:
         raise RowError("annotations", "is missing: expected a task as Label Studio exports it (JSON or JSON-MIN)")
@@ -99,7 +114,7 @@ def _minimal(task: Mapping[str, Any]) -> tuple[Mapping[str, Any], Sequence[Any]]
         for name, values in task.items()
         if isinstance(values, list)
         for value in values
-        for kind, key in _KEYS.items()
+        for kind, key in kinds.items()
         if isinstance(value, Mapping) and key in value
     ]
     annotator = task.get("annotator") if task.get("annotator") != "None" else None  # "None" is an unknown annotator
@@ -114,6 +129,7 @@ def _annotation(
     names: Mapping[str, str],
     tally: Tally,
     compared: dict[str, str],
+    kinds: Mapping[str, str],
 ) -> Iterator[dict[str, Any] | RowError]:
     results = annotation.get("result")
     if not isinstance(results, list):
@@ -128,7 +144,7 @@ def _annotation(
             if not isinstance(result, Mapping):
                 raise RowError(at, f"found {one_line(result)}, expected a result")
             kind, control = str(result.get("type")), str(result.get("from_name", ""))
-            if kind not in _KEYS or (wanted and control not in wanted):
+            if kind not in kinds or (wanted and control not in wanted):
                 tally.left_out[f"results of the control '{control}' ({kind})"] += 1
                 continue
             if control in seen:
@@ -136,12 +152,13 @@ def _annotation(
             seen.add(control)
             if not wanted:
                 _same_objects(result, compared, at)
-            made = _pair(result, data, at, names) if kind == "pairwise" else _ranking(result, data, at, names)
+            read = {"pairwise": _pair, "ranker": _ranking}.get(kind, _label)
+            made = read(result, data, at, names)
             prompt = field_value(data, names["prompt"], "data.", "--field prompt=NAME") if names["prompt"] else ""
-            if not any(made["ranks"]):
+            if not any(made.get("ranks") or made["labels"]):
                 tally.left_out["empty rankings"] += 1
                 continue
-            responses = responses_to(prompt, made["responses"])
+            prompt, responses = in_one_form(prompt, made["responses"])
             yield {**made, "prompt": prompt, "responses": responses, **_about(annotation, control)}
         except RowError as complaint:
             yield complaint
@@ -165,7 +182,8 @@ def _about(annotation: Mapping[str, Any], control: str) -> dict[str, Any]:
     # Numbers of annotations start from 1 on every server; only the long id is unique.
     unique = annotation.get("unique_id")
     key = f"{unique}/{control}" if unique else None
-    return {"id": key, "annotator": annotator, "source": control or None, "time": annotation.get("created_at")}
+    time = epoch_time(annotation.get("created_at"), "created_at")
+    return {"id": key, "annotator": annotator, "source": control or None, "time": time}
 
 
 def _value(result: Mapping[str, Any], place: str, key: str) -> Any:
@@ -181,6 +199,16 @@ def _pair(result: Mapping[str, Any], data: Mapping[str, Any], place: str, names:
         raise RowError(f"{place}.value.selected", f"found {one_line(selected)}, expected left or right")
     sides = [field_value(data, names[side], "data.", f"--field {side}=NAME") for side in ("left", "right")]
     return {"responses": sides, "ranks": [1, 2] if selected == "left" else [2, 1]}
+
+
+def _label(result: Mapping[str, Any], data: Mapping[str, Any], place: str, names: Mapping[str, str]) -> dict[str, Any]:
+    value = _value(result, place, _LABELLED[str(result["type"])])
+    if isinstance(value, list):
+        if len(value) != 1:
+            raise RowError(f"{place}.value.choices", f"found {one_line(value)}, expected one choice")
+        value = value[0]
+    text = field_value(data, names["response"], "data.", "--field response=NAME")
+    return {"responses": [text], "labels": [value]}
 
 
 def _ranking(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -18,6 +18,7 @@ from pluralign.core.progress import track
 from pluralign.core.yaml_lines import Value, read_yaml_lines
 from pluralign.judgments.blocks import Block, Item, block_of
 from pluralign.judgments.columns import Unfit
+from pluralign.judgments.formats.chats import in_one_form
 from pluralign.judgments.formats.convert import Tally
 from pluralign.judgments.formats.mapping_columns import mapped_columns
 from pluralign.judgments.formats.templates import Tables, Template, word
@@ -25,12 +26,15 @@ from pluralign.judgments.reading import columns_of, expected_rows, read_blocks, 
 from pluralign.judgments.scales import LabelScale, label_scale, scale_of_yaml
 from pluralign.judgments.schema import ranks_from_scores
 
-PLAIN = ("id", "annotator", "source", "group", "time")
-OUTCOMES = ("ranks", "scores", "choice", "pairwise", "labels")
+PLAIN = ("id", "annotator", "source", "group")
+OUTCOMES = ("ranks", "places", "scores", "choice", "pairwise", "labels")
 """The keys that say how a row gives ranks or labels; each judgment has exactly one."""
 NOT_GIVEN = "judgments without ranks or labels (nothing was given)"
-OF_A_VOTE = ("prompt", "responses", *PLAIN, "weight", *OUTCOMES, "choices", "label_map")
-KEYS = (*OF_A_VOTE, "votes", "tables", "label_scale")
+COLUMNS_OF_A_VOTE = ("prompt", *PLAIN, "weight", "time", "strength")
+OF_A_VOTE = (*COLUMNS_OF_A_VOTE, "responses", *OUTCOMES, "choices", "label_map", "strength_map", "each")
+KEYS = (*OF_A_VOTE, "votes", "tables", "label_scale", "group_by")
+MADE = ("rows", "each", "each_number")
+"""Columns that a mapping itself adds to a row: the rows of its group, an element of a list, and its number."""
 
 _Templates = Sequence[Template] | Template
 """A template per value, or one template that gives a list."""
@@ -48,6 +52,8 @@ class _Vote:
     kind: str
     values: _Templates
     outcome: _Outcome
+    each: Template | None = None  # a list in the row: one judgment for each of its elements
+    strengths: Mapping[str, Value] | None = None  # the strength for each value of its template; `None`: the value
 
 
 @dataclass(frozen=True)
@@ -59,10 +65,11 @@ class MappingFile:
     templates: Sequence[Template]  # all templates in it, for checking columns
     tables: Mapping[str, tuple[Value, Value]]  # joined tables: name to (file name, key column), with their places
     scale: LabelScale | None  # the label scale, or `None`
+    group_by: Template | None = None  # rows with equal values are read as one row
 
 
 def read_mapping_file(path: str | Path | None) -> MappingFile:
-    """Read and check the mapping file that `--mapping` names.
+    """Read and check the mapping file that `--mapping` names: a path, or a name from `packaged_mappings`.
 
     Raises:
         PluralignError: no file is named, a key is unknown (the nearest one is named) or missing, or a value has the
@@ -70,7 +77,8 @@ def read_mapping_file(path: str | Path | None) -> MappingFile:
     """
     if path is None:
         raise PluralignError("the format 'mapping' needs --mapping FILE.yaml")
-    root = read_yaml_lines(Path(path))
+    path = _mapping_path(path)
+    root = read_yaml_lines(path)
     keys = _keys_of(root, KEYS, "a mapping")
     tables = {}
     for name, described in _keys_of(keys["tables"], None, "tables").items() if "tables" in keys else ():
@@ -105,7 +113,24 @@ def read_mapping_file(path: str | Path | None) -> MappingFile:
                 scale = label_scale(beside if isinstance(given, str) and beside.is_file() else str(given))
         except PluralignError as complaint:
             raise keys["label_scale"].complain(str(complaint)) from complaint
-    return MappingFile(Path(path), votes, templates, tables, scale)
+    group_by = template(keys["group_by"]) if "group_by" in keys else None
+    return MappingFile(path, votes, templates, tables, scale, group_by)
+
+
+def packaged_mappings() -> dict[str, Path]:
+    """The mappings that come with the library, by name."""
+    return {file.stem: file for file in sorted((Path(__file__).parent / "mappings").glob("*.yaml"))}
+
+
+def _mapping_path(given: str | Path) -> Path:
+    path, known = Path(given), packaged_mappings()
+    if str(given) in known and not path.exists():
+        return known[str(given)]
+    if path.suffix.lower() not in (".yaml", ".yml") and not path.exists():
+        names = ", ".join(known)
+        expected = f"expected a .yaml file or one of {names}{nearest(str(given), known)}"
+        raise PluralignError(f"--mapping: found '{given}', {expected}")
+    return path
 
 
 def read_mapping(path: Path, mapping: MappingFile, tally: Tally | None = None) -> Iterator[Block]:
@@ -125,17 +150,39 @@ def read_mapping(path: Path, mapping: MappingFile, tally: Tally | None = None) -
     if columns is not None:
         headers = {name: list({key: None for row in table.values() for key in row}) for name, table in tables.items()}
         for template in mapping.templates:
-            template.check_columns(columns, headers)
-    for block in track(read_blocks(path), f"Importing {path.name}", expected_rows(path), len):
-        tally.rows += len(block)
+            template.check_columns([*columns, *MADE], headers)
+    blocks = _counted(track(read_blocks(path), f"Importing {path.name}", expected_rows(path), len), tally)
+    for block in blocks if mapping.group_by is None else _grouped(blocks, mapping.group_by, tables):
         made = _mapped_block(block, mapping, tally)
         yield _row_by_row(block, mapping, tables, tally) if made is None else made
+
+
+def _counted(blocks: Iterable[Block], tally: Tally) -> Iterator[Block]:
+    for block in blocks:
+        tally.rows += len(block)
+        yield block
+
+
+def _grouped(blocks: Iterable[Block], key: Template, tables: Tables) -> Iterator[Block]:
+    """The rows with equal keys as one row each: the columns of the first, and all of them as `rows`."""
+    groups: dict[str, tuple[int, list[Any]]] = {}
+    faults: list[Item] = []
+    for block in blocks:
+        for number, row, complaint in block.items(range(len(block))):
+            try:
+                if complaint is not None:
+                    raise complaint
+                groups.setdefault(word(key.render(row, tables)), (number, []))[1].append(row)
+            except RowError as fault:
+                faults.append((number, row, fault))
+    made = [(number, {**rows[0], "rows": rows}, None) for number, rows in groups.values()]
+    yield block_of(sorted([*faults, *made], key=lambda item: item[0]))
 
 
 def _mapped_block(block: Block, mapping: MappingFile, tally: Tally) -> Block | None:
     """The judgments of a block by operations on columns; `None` if the mapping or the columns are not simple."""
     vote = mapping.votes[0]
-    if len(mapping.votes) > 1 or block.columns is None or isinstance(vote.responses, Template):
+    if len(mapping.votes) > 1 or block.columns is None or vote.each or isinstance(vote.responses, Template):
         return None
     try:
         made = mapped_columns(
@@ -144,7 +191,7 @@ def _mapped_block(block: Block, mapping: MappingFile, tally: Tally) -> Block | N
             vote.responses,
             [vote.values] if isinstance(vote.values, Template) else vote.values,
             vote.outcome,
-            _column_value,
+            partial(_column_value, vote),
         )
     except (Unfit, pa.ArrowException):
         return None
@@ -152,7 +199,7 @@ def _mapped_block(block: Block, mapping: MappingFile, tally: Tally) -> Block | N
         tally.left_out[NOT_GIVEN] += left
 
     def items(places: Sequence[int]) -> list[Item]:
-        return [_made(vote, item, {}) for item in block.items(made.places[places].tolist())]
+        return [_made(vote, item, tables={}) for item in block.items(made.places[places].tolist())]
 
     return Block(items, len(made.places), made.columns, made.doubtful)
 
@@ -161,12 +208,26 @@ def _row_by_row(block: Block, mapping: MappingFile, tables: Tables, tally: Tally
     held = []
     for item in block.items(range(len(block))):
         for vote in mapping.votes if item[2] is None else mapping.votes[:1]:
-            number, row, complaint = _made(vote, item, tables)
-            if row is None and complaint is None:
-                tally.left_out[NOT_GIVEN] += 1
-            else:
-                held.append((number, row, complaint))
+            for number, row, complaint in map(partial(_made, vote, tables=tables), _elements(vote, item, tables)):
+                if row is None and complaint is None:
+                    tally.left_out[NOT_GIVEN] += 1
+                else:
+                    held.append((number, row, complaint))
     return block_of(held)
+
+
+def _elements(vote: _Vote, item: Item, tables: Tables) -> list[Item]:
+    """The row once for each element of the list that `each` names, or the row itself."""
+    number, row, complaint = item
+    if vote.each is None or complaint is not None:
+        return [item]
+    try:
+        elements = vote.each.render(row, tables)
+        if not isinstance(elements, list):
+            raise RowError("each", f"found {one_line(elements)}, expected a list")
+    except RowError as fault:
+        return [(number, row, fault)]
+    return [(number, {**row, "each": each, "each_number": at}, None) for at, each in enumerate(elements, start=1)]
 
 
 def _made(vote: _Vote, item: Item, tables: Tables) -> Item:
@@ -186,13 +247,18 @@ def _overridden(base: Mapping[str, Value], override: Mapping[str, Value]) -> dic
     return {**{key: value for key, value in base.items() if not (own and key in OUTCOMES)}, **override}
 
 
+def joined_places(path: Path, mapping: MappingFile, name: str) -> list[Path]:
+    """Where a joined table is looked for: beside the data, then beside the mapping."""
+    return [folder / mapping.tables[name][0].content for folder in (path.parent, mapping.path.parent)]
+
+
 def _joined(path: Path, mapping: MappingFile, name: str) -> dict[str, Mapping[str, Any]]:
     """A joined table in memory, from a file beside the data or else beside the mapping."""
     file, key = mapping.tables[name]
-    places = [folder / file.content for folder in (path.parent, mapping.path.parent)]
-    source = next((place for place in places if place.is_file()), None)
+    source = next((place for place in joined_places(path, mapping, name) if place.is_file()), None)
     if source is None:
-        raise file.complain(f"no file {' or '.join(map(str, dict.fromkeys(places)))}")
+        places = map(str, dict.fromkeys(joined_places(path, mapping, name)))
+        raise file.complain(f"no file {' or '.join(places)}")
     table: dict[str, Mapping[str, Any]] = {}
     for number, row in read_rows(source):
         if key.content not in row:
@@ -213,7 +279,7 @@ def _vote(root: Value, keys: Mapping[str, Value], template: Callable[[Value], Te
     if len(kinds) != 1:
         raise root.complain(f"expected one of {', '.join(OUTCOMES)} for each judgment, found {kinds or 'none'}")
     kind = kinds[0]
-    columns = {key: template(keys[key]) for key in ("prompt", *PLAIN, "weight") if key in keys}
+    columns = {key: template(keys[key]) for key in COLUMNS_OF_A_VOTE if key in keys}
     responses = _one_or_list(keys["responses"], template)
     described, outcome = keys[kind], _OUTCOMES[kind]
     if kind == "choice":
@@ -228,7 +294,9 @@ def _vote(root: Value, keys: Mapping[str, Value], template: Callable[[Value], Te
         values = _one_or_list(described, template)
         if kind == "labels":
             outcome = partial(outcome, _words_of(keys["label_map"]) if "label_map" in keys else {})
-    return _Vote(columns, responses, kind, values, outcome)
+    each = template(keys["each"]) if "each" in keys else None
+    strengths = _words_of(keys["strength_map"]) if "strength_map" in keys else None
+    return _Vote(columns, responses, kind, values, outcome, each, strengths)
 
 
 def _judgment(vote: _Vote, row: Mapping[str, Any], tables: Tables) -> dict[str, Any] | None:
@@ -238,12 +306,18 @@ def _judgment(vote: _Vote, row: Mapping[str, Any], tables: Tables) -> dict[str, 
         return None
     made: dict[str, Any] = {"responses": responses, **outcome}
     for key, template in vote.columns.items():
-        made[key] = _column_value(key, template.render(row, tables))
+        made[key] = _column_value(vote, key, template.render(row, tables))
+    made["prompt"], made["responses"] = in_one_form(made.get("prompt"), responses)
     return made
 
 
-def _column_value(key: str, value: Any) -> Any:
+def _column_value(vote: _Vote, key: str, value: Any) -> Any:
     """The value of a column of the table."""
+    if key == "strength":
+        if vote.strengths is not None:
+            known = vote.strengths.get(word(value))
+            value = None if known is None else known.plain()
+        return None if _is_blank(value) else abs(_number(value, "strength"))
     if key == "time":
         return None if _is_blank(value) else value
     if key in PLAIN:
@@ -325,6 +399,14 @@ def _scores(values: list[Any], responses: int) -> dict[str, Any] | None:
     return {"ranks": ranks_from_scores([_number(value, "scores") for value in values])}
 
 
+def _places(values: list[Any], responses: int) -> dict[str, Any] | None:
+    """Places, lower is better, from any number; equal ones tie, and a blank one is not ranked."""
+    if len(values) != responses:
+        raise RowError("places", f"found {len(values)} places for {responses} responses: give one per response")
+    places = [None if _is_blank(value) else -_number(value, "places") for value in values]
+    return {"ranks": ranks_from_scores(places)} if any(place is not None for place in places) else None
+
+
 def _labels(names: Mapping[str, Value], values: list[Any], responses: int) -> dict[str, Any] | None:
     """Labels, renamed by `names` where it lists them."""
     labels = [None if _is_blank(value) else value for value in values]
@@ -386,5 +468,5 @@ def _pairwise(points: Mapping[str, tuple[float, float]], values: list[Any], resp
 
 
 _OUTCOMES: dict[str, Callable[..., dict[str, Any] | None]] = {
-    "ranks": _ranks, "scores": _scores, "choice": _choice, "pairwise": _pairwise, "labels": _labels
+    "ranks": _ranks, "places": _places, "scores": _scores, "choice": _choice, "pairwise": _pairwise, "labels": _labels
 }  # fmt: skip

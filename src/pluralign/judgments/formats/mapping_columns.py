@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pluralign.core.errors import RowError
 from pluralign.judgments.columns import Unfit, is_text, with_lengths
@@ -58,7 +59,7 @@ def mapped_columns(
             except (RowError, OverflowError):
                 results.append(None)
                 wrong.append(True)
-        doubtful[np.array(wrong, dtype=bool)[codes]] = True
+        doubtful[:] |= np.array(wrong, dtype=bool)[codes]
         return results, codes
 
     def text(template: Template) -> pa.Array:
@@ -75,21 +76,27 @@ def mapped_columns(
         made[name] = text(template)
         if name != "prompt":
             results, codes = computed([made[name]], lambda value, name=name: value_of(name, value))
-            made[name] = pa.array(results, pa.float64() if name == "weight" else pa.string()).take(pa.array(codes))
+            kind = pa.float64() if name in ("weight", "strength") else pa.string()
+            made[name] = pa.array(results, kind).take(pa.array(codes))
     shown = [text(template) for template in responses]
     if not all(is_text(array.type) for array in [*shown, made.get("prompt", shown[0])]):
         raise Unfit
+    for array in [*shown, made.get("prompt", shown[0])]:
+        if pc.any(pc.starts_with(pc.utf8_ltrim_whitespace(array.cast(pa.string())), "[")).as_py():
+            raise Unfit  # chats as JSON text
     order = np.arange(batch.num_rows * len(shown)).reshape(len(shown), -1).T.reshape(-1)
     flat = pa.concat_arrays([array.cast(pa.string()) for array in shown]).take(pa.array(order))
     made["responses"] = with_lengths(flat, np.full(batch.num_rows, len(shown)))
+    elsewhere, doubtful = doubtful, np.zeros(batch.num_rows, dtype=bool)
     results, codes = computed([text(template) for template in values], lambda *given: outcome(list(given), len(shown)))
+    cast = np.array([result is not None for result in results], dtype=bool)[codes] | doubtful
+    doubtful |= elsewhere
     for name, kind in (("ranks", int), ("labels", str)):
         lists = [None if result is None else result.get(name) for result in results]
         plain = [each is None or all(one is None or type(one) is kind for one in each) for each in lists]
         doubtful[~np.array(plain, dtype=bool)[codes]] = True
         kept = [each if fits else None for each, fits in zip(lists, plain, strict=True)]
         made[name] = pa.array(kept, pa.list_(pa.int64() if kind is int else pa.string())).take(pa.array(codes))
-    cast = np.array([result is not None for result in results], dtype=bool)[codes] | doubtful
     places = np.flatnonzero(cast)
     whole = pa.RecordBatch.from_pydict(made)
     return Mapped(places, whole if cast.all() else whole.take(pa.array(places)), doubtful[places])

@@ -1,9 +1,9 @@
-"""PrefLib files of orders: strict or with ties, complete or incomplete (`.soc`, `.soi`, `.toc`, `.toi`)."""
+"""PrefLib files: orders (`.soc`, `.soi`, `.toc`, `.toi`), categories (`.cat`) and weighted graphs (`.wmd`)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -16,12 +16,13 @@ from pluralign.judgments.reading import GZIP_DAMAGE, opened
 from pluralign.judgments.schema import ranks_from_scores
 from pluralign.judgments.validation import Reject
 
-ENDINGS = ("soc", "soi", "toc", "toi")
+ENDINGS = ("soc", "soi", "toc", "toi", "cat", "wmd")
 SHAPES = ("ranked", "ballot")
 NUMBERS = ("NUMBER ALTERNATIVES", "NUMBER VOTERS", "NUMBER UNIQUE ORDERS")
 
 _KEY = re.compile(r"#\s*([^:]*?)\s*:(.*)")
-_PLACE = re.compile(r"\s*(?:([0-9]{1,9})|\{\s*([0-9]{1,9}(?:\s*,\s*[0-9]{1,9})*)\s*\})\s*")
+_PLACE = re.compile(r"\s*(?:([0-9]{1,9})|\{\s*((?:[0-9]{1,9}(?:\s*,\s*[0-9]{1,9})*)?)\s*\})\s*")
+_EDGE = re.compile(r"([0-9]{1,9})\s*,\s*([0-9]{1,9})\s*,\s*(-?[0-9]+(?:\.[0-9]*)?)")
 
 Order = tuple[tuple[int, ...], ...]
 """Alternatives by number, best first; those in one tuple tie."""
@@ -69,6 +70,9 @@ def _judgments(path: Path, reject: Reject | None, tally: Tally, whole: bool, pro
     header, first = _header(path, name, lines)
     if prompt is None:
         prompt = header.title or name.rpartition(".")[0]
+    if header.kind == "wmd":
+        yield from _edges(path, name, header, chain([first], lines), reject, tally, prompt)
+        return
     voters, orders, complete = 0, set(), True
     for number, line in track(chain([first], lines), f"Importing {path.name}"):
         tally.rows += 1
@@ -101,6 +105,45 @@ def _judgments(path: Path, reject: Reject | None, tally: Tally, whole: bool, pro
             _refuse(path, number, f"# {key}: {claimed}", mismatch, reject)
 
 
+def _edges(
+    path: Path,
+    name: str,
+    header: Header,
+    lines: Iterable[tuple[int, str]],
+    reject: Reject | None,
+    tally: Tally,
+    prompt: str,
+) -> Rows:
+    """The edges `from, to, weight` of a graph: each vertex ranks those that its edges lead to by their weights."""
+    weights: dict[int, dict[int, float]] = {}
+    first_line: dict[int, int] = {}
+    for number, line in track(lines, f"Importing {path.name}"):
+        tally.rows += 1
+        found = _EDGE.fullmatch(line)
+        try:
+            if found is None:
+                raise RowError(None, f"found {one_line(line)}, expected an edge like '1, 2, 0.5'")
+            start, end = int(found[1]), int(found[2])
+            for each in (start, end):
+                if each not in header.names:
+                    raise RowError(None, f"alternative {each} is not among the {len(header.names)} of the header")
+            if end in weights.get(start, {}):
+                raise RowError(None, f"the edge from {start} to {end} appears twice: keep one of them")
+        except RowError as complaint:
+            _refuse(path, number, line, complaint, reject)
+            continue
+        weights.setdefault(start, {})[end] = float(found[3])
+        first_line.setdefault(start, number)
+    for start, ends in weights.items():
+        if len(ends) < 2:
+            tally.left_out["vertices with a single edge, which ranks nothing"] += 1
+            continue
+        who = f"{name}/{start}"
+        responses, ranks = [header.names[end] for end in ends], ranks_from_scores(list(ends.values()))
+        shared = {"prompt": prompt, "responses": responses, "ranks": ranks, "source": name}
+        yield first_line[start], {"id": who, "annotator": who, **shared}
+
+
 def _counted(line: str, before: int, header: Header) -> tuple[int, str]:
     """The number of voters that a line stands for, and their order."""
     found = re.fullmatch(r"([0-9]{1,15})\s*:(.*)", line)
@@ -126,7 +169,7 @@ def order_of(text: str) -> Order:
         found = _PLACE.match(text, end + 1)
         if found is None or (found.end() < len(text) and text[found.end()] != ","):
             raise RowError(None, f"found {one_line(text.strip())}, expected numbers like '1,{{2,3}},4'")
-        places.append(tuple(sorted(int(each) for each in (found[1] or found[2]).split(","))))
+        places.append(tuple(sorted(int(each) for each in (found[1] or found[2]).split(",") if each)))
         end = found.end()
     flat = [alternative for tied in places for alternative in tied]
     if len(set(flat)) < len(flat):
@@ -137,6 +180,8 @@ def order_of(text: str) -> Order:
 
 def _check(order: Order, header: Header) -> None:
     ranked = [alternative for tied in order for alternative in tied]
+    if header.kind != "cat" and () in order:
+        raise RowError(None, "the order has an empty place '{}', which only categories (.cat) have")
     unknown = next((each for each in ranked if each not in header.names), None)
     if unknown is not None:
         raise RowError(None, f"alternative {unknown} is not among the {len(header.names)} of the header")
@@ -177,7 +222,8 @@ def _header(path: Path, name: str, lines: Iterator[tuple[int, str]]) -> tuple[He
     """The header, and the first line of orders."""
     ending = name.lower().rpartition(".")[2]
     if ending not in ENDINGS:
-        raise PluralignError(f"{path}: the name must end in .soc, .soi, .toc or .toi (.gz may follow)")
+        known = ", ".join(f".{each}" for each in ENDINGS)
+        raise PluralignError(f"{path}: the name must end in {known} (.gz may follow)")
     texts: dict[str, tuple[str, int]] = {}
     for number, line in lines:
         if not line.startswith("#"):
@@ -195,7 +241,7 @@ def _header(path: Path, name: str, lines: Iterator[tuple[int, str]]) -> tuple[He
         raise PluralignError(f"{path}, line {number}: found {one_line(line)}, expected '# KEY: value' ({hint})")
     numbers = {}
     for key in NUMBERS:
-        if key not in texts and key != "NUMBER UNIQUE ORDERS":
+        if key not in texts and key != "NUMBER UNIQUE ORDERS" and (key, ending) != ("NUMBER VOTERS", "wmd"):
             raise PluralignError(f"{path}: the header has no line '# {key}: N'{nearest(key, texts)}")
         text, place = texts.get(key, ("", 0))
         if place and re.fullmatch("[0-9]{1,15}", text) is None:

@@ -126,6 +126,8 @@ def _nested(value: Any, path: str, column: str) -> Any:
     if isinstance(value, Mapping) and path in value:
         return value[path]
     first, _, rest = path.partition(".")
+    if first == "*" and isinstance(value, list):
+        return [_nested(inner, rest, column) if rest else inner for inner in value]
     if isinstance(value, Mapping) and first in value:
         inner = value[first]
     elif isinstance(value, list) and first.isdigit() and int(first) < len(value):

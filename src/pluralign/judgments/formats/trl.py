@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import unicodedata
 from collections import Counter
@@ -16,11 +15,12 @@ from typing import Any
 import pyarrow as pa
 
 from pluralign.core.errors import PluralignError, RowError, one_line
+from pluralign.judgments.formats.chats import in_one_form
 from pluralign.judgments.formats.convert import Rows, Tally, carried, check_known, convert_rows, without
 from pluralign.judgments.table import Judgments, table_writer
 from pluralign.judgments.validation import Reject
 
-KNOWN = ("prompt", "chosen", "rejected")
+KNOWN = ("prompt", "chosen", "rejected", "margin")
 NOT_CARRIED = ("annotator", "source", "group", "time")
 """Columns of the canonical table that preference rows cannot hold."""
 
@@ -70,28 +70,25 @@ def preference(row: Mapping[str, Any]) -> dict[str, Any]:
         ('The sky is', [' blue.', ' black.'])
     """
     check_known(row, KNOWN)
-    for name in ("chosen", "rejected"):
+    names = ("chosen", "rejected")
+    for name in names:
         if row.get(name) is None:
             raise RowError(name, "is missing: a preference row needs chosen and rejected")
-        if not isinstance(row[name], str | list):
+    prompt, (chosen, rejected) = in_one_form(row.get("prompt"), [row[name] for name in names], names)
+    for name, response in zip(names, (chosen, rejected), strict=True):
+        if not isinstance(response, str | list):
             raise RowError(name, f"found {one_line(row[name])}, expected text or a list of messages")
-    chosen, rejected = (as_messages(row[name]) for name in ("chosen", "rejected"))
     if type(chosen) is not type(rejected):
         raise RowError("rejected", "chosen and rejected must both be text or both be lists of messages")
-    prompt = as_messages(row.get("prompt")) if isinstance(chosen, list) else row.get("prompt")
     if prompt is None:
-        cut = _shared_messages(chosen, rejected) if isinstance(chosen, list) else _shared_text(chosen, rejected)
+        cut = _shared_text(chosen, rejected)
         prompt, chosen, rejected = chosen[:cut], chosen[cut:], rejected[cut:]
     for name, response in (("chosen", chosen), ("rejected", rejected)):
         if not response:
             state = "is empty" if row.get("prompt") is not None else "contains only the prompt that both share"
             raise RowError(name, f"{state}: every response must contain text")
-    return {"prompt": prompt, "responses": [chosen, rejected], "ranks": [1, 2], **carried(row)}
-
-
-def _shared_messages(chosen: list[Any], rejected: list[Any]) -> int:
-    pairs = enumerate(zip(chosen, rejected, strict=False))
-    return next((index for index, (a, b) in pairs if a != b), min(len(chosen), len(rejected)))
+    made = {"prompt": prompt, "responses": [chosen, rejected], "ranks": [1, 2], **carried(row)}
+    return made if row.get("margin") is None else {**made, "strength": row["margin"]}
 
 
 def _shared_text(chosen: str, rejected: str) -> int:
@@ -138,23 +135,6 @@ def _flags_before(text: str, cut: int) -> int:
     return next((count for count in range(cut) if not _is_flag(text[cut - 1 - count])), cut)
 
 
-def as_messages(text: object) -> Any:
-    """The messages of a chat that a cell holds as JSON text, as in CSV files; any other value as it is.
-
-    Examples:
-        >>> as_messages('[{"role": "user", "content": "Tea?"}]'), as_messages("[1]")
-        ([{'role': 'user', 'content': 'Tea?'}], '[1]')
-    """
-    if not isinstance(text, str) or not text.lstrip().startswith("["):
-        return text
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    chat = isinstance(value, list) and value and all(isinstance(each, dict) and "role" in each for each in value)
-    return value if chat else text
-
-
 @dataclass(frozen=True)
 class Exported:
     """The result of an export."""
@@ -165,12 +145,12 @@ class Exported:
 
     def summary(self) -> list[str]:
         """A summary for the terminal, as lines."""
-        lines = [f"{self.rows} preference rows; written to {self.out}"]
+        lines = [f"{self.rows} rows; written to {self.out}"]
         return lines + [f"not carried: {count} {what}" for what, count in self.lost.items() if count]
 
 
 def preference_rows(judgments: Judgments, lost: Counter[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Every strict pair of every ranking as `prompt`, `chosen`, `rejected`.
+    """Every strict pair of every ranking as `prompt`, `chosen`, `rejected` and `margin`: the strength, or `None`.
 
     Args:
         judgments: the table.
@@ -191,26 +171,39 @@ def preference_rows(judgments: Judgments, lost: Counter[str] | None = None) -> I
             lost[f"values of '{column}'"] += row[column] is not None
         lost["weights other than 1"] += row["weight"] != 1.0
         lost["rows of labels"] += row["labels"] is not None
+        pair = len(row["responses"]) == 2
+        lost["strengths of more than one pair"] += not pair and row["strength"] is not None
         ranks = row["ranks"] or [None] * len(row["responses"])
         for better, high in enumerate(ranks):
             for worse, low in enumerate(ranks):
                 if high is not None and (low is None or high < low):
                     chosen, rejected = row["responses"][better], row["responses"][worse]
-                    yield {"prompt": row["prompt"], "chosen": chosen, "rejected": rejected}
+                    margin = row["strength"] if pair else None
+                    yield {"prompt": row["prompt"], "chosen": chosen, "rejected": rejected, "margin": margin}
                 elif better < worse and high == low and row["ranks"] is not None:
                     lost["tied pairs" if high is not None else "pairs of unranked responses"] += 1
 
 
 def write_trl(judgments: Judgments, out: str | os.PathLike[str]) -> Exported:
-    """Write preference rows to Parquet or JSON Lines, streaming and atomically.
+    """Write preference rows to Parquet or JSON Lines, streaming and atomically; strengths become `margin`.
 
     Raises:
         PluralignError: there is no strict pair, or the disk refuses.
     """
-    text = judgments.table.schema.field("prompt").type
+    text, strengths = (judgments.table.schema.field(name).type for name in ("prompt", "strength"))
+    columns = [(name, text) for name in ("prompt", "chosen", "rejected")]
+    if judgments.table.column("strength").null_count < len(judgments):
+        columns.append(("margin", strengths))
     lost: Counter[str] = Counter()
-    rows, count = preference_rows(judgments, lost), 0
-    columns = pa.schema([(name, text) for name in KNOWN])
+    rows = preference_rows(judgments, lost)
+    return write_rows(rows, pa.schema(columns), out, lost, "no preference row is left: no ranking holds a strict pair")
+
+
+def write_rows(
+    rows: Iterator[dict[str, Any]], columns: pa.Schema, out: str | os.PathLike[str], lost: Counter[str], none: str
+) -> Exported:
+    """Write rows to Parquet or JSON Lines, streaming and atomically; `none` is the error if there are none."""
+    count = 0
     with contextlib.ExitStack() as stack:
         write: Callable[[pa.RecordBatch], None] | None = None
         while batch := list(islice(rows, 4096)):
@@ -218,5 +211,5 @@ def write_trl(judgments: Judgments, out: str | os.PathLike[str]) -> Exported:
             write(pa.RecordBatch.from_pylist(batch, schema=columns))
             count += len(batch)
         if not count:
-            raise PluralignError("no preference row is left: no ranking holds a strict pair")
+            raise PluralignError(none)
     return Exported(Path(out), count, lost)

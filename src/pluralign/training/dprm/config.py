@@ -63,6 +63,12 @@ class DPRMConfig(JudgmentConfig):
         "their own labels are not counted.",
     )
     item_weight: ItemWeight = setting("votes", "Count every item once (equal) or by its number of votes (votes).")
+    logistic_baseline: bool | None = setting(
+        None,
+        "Also fit soft-label logistic regression on frozen features of the starting model, which evaluations show "
+        "beside the trained one; it reads the training texts once with a second copy of that model. Default: for "
+        "models of under a billion parameters.",
+    )
     preset: Preset | None = setting(
         None,
         "Targets and weights as in the paper, for fields left at their defaults, with its best loss (paper) or the one "

@@ -7,8 +7,10 @@ prompt share its tokens, and each is read once however many annotators voted on 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import cached_property
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import peft
@@ -25,18 +27,31 @@ from pluralign.core.errors import PluralignError
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.table import Judgments
 from pluralign.judgments.votes import read_votes
-from pluralign.scoring.crowds import Crowd, check_labels, crowd_metrics, crowd_of, crowd_of_state, evaluate_crowd
+from pluralign.scoring.crowds import (
+    Crowd,
+    check_labels,
+    crowd_metrics,
+    crowd_of,
+    crowd_of_state,
+    evaluate_crowd,
+    verdicts,
+)
 from pluralign.scoring.items import Items, compares, items_of
+from pluralign.scoring.label_baselines import LabelBaselines
 from pluralign.scoring.measured import Measured, pairs_under, reward_metrics, slices_of
 from pluralign.scoring.reward_models import LabelModel
 from pluralign.scoring.tokens import TokenizedItems
 from pluralign.training.batches import JudgmentCollator
 from pluralign.training.dprm.config import DPRMConfig
+from pluralign.training.objective import TrainingRun
 from pluralign.training.response_trainer import ModelOrName, ResponseTrainer, adapted, weighted_judgments, weighted_mean
 from pluralign.training.reward_trainer import reward_model_of
 
 logger = logging.get_logger(__name__)
 
+
+MOST_PARAMETERS = 1_000_000_000
+"""Features of larger models are computed only where the config asks for them."""
 
 LOGGED = ("transport_cost", "total_variation", "expected_reward_error", "majority_accuracy", "entropy")
 """The logged means over the items since the last log."""
@@ -106,7 +121,8 @@ reward_model.distributions(items)  # how a crowd would label them: (responses, l
         loaded = reward_model_of(model, args, processing_class, scale)
         trained = adapted(loaded.model, args, peft_config, "SEQ_CLS")
         self.label_model = LabelModel(trained, loaded.tokenizer, loaded.limits, scale=scale)
-        items = self.crowd.items(self.crowd.votes if args.item_weight == "votes" else None)
+        self.starting_model = str(model) if isinstance(model, str | os.PathLike) else ""
+        items = self.crowd.items(None if args.item_weight == "equal" else self.crowd.votes)
         logger.info(
             f"training: {self.crowd.votes.sum():g} votes on {items.judgments} responses to {len(items.prompts)} prompts"
         )
@@ -142,6 +158,33 @@ reward_model.distributions(items)  # how a crowd would label them: (responses, l
         weight, *totals = sums["items"].tolist()
         return {name: total / weight for name, total in zip(LOGGED, totals, strict=True)} if weight > 0 else {}
 
+    # Baselines, fitted once: what the model must beat.
+
+    @cached_property
+    def baselines(self) -> LabelBaselines:
+        """Of the training votes; the logistic regression needs a model that was given by name."""
+        wanted = self.args.logistic_baseline
+        if wanted is None:
+            wanted = sum(weight.numel() for weight in self.label_model.model.parameters()) < MOST_PARAMETERS
+        features = self.starting_model if wanted and not self.args.trust_remote_code else ""
+        return LabelBaselines.fit(self.crowd, self._item_weight(self.crowd), features, self.args.seed)
+
+    @classmethod
+    def from_run(cls, run: TrainingRun, judgments: Judgments, evaluated: Judgments | None) -> Self:
+        """Also fits the baselines, so that what could fail does so before training."""
+        trainer = super().from_run(run, judgments, evaluated)
+        trainer.baselines  # noqa: B018
+        return trainer
+
+    def after_saving(self, run: TrainingRun) -> dict[str, Any]:
+        """Write the baselines beside the model."""
+        self.baselines.write(run.folder)
+        return {}
+
+    def _item_weight(self, crowd: Crowd) -> np.ndarray:
+        """Weight of each item in the loss, `(items,)`."""
+        return crowd.votes if self.args.item_weight == "votes" else np.ones(len(crowd.prompt))
+
     # Evaluation: every response with a vote is read once.
 
     def evaluate(
@@ -163,7 +206,9 @@ reward_model.distributions(items)  # how a crowd would label them: (responses, l
     def measure(self, judgments: Judgments) -> Measured:
         """Predictions against votes; if the judgments compare responses, also the metrics of rewards."""
         crowd = self.crowd_of(judgments)
-        result = evaluate_crowd(judgments, crowd, self.distributions)
+        result = evaluate_crowd(judgments, crowd, self.distributions, baselines=self.baselines.predict)
+        for line in verdicts(result.metrics):
+            logger.warning(f"evaluation: {line}")
         metrics = result.metrics | {"eval_loss": self.mean_loss(crowd, result.predicted)}
         if not compares(judgments):
             return Measured(metrics, crowds=result)
@@ -190,7 +235,7 @@ reward_model.distributions(items)  # how a crowd would label them: (responses, l
 
     def mean_loss(self, crowd: Crowd, distributions: np.ndarray) -> float:
         """Mean loss of items under predicted distributions `(items, labels)`, weighted as in training."""
-        weight = crowd.votes if self.args.item_weight == "votes" else np.ones(len(crowd.prompt))
+        weight = self._item_weight(crowd)
         logits = np.log(np.maximum(distributions, np.finfo(float).tiny))
         targets = torch.from_numpy(crowd.distribution)
         losses = distribution_loss(torch.from_numpy(logits), targets, loss=self.args.loss, cost=self.cost)

@@ -181,6 +181,14 @@ def _shares(gamma: np.ndarray, floor: float) -> np.ndarray:
     return np.asarray(mixture_weights(torch.from_numpy(gamma), floor=floor).numpy())
 
 
+@dataclass(frozen=True)
+class MStep:
+    """The optimiser steps and the mean loss of an M-step, for the metrics of a run that was interrupted after it."""
+
+    steps: int
+    loss: float
+
+
 class Rounds:
     """The folder of a run's rounds: each holds the checkpoints of its M-steps, the adapters of its sets while later
     rounds go on from them, and at the end the round's state.

@@ -37,6 +37,7 @@ from pluralign.choice.em_dpo import evidence_weight, halves, places_within, temp
 from pluralign.choice.preference_matching import Penalty
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_json, write_parquet
+from pluralign.core.records import read_record, write_record
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.adapters import can_merge, merged
 from pluralign.scoring.items import Items
@@ -51,6 +52,7 @@ from pluralign.training.em_dpo.config import EMDPOConfig
 from pluralign.training.em_dpo.e_step import EStep, TypeUtilities
 from pluralign.training.em_dpo.rounds import (
     Kept,
+    MStep,
     Round,
     Rounds,
     best_round,
@@ -215,7 +217,7 @@ annotator's type, `types.json` the estimates of every round."""
             options: passed on to `transformers.Trainer.train`.
 
         Returns:
-            Steps and loss of the M-steps that ran.
+            Steps and mean loss of all M-steps, also those before an interruption.
         """
         began = time.perf_counter()
         folder, writes = Path(self.args.output_dir), self.accelerator.is_main_process
@@ -230,6 +232,9 @@ annotator's type, `types.json` the estimates of every round."""
         if writes:
             write_json(folder / "identification.json", vars(self.verdict))
         stored.write(0, self.rounds[0])
+        self._m_steps_file = stored.folder / "m_steps.json"
+        self._m_steps = read_record(self._m_steps_file, dict[str, MStep]) if self._m_steps_file.exists() else {}
+        self.accelerator.wait_for_everyone()
         self._tuned, self._history = [], []
         self._steps_before = sum(int(finished.record["steps"]) for finished in self.rounds[1:])
         try:
@@ -245,12 +250,13 @@ annotator's type, `types.json` the estimates of every round."""
             self._drop_dead_types(self.rounds[self.kept.round])
             logger.warning(self._summary)
             self._m_step(stored.of(FINAL), 0, np.arange(self.train_items.judgments), epochs, options)
-            for finished in (1, len(self.rounds) - 1, CONTROL):
+            for finished in (*range(1, len(self.rounds)), CONTROL):
                 stored.remove_adapters(finished)
         finally:
             self.args.output_dir, self.args.num_train_epochs = str(folder), epochs
-        steps = sum(done.global_step for done in self._tuned)
-        loss = sum(done.global_step * done.training_loss for done in self._tuned) / max(1, steps)
+        every = [self._m_steps[number] for number in sorted(self._m_steps)]
+        steps = sum(done.steps for done in every)
+        loss = sum(done.steps * done.loss for done in every) / max(1, steps)
         self.state.log_history = self._history
         times = {"train_loss": loss, "train_runtime": round(time.perf_counter() - began, 4)}
         return TrainOutput(steps, loss, self._tuned[-1].metrics | times)
@@ -332,17 +338,18 @@ annotator's type, `types.json` the estimates of every round."""
             rows, scored = np.flatnonzero(half == side), np.flatnonzero(half != side)
             if not len(rows):  # every annotator has a single judgment, and all of them fell into the other half
                 continue
-            if not stored.adapters_file(place, side).exists():
+            if stored.adapters_file(place, side).exists():
+                self._steps_before += stored.read_adapters(place, side)[1]
+            else:
                 tensors = None if before is None else stored.read_adapters(before, side)[0]
                 folder = stored.of(place) / f"half-{side}"
                 phase = 2 * number - 1 + side
                 done = self._m_step(folder, phase, rows, epochs, options, tensors, draw=number)
                 stored.write_adapters(place, side, self._adapter_tensors(), done.global_step)
                 self.accelerator.wait_for_everyone()
-                self._steps_before -= done.global_step
             adapters, own = stored.read_adapters(place, side)
-            steps, self._steps_before = steps + own, self._steps_before + own
             sets.append((scored, adapters))
+            steps += own
         return sets, steps
 
     def _chosen(self, stored: Rounds, options: dict[str, Any]) -> Kept:
@@ -358,20 +365,21 @@ annotator's type, `types.json` the estimates of every round."""
         if best < 2:
             return Kept(0, "no later round predicted held-out judgments better than the first, which is the start's")
         control = stored.read_one(CONTROL)
-        if control is None or control.record["compared"] != best:
+        if control is None:
             self.state_of_types = self.rounds[0]
             phase = self.args.most_rounds + 1
             epochs = (best - 1) * self.args.round_epochs
             sets, steps = self._tuned_halves(stored, CONTROL, 1, phase, epochs, options)
-            control = self._e_step(1, sets, steps, {"compared": best})
+            logger.warning(f"the start's types, tuned as long as those of round {best}, to compare:")
+            control = self._e_step(1, sets, steps)
             stored.write(CONTROL, control)
         else:
             self._steps_before += int(control.record["steps"])
         gain, error = gain_over(self.rounds, best, (self.rounds[0], control), self._judgments)
-        held_out = f"held-out judgments, by {gain:+.4f} +- {error:.4f} nats a judgment"
-        if gain > error:
-            return Kept(best, f"round {best} predicts {held_out}, better than the start", gain, error)
-        return Kept(0, f"round {best} predicts no better than the start: {held_out}", gain, error)
+        better = "" if gain > error else "no "
+        said = f"round {best} predicts held-out judgments {better}better than the start's types, tuned as long"
+        said += f" (gain {gain:+.4f} +- {error:.4f} nats a judgment)"
+        return Kept(best if gain > error else 0, said, gain, error)
 
     @property
     def _why_not(self) -> str:
@@ -393,11 +401,15 @@ annotator's type, `types.json` the estimates of every round."""
         for name in self.adapters[left:]:
             self.policy.model.delete_adapter(name)
         self.adapters = self.adapters[:left]
-        plural = "type" if len(dead) == 1 else "types"
-        said = f"{plural} {names} of {self._started} lost the last annotator and was dropped; {left} left"
+        lost = "type {} of {} lost its last annotator and was"
+        if len(dead) > 1:
+            lost = "types {} of {} lost their last annotators and were"
+        said = f"{lost.format(names, self._started)} dropped; {left} left"
         logger.warning(said)
-        verdict = "one type" if left == 1 else self.verdict.verdict
-        self.verdict = replace(self.verdict, verdict=verdict, reason=f"{self.verdict.reason}; {said}")
+        reason = f"{self.verdict.reason}; {said}"
+        self.verdict = replace(self.verdict, reason=reason)
+        if left == 1:
+            self.verdict = replace(self.verdict, verdict="one type", heterogeneity="undecided")
 
     @property
     def _summary(self) -> str:
@@ -405,6 +417,8 @@ annotator's type, `types.json` the estimates of every round."""
         said = f"responsibilities of {where}: {self.kept.reason}"
         if len(self.adapters) == 1:
             said = f"one type: one adapter is tuned on everybody's judgments ({self.verdict.reason})"
+        elif self.verdict.heterogeneity == "continuum":
+            said += "; people differ by degrees: route --continuous gives each annotator's weights of the types"
         return said
 
     def _m_step(
@@ -444,6 +458,9 @@ annotator's type, `types.json` the estimates of every round."""
         self.accelerator.wait_for_everyone()
         done = super().train(None if checkpoint is None else str(checkpoint), **options)
         self._tuned.append(done)
+        self._m_steps[str(number)] = MStep(done.global_step, done.training_loss)
+        if self.accelerator.is_main_process:
+            write_record(self._m_steps_file, self._m_steps)
         self._history += self.state.log_history
         self._steps_before += done.global_step
         return done
@@ -499,20 +516,13 @@ annotator's type, `types.json` the estimates of every round."""
 
     # The E-step.
 
-    def _e_step(
-        self,
-        number: int,
-        sets: list[ScoringSet],
-        steps: int,
-        further: dict[str, Any] | None = None,
-    ) -> Round:
+    def _e_step(self, number: int, sets: list[ScoringSet], steps: int) -> Round:
         """The state after a round.
 
         Args:
             number: of the round, from 1.
             sets: which adapters score which judgments.
             steps: optimiser steps of the round's M-steps, over all of them.
-            further: further values of the record.
         """
         before, args = self.state_of_types, self.args
         evidence = self._start_evidence
@@ -554,8 +564,7 @@ annotator's type, `types.json` the estimates of every round."""
                 "start_weight": weight,
                 "steps": steps,
                 "e_step_seconds": round(time.perf_counter() - began, 3),
-            }
-            | (further or {}),
+            },
         )
         log_round(finished.record)
         return finished
@@ -607,6 +616,8 @@ annotator's type, `types.json` the estimates of every round."""
     @classmethod
     def resume_point(cls, run: TrainingRun, started: bool, remove_halves: bool) -> bool:
         """Whether to go on: the checkpoints are those of the rounds, which `train` finds by itself."""
+        if started:
+            logger.warning(f"{run.folder}: resuming from its rounds")
         return started
 
     def training_metrics(self) -> dict[str, Any]:

@@ -1,0 +1,159 @@
+"""DPRM's losses and targets on a linear head: the defaults, the paper's settings and baselines, on held-out items.
+
+The head reads the frozen mean state of MiniLM on prompt and response, so that a run takes seconds and nothing differs
+between rows but what `DPRMConfig` sets: `energy` is the default, `ce` and `ot` change the loss alone, and `paper` is
+`preset: paper`. `paper, no prior` and `paper's targets, ce` change one thing of it. `marginal` and `medians` are
+constants, `logistic` is soft-label logistic regression on the same states with a ridge. All heads start at the mean
+target and are trained by Adam on all items at once; the number of steps is the one with the best log-loss on a held-out
+fifth of the training prompts, for each row.
+
+Training and held-out items are those of `crowds`. Intervals resample prompts, with all seeds of a prompt together; the
+votes of these sources are counts without names, so they are given these annotators.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import xlogy
+
+from pluralign.choice.label_regression import LabelRegression
+from pluralign.choice.transport import distribution_loss
+from pluralign.evaluation.crowds.distributions import predicted_crowds
+from pluralign.evaluation.intervals import Resampling
+from pluralign.scoring.crowds import crowd_of
+from pluralign.scoring.features import text_features
+from pluralign.scoring.items import items_of_texts
+from pluralign.scoring.label_baselines import LabelBaselines
+from pluralign.training.dprm.config import DPRMConfig
+
+from ..common.data import encoder
+from ..common.options import parsed, parts
+from ..common.results import OUT, store
+from .sources import SOURCES, Source, source
+
+PAPER = {"preset": "paper"}
+HEADS: dict[str, dict[str, Any]] = {
+    "energy": {},
+    "ce": {"loss": "ce"},
+    "ot": {"loss": "ot"},
+    "paper": PAPER,
+    "paper, no prior": {"loss": "ot", "smoothing": 0.05, "item_weight": "equal"},
+    "paper's targets, ce": {"preset": "DPRM_C"},
+}
+ROWS = ("marginal", "medians", "logistic", *HEADS)
+STEPS = (1, 5, 10, 20, 40, 80, 160, 320, 640)
+RATE = 3e-4
+KEYS = ("log_loss", "transport_cost", "total_variation")
+
+
+def head(states: np.ndarray, crowd: Any, config: DPRMConfig, until: int) -> list[np.ndarray]:
+    """The weights of a linear head after each number of `STEPS` up to the last one, `(d + 1, labels)` each."""
+    x = torch.from_numpy(np.hstack([states, np.ones((len(states), 1))])).float()
+    target = torch.from_numpy(crowd.distribution).float()
+    weight = torch.from_numpy(crowd.votes if config.item_weight == "votes" else np.ones(len(x))).float()
+    cost = config.label_cost(crowd.scale)
+    w = torch.zeros(x.shape[1], target.shape[1])
+    w[-1] = (weight @ target / weight.sum()).clamp(min=1e-6).log()  # from the best constant of the proper losses on
+    w.requires_grad_()
+    optimizer = torch.optim.Adam([w], lr=RATE)
+    found = []
+    for step in range(1, until + 1):
+        optimizer.zero_grad()
+        loss = weight @ distribution_loss(x @ w, target, loss=config.loss, cost=cost) / weight.sum()
+        loss.backward()
+        optimizer.step()
+        if step in STEPS:
+            found.append(w.detach().numpy().astype(np.float64))
+    return found
+
+
+def shares_of(states: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    logits = torch.from_numpy(np.hstack([states, np.ones((len(states), 1))]) @ weights)
+    return np.asarray(logits.softmax(-1).numpy())
+
+
+def trained(row: str, crowd: Source, states: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int) -> Any:
+    """Predicted shares `(held-out items, labels)`, and the steps that were chosen."""
+    config = DPRMConfig(str(OUT / "crowd_defaults"), use_cpu=True, report_to="none", **HEADS[row])
+    prompts = np.random.default_rng([seed, 1]).permutation(np.unique(crowd.cluster[train]))
+    inside = np.isin(crowd.cluster[train], prompts[: len(prompts) // 5])
+
+    def learned(chosen: np.ndarray, until: int) -> tuple[list[np.ndarray], Any]:
+        made = crowd_of(
+            crowd.judgments(chosen), strength=config.prior_strength, smoothing=config.smoothing,
+            cost=config.label_cost(crowd.scale),
+        )  # fmt: skip
+        assert made.response == [crowd.response[item] for item in chosen]
+        mean, spread = states[chosen].mean(0), states[chosen].std(0)
+        return head((states[chosen] - mean) / spread, made, config, until), lambda x: (x - mean) / spread
+
+    tried, scaled = learned(train[~inside], STEPS[-1])
+    held = train[inside]
+    losses = [-(xlogy(crowd.counts[held], np.maximum(shares_of(scaled(states[held]), w), 1e-12))).sum() for w in tried]
+    steps = STEPS[int(np.argmin(losses))]
+    found, scaled = learned(train, steps)
+    return shares_of(scaled(states[test]), found[-1]), steps
+
+
+def predicted(row: str, crowd: Source, states: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int) -> Any:
+    if row in HEADS:
+        return trained(row, crowd, states, train, test, seed)
+    votes = crowd.counts[train].sum(1)
+    if row == "logistic":
+        shares = crowd.counts[train] / votes[:, None]
+        fitted = LabelRegression.fit(states[train], shares, votes, crowd.cluster[train], seed)
+        return fitted.predict(states[test]), fitted.ridge
+    constants = LabelBaselines.fit(crowd_of(crowd.judgments(train)), votes)
+    constant = constants.marginal if row == "marginal" else constants.medians
+    return np.tile(constant, (len(test), 1)), 0
+
+
+def run(name: str, options: Any) -> dict[str, Any]:
+    """Mean metrics of all rows, and gains over the marginal and the regression, with intervals."""
+    crowd = source(name)
+    texts = items_of_texts(crowd.prompt, [[text] for text in crowd.response])
+    states = text_features(texts, encoder(), reads="prompt+response", cache=OUT / "cache").astype(np.float64)
+    values: dict[str, list[np.ndarray]] = {row: [] for row in ROWS}
+    chosen: dict[str, list[float]] = {row: [] for row in ROWS}
+    clusters, sizes = [], []
+    for seed in range(options.seeds):
+        for train, test in crowd.parts(seed):
+            clusters.append(crowd.cluster[test])
+            sizes.append((len(train), len(test)))
+            for row in ROWS:
+                mu, setting = predicted(row, crowd, states, train, test, seed)
+                own = predicted_crowds(mu, crowd.counts[test], crowd.scale.rewards, crowd.cluster[test])
+                values[row].append(np.stack([own.values[key] for key in KEYS], 1))
+                chosen[row].append(float(setting))
+    each = {row: np.concatenate(own) for row, own in values.items()}
+    resampling = Resampling(np.concatenate(clusters))  # seeds share prompts: one cluster over all of them
+    rows = []
+    for row in ROWS:
+        metrics: dict[str, Any] = {"row": row, "chosen": chosen[row]}
+        for place, key in enumerate(KEYS):
+            gains = {
+                f"over_{base}": (each[base][:, place] - each[row][:, place], 1.0) for base in ("marginal", "logistic")
+            }
+            metrics[key] = float(each[row][:, place].mean())
+            metrics |= {f"{key}_{found}": value for found, value in resampling.mean_intervals(gains).items()}
+        rows.append(metrics)
+    entropy = [-(xlogy(s, s)).sum(1).mean() for s in [crowd.counts / crowd.counts.sum(1, keepdims=True)]]
+    return {"train": sizes[0][0], "test": sizes[0][1], "votes": float(np.median(crowd.counts.sum(1))),
+            "entropy": float(entropy[0]), "rows": rows}  # fmt: skip
+
+
+def main() -> None:
+    names = [name for name in SOURCES if name != "polis-conversations"]
+    options = parsed(__doc__, seeds=5, sources=parts(names, "Only these sources."))
+    torch.set_num_threads(1)
+    results = {}
+    for name in options.sources:
+        results[name] = run(name, options)
+        for row in results[name]["rows"]:
+            gain = [row[f"log_loss_over_marginal{end}"] for end in ("", "_low", "_high")]
+            print(f"{name:<18}{row['row']:<22}{row['log_loss']:.4f} {row['transport_cost']:.4f}", np.round(gain, 4),
+                  row["chosen"], flush=True)  # fmt: skip
+    store("crowd_defaults", {"options": vars(options), "sources": results})

@@ -1,0 +1,153 @@
+"""Ties with a probability of their own in reward models: chosen by the data, learned, stored, resumed, evaluated."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from more_setup import make, rows
+from pluralign.choice.davidson import davidson_log_likelihood, davidson_pair_log_likelihood, estimated_log_nu
+from pluralign.core.errors import PluralignError
+from pluralign.evaluation.rewards.tie_outcomes import outcome_pairs, tie_metrics
+from pluralign.judgments import Judgments
+from pluralign.judgments.votes import votes_of, write_votes
+from pluralign.scoring.items import items_of
+from pluralign.scoring.reward_models import load_reward_model
+from pluralign.training import ties
+from pluralign.training.reward_trainer import (
+    BradleyTerryConfig,
+    BradleyTerryTrainer,
+    PlackettLuceConfig,
+    PlackettLuceTrainer,
+)
+from pluralign.workflows.evaluate import evaluate
+
+BRADLEY_TERRY = (BradleyTerryConfig, BradleyTerryTrainer)
+PLACKETT_LUCE = (PlackettLuceConfig, PlackettLuceTrainer)
+
+
+def pairs(count, tied, seed=0):
+    """Pairs of which a share is tied; the longer list of words wins otherwise."""
+    draw = np.random.default_rng(seed)
+    return [
+        {"prompt": f"{number % 7}?", "responses": ["good " * (1 + number % 3) + str(number), "bad tea"],
+         "ranks": [1, 1] if draw.random() < tied else [1, 2], "annotator": f"w{number % 9}"}
+        for number in range(count)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [BRADLEY_TERRY, PLACKETT_LUCE])
+def test_auto_chooses_by_the_share_of_ties_and_says_so(kind, tiny_model, tmp_path, caplog):
+    transformers.utils.logging.enable_propagation()
+    with caplog.at_level(logging.WARNING):
+        many = make(tiny_model, pairs(60, 0.4), tmp_path, kind=kind)
+        few = make(tiny_model, [*pairs(60, 0.0), {**pairs(1, 0)[0], "ranks": [1, 1]}], tmp_path, kind=kind)
+        given = make(tiny_model, pairs(60, 0.4), tmp_path, kind=kind, ties="breslow")
+    transformers.utils.logging.disable_propagation()
+    assert many.learned_ties is not None
+    assert (few.ties, few.learned_ties, given.ties, given.learned_ties) == ("efron", None, "breslow", None)
+    assert caplog.text.count("of the compared pairs are tied; ties: davidson") == 1
+
+
+def test_the_loss_is_davidson_s_and_nu_moves_to_its_estimate(tiny_model, tmp_path):
+    """At a learning rate of 0 the utilities stay, and nu must become the most likely one for them."""
+    trainer = make(
+        tiny_model, pairs(64, 0.5), tmp_path, kind=BRADLEY_TERRY, max_steps=300, learning_rate=0.0, weight_decay=0.0,
+        per_device_train_batch_size=32, logging_steps=300,
+    )  # fmt: skip
+    trainer.learned_ties.log_nu = torch.tensor([-2.0], dtype=torch.float64).requires_grad_()
+    inputs = trainer.data_collator(list(range(32)))
+    loss, utilities = trainer.compute_loss(trainer.model, inputs, return_outputs=True)
+    expected = davidson_pair_log_likelihood(utilities, inputs["ranks"], torch.tensor([-2.0]))
+    assert loss.item() == pytest.approx(-expected.mean().item(), rel=1e-6)
+    trainer.train()
+    items, rewards = trainer.score(Judgments.from_rows(pairs(64, 0.5)))
+    gap, outcome, _, weight = outcome_pairs(
+        rewards[items.response], items.ranks, items.offsets, items.prompt, items.weight
+    )
+    best = estimated_log_nu(gap, outcome, weight)
+    # Half of a batch's noise in a Newton step of 0.02 is left.
+    assert trainer.learned_ties.log_nu.item() == pytest.approx(best, abs=0.1)
+    assert trainer.state.log_history[0]["tie_nu"] == pytest.approx(trainer.learned_ties.nu[0], rel=1e-3)
+
+
+def test_rankings_with_blocks_have_a_parameter_for_each_size(tiny_model, tmp_path):
+    tied = [{**row, "ranks": [1] * 3} if len(row["ranks"]) == 3 else row for row in rows(48)]
+    trainer = make(tiny_model, tied, tmp_path, kind=PLACKETT_LUCE, max_steps=3)
+    assert len(trainer.learned_ties.log_nu) >= 2
+    inputs = trainer.data_collator(list(range(12)))
+    trainer.model.eval()
+    losses = trainer._losses(trainer._read(trainer.model, inputs)[inputs["index"]].detach(), inputs)
+    utilities = trainer._read(trainer.model, inputs)[inputs["index"]]
+    found = davidson_log_likelihood(utilities, inputs["ranks"], trainer.learned_ties.log_nu.detach().to(utilities))
+    torch.testing.assert_close(losses, -found)
+    trainer.train()
+    assert all(np.isfinite(value) for entry in trainer.state.log_history for value in entry.values())
+
+
+def test_it_is_stored_with_the_model_and_used_by_evaluate(tiny_model, tmp_path):
+    test = Judgments.from_rows(pairs(40, 0.5, seed=3))
+    test.write(tmp_path / "test.parquet")
+    trainer = make(
+        tiny_model, pairs(48, 0.5), tmp_path / "run", test, kind=BRADLEY_TERRY, max_steps=4, learning_rate=1e-3
+    )
+    trainer.train()
+    trainer.save_model()
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())["pluralign"]["tie_nu"]
+    assert stored == trainer.learned_ties.nu == load_reward_model(tmp_path / "run", device="cpu").tie_nu
+    metrics = evaluate(tmp_path / "run", str(tmp_path / "test.parquet"), tmp_path / "out")
+    items, rewards = trainer.score(test)
+    expected = tie_metrics(
+        rewards[items.response], items.ranks, items.offsets, items.prompt, items.weight, np.log(stored[0]), replicates=0
+    )
+    assert metrics["tie_share"] == pytest.approx(np.mean([row["ranks"] == [1, 1] for row in test.rows()]))
+    for key, value in expected.items():
+        assert metrics[key] == pytest.approx(value, rel=1e-5)
+        assert metrics[f"{key}_low"] <= metrics[key] <= metrics[f"{key}_high"]
+    assert trainer.measure(test).metrics["outcome_log_loss"] == pytest.approx(metrics["outcome_log_loss"], rel=1e-5)
+    # A model that is trained on without ties forgets them.
+    plain = BradleyTerryTrainer(
+        str(tmp_path / "run"),
+        BradleyTerryConfig(str(tmp_path / "next"), ties="efron", use_cpu=True, report_to="none", max_steps=1),
+        Judgments.from_rows(pairs(16, 0.5)),
+    )
+    plain.save_model()
+    assert load_reward_model(tmp_path / "next", device="cpu").tie_nu == []
+
+
+def test_a_resumed_run_ends_as_an_undisturbed_one(tiny_model, tmp_path):
+    values = {"kind": BRADLEY_TERRY, "save_strategy": "steps", "save_steps": 4, "max_steps": 7}
+    calm = make(tiny_model, pairs(40, 0.4), tmp_path / "calm", **values)
+    calm.train()
+    resumed = make(tiny_model, pairs(40, 0.4), tmp_path / "resumed", **values)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "calm" / "checkpoint-4"))
+    assert torch.equal(resumed.learned_ties.log_nu, calm.learned_ties.log_nu)
+    for one, other in zip(resumed.model.parameters(), calm.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_what_has_no_third_outcome_is_refused(tiny_model, tmp_path):
+    table = Judgments.from_rows(pairs(40, 0.4))
+    write_votes(votes_of(table, kind="pairs"), tmp_path / "state.parquet")
+    state = {"kind": BRADLEY_TERRY, "vote_state": str(tmp_path / "state.parquet")}
+    assert make(tiny_model, table, tmp_path, **state).ties == "efron"
+    with pytest.raises(PluralignError, match="davidson has three outcomes, and vote_state"):
+        make(tiny_model, table, tmp_path, ties="davidson", **state)
+    five = [{"prompt": "?", "responses": list("abcde"), "ranks": [1] * 5}] * 4
+    assert make(tiny_model, five, tmp_path, kind=PLACKETT_LUCE).ties == "efron"
+    with pytest.raises(PluralignError, match="5 responses of a judgment are tied"):
+        make(tiny_model, five, tmp_path, kind=PLACKETT_LUCE, ties="davidson")
+    assert make(tiny_model, five, tmp_path, kind=BRADLEY_TERRY).learned_ties is not None
+
+
+def test_the_share_of_ties_and_the_longest_block():
+    given = [
+        {"prompt": "?", "responses": list("abc"), "ranks": [1, 1, None], "weight": 3.0},
+        {"prompt": "?", "responses": list("abc"), "ranks": [1, 2, 3], "weight": 1.0},
+    ]
+    items = items_of(Judgments.from_rows(given))
+    assert ties.tie_share(items) == pytest.approx(3.0 / 3 / 4)
+    assert ties.longest_block(items) == 2
