@@ -195,3 +195,16 @@ def test_judgments_of_weight_zero_are_no_traceback(data, run, tiny_model):
         code, _, err = run(*words)
         assert code in (0, 2), (words, err)
         assert code == 0 or len(err.splitlines()) == 1
+
+
+def test_a_joined_table_is_not_written_over(run, tmp_path):
+    (tmp_path / "votes.csv").write_text("one,two\n1,2\n")
+    texts = '{"key": 1, "text": "yes"}\n{"key": 2, "text": "no"}\n'
+    (tmp_path / "texts.jsonl").write_text(texts)
+    (tmp_path / "map.yaml").write_text(
+        'tables: {t: {file: texts.jsonl, key: key}}\nresponses: ["{t[one].text}", "{t[two].text}"]\nranks: [1, 2]\n'
+    )
+    words = ["import", tmp_path / "votes.csv", "--format", "mapping", "--mapping", tmp_path / "map.yaml"]
+    refused(run, "is an input file", *words, "--out", tmp_path / "texts.jsonl")
+    assert (tmp_path / "texts.jsonl").read_text() == texts
+    assert run(*words, "--out", tmp_path / "out.jsonl")[0] == 0

@@ -247,13 +247,18 @@ def _overridden(base: Mapping[str, Value], override: Mapping[str, Value]) -> dic
     return {**{key: value for key, value in base.items() if not (own and key in OUTCOMES)}, **override}
 
 
+def joined_places(path: Path, mapping: MappingFile, name: str) -> list[Path]:
+    """Where a joined table is looked for: beside the data, then beside the mapping."""
+    return [folder / mapping.tables[name][0].content for folder in (path.parent, mapping.path.parent)]
+
+
 def _joined(path: Path, mapping: MappingFile, name: str) -> dict[str, Mapping[str, Any]]:
     """A joined table in memory, from a file beside the data or else beside the mapping."""
     file, key = mapping.tables[name]
-    places = [folder / file.content for folder in (path.parent, mapping.path.parent)]
-    source = next((place for place in places if place.is_file()), None)
+    source = next((place for place in joined_places(path, mapping, name) if place.is_file()), None)
     if source is None:
-        raise file.complain(f"no file {' or '.join(map(str, dict.fromkeys(places)))}")
+        places = map(str, dict.fromkeys(joined_places(path, mapping, name)))
+        raise file.complain(f"no file {' or '.join(places)}")
     table: dict[str, Mapping[str, Any]] = {}
     for number, row in read_rows(source):
         if key.content not in row:
