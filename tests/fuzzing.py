@@ -10,8 +10,10 @@ import collections
 import copy
 import json
 import random
+import runpy
 import tempfile
 import traceback
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,7 @@ import pyarrow.parquet as pq
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import BUILT_IN_SCALES, Judgments, read
 from pluralign.judgments.annotator_weights import read_annotator_weights
-from pluralign.judgments.scales import label_scale
+from pluralign.judgments.scales import LabelScale, label_scale
 from pluralign.judgments.votes import read_votes, votes_of, write_votes
 from pluralign.judgments.votes.priors import read_priors
 from pluralign.personas.questions import read_descriptions, read_personas
@@ -232,11 +234,79 @@ def readers() -> dict[str, Reader]:
         name: Reader({file: text.encode() for file, text in files.items()}, run, mutated, rows)
         for name, (files, run, mutated, rows) in texts.items()
     }
+    found |= _known_sources(scale)
     found["parquet"] = Reader({"t.parquet": table}, _import("t.parquet"), ("t.parquet",))
     found["vote-state"] = Reader({"t.parquet": state}, _plain("t.parquet", read_votes), ("t.parquet",))
     found["annotator-weights"] = Reader(
         {"w.parquet": weights}, _plain("w.parquet", read_annotator_weights), ("w.parquet",)
     )
+    return found
+
+
+def _known_sources(scale: LabelScale) -> dict[str, Reader]:
+    """The packaged mappings, the formats of known data sets and the containers, with the rows of their tests."""
+    tests = runpy.run_path(str(Path(__file__).with_name("judgments") / "test_sources.py"))
+    chat, node, arena = tests["chat"], tests["oasst_node"], tests["ARENA"]
+    found = {}
+    for name, (rows, _) in tests["CASES"].items():
+        found[name] = Reader({"in.jsonl": _lines(rows).encode()}, _import("in.jsonl", mapping=name), ("in.jsonl",))
+    replies = [
+        node("Yes", "assistant", rank=0),
+        node("No", "assistant", rank=1),
+        node("Gone", "assistant", deleted=True),
+    ]
+    turns = [
+        {"turn": 0, "role": "user", "content": "Tea?"},
+        {"turn": 0, "role": "model", "content": "Yes", "score": 90, "if_chosen": True, "within_turn_id": 0},
+        {"turn": 0, "role": "model", "content": "No", "score": 10, "if_chosen": False, "within_turn_id": 1},
+    ]
+    items = {
+        "7": {"text": "Nice.", "annotations": "0,1", "annotators": "Ann1,Ann2"},
+        "8": {"text": "Bad.", "annotations": {"Ann1": 1, "Ann3": 0}, "annotators": "Ann1,Ann3"},
+    }
+    kaggle = (
+        "id,model_a,model_b,prompt,response_a,response_b,winner_model_a,winner_model_b,winner_tie\n"
+        '1,m,n,"[""Tea?""]","[""Yes""]","[""No""]",0,1,0\n'
+    )
+    of_tools = [
+        {
+            "prompt": [{"role": "user", "content": [{"type": "text", "text": "Tea?"}]}],
+            "chosen": chat("a")[:1],
+            "rejected": "no",
+        }
+    ]
+    for name, file, text, options in (
+        ("chatbot-arena", "in.jsonl", _lines([{**arena, "winner": "model_b"}] * 2), {"format": "chatbot-arena"}),
+        ("chatbot-arena-csv", "in.csv", kaggle, {"format": "chatbot-arena"}),
+        (
+            "oasst",
+            "in.jsonl",
+            _lines([{"message_tree_id": "t", "prompt": node("Tea?", "prompter", replies)}]),
+            {"format": "oasst"},
+        ),
+        (
+            "prism",
+            "in.jsonl",
+            _lines([{"conversation_id": "c", "user_id": "u", "conversation_history": turns}]),
+            {"format": "prism"},
+        ),
+        ("le-wi-di", "in.json", json.dumps(items), {"format": "le-wi-di", "label_scale": BUILT_IN_SCALES["binary"]}),
+        ("chats", "in.jsonl", _lines(of_tools), {"format": "trl"}),
+    ):
+        found[name] = Reader({file: text.encode()}, _import(file, **options), (file,))
+    mapping = tests["MAPPING"].encode()
+    with tempfile.TemporaryDirectory() as place:
+        tests["workbook"](Path(place) / "book.xlsx")
+        with zipfile.ZipFile(Path(place) / "v.zip", "w") as packed:
+            packed.writestr("votes.csv", tests["as_text"]())
+        containers = {
+            "in.csv": tests["as_text"](";").encode("utf-16"),
+            "in.xlsx": (Path(place) / "book.xlsx").read_bytes(),
+            "in.zip": (Path(place) / "v.zip").read_bytes(),
+        }
+    for file, data in containers.items():
+        run = _import(file, format="mapping", mapping="m.yaml")
+        found[f"container-{file}"] = Reader({file: data, "m.yaml": mapping}, run, (file,))
     return found
 
 

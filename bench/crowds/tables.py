@@ -66,19 +66,16 @@ def _shares(values: Any) -> str:
 
 def crowd_defaults(found: Any) -> list[str]:
     rows = [
-        {"source": f"{name} ({own['train']} items, {own['votes']:g} votes)", **row}
+        {"source": f"{name} ({own['train']} training items)", **row}
         for name, own in found["sources"].items()
         for row in own["rows"]
     ]
     template = """
-        | source | row | log-loss | gain over the marginal | gain over logistic | transport cost |
-        less than the marginal's | less than logistic's | total variation |
+        | source | row | log-loss | gain over the marginal | transport cost |
         ---
-        | {source} | {row} | {log_loss:.4f} | {log_loss_over_marginal.ci:+.4f} | {log_loss_over_logistic.ci:+.4f}
-        | {transport_cost:.4f} | {transport_cost_over_marginal.ci:+.4f} | {transport_cost_over_logistic.ci:+.4f}
-        | {total_variation:.4f} |"""
-    intro = """{seeds} seeds. Gains are positive where a row is better; 95 % intervals over prompts, paired item by
-        item. Log-loss in nats per vote."""
+        | {source} | {row} | {log_loss:.4f} | {log_loss_over_marginal.ci:+.4f} | {transport_cost:.4f} |"""
+    intro = """{seeds} seeds. Log-loss in nats per vote, mean over items; the gain is positive where a row is better,
+        with its 95 % interval over prompts, paired item by item."""
     return [paragraph(intro.format_map(found["options"])), table(rows, template)]
 
 

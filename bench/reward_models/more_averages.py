@@ -25,10 +25,11 @@ from pluralign.scoring.features import text_features
 from pluralign.scoring.items import items_of, items_of_texts
 
 from ..common.data import load
-from ..common.options import parsed
+from ..common.options import parsed, parts
 from ..common.results import OUT, store
 from .linear import fit_sources
-from .more_settings import Pairs, parts
+from .more_settings import Pairs
+from .more_settings import parts as held_out
 from .more_sources import SOURCES
 
 METHODS: dict[str, tuple[Any, float, Any]] = {
@@ -57,9 +58,9 @@ def strict(margins: np.ndarray, prompt: np.ndarray) -> Any:
 
 def drawn(weights: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     """Feature differences of 4,000 pairs, chosen minus rejected, `(pairs, features)`."""
-    difference = draw.normal(size=(4000, len(weights))) * np.sqrt(2)
-    won = draw.random(4000) < 1 / (1 + np.exp(-difference @ weights / np.sqrt(16)))
-    return np.where(won[:, None], difference, -difference) / np.sqrt(16)
+    difference = draw.normal(size=(4000, len(weights))) * np.sqrt(2 / len(weights))
+    won = draw.random(4000) < 1 / (1 + np.exp(-difference @ weights))
+    return np.where(won[:, None], difference, -difference)
 
 
 def conflict(options: Any) -> list[dict[str, Any]]:
@@ -85,7 +86,7 @@ def conflict(options: Any) -> list[dict[str, Any]]:
                 found.append([taken / drift, rest, np.mean(ece), np.mean(accuracy), min(accuracy), weights[2]])
             names = ("taken", "rest", "ece", "accuracy", "worst", "weight")
             row = {"design": design, "method": method, **dict(zip(names, np.mean(found, 0).tolist(), strict=True))}
-            rows.append(row | {"worst_error": float(np.std(found, 0)[4] / np.sqrt(len(found)))})
+            rows.append(row)
             print(row, flush=True)
     return rows
 
@@ -115,7 +116,7 @@ def real(options: Any) -> list[dict[str, Any]]:
     data = pairs_of_sources()
     found: dict[str, list[dict[str, Any]]] = {method: [] for method in [*METHODS, "own model"]}
     for seed in range(options.seeds):
-        split = [parts(data[name], seed) for name in SOURCES]
+        split = [held_out(data[name], seed) for name in SOURCES]
         train, test = ([own[part] for own in split] for part in ("train", "test"))
         for method in found:
             if method == "own model":  # a model of its own for each source, with as many judgments of it
@@ -160,6 +161,10 @@ def real(options: Any) -> list[dict[str, Any]]:
     return rows
 
 
+STUDIES = {"more_averages": conflict, "more_averages_real": real}
+
+
 def main() -> None:
-    options = parsed(__doc__, seeds=5, steps=1000)
-    store("more_averages", {"options": vars(options), "real": real(options), "conflict": conflict(options)})
+    options = parsed(__doc__, seeds=5, steps=1000, only=parts(STUDIES))
+    for name in options.only:
+        store(name, {"options": vars(options), "rows": STUDIES[name](options)})

@@ -143,27 +143,29 @@ def interval_coverage(found: Any) -> list[str]:
 
 
 def more_averages(found: Any) -> list[str]:
-    real = """
-        | method | accuracy, mean of five | worst source | log-loss, mean of five | unbiased squared calibration error |
-        weight of each source |
-        ---
-        | {method} | {accuracy:.4f} | {worst:.4f} | {log_loss:.4f} | {ece_squared:+.5f} | {weights:.2f} |"""
-    names = [name for name, value in found["real"][0].items() if isinstance(value, dict)]
-    each = "\n| method | ... |\n---\n| {method} | ... |"
-    gains = {name: f"{{{name}[log_loss_gain].ci:+.4f}}" for name in names}
-    simulated = """
+    template = """
         | design | method | share of d taken up | distance from theta | ECE | mean accuracy | worst source |
         weight of the third |
         ---
         | {design} | {method} | {taken:.2f} | {rest:.2f} | {ece:.3f} | {accuracy:.3f} | {worst:.3f} | {weight:.2f} |"""
+    return [f"{found['options']['seeds']} seeds.", table(found["rows"], template)]
+
+
+def more_averages_real(found: Any) -> list[str]:
+    template = """
+        | method | accuracy, mean of five | worst source | log-loss, mean of five | unbiased squared calibration error |
+        weight of each source |
+        ---
+        | {method} | {accuracy:.4f} | {worst:.4f} | {log_loss:.4f} | {ece_squared:+.5f} | {weights:.2f} |"""
+    names = [name for name, value in found["rows"][0].items() if isinstance(value, dict)]
+    each = "\n| method | ... |\n---\n| {method} | ... |"
+    gains = {name: f"{{{name}[log_loss_gain].ci:+.4f}}" for name in names}
     return [
-        f"{found['options']['seeds']} seeds. Five real sources, 20 judgments of each in a step, 160 steps:",
-        table(found["real"], real),
+        f"{found['options']['seeds']} seeds. 20 judgments of each source in a step, 160 steps:",
+        table(found["rows"], template),
         "Gain in log-loss (nats per pair) of each source over uniform weights, with 95 % intervals over prompts; the "
-        "last row is what sharing costs or gains against the source's own model:",
-        table([row for row in found["real"] if row["method"] != "uniform"], each, gains),
-        "The simulated conflict:",
-        table(found["conflict"], simulated),
+        "last row is what sharing costs the source, its own model against the shared one:",
+        table([row for row in found["rows"] if row["method"] != "uniform"], each, gains),
     ]
 
 
@@ -186,5 +188,15 @@ def ties(found: Any) -> list[str]:
 
 TABLES = {
     make.__name__: make
-    for make in (convarg, real_data, more_sources, more_study, more_conflict, more_averages, ties, interval_coverage)
+    for make in (
+        convarg,
+        real_data,
+        more_sources,
+        more_study,
+        more_conflict,
+        more_averages,
+        more_averages_real,
+        ties,
+        interval_coverage,
+    )
 }

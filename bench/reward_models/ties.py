@@ -27,13 +27,13 @@ from pluralign.scoring.items import items_of
 from pluralign.scoring.measured import column_of
 
 from ..common.data import DATA, encoder, load
-from ..common.options import parsed
+from ..common.options import parsed, parts
 from ..common.results import OUT, store
 
 SOURCES = ("llm_crowd", "convarg", "webgpt", "pandalm")
 ROWS = ("constant", "strict", "efron", "davidson")
-RIDGES = (0.01, 0.1, 1.0)
-MOST = 4000
+RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3)
+MOST = 8000
 """Judgments of a source, at most, drawn at random."""
 
 
@@ -78,7 +78,7 @@ def fitted(crowd: Crowd, rows: np.ndarray, method: str, ridge: float) -> tuple[n
     x, ranks = torch.from_numpy(crowd.x[chosen]), torch.from_numpy(crowd.ranks[chosen])
     w = torch.zeros(x.shape[1], dtype=torch.float64, requires_grad=True)
     log_nu = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([w, log_nu], max_iter=60, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([w, log_nu], max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
@@ -145,10 +145,10 @@ def run(name: str, options: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    options = parsed(__doc__, seeds=5)
+    options = parsed(__doc__, seeds=5, sources=parts(SOURCES, "Only these sources."))
     torch.set_num_threads(1)
     results = {}
-    for name in SOURCES:
+    for name in options.sources:
         results[name] = run(name, options)
         for row in results[name]["rows"]:
             print(name, {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()},

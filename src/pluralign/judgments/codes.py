@@ -87,7 +87,10 @@ def ranks_shown(judgments: Judgments, lengths: np.ndarray) -> np.ndarray:
         return ranks
     labels = labels_shown(judgments, lengths)
     ends = np.cumsum(lengths)
-    for row in np.flatnonzero(found == 0).tolist():
+    alone = (found == 0) & (lengths == 1)
+    single = labels[ends[alone] - 1]
+    ranks[ends[alone] - 1] = np.where(single == NONE, NONE, 1)
+    for row in np.flatnonzero((found == 0) & (lengths > 1)).tolist():
         of = slice(ends[row] - lengths[row], ends[row])
         scores = [None if label == NONE else scale.rewards[label] for label in labels[of].tolist()]
         ranks[of] = [NONE if rank is None else rank for rank in ranks_from_scores(scores)]

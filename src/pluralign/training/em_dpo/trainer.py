@@ -165,6 +165,8 @@ annotator's type, `types.json` the estimates of every round."""
         self._steps_before = 0
         self._tuned: list[TrainOutput] = []
         self._history: list[dict[str, Any]] = []
+        self._m_steps: dict[str, MStep] = {}
+        self._m_steps_file = Path(args.output_dir) / "rounds" / "m_steps.json"
         self._pairs = pair_counts(self.train_items) if args.loss_type == "sigmoid" else None
         first = f".{self.adapters[0]}."
         self._untrained = {
@@ -232,7 +234,7 @@ annotator's type, `types.json` the estimates of every round."""
         if writes:
             write_json(folder / "identification.json", vars(self.verdict))
         stored.write(0, self.rounds[0])
-        self._m_steps_file = stored.folder / "m_steps.json"
+        self._m_steps_file = stored.of(0) / "m_steps.json"
         self._m_steps = read_record(self._m_steps_file, dict[str, MStep]) if self._m_steps_file.exists() else {}
         self.accelerator.wait_for_everyone()
         self._tuned, self._history = [], []
