@@ -66,7 +66,8 @@ def test_a_run_is_aggregated_and_the_table_printed(run, people, tiny_model, tmp_
         (["--judge", "1=x"], "judge: type-2: no reward model"),
         (["--prompts", "none.jsonl"], "none.jsonl: no such file"),
         (["--distill"], "gone.parquet: no such file"),
-        (["--samples", "0"], "samples: found 0, expected 1 or more"),
+        (["--samples", "0"], "--samples"),
+        (["--candidates", "0"], "--candidates"),
     ],
 )
 def test_what_does_not_fit_is_one_clear_line(words, expected, run, people, tmp_path):
