@@ -94,6 +94,7 @@ def of_judgments(
     seed: int = 0,
     suffix: str = "",
     tokens: np.ndarray | None = None,
+    by_judgment: np.ndarray | None = None,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """How far a policy is from its reward model on responses that annotators judged; nothing is drawn.
 
@@ -102,14 +103,15 @@ def of_judgments(
     Args:
         items: the judgments.
         rewards: of the unique responses, in log-odds, `(responses,)`.
-        log_probs: their log pi(y|x), in nats, `(responses,)`; or of the shown ones, as `items.response`, `(shown,)`,
-            where judgments are read under different policies.
+        log_probs: their log pi(y|x), in nats, `(responses,)`.
         reference_log_probs: their log pi_ref(y|x), `(responses,)`.
         margin_map: turns differences of rewards into log-odds; `None` if they are log-odds already.
         slices: columns to slice the metrics by.
         seed: seed of the bootstrap.
         suffix: appended to the metrics' names.
         tokens: of the unique responses, `(responses,)`, for `minority_mass_per_token`.
+        by_judgment: log pi(y|x) of the shown responses in the place of `log_probs`, `(shown,)` as `items.response`,
+            where judgments are read under different policies.
 
     Returns:
         the metrics of `pluralign.evaluation.policies.answer_lists.matching_over`, and its `pair_plots`.
@@ -126,7 +128,7 @@ def of_judgments(
     shown = items.response
     lists = AnswerLists.of(
         rewards[shown],
-        log_probs if len(log_probs) == len(shown) != len(rewards) else log_probs[shown],
+        log_probs[shown] if by_judgment is None else by_judgment,
         reference_log_probs[shown],
         shown,
         items.offsets,
@@ -270,8 +272,17 @@ def matching_beside(
     if types is not None and beside.adapter_log_probs is not None:
         under = beside.adapter_log_probs[np.repeat(types, np.diff(items.offsets)), items.response]
         own = {**slices, "type": [str(kind + 1) for kind in types]}
-        place = f"/on={GIVEN}-by-type"
-        on_given |= of_judgments(items, rewards, under, beside.reference_log_probs, margin_map, own, seed, place)[0]
+        on_given |= of_judgments(
+            items,
+            rewards,
+            beside.log_probs,
+            beside.reference_log_probs,
+            margin_map,
+            own,
+            seed,
+            f"/on={GIVEN}-by-type",
+            by_judgment=under,
+        )[0]
     return metrics | on_given, [*plots, {"on": GIVEN, **plot}]
 
 
