@@ -24,8 +24,8 @@ from pluralign.judgments.reading import ENDINGS, opened
 STANDARD_INPUT = "-"
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _DAMAGE = (
-    zipfile.BadZipFile, EOFError, LookupError, NotImplementedError, OverflowError, RuntimeError, ValueError, struct.error,
-    zlib.error,
+    zipfile.BadZipFile, EOFError, LookupError, NotImplementedError, OverflowError, RuntimeError, ValueError,
+    struct.error, zlib.error,
 )  # fmt: skip
 """What reading a damaged archive raises."""
 _MOST_COLUMNS = 16384  # of an Excel sheet

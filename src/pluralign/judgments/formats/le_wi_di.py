@@ -51,7 +51,8 @@ def item_labels(name: str, item: Any, prompt: str, source: str, tally: Tally) ->
     if not isinstance(item, Mapping) or "annotations" not in item:
         raise RowError("annotations", f"found {one_line(item)}, expected an item with text and annotations")
     given = item["annotations"]
-    labels, people = _list(given), list(given) if isinstance(given, Mapping) else _list(item.get("annotators"))
+    labels = _list(given, "annotations")
+    people = list(given) if isinstance(given, Mapping) else _list(item.get("annotators"), "annotators")
     if people and len(people) != len(labels):
         raise RowError("annotators", f"found {len(people)} annotators for {len(labels)} labels: expected one for each")
     for at, label in enumerate(labels):
@@ -68,7 +69,11 @@ def item_labels(name: str, item: Any, prompt: str, source: str, tally: Tally) ->
         }
 
 
-def _list(value: Any) -> list[str]:
+def _list(value: Any, column: str) -> list[str]:
     if isinstance(value, Mapping):  # since 2025: annotator to label
         return [str(each) for each in value.values()]
-    return names_in(value) if isinstance(value, str) else [str(each) for each in value or ()]
+    if value is None or isinstance(value, str):
+        return names_in(value or "")
+    if not isinstance(value, list):
+        raise RowError(column, f"found {one_line(value)}, expected a list, or names separated by commas")
+    return [str(each) for each in value]
