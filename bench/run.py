@@ -34,6 +34,7 @@ BENCHMARKS = {
     "dpo": ("against_trl.dpo", "10 min", "DPO on real data: the same result as TRL in less time"),
     "crowd_training": ("against_trl.crowd_training", "20 min", "training on crowd votes against TRL, and equal time"),
     "speed": ("speed.steps", "40 min", "seconds and memory of a step: prompt trees, flat rows, TRL"),
+    "data_speed": ("speed.data", "10 min", "a million judgments through every command, and another version's"),
     "speed_curves": ("speed.steps --curves", "20 min", "how that ratio depends on what judgments share"),
     "transport_speed": ("speed.transport", "2 min", "DPRM's transport loss against a loop of POT"),
     "dprm_step": ("speed.dprm", "15 min", "a step of DPRM against a Bradley-Terry step"),

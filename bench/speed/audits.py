@@ -19,7 +19,7 @@ from ..common.results import OUT, in_own_process, keep, kept, peak_memory
 
 NAMES = [
     *(f"{shape}-{name}" for name in POLIS_CONVERSATIONS for shape in ("polis", "people")),
-    "convarg", "llm-crowd",
+    "convarg", "llm-crowd", "qa-feedback",
 ]  # fmt: skip
 
 
@@ -33,8 +33,9 @@ def audited(name: str) -> dict[str, Any]:
         clock, processor = time.perf_counter(), time.process_time()
         found = audit([str(OUT / "data" / f"{name}.parquet")], f"{folder}/audit")
         seconds = {"clock": time.perf_counter() - clock, "processor": time.process_time() - processor}
-    keys = ("judgments", "annotators", "unique_responses", "features", "types", "identification")
-    return {key: found[key] for key in keys} | seconds | {"peak": peak_memory(), "threads": torch.get_num_threads()}
+    keys = ("judgments", "annotators", "unique_responses", "features", "types", "identification", "heterogeneity")
+    said = {key: found[key] for key in (*keys, "sentence", "groups_adjusted_rand") if key in found}
+    return said | seconds | {"peak": peak_memory(), "threads": torch.get_num_threads()}
 
 
 def main() -> None:

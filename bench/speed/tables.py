@@ -55,13 +55,19 @@ def transport_speed(found: Any) -> list[str]:
 
 def audit_speed(found: Any) -> list[str]:
     rows = named(found["rows"])
-    template = """
-        | data | judgments | annotators | responses | features | types | identification | seconds, clock
-        | seconds, processor | peak, GiB | threads |
+    for row in rows:
+        row["rand"] = f"{row['groups_adjusted_rand']:.2f}" if "groups_adjusted_rand" in row else ""
+    times = """
+        | data | judgments | annotators | responses | features | seconds, clock | seconds, processor | peak, GiB
+        | threads |
         ---
-        | {name} | {judgments} | {annotators} | {unique_responses} | {features} | {types} | {identification}
-        | {clock:.1f} | {processor:.1f} | {peak:.2f} | {threads} |"""
-    return [table(rows, template)]
+        | {name} | {judgments} | {annotators} | {unique_responses} | {features} | {clock:.1f} | {processor:.1f}
+        | {peak:.2f} | {threads} |"""
+    answers = """
+        | data | types | identification | heterogeneity | Rand index with known groups | sentence |
+        ---
+        | {name} | {types} | {identification} | {heterogeneity} | {rand} | {sentence} |"""
+    return [table(rows, times), table(rows, answers)]
 
 
 def dprm_step(found: Any) -> list[str]:
@@ -103,5 +109,17 @@ def pm_step(found: Any) -> list[str]:
     return [paragraph(intro.format_map(found["options"])), table(rows, template)]
 
 
-_MAKERS = (speed, speed_curves, transport_speed, audit_speed, dprm_step, more_cost, pm_step)
+def data_speed(found: Any) -> list[str]:
+    intro = f"""{found["options"]["judgments"]:,} pairs by 20,000 annotators; one thread; one turn, one
+        version after the other. Processor seconds of the whole command, with the start of Python, and its peak
+        memory."""
+    template = """
+        | command | before, s | now, s | ratio | before, MiB | now, MiB |
+        ---
+        | {command} | {before[seconds]:.1f} | {now[seconds]:.1f} | {ratio:.1f} | {before[mib]:.0f} | {now[mib]:.0f} |"""
+    rows = [row | {"ratio": row["before"]["seconds"] / row["now"]["seconds"]} for row in found["rows"]]
+    return [paragraph(intro), table(rows, template)]
+
+
+_MAKERS = (speed, speed_curves, transport_speed, audit_speed, dprm_step, more_cost, pm_step, data_speed)
 TABLES = {make.__name__: make for make in _MAKERS}

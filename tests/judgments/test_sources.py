@@ -7,14 +7,15 @@ import sys
 import types
 import zipfile
 
+import datasets
 import pytest
 
 from pluralign.core.errors import PluralignError
-from pluralign.judgments import BUILT_IN_SCALES, read
+from pluralign.judgments import read
 from pluralign.judgments.formats import nearest_source
 from pluralign.judgments.formats.known import SIGNATURES
 from pluralign.judgments.formats.mapping import packaged_mappings
-from pluralign.workflows.importing import import_files
+from pluralign.workflows.importing import export, import_files
 
 
 def chat(*texts):
@@ -361,7 +362,6 @@ def test_a_mapping_over_columns_is_the_mapping_of_rows(tmp_path):
         made[name] = found, done.tally, [{**reject, "file": None} for reject in refused]
     assert made["d.csv"] == made["d.jsonl"]
     assert len(made["d.csv"][0]) > 20
-    assert BUILT_IN_SCALES
 
 
 def test_labels_of_a_column_mapping_keep_their_scale(tmp_path):
@@ -479,3 +479,53 @@ def test_preflib_categories_and_graphs(tmp_path):
     (tmp_path / "v.wmd").write_text(header + "1, 2\n")
     with pytest.raises(PluralignError, match=r"v.wmd, line 8: found '1, 2', expected an edge"):
         of_file(tmp_path, tmp_path / "v.wmd", format="preflib")
+
+
+def test_the_same_text_twice_is_refused_or_merged(tmp_path):
+    row = {"prompt": "Tea?", "responses": ["Yes", "No", "Yes", "No"], "ranks": [3, None, 1, 2]}
+    with pytest.raises(PluralignError, match="response 3 repeats response 1"):
+        imported(tmp_path, [row])
+    (found,), _ = imported(tmp_path, [row], same_text="merge")
+    assert (found["responses"], found["ranks"]) == (["Yes", "No"], [1, 2])
+    row |= {"labels": ["good", None, "good", "bad"], "ranks": None}
+    scale = tmp_path / "s.yaml"
+    scale.write_text("labels: {good: 1, bad: 0}\n")
+    (found,), _ = imported(tmp_path, [row], same_text="merge", label_scale=scale)
+    assert (found["responses"], found["labels"]) == (["Yes", "No"], ["good", "bad"])
+    row["labels"][2] = "bad"
+    with pytest.raises(PluralignError, match="response 3 repeats response 1"):
+        imported(tmp_path, [row], same_text="merge", label_scale=scale)
+
+
+def test_exports_hold_the_judgments(tmp_path):
+    rows = [
+        {"prompt": "Tea?", "responses": ["Yes", "No", "Hm"], "ranks": [1, 2, 1], "annotator": "ann"},
+        {"prompt": "Rain?", "responses": ["Yes", "No"], "ranks": [2, 1], "strength": 3, "source": "s"},
+    ]
+    imported(tmp_path, rows)
+    table = read(tmp_path / "out.parquet")
+    export(tmp_path / "out.parquet", tmp_path / "trl.jsonl")
+    pairs = [json.loads(line) for line in (tmp_path / "trl.jsonl").read_text().splitlines()]
+    assert [(row["chosen"], row["rejected"], row["margin"]) for row in pairs] == [
+        ("Yes", "No", None), ("Hm", "No", None), ("No", "Yes", 3.0),
+    ]  # fmt: skip
+    again, _ = of_file(tmp_path, tmp_path / "trl.jsonl", format="trl")
+    assert [row["strength"] for row in again] == [None, None, 3.0]
+    table_file = tmp_path / "table.parquet"
+    table.write(table_file)
+    export(table_file, tmp_path / "best.jsonl", to="best-of-n")
+    best = [json.loads(line) for line in (tmp_path / "best.jsonl").read_text().splitlines()]
+    assert [(row["chosen"], row["rejected"], row["num_correct"], row["subset"]) for row in best] == [
+        (["Yes", "Hm"], ["No"], 2, None), (["No"], ["Yes"], 1, "s"),
+    ]  # fmt: skip
+    export(table_file, tmp_path / "votes.csv", to="votes")
+    with open(tmp_path / "votes.csv", newline="") as file:
+        votes = list(csv.DictReader(file))
+    assert [(vote["response"], vote["rank"], vote["annotator"]) for vote in votes[:3]] == [
+        ("Yes", "1", "ann"), ("No", "2", "ann"), ("Hm", "1", "ann"),
+    ]  # fmt: skip
+    export(table_file, tmp_path / "folder", to="datasets")
+    assert datasets.load_from_disk(str(tmp_path / "folder"))["responses"] == table.column("responses")
+    for to, out, expected in (("votes", "v.jsonl", "must end in .csv"), ("trll", "v.jsonl", "did you mean 'trl'")):
+        with pytest.raises(PluralignError, match=expected):
+            export(table_file, tmp_path / out, to=to)

@@ -17,21 +17,24 @@ Format = Literal[
 Shape = Literal["votes", "people", "ranked", "ballot"]
 By = Literal["prompt", "response", "annotator", "source", "group"]
 OnError = Literal["stop", "skip"]
+SameText = Literal["reject", "merge"]
+To = Literal["trl", "best-of-n", "votes", "datasets"]
 
 
 def import_(
-    sources: Annotated[list[Path], Argument(help="Files to import, all of one format.")],
+    sources: Annotated[list[Path], Argument(help="Files to import, all of one format; - is standard input.")],
     out: options.OutTable,
     format: Annotated[Format, Option(help="Format of the files; table is pluralign's own.")] = "table",
     mapping: Annotated[str | None, Option(help="YAML file that describes the columns, or a known name.")] = None,
     shape: Annotated[Shape | None, Option(help="polis: votes (default) or people; preflib: ranked or ballot.")] = None,
     comments: Annotated[str | None, Option(help="polis: file of the statements.")] = None,
-    prompt: Annotated[str | None, Option(help="polis and preflib: topic, used as the prompt.")] = None,
+    prompt: Annotated[str | None, Option(help="polis, preflib, le-wi-di: the prompt.")] = None,
     keep_moderated: Annotated[bool, Option("--keep-moderated", help="polis: keep rejected statements.")] = False,
     field: Annotated[list[str] | None, Option(help="label-studio and argilla: KEY=NAME; can be repeated.")] = None,
-    label_scale: Annotated[str | None, Option(help="table, mapping, argilla: name or YAML file of the labels.")] = None,
+    label_scale: Annotated[str | None, Option(help="Name or YAML file of the labels' scale.")] = None,
     source_name: Annotated[str | None, Option(help="Value of the column source where there is none.")] = None,
     drop_columns: Annotated[str | None, Option(help="Columns to ignore, separated by commas.")] = None,
+    same_text: Annotated[SameText, Option(help="Equal responses in a judgment: reject or merge.")] = "reject",
     on_error: Annotated[OnError, Option(help="Stop at the first bad row, or skip bad rows.")] = "stop",
     rejects: Annotated[Path | None, Option(help="With --on-error skip: output file of bad rows (JSON Lines).")] = None,
     anonymize: Annotated[bool, Option("--anonymize", help="Replace annotators by keyed pseudonyms.")] = False,
@@ -46,20 +49,26 @@ def import_(
     imported = import_files(
         sources, out, format=format, mapping=mapping, shape=shape, comments=comments, prompt=prompt,
         fields=field or (), keep_moderated=keep_moderated, label_scale=label_scale, source=source_name,
-        drop_columns=[name for name in (drop_columns or "").split(",") if name], on_error=on_error, rejects=rejects,
+        drop_columns=[name for name in (drop_columns or "").split(",") if name], same_text=same_text, on_error=on_error,
+        rejects=rejects,
         anonymize=anonymize, key_file=key_file,
     )  # fmt: skip
     typer.echo("\n".join(imported.summary()))
 
 
-def export(files: options.Files, out: options.OutTable, label_scale: options.LabelScale = None) -> None:
-    """Export judgments to TRL's preference format.
+def export(
+    files: options.Files,
+    out: Annotated[Path, Option(help="Output file, or a new folder for datasets.")],
+    to: Annotated[To, Option(help="trl: pairs; best-of-n: as RewardBench 2; votes: CSV; datasets: a folder.")] = "trl",
+    label_scale: options.LabelScale = None,
+) -> None:
+    """Export judgments for other tools: by default TRL's preference pairs.
 
-    Rows are pairs (prompt, chosen, rejected). The output lists what they cannot hold.
+    The output lists what the rows cannot hold.
     """
     from pluralign.workflows.importing import export as run
 
-    typer.echo("\n".join(run(files, out, label_scale).summary()))
+    typer.echo("\n".join(run(files, out, label_scale, to).summary()))
 
 
 def split(

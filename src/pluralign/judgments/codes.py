@@ -8,6 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 from pluralign.judgments.identity import column_digests
+from pluralign.judgments.schema import ranks_from_scores
+from pluralign.judgments.table import Judgments
+
+NONE = -1
+"""Stands for no label, and for no rank."""
 
 
 def numbered(column: pa.ChunkedArray) -> tuple[np.ndarray, list[Any]]:
@@ -58,6 +63,38 @@ def by_appearance(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order))
     return distinct[order], rank[place]
+
+
+def labels_shown(judgments: Judgments, lengths: np.ndarray) -> np.ndarray:
+    """The number of the label of each response of each row, or `NONE`: `(responses,)`."""
+    labels = np.full(int(lengths.sum()), NONE)
+    found, flat = flat_values(judgments.table.column("labels"))
+    codes, names = numbered(flat)
+    scale = judgments.label_scale
+    number = {} if scale is None else {label: number for number, label in enumerate(scale.labels)}
+    labels[np.repeat(found > 0, lengths)] = np.array([*(number[name] for name in names), NONE], np.int64)[codes]
+    return labels
+
+
+def ranks_shown(judgments: Judgments, lengths: np.ndarray) -> np.ndarray:
+    """The rank of each response of each row, or `NONE`; rows without ranks are ranked by the rewards of labels."""
+    ranks = np.full(int(lengths.sum()), NONE)
+    found, flat = flat_values(judgments.table.column("ranks"))
+    whole = flat.cast(pa.int64()).fill_null(NONE).combine_chunks()
+    ranks[np.repeat(found > 0, lengths)] = whole.to_numpy(zero_copy_only=False)
+    scale = judgments.label_scale
+    if scale is None or (found > 0).all():
+        return ranks
+    labels = labels_shown(judgments, lengths)
+    ends = np.cumsum(lengths)
+    alone = (found == 0) & (lengths == 1)
+    single = labels[ends[alone] - 1]
+    ranks[ends[alone] - 1] = np.where(single == NONE, NONE, 1)
+    for row in np.flatnonzero((found == 0) & (lengths > 1)).tolist():
+        of = slice(ends[row] - lengths[row], ends[row])
+        scores = [None if label == NONE else scale.rewards[label] for label in labels[of].tolist()]
+        ranks[of] = [NONE if rank is None else rank for rank in ranks_from_scores(scores)]
+    return ranks
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:

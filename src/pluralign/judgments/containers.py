@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 
 from pluralign.core.errors import PluralignError, one_line
 from pluralign.core.files import disk_errors
-from pluralign.judgments.reading import ENDINGS, opened
+from pluralign.judgments.reading import ENDINGS, GZIP_DAMAGE, opened
 
 STANDARD_INPUT = "-"
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -68,7 +68,7 @@ def _plain(path: Path, folder: Path, main: str) -> Path:
     if ending == ".xlsx":
         return _from_sheet(path, folder)
     if path.is_file() and ending != ".parquet":
-        with contextlib.suppress(EOFError, OSError), opened(path) as data:
+        with contextlib.suppress(*GZIP_DAMAGE, OSError), opened(path) as data:
             if data.read(2) in _UTF16:
                 return _from_utf16(path, folder)
     return path

@@ -440,7 +440,8 @@ def _schema_of_lines(first: Mapping[str, Any], form: Form | None) -> pa.Schema:
     for name in ("id", "annotator", "source", "group"):
         if type(first.get(name)) is int:
             fields[name] = pa.int64()
-    if any(type(label) is int for label in first.get("labels") or ()):
+    labels = first.get("labels")
+    if isinstance(labels, list) and any(type(label) is int for label in labels):
         fields["labels"] = pa.list_(pa.int64())
     return pa.schema([(name, fields[name]) for name in COLUMNS])
 

@@ -11,8 +11,10 @@ import numpy as np
 
 from pluralign.core.errors import PluralignError
 from pluralign.core.fingerprint import fingerprint
-from pluralign.judgments.schema import ranks_from_scores
+from pluralign.judgments.codes import NONE, by_appearance, flat_values, numbered, ranks_shown
 from pluralign.judgments.table import Judgments
+
+Numbers = Sequence[int] | Sequence[float] | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -75,41 +77,35 @@ def items_of(judgments: Judgments, keep_all: bool = False) -> Items:
     Raises:
         PluralignError: nothing is left.
     """
-    prompts: list[Any] = []
-    texts: list[Any] = []
-    item: list[int] = []
-    response: list[int] = []
-    ranks: list[int] = []
-    offsets, row_of, weight = [0], [], []
-    item_of: dict[str, int] = {}
-    response_of: dict[tuple[int, str], int] = {}
-    left_out = 0
-    for index, row in enumerate(judgments.rows()):
-        given = row["ranks"] or _ranks_from_labels(row["labels"], judgments)
-        if not keep_all and (len(row["responses"]) < 2 or not any(given)):
-            left_out += 1
-            continue
-        key = _key(row["prompt"])
-        if key not in item_of:
-            item_of[key] = len(prompts)
-            prompts.append(row["prompt"])
-        for text, rank in zip(row["responses"], given, strict=True):
-            pair = (item_of[key], _key(text))
-            if pair not in response_of:
-                response_of[pair] = len(texts)
-                texts.append(text)
-                item.append(item_of[key])
-            response.append(response_of[pair])
-            ranks.append(rank or 0)
-        offsets.append(len(response))
-        row_of.append(index)
-        weight.append(row["weight"])
-    if not row_of:
+    prompt_of, prompts = numbered(judgments.table.column("prompt"))
+    lengths, shown = flat_values(judgments.table.column("responses"))
+    text_of, texts = numbered(shown)
+    row_of = np.repeat(np.arange(len(judgments)), lengths)
+    ranks = ranks_shown(judgments, lengths)
+    ranked = np.bincount(row_of[ranks != NONE], minlength=len(judgments)) > 0
+    kept = np.ones(len(judgments), dtype=bool) if keep_all else ranked & (lengths > 1)
+    if not kept.any():
         raise PluralignError(
-            f"no judgment is left: {left_out} row(s) rank nothing (a single response, or neither ranks nor "
+            f"no judgment is left: {len(judgments)} row(s) rank nothing (a single response, or neither ranks nor "
             "labels); comparisons need two responses or more in a row"
         )
-    return _by_item(prompts, texts, item, response, ranks, offsets, row_of, weight, left_out)
+    rows, flat = np.flatnonzero(kept), kept[row_of]
+    first, _ = by_appearance(prompt_of[rows])
+    number = np.zeros(len(prompts), dtype=np.int64)
+    number[first] = np.arange(len(first))
+    pairs, response = by_appearance((prompt_of[row_of] * len(texts) + text_of)[flat])
+    prompt_number, text_number = np.divmod(pairs, len(texts))
+    return _by_item(
+        prompts=[prompts[at] for at in first],
+        texts=[texts[at] for at in text_number],
+        item=number[prompt_number],
+        response=response,
+        ranks=np.where(ranks == NONE, 0, ranks)[flat],
+        offsets=np.concatenate(([0], np.cumsum(lengths[rows]))),
+        row=rows,
+        weight=judgments.table.column("weight").to_numpy()[rows],
+        left_out=len(judgments) - len(rows),
+    )
 
 
 def compares(judgments: Judgments) -> bool:
@@ -152,12 +148,12 @@ def items_of_responses(prompts: Sequence[Any], responses: Sequence[Any], weight:
 def _by_item(
     prompts: list[Any],
     texts: list[Any],
-    item: list[int],
-    response: list[int],
-    ranks: list[int],
-    offsets: list[int],
-    row: list[int],
-    weight: list[float],
+    item: Numbers,
+    response: Numbers,
+    ranks: Numbers,
+    offsets: Numbers,
+    row: Numbers,
+    weight: Numbers,
     left_out: int,
 ) -> Items:
     """Number the responses item by item, in order of appearance within an item."""
@@ -175,15 +171,6 @@ def _by_item(
         weight=np.array(weight, dtype=np.float64),
         left_out=left_out,
     )
-
-
-def _ranks_from_labels(labels: list[str | None] | None, judgments: Judgments) -> list[int | None]:
-    if labels is None:
-        return []
-    scale = judgments.label_scale
-    if scale is None:
-        raise PluralignError("the table has labels but no label scale: read it with label_scale=...")
-    return ranks_from_scores([None if label is None else scale.reward(label) for label in labels])
 
 
 def _key(text: Any) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
 
 from pluralign.choice.latent_class.panel import Panel
 from pluralign.choice.plackett_luce import NOT_SHOWN
 from pluralign.core.errors import PluralignError
+from pluralign.judgments.codes import by_appearance, numbered
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.items import Items, items_of
@@ -73,7 +75,8 @@ def people_of(judgments: Judgments) -> People:
         >>> people.panel.responses.tolist(), people.panel.ranks.tolist(), people.names
         ([[0, 1], [0, 1], [0, 1]], [[1, 2], [2, 1], [1, 1]], ['a', 'b'])
     """
-    return _from_ranks(judgments) if any(judgments.column("ranks")) else _from_labels(judgments)
+    ranks = judgments.table.column("ranks")
+    return _from_ranks(judgments) if ranks.null_count < len(ranks) else _from_labels(judgments)
 
 
 def _from_ranks(judgments: Judgments) -> People:
@@ -138,10 +141,13 @@ def annotators_of(judgments: Judgments, rows: np.ndarray) -> tuple[np.ndarray, l
         >>> numbers.tolist(), keys
         ([0, 1, 0], ['ann', 1])
     """
-    column = judgments.column("annotator")
-    numbers: dict[str | int, int] = {}
-    keys = [row if column[row] is None else column[row] for row in rows.tolist()]
-    return np.array([numbers.setdefault(key, len(numbers)) for key in keys]), list(numbers)
+    codes, names = numbered(judgments.table.column("annotator").take(pa.array(rows, pa.int64())))
+    missing = np.flatnonzero(codes < 0)
+    alone, place = np.unique(rows[missing], return_inverse=True)
+    codes[missing] = len(names) + place
+    order, numbers = by_appearance(codes)
+    keys: list[str | int] = [*names, *alone.tolist()]
+    return numbers, [keys[code] for code in order.tolist()]
 
 
 def _annotators(judgments: Judgments, rows: np.ndarray) -> tuple[np.ndarray, list[str | None]]:

@@ -25,13 +25,14 @@ from pluralign.judgments.formats.arena import read_arena
 from pluralign.judgments.formats.argilla import read_argilla
 from pluralign.judgments.formats.conversations import read_oasst, read_prism
 from pluralign.judgments.formats.convert import Rows, Tally, read_table
+from pluralign.judgments.formats.exports import EXPORTS
 from pluralign.judgments.formats.hh_rlhf import read_hh_rlhf
 from pluralign.judgments.formats.label_studio import read_label_studio
 from pluralign.judgments.formats.le_wi_di import read_le_wi_di
 from pluralign.judgments.formats.mapping import joined_places, read_mapping, read_mapping_file
 from pluralign.judgments.formats.polis import SCALE, read_polis
 from pluralign.judgments.formats.preflib import read_preflib
-from pluralign.judgments.formats.trl import Exported, read_trl, write_trl
+from pluralign.judgments.formats.trl import Exported, read_trl
 from pluralign.judgments.pseudonyms import pseudonym_key, pseudonymizer
 from pluralign.judgments.reading import columns_of, common_scale, read, read_rows
 from pluralign.judgments.scales import LabelScale, label_scale
@@ -77,6 +78,7 @@ def import_files(
     label_scale: str | os.PathLike[str] | LabelScale | None = None,
     source: str | None = None,
     drop_columns: Sequence[str] = (),
+    same_text: str = "reject",
     on_error: str = "stop",
     rejects: str | os.PathLike[str] | None = None,
     anonymize: bool = False,
@@ -85,19 +87,22 @@ def import_files(
     """Import files of one format into one canonical file, row by row. The output is atomic.
 
     Args:
-        sources: files to import.
+        sources: files to import; `-` is standard input.
         out: output file: `.parquet`, `.jsonl` or `.jsonl.gz`.
         format: one of `FORMATS`.
         mapping: YAML file that describes the columns, or the name of a mapping that comes with the library; implies
             the format `mapping`.
         shape: for `polis`: `votes` (default) or `people`; for `preflib`: `ranked` (default) or `ballot`.
         comments: for `polis`: file of the statements.
-        prompt: for `polis` and `preflib`: topic, used as the prompt.
+        prompt: for `polis`, `preflib` and `le-wi-di`: topic, used as the prompt.
         keep_moderated: for `polis`: keep votes on statements that the moderators rejected.
         fields: for `label-studio` and `argilla`: `KEY=NAME` if a field does not have its usual name.
-        label_scale: for `table`, `mapping` and `argilla`: a built-in name, a YAML file, or a `LabelScale`.
+        label_scale: for `table`, `mapping`, `argilla`, `label-studio` and `le-wi-di`: a built-in name, a YAML
+            file, or a `LabelScale`.
         source: value of the column `source` where there is none.
         drop_columns: columns to ignore. A mapping reads only the columns that it names.
+        same_text: what to do with a judgment that shows the same response twice: `reject` it, or `merge` the two, with
+            the better rank.
         on_error: `stop` at the first bad row, or `skip` bad rows and write them to `rejects`.
         rejects: JSON Lines with `file`, `row`, `column`, `error` and `found` for each bad row.
         anonymize: replace annotators by keyed pseudonyms.
@@ -119,6 +124,8 @@ def import_files(
         format = "mapping"
     if on_error not in ("stop", "skip"):
         raise PluralignError(f"--on-error: found '{on_error}', expected stop or skip")
+    if same_text not in ("reject", "merge"):
+        raise PluralignError(f"--same-text: found '{same_text}', expected reject or merge")
     if (on_error == "skip") != (rejects is not None):
         raise PluralignError("--on-error skip and --rejects FILE must be given together")
     if not paths:
@@ -148,7 +155,7 @@ def import_files(
     result = Imported(target, 0, Tally(), rejects=None if rejects is None else Path(rejects))
     with contextlib.ExitStack() as stack:
         plain = stack.enter_context(plain_files(paths, "votes" if format == "polis" else ""))
-        if format == "table":
+        if format == "table" and on_error == "stop":
             _check_is_table(plain, drop_columns)
         outputs = [target] if rejects is None else [target, Path(rejects)]
         reader, scale = _reader(format, plain, options, drop_columns, label_scale, outputs)
@@ -157,7 +164,7 @@ def import_files(
         write: Callable[[Any], None] | None = None
         for given, path in zip(paths, plain, strict=True):
             reject = None if rejects_file is None else _rejecter(given, rejects_file, result)
-            for batch in reader(path, checker, reject, result.tally, _Fill(source, rename)):
+            for batch in reader(path, checker, reject, result.tally, _Fill(source, rename, same_text == "merge")):
                 if write is None:
                     write = stack.enter_context(table_writer(target, schema(checker.form or "text", scale)))
                 write(batch)
@@ -171,10 +178,38 @@ def export(
     files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
     label_scale: str | None = None,
+    to: str = "trl",
 ) -> Exported:
-    """Export canonical files to TRL preference rows; see `pluralign.judgments.formats.trl`."""
-    output_file(out, [*path_list(files), label_scale], TABLE_ENDINGS)
-    return write_trl(read(files, label_scale), out)
+    """Export canonical files for other tools.
+
+    Args:
+        files: canonical files.
+        out: output file, or a new folder for `datasets`.
+        label_scale: label scale of files that store none.
+        to: `trl` for preference pairs, `best-of-n` for rows as in RewardBench 2, `votes` for a CSV with a row per
+            response, `datasets` for a folder of `datasets`.
+
+    Raises:
+        PluralignError: there is nothing to export, or the output is one of the files.
+
+    Examples:
+        >>> import tempfile
+        >>> from pluralign.judgments import Judgments
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> row = {"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, 2]}
+        >>> Judgments.from_rows([row]).write(folder / "a.parquet")
+        >>> export(folder / "a.parquet", folder / "a.csv", to="votes").rows
+        2
+    """
+    if to not in EXPORTS:
+        raise PluralignError(f"--to: found '{to}', expected one of {', '.join(EXPORTS)}{nearest(to, EXPORTS)}")
+    endings = {"votes": (".csv",), "datasets": None}.get(to, TABLE_ENDINGS)
+    inputs = [*path_list(files), label_scale]
+    if endings is None:
+        check_outputs([out], inputs)
+    else:
+        output_file(out, inputs, endings)
+    return EXPORTS[to](read(files, label_scale), out)
 
 
 def _check_options(format: str, options: Mapping[str, Any], drop_columns: Sequence[str], given_scale: Any) -> None:
@@ -288,12 +323,38 @@ OWNERS = {
 """The formats of each option that only some formats have."""
 
 
+def _merged(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with equal responses as one: it has the better rank, and the label if they agree on it."""
+    responses, ranks, labels = (row.get(name) for name in ("responses", "ranks", "labels"))
+    if not isinstance(responses, list):
+        return row
+    first = [responses.index(text) for text in responses]
+    kept = sorted({*first})
+    lists = [each for each in (ranks, labels) if each is not None]
+    if len(kept) == len(responses) or not all(isinstance(each, list) and len(each) == len(first) for each in lists):
+        return row
+    made = {**row, "responses": [responses[at] for at in kept]}
+    if ranks is not None:
+        groups = [[ranks[at] for at, one in enumerate(first) if one == place] for place in kept]
+        numbers = [[rank for rank in group if isinstance(rank, int | float)] for group in groups]
+        made["ranks"] = [min(given) if given else group[0] for given, group in zip(numbers, groups, strict=True)]
+    if labels is not None:
+        groups = [
+            [labels[at] for at, one in enumerate(first) if one == place and labels[at] is not None] for place in kept
+        ]
+        if any(label != group[0] for group in groups for label in group):
+            return row  # the row's check names the repeated response
+        made["labels"] = [group[0] if group else None for group in groups]
+    return made
+
+
 @dataclass(frozen=True)
 class _Fill:
-    """Fills in `source` and renames annotators, in rows and in columns."""
+    """Fills in `source`, renames annotators and merges repeated responses, in rows and in columns."""
 
     source: str | None
     rename: Callable[[str], str] | None
+    merge_same: bool = False
 
     def row(self, row: dict[str, Any]) -> dict[str, Any]:
         """The row, filled."""
@@ -303,11 +364,11 @@ class _Fill:
         # The row's check rejects other types; an empty annotator stays empty.
         if self.rename is not None and annotator != "" and type(annotator) in (str, int):
             row = {**row, "annotator": self.rename(str(annotator))}
-        return row
+        return _merged(row) if self.merge_same else row
 
     def block(self, block: Block) -> Block:
         """The block, filled."""
-        if self.source is None and self.rename is None:
+        if self.source is None and self.rename is None and not self.merge_same:
             return block
 
         def items(places: Sequence[int]) -> list[Item]:

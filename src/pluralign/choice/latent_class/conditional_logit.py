@@ -18,8 +18,11 @@ Without features every response has a worth of its own, and X is the identity.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import scipy.sparse
 import torch
@@ -50,12 +53,14 @@ class ConditionalLogit:
         responses: number of responses.
         available: `(types, responses)` bool, the responses that each type considers, repeated along the B vectors;
             `None` is all.
+        derived: what was computed from these and is needed again.
     """
 
     choices: ChoiceSets
     features: Tensor | None
     responses: int
     available: Tensor | None = None
+    derived: dict[str, Any] = field(default_factory=dict, init=False, compare=False)
 
     @property
     def parameters(self) -> int:
@@ -82,6 +87,19 @@ class ConditionalLogit:
         """`(choices, B)`, in nats; minus infinity where a chosen response is not available."""
         return self.at(coefficients).log_p
 
+    def spectrum(self, weights: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+        """Eigenvalues per unit of weight and eigenvectors of minus the Hessian of choices at random: `(p,)`, `(p, p)`.
+
+        `weights` `(choices, 1)` are asked for once; other weights give about the same.
+        """
+        if "spectrum" not in self.derived:
+            own = weights()
+            point = self.of_all().at(own.new_zeros(1, self.parameters))
+            values, turn = torch.linalg.eigh(point.curvature(own)[0])
+            self.derived["spectrum"] = values.clamp(min=0) / own.sum().clamp(min=LEAST), turn
+        values, turn = self.derived["spectrum"]
+        return values, turn
+
     @cached_property
     def few_edges(self) -> bool:
         """Whether Hessians are cheaper from pairs of responses than from the choices' mean features."""
@@ -102,11 +120,25 @@ class Edges:
     Args:
         first, second: `(pairs,)`.
         within: three sparse matrices `(pairs, choices)`: both in A, one in A and one in T, both in T.
+        order: `(2 pairs,)` the pair behind each entry of the symmetric matrix of pairs, by rows.
+        starts, columns: of that matrix in compressed rows.
     """
 
     first: Tensor
     second: Tensor
     within: tuple[Tensor, Tensor, Tensor]
+    order: Tensor
+    starts: Tensor
+    columns: Tensor
+
+    def adjacency(self, values: Tensor) -> Tensor:
+        """The symmetric matrix `(responses, responses)` with these values `(pairs,)`."""
+        size = len(self.starts) - 1
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+            return torch.sparse_csr_tensor(
+                self.starts, self.columns, values[self.order], (size, size), check_invariants=False
+            )
 
 
 class Point:
@@ -133,9 +165,12 @@ class Point:
             self.exponentials = (utilities - top).exp()
             self.shift = top
         ones = torch.ones_like(self.utilities)
-        self.sum_tied, self.sum_others = self.sums(self.choices.tied, ones), self.sums(self.choices.others, ones)
+        tied, others = self.sums(self.choices.tied, ones), self.sums(self.choices.others, ones)
         # Where nothing is available the choice is impossible; its weight is 0, and its sum must not be.
-        self.total = (self.sum_tied + self.sum_others).clamp(min=LEAST)
+        self.total = (tied + others).clamp(min=LEAST)
+        rows = self.choices.of_further
+        self.further = (others[rows] + self.choices.share * tied[rows]).clamp(min=LEAST)
+        """D_j of the places after the first of a block of ties: `(places, B)`."""
 
     def sums(self, part: Members, values: Tensor, vector: int | None = None) -> Tensor:
         """sum_i e_i v_i over the members of each choice: `(responses, B)` to `(choices, B)`.
@@ -156,12 +191,6 @@ class Point:
             return self.exponentials * (part.back @ values)
         sums = values.new_zeros(len(self.utilities), values.shape[1])
         return sums.index_add_(0, part.response, self._inside[id(part)] * values[part.choice])
-
-    @cached_property
-    def further(self) -> Tensor:
-        """D_j of the places after the first of a block of ties: `(places, B)`."""
-        rows = self.choices.of_further
-        return (self.sum_others[rows] + self.choices.share * self.sum_tied[rows]).clamp(min=LEAST)
 
     def over_places(self, first: Tensor, further: Tensor | None) -> Tensor:
         """Sum over the places of each choice, from the first ones `(choices, B)` and the others `(places, B)`."""
@@ -187,7 +216,7 @@ class Point:
     @cached_property
     def per_other(self) -> Tensor:
         """sum_j 1 / D_j, `(choices, B)`."""
-        return self.over_places(1 / self.total, None if self.choices.further is None else 1 / self.further)
+        return self.per_tied if self.choices.further is None else self.over_places(1 / self.total, 1 / self.further)
 
     def mass(self, weights: Tensor) -> Tensor:
         """sum_s w_s sum_j P_sj of each response: `(choices, B)` to `(responses, B)`."""
@@ -235,18 +264,18 @@ class Point:
         pairs = sum(own @ seconds for own, seconds in zip(edges.within, self._seconds(weights), strict=True))
         pairs = pairs * self.exponentials[edges.first] * self.exponentials[edges.second]
         found = weights.new_empty(weights.shape[1], self.logit.parameters, self.logit.parameters)
-        rows, columns = torch.cat((edges.first, edges.second)), torch.cat((edges.second, edges.first))
-        for vector, values in enumerate(pairs.T.contiguous()):
-            both = torch.cat((values, values))
-            degree = values.new_zeros(size).index_add_(0, rows, both)
+        degrees = torch.zeros(weights.shape[1], size, dtype=weights.dtype, device=weights.device)
+        for values, degree in zip(pairs.T.contiguous(), degrees, strict=True):
+            degree.index_add_(0, edges.first, values).index_add_(0, edges.second, values)
+        for vector, (values, degree) in enumerate(zip(pairs.T.contiguous(), degrees, strict=True)):
             if self.logit.features is None:
                 cells = found[vector].zero_().view(-1)
-                cells[columns * size + rows] = -both
+                cells[edges.first * size + edges.second] = -values
+                cells[edges.second * size + edges.first] = -values
                 found[vector].diagonal().add_(degree)
             else:
-                adjacency = compressed(rows, columns, both, (size, size))
                 x = self.logit.features
-                found[vector] = x.T @ (degree.unsqueeze(1) * x - adjacency @ x)
+                found[vector] = x.T @ (degree.unsqueeze(1) * x - edges.adjacency(values) @ x)
         return found
 
     def _from_means(self, weights: Tensor) -> Tensor:
@@ -368,7 +397,12 @@ def _edges(choices: ChoiceSets, responses: int) -> Edges:
     shape, matrices = (len(unique), len(choices)), []
     for own, (choice, _, _) in zip(number.split([len(choice) for choice, _, _ in lists]), lists, strict=True):
         matrices.append(compressed(own, choice, torch.ones(len(own), dtype=torch.float64, device=own.device), shape))
-    return Edges(unique // responses, unique % responses, (matrices[0], matrices[1], matrices[2]))
+    first, second = unique // responses, unique % responses
+    rows, columns = torch.cat((first, second)), torch.cat((second, first))
+    order = torch.argsort(rows, stable=True)
+    starts = torch.cat((rows.new_zeros(1), torch.bincount(rows, minlength=responses).cumsum(0)))
+    within = (matrices[0], matrices[1], matrices[2])
+    return Edges(first, second, within, order % max(1, len(unique)), starts, columns[order])
 
 
 def _pairs(choice: Tensor, response: Tensor, other: Tensor, another: Tensor) -> tuple[Tensor, Tensor, Tensor]:

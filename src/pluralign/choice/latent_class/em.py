@@ -156,8 +156,8 @@ def is_dense(problem: Problem) -> bool:
 def conditioned(problem: Problem, point: Point, weights: Tensor) -> Callable[[Tensor], Tensor]:
     """A map from `(R, m)` to about the inverse of minus the Hessian of the complete data times it.
 
-    If the Hessian is small, it is exact. With features it is that of the types' mean coefficients in proportion to each
-    type's weight, in the coordinates in which this is diagonal; with worths it is the diagonal alone. The prior's
+    If the Hessian is small, it is exact. With features it is that of choices at random in proportion to each type's
+    weight, in the coordinates in which this is diagonal; with worths it is the diagonal alone. The prior's
     coupling of the types is exact in each (Sherman-Morrison).
     """
     restarts, types, size = weights.shape[1] // problem.types, problem.types, problem.logit.parameters
@@ -172,10 +172,8 @@ def conditioned(problem: Problem, point: Point, weights: Tensor) -> Callable[[Te
         return lambda right: torch.cholesky_solve(right.unsqueeze(-1), factor).squeeze(-1)
     turn = None
     if problem.logit.features is not None and problem.may_turn:
-        middle = Point(problem.logit.of_all(), point.utilities.mean(1, keepdim=True))
-        values, turn = torch.linalg.eigh(middle.curvature(weights.mean(1, keepdim=True))[0])
-        shares = weights.sum(0) / weights.mean(1).sum().clamp(min=1e-300)
-        by_type = shares.unsqueeze(1) * values.clamp(min=0)
+        values, turn = problem.logit.spectrum(lambda: problem.back @ problem.population.unsqueeze(1))
+        by_type = weights.sum(0).unsqueeze(1) * values
     else:
         by_type = point.diagonal(weights)
     diagonal = problem.gathered(by_type.view(restarts, types, size)) + problem.least

@@ -168,8 +168,12 @@ class LatentClassPlackettLuce(BaseEstimator):
         if self.coefficients_init is not None or self.responsibilities_init is not None:
             fit = self._given(problem)
         else:
-            draft = self._draft(panel)
-            fit = moved_to(problem, self._restarted(problem if draft is panel else self.problem(draft)))
+            part = self._draft(panel)
+            draft = problem if part is panel else self.problem(part)
+            fit = self._restarted(draft)
+            if draft is not problem and self.polish and self.types > 1:
+                fit = self._polished(draft, fit)  # the best of them alone goes on to all annotators
+            fit = moved_to(problem, fit)
         if self.polish and self.types > 1:
             fit = self._polished(problem, fit)
         else:

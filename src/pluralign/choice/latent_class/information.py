@@ -174,7 +174,7 @@ class _Here:
         direction = scaled = conditioner(residual)
         size = first = float(residual @ scaled)
         # Far from the optimum a rough step is good enough; near it the number of right digits doubles with each.
-        wanted = min(0.1, (max(first, 0.0) / (1 + abs(float(self.fit.objective[0])))) ** 0.5)
+        wanted = min(0.1, max(1e-3, (max(first, 0.0) / (1 + abs(float(self.fit.objective[0])))) ** 0.5))
         for number in range(MOST_PRODUCTS):
             along = self._product(direction)
             bend = float(direction @ along)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ class Problem:
         ridge: precision of the normal prior on the free coefficients; with `common_ridge`, on their differences from a
             common taste theta_0.
         common_ridge: precision of the normal prior on theta_0; `None` gives every coefficient a prior of its own.
+        derived: what was computed from these and is needed again.
     """
 
     logit: ConditionalLogit
@@ -42,21 +44,28 @@ class Problem:
     fixed: Tensor
     ridge: float
     common_ridge: float | None = None
+    derived: dict[str, Any] = field(default_factory=dict, init=False)
 
-    @property
+    @cached_property
     def types(self) -> int:
         """K."""
         return len(self.slot)
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """m, the number of free coefficients."""
         return int(self.slot.max()) + 1 if self.slot.numel() else 0
 
-    @property
+    @cached_property
     def slots(self) -> Tensor:
         """`slot` with m, an extra place to be cut off, in place of -1."""
         return torch.where(self.slot < 0, self.parameters, self.slot)
+
+    @cached_property
+    def plain(self) -> bool:
+        """Whether every coefficient is a parameter of its own, in order."""
+        number = self.slot.numel()
+        return self.parameters == number and bool((self.slot.flatten() == torch.arange(number).to(self.slot)).all())
 
     def coefficients(self, parameters: Tensor) -> Tensor:
         """`(R, m)` to `(R, K, p)`."""
@@ -64,6 +73,8 @@ class Problem:
 
     def directions(self, parameters: Tensor) -> Tensor:
         """How coefficients change with the parameters: as `coefficients`, with 0 for the fixed ones."""
+        if self.plain:
+            return parameters.view(-1, *self.slot.shape)
         padded = torch.cat((parameters, parameters.new_zeros(len(parameters), 1)), 1)
         return padded[:, self.slot]
 
@@ -108,12 +119,16 @@ class Problem:
 
     def coupled(self, parameters: Tensor) -> Tensor:
         """sum_j b_j 1_j 1_j' times parameters `(R, m)`."""
+        if self.common_ridge is None:
+            return torch.zeros_like(parameters)
         _, b, column = self.prior
         sums = parameters.new_zeros(len(parameters), len(b)).index_add(1, column, parameters)
         return (b * sums)[:, column]
 
     def gathered(self, values: Tensor) -> Tensor:
         """Sum of the values that belong to each parameter: `(R, K, p)` to `(R, m)`."""
+        if self.plain:
+            return values.reshape(len(values), -1)
         sums = values.new_zeros(len(values), self.parameters + 1)
         return sums.index_add(1, self.slots.flatten(), values.flatten(1))[:, :-1]
 

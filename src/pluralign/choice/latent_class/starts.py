@@ -40,14 +40,17 @@ def flat_fit(problem: Problem, restarts: int) -> Fit:
 
 def pooled(problem: Problem) -> tuple[Tensor, Tensor]:
     """Coefficients of a one-type fit `(p,)`, and the mean square difference of two responses in a choice, in each."""
-    single = _one_type(problem, problem.logit.parameters)
-    fit = m_step(single, flat_fit(single, 1), steps=20)
-    weights = single.back @ single.population.unsqueeze(-1)
-    point = single.logit.at(fit.parameters)
-    worths = single.logit.features is None
-    own = point.diagonal(weights)[0] if worths else point.curvature(weights)[0].diagonal()
-    made = (weights[:, 0] @ single.logit.choices.places).clamp(min=1)
-    return fit.parameters[0], 2 * own.clamp(min=0) / made
+    if "pooled" not in problem.derived:
+        single = _one_type(problem, problem.logit.parameters)
+        fit = m_step(single, flat_fit(single, 1), steps=20)
+        weights = single.back @ single.population.unsqueeze(-1)
+        point = single.logit.at(fit.parameters)
+        worths = single.logit.features is None
+        own = point.diagonal(weights)[0] if worths else point.curvature(weights)[0].diagonal()
+        made = (weights[:, 0] @ single.logit.choices.places).clamp(min=1)
+        problem.derived["pooled"] = fit.parameters[0], 2 * own.clamp(min=0) / made
+    shared, information = problem.derived["pooled"]
+    return shared, information
 
 
 def random_starts(problem: Problem, restarts: int, seed: int) -> Fit:

@@ -102,7 +102,7 @@ def in_one_form(prompt: Any, responses: Sequence[Any], columns: Sequence[str] = 
     """
     names = columns or ["responses"] * len(responses)
     shown = [as_chat(response, name) for response, name in zip(responses, names, strict=True)]
-    if all(isinstance(response, list) for response in shown):
+    if shown and all(isinstance(response, list) for response in shown):
         prompt = as_chat(prompt, "prompt")
         if isinstance(prompt, list):
             start = prompt

@@ -106,7 +106,10 @@ def conversation_judgments(row: Mapping[str, Any], tally: Tally) -> Iterator[dic
     if not isinstance(history, list) or not all(isinstance(entry, Mapping) for entry in history):
         raise RowError("conversation_history", f"found {one_line(history)}, expected a list of messages")
     chat: list[dict[str, Any]] = []
-    for turn in dict.fromkeys(entry.get("turn") for entry in history):
+    turns = [entry.get("turn") for entry in history]
+    if not all(type(turn) is int for turn in turns):
+        raise RowError("conversation_history", f"found the turns {one_line(turns)}, expected whole numbers")
+    for turn in dict.fromkeys(turns):
         entries = [entry for entry in history if entry.get("turn") == turn]
         chat += [{"role": "user", "content": entry.get("content")} for entry in entries if entry.get("role") == "user"]
         shown = [entry for entry in entries if entry.get("role") == "model"]

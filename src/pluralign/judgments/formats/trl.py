@@ -145,12 +145,12 @@ class Exported:
 
     def summary(self) -> list[str]:
         """A summary for the terminal, as lines."""
-        lines = [f"{self.rows} preference rows; written to {self.out}"]
+        lines = [f"{self.rows} rows; written to {self.out}"]
         return lines + [f"not carried: {count} {what}" for what, count in self.lost.items() if count]
 
 
 def preference_rows(judgments: Judgments, lost: Counter[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Every strict pair of every ranking as `prompt`, `chosen`, `rejected`.
+    """Every strict pair of every ranking as `prompt`, `chosen`, `rejected` and `margin`: the strength, or `None`.
 
     Args:
         judgments: the table.
@@ -171,26 +171,39 @@ def preference_rows(judgments: Judgments, lost: Counter[str] | None = None) -> I
             lost[f"values of '{column}'"] += row[column] is not None
         lost["weights other than 1"] += row["weight"] != 1.0
         lost["rows of labels"] += row["labels"] is not None
+        pair = len(row["responses"]) == 2
+        lost["strengths of more than one pair"] += not pair and row["strength"] is not None
         ranks = row["ranks"] or [None] * len(row["responses"])
         for better, high in enumerate(ranks):
             for worse, low in enumerate(ranks):
                 if high is not None and (low is None or high < low):
                     chosen, rejected = row["responses"][better], row["responses"][worse]
-                    yield {"prompt": row["prompt"], "chosen": chosen, "rejected": rejected}
+                    margin = row["strength"] if pair else None
+                    yield {"prompt": row["prompt"], "chosen": chosen, "rejected": rejected, "margin": margin}
                 elif better < worse and high == low and row["ranks"] is not None:
                     lost["tied pairs" if high is not None else "pairs of unranked responses"] += 1
 
 
 def write_trl(judgments: Judgments, out: str | os.PathLike[str]) -> Exported:
-    """Write preference rows to Parquet or JSON Lines, streaming and atomically.
+    """Write preference rows to Parquet or JSON Lines, streaming and atomically; strengths become `margin`.
 
     Raises:
         PluralignError: there is no strict pair, or the disk refuses.
     """
-    text = judgments.table.schema.field("prompt").type
+    text, strengths = (judgments.table.schema.field(name).type for name in ("prompt", "strength"))
+    columns = [(name, text) for name in ("prompt", "chosen", "rejected")]
+    if judgments.table.column("strength").null_count < len(judgments):
+        columns.append(("margin", strengths))
     lost: Counter[str] = Counter()
-    rows, count = preference_rows(judgments, lost), 0
-    columns = pa.schema([(name, text) for name in KNOWN])
+    rows = preference_rows(judgments, lost)
+    return write_rows(rows, pa.schema(columns), out, lost, "no preference row is left: no ranking holds a strict pair")
+
+
+def write_rows(
+    rows: Iterator[dict[str, Any]], columns: pa.Schema, out: str | os.PathLike[str], lost: Counter[str], none: str
+) -> Exported:
+    """Write rows to Parquet or JSON Lines, streaming and atomically; `none` is the error if there are none."""
+    count = 0
     with contextlib.ExitStack() as stack:
         write: Callable[[pa.RecordBatch], None] | None = None
         while batch := list(islice(rows, 4096)):
@@ -198,5 +211,5 @@ def write_trl(judgments: Judgments, out: str | os.PathLike[str]) -> Exported:
             write(pa.RecordBatch.from_pylist(batch, schema=columns))
             count += len(batch)
         if not count:
-            raise PluralignError("no preference row is left: no ranking holds a strict pair")
+            raise PluralignError(none)
     return Exported(Path(out), count, lost)

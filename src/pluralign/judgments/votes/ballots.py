@@ -12,16 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pluralign.core.errors import PluralignError, one_line
-from pluralign.judgments.codes import by_appearance, flat_values, numbered
-from pluralign.judgments.schema import ranks_from_scores
+from pluralign.judgments.codes import NONE, by_appearance, flat_values, labels_shown, numbered, ranks_shown
 from pluralign.judgments.table import Judgments
 from pluralign.judgments.votes.state import Kind, VoteSettings, VoteState, text_key
 
 _BITS = 32
 _LOW = 2**_BITS - 1
 _UNRANKED = np.iinfo(np.int64).max  # the rank of a response that was shown and not ranked
-
-_NONE = -1  # stands for no label, and for no rank
 
 
 @dataclass(frozen=True)
@@ -76,8 +73,8 @@ def ballots_of(judgments: Judgments, rows: np.ndarray, kind: Kind, settings: Vot
     table = judgments.table
     lengths, shown = flat_values(table.column("responses"))
     row_of = np.repeat(np.arange(len(judgments)), lengths)
-    values = _labels_shown(judgments, lengths) if kind == "labels" else _ranks_shown(judgments, lengths)
-    given = np.bincount(row_of[values != _NONE], minlength=len(judgments)) > 0
+    values = labels_shown(judgments, lengths) if kind == "labels" else ranks_shown(judgments, lengths)
+    given = np.bincount(row_of[values != NONE], minlength=len(judgments)) > 0
     votes = rows & given & ((kind == "labels") | (lengths > 1))
     prompt_of, prompts = numbered(table.column("prompt"))
     text_of, texts = numbered(shown)
@@ -86,12 +83,12 @@ def ballots_of(judgments: Judgments, rows: np.ndarray, kind: Kind, settings: Vot
     prompt_number, text_number = np.divmod(keys, max(len(texts), 1))
     weights = table.column("weight").to_numpy()
     if kind == "labels":
-        voted = values[cast] != _NONE
+        voted = values[cast] != NONE
         judgment, label = row_of[cast][voted], values[cast][voted]
         first, item = by_appearance(response[voted])
         second, weight = first[:0], weights[judgment]
     else:
-        ranks = np.where(values[cast] == _NONE, _UNRANKED, values[cast])
+        ranks = np.where(values[cast] == NONE, _UNRANKED, values[cast])
         pair, side, weight, judgment = _pair_votes(response, ranks, np.flatnonzero(votes), lengths, weights, settings)
         first, second, item, label = _canonical_pairs(pair, side, [text_key(texts[text]) for text in text_number])
     return Ballots(
@@ -104,35 +101,6 @@ def ballots_of(judgments: Judgments, rows: np.ndarray, kind: Kind, settings: Vot
         judgment=judgment,
         left_out=int(rows.sum() - votes.sum()),
     )
-
-
-def _labels_shown(judgments: Judgments, lengths: np.ndarray) -> np.ndarray:
-    """The number of the label of each response of each row, or `_NONE`: `(responses,)`."""
-    labels = np.full(int(lengths.sum()), _NONE)
-    found, flat = flat_values(judgments.table.column("labels"))
-    codes, names = numbered(flat)
-    scale = judgments.label_scale
-    number = {} if scale is None else {label: number for number, label in enumerate(scale.labels)}
-    labels[np.repeat(found > 0, lengths)] = np.array([*(number[name] for name in names), _NONE], np.int64)[codes]
-    return labels
-
-
-def _ranks_shown(judgments: Judgments, lengths: np.ndarray) -> np.ndarray:
-    """The rank of each response of each row, or `_NONE`; rows without ranks are ranked by the rewards of labels."""
-    ranks = np.full(int(lengths.sum()), _NONE)
-    found, flat = flat_values(judgments.table.column("ranks"))
-    whole = flat.cast(pa.int64()).fill_null(_NONE).combine_chunks()
-    ranks[np.repeat(found > 0, lengths)] = whole.to_numpy(zero_copy_only=False)
-    scale = judgments.label_scale
-    if scale is None or (found > 0).all():
-        return ranks
-    labels = _labels_shown(judgments, lengths)
-    ends = np.cumsum(lengths)
-    for row in np.flatnonzero(found == 0).tolist():
-        of = slice(ends[row] - lengths[row], ends[row])
-        scores = [None if label == _NONE else scale.rewards[label] for label in labels[of].tolist()]
-        ranks[of] = [_NONE if rank is None else rank for rank in ranks_from_scores(scores)]
-    return ranks
 
 
 def _pair_votes(

@@ -21,7 +21,7 @@ from pluralign.evaluation.annotators.voted_pairs import VotedPairs, comparison_c
 from pluralign.judgments.table import Judgments
 from pluralign.reports import audit_record as page
 from pluralign.reports.histograms import Histogram
-from pluralign.scoring.annotator_types import Findings
+from pluralign.scoring.annotator_types import SELECTION_JUDGMENTS, Findings
 from pluralign.scoring.features import plain_text
 from pluralign.scoring.panels import People
 from pluralign.workflows.audit.coefficients import attribute_coefficients, membership_coefficients
@@ -248,6 +248,12 @@ def _warnings(fitted: Findings) -> list[str]:
                 f"{one_sided} responses won or lost every comparison: choices about them are separable, and only the "
                 "prior keeps their utilities finite."
             )
+    held_out, annotators = fitted.selection.by_annotator.shape[1], people.panel.annotators
+    if 0 < held_out < annotators:
+        warnings.append(
+            f"The number of types was chosen on {held_out:,} of the {annotators:,} annotators, drawn at random, with "
+            f"about {SELECTION_JUDGMENTS:,} judgments; the types themselves are fitted to all of them."
+        )
     if parameters > MOST_COVARIANCES:
         warnings.append(
             f"The model has {parameters} parameters, more than {MOST_COVARIANCES}: there are no standard errors, and "
