@@ -243,7 +243,8 @@ def test_simulated_people_follow_the_model(simulate, length, worths):
 )
 def test_a_held_out_gain_decides_between_one_type_and_several(gain, power, verdict, starts):
     data = design(Panel(np.tile([[0, 1, 2]], (8, 1)), np.tile([[1, 2, 3]], (8, 1)), np.repeat(np.arange(4), 2)))
-    found = identification(data, None, power, types=2, gain=gain)
+    heterogeneity = "one taste" if verdict == "one type" else "types"
+    found = identification(data, None, power, types=2, gain=gain, heterogeneity=heterogeneity)
     assert found.verdict == verdict
     assert found.sentence.startswith(starts)
     assert f"{gain.value:+.3f} +- {gain.error:.3f}" in found.reason

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
-from pluralign.choice.latent_class import em
 from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
 from pluralign.choice.latent_class.selection import PATIENCE, Selection, select_types
 
@@ -68,19 +67,6 @@ def test_the_prior_is_a_common_taste_that_was_maximised_over(simulate, worths):
     centre = ridge * theta.sum(0) / (common + 2 * ridge)
     penalty = ridge / 2 * ((theta - centre) ** 2).sum() + common / 2 * (centre**2).sum()
     assert float(model.fitted.objective[0]) == pytest.approx(model.log_likelihood_ - penalty, abs=1e-8)
-
-
-@pytest.mark.parametrize("worths", [False, True])
-def test_all_ways_of_solving_take_the_same_steps(simulate, worths, monkeypatch):
-    panel, _ = simulate(PLANTED[:2], annotators=30, judgments=6, worths=worths)
-    found = []
-    for by_parts, dense in ((True, 0), (False, 512), (False, 0)):
-        monkeypatch.setattr(em, "_parts_are_cheaper", lambda *_, by_parts=by_parts: by_parts)
-        monkeypatch.setattr(em, "DENSE_PARAMETERS", dense)
-        model = LatentClassPlackettLuce(2, ridge=2.0, common_ridge=0.5, polish=False, max_iterations=40, tolerance=0.0)
-        found.append(model.fit(panel).coefficients_)
-    np.testing.assert_allclose(found[0], found[1], atol=1e-7)
-    np.testing.assert_allclose(found[2], found[1], atol=1e-5)
 
 
 def test_one_kind_of_annotators_is_one_type(simulate):

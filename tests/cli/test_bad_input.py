@@ -240,6 +240,6 @@ def test_export_says_what_is_lost_and_comes_back(run, tmp_path):
     (tmp_path / "r.jsonl").write_text(lines(ranking))
     code, out, _ = run("export", tmp_path / "r.jsonl", "--out", tmp_path / "r-out.jsonl")
     assert code == 0
-    assert "5 preference rows" in out
+    assert "5 rows" in out
     for lost in ("1 tied pairs", "1 values of 'annotator'", "1 weights other than 1"):
         assert f"not carried: {lost}" in out

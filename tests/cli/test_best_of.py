@@ -49,7 +49,7 @@ def test_best_of_complains_in_one_line(run, base, reward, table, tmp_path):
         ([base, table, "--reward", base], "base: is not a reward model"),
         ([base, tmp_path / "none.parquet", "--reward", reward], "none.parquet: no such file"),
         ([tmp_path, table, "--reward", reward], "no model can be loaded from this folder"),
-        ([base, table, "--reward", reward, "--n", 0], "n: found 0, expected 1 or more"),
+        ([base, table, "--reward", reward, "--n", 0], "'--n': Input should be greater than or equal to 1"),
     ):
         code, _, err = run("best-of", *words, "--out", tmp_path / "best.parquet")
         lines = [line for line in err.splitlines() if line.startswith("pluralign:")]

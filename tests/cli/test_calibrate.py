@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from pluralign.judgments.reading import read
 from pluralign.scoring.recalibrated import CALIBRATION
 from rewarded import noisy_judgments, write_reward_model
 
@@ -87,7 +88,7 @@ def test_calibrate_complains_in_one_line(run, folder, table, tiny_model, tmp_pat
         ([folder, table, "--method", "platt"], "'--method': 'platt' is not one of 'temperature', 'isotonic'"),
         ([folder], "give one or more files, or --remove alone"),
         ([folder, table, "--remove"], "give one or more files, or --remove alone"),
-        ([folder, table, "--folds", 1], "folds: found 1, expected 2 or more"),
+        ([folder, table, "--folds", 1], "'--folds': Input should be greater than or equal to 2"),
     ):
         code, _, err = run("calibrate", *words)
         said = [line for line in err.splitlines() if line.startswith("pluralign:")]  # others are progress
@@ -134,6 +135,9 @@ def test_a_scale_for_each_annotator_is_stored_and_evaluated(run, folder, table, 
     found = metrics(tmp_path / "after")
     assert found["scaled_share"] == 1
     assert found["gain_of_annotator_scales_low"] <= found["gain_of_annotator_scales"]
-    code, _, err = run("calibrate", folder, table, "--by", "source")
+    unnamed = tmp_path / "unnamed.jsonl"
+    rows = [{key: value for key, value in row.items() if key != "source"} for row in read(table).rows()]
+    unnamed.write_text("\n".join(json.dumps(row, default=str) for row in rows))
+    code, _, err = run("calibrate", folder, unnamed, "--by", "source")
     assert code == 2
     assert "by: no judgment has a value in the column source" in err

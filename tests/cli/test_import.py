@@ -74,7 +74,7 @@ def test_the_source_name_fills_blanks_only(run, tmp_path):
 
 def test_files_of_different_scales_are_not_merged(run, tmp_path):
     for name, reward in (("a", 1), ("b", 5)):
-        (tmp_path / f"{name}.jsonl").write_text(lines({"responses": ["tea"], "labels": ["good"]}))
+        (tmp_path / f"{name}.jsonl").write_text(lines({"responses": [f"tea {name}"], "labels": ["good"]}))
         (tmp_path / f"{name}.jsonl.scale.yaml").write_text(f"name: mood\nlabels: {{good: {reward}, bad: 0}}\n")
     files = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
     refused(run, "label scale 'mood' differs", "import", *files, "--out", tmp_path / "o.parquet")
@@ -145,7 +145,6 @@ def test_an_option_of_another_format_is_not_ignored(run, tmp_path):
         ["--field", "prompt=query"],
         ["--format", "argilla", "--prompt", "Tea?"],
         ["--format", "preflib", "--label-scale", "binary"],
-        ["--mapping", tmp_path / "map.yaml"],
         [*mapping, "--drop-columns", "prompt"],
         ["--key-file", tmp_path / "key"],
     ):

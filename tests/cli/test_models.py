@@ -45,7 +45,7 @@ def test_train_evaluate_and_score_write_what_is_promised(run, config, table, tmp
     assert "accuracy:" in out
     folder = tmp_path / "run"
     resolved = yaml.safe_load((folder / "config.yaml").read_text())
-    assert (resolved["learning_rate"], resolved["seed"], resolved["ties"]) == (0.001, 7, "efron")
+    assert (resolved["learning_rate"], resolved["seed"], resolved["ties"]) == (0.001, 7, "auto")
     metrics = json.loads((folder / "metrics.json").read_text())
     for key in (
         "judgments",
@@ -89,7 +89,7 @@ WRONG = [
     ),
     ({"objective": "placket-luce"}, "line 1, key 'objective': found 'placket-luce', expected one of bradley-terry"),
     ({"objective": "placket-luce"}, "(did you mean 'plackett-luce'?)"),
-    ({"ties": "effron"}, "key 'ties': found 'effron', expected one of efron, breslow"),
+    ({"ties": "effron"}, "key 'ties': found 'effron', expected one of auto, davidson, efron, bre"),
     ({"lr_scheduler_type": "linaer"}, "key 'lr_scheduler_type': found 'linaer', expected one of linear"),
     ({"save_strategy": "stepz"}, "key 'save_strategy': found 'stepz', expected one of no, steps"),
     ({"dtype": "float23"}, "key 'dtype': found 'float23', expected one of auto, bfloat16"),
@@ -100,7 +100,7 @@ WRONG = [
     ({"bf16": "yes please"}, "key 'bf16': found 'yes please', expected true or false"),
     ({"run_name": 5}, "key 'run_name': found 5, expected text"),
     ({"max_length": 4096}, "max_length: 4096 is more than the 96 tokens"),
-    ({"max_length": 0}, "max_length: found 0, expected 1 or more"),
+    ({"max_length": 0}, "'max_length': found 0, expected 1 or more"),
     ({"model_name_or_path": "no-such-folder/model"}, "no-such-folder/model: no model can be loaded"),
     (
         {"eval_files": [], "eval_strategy": "steps"},

@@ -62,9 +62,9 @@ def export(
     to: Annotated[To, Option(help="trl: pairs; best-of-n: as RewardBench 2; votes: CSV; datasets: a folder.")] = "trl",
     label_scale: options.LabelScale = None,
 ) -> None:
-    """Export judgments for other tools: by default TRL's preference pairs.
+    """Export judgments for other tools.
 
-    The output lists what the rows cannot hold.
+    By default as TRL's preference pairs. The output lists what the rows cannot hold.
     """
     from pluralign.workflows.importing import export as run
 

@@ -36,9 +36,10 @@ def best_of(
     revision: options.Revision = "main",
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Sample n responses per prompt and rank the best one, or one drawn by softmax, first.
+    """Sample n responses per prompt and rank one of them first.
 
-    The output is a table of judgments, for supervised fine-tuning on the responses ranked first.
+    It is the best one, or one drawn by softmax. The output is a table of judgments, for supervised fine-tuning on the
+    responses ranked first.
     """
     from pluralign.workflows.best_of import best_of as run
     from pluralign.workflows.best_of import best_of_lines
