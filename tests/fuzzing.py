@@ -10,8 +10,10 @@ import collections
 import copy
 import json
 import random
+import runpy
 import tempfile
 import traceback
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,7 @@ import pyarrow.parquet as pq
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import BUILT_IN_SCALES, Judgments, read
 from pluralign.judgments.annotator_weights import read_annotator_weights
-from pluralign.judgments.scales import label_scale
+from pluralign.judgments.scales import LabelScale, label_scale
 from pluralign.judgments.votes import read_votes, votes_of, write_votes
 from pluralign.judgments.votes.priors import read_priors
 from pluralign.personas.questions import read_descriptions, read_personas
@@ -32,37 +34,6 @@ from pluralign.workflows.importing import Imported, import_files
 from pluralign.workflows.train.settings import read_yaml
 
 CHAT = [{"role": "user", "content": "Tea?"}]
-REPLY = {"role": "assistant", "replies": [], "deleted": False}
-SOURCES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
-    "helpsteer3": (
-        {"mapping": "helpsteer3"},
-        [{"context": CHAT, "response1": "yes", "response2": "no", "domain": "d",
-          "individual_preference": [{"score": -3}, {"score": 0}]}] * 2,
-    ),
-    "nectar": (
-        {"mapping": "nectar"},
-        [{"prompt": "Tea?", "answers": [{"answer": "yes", "rank": 1.5}, {"answer": "no", "rank": 1.5}]}] * 2,
-    ),
-    "helpsteer2": ({"mapping": "helpsteer2"}, [{"prompt": "Tea?", "response": f"{n}", "helpfulness": n} for n in range(3)]),
-    "chatbot-arena": (
-        {"format": "chatbot-arena"},
-        [{"conversation_a": [*CHAT, {"role": "assistant", "content": "yes"}], "winner": "model_b", "tstamp": 1682351591.1,
-          "conversation_b": [*CHAT, {"role": "assistant", "content": "no"}], "judge": "arena_user_1"},
-         {"prompt": '["Tea?"]', "response_a": '["yes"]', "response_b": '["no"]', "winner_tie": 1}],
-    ),
-    "oasst": (
-        {"format": "oasst"},
-        [{"message_tree_id": "t", "prompt": {"text": "Tea?", "role": "prompter", "message_id": "m", "replies": [
-            {**REPLY, "text": "yes", "rank": 0}, {**REPLY, "text": "no", "rank": 1}]}}] * 2,
-    ),
-    "prism": (
-        {"format": "prism"},
-        [{"user_id": "u", "conversation_id": "c", "conversation_history": [
-            {"turn": 0, "role": "user", "content": "Tea?"},
-            {"turn": 0, "role": "model", "content": "yes", "score": 90, "if_chosen": True},
-            {"turn": 0, "role": "model", "content": "no", "score": 10, "if_chosen": False}]}] * 2,
-    ),
-}  # fmt: skip
 PAIRS = [{"prompt": f"Tea {n}?", "chosen": "yes, please", "rejected": "no", "weight": n + 1} for n in range(4)]
 ROWS = [
     {"prompt": f"Tea {n}?", "responses": ["yes", "höh 🐦", "no"], "ranks": [1, None, 2], "annotator": f"a{n}",
@@ -119,10 +90,9 @@ class Reader:
 
 def _import(name: str, **options: Any) -> Callable[[Path, bool], Imported]:
     def run(folder: Path, skip: bool) -> Imported:
-        given = {
-            key: str(folder / value) if key == "mapping" and value.endswith(".yaml") else value
-            for key, value in options.items()
-        }
+        given = dict(options)
+        if "mapping" in given and (folder / given["mapping"]).exists():
+            given["mapping"] = str(folder / given["mapping"])
         if skip:
             given |= {"on_error": "skip", "rejects": folder / "bad.jsonl"}
         return import_files([folder / name], folder / "out.parquet", **given)
@@ -191,24 +161,6 @@ def readers() -> dict[str, Reader]:
             ("in.json",), False,
         ),
         "argilla-flat": ({"in.jsonl": _lines(FLAT)}, _import("in.jsonl", format="argilla"), ("in.jsonl",), False),
-        **{
-            name: ({"in.jsonl": _lines(rows)}, _import("in.jsonl", **options), ("in.jsonl",), False)
-            for name, (options, rows) in SOURCES.items()
-        },
-        "le-wi-di": (
-            {"in.json": json.dumps({"7": {"text": "Nice.", "annotations": "0,1", "annotators": "a,b"}})},
-            _import("in.json", format="le-wi-di", label_scale=BUILT_IN_SCALES["binary"]), ("in.json",), False,
-        ),
-        "mapping-columns": (
-            {"in.csv": "q,a,b,w,who,n\nTea?,yes,no,left,7.0,1\nTea?,no,\"y\"\"es\",right,,2.5\n",
-             "map.yaml": "prompt: '{q}'\nresponses: ['{a}', '{b}']\nchoice: '{w}'\nannotator: '{who}'\nweight: '{n}'\n"
-                         "choices: {left: [1, 2], right: [2, 1]}\n"},
-            _import("in.csv", mapping="map.yaml"), ("in.csv", "map.yaml"), False,
-        ),
-        "polis-votes": (
-            {**polis, "t.votes.csv": "timestamp,datetime,comment-id,voter-id,vote\n1717156800000,x,0,7,1\n2,x,1,7,-1\n"},
-            _import("t.votes.csv", format="polis"), ("t.votes.csv", "t.comments.csv"), False,
-        ),
         "scale": ({"s.yaml": SCALE}, _plain("s.yaml", label_scale), ("s.yaml",), False),
         "personas": (
             {"p.yaml": "- {name: Ann, description: A nurse.}\n- name: Bo\n  description: >\n    A cook.\n"},
@@ -232,11 +184,79 @@ def readers() -> dict[str, Reader]:
         name: Reader({file: text.encode() for file, text in files.items()}, run, mutated, rows)
         for name, (files, run, mutated, rows) in texts.items()
     }
+    found |= _known_sources(scale)
     found["parquet"] = Reader({"t.parquet": table}, _import("t.parquet"), ("t.parquet",))
     found["vote-state"] = Reader({"t.parquet": state}, _plain("t.parquet", read_votes), ("t.parquet",))
     found["annotator-weights"] = Reader(
         {"w.parquet": weights}, _plain("w.parquet", read_annotator_weights), ("w.parquet",)
     )
+    return found
+
+
+def _known_sources(scale: LabelScale) -> dict[str, Reader]:
+    """The packaged mappings, the formats of known data sets and the containers, with the rows of their tests."""
+    tests = runpy.run_path(str(Path(__file__).with_name("judgments") / "test_sources.py"))
+    chat, node, arena = tests["chat"], tests["oasst_node"], tests["ARENA"]
+    found = {}
+    for name, (rows, _) in tests["CASES"].items():
+        found[name] = Reader({"in.jsonl": _lines(rows).encode()}, _import("in.jsonl", mapping=name), ("in.jsonl",))
+    replies = [
+        node("Yes", "assistant", rank=0),
+        node("No", "assistant", rank=1),
+        node("Gone", "assistant", deleted=True),
+    ]
+    turns = [
+        {"turn": 0, "role": "user", "content": "Tea?"},
+        {"turn": 0, "role": "model", "content": "Yes", "score": 90, "if_chosen": True, "within_turn_id": 0},
+        {"turn": 0, "role": "model", "content": "No", "score": 10, "if_chosen": False, "within_turn_id": 1},
+    ]
+    items = {
+        "7": {"text": "Nice.", "annotations": "0,1", "annotators": "Ann1,Ann2"},
+        "8": {"text": "Bad.", "annotations": {"Ann1": 1, "Ann3": 0}, "annotators": "Ann1,Ann3"},
+    }
+    kaggle = (
+        "id,model_a,model_b,prompt,response_a,response_b,winner_model_a,winner_model_b,winner_tie\n"
+        '1,m,n,"[""Tea?""]","[""Yes""]","[""No""]",0,1,0\n'
+    )
+    of_tools = [
+        {
+            "prompt": [{"role": "user", "content": [{"type": "text", "text": "Tea?"}]}],
+            "chosen": chat("a")[:1],
+            "rejected": "no",
+        }
+    ]
+    for name, file, text, options in (
+        ("chatbot-arena", "in.jsonl", _lines([{**arena, "winner": "model_b"}] * 2), {"format": "chatbot-arena"}),
+        ("chatbot-arena-csv", "in.csv", kaggle, {"format": "chatbot-arena"}),
+        (
+            "oasst",
+            "in.jsonl",
+            _lines([{"message_tree_id": "t", "prompt": node("Tea?", "prompter", replies)}]),
+            {"format": "oasst"},
+        ),
+        (
+            "prism",
+            "in.jsonl",
+            _lines([{"conversation_id": "c", "user_id": "u", "conversation_history": turns}]),
+            {"format": "prism"},
+        ),
+        ("le-wi-di", "in.json", json.dumps(items), {"format": "le-wi-di", "label_scale": BUILT_IN_SCALES["binary"]}),
+        ("chats", "in.jsonl", _lines(of_tools), {"format": "trl"}),
+    ):
+        found[name] = Reader({file: text.encode()}, _import(file, **options), (file,))
+    mapping = tests["MAPPING"].encode()
+    with tempfile.TemporaryDirectory() as place:
+        tests["workbook"](Path(place) / "book.xlsx")
+        with zipfile.ZipFile(Path(place) / "v.zip", "w") as packed:
+            packed.writestr("votes.csv", tests["as_text"]())
+        containers = {
+            "in.csv": tests["as_text"](";").encode("utf-16"),
+            "in.xlsx": (Path(place) / "book.xlsx").read_bytes(),
+            "in.zip": (Path(place) / "v.zip").read_bytes(),
+        }
+    for file, data in containers.items():
+        run = _import(file, format="mapping", mapping="m.yaml")
+        found[f"container-{file}"] = Reader({file: data, "m.yaml": mapping}, run, (file,))
     return found
 
 

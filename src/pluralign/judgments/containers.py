@@ -5,11 +5,14 @@ from __future__ import annotations
 import codecs
 import contextlib
 import csv
+import errno
 import io
 import shutil
+import struct
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
@@ -20,6 +23,12 @@ from pluralign.judgments.reading import ENDINGS, GZIP_DAMAGE, opened
 
 STANDARD_INPUT = "-"
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_DAMAGE = (
+    zipfile.BadZipFile, EOFError, LookupError, NotImplementedError, OverflowError, RuntimeError, ValueError,
+    struct.error, zlib.error,
+)  # fmt: skip
+"""What reading a damaged archive raises."""
+_MOST_COLUMNS = 16384  # of an Excel sheet
 _SHEET = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 
 
@@ -93,10 +102,17 @@ def _from_zip(path: Path, folder: Path, main: str) -> Path:
                 raise PluralignError(
                     f"{path}: holds {len(chosen)} files of data ({holds}): unpack it, and give the file"
                 )
+            names = [Path(item.filename).name for item in found]
+            if len(set(names)) < len(names):
+                raise PluralignError(f"{path}: holds two files of one name ({one_line(names, 200)}): unpack it")
             for item in found:
                 with archive.open(item) as data, open(folder / Path(item.filename).name, "wb") as out:
                     shutil.copyfileobj(data, out)
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as fault:
+    except (*_DAMAGE, OSError) as fault:
+        if isinstance(fault, PluralignError) or (
+            isinstance(fault, OSError) and fault.errno not in (None, errno.EINVAL)
+        ):
+            raise
         raise PluralignError(f"{path}: the archive cannot be read: {one_line(str(fault))}: fetch it again") from fault
     file = folder / Path(chosen[0].filename).name
     inner = folder / "inner"
@@ -133,7 +149,9 @@ def _from_sheet(path: Path, folder: Path) -> Path:
                     texts.append("".join(part.text or "" for part in item.iter(f"{_SHEET}t")))
             sheet = ElementTree.fromstring(book.read("xl/worksheets/sheet1.xml"))
             rows = [_cells(row, texts) for row in sheet.iter(f"{_SHEET}row")]
-    except (zipfile.BadZipFile, KeyError, IndexError, ValueError, ElementTree.ParseError, RuntimeError) as fault:
+    except (*_DAMAGE, OSError, ElementTree.ParseError) as fault:
+        if isinstance(fault, OSError) and fault.errno not in (None, errno.EINVAL):
+            raise
         raise PluralignError(f"{path}: is not a readable Excel workbook: save the sheet as CSV") from fault
     width = max(map(len, rows), default=0)
     with open(file, "w", encoding="utf-8", newline="") as out:
@@ -147,6 +165,8 @@ def _cells(row: ElementTree.Element, texts: Sequence[str]) -> list[str]:
         place = 0
         for letter in filter(str.isalpha, cell.get("r", "")):
             place = place * 26 + ord(letter.upper()) - ord("A") + 1
+        if place > _MOST_COLUMNS:
+            raise ValueError(f"column {place}")
         cells += [""] * (place - 1 - len(cells))
         value = cell.find(f"{_SHEET}v")
         text = "" if value is None or value.text is None else value.text

@@ -232,7 +232,7 @@ annotator's type, `types.json` the estimates of every round."""
         if writes:
             write_json(folder / "identification.json", vars(self.verdict))
         stored.write(0, self.rounds[0])
-        self._m_steps_file = stored.folder / "m_steps.json"
+        self._m_steps_file = stored.of(0) / "m_steps.json"
         self._m_steps = read_record(self._m_steps_file, dict[str, MStep]) if self._m_steps_file.exists() else {}
         self.accelerator.wait_for_everyone()
         self._tuned, self._history = [], []
