@@ -70,9 +70,10 @@ def item_labels(name: str, item: Any, prompt: str, source: str, tally: Tally) ->
 
 
 def _list(value: Any, column: str) -> list[str]:
-    """The values of a list, of text with commas, or of an object (since 2025, from annotator to label)."""
-    if isinstance(value, str):
-        return names_in(value)
-    if not isinstance(value, list | Mapping | type(None)):
-        raise RowError(column, f"found {one_line(value)}, expected values separated by commas")
-    return [str(each) for each in (value.values() if isinstance(value, Mapping) else value or ())]
+    if isinstance(value, Mapping):  # since 2025: annotator to label
+        return [str(each) for each in value.values()]
+    if value is None or isinstance(value, str):
+        return names_in(value or "")
+    if not isinstance(value, list):
+        raise RowError(column, f"found {one_line(value)}, expected a list, or names separated by commas")
+    return [str(each) for each in value]
