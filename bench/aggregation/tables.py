@@ -8,7 +8,7 @@ from typing import Any
 from ..common.tables import between, named, paragraph, table
 
 ORDER = [
-    "base", "dpo", "own type's", "population", "utilitarian", "max-min-reward", "mixture", "merge", "pooled", "best-of",
+    "base", "own type's", "population", "utilitarian", "max-min-reward", "mixture", "merge", "pooled", "best-of",
     "best-of-distilled", "best-of, weighted", "best-of, smallest percentile", "best-of, true utilities",
 ]  # fmt: skip
 

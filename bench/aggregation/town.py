@@ -1,7 +1,7 @@
 """One policy for all types of a simulated town: how often does the worst-off type prefer it to the base?
 
-For each seed a town of three annotator types, with prompts held out; EM-DPO and plain DPO with the demo's settings,
-from a language model that has read the responses of another town; `aggregate` with all its policies.
+For each seed a town of three annotator types, with prompts held out; EM-DPO with the demo's settings, from a language
+model that has read the responses of another town; `aggregate` with all its policies.
 
 Win rates are reported twice on the same held-out responses: by the types' judges, which also choose, and by the true
 utilities of the town's types. "Own type's" is the policy of the estimated type that most annotators of a true type
@@ -42,13 +42,12 @@ from ..common.training import town_language_model, trained
 
 FOLDER = OUT / "aggregation_town"
 TUNING = {"per_device_train_batch_size": 16, "learning_rate": 2e-3, "num_train_epochs": 2, "beta": 1.0}
-"""As in the demo; the same for both objectives."""
+"""As in the demo."""
 
 COMBINING = {
-    "candidates": 16, "trials": 10, "max_tuning_prompts": 40, "distill": ["best-of"], "distill_samples": 2,
+    "candidates": 16, "trials": 8, "max_tuning_prompts": 32, "distill": ["best-of"], "distill_samples": 1,
     "distill_epochs": 3, "distill_learning_rate": 2e-3,
 }  # fmt: skip
-DPO = "dpo"
 
 
 def measured(folder: Path, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
@@ -61,12 +60,11 @@ def measured(folder: Path, seed: int, settings: dict[str, Any]) -> dict[str, Any
     test.write(folder / "test.parquet")
     base, data = town_language_model(), folder / "train.parquet"
     config = {"eval_files": [str(folder / "test.parquet")], "seed": seed, "max_length": CONTEXT, **TUNING}
-    run, policy, together = folder / "people", folder / "policy", folder / "together"
+    run, together = folder / "people", folder / "together"
     metrics = trained(run, base, data, objective="em-dpo", types=settings["types"], **config)
-    trained(policy, base, data, objective="dpo", use_peft=True, lora_target_modules=["all-linear"], **config)
     training = clock()
     found = aggregate(
-        run, together, policies={DPO: policy}, samples=settings["samples"], max_new_tokens=ANSWER, seed=seed,
+        run, together, samples=settings["samples"], max_new_tokens=ANSWER, seed=seed,
         **COMBINING,
     )  # fmt: skip
     combining = clock()

@@ -96,7 +96,9 @@ def main() -> None:
         panel = simulated(answer, seed)
         selection = select_types(panel, range(1, 4), ridge=2 / 3**2)
         print(f"{answer}: {answer_of(selection)}", flush=True)
-        dots = places(panel) + np.random.default_rng(seed).normal(scale=0.008, size=(panel.annotators, 2))
+        # Equal shares would hide each other; the fewer judgments, the fewer shares there are.
+        apart = 0.05 * np.sqrt(panel.annotators / panel.judgments)
+        dots = places(panel) + np.random.default_rng(seed).normal(scale=apart, size=(panel.annotators, 2))
         caption = f"Simulated annotators: {answer}"
         kinds = np.asarray(selection.model.labels_) if answer == "types" else np.zeros(len(dots), dtype=np.int64)
         svg = drawing(dots.clip(0, 1), kinds, caption)

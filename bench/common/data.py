@@ -59,7 +59,7 @@ def load(name: str) -> tuple[Judgments, list[str]]:
         files, options = SOURCES[name]
         done = import_files(
             [DATA / path for path in files], file, source=name, on_error="skip",
-            rejects=file.with_suffix(".rejects"), **options,
+            rejects=file.with_suffix(".rejects.jsonl"), **options,
         )  # fmt: skip
         messages.write_text("\n".join(done.summary()))
     return read(file), messages.read_text().splitlines()

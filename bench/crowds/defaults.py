@@ -2,10 +2,10 @@
 
 The head reads the frozen mean state of MiniLM on prompt and response, so that a run takes seconds and nothing differs
 between rows but what `DPRMConfig` sets: `energy` is the default, `ce` and `ot` change the loss alone, and `paper` is
-`preset: paper`. `no prior` and `paper, votes` change one thing of the paper's settings: the prior, or the weight of
-items. `marginal` and `medians` are constants, `logistic` is soft-label logistic regression on the same states with a
-ridge. All heads start at the mean target and are trained by Adam on all items at once; the number of steps is the one
-with the best log-loss on a held-out fifth of the training prompts, for each row.
+`preset: paper`. `paper, no prior` and `paper's targets, ce` change one thing of it. `marginal` and `medians` are
+constants, `logistic` is soft-label logistic regression on the same states with a ridge. All heads start at the mean
+target and are trained by Adam on all items at once; the number of steps is the one with the best log-loss on a held-out
+fifth of the training prompts, for each row.
 
 Training and held-out items are those of `crowds`. Intervals resample prompts, with all seeds of a prompt together; the
 votes of these sources are counts without names, so they are given these annotators.

@@ -180,7 +180,7 @@ def _conversation(name: str) -> tuple[Judgments, str]:
             prompt=topic,
             keep_moderated=True,
             on_error="skip",
-            rejects=file.with_suffix(".rejects"),
+            rejects=file.with_suffix(".rejects.jsonl"),
         )
     return read(file), topic
 

@@ -64,6 +64,21 @@ def _shares(values: Any) -> str:
     return ", ".join(_share(value) for value in values if value == value)
 
 
+def crowd_defaults(found: Any) -> list[str]:
+    rows = [
+        {"source": f"{name} ({own['train']} training items)", **row}
+        for name, own in found["sources"].items()
+        for row in own["rows"]
+    ]
+    template = """
+        | source | row | log-loss | gain over the marginal | transport cost |
+        ---
+        | {source} | {row} | {log_loss:.4f} | {log_loss_over_marginal.ci:+.4f} | {transport_cost:.4f} |"""
+    intro = """{seeds} seeds. Log-loss in nats per vote, mean over items; the gain is positive where a row is better,
+        with its 95 % interval over prompts, paired item by item."""
+    return [paragraph(intro.format_map(found["options"])), table(rows, template)]
+
+
 def crowd_votes_needed(found: Any) -> list[str]:
     intro = """Means over {seeds} draws. Each cell: total variation, transport cost, fraction of labels in their 95 %
         credible interval."""
@@ -122,4 +137,6 @@ def crowd_votes_groups(found: Any) -> list[str]:
     return [paragraph(intro), table(rows, template, columns)]
 
 
-TABLES = {make.__name__: make for make in (crowds, crowd_votes_needed, crowd_votes_drift, crowd_votes_groups)}
+TABLES = {
+    make.__name__: make for make in (crowds, crowd_defaults, crowd_votes_needed, crowd_votes_drift, crowd_votes_groups)
+}

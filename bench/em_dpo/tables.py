@@ -23,7 +23,7 @@ CURVES = {
     "mixture_log_loss": """Held-out log-loss of a ranking of three in nats (chance: ln 6 = 1.792), policies weighted by
         the annotator's posterior""",
     "own_log_loss": "The same under the policy of the annotator's most probable type alone",
-    "seconds": "Seconds of a run",
+    "cpu_seconds": "Processor seconds of the training, without the start",
 }
 
 
@@ -42,7 +42,7 @@ def em_town_curve(found: Any) -> list[str]:
                 place = places.setdefault((row["responses"], row["method"]), place)
                 place.setdefault(str(row["judgments"]), []).append(row[key])
         order = itertools.product(sorted({row["responses"] for row in rows}), METHODS)
-        digits = 1 if key == "seconds" else 3
+        digits = 0 if key == "cpu_seconds" else 3
         # A heading of digits alone would be a position in the template, so it gets a name.
         cells = {str(size): f"{{n{size}:mean .{digits}f}}" for size in sizes}
         ordered = [{f"n{name}" if name.isdigit() else name: value for name, value in places[at].items()} for at in order
@@ -64,10 +64,10 @@ def em_town_blind(found: Any) -> list[str]:
         weighted by the annotator's posterior."""
     template = """
         | method | seed | identification by text features | rounds taken | kept | gain | right type | accuracy of pairs
-        | log-loss | seconds |
+        | log-loss | processor seconds |
         ---
         | {method} | {seed} | {verdict} | {rounds} | {kept} | {gained} | {type_accuracy:.3f} | {accuracy:.3f}
-        | {mixture_log_loss:.3f} | {seconds:.0f} |"""
+        | {mixture_log_loss:.3f} | {cpu_seconds:.0f} |"""
     return [paragraph(intro.format_map(found["settings"])), table(rows, template)]
 
 

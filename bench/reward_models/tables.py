@@ -142,6 +142,61 @@ def interval_coverage(found: Any) -> list[str]:
     return [paragraph(intro.format_map(found["options"])), *tables, paragraph(called.format(calls=shown))]
 
 
+def more_averages(found: Any) -> list[str]:
+    template = """
+        | design | method | share of d taken up | distance from theta | ECE | mean accuracy | worst source |
+        weight of the third |
+        ---
+        | {design} | {method} | {taken:.2f} | {rest:.2f} | {ece:.3f} | {accuracy:.3f} | {worst:.3f} | {weight:.2f} |"""
+    return [f"{found['options']['seeds']} seeds.", table(found["rows"], template)]
+
+
+def more_averages_real(found: Any) -> list[str]:
+    template = """
+        | method | accuracy, mean of five | worst source | log-loss, mean of five | unbiased squared calibration error |
+        weight of each source |
+        ---
+        | {method} | {accuracy:.4f} | {worst:.4f} | {log_loss:.4f} | {ece_squared:+.5f} | {weights:.2f} |"""
+    names = [name for name, value in found["rows"][0].items() if isinstance(value, dict)]
+    each = "\n| method | ... |\n---\n| {method} | ... |"
+    gains = {name: f"{{{name}[log_loss_gain].ci:+.4f}}" for name in names}
+    return [
+        f"{found['options']['seeds']} seeds. 20 judgments of each source in a step, 160 steps:",
+        table(found["rows"], template),
+        "Gain in log-loss (nats per pair) of each source over uniform weights, with 95 % intervals over prompts; the "
+        "last row is what sharing costs the source, its own model against the shared one:",
+        table([row for row in found["rows"] if row["method"] != "uniform"], each, gains),
+    ]
+
+
+def ties(found: Any) -> list[str]:
+    rows = [
+        {"source": f"{name} ({own['judgments']} judgments, {own['prompts']} prompts, {own['ties']:.0%} ties)", **row}
+        for name, own in found["sources"].items()
+        for row in own["rows"]
+    ]
+    template = """
+        | source | row | nu | log-loss of three outcomes | davidson's gain | predicted share of ties |
+        accuracy on strict pairs |
+        ---
+        | {source} | {row} | {nu:.2f} | {log_loss.ci:.4f} | {davidson_gain.ci:+.4f} | {predicted_ties:.3f}
+        | {accuracy.ci:.3f} |"""
+    intro = """{seeds} seeds. Log-loss in nats per judgment; the gain is the paired difference to `davidson`; 95 %
+        intervals over prompts and annotators."""
+    return [paragraph(intro.format_map(found["options"])), table(rows, template)]
+
+
 TABLES = {
-    make.__name__: make for make in (convarg, real_data, more_sources, more_study, more_conflict, interval_coverage)
+    make.__name__: make
+    for make in (
+        convarg,
+        real_data,
+        more_sources,
+        more_study,
+        more_conflict,
+        more_averages,
+        more_averages_real,
+        ties,
+        interval_coverage,
+    )
 }

@@ -27,12 +27,14 @@ from pluralign.scoring.items import items_of
 from pluralign.scoring.measured import column_of
 
 from ..common.data import DATA, encoder, load
-from ..common.options import parsed
+from ..common.options import parsed, parts
 from ..common.results import OUT, store
 
 SOURCES = ("llm_crowd", "convarg", "webgpt", "pandalm")
 ROWS = ("constant", "strict", "efron", "davidson")
 RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3)
+MOST = 8000
+"""Judgments of a source, at most, drawn at random."""
 
 
 def llm_crowd() -> Judgments:
@@ -59,6 +61,7 @@ class Crowd:
         items = items_of(judgments)
         states = text_features(items, encoder(), cache=OUT / "cache").astype(np.float64)
         pairs = np.flatnonzero(np.diff(items.offsets) == 2)
+        pairs = np.sort(np.random.default_rng(0).permutation(pairs)[:MOST])
         shown = items.response[items.offsets[pairs][:, None] + np.arange(2)]
         self.ranks = items.ranks[items.offsets[pairs][:, None] + np.arange(2)]
         self.x = (states[shown[:, 0]] - states[shown[:, 1]]) / states.std(0)
@@ -142,10 +145,10 @@ def run(name: str, options: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    options = parsed(__doc__, seeds=5)
+    options = parsed(__doc__, seeds=5, sources=parts(SOURCES, "Only these sources."))
     torch.set_num_threads(1)
     results = {}
-    for name in SOURCES:
+    for name in options.sources:
         results[name] = run(name, options)
         for row in results[name]["rows"]:
             print(name, {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()},

@@ -100,6 +100,13 @@ def test_gradients_are_exact_and_that_of_nu_is_observed_minus_expected():
     assert slope.item() == pytest.approx(25 - chances.sum(), rel=1e-9)
 
 
+def test_autocast_changes_nothing():
+    utilities, ranks = random(5, 3).float(), torch.tensor([[1, 1, 2]] * 5)
+    expected = davidson_log_likelihood(utilities, ranks, torch.tensor([0.5]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(davidson_log_likelihood(utilities, ranks, torch.tensor([0.5])), expected)
+
+
 def test_large_utilities_are_finite():
     utilities = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
     for ranks in ([[1, 2, 3]], [[3, 1, 2]], [[1, 1, 2]]):

@@ -156,14 +156,14 @@ def simulated_log_likelihood(panel, normals):
 
 
 def test_estimates_of_swissmetro_are_those_of_maximum_simulated_likelihood(shared_data):
-    """A mixed logit of 150 travellers by a quasi-Newton method over 500 quasi-random draws for each of them."""
-    panel = swissmetro(shared_data / "choice_panel").of_annotators(np.arange(0, 750, 5))
-    settings = {"common_variance": False, "moments": "importance", "max_iterations": 300, "tolerance": 1e-7}
+    """A mixed logit of 75 travellers by a quasi-Newton method over 400 quasi-random draws for each of them."""
+    panel = swissmetro(shared_data / "choice_panel").of_annotators(np.arange(0, 750, 10))
+    settings = {"common_variance": False, "moments": "importance", "max_iterations": 120, "tolerance": 1e-6}
     model = RandomCoefficientsPlackettLuce(rank=0, random=[2], **settings).fit(panel)
-    draws = norm.ppf((np.arange(500) + 0.5) / 500)
+    draws = norm.ppf((np.arange(400) + 0.5) / 400)
     simulated = simulated_log_likelihood(panel, draws)
     start = np.array([-0.5, -0.5, -1.0, -1.0, 1.0])
     found = minimize(lambda parameters: -simulated(parameters), start, method="BFGS", options={"gtol": 0.05})
     ours = np.append(model.mean_, np.sqrt(model.variances_[2]))
     assert simulated(ours) > -found.fun - 0.5
-    np.testing.assert_allclose(ours, np.append(found.x[:4], abs(found.x[4])), rtol=0.06, atol=0.06)
+    np.testing.assert_allclose(ours, np.append(found.x[:4], abs(found.x[4])), rtol=0.08, atol=0.08)

@@ -120,6 +120,6 @@ def test_the_page_begins_with_the_answer(audited, width):
             assert titles[:3] == ["Verdict", "The types", "What divides and what unites"]
             words = tab.locator("section").nth(2).inner_text()
             agreed = words.index("What all types agree on")
-            assert words.index("Plant trees along the river") > agreed > words.index("Cheaper parking downtown")
+            assert words.index("Plant trees along the river") > agreed > words.index("Longer green lights for cars")
             assert "log-odds" in tab.content()
         browser.close()

@@ -109,7 +109,7 @@ def test_options_of_reward_models_are_refused_for_policies(run, folder, table, t
     for option in (["--raw"], ["--average", folder]):
         code, _, err = run("evaluate", tiny_model, table, "--out", tmp_path / "out", *option)
         assert code == 2
-        assert "is a policy; --raw and --average are for reward models" in err
+        assert "is a policy; --raw, --average, --own and --quantile are for reward models" in err
 
 
 def test_training_again_in_the_folder_leaves_no_old_recalibration(run, folder, table, tiny_model, tmp_path):
@@ -122,3 +122,18 @@ def test_training_again_in_the_folder_leaves_no_old_recalibration(run, folder, t
     assert run("train", tmp_path / "config.yaml")[0] == 0
     assert (folder / "metrics.json").exists()
     assert not (folder / CALIBRATION).exists()
+
+
+def test_a_scale_for_each_annotator_is_stored_and_evaluated(run, folder, table, tmp_path):
+    code, out, err = run("calibrate", folder, table, "--by", "annotator")
+    assert code == 0, err
+    stored = json.loads((folder / CALIBRATION).read_text())["by"]
+    assert stored["column"] == "annotator"
+    assert f"scales of {len(stored['scales'])} values of annotator: " in out
+    assert run("evaluate", folder, table, "--out", tmp_path / "after")[0] == 0
+    found = metrics(tmp_path / "after")
+    assert found["scaled_share"] == 1
+    assert found["gain_of_annotator_scales_low"] <= found["gain_of_annotator_scales"]
+    code, _, err = run("calibrate", folder, table, "--by", "source")
+    assert code == 2
+    assert "by: no judgment has a value in the column source" in err

@@ -208,3 +208,23 @@ def test_files_that_are_no_sources_are_refused(run, config, files):
     code, _, err = run("train", config(train_files=one * 2, output_dir=str(files / "twice")))
     assert code == 2
     assert "helpful.parquet: " in err
+
+
+def test_what_sharing_gains_a_source_over_its_own_model(run, config, files):
+    assert run("train", config(eval_files=None))[0] == 0
+    assert run("train", config(eval_files=None, only_source="helpful", output_dir=str(files / "top")))[0] == 0
+    table(7, 20, "tea", source="helpful").write(files / "test.parquet")
+    given = ("evaluate", files / "run", files / "test.parquet", "--own")
+    code, _, err = run(*given, f"helpful={files / 'top'}", "--out", files / "out")
+    assert code == 0, err
+    found = metrics_of(files / "out")
+    key = "sharing_log_loss_gain/source=helpful"
+    assert found[f"{key}_low"] <= found[key] <= found[f"{key}_high"]
+    run(*given, f"helpful={files / 'run'}", "--out", files / "same")
+    assert metrics_of(files / "same")[key] == 0
+    for wrong, expected in (
+        ("helpful", "expected SOURCE=MODEL"),
+        (f"rude={files / 'top'}", "no pair is of the source"),
+    ):
+        code, _, err = run(*given, wrong, "--out", files / "other")
+        assert (code, expected in err) == (2, True), err

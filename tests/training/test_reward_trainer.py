@@ -99,7 +99,7 @@ def test_a_text_is_read_once_however_many_judged_it(town_rows, tiny_model, tmp_p
 def test_first_loss_of_a_zero_head(judgments, tiny_model, tmp_path):
     """ln 2 for pairs; the mean log-likelihood of equal utilities for rankings (ties by Efron)."""
     for kind in OBJECTIVES:
-        trainer = make(kind, tiny_model, judgments, tmp_path, judgments, learning_rate=0.0, max_steps=1)
+        trainer = make(kind, tiny_model, judgments, tmp_path, judgments, learning_rate=0.0, max_steps=1, ties="efron")
         torch.nn.init.zeros_(trainer.model.score.weight)
         loss = trainer.evaluate()["eval_loss"]
         if kind is OBJECTIVES[0]:

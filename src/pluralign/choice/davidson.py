@@ -81,8 +81,10 @@ def davidson_log_likelihood(utilities: Tensor, ranks: Tensor, log_nu: Tensor, *,
     behind = place.unsqueeze(-2) >= place.unsqueeze(-1)
     left = (behind | (place == NOT_RANKED).unsqueeze(-2)) & ranked.unsqueeze(-1)
     possible = (~left).to(utilities.dtype) @ (member > 0).to(utilities.dtype).T == 0  # (judgments, stages, blocks)
-    mean = tied.to(utilities.dtype) @ utilities.unsqueeze(-1) / size.clamp(min=1).unsqueeze(-1)  # (..., stages, 1)
-    values = (utilities @ member.T + log_weight).unsqueeze(-2) - mean
+    # Sums over blocks, not layers: autocast must not round them.
+    with torch.autocast(utilities.device.type, enabled=False):
+        mean = tied.to(utilities.dtype) @ utilities.unsqueeze(-1) / size.clamp(min=1).unsqueeze(-1)  # (..., stages, 1)
+        values = (utilities @ member.T + log_weight).unsqueeze(-2) - mean
     lowest = torch.finfo(utilities.dtype).min
     total = torch.logsumexp(torch.where(possible, values, torch.full_like(values, lowest)), -1)
     each = worth[(size - 1).clamp(min=0)] - total

@@ -15,7 +15,7 @@ from scipy.special import log_softmax, softmax
 
 Floats = NDArray[np.float64]
 
-RIDGES = (1.0, 10.0, 100.0, 1000.0, 10_000.0)
+RIDGES = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6)
 """Ridges that are compared, in votes."""
 
 FOLDS = 5

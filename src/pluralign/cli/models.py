@@ -13,6 +13,7 @@ from pluralign.cli.fields import print_fields
 from pluralign.core.errors import PluralignError
 
 Method = Literal["temperature", "isotonic"]
+Column = Literal["annotator", "group", "source"]
 Fields = Annotated[
     str | None,
     Option(metavar="OBJECTIVE", callback=print_fields, is_eager=True, help="Print all keys of an objective and exit."),
@@ -46,6 +47,7 @@ def calibrate(
     method: Annotated[Method, Option(help="Fit one temperature, or a monotone curve.")] = "temperature",
     remove: Annotated[bool, Option("--remove", help="Remove the stored recalibration; takes no files.")] = False,
     folds: Annotated[int, Option(min=2, help="Number of cross-validation folds, over prompts.")] = 5,
+    by: Annotated[Column | None, Option(help="Also a shrunk scale for each value of this column.")] = None,
     seed: options.Seed = 0,
     label_scale: options.LabelScale = None,
     trust_remote_code: options.TrustRemoteCode = False,
@@ -64,7 +66,7 @@ def calibrate(
         typer.echo(f"removed from {model}" if removed else f"{model}: has no recalibration; nothing to do")
         return
     recalibration = run(
-        model, list(map(str, files)), method=method, folds=folds, seed=seed, label_scale=label_scale,
+        model, list(map(str, files)), method=method, folds=folds, seed=seed, by=by, label_scale=label_scale,
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
     typer.echo("\n".join(calibration_lines(recalibration)))
@@ -79,6 +81,7 @@ def evaluate(
     seed: options.Seed = 0,
     raw: options.Raw = False,
     average: options.Average = None,
+    own: Annotated[list[str] | None, Option(help="SOURCE=MODEL: what sharing gains a source over its model.")] = None,
     reference: Annotated[str | None, Option(help="Policies: reference model.", show_default="as in training")] = None,
     beta: Annotated[float | None, Option(help="Policies: inverse temperature.", show_default="as in training")] = None,
     reward: Annotated[str | None, Option(help="Policies: reward model that scores sampled responses.")] = None,
@@ -103,11 +106,22 @@ def evaluate(
 
     metrics = run(
         model, list(map(str, files)), out, label_scale=label_scale, seed=seed, raw=raw, average=average or (),
-        reference=reference, beta=beta, reward=reward, kinds=kinds, samples=samples, max_new_tokens=max_new_tokens,
-        quantile=quantile, revision=revision, trust_remote_code=trust_remote_code,
+        own=_models_of_sources(own or []), reference=reference, beta=beta, reward=reward, kinds=kinds, samples=samples,
+        max_new_tokens=max_new_tokens, quantile=quantile, revision=revision, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     typer.echo("\n".join([*metrics_table(metrics), *verdicts(metrics)]))
     typer.echo(f"written to {out}")
+
+
+def _models_of_sources(given: list[str]) -> dict[str, str]:
+    """`SOURCE=MODEL` of `--own` by source."""
+    models = {}
+    for entry in given:
+        source, equals, model = entry.partition("=")
+        if not (source and equals and model):
+            raise PluralignError(f"--own: found '{entry}', expected SOURCE=MODEL, like helpful=runs/top-helpful")
+        models[source] = model
+    return models
 
 
 def score(

@@ -116,7 +116,7 @@ def aggregate(
     seed: options.Seed = 0,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Combine the policies of annotator types into one policy for all.
+    """Combine the policies of types into one policy for all.
 
     Builds a mixture, a merged adapter, pooled logits and a best-of policy, and reports what each type gets from each.
     """

@@ -220,17 +220,15 @@ class Resampling:
         prompts, annotators, cells = (_covariance(influence, code, mass) for code in self._ways)
         return prompts + annotators - cells
 
-    def half_width(self, influence: Floats, mass: Floats | None = None, jumps: bool = False) -> float:
+    def half_width(self, influence: Floats, mass: Floats | None = None) -> float:
         """Half the normal interval of an estimate in a crossed design, from influences `(observations,)`.
 
-        The arguments are those of `covariance`; the variance is never below that of prompts or of annotators. An
-        estimate that `jumps` where single observations are left out, such as a majority, has influences that are too
-        large on their own and right in V_annotator - V_cell: then it is never below that of prompts.
+        The arguments are those of `covariance`; the variance is never below that of prompts or of annotators.
         """
         assert self._ways is not None
         mass = np.ones(len(influence)) if mass is None else mass
         prompts, annotators, cells = (_covariance(influence[:, None], code, mass).item() for code in self._ways)
-        variance = max(prompts + annotators - cells, prompts, 0.0 if jumps else annotators)
+        variance = max(prompts + annotators - cells, prompts, annotators)
         return float(ndtri((1 + self.level) / 2) * np.sqrt(variance))
 
     def absolute_sum_ends(

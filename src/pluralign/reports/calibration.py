@@ -17,7 +17,8 @@ MEASURES = {
     "ece_equal_mass": ("Calibration error, bins of equal weight", "The same with equal weight in every bin."),
     "ece_p_value": (
         "p-value of the calibration error",
-        "How often a calibrated model would have an error as large by chance; small values mean miscalibration.",
+        "How often a model that is right on average over prompts and annotators would have an error as large by "
+        "chance; small values mean miscalibration.",
     ),
     "ece_squared": (
         "Squared calibration error, unbiased",
@@ -112,9 +113,8 @@ def reliability_figure(bins: Sequence[ReliabilityBin]) -> Figure:
         outside = sum(
             bool(row.consistent) and not row.consistent[0] <= row.accuracy <= row.consistent[1] for row in bins
         )
-        reading += (
-            " The pale bars are where the accuracy of a calibrated model would lie (95 %, independent judgments): "
-        )
+        reading += " The pale bars are where the accuracy of a calibrated model would lie (95 %, over prompts and "
+        reading += "annotators): "
         reading += f"{outside} of {len(bins)} bins {'lies' if outside == 1 else 'lie'} outside."
         head.append("if calibrated")
     elif spread:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformers.utils import logging
 
@@ -12,11 +12,13 @@ from pluralign.core.errors import PluralignError
 from pluralign.core.files import path_list
 from pluralign.core.records import read_json
 from pluralign.core.runs import CONFIG, file_fingerprints, read_config
+from pluralign.evaluation.calibration.group_scales import GroupScales, fit_group_scales
 from pluralign.evaluation.calibration.recalibration import (
     Method,
     Recalibration,
     checked_method,
     fit_recalibration,
+    recalibrated,
     recalibration_metrics,
     temperature_bounds,
 )
@@ -27,12 +29,14 @@ from pluralign.judgments.table import Judgments
 from pluralign.scoring.crowds import crowd_of, labels_anything
 from pluralign.scoring.items import compares, items_of
 from pluralign.scoring.loading import load_parts
-from pluralign.scoring.measured import pairs_under
+from pluralign.scoring.measured import column_of, pairs_under
 from pluralign.scoring.mixtures import is_mixture
 from pluralign.scoring.recalibrated import CALIBRATION, remove_recalibration, write_recalibration
 from pluralign.scoring.reward_models import RewardModel, is_reward_model, load_reward_model
 
 logger = logging.get_logger(__name__)
+
+Column = Literal["annotator", "group", "source"]
 
 
 def calibrate(
@@ -42,6 +46,7 @@ def calibrate(
     method: Method = "temperature",
     folds: int = 5,
     seed: int = 0,
+    by: Column | None = None,
     label_scale: str | None = None,
     trust_remote_code: bool = False,
 ) -> Recalibration:
@@ -57,6 +62,8 @@ def calibrate(
         method: `temperature` divides rewards by one number; `isotonic` maps margins by a monotone curve.
         folds: number of cross-validation folds, over prompts; 2 or more.
         seed: random seed of the folds.
+        by: also fit a scale for each `annotator`, `group` or `source`, shrunk towards 1
+            (`evaluation.calibration.group_scales`); `evaluate` reports what they gain on judgments of the same names.
         label_scale: label scale of files that store none.
         trust_remote_code: run Python code that comes with the model.
 
@@ -80,7 +87,8 @@ def calibrate(
             "over-confident after this recalibration: give held-out judgments"
         )
     model_raw = load_reward_model(folder, raw=True, trust_remote_code=trust_remote_code)
-    pairs = _pairs(read(paths, label_scale), model_raw)
+    judgments = read(paths, label_scale)
+    pairs = _pairs(judgments, model_raw)
     if not pairs.weight.sum() > 0:
         raise PluralignError(
             f"{', '.join(paths)}: no strict pair with a weight above 0: give judgments that prefer one response"
@@ -99,6 +107,11 @@ def calibrate(
         "folds": folds,
     }
     record |= recalibration_metrics(pairs, fitted, folds, seed)
+    if by is not None:
+        if not compares(judgments):
+            raise PluralignError("by: the files have labels alone; a scale for each name needs comparisons")
+        names = column_of(judgments, items_of(judgments), by)
+        record["by"] = fit_group_scales(recalibrated(pairs, fitted), names, by).as_dict()
     recalibration = Recalibration(fitted.method, fitted.temperature, fitted.knots, record)
     write_recalibration(folder, recalibration)
     return recalibration
@@ -141,6 +154,12 @@ def calibration_lines(recalibration: Recalibration) -> list[str]:
     else:
         lines = [f"isotonic: {len(recalibration.knots)} knots"]
     lines.append(f"fitted on {record['pairs']} pairs of {record['prompts']} prompts")
+    if "by" in record:
+        by = GroupScales.from_dict(record["by"])
+        low, high = min(by.scales.values()), max(by.scales.values())
+        lines.append(
+            f"scales of {len(by.scales)} values of {by.column}: {low:.3g} to {high:.3g}, spread {by.spread:.3g}"
+        )
     for metric in ("log_loss", "ece"):
         keys = {key: f"{metric}_{key}" for key in ("before", "cross_validated", "after")}
         parts = [f"{record[key]:.4f} {name.replace('_', '-')}" for name, key in keys.items() if key in record]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_parquet
 from pluralign.core.locks import locks_out
 from pluralign.core.runs import file_fingerprints, finish_run, finished_metrics, start_run
+from pluralign.evaluation.calibration.group_scales import GroupScales, scale_metrics
 from pluralign.evaluation.policies.said_wanted import kinds_by_likeness, kinds_by_reward
+from pluralign.evaluation.rewards.sharing import sharing_gain
 from pluralign.evaluation.slices import annotator_table
 from pluralign.judgments.lettered import lettered
 from pluralign.judgments.reading import read
@@ -59,6 +61,7 @@ def evaluate(
     seed: int = 0,
     raw: bool = False,
     average: Sequence[str | os.PathLike[str]] = (),
+    own: Mapping[str, str] | None = None,
     reference: str | None = None,
     beta: float | None = None,
     reward: str | None = None,
@@ -91,6 +94,8 @@ def evaluate(
         seed: seed of the bootstrap and of sampling.
         raw: for reward models: ignore stored recalibrations.
         average: other reward models; the mean of their rewards and the model's is judged.
+        own: for reward models: a model of its own for each source, by name: what sharing a model costs or gains the
+            source (`pluralign.evaluation.rewards.sharing`).
         reference: for policies: a folder or hub id; `None` is the model that its run started from.
         beta: for policies: `None` is the beta it was tuned with, else 0.1.
         reward: the reward model that judges a policy's responses to the prompts, a folder or hub id.
@@ -116,11 +121,12 @@ def evaluate(
     others = [str(name) for name in average]
     config |= {"raw": True} if raw else {}
     config |= {"average": others} if others else {}
+    config |= {"own": dict(own)} if own else {}
     options = {"label_scale": label_scale, "reference": reference, "beta": beta}
     options |= {"reward": reward, "kinds": kinds, "quantile": quantile}
     config |= {name: value for name, value in options.items() if value is not None}
     config |= {} if reward is None else {"samples": samples, "max_new_tokens": max_new_tokens}
-    models = [name for name in (model, *others, reference, reward) if name is not None]
+    models = [name for name in (model, *others, *(own or {}).values(), reference, reward) if name is not None]
     inputs = file_fingerprints([*paths, *(file for name in models for file in weight_files(name, raw))])
     if (metrics := finished_metrics(folder, config, inputs)) is not None:
         return metrics
@@ -129,8 +135,8 @@ def evaluate(
     is_reward = settings is not None and is_reward_model(settings)
     if is_reward and any(option is not None for option in (reference, beta, reward)):
         raise PluralignError(f"{model}: is a reward model; --reference, --beta and --reward are for policies")
-    if not is_reward and (raw or others or quantile is not None):
-        raise PluralignError(f"{model}: is a policy; --raw and --average are for reward models, and so is --quantile")
+    if not is_reward and (raw or others or own or quantile is not None):
+        raise PluralignError(f"{model}: is a policy; --raw, --average, --own and --quantile are for reward models")
     if kinds is not None and reward is None:
         raise PluralignError("kinds: tells kinds of drawn responses, which are drawn with --reward only: give one")
     judgments = read(paths, label_scale)
@@ -142,6 +148,8 @@ def evaluate(
     single = load_reward_model(model, raw=raw, quantile=quantile, **hub) if is_reward and not others else None
     crowds = _crowds(model, single, judgments, seed)
     if crowds is not None and not compares(judgments):
+        if own:
+            raise PluralignError("own: what sharing gains is measured on comparisons, and the files have labels alone")
         start_run(folder, config, inputs)
         crowds.write(folder)
         finish_run(folder, crowds.metrics, "\n".join([*title, *_said(crowds), *metrics_table(crowds.metrics)]) + "\n")
@@ -165,8 +173,8 @@ def evaluate(
         utilities = beside.utilities
         if judged is not None:
             who = column_of(judgments, items, "annotator")
-            own = None if mixture is None else believed(who, posteriors, mixture).type
-            matched, plots = matching_beside(beside, items, judged, slices_of(judgments, items), seed, own)
+            kind = None if mixture is None else believed(who, posteriors, mixture).type
+            matched, plots = matching_beside(beside, items, judged, slices_of(judgments, items), seed, kind)
             if (told := kinds or (None if mixture is None else str(model))) is not None:
                 matched |= said_beside(beside.draws["policy"], items, who, *_kinds(told, **hub), seed)
             compared, answers = compare(beside.draws, seed) | matched, answer_rows(items.prompts, beside.draws)
@@ -181,6 +189,14 @@ def evaluate(
         metrics |= outcome_metrics(judgments, items, raw_rewards, single.tie_nu[0], seed)
     metrics |= compared | ({} if crowds is None else crowds.metrics)
     pairs = pairs_under(items, utilities, types, margin_map, judgments)
+    for name, folder_of_source in (own or {}).items():
+        source_rewards, source_map, _ = rewards_of([folder_of_source], items, raw, None, hub, None)
+        source_pairs = pairs_under(items, source_rewards, None, source_map, judgments)
+        metrics |= sharing_gain(pairs, source_pairs, column_of(judgments, items, "source"), name, seed=seed)
+    recalibration = None if single is None else single.recalibration
+    if recalibration is not None and "by" in recalibration.record:
+        scales = GroupScales.from_dict(recalibration.record["by"])
+        metrics |= scale_metrics(pairs, column_of(judgments, items, scales.column), scales, seed=seed)
     start_run(folder, config, inputs)
     Measured(metrics, pairs, slices_of(judgments, items) if is_reward else None, crowds).write(folder, seed)
     table = annotator_table(pairs, column_of(judgments, items, "annotator"))

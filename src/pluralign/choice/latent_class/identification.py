@@ -334,11 +334,13 @@ def _verdict(
             f"{reason}; but {doubt} annotators",
             f"to look closer, collect at least {more} judgments per annotator, or rankings of three",
         )
+    better = f"{types} types predict held-out judgments better than one taste does {held_out}"
+    lead = f"{better}, but " if gain is not None else ""
     if numbers is not None and numbers.separation < CONFIDENCE:
         few = data.longest < 3 and data.judgments < 4
         return Identification(
             "weak",
-            f"the fitted types differ from one another at only {numbers.separation:.0%} confidence, "
+            f"{lead}two of the fitted types differ at only {numbers.separation:.0%} confidence, "
             f"with {judgments} per annotator by {data.annotators} annotators",
             "collect rankings of three, or at least 4 judgments per annotator"
             if few
@@ -354,22 +356,21 @@ def _verdict(
     if data.parts > 1:
         return Identification(
             "weak",
-            f"the responses form {data.parts} parts that no judgment compares with one another; worths are comparable "
-            "only within a part, and preferences in one part say nothing about the others",
+            f"{lead}the responses form {data.parts} parts that no judgment compares with one another; worths are "
+            "comparable only within a part, and preferences in one part say nothing about the others",
             "use features (--features), or collect judgments that compare responses from different parts",
         )
     if data.rank < data.features:
         return Identification(
             "weak",
-            f"the features vary in only {data.rank} of their {data.features} directions within choices; the prior "
-            "alone determines the others",
+            f"{lead}the features vary in only {data.rank} of their {data.features} directions within choices; the "
+            "prior alone determines the others",
             "remove features that are sums of others, or that never differ between responses to one prompt",
         )
     if gain is not None:
-        reason = f"{types} types predict held-out judgments better than one taste does {held_out}"
         if heterogeneity == "undecided" and continuum is not None:
-            reason += f", but not better than a continuum of tastes does (gain {-continuum})"
-        return Identification("identified", reason, "")
+            better += f", but not better than a continuum of tastes does (gain {-continuum})"
+        return Identification("identified", better, "")
     confidence = "over 99.9%" if numbers is None or numbers.separation > 0.999 else f"{numbers.separation:.1%}"
     width = f"up to {data.longest} responses at once" if data.longest > 2 else "choices between two"
     return Identification(

@@ -205,8 +205,7 @@ def crowd_calibration(
     metrics |= Resampling(crowd.prompt, replicates, level, seed).mean_intervals(residuals.means)
     if resampling.crossed and replicates:
         for name in set(residuals.means) & set(metrics):
-            influence = residuals.of_mean(name, metrics[name])
-            half = resampling.half_width(influence, votes.part, jumps=name == "crowd_accuracy")
+            half = resampling.half_width(residuals.of_mean(name, metrics[name]), votes.part)
             ends = [metrics[name] - half, metrics[name] + half]
             least = -1.0 if name == "pairwise_calibration" else 0.0
             metrics |= {f"{name}_low": max(ends[0], least), f"{name}_high": min(ends[1], 1.0)}

@@ -336,7 +336,7 @@ def _annotator_intervals(
         values = crowds.values[name]
         mean = float(crowds.weight @ values / total)
         influence = mass * ((values - mean)[item] + slope[item, label])
-        half = resampling.half_width(influence, mass, jumps=name in JUMPING)
+        half = resampling.half_width(influence, mass)
         intervals[f"{name}_low"] = max(mean - half, float(values.min()))
         intervals[f"{name}_high"] = min(mean + half, float(values.max()))
     one_label = np.eye(counts.shape[1])[label]

@@ -165,6 +165,8 @@ annotator's type, `types.json` the estimates of every round."""
         self._steps_before = 0
         self._tuned: list[TrainOutput] = []
         self._history: list[dict[str, Any]] = []
+        self._m_steps: dict[str, MStep] = {}
+        self._m_steps_file = Path(args.output_dir) / "rounds" / "m_steps.json"
         self._pairs = pair_counts(self.train_items) if args.loss_type == "sigmoid" else None
         first = f".{self.adapters[0]}."
         self._untrained = {
@@ -250,7 +252,7 @@ annotator's type, `types.json` the estimates of every round."""
             self._drop_dead_types(self.rounds[self.kept.round])
             logger.warning(self._summary)
             self._m_step(stored.of(FINAL), 0, np.arange(self.train_items.judgments), epochs, options)
-            for finished in (1, len(self.rounds) - 1, CONTROL):
+            for finished in (*range(1, len(self.rounds)), CONTROL):
                 stored.remove_adapters(finished)
         finally:
             self.args.output_dir, self.args.num_train_epochs = str(folder), epochs
@@ -338,17 +340,18 @@ annotator's type, `types.json` the estimates of every round."""
             rows, scored = np.flatnonzero(half == side), np.flatnonzero(half != side)
             if not len(rows):  # every annotator has a single judgment, and all of them fell into the other half
                 continue
-            if not stored.adapters_file(place, side).exists():
+            if stored.adapters_file(place, side).exists():
+                self._steps_before += stored.read_adapters(place, side)[1]
+            else:
                 tensors = None if before is None else stored.read_adapters(before, side)[0]
                 folder = stored.of(place) / f"half-{side}"
                 phase = 2 * number - 1 + side
                 done = self._m_step(folder, phase, rows, epochs, options, tensors, draw=number)
                 stored.write_adapters(place, side, self._adapter_tensors(), done.global_step)
                 self.accelerator.wait_for_everyone()
-                self._steps_before -= done.global_step
             adapters, own = stored.read_adapters(place, side)
-            steps, self._steps_before = steps + own, self._steps_before + own
             sets.append((scored, adapters))
+            steps += own
         return sets, steps
 
     def _chosen(self, stored: Rounds, options: dict[str, Any]) -> Kept:
@@ -364,20 +367,21 @@ annotator's type, `types.json` the estimates of every round."""
         if best < 2:
             return Kept(0, "no later round predicted held-out judgments better than the first, which is the start's")
         control = stored.read_one(CONTROL)
-        if control is None or control.record["compared"] != best:
+        if control is None:
             self.state_of_types = self.rounds[0]
             phase = self.args.most_rounds + 1
             epochs = (best - 1) * self.args.round_epochs
             sets, steps = self._tuned_halves(stored, CONTROL, 1, phase, epochs, options)
-            control = self._e_step(1, sets, steps, {"compared": best})
+            logger.warning(f"the start's types, tuned as long as those of round {best}, to compare:")
+            control = self._e_step(1, sets, steps)
             stored.write(CONTROL, control)
         else:
             self._steps_before += int(control.record["steps"])
         gain, error = gain_over(self.rounds, best, (self.rounds[0], control), self._judgments)
-        held_out = f"held-out judgments, by {gain:+.4f} +- {error:.4f} nats a judgment"
-        if gain > error:
-            return Kept(best, f"round {best} predicts {held_out}, better than the start", gain, error)
-        return Kept(0, f"round {best} predicts no better than the start: {held_out}", gain, error)
+        better = "" if gain > error else "no "
+        said = f"round {best} predicts held-out judgments {better}better than the start's types, tuned as long"
+        said += f" (gain {gain:+.4f} +- {error:.4f} nats a judgment)"
+        return Kept(best if gain > error else 0, said, gain, error)
 
     @property
     def _why_not(self) -> str:
@@ -514,20 +518,13 @@ annotator's type, `types.json` the estimates of every round."""
 
     # The E-step.
 
-    def _e_step(
-        self,
-        number: int,
-        sets: list[ScoringSet],
-        steps: int,
-        further: dict[str, Any] | None = None,
-    ) -> Round:
+    def _e_step(self, number: int, sets: list[ScoringSet], steps: int) -> Round:
         """The state after a round.
 
         Args:
             number: of the round, from 1.
             sets: which adapters score which judgments.
             steps: optimiser steps of the round's M-steps, over all of them.
-            further: further values of the record.
         """
         before, args = self.state_of_types, self.args
         evidence = self._start_evidence
@@ -569,8 +566,7 @@ annotator's type, `types.json` the estimates of every round."""
                 "start_weight": weight,
                 "steps": steps,
                 "e_step_seconds": round(time.perf_counter() - began, 3),
-            }
-            | (further or {}),
+            },
         )
         log_round(finished.record)
         return finished

@@ -72,15 +72,15 @@ class LengthChecks(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The first check."""
-        self.before = self._drawn(args, state)
+        self.before = self._drawn(args, state, control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A check, where one is due."""
         due = {round(state.max_steps * number / self.checks) for number in range(1, self.checks + 1)}
         if state.global_step in due:
-            stop_if_endless(self._drawn(args, state), self.before, self.limit, "length_checks: 0")
+            stop_if_endless(self._drawn(args, state, control), self.before, self.limit, "length_checks: 0")
 
-    def _drawn(self, args: Any, state: Any) -> float:
+    def _drawn(self, args: Any, state: Any, control: Any) -> float:
         if not state.is_world_process_zero:
             return 0.0
         training = self.policy.model.training
@@ -89,5 +89,7 @@ class LengthChecks(TrainerCallback):
         drawn = [sample for group in groups for sample in group]
         cut = float(np.mean([not sample.finished for sample in drawn]))
         length = float(np.mean([len(sample.token_ids) for sample in drawn]))
+        due = control.should_log
         self.trainer.log({"sampled/mean_length": length, "sampled/cut": cut})
+        control.should_log = due  # a log takes back the request for the training's own
         return cut
