@@ -34,6 +34,37 @@ from pluralign.workflows.importing import Imported, import_files
 from pluralign.workflows.train.settings import read_yaml
 
 CHAT = [{"role": "user", "content": "Tea?"}]
+REPLY = {"role": "assistant", "replies": [], "deleted": False}
+SOURCES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
+    "helpsteer3": (
+        {"mapping": "helpsteer3"},
+        [{"context": CHAT, "response1": "yes", "response2": "no", "domain": "d",
+          "individual_preference": [{"score": -3}, {"score": 0}]}] * 2,
+    ),
+    "nectar": (
+        {"mapping": "nectar"},
+        [{"prompt": "Tea?", "answers": [{"answer": "yes", "rank": 1.5}, {"answer": "no", "rank": 1.5}]}] * 2,
+    ),
+    "helpsteer2": ({"mapping": "helpsteer2"}, [{"prompt": "Tea?", "response": f"{n}", "helpfulness": n} for n in range(3)]),
+    "chatbot-arena": (
+        {"format": "chatbot-arena"},
+        [{"conversation_a": [*CHAT, {"role": "assistant", "content": "yes"}], "winner": "model_b", "tstamp": 1682351591.1,
+          "conversation_b": [*CHAT, {"role": "assistant", "content": "no"}], "judge": "arena_user_1"},
+         {"prompt": '["Tea?"]', "response_a": '["yes"]', "response_b": '["no"]', "winner_tie": 1}],
+    ),
+    "oasst": (
+        {"format": "oasst"},
+        [{"message_tree_id": "t", "prompt": {"text": "Tea?", "role": "prompter", "message_id": "m", "replies": [
+            {**REPLY, "text": "yes", "rank": 0}, {**REPLY, "text": "no", "rank": 1}]}}] * 2,
+    ),
+    "prism": (
+        {"format": "prism"},
+        [{"user_id": "u", "conversation_id": "c", "conversation_history": [
+            {"turn": 0, "role": "user", "content": "Tea?"},
+            {"turn": 0, "role": "model", "content": "yes", "score": 90, "if_chosen": True},
+            {"turn": 0, "role": "model", "content": "no", "score": 10, "if_chosen": False}]}] * 2,
+    ),
+}  # fmt: skip
 PAIRS = [{"prompt": f"Tea {n}?", "chosen": "yes, please", "rejected": "no", "weight": n + 1} for n in range(4)]
 ROWS = [
     {"prompt": f"Tea {n}?", "responses": ["yes", "höh 🐦", "no"], "ranks": [1, None, 2], "annotator": f"a{n}",
@@ -162,6 +193,24 @@ def readers() -> dict[str, Reader]:
             ("in.json",), False,
         ),
         "argilla-flat": ({"in.jsonl": _lines(FLAT)}, _import("in.jsonl", format="argilla"), ("in.jsonl",), False),
+        **{
+            name: ({"in.jsonl": _lines(rows)}, _import("in.jsonl", **options), ("in.jsonl",), False)
+            for name, (options, rows) in SOURCES.items()
+        },
+        "le-wi-di": (
+            {"in.json": json.dumps({"7": {"text": "Nice.", "annotations": "0,1", "annotators": "a,b"}})},
+            _import("in.json", format="le-wi-di", label_scale=BUILT_IN_SCALES["binary"]), ("in.json",), False,
+        ),
+        "mapping-columns": (
+            {"in.csv": "q,a,b,w,who,n\nTea?,yes,no,left,7.0,1\nTea?,no,\"y\"\"es\",right,,2.5\n",
+             "map.yaml": "prompt: '{q}'\nresponses: ['{a}', '{b}']\nchoice: '{w}'\nannotator: '{who}'\nweight: '{n}'\n"
+                         "choices: {left: [1, 2], right: [2, 1]}\n"},
+            _import("in.csv", mapping="map.yaml"), ("in.csv", "map.yaml"), False,
+        ),
+        "polis-votes": (
+            {**polis, "t.votes.csv": "timestamp,datetime,comment-id,voter-id,vote\n1717156800000,x,0,7,1\n2,x,1,7,-1\n"},
+            _import("t.votes.csv", format="polis"), ("t.votes.csv", "t.comments.csv"), False,
+        ),
         "scale": ({"s.yaml": SCALE}, _plain("s.yaml", label_scale), ("s.yaml",), False),
         "personas": (
             {"p.yaml": "- {name: Ann, description: A nurse.}\n- name: Bo\n  description: >\n    A cook.\n"},
