@@ -90,8 +90,8 @@ def test_what_is_no_finished_run_is_refused_in_one_line(run, finished, tmp_path)
         (_broken(finished, "metrics.json", "[1]"), "metrics.json: found [1], expected an object"),
         (_broken(finished, "metrics.json", "{"), "metrics.json: is not valid JSON"),
         (_broken(finished, "metrics.json", "\udcff"), "metrics.json: is not UTF-8"),
-        (_broken(finished, "config.yaml", "a: ["), "config.yaml: is not valid YAML"),
-        (_broken(finished, "config.yaml", "text"), "config.yaml: expected keys with values, found str"),
+        (_broken(finished, "config.yaml", "a: ["), "config.yaml: not valid YAML"),
+        (_broken(finished, "config.yaml", "text"), "config.yaml: found 'text', expected keys with values"),
         (_broken(finished, "environment.json", "[]"), "environment.json: found [], expected an object"),
         (_broken(finished, "reliability.json", '[{"lower": "x"}]'), "reliability.json, [0].lower: found 'x', expected a number"),
         (_broken(finished, "annotators.parquet", "PAR"), "annotators.parquet: cannot be read"),
@@ -114,7 +114,8 @@ def test_wrong_words_and_places_are_refused(run, finished, tmp_path):
     good = finished("good", {"accuracy": 0.6})
     assert run("report", "--out", tmp_path / "page.html")[0] == 2
     assert run("report", good)[0] == 2
-    code, _, err = run("report", good, "--out", tmp_path)
+    (tmp_path / "folder.html").mkdir()
+    code, _, err = run("report", good, "--out", tmp_path / "folder.html")
     assert (code, "is a folder, and a file was expected" in err) == (2, True)
 
 

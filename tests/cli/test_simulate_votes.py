@@ -22,9 +22,13 @@ def table(tmp_path):
 
 
 def words(table, server, *more):
+    usual = {
+        "--personas": EXAMPLES / "town.yaml", "--label-scale": "hh-6", "--out": table.parent / "votes.parquet",
+        "--endpoint": f"{server.url}/v1/", "--endpoint-model": "tiny",
+    }  # fmt: skip
     return [
-        "votes", "simulate", table, "--personas", EXAMPLES / "town.yaml", "--label-scale", "hh-6", "--out",
-        table.parent / "votes.parquet", "--endpoint", f"{server.url}/v1/", "--endpoint-model", "tiny", *more,
+        "votes", "simulate", table, *(word for name, value in usual.items() for word in (name, value)
+        if name not in more), *more,
     ]  # fmt: skip
 
 

@@ -17,10 +17,10 @@ import numpy as np
 from pluralign.core.errors import PluralignError, nearest, one_line
 from pluralign.core.files import disk_errors
 from pluralign.core.fingerprint import fingerprint
+from pluralign.core.templates import TEMPLATE_FAULTS
 from pluralign.core.yaml_lines import Value, read_yaml_lines
 from pluralign.judgments.scales import BUILT_IN_SCALES, LabelScale
 from pluralign.personas.label_reader import is_numbered
-from pluralign.scoring.tokens import TEMPLATE_FAULTS
 
 DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
     "hh-6": {

@@ -6,21 +6,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jinja2
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from pluralign.core.errors import PluralignError, one_line
 from pluralign.core.fingerprint import fingerprint
 from pluralign.core.progress import track
+from pluralign.core.templates import TEMPLATE_FAULTS
 from pluralign.scoring.items import Items
 
 CHUNK = 512
-
-TEMPLATE_FAULTS = (
-    jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RuntimeError
-)  # fmt: skip
-"""What filling in a Jinja template may raise."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -133,6 +134,8 @@ def evaluate(
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     settings = None if is_mixture(model) else load_parts(model, hub)[0]
     is_reward = settings is not None and is_reward_model(settings)
+    if beta is not None and not 0 < beta < math.inf:
+        raise PluralignError(f"beta: found {beta}, expected a finite number above 0")
     if is_reward and any(option is not None for option in (reference, beta, reward)):
         raise PluralignError(f"{model}: is a reward model; --reference, --beta and --reward are for policies")
     if not is_reward and (raw or others or own or quantile is not None):

@@ -87,6 +87,7 @@ def loop_crowd(data, bins):
         "crowd_ece": error(cells),
         "crowd_brier": np.mean(squares),
         "crowd_noise": np.mean(noise),
+        "pairwise_calibration": np.mean(squares) - np.mean(noise),
         "crowd_ece_majority": error(both),
         "crowd_accuracy": np.mean(right),
     }
