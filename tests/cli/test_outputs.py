@@ -170,7 +170,8 @@ def test_a_damaged_page_of_parquet_is_one_line(data, run):
 
 
 def test_numbers_out_of_range_are_one_line(data, run, tiny_model):
-    file, out = data / "votes.parquet", data / "out"
+    file, out, timed = data / "votes.parquet", data / "out", data / "timed.parquet"
+    Judgments.from_rows([{**row, "time": f"2026-01-0{day}T00:00:00Z"} for day, row in enumerate(ROWS, 1)]).write(timed)
     for words, expected in (
         (["split", file, "--by", "prompt", "--out", out, "--seed", "-1"], "--seed"),
         (["split", file, "--by", "prompt", "--out", out, "--seed", 2**32], "--seed"),
@@ -183,8 +184,8 @@ def test_numbers_out_of_range_are_one_line(data, run, tiny_model):
         (["evaluate", tiny_model, file, "--out", out, "--beta", "nan", "--reference", tiny_model], "beta"),
         (["best-of", tiny_model, file, "--reward", "r", "--out", data / "b.parquet", "--n", "0"], "--n"),
         (["votes", "update", data / "s.parquet", file, "--strength", "1e400"], "strength"),
-        (["votes", "update", data / "s.parquet", file, "--decay", "0.5", "--window", "1e-9"], "window"),
-        (["votes", "update", data / "s.parquet", file, "--decay", "0.5", "--window", "1e300"], "window"),
+        (["votes", "update", data / "s.parquet", timed, "--decay", "0.5", "--window", "1e-9"], "window"),
+        (["votes", "update", data / "s.parquet", timed, "--decay", "0.5", "--window", "1e300"], "window"),
         (["calibrate", tiny_model, file, "--folds", "1"], "--folds"),
     ):
         refused(run, expected, *words)

@@ -68,8 +68,8 @@ class VoteSettings:
             raise PluralignError(
                 "decay and window: a decay under 1 needs a window in days, and a window needs a decay under 1"
             )
-        if self.window_days is not None and not 1e-6 <= self.window_days < math.inf:
-            raise PluralignError(f"window: found {self.window_days}, expected a number of days above 0")
+        if self.window_days is not None and not 1e-6 <= self.window_days <= 1e7:
+            raise PluralignError(f"window: found {self.window_days}, expected a number of days from 1e-6 to 1e7")
         if self.pair_votes not in get_args(PairVotes):
             raise PluralignError(f"pair_votes: found {self.pair_votes!r}, expected shared or full")
         if self.strata is not None and self.shares is None:
