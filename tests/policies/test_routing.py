@@ -178,7 +178,7 @@ def test_responsibilities_are_read_by_annotator(tmp_path):
     with pytest.raises(PluralignError, match="one for each type"):
         read_responsibilities(tmp_path, 1)
     file.write_text("nothing of the kind")
-    with pytest.raises(PluralignError, match="not a Parquet file"):
+    with pytest.raises(PluralignError, match="not a readable Parquet file"):
         read_responsibilities(tmp_path, 2)
     file.unlink()
     with pytest.raises(PluralignError, match="no such file"):
