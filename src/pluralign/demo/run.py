@@ -138,7 +138,7 @@ def configs(folder: Path, untrained: Path, ratings: Mapping[str, Any], seed: int
     The reward model must be calibrated before `rlhf` uses it. `ratings` are the data keys of the `dprm` config.
     """
     base = {"model_name_or_path": str(folder / "language-model")}
-    tuning = {"per_device_train_batch_size": 16, "learning_rate": 2e-3, "num_train_epochs": 2, "beta": 1.0}
+    tuning = {"per_device_train_batch_size": 16, "learning_rate": 2e-3, "num_train_epochs": 3, "beta": 1.0}
     own: dict[str, dict[str, Any]] = {
         "language-model": {
             "objective": "sft",
