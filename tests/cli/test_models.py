@@ -45,7 +45,7 @@ def test_train_evaluate_and_score_write_what_is_promised(run, config, table, tmp
     assert "accuracy:" in out
     folder = tmp_path / "run"
     resolved = yaml.safe_load((folder / "config.yaml").read_text())
-    assert (resolved["learning_rate"], resolved["seed"], resolved["ties"]) == (0.001, 7, "auto")
+    assert (resolved["learning_rate"], resolved["seed"], resolved["ties"]) == (0.001, 7, "efron")
     metrics = json.loads((folder / "metrics.json").read_text())
     for key in (
         "judgments",

@@ -273,7 +273,7 @@ def test_a_trained_adapter_is_trained_on_with_itself_as_reference(judgments, tin
         second = make(tmp_path / "adapter", judgments, tmp_path, precompute_ref_log_probs=precompute)
         utilities = second.score(judgments)[1]
         np.testing.assert_allclose(utilities, 0, atol=1e-4)
-    with pytest.raises(PluralignError, match="has an adapter already"):
+    with pytest.raises(PluralignError, match="is an adapter already"):
         make(tmp_path / "adapter", judgments, tmp_path, lora=True)
 
 

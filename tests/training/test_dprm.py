@@ -199,7 +199,7 @@ def test_votes_that_weigh_nothing_and_rows_without_labels_are_no_items(tiny_mode
     assert torch.isfinite(weights(trainer)).all()
 
 
-def test_faded_votes_weigh_little_and_a_step_of_none_learns_nothing(tiny_model, tmp_path):
+def test_faded_votes_weigh_little_and_none_at_all_are_refused(tiny_model, tmp_path):
     """Decay 0 leaves nothing of an old vote: its item counts 0 under item_weight votes, 1 under equal, by its prior."""
     old, new = (
         votes(prompts=1, responses=2, time="2024-01-01"),
@@ -207,17 +207,21 @@ def test_faded_votes_weigh_little_and_a_step_of_none_learns_nothing(tiny_model, 
     )
     both = Judgments.from_rows(old + new, SCALE)
     write_votes(votes_of(both, decay=0.0, window_days=30.0), tmp_path / "state.parquet")
-    for weight, expected in (("votes", [0.0, 0.0]), ("equal", [1.0, 1.0])):
-        trainer = make(
-            tiny_model, Judgments.from_rows(old, SCALE), tmp_path, item_weight=weight, smoothing=0.0,
-            vote_state=str(tmp_path / "state.parquet"), max_steps=2, weight_decay=0.0,
+    with pytest.raises(PluralignError, match="every training judgment has the weight 0"):
+        make(
+            tiny_model, Judgments.from_rows(old, SCALE), tmp_path, item_weight="votes", smoothing=0.0,
+            vote_state=str(tmp_path / "state.parquet"),
         )  # fmt: skip
-        np.testing.assert_allclose(trainer.crowd.distribution, 1 / 3)
-        assert trainer.data_collator([0, 1])["weight"].tolist() == expected
-        before = weights(trainer)
-        trainer.train()
-        assert torch.isfinite(weights(trainer)).all()
-        assert torch.equal(weights(trainer), before) == (weight == "votes")
+    trainer = make(
+        tiny_model, Judgments.from_rows(old, SCALE), tmp_path, item_weight="equal", smoothing=0.0,
+        vote_state=str(tmp_path / "state.parquet"), max_steps=2, weight_decay=0.0,
+    )  # fmt: skip
+    np.testing.assert_allclose(trainer.crowd.distribution, 1 / 3)
+    assert trainer.data_collator([0, 1])["weight"].tolist() == [1.0, 1.0]
+    before = weights(trainer)
+    trainer.train()
+    assert torch.isfinite(weights(trainer)).all()
+    assert not torch.equal(weights(trainer), before)
 
 
 def test_a_crowd_of_one_mind_trains_without_nan(tiny_model, tmp_path):

@@ -43,8 +43,8 @@ def pairs(count, tied, seed=0):
 def test_auto_chooses_by_the_share_of_ties_and_says_so(kind, tiny_model, tmp_path, caplog):
     transformers.utils.logging.enable_propagation()
     with caplog.at_level(logging.WARNING):
-        many = make(tiny_model, pairs(60, 0.4), tmp_path, kind=kind)
-        few = make(tiny_model, [*pairs(60, 0.0), {**pairs(1, 0)[0], "ranks": [1, 1]}], tmp_path, kind=kind)
+        many = make(tiny_model, pairs(60, 0.4), tmp_path, kind=kind, ties="auto")
+        few = make(tiny_model, [*pairs(60, 0.0), {**pairs(1, 0)[0], "ranks": [1, 1]}], tmp_path, kind=kind, ties="auto")
         given = make(tiny_model, pairs(60, 0.4), tmp_path, kind=kind, ties="breslow")
     transformers.utils.logging.disable_propagation()
     assert many.learned_ties is not None

@@ -61,7 +61,7 @@ class TiedRewardConfig(RewardConfig):
     """The config of reward models whose ties may have a probability of their own."""
 
     ties: RewardTies = setting(  # type: ignore[assignment]
-        "auto",
+        "efron",
         "How the likelihood treats equal ranks: davidson predicts ties, with tie parameters that are learned; efron, "
         "breslow, average and marginal take them for orders that were lost. auto is davidson where 5 % or more of the "
         "compared pairs are tied, else efron.",
