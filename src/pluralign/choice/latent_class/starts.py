@@ -82,6 +82,8 @@ def annotator_embedding(problem: Problem, dimensions: int, seed: int) -> np.ndar
     places = (problem.counts @ problem.logit.choices.places.unsqueeze(1)).clamp(min=1)
     scores = annotator_scores(_one_type(problem, len(shared)), shared.view(1, 1, -1))
     rows = (scores / (information.clamp(min=1e-9 * float(information.max()) + 1e-300) * places).sqrt()).cpu().numpy()
+    if not rows.any():
+        return np.zeros((len(rows), min(dimensions, *rows.shape)))
     if min(rows.shape) <= dimensions + 1:
         left, values, _ = np.linalg.svd(rows, full_matrices=False)
         return (left * values)[:, :dimensions]
