@@ -200,7 +200,7 @@ def test_a_trainer_needs_a_reward_and_one_adapter(tiny_model, tmp_path):
     with pytest.raises(PluralignError, match="there is no reward"):
         PMRLHFTrainer(str(tiny_model), None, online_settings(tmp_path), prompts())
     model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), peft.LoraConfig(**LORA))
-    with pytest.raises(PluralignError, match="has an adapter already"):
+    with pytest.raises(PluralignError, match="is an adapter already"):
         PMRLHFTrainer(model, words, online_settings(tmp_path), prompts(), peft_config=peft.LoraConfig(**LORA))
 
 

@@ -153,7 +153,7 @@ def test_files_that_do_not_serve_are_refused(tmp_path):
     refused(tmp_path / "missing.parquet", "missing.parquet")
     refused(tmp_path, RESPONSIBILITIES)
     (tmp_path / "text.parquet").write_text("annotator,probability_1\n")
-    refused(tmp_path / "text.parquet", "text.parquet: is not a Parquet file")
+    refused(tmp_path / "text.parquet", "text.parquet: not a readable Parquet file")
     pq.write_table(pa.table({"annotator": ["w0"], "type": [1]}), tmp_path / "types.parquet")
     refused(tmp_path / "types.parquet", "expected the columns annotator, probability_1")
     for number, wrong in enumerate(([0.5, float("nan")], [1.5, -0.5], [0.0, 0.0], [float("inf"), 0.0])):

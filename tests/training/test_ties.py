@@ -8,7 +8,8 @@ import pytest
 import torch
 import transformers
 
-from more_setup import make, rows
+import more_setup
+from more_setup import rows
 from pluralign.choice.davidson import davidson_log_likelihood, davidson_pair_log_likelihood, estimated_log_nu
 from pluralign.core.errors import PluralignError
 from pluralign.evaluation.rewards.tie_outcomes import outcome_pairs, tie_metrics
@@ -29,6 +30,11 @@ BRADLEY_TERRY = (BradleyTerryConfig, BradleyTerryTrainer)
 PLACKETT_LUCE = (PlackettLuceConfig, PlackettLuceTrainer)
 
 
+def make(*args, **values):
+    """A trainer that takes ties for an outcome of their own where there are many."""
+    return more_setup.make(*args, **{"ties": "auto"} | values)
+
+
 def pairs(count, tied, seed=0):
     """Pairs of which a share is tied; the longer list of words wins otherwise."""
     draw = np.random.default_rng(seed)
@@ -43,8 +49,8 @@ def pairs(count, tied, seed=0):
 def test_auto_chooses_by_the_share_of_ties_and_says_so(kind, tiny_model, tmp_path, caplog):
     transformers.utils.logging.enable_propagation()
     with caplog.at_level(logging.WARNING):
-        many = make(tiny_model, pairs(60, 0.4), tmp_path, kind=kind, ties="auto")
-        few = make(tiny_model, [*pairs(60, 0.0), {**pairs(1, 0)[0], "ranks": [1, 1]}], tmp_path, kind=kind, ties="auto")
+        many = make(tiny_model, pairs(60, 0.4), tmp_path, kind=kind)
+        few = make(tiny_model, [*pairs(60, 0.0), {**pairs(1, 0)[0], "ranks": [1, 1]}], tmp_path, kind=kind)
         given = make(tiny_model, pairs(60, 0.4), tmp_path, kind=kind, ties="breslow")
     transformers.utils.logging.disable_propagation()
     assert many.learned_ties is not None
