@@ -105,7 +105,10 @@ def the_crowd_section_is_correct(folder, text, metrics):
     table = pq.read_table(folder / "crowd" / "crowds.parquet").to_pydict()
     voted, predicted = (np.array([table[f"{kind}_{label}"] for label in LABELS]).T for kind in ("voted", "predicted"))
     parts = [read(folder / f"ratings-{place}.parquet") for place in PLACES]
-    first, both = votes_of(parts[0]), votes_of(read([folder / f"ratings-{place}.parquet" for place in PLACES]))
+    state = read_votes(folder / "crowd-votes.parquet")
+    kappa = state.settings.strength  # estimated from the votes of the first place
+    first = votes_of(parts[0], strength=kappa)
+    both = votes_of(read([folder / f"ratings-{place}.parquet" for place in PLACES]), strength=kappa)
     constant = (both.counts / both.counts.sum(1, keepdims=True)).mean(0)
     for name, shares in {"constant": np.tile(constant, (len(voted), 1)), "model (DPRM)": predicted}.items():
         cells = next(line for line in text.splitlines() if line.startswith(name)).removeprefix(name).split()
@@ -116,7 +119,6 @@ def the_crowd_section_is_correct(folder, text, metrics):
         # Printed with three digits; each is followed by the two ends of its interval.
         assert [float(cell) for cell in cells[::3]] == pytest.approx(expected, abs=6e-4)
     assert metrics["transport_cost"] == pytest.approx(np.mean(np.array(line) + 0.1 * apart), abs=1e-6)
-    state = read_votes(folder / "crowd-votes.parquet")
     assert state.counts.sum() == sum(len(part) for part in parts) == both.counts.sum()
     np.testing.assert_allclose(state.parameters[[state.place[key] for key in both.place]], both.parameters, atol=1e-9)
     moved = abs(first.mean[[first.place[key] for key in both.place]] - both.mean).sum(1) / 2

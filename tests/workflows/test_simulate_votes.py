@@ -463,7 +463,7 @@ def test_chat_models_get_a_message(folder, letters, tmp_path):
         ({"personas": []}, "personas: expected one or more"),
         ({"personas": [Persona("a", "x")] * 2}, "each with a unique name"),
         ({"out": "votes.csv"}, "must end in .parquet"),
-        ({"out": "in.parquet"}, "is a file that is read"),
+        ({"out": "in.parquet"}, "is an input file and would be overwritten"),
         ({"template": "nowhere.jinja"}, "nowhere.jinja: no such file"),
         ({"endpoint": "127.0.0.1:8000"}, "expected an address like"),
     ],

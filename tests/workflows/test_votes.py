@@ -208,8 +208,8 @@ def test_bad_input_leaves_the_state(files, tmp_path):
     for call, expected in (
         (lambda: pluralign.update_votes(state, tmp_path / "none.parquet"), "none.parquet: no such file"),
         (lambda: pluralign.update_votes(state, tmp_path / "ones.jsonl", label_scale="binary"), "differs from the"),
-        (lambda: pluralign.update_votes(one, one), "one.parquet: is not a vote state"),
-        (lambda: pluralign.update_votes(tmp_path / "s.json", one), "s.json: the state's name must end in .parquet"),
+        (lambda: pluralign.update_votes(one, one), "one.parquet: is an input file and would be overwritten"),
+        (lambda: pluralign.update_votes(tmp_path / "s.json", one), "s.json: the name must end in .parquet"),
         (lambda: pluralign.update_votes(state, one, most=-1), "most: found -1"),
         (lambda: pluralign.update_votes(state, one, annotators=one), "name the column that holds the strata"),
         (

@@ -166,6 +166,7 @@ def scale_of_yaml(value: Value) -> LabelScale:
         PluralignError: the value is not a scale; names the line.
 
     Examples:
+        >>> from pluralign.core.yaml_lines import parse_yaml
         >>> scale_of_yaml(parse_yaml("labels: {yes: 1, 010: 0, 1:30: -1}", "example")).labels
         ('yes', '010', '1:30')
     """

@@ -79,8 +79,9 @@ def fit_group_scales(pairs: Pairs, names: Sequence[str | None], column: str) -> 
     Examples:
         >>> from pluralign.evaluation.pairs import pairs_of
         >>> pairs = pairs_of([1.0, 0.0] * 3, [1, 2] * 2 + [2, 1], [0, 2, 4, 6], [0, 1, 2], [1.0] * 3)
-        >>> fit_group_scales(pairs, ["ann", "ann", "bob"], "annotator").scales
-        {'ann': 1.0, 'bob': 1.0}
+        >>> scales = fit_group_scales(pairs, ["ann", "ann", "bob"], "annotator").scales
+        >>> scales["ann"] > 1 > scales["bob"]
+        True
     """
     known = [name for name in dict.fromkeys(names) if name is not None]
     if not known:

@@ -265,8 +265,9 @@ def log_loss_gain(
         `gain`, and `gain_low` and `gain_high` if there are two prompts.
 
     Examples:
-        >>> log_loss_gain([[0.8, 0.2]] * 2, [[0.5, 0.5]] * 2, [[4, 0], [0, 1]], [0, 1], replicates=0)
-        {'gain': -0.22314355131420985}
+        >>> gain = log_loss_gain([[0.8, 0.2]] * 2, [[0.5, 0.5]] * 2, [[4, 0], [0, 1]], [0, 1], replicates=0)
+        >>> {name: round(value, 4) for name, value in gain.items()}
+        {'gain': -0.2231}
     """
     counts = np.asarray(votes, dtype=np.float64)
     mu, b = (np.log(np.maximum(np.asarray(own, dtype=np.float64), FLOOR)) for own in (predicted, baseline))
