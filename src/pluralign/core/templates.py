@@ -1,8 +1,8 @@
-"""What can go wrong with a Jinja template that somebody else wrote."""
+"""The exceptions of filling in a Jinja template that a user gave."""
 
 import jinja2
 
 TEMPLATE_FAULTS = (
     jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RuntimeError
 )  # fmt: skip
-"""What filling in a template may raise."""
+"""What filling in such a template may raise."""

@@ -26,7 +26,7 @@ PROGRESS = "progress.json"
 
 @dataclass(frozen=True)
 class Progress:
-    """What a checkpoint remembers of the training until then, besides the state of `transformers`."""
+    """The training state that a checkpoint stores in addition to that of `transformers`."""
 
     loss_sum: float = 0.0  # of all passes
     seconds: float = 0.0

@@ -22,7 +22,7 @@ LOSSES: dict[str, DistributionLoss] = {"paper": "ot", "DPRM_C": "ce", "DPRM_W": 
 """The loss of each preset; all but `paper` are the paper's names of its losses."""
 
 PAPER = {"prior_strength": "labels", "smoothing": 0.05, "item_weight": "equal"}
-"""What the presets set besides their loss, in fields that were left at their defaults."""
+"""Values that each preset sets in addition to its loss, in fields that were left at their defaults."""
 
 
 @dataclass
