@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pluralign.choice.latent_class import choice_sets as module
-from pluralign.choice.latent_class.choice_sets import choice_sets
+from pluralign.choice.latent_class.choice_sets import choice_sets, exploded
 from pluralign.choice.latent_class.conditional_logit import ConditionalLogit
 from pluralign.choice.plackett_luce import log_likelihood
 
@@ -47,6 +47,21 @@ def test_the_choices_of_a_ranking_multiply_to_it(scale, seed, ties, top):
     sets = choice_sets(responses, ranks, IDS, ties=ties, top=top)
     log_p = ConditionalLogit(sets, None, IDS).log_probabilities(utilities.unsqueeze(0))[:, 0]
     found = torch.zeros(len(ranks), dtype=torch.float64).index_add(0, sets.judgment, log_p[sets.choice])
+    expected = log_likelihood(utilities[responses], ranks, ties=ties, top=top)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from(["efron", "breslow"]), st.sampled_from([None, 1, 2, 4]))
+def test_the_places_of_a_ranking_multiply_to_it(seed, ties, top):
+    responses, ranks = random_rankings(seed)
+    utilities = torch.randn(IDS, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * 2
+    sets = choice_sets(responses, ranks, IDS, ties=ties, top=top)
+    places = exploded(sets)
+    scores = utilities[places.response.clamp(min=0)]
+    by_place = scores[:, 0] - torch.logsumexp(scores + places.log_share, 1)
+    by_choice = torch.zeros(len(sets), dtype=torch.float64).index_add(0, places.choice, by_place)
+    found = torch.zeros(len(ranks), dtype=torch.float64).index_add(0, sets.judgment, by_choice[sets.choice])
     expected = log_likelihood(utilities[responses], ranks, ties=ties, top=top)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 

@@ -5,9 +5,8 @@ import torch
 from torch.autograd.functional import hessian
 
 from pluralign.choice.latent_class import conditional_logit
-from pluralign.choice.latent_class.choice_sets import choice_sets
+from pluralign.choice.latent_class.choice_sets import choice_sets, exploded
 from pluralign.choice.latent_class.conditional_logit import ConditionalLogit
-from pluralign.choice.latent_class.exploded import exploded
 
 RESPONSES, COLUMNS = 12, 3
 KINDS = (
@@ -51,7 +50,7 @@ def case(kind):
     weights = torch.rand(len(sets), 4, dtype=torch.float64, generator=draw)
     if available is not None:
         weights = weights * torch.isfinite(logit.log_probabilities(coefficients))
-    return logit, coefficients, weights, exploded(responses, ranks)
+    return logit, coefficients, weights, exploded(sets)
 
 
 def plain(logit, spelled, beta, vector):
@@ -66,9 +65,8 @@ def plain(logit, spelled, beta, vector):
         # Where the chosen response is unknown the sum may be empty: keep its gradient free of NaN.
         inside = torch.where(known[:, :1], inside, torch.zeros_like(inside))
         found = torch.where(known[:, 0], utilities[response[:, 0]] - torch.logsumexp(inside, 1), -torch.inf)
-    # Judgments list their places in the order of columns, choices in the order of blocks: add them up by judgment.
-    judgments = int(spelled.judgment.max()) + 1
-    return found.new_zeros(judgments).index_add(0, spelled.judgment, found[spelled.choice])
+    by_choice = found.new_zeros(len(logit.choices)).index_add(0, spelled.choice, found)
+    return judged(logit.choices, by_choice)
 
 
 def judged(sets, values):
@@ -92,7 +90,7 @@ def check(logit, coefficients, weights, spelled):
     value, gradient = point.value(weights), point.gradient(weights)
     curvature, diagonal = point.curvature(weights), point.diagonal(weights)
     directions = torch.randn(coefficients.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
-    product = point.hessian_product(weights, directions)
+    product = point.hessian(weights)(directions)
     slope, bend = (judged(sets, part) for part in point.moments(directions))
     log_p = judged(sets, point.log_p)
     annotators = torch.arange(number).remainder(3)

@@ -24,11 +24,17 @@ from scipy.special import gammaincinv
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from pluralign.choice.latent_class.exploded import Choices, exploded
+from pluralign.choice.latent_class.choice_sets import Places, choice_sets, exploded
 from pluralign.choice.latent_class.panel import Panel
 
 CELLS = 2**23
 """Numbers that the feature differences of one block of annotators may take."""
+
+MOST_PADDING = 2
+"""A block with more than this times as many places as choices is split, if it has more than"""
+
+UNPADDED = 4096
+"""places more."""
 
 DEGREES = 5
 """Degrees of freedom of the Student t that importance sampling draws from."""
@@ -64,9 +70,11 @@ class Block:
 
     def log_likelihood(self, theta: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
         """`(..., n)` in nats, and the probabilities of the responses not chosen `(..., n, e, a)`."""
-        scores = self.differences(theta, shared)
-        own = self.log_share[:, :, :1].expand(*scores.shape[:-1], 1)
-        total = torch.logsumexp(torch.cat((own, scores), -1), -1)
+        scores, own = self.differences(theta, shared), self.log_share[:, :, 0]
+        if scores.shape[-1] == 1:  # many times faster than the general case
+            total = torch.logaddexp(own, scores[..., 0])
+        else:
+            total = torch.logsumexp(torch.cat((own.expand(scores.shape[:-1]).unsqueeze(-1), scores), -1), -1)
         return -(self.times * total).sum(-1), (scores - total.unsqueeze(-1)).exp()
 
     def curvature(self, p: Tensor, left: Tensor, right: Tensor) -> Tensor:
@@ -387,14 +395,21 @@ def blocks_of(panel: Panel, columns: np.ndarray, *, ties: str = "efron", top: in
         ties: `efron` or `breslow`.
         top: only the first `top` places count.
     """
-    made = exploded(torch.as_tensor(panel.response_ids), torch.as_tensor(panel.rank_values), ties=ties, top=top)
+    responses, ranks = torch.as_tensor(panel.response_ids), torch.as_tensor(panel.rank_values)
+    sets = choice_sets(responses, ranks, panel.response_count, ties=ties, top=top)
+    made = exploded(sets)
     reliability = np.ones(panel.judgments) if panel.reliability is None else np.asarray(panel.reliability)
-    judgment, choice = made.judgment.numpy(), made.choice.numpy()
-    person = panel.annotator_ids[judgment]
-    pairs, place = np.unique(person * max(1, len(made)) + choice, return_inverse=True)
-    times = np.bincount(place, reliability[judgment], minlength=len(pairs))
+    judgment = sets.judgment.numpy()
+    keys = panel.annotator_ids[judgment] * max(1, len(sets)) + sets.choice.numpy()
+    pairs, number = np.unique(keys, return_inverse=True)
+    times = np.bincount(number, reliability[judgment], minlength=len(pairs))
     pairs, times = pairs[times > 0], times[times > 0]
-    person, choice = pairs // max(1, len(made)), pairs % max(1, len(made))
+    person, made_choice = pairs // max(1, len(sets)), pairs % max(1, len(sets))
+    # Every place of a block of ties is a row.
+    rows = np.bincount(made.choice.numpy(), minlength=len(sets))
+    first, each = (rows.cumsum() - rows)[made_choice], rows[made_choice]
+    choice = np.repeat(first - (each.cumsum() - each), each) + np.arange(each.sum())
+    person, times = np.repeat(person, each), np.repeat(times, each)
     who, start, count = np.unique(person, return_index=True, return_counts=True)
     alternatives = made.response.shape[1] - 1
     worths = panel.features is None
@@ -404,11 +419,14 @@ def blocks_of(panel: Panel, columns: np.ndarray, *, ties: str = "efron", top: in
     blocks: list[Block] = []
     at = 0
     while at < len(order):
-        wide = 1
+        wide, entries = 1, int(count[order[at]])
+        real = entries
         while at + wide < len(order):
             entries = int(count[order[at + wide]])
+            real += entries
             width = min(len(columns), entries * (alternatives + 1)) if worths else len(columns)
-            if (wide + 1) * entries * alternatives * max(1, width) > CELLS:
+            padded = (wide + 1) * entries
+            if padded * alternatives * max(1, width) > CELLS or padded > MOST_PADDING * real + UNPADDED:
                 break
             wide += 1
         members = order[at : at + wide]
@@ -423,7 +441,7 @@ def blocks_of(panel: Panel, columns: np.ndarray, *, ties: str = "efron", top: in
 
 def _block(
     panel: Panel,
-    made: Choices,
+    made: Places,
     columns: np.ndarray,
     number: np.ndarray,
     annotator: np.ndarray,

@@ -34,7 +34,8 @@ WIDE = 300.0
 """If utilities differ by more than this, exponentials are taken relative to the largest of each choice."""
 
 EDGE_WORK = 4
-"""Hessians are made from pairs of responses if a choice has fewer of them than this times the features, and"""
+"""Hessians are made from pairs of responses if a choice has fewer of them than this times the features, and their
+products with vectors if there are fewer of them than this times the members of choices, and"""
 
 MOST_EDGES = 2**24
 """fewer than this in total."""
@@ -240,10 +241,19 @@ class Point:
         slope = self.along(vectors)
         return slope.log_p(), slope.variance()
 
-    def hessian_product(self, weights: Tensor, vectors: Tensor) -> Tensor:
-        """Minus the Hessian of the weighted log-likelihood times one vector each: `(B, p)` to `(B, p)`."""
-        slope = self.along(vectors)
-        return self.logit.collected(slope.product(weights))
+    def hessian(self, weights: Tensor) -> Callable[[Tensor], Tensor]:
+        """Products of minus the Hessian of the weighted log-likelihood with one vector each: `(B, p)` to `(B, p)`."""
+        if self.wide or not self.logit.few_edges or len(self.logit.edges.first) > EDGE_WORK * self.choices.members:
+            return lambda vectors: self.logit.collected(self.along(vectors).product(weights))
+        edges, pairs = self.logit.edges, self._pairs(weights)
+
+        def product(vectors: Tensor) -> Tensor:
+            utilities = self.logit.utilities(vectors)
+            flow = pairs * (utilities[edges.first] - utilities[edges.second])
+            sums = torch.zeros_like(utilities)
+            return self.logit.collected(sums.index_add_(0, edges.first, flow).index_add_(0, edges.second, -flow))
+
+        return product
 
     def curvature(self, weights: Tensor) -> Tensor:
         """Minus the Hessian of the weighted log-likelihood: `(choices, B)` to `(B, p, p)`."""
@@ -259,10 +269,14 @@ class Point:
         inverse, share = 1 / self.further.square(), self.choices.share
         return tuple(first + weights * (self.choices.further @ (share**power * inverse)) for power in range(3))  # type: ignore[return-value]
 
-    def _from_edges(self, weights: Tensor) -> Tensor:
-        edges, size = self.logit.edges, len(self.utilities)
+    def _pairs(self, weights: Tensor) -> Tensor:
+        """sum_s w_s sum_j P_i P_k of each pair of responses: `(pairs, B)`."""
+        edges = self.logit.edges
         pairs = sum(own @ seconds for own, seconds in zip(edges.within, self._seconds(weights), strict=True))
-        pairs = pairs * self.exponentials[edges.first] * self.exponentials[edges.second]
+        return pairs * self.exponentials[edges.first] * self.exponentials[edges.second]
+
+    def _from_edges(self, weights: Tensor) -> Tensor:
+        edges, size, pairs = self.logit.edges, len(self.utilities), self._pairs(weights)
         found = weights.new_empty(weights.shape[1], self.logit.parameters, self.logit.parameters)
         degrees = torch.zeros(weights.shape[1], size, dtype=weights.dtype, device=weights.device)
         for values, degree in zip(pairs.T.contiguous(), degrees, strict=True):

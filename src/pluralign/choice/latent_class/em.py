@@ -14,7 +14,7 @@ from pluralign.choice.latent_class.conditional_logit import Point
 from pluralign.choice.latent_class.newton import Local, conjugate_gradients, maximise
 from pluralign.choice.latent_class.problem import Problem
 
-DENSE_PARAMETERS = 128
+DENSE_PARAMETERS = 512
 """Newton steps in more parameters than this are solved by conjugate gradients, but"""
 
 DENSE_ALONE = 512
@@ -136,8 +136,10 @@ def _local_at(problem: Problem, parameters: Tensor, point: Point, weights: Tenso
         if is_dense(problem):
             return conditioner()(right)
 
+        hessian = point.hessian(weights)
+
         def product(vectors: Tensor) -> Tensor:
-            by_type = point.hessian_product(weights, problem.directions(vectors).flatten(0, 1))
+            by_type = hessian(problem.directions(vectors).flatten(0, 1))
             return problem.gathered(by_type.view(restarts, types, -1)) + least * vectors - problem.coupled(vectors)
 
         return conjugate_gradients(product, right, conditioner(), steps=steps)

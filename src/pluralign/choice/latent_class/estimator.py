@@ -31,7 +31,7 @@ from pluralign.choice.latent_class.em import (
     m_step,
     moved_to,
 )
-from pluralign.choice.latent_class.information import observed_information, polished
+from pluralign.choice.latent_class.information import EXACT, Information, observed_information, polished
 from pluralign.choice.latent_class.panel import Panel
 from pluralign.choice.latent_class.problem import Problem, problem_of, slots_of
 
@@ -47,7 +47,7 @@ AGREEING = 0.98
 M_STEP = 1e-10
 """Newton's tolerance within expectation maximisation, where the next M-step continues from the same point."""
 
-EXACT = 1e-16
+ALONE = 1e-16
 """Newton's tolerance where one M-step is the whole fit: coefficients are right to 1e-6 of a standard error."""
 
 DRAFT_JUDGMENTS = 50_000
@@ -77,6 +77,7 @@ class LatentClassPlackettLuce(BaseEstimator):
         hottest: temperature at the beginning of the restarts; 1 is no annealing.
         max_iterations: of expectation maximisation.
         tolerance: stop if the objective rises by less than this times 1 + its size.
+        precision: Newton decrement, relative to the objective, at which `polish` ends.
         polish: approach the optimum by rough steps and finish with Newton's method on the likelihood itself; `False`
             maximises in each M-step, which is plain expectation maximisation.
         seed: of the restarts.
@@ -139,6 +140,7 @@ class LatentClassPlackettLuce(BaseEstimator):
         max_iterations: int = 500,
         tolerance: float = 1e-7,
         polish: bool = True,
+        precision: float = EXACT,
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
@@ -157,6 +159,7 @@ class LatentClassPlackettLuce(BaseEstimator):
         self.max_iterations = max_iterations
         self.tolerance = tolerance
         self.polish = polish
+        self.precision = precision
         self.seed = seed
         self.device = device
 
@@ -209,15 +212,27 @@ class LatentClassPlackettLuce(BaseEstimator):
         Raises:
             ValueError: there are more than `MOST_COVARIANCES` parameters.
         """
+        information = self.information(panel)
+        inverse = information.inverse
+        return (inverse @ information.outer @ inverse if robust else inverse).cpu().numpy()
+
+    def information(self, panel: Panel) -> Information:
+        """The observed information of the fit, as in `covariance`; kept, so that it is computed once.
+
+        Raises:
+            ValueError: there are more than `MOST_COVARIANCES` parameters.
+        """
         if self.n_parameters_ > MOST_COVARIANCES:
             raise ValueError(
                 f"standard errors need a matrix of {self.n_parameters_} parameters, at most {MOST_COVARIANCES} are "
                 "allowed: use features instead of one worth per response"
             )
-        problem = self.fitted_problem(panel)
-        information = observed_information(problem, e_step(problem, moved_to(problem, self.fitted)))
-        inverse = torch.linalg.pinv(information.matrix, hermitian=True)
-        return (inverse @ information.outer @ inverse if robust else inverse).cpu().numpy()
+        known, at, found = getattr(self, "_information", (None, None, None))
+        if known is not panel or at is not self.fitted or found is None:
+            problem = self.fitted_problem(panel)
+            found = observed_information(problem, e_step(problem, moved_to(problem, self.fitted)))
+            self._information = panel, self.fitted, found
+        return found
 
     @property
     def labels_(self) -> np.ndarray:
@@ -317,7 +332,7 @@ class LatentClassPlackettLuce(BaseEstimator):
             one = fit.chosen(torch.tensor([number], device=fit.objective.device))
             if best is not None and _agree(best.gamma[0], one.gamma[0]):
                 continue
-            found, converged, trace = polished(problem, one)
+            found, converged, trace = polished(problem, one, tolerance=self.precision)
             if best is None or float(found.objective[0]) > float(best.objective[0]):
                 best, self.converged_ = found, converged
                 self.trace_ = [float(values[number]) for values in traces] + trace
@@ -332,7 +347,7 @@ class LatentClassPlackettLuce(BaseEstimator):
     def _followed(self, problem: Problem, fit: Fit) -> Fit:
         """Run the restarts until none gains more than the tolerance, and return the best."""
         before = torch.full_like(fit.objective, -torch.inf)
-        exact = EXACT if self.types == 1 else M_STEP
+        exact = ALONE if self.types == 1 else M_STEP
         traces: list[Tensor] = []
         most = self.max_iterations if self.types > 1 else min(self.max_iterations, 1)
         self.converged_ = self.types == 1 and most == 1  # one type is fitted by its first M-step

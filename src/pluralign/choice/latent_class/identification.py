@@ -19,10 +19,9 @@ from typing import Literal
 import numpy as np
 import torch
 from scipy.stats import chi2
+from torch import Tensor
 
-from pluralign.choice.latent_class.em import e_step, moved_to
 from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
-from pluralign.choice.latent_class.information import observed_information
 from pluralign.choice.latent_class.panel import Panel, components
 from pluralign.choice.latent_class.selection import Gain, Heterogeneity
 from pluralign.choice.plackett_luce import NOT_SHOWN
@@ -203,23 +202,28 @@ def evidence(model: LatentClassPlackettLuce, panel: Panel) -> Evidence:
     Raises:
         ValueError: the model has more than `MOST_COVARIANCES` parameters.
     """
-    covariance = model.covariance(panel)
-    problem = model.fitted_problem(panel)
-    observed = observed_information(problem, e_step(problem, moved_to(problem, model.fitted)))
-    information, complete = observed.matrix.cpu().numpy(), observed.complete.cpu().numpy()
-    values = np.linalg.eigvalsh(information)
-    scale = np.sqrt(np.diag(complete).clip(1e-300))
-    inverse_root = torch.linalg.pinv(torch.as_tensor(complete / np.outer(scale, scale)), hermitian=True)
-    left = np.linalg.eigvals(inverse_root.numpy() @ (information / np.outer(scale, scale))).real
-    own = np.sqrt(np.abs(np.diag(information)).clip(1e-300))
-    scaled = np.linalg.eigvalsh(information / np.outer(own, own))
+    found = model.information(panel)
+    scaled = found.spectrum[0].cpu().numpy()
+    slot = model.fitted_problem(panel).slot.cpu().numpy()
     return Evidence(
-        smallest=float(values[0]),
+        smallest=float(torch.linalg.eigvalsh(found.matrix)[0]),
         condition=float(scaled[-1] / scaled[0]) if scaled[0] > 0 else float("inf"),
-        left=float(left.min()),
-        separation=_separation(model, problem.slot.cpu().numpy(), covariance, scaled[0] > -FLAT),
+        left=_least_ratio(found.matrix, found.complete),
+        separation=_separation(model, slot, found.inverse.cpu().numpy(), scaled[0] > -FLAT),
         entropy=posterior_entropy(model),
     )
+
+
+def _least_ratio(matrix: Tensor, complete: Tensor) -> float:
+    """The least v' matrix v / v' complete v, over the directions that the complete data determine."""
+    root = complete.diagonal().clamp(min=1e-300).sqrt()
+    units = torch.outer(root, root)
+    factor, failed = torch.linalg.cholesky_ex(complete / units)
+    if bool(failed):  # the complete data do not determine all directions
+        inverse = torch.linalg.pinv(complete / units, hermitian=True)
+        return float(torch.linalg.eigvals(inverse @ (matrix / units)).real.min())
+    half = torch.linalg.solve_triangular(factor, matrix / units, upper=False)
+    return float(torch.linalg.eigvalsh(torch.linalg.solve_triangular(factor, half.T, upper=False))[0])
 
 
 def posterior_entropy(model: LatentClassPlackettLuce) -> np.ndarray:
@@ -336,11 +340,12 @@ def _verdict(
         )
     better = f"{types} types predict held-out judgments better than one taste does {held_out}"
     lead = f"{better}, but " if gain is not None else ""
-    if numbers is not None and numbers.separation < CONFIDENCE:
+    # A Wald test is invalid where there are too many types: a held-out gain needs no second opinion from it.
+    if gain is None and numbers is not None and numbers.separation < CONFIDENCE:
         few = data.longest < 3 and data.judgments < 4
         return Identification(
             "weak",
-            f"{lead}two of the fitted types differ at only {numbers.separation:.0%} confidence, "
+            f"two of the fitted types differ at only {numbers.separation:.0%} confidence, "
             f"with {judgments} per annotator by {data.annotators} annotators",
             "collect rankings of three, or at least 4 judgments per annotator"
             if few

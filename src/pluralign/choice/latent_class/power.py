@@ -12,7 +12,11 @@ import torch
 from pluralign.choice.em_dpo import matched_types
 from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
 from pluralign.choice.latent_class.panel import Panel, components
+from pluralign.choice.latent_class.selection import PRECISION
 from pluralign.choice.plackett_luce import NOT_RANKED, NOT_SHOWN
+
+NEARLY_ALL = 0.99
+"""Where this share of annotators is assigned to their own type, designs with more judgments are not simulated."""
 
 MODERATE = 1.0
 """When a single fitted type is split into two, the standard deviation of their difference in utility."""
@@ -143,13 +147,15 @@ def power_curve(
         settings: of `LatentClassPlackettLuce`.
 
     Returns:
-        One `Power` for each length and number of judgments.
+        One `Power` for each length and number of judgments, up to the first with which nearly all types are recovered.
     """
     coefficients, shares = planted(model, panel)
     priors: dict[str, Any] = {"ridge": model.ridge, "common_ridge": model.common_ridge}
-    settings = {"restarts": 2, "max_iterations": 100, "tolerance": 1e-6, **priors} | settings
-    powers = []
-    for length, number in progress([(length, number) for length in lengths for number in judgments]):
+    settings = {"restarts": 2, "max_iterations": 100, "precision": PRECISION, **priors} | settings
+    powers: list[Power] = []
+    for length, number in progress([(length, number) for length in lengths for number in sorted(judgments)]):
+        if powers and powers[-1].length == length and powers[-1].accuracy >= NEARLY_ALL:
+            continue
         accuracies, ceilings = [], []
         for replicate in range(replicates):
             rng = np.random.default_rng((seed, replicate, number, length or 0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,22 +10,35 @@ import numpy as np
 
 from pluralign.choice.latent_class.continuum import continuum_log_likelihood
 from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
+from pluralign.choice.latent_class.information import EXACT
 from pluralign.choice.latent_class.panel import Panel
 
-NO_GAIN = 1e-6
-"""A smaller gain per judgment, in nats, counts as none: types that are all alike still differ by rounding."""
+NO_GAIN = 1e-4
+"""A smaller gain per judgment, in nats, counts as none: no use has need of it, and fits are not more precise."""
+
+PRECISION = 1e-7
+"""Fits that are only compared on held-out annotators stop this near to their optimum, relative to their objective."""
 
 PATIENCE = 2
 """The search ends after this many numbers of types in a row that gain nothing."""
 
 COMMON = (1.0, 0.3, 0.1, 0.03)
-"""Ridges of the common taste that are tried, in units of the given one, and"""
+"""Ridges of the common taste that are tried, in units of the given one, until one is worse than the last; and"""
 
-DIFFERENCES = (1.0, 3.0, 0.3, 0.1)
-"""of the types' differences from it; the first is fitted from restarts, the others from its coefficients."""
+DIFFERENCES = (0.1, 0.3, 1.0, 3.0)
+"""of the types' differences from it, from the best of the previous K to the better neighbour, and so on; or from"""
+
+FIRST = 2
+"""the one at this place for the first K."""
 
 SCALES = (1.0, 0.7, 1.4)
 """Scales that are tried of the continuum that matches the types."""
+
+Folds = list[LatentClassPlackettLuce]
+"""A model for each fold, fitted to the annotators of the others."""
+
+Climbed = tuple[int, Folds, np.ndarray]
+"""The best ridge's place, its models, and their log-likelihood of each held-out annotator."""
 
 Heterogeneity = Literal["one taste", "types", "continuum", "undecided"]
 """How annotators differ: not at all, in camps, by degrees, or in a way that the judgments do not tell."""
@@ -182,44 +195,54 @@ def select_types(
     held_in = [panel.of_annotators(np.flatnonzero(part != fold)) for fold in range(folds)]
     held_out = [panel.of_annotators(members) for members in out]
 
-    def fitted(train: Panel, number: int, own: float, start: np.ndarray | None) -> LatentClassPlackettLuce:
-        shared = own if number == 1 else common
+    def fitted(
+        train: Panel, number: int, own: float, start: np.ndarray | None, precision: float = PRECISION
+    ) -> LatentClassPlackettLuce:
         model = LatentClassPlackettLuce(
-            number, ridge=own, common_ridge=shared, coefficients_init=start, seed=seed, **settings_of(number, settings)
+            number,
+            ridge=own,
+            common_ridge=own if number == 1 else common,
+            coefficients_init=start,
+            precision=precision,
+            seed=seed,
+            **settings_of(number, settings),
         )
         return model.fit(train)
-
-    def folded(number: int, own: float, start: np.ndarray | None) -> list[LatentClassPlackettLuce]:
-        return [fitted(train, number, own, start) for train in held_in]
 
     def held_out_score(score: Callable[[LatentClassPlackettLuce, Panel], np.ndarray], models: list[Any]) -> np.ndarray:
         """Weighted log-likelihood of each held-out annotator, by the model of its fold: `(..., annotators)`."""
         parts = [score(model, test) for model, test in zip(models, held_out, strict=True)]
         return np.concatenate(parts, -1)[..., np.argsort(np.concatenate(out))] * weight
 
-    commons = [ridge * factor for factor in COMMON]
-    differences = [ridge * factor for factor in DIFFERENCES]
-    of_types = LatentClassPlackettLuce.annotator_log_likelihood
-    single = [held_out_score(of_types, folded(1, own, None)) for own in commons]
-    best_common = int(np.argmax([each.sum() for each in single]))
-    common = commons[best_common]
+    def climbed(number: int, ridges: Sequence[float], first: int, start: np.ndarray | None) -> Climbed:
+        """The fits to all folds with the best of some ridges, from the first one on."""
+
+        def at(place: int, near: Folds | None) -> tuple[Folds, np.ndarray]:
+            starts = [start] * folds if near is None else [model.coefficients_ for model in near]
+            each = zip(held_in, starts, strict=True)
+            models = [fitted(train, number, ridge * ridges[place], begin) for train, begin in each]
+            return models, held_out_score(LatentClassPlackettLuce.annotator_log_likelihood, models)
+
+        return _climbed(at, first, len(ridges))
+
+    common = ridge
+    place, _, single = climbed(1, COMMON, 0, None)
+    common = ridge * COMMON[place]
     models: list[LatentClassPlackettLuce] = []
     scores: list[np.ndarray] = []
-    continua: list[list[LatentClassPlackettLuce]] = []
-    best = 0
+    continua: list[Folds] = []
+    best, place = 0, FIRST
     for number in progress(tried):
         if number == 1:
-            scores.append(single[best_common])
-            models.append(fitted(panel, 1, common, None))
+            scores.append(single)
+            models.append(fitted(panel, 1, common, None, EXACT))
             continue
-        # Restarts on all annotators choose the basin; each fold goes on from there.
-        start = fitted(panel, number, differences[0], None).coefficients_
-        by_ridge = [folded(number, own, start) for own in differences]
-        each = [held_out_score(of_types, models_out) for models_out in by_ridge]
-        chosen = int(np.argmax([one.sum() for one in each]))
-        scores.append(each[chosen])
-        continua += [] if panel.available is not None else by_ridge
-        models.append(fitted(panel, number, differences[chosen], start))
+        # Restarts on all annotators choose the basin; each fold goes on from there, and each ridge from its neighbour.
+        start = fitted(panel, number, ridge * DIFFERENCES[place], None).coefficients_
+        place, by_fold, held = climbed(number, DIFFERENCES, place, start)
+        scores.append(held)
+        continua += [] if panel.available is not None else [by_fold]
+        models.append(fitted(panel, number, ridge * DIFFERENCES[place], start, EXACT))
         gain, error = _gain(scores[-1] - scores[best])
         if gain > errors * error + NO_GAIN * places:
             best = len(scores) - 1
@@ -241,9 +264,24 @@ def select_types(
     )
 
 
-def _best_continuum(
-    held_out_score: Callable[..., np.ndarray], candidates: list[list[LatentClassPlackettLuce]], seed: int
-) -> np.ndarray:
+def _climbed(at: Callable[[int, Folds | None], tuple[Folds, np.ndarray]], start: int, size: int) -> Climbed:
+    """The best of `size` places, from a start to the better neighbour while there is one.
+
+    `at` maps a place and the models of the best place so far to models and held-out log-likelihoods.
+    """
+    best, (models, scores) = start, at(start, None)
+    for step in (1, -1):
+        while best + step in range(size):
+            rivals, rival = at(best + step, models)
+            if rival.sum() <= scores.sum():
+                break
+            best, models, scores = best + step, rivals, rival
+        if best != start:  # what lies on the other side is worse
+            break
+    return best, models, scores
+
+
+def _best_continuum(held_out_score: Callable[..., np.ndarray], candidates: list[Folds], seed: int) -> np.ndarray:
     """Held-out log-likelihood of each annotator under the best continuum that matches types; empty if there is none."""
     if not candidates:
         return np.zeros(0)
