@@ -23,7 +23,7 @@ from pluralign.scoring.panels import people_of
 
 from ..common.data import standardized
 from ..common.options import QUICK, Option, parsed, parts
-from ..common.results import Clock, store
+from ..common.results import Clock, keep, store
 from .panels import planted, tastes
 
 OPPOSITE = np.array([[1.5, -1.0, 0.5, 1.0], [-1.5, 1.0, -0.5, -1.0]])
@@ -170,7 +170,7 @@ def normal_tastes(annotators: int, seed: int, spread: float) -> tuple[TypeSpec, 
 def error_rates(options: argparse.Namespace) -> dict[str, Any]:
     """The number of types that the audit's rule and the earlier one choose, and types or degrees, from text alone."""
     rows: dict[str, list[dict[str, Any]]] = {}
-    for collected, name, seed in itertools.product(options.designs, TOWNS, range(options.seeds)):
+    for seed, collected, name in itertools.product(range(options.seeds), options.designs, TOWNS):
         clock = Clock()
         annotators, each, shown = DESIGN[collected]
         kinds = TOWNS[name][1] or normal_tastes(annotators, seed, 2.0 if "x 2" in name else 1.0)
@@ -182,6 +182,8 @@ def error_rates(options: argparse.Namespace) -> dict[str, Any]:
             row["earlier"] = earlier_rule(people.panel, ridge, seed)
         rows.setdefault(f"{collected}, {name}", []).append(row)
         print(f"{collected:<20}{name:<24}{seed:>3}  {row}", flush=True)
+        if name == list(TOWNS)[-1]:  # the seeds so far make a table of their own
+            keep("types_error_rates", {}, rows)
     return {"rows": rows}
 
 

@@ -6,6 +6,7 @@ torch.
 
 import ast
 import importlib
+import importlib.metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("pluralign")
     if name not in _HOMES:
         raise AttributeError(f"module 'pluralign' has no attribute '{name}'")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return [*__all__, "__version__"]

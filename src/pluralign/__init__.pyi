@@ -1,10 +1,14 @@
 """The public names and their modules; `__init__.py` reads this file, type checkers and editors do, too."""
 
+from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce as LatentClassPlackettLuce
+from pluralign.choice.latent_class.panel import Panel as Panel
 from pluralign.core.errors import PluralignError as PluralignError
 from pluralign.judgments import BUILT_IN_SCALES as BUILT_IN_SCALES
 from pluralign.judgments import Judgments as Judgments
 from pluralign.judgments import LabelScale as LabelScale
 from pluralign.judgments import read as read
+from pluralign.judgments.population import Town as Town
+from pluralign.judgments.population import simulate as simulate
 from pluralign.policies.loading import load_policy as load_policy
 from pluralign.policies.mixture import MixturePolicy as MixturePolicy
 from pluralign.policies.policy import Policy as Policy
@@ -38,14 +42,20 @@ from pluralign.training.reward_trainer import PlackettLuceTrainer as PlackettLuc
 from pluralign.training.sft import SFTConfig as SFTConfig
 from pluralign.training.sft import SFTTrainer as SFTTrainer
 from pluralign.workflows.aggregate.run import aggregate as aggregate
+from pluralign.workflows.audit.result import Audit as Audit
 from pluralign.workflows.audit.run import audit as audit
 from pluralign.workflows.best_of import best_of as best_of
 from pluralign.workflows.calibrate import calibrate as calibrate
 from pluralign.workflows.calibrate import remove_calibration as remove_calibration
 from pluralign.workflows.evaluate import evaluate as evaluate
+from pluralign.workflows.importing import export as export
+from pluralign.workflows.importing import import_files as import_files
 from pluralign.workflows.report import report as report
 from pluralign.workflows.route import route as route
 from pluralign.workflows.score import score as score
+from pluralign.workflows.splitting import split as split
 from pluralign.workflows.train.run import train as train
 from pluralign.workflows.votes.simulate import simulate_votes as simulate_votes
 from pluralign.workflows.votes.update import update_votes as update_votes
+
+__version__: str

@@ -95,7 +95,8 @@ def test_the_opinion_groups_of_a_real_conversation_are_found(conversation):
     metrics = read_metrics(conversation)
     assert metrics["judgments"] == 5303
     assert metrics["types"] == 2
-    assert (metrics["heterogeneity"], metrics["identification"]) == ("continuum", "weak")
+    # A continuum predicts as well as types do or better, by about two standard errors.
+    assert metrics["heterogeneity"] in ("continuum", "undecided")
     assert metrics["groups_adjusted_rand"] > 0.7
 
 

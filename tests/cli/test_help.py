@@ -41,7 +41,7 @@ FUNCTIONS = {
     votes.update: "workflows.votes.update:update_votes",
     votes.simulate: "workflows.votes.simulate:simulate_votes",
     data.import_: "workflows.importing:import_files",
-    data.split: "workflows.splitting:split_file",
+    data.split: "workflows.splitting:split",
 }
 
 CHOICES = {
@@ -148,7 +148,7 @@ def test_an_interrupt_is_one_line(run, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pluralign.workflows.splitting.split_file", interrupted)
+    monkeypatch.setattr("pluralign.workflows.splitting.split", interrupted)
     code, _, err = run("split", "x.parquet", "--by", "prompt", "--out", "y")
     assert code == 130
     assert len(err.splitlines()) == 1

@@ -1,5 +1,6 @@
 """The package as others get it: a wheel that installs and runs, quick to answer."""
 
+import importlib.metadata
 import subprocess
 import sys
 import zipfile
@@ -92,5 +93,7 @@ def test_public_names_are_there_and_unknown_ones_are_named():
     for name in pluralign.__all__:
         assert getattr(pluralign, name) is not None
         assert name in dir(pluralign)
+    assert pluralign.__version__ == importlib.metadata.version("pluralign")
+    assert set(dir(pluralign)) == {*pluralign.__all__, "__version__"}
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = pluralign.nothing

@@ -26,8 +26,10 @@ def test_both_sides_are_written_and_counted(monkeypatch, capsys, town, tmp_path)
     assert run(monkeypatch, town, "--by", "annotator", "--out", out) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[:3] == [
-        "train: 32 judgments, 8 units (annotator)", "test: 8 judgments, 2 units (annotator)", "units shared: 0"
-    ]  # fmt: skip
+        f"train: 32 judgments, 8 units (annotator); {out / 'train.parquet'}",
+        f"test: 8 judgments, 2 units (annotator); {out / 'test.parquet'}",
+        "no unit is in two parts",
+    ]
     train, test = read(out / "train.parquet"), read(out / "test.parquet")
     assert (len(train), len(test)) == (32, 8)
     assert set(train.column("annotator")).isdisjoint(test.column("annotator"))
@@ -40,8 +42,34 @@ def test_statements_of_one_prompt_are_split_by_response(monkeypatch, capsys, tmp
     Judgments.from_rows(rows).write(tmp_path / "statements.parquet")
     out = tmp_path / "sides"
     assert run(monkeypatch, tmp_path / "statements.parquet", "--by", "response", "--out", out) == 0
-    assert "test: 4 judgments, 1 units (response)\nunits shared: 0" in capsys.readouterr().out
+    assert "test: 4 judgments, 1 units (response)" in capsys.readouterr().out
     assert len({texts[0] for texts in read(out / "test.parquet").column("responses")}) == 1
+
+
+def test_three_parts_of_several_files_share_no_unit(monkeypatch, capsys, town, tmp_path):
+    whole = read(town)
+    files = [tmp_path / "first.parquet", tmp_path / "second.parquet"]
+    for file, rows in zip(files, (slice(0, 15), slice(15, None)), strict=True):
+        Judgments.from_rows(whole.table.to_pylist()[rows], label_scale=whole.label_scale).write(file)
+    out = tmp_path / "parts"
+    assert run(monkeypatch, *files, "--by", "annotator", "--out", out, "--test", 0.2, "--tuning", 0.3) == 0
+    assert "tuning: 12 judgments, 3 units (annotator)" in capsys.readouterr().out
+    parts = {name: read(out / f"{name}.parquet") for name in ("train", "tuning", "test")}
+    people = [set(part.column("annotator")) for part in parts.values()]
+    assert [len(part) for part in parts.values()] == [20, 12, 8]
+    assert len(set.union(*people)) == sum(map(len, people)) == 10
+    # The held-out part does not depend on the third one.
+    assert run(monkeypatch, *files, "--by", "annotator", "--out", tmp_path / "two", "--test", 0.2) == 0
+    assert read(tmp_path / "two" / "test.parquet").column("id") == parts["test"].column("id")
+
+
+def test_a_tuning_part_of_another_split_is_not_left_beside_new_ones(monkeypatch, capsys, town, tmp_path):
+    out = tmp_path / "parts"
+    assert run(monkeypatch, town, "--by", "annotator", "--out", out, "--tuning", 0.3) == 0
+    before = (out / "train.parquet").read_bytes()
+    assert run(monkeypatch, town, "--by", "annotator", "--out", out) == 2
+    assert "tuning.parquet: is of another split" in capsys.readouterr().err
+    assert (out / "train.parquet").read_bytes() == before
 
 
 def test_units_share_and_seed_are_heard(monkeypatch, town, tmp_path):
@@ -63,6 +91,7 @@ def test_units_share_and_seed_are_heard(monkeypatch, town, tmp_path):
         (("--by", "annotator", "--test", "1.5"), "expected a number between 0 and 1"),
         (("--by", "annotator", "--test", "0.01"), "the test side would be empty"),
         (("--by", "annotator", "--test-units", "10"), "expected 1 to 9"),
+        (("--by", "annotator", "--tuning", "0.8"), "tuning share: found 0.8, expected a number between 0 and 0.8"),
         (("--by", "annotator", "--test", "0.3", "--test-units", "2"), "give one of them"),
         ((), "--by"),
     ],

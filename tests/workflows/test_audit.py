@@ -11,6 +11,7 @@ from pluralign.core.errors import PluralignError
 from pluralign.judgments.population import Town, simulate
 from pluralign.judgments.scales import BUILT_IN_SCALES
 from pluralign.judgments.table import Judgments
+from pluralign.workflows.audit.result import Audit
 from pluralign.workflows.audit.run import audit
 
 NASTY = '<script>alert(1)</script> & "日本" $x$ {{ 7*7 }} \u202egnirts'
@@ -137,6 +138,33 @@ def test_the_page_escapes_what_people_wrote(found):
     page = (found[0] / "report.html").read_text()
     assert "&lt;script&gt;" in page
     assert "<script" not in page.lower()
+
+
+def test_the_result_is_an_object_that_its_folder_gives_again(found):
+    folder, metrics = found
+    again = Audit.load(folder)
+    for one in (metrics, again):
+        assert repr(one) == "<Audit of 480 judgments by 40 annotators: 2 types>"
+        assert [kind.share for kind in one.types] == pytest.approx([0.5, 0.5], abs=0.01)
+        assert list(one.responsibilities.columns[:3]) == ["annotator", "judgments", "type"]
+        assert (one.responsibilities[["probability_1", "probability_2"]].sum(axis=1) - 1).abs().max() < 1e-9
+        assert len(one.annotators) == 40
+        assert len(one.worths) == 6
+        assert one.page() == (folder / "report.html").read_text()
+        assert one.sentence in one._repr_html_()
+        left, right = one.plot().axes
+        assert len(left.get_xticks()) == len(one.contents.selection) > 1
+        assert [bar.get_width() for bar in right.patches] == pytest.approx([0.5, 0.5], abs=0.01)
+    assert dict(again) == dict(metrics)
+
+
+def test_judgments_in_memory_are_audited_without_a_folder(found, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    in_memory = audit(two_types(), simulations=1, most_types=3)
+    assert dict(in_memory) == dict(found[1])
+    assert list(tmp_path.iterdir()) == []
+    written = audit(two_types(), tmp_path / "audit", types=1, simulations=0)
+    assert dict(audit(two_types(), tmp_path / "audit", types=1, simulations=0)) == dict(written)
 
 
 def test_a_finished_audit_is_left_alone_and_another_is_refused(found, tmp_path, caplog):

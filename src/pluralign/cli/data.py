@@ -72,22 +72,24 @@ def export(
 
 
 def split(
-    file: Annotated[Path, Argument(help="Canonical file of judgments.")],
-    by: Annotated[By, Option(help="Unit that is never split between the two files.")],
+    files: options.Files,
+    by: Annotated[By, Option(help="Unit that is never split between two parts.")],
     out: options.OutFolder,
     test: Annotated[float | None, Option(help="Share of the judgments to hold out.", show_default="0.2")] = None,
     test_units: Annotated[int | None, Option(help="Number of units to hold out, instead of a share.")] = None,
+    tuning: Annotated[float | None, Option(help="Share of the judgments for a third part, tuning.parquet.")] = None,
     seed: options.Seed = 0,
     label_scale: options.LabelScale = None,
 ) -> None:
-    """Split judgments into train.parquet and test.parquet."""
-    from pluralign.workflows.splitting import split_file
+    """Split judgments into train.parquet and test.parquet.
 
-    counts = split_file(file, out, by, test, seed, test_units, label_scale)
-    typer.echo(f"train: {counts.train_judgments} judgments, {counts.train_units} units ({by})")
-    typer.echo(f"test: {counts.test_judgments} judgments, {counts.test_units} units ({by})")
-    typer.echo(f"units shared: {counts.shared_units}")
-    typer.echo(f"written to {out}")
+    With --tuning also into tuning.parquet, to choose settings with.
+    """
+    from pluralign.workflows.splitting import split
+
+    for part in split(list(map(str, files)), out, by, test, seed, test_units, label_scale, tuning):
+        typer.echo(f"{part.name}: {part.judgments} judgments, {part.units} units ({by}); {part.file}")
+    typer.echo("no unit is in two parts")
 
 
 def audit(
@@ -119,14 +121,13 @@ def audit(
     from pluralign.reports.cards import metrics_table
     from pluralign.workflows.audit.run import audit as run
 
-    metrics = run(
+    found = run(
         list(map(str, files)), out, features=features, types=types, most_types=most_types, dimensions=dimensions,
         simulations=simulations, label_scale=label_scale, seed=seed, response_features=response_features,
         annotator_features=annotator_features, noise_type=noise_type, shared=shared or (),
     )  # fmt: skip
-    if sentence := metrics.pop("sentence", ""):
-        typer.echo(f"{sentence}\n")
-    typer.echo("\n".join(metrics_table(metrics)))
-    if line := metrics_line(metrics):
+    typer.echo(f"{found.sentence}\n")
+    typer.echo("\n".join(metrics_table({key: value for key, value in found.items() if key != "sentence"})))
+    if line := metrics_line(found.metrics):
         typer.echo(line)
     typer.echo(f"written to {out}; open {out / 'report.html'}")

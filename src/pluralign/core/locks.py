@@ -112,14 +112,15 @@ def is_at(handle: int, path: Path) -> bool:
 def locks_out(
     lock: Callable[[Path], contextlib.AbstractContextManager[None]] = folder_lock,
 ) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
-    """Decorate a function that writes to `out`: it holds the lock of this folder (or file) while it runs."""
+    """Decorate a function that writes to `out`, if given: it holds the lock of this folder (or file) meanwhile."""
 
     def decorated(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         signature = inspect.signature(function)
 
         @functools.wraps(function)
         def locked(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-            with lock(Path(signature.bind(*args, **kwargs).arguments["out"])):
+            out = signature.bind(*args, **kwargs).arguments.get("out")
+            with contextlib.nullcontext() if out is None else lock(Path(out)):
                 return function(*args, **kwargs)
 
         return locked

@@ -1,8 +1,9 @@
-"""`split`: a file of judgments to a training file and a held-out file."""
+"""`split`: files of judgments to files for training, tuning and testing."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,75 +11,88 @@ import numpy as np
 import pyarrow as pa
 
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import atomic_folder, check_outputs
+from pluralign.core.files import atomic_folder, check_outputs, path_list
 from pluralign.core.locks import locks_out
 from pluralign.judgments.reading import read
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.split import By, held_out, units
 from pluralign.judgments.table import Judgments, table_writer
 
-TRAIN, TEST = "train.parquet", "test.parquet"
-"""The files of a split."""
+PARTS = ("train", "tuning", "test")
+"""The parts of a split; their files are named after them."""
 
 
 @dataclass(frozen=True)
-class SplitCounts:
-    """Judgments and units on both sides of a split, and units on both sides at once (always 0)."""
+class Part:
+    """A part of a split: its name, its file, and how many judgments and units it has."""
 
-    train_judgments: int
-    train_units: int
-    test_judgments: int
-    test_units: int
-    shared_units: int
+    name: str
+    file: Path
+    judgments: int
+    units: int
 
 
 @locks_out()
-def split_file(
-    file: str | os.PathLike[str],
+def split(
+    files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
     by: By,
     test: float | None = None,
     seed: int = 0,
     test_units: int | None = None,
     label_scale: str | os.PathLike[str] | LabelScale | None = None,
-) -> SplitCounts:
-    """Split a canonical file into `train.parquet` and `test.parquet`; either both are written or none.
+    tuning: float | None = None,
+) -> list[Part]:
+    """Split canonical files into `train.parquet` and `test.parquet`, and `tuning.parquet` on request.
 
-    Rows keep their order, and the files keep the label scale.
+    No unit is in two parts. Rows keep their order, and the files keep the label scale. All files are written or none.
 
     Args:
-        file: canonical Parquet or JSON Lines file.
+        files: canonical Parquet or JSON Lines files; several are split as one table.
         out: output folder; other files in it are kept.
         by: unit that is never split: `prompt`, `response`, `annotator`, `source` or `group`.
         test: share of the judgments to hold out. Default: 0.2, unless `test_units` is given.
         seed: random seed.
         test_units: number of units to hold out, instead of a share.
-        label_scale: label scale of a file that stores none.
+        label_scale: label scale of files that store none.
+        tuning: share of all judgments for a part between training and test, to choose settings with.
 
     Raises:
-        PluralignError: the file cannot be read, split or written, both a share and a number of units are given, or
-            the output would overwrite the file.
+        PluralignError: a file cannot be read, split or written, both a share and a number of units are given, a part
+            would be empty, or the output would overwrite a file.
 
     Examples:
         >>> import tempfile
         >>> rows = [{"prompt": f"Tea {n}?", "responses": ["Yes", "No"], "ranks": [1, 2]} for n in range(10)]
         >>> folder = Path(tempfile.mkdtemp())
         >>> Judgments.from_rows(rows).write(folder / "all.parquet")
-        >>> split_file(folder / "all.parquet", folder / "parts", by="prompt")
-        SplitCounts(train_judgments=8, train_units=8, test_judgments=2, test_units=2, shared_units=0)
+        >>> parts = split(folder / "all.parquet", folder / "parts", by="prompt", tuning=0.3)
+        >>> [(part.name, part.judgments, part.units) for part in parts]
+        [('train', 5, 5), ('tuning', 3, 3), ('test', 2, 2)]
     """
     if test is not None and test_units is not None:
         raise PluralignError("found both a test share and a number of test units: give one of them")
-    file, out = Path(file), Path(out)
-    check_outputs([out / TRAIN, out / TEST], [file, label_scale])
-    judgments = read(file, label_scale)
-    mask = held_out(judgments, by, 0.2 if test is None else test, seed, test_units)
-    with atomic_folder(out) as folder:
-        _write(folder / TRAIN, judgments, ~mask)
-        _write(folder / TEST, judgments, mask)
+    paths, out = path_list(files), Path(out)
+    check_outputs([out / f"{name}.parquet" for name in PARTS], [*paths, label_scale])
+    if tuning is None and (stale := out / "tuning.parquet").exists():
+        raise PluralignError(f"{stale}: is of another split: choose another output, or ask for a tuning share")
+    judgments = read(paths, label_scale)
+    part = np.where(held_out(judgments, by, 0.2 if test is None else test, seed, test_units), 2, 0)
+    if tuning is not None:
+        rest = np.flatnonzero(part == 0)
+        if isinstance(tuning, bool) or not 0.0 < tuning * len(part) < len(rest):
+            left = len(rest) / len(part)
+            raise PluralignError(f"tuning share: found {tuning}, expected a number between 0 and {left:.2g}")
+        among = Judgments(judgments.table.take(pa.array(rest)))
+        part[rest[held_out(among, by, tuning * len(part) / len(rest), seed)]] = 1
     unit_of, _ = units(judgments, by)
-    train, held = set(unit_of[~mask].tolist()), set(unit_of[mask].tolist())
-    return SplitCounts(int((~mask).sum()), len(train), int(mask.sum()), len(held), len(train & held))
+    parts = []
+    with atomic_folder(out) as folder:
+        for number in np.unique(part).tolist():
+            name, mask = PARTS[number], part == number
+            _write(folder / f"{name}.parquet", judgments, mask)
+            parts.append(Part(name, out / f"{name}.parquet", int(mask.sum()), len(np.unique(unit_of[mask]))))
+    return parts
 
 
 def _write(path: Path, judgments: Judgments, mask: np.ndarray) -> None:

@@ -37,8 +37,8 @@ SCALES = (1.0, 0.7, 1.4)
 Folds = list[LatentClassPlackettLuce]
 """A model for each fold, fitted to the annotators of the others."""
 
-Climbed = tuple[int, Folds, np.ndarray]
-"""The best ridge's place, its models, and their log-likelihood of each held-out annotator."""
+Climbed = tuple[int, np.ndarray, list[Folds]]
+"""The best ridge's place, its log-likelihood of each held-out annotator, and the models of all ridges tried."""
 
 Heterogeneity = Literal["one taste", "types", "continuum", "undecided"]
 """How annotators differ: not at all, in camps, by degrees, or in a way that the judgments do not tell."""
@@ -226,7 +226,7 @@ def select_types(
         return _climbed(at, first, len(ridges))
 
     common = ridge
-    place, _, single = climbed(1, COMMON, 0, None)
+    place, single, _ = climbed(1, COMMON, 0, None)
     common = ridge * COMMON[place]
     models: list[LatentClassPlackettLuce] = []
     scores: list[np.ndarray] = []
@@ -239,9 +239,9 @@ def select_types(
             continue
         # Restarts on all annotators choose the basin; each fold goes on from there, and each ridge from its neighbour.
         start = fitted(panel, number, ridge * DIFFERENCES[place], None).coefficients_
-        place, by_fold, held = climbed(number, DIFFERENCES, place, start)
+        place, held, fits = climbed(number, DIFFERENCES, place, start)
         scores.append(held)
-        continua += [] if panel.available is not None else [by_fold]
+        continua += [] if panel.available is not None else fits
         models.append(fitted(panel, number, ridge * DIFFERENCES[place], start, EXACT))
         gain, error = _gain(scores[-1] - scores[best])
         if gain > errors * error + NO_GAIN * places:
@@ -270,15 +270,17 @@ def _climbed(at: Callable[[int, Folds | None], tuple[Folds, np.ndarray]], start:
     `at` maps a place and the models of the best place so far to models and held-out log-likelihoods.
     """
     best, (models, scores) = start, at(start, None)
+    tried = [models]
     for step in (1, -1):
         while best + step in range(size):
             rivals, rival = at(best + step, models)
+            tried.append(rivals)
             if rival.sum() <= scores.sum():
                 break
             best, models, scores = best + step, rivals, rival
         if best != start:  # what lies on the other side is worse
             break
-    return best, models, scores
+    return best, scores, tried
 
 
 def _best_continuum(held_out_score: Callable[..., np.ndarray], candidates: list[Folds], seed: int) -> np.ndarray:

@@ -12,13 +12,11 @@ import numpy as np
 import pyarrow as pa
 
 from pluralign.choice.latent_class.identification import posterior_entropy
-from pluralign.core.files import atomic_write, path_list, write_parquet
+from pluralign.core.files import path_list
 from pluralign.core.locks import locks_out
-from pluralign.core.records import write_record
 from pluralign.core.runs import file_fingerprints, finish_run, finished_metrics, start_run
 from pluralign.judgments.reading import read
-from pluralign.judgments.table import text_columns
-from pluralign.reports.audit import audit_page
+from pluralign.judgments.table import Judgments, text_columns
 from pluralign.reports.audit_record import AuditPage
 from pluralign.reports.cards import metrics_table
 from pluralign.scoring.annotator_types import Findings, findings
@@ -26,13 +24,14 @@ from pluralign.scoring.mixtures import responsibilities_table
 from pluralign.scoring.side_tables import Source, annotator_table, response_table
 from pluralign.workflows.audit.annotators import audited_annotators
 from pluralign.workflows.audit.contents import audit_contents
+from pluralign.workflows.audit.result import Audit
 from pluralign.workflows.audit.types import utilities_of, worth_errors
 
 
 @locks_out()
 def audit(
-    files: str | os.PathLike[str] | list[str],
-    out: str | os.PathLike[str],
+    files: str | os.PathLike[str] | list[str] | Judgments,
+    out: str | os.PathLike[str] | None = None,
     *,
     features: str = "auto",
     types: str | int = "auto",
@@ -45,14 +44,14 @@ def audit(
     annotator_features: Source | None = None,
     noise_type: bool = False,
     shared: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> Audit:
     """Audit judgments: agreement, types of annotators and their preferences, and whether the data identify the types.
 
     Args:
-        files: canonical files.
-        out: output folder: `metrics.json`, `audit.json`, `types.parquet` (posterior of each annotator),
-            `annotators.parquet` (noise scale, agreement, flags and weight of each annotator with an id),
-            `worths.parquet` (utility of each response for each type), `report.html`, `README.md`.
+        files: canonical files, or judgments in memory.
+        out: output folder, `None` to write nothing. It gets `metrics.json`, `audit.json`, `types.parquet` (posterior
+            of each annotator), `annotators.parquet` (noise scale, agreement, flags and weight of each annotator with
+            an id), `worths.parquet` (utility of each response for each type), `report.html` and `README.md`.
         features: `worths` gives each response its own utility, `tfidf` counts words, any other value is a folder or
             hub id of an encoder or causal model; `auto` is `worths` if responses are judged often, else `tfidf`.
         types: number of types, or `auto` to choose it by held-out log-likelihood over annotators.
@@ -70,28 +69,29 @@ def audit(
         shared: attributes of responses whose coefficient is the same for all types.
 
     Returns:
-        The content of `metrics.json`.
+        The findings: `types`, `responsibilities`, `page()`, `plot()`; as a mapping, the content of `metrics.json`.
 
     Raises:
         PluralignError: a file cannot be used, a response or annotator is missing in a side table, a setting does not
             fit the data, or `out` holds another audit.
     """
-    folder, paths = Path(out), path_list(files)
+    folder = None if out is None else Path(out)
+    paths = ["judgments in memory"] if isinstance(files, Judgments) else path_list(files)
     settings: dict[str, Any] = {"features": features, "types": types, "most_types": most_types}
     settings |= {"dimensions": dimensions, "simulations": simulations, "seed": seed}
     config = {"command": "audit", "files": paths, **settings}
     config |= {} if label_scale is None else {"label_scale": label_scale}
     config |= ({"noise_type": True} if noise_type else {}) | ({"shared": list(shared)} if shared else {})
-    inputs = file_fingerprints(paths)
+    inputs = {paths[0]: files.fingerprint} if isinstance(files, Judgments) else file_fingerprints(paths)
     attributes = None if response_features is None else response_table(response_features)
     covariates = None if annotator_features is None else annotator_table(annotator_features)
     for key, side_table in (("response_features", attributes), ("annotator_features", covariates)):
         if side_table is not None:
             config[key] = side_table.name
             inputs[side_table.name] = side_table.fingerprint()
-    if (finished := finished_metrics(folder, config, inputs)) is not None:
-        return finished
-    judgments = read(paths, label_scale)
+    if folder is not None and finished_metrics(folder, config, inputs) is not None:
+        return Audit.load(folder)
+    judgments = files if isinstance(files, Judgments) else read(paths, label_scale)
     fitted = findings(
         judgments,
         **settings,
@@ -104,21 +104,19 @@ def audit(
     annotators = audited_annotators(fitted, seed)
     contents = replace(audit_contents(judgments, fitted, errors, paths, seed), annotators=annotators.page)
     metrics = audit_metrics(fitted, contents) | annotators.metrics
-    start_run(folder, config, inputs)
-    write_record(folder / "audit.json", contents)
     responsibilities = np.asarray(fitted.model.responsibilities_)
     counts = np.bincount(fitted.people.panel.annotator_ids, minlength=len(responsibilities))
     types_table = responsibilities_table(fitted.people.names, counts, responsibilities)
-    write_parquet(types_table, folder / "types.parquet")
-    write_parquet(annotators.table, folder / "annotators.parquet")
-    write_parquet(worths_table(fitted, errors), folder / "worths.parquet")
-    with atomic_write(folder / "report.html", "w") as file:
-        file.write(audit_page(contents))
-    title = f"# Audit of {', '.join(f'`{path}`' for path in paths)}"
-    verdict = f"{contents.identification.sentence} (Identification: **{contents.identification.verdict}**.)"
-    table = metrics_table({key: value for key, value in metrics.items() if key != "sentence"})
-    finish_run(folder, metrics, "\n".join([title, "", verdict, "", *table]) + "\n")
-    return metrics
+    tables = {"types": types_table, "annotators": annotators.table, "worths": worths_table(fitted, errors)}
+    found = Audit(metrics, contents, tables)
+    if folder is not None:
+        start_run(folder, config, inputs)
+        found.write(folder)
+        title = f"# Audit of {', '.join(f'`{path}`' for path in paths)}"
+        verdict = f"{contents.identification.sentence} (Identification: **{contents.identification.verdict}**.)"
+        table = metrics_table({key: value for key, value in metrics.items() if key != "sentence"})
+        finish_run(folder, metrics, "\n".join([title, "", verdict, "", *table]) + "\n")
+    return found
 
 
 def audit_metrics(fitted: Findings, contents: AuditPage) -> dict[str, Any]:
