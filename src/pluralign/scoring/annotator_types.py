@@ -308,7 +308,7 @@ def _power(
     """Power of the design as collected, and of rankings of three (or of pairs, if rankings were collected)."""
     other = 3 if collected.longest < 3 else 2
     lengths = [None, other] if panel.response_count >= other else [None]
-    numbers = np.unique(np.round(np.geomspace(1, max(8, 2 * collected.judgments), 5)).astype(int)).tolist()
+    numbers = np.unique(np.round(np.geomspace(1, max(8, 2 * collected.judgments), 4)).astype(int)).tolist()
     if not any(abs(number - collected.judgments) < 0.5 for number in numbers):
         numbers = sorted({*numbers, max(1, round(collected.judgments))})
     return power_curve(

@@ -151,7 +151,7 @@ def power_curve(
     """
     coefficients, shares = planted(model, panel)
     priors: dict[str, Any] = {"ridge": model.ridge, "common_ridge": model.common_ridge}
-    settings = {"restarts": 2, "max_iterations": 100, "precision": PRECISION, **priors} | settings
+    settings = {"restarts": 1, "max_iterations": 100, "precision": PRECISION, **priors} | settings
     powers: list[Power] = []
     for length, number in progress([(length, number) for length in lengths for number in sorted(judgments)]):
         if powers and powers[-1].length == length and powers[-1].accuracy >= NEARLY_ALL:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -32,7 +33,7 @@ FIRST = 2
 """the one at this place for the first K."""
 
 SCALES = (1.0, 0.7, 1.4)
-"""Scales that are tried of the continuum that matches the types."""
+"""Scales that are tried of the continuum that matches the types; the first chooses among types and ridges."""
 
 Folds = list[LatentClassPlackettLuce]
 """A model for each fold, fitted to the annotators of the others."""
@@ -287,17 +288,15 @@ def _best_continuum(held_out_score: Callable[..., np.ndarray], candidates: list[
     """Held-out log-likelihood of each annotator under the best continuum that matches types; empty if there is none."""
     if not candidates:
         return np.zeros(0)
-    approximate = [  # Laplace's approximation is enough to choose by
-        held_out_score(lambda model, test: continuum_log_likelihood(model, test, SCALES, draws=0), models)
-        for models in candidates
-    ]
-    totals = np.array([each.sum(-1) for each in approximate])
-    models, scale = np.unravel_index(int(totals.argmax()), totals.shape)
 
-    def exact(model: LatentClassPlackettLuce, test: Panel) -> np.ndarray:
-        return continuum_log_likelihood(model, test, (SCALES[scale],), seed=seed)[0]
+    def approximate(models: Folds, scales: tuple[float, ...]) -> np.ndarray:
+        """Totals by Laplace's approximation, which is enough to choose by: `(scales,)`."""
+        score = partial(continuum_log_likelihood, scales=scales, draws=0)
+        return np.asarray(held_out_score(score, models).sum(-1))
 
-    return held_out_score(exact, candidates[models])
+    models = max(candidates, key=lambda models: float(approximate(models, SCALES[:1])[0]))
+    scale = SCALES[int(approximate(models, SCALES).argmax())]
+    return held_out_score(partial(continuum_log_likelihood, scales=(scale,), seed=seed), models)[0]
 
 
 def settings_of(number: int, settings: Mapping[str, Any]) -> dict[str, Any]:
