@@ -144,11 +144,20 @@ def test_wrong_usage_is_one_line(run, words, expected):
     assert expected in err
 
 
-def test_an_interrupt_is_one_line(run, monkeypatch):
+@pytest.mark.parametrize(
+    ("place", "words", "said", "expected"),
+    [
+        ("splitting.split", ["split", "x.parquet", "--by", "prompt", "--out", "y"], [], "interrupted"),
+        ("train.run.train", ["train", "x.yaml"], ["stopped at step 3"], "stopped at step 3"),
+        ("train.run.train", ["train", "x.yaml"], [], "interrupted"),
+    ],
+)
+def test_an_interrupt_is_one_line(run, monkeypatch, place, words, said, expected):
     def interrupted(*arguments, **options):
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(*said)
 
-    monkeypatch.setattr("pluralign.workflows.splitting.split", interrupted)
-    code, _, err = run("split", "x.parquet", "--by", "prompt", "--out", "y")
+    monkeypatch.setattr(f"pluralign.workflows.{place}", interrupted)
+    code, _, err = run(*words)
     assert code == 130
     assert len(err.splitlines()) == 1
+    assert expected in err

@@ -17,6 +17,7 @@ import yaml
 
 import pluralign
 from labelled import SCALE
+from pluralign.core.errors import PluralignError
 from pluralign.judgments import Judgments
 from pluralign.training.checkpoints import MARKER
 from pluralign.training.objectives import OBJECTIVES
@@ -209,7 +210,8 @@ def test_interrupted_and_started_again_it_ends_as_if_undisturbed(objective, data
     file = written(objective, data, tiny_model, tmp_path / "shaken", **values)
     with monkeypatch.context() as patched:
         patched.setattr(transformers.Trainer, "training_step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        goes_on = "goes on where it was" if objective == "em-dpo" else "continues from step 2"
+        with pytest.raises(KeyboardInterrupt, match=f"stopped at step 3; the same command {goes_on}"):
             train(file)
     assert not (tmp_path / "shaken" / "metrics.json").exists()
     assert list((tmp_path / "shaken").rglob(f"checkpoint-2/{MARKER}"))
@@ -225,6 +227,20 @@ def test_interrupted_and_started_again_it_ends_as_if_undisturbed(objective, data
     before = (tmp_path / "shaken" / "metrics.json").stat().st_mtime_ns
     assert train(file) == shaken
     assert (tmp_path / "shaken" / "metrics.json").stat().st_mtime_ns == before
+
+
+def test_a_folder_in_which_nothing_was_trained_may_get_another_config(data, tiny_model, tmp_path, monkeypatch):
+    def interrupted(self, *given):
+        raise KeyboardInterrupt
+
+    file = written("bradley-terry", data, tiny_model, tmp_path / "run", max_steps=2, eval_files=None)
+    with monkeypatch.context() as patched:
+        patched.setattr(transformers.Trainer, "training_step", interrupted)
+        with pytest.raises(KeyboardInterrupt, match="stopped at step 0; the same command starts again"):
+            train(file)
+    assert train(file, ["--learning_rate", "2e-3"])["steps"] == 2
+    with pytest.raises(PluralignError, match="learning_rate"):
+        train(file)
 
 
 @pytest.mark.parametrize("objective", ["bradley-terry", "sft", "pm-rlhf"])

@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from pluralign.cli import data, models, options, policies
 from pluralign.cli.fields import TrainCommand
 from pluralign.cli.votes import votes
-from pluralign.core.errors import PluralignError, TrainingError, nearest, one_line
+from pluralign.core.errors import Interrupted, PluralignError, TrainingError, nearest, one_line
 from pluralign.core.files import disk_message
 
 
@@ -124,13 +124,15 @@ def main() -> None:
         code, message = 1, str(error)
     except _UsageError as error:
         code, message = 2, _usage_message(error)
+    except Interrupted as stop:
+        code, message = 130, str(stop) or None
     except typer.Abort:
         code = 130
     except OSError as error:
         if (message := disk_message(error)) is None:
             raise
         code = 2
-    if code == 130:
+    if code == 130 and message is None:
         message = "interrupted; the same command continues or starts again"
     if message is not None:
         print(f"pluralign: {' '.join(message.split())}", file=sys.stderr)

@@ -10,7 +10,7 @@ from typer import Argument, Option
 
 from pluralign.cli import options
 from pluralign.cli.fields import print_fields
-from pluralign.core.errors import PluralignError
+from pluralign.core.errors import Interrupted, PluralignError
 
 Method = Literal["temperature", "isotonic"]
 Column = Literal["annotator", "group", "source"]
@@ -34,7 +34,10 @@ def train(
 
     from pluralign.workflows.train.run import train as run
 
-    metrics = run(config, context.args)
+    try:
+        metrics = run(config, context.args)
+    except KeyboardInterrupt as stop:  # typer would drop the message
+        raise Interrupted(str(stop)) from None
     PartialState().destroy_process_group()  # at interpreter exit, one of several processes may abort in it
     for key in ("train_loss", "eval_loss", "accuracy", "log_loss", "ece"):
         if key in metrics:

@@ -13,6 +13,10 @@ class PluralignError(ValueError):
     """
 
 
+class Interrupted(Exception):
+    """A person stopped the command: the command line prints what has become of the work and exits with code 130."""
+
+
 class TrainingError(RuntimeError):
     """Training has failed although its input was right: a loss or weight is not finite.
 

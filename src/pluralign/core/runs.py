@@ -33,7 +33,10 @@ PACKAGES = (
 )  # fmt: skip
 
 CONFIG = "config.yaml"
-"""The file of a run that holds its resolved settings."""
+"""The file of a run that holds its resolved settings, and"""
+
+ENVIRONMENT = "environment.json"
+"""the one that holds versions and the fingerprints of its inputs."""
 
 
 def environment() -> dict[str, Any]:
@@ -76,6 +79,8 @@ def file_fingerprints(files: Sequence[str | os.PathLike[str]]) -> dict[str, str]
 def run_state(folder: Path, config: Mapping[str, Any], inputs: Mapping[str, str]) -> State:
     """Whether the folder's run with this resolved config and these input files is new, started or finished.
 
+    A run that has written nothing yet but its config is new, whatever the config.
+
     Raises:
         PluralignError: the folder holds a run with another config or on other data, or one of the input files; names
             what differs.
@@ -89,6 +94,8 @@ def run_state(folder: Path, config: Mapping[str, Any], inputs: Mapping[str, str]
         if not (folder / CONFIG).exists():
             return "new"
         before = read_config(folder)
+        if not is_begun(folder):
+            return "new"
     differing = sorted(key for key in {*before, *config} if before.get(key) != config.get(key))
     if differing:
         shown = ", ".join(f"{key} ({before.get(key)!r} before, {config.get(key)!r} now)" for key in differing)
@@ -96,8 +103,8 @@ def run_state(folder: Path, config: Mapping[str, Any], inputs: Mapping[str, str]
             f"{folder}: holds a run with another config; these keys differ: {shown}; choose another output folder "
             "or remove this one"
         )
-    if (folder / "environment.json").exists():
-        earlier = read_json(folder / "environment.json").get("inputs", {})
+    if (folder / ENVIRONMENT).exists():
+        earlier = read_json(folder / ENVIRONMENT).get("inputs", {})
         # A file that is no longer read is a change, too.
         changed = sorted(name for name in {*earlier, *inputs} if earlier.get(name) != inputs.get(name))
         if changed:
@@ -106,6 +113,11 @@ def run_state(folder: Path, config: Mapping[str, Any], inputs: Mapping[str, str]
                 "choose another output folder or remove this one"
             )
     return "finished" if (folder / "metrics.json").exists() else "started"
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether a run has written anything but its config and environment."""
+    return not {path.name for path in folder.iterdir() if not path.name.startswith(".")} <= {CONFIG, ENVIRONMENT}
 
 
 def finished_metrics(folder: Path, config: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any] | None:

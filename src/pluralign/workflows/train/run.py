@@ -19,10 +19,11 @@ from trl import ModelConfig
 from pluralign.core.errors import PluralignError, TrainingError
 from pluralign.core.files import atomic_folder, disk_errors
 from pluralign.core.locks import folder_lock
-from pluralign.core.runs import file_fingerprints, finish_run, read_metrics, run_state, start_run
+from pluralign.core.runs import file_fingerprints, finish_run, is_begun, read_metrics, run_state, start_run
 from pluralign.reports.cards import run_card
 from pluralign.scoring.measured import Measured
 from pluralign.scoring.recalibrated import remove_recalibration
+from pluralign.training.checkpoints import newest_checkpoint
 from pluralign.training.objective import TrainingRun
 from pluralign.training.objectives import OBJECTIVES
 from pluralign.workflows.train.settings import (
@@ -150,6 +151,16 @@ def run(job: TrainingRun) -> dict[str, Any]:
     return metrics
 
 
+def _stopped(folder: Path, step: int) -> str:
+    """What a person who interrupted a run is told."""
+    last = newest_checkpoint(folder, remove_halves=False)
+    if last is not None:
+        goes_on = f"continues from step {last.name.rpartition('-')[2]}"
+    else:
+        goes_on = "goes on where it was" if is_begun(folder) else "starts again"
+    return f"stopped at step {step}; the same command {goes_on}"
+
+
 def _run(job: TrainingRun, state: PartialState) -> tuple[Any, dict[str, Any]]:
     """The trainer, `None` if the run was finished before, and the metrics of the run."""
     kind = OBJECTIVES[job.objective].trainer
@@ -182,6 +193,8 @@ def _run(job: TrainingRun, state: PartialState) -> tuple[Any, dict[str, Any]]:
             result = trainer.train(resume_from_checkpoint=resume)
         except ImportError as fault:  # an optimiser whose library is missing
             raise PluralignError(f"{job.folder}: the training cannot be set up: {fault}") from fault
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(_stopped(job.folder, trainer.state.global_step)) from stop
     metrics = {key: value for key, value in result.metrics.items() if key in ("train_loss", "train_runtime")}
     metrics |= {
         "steps": result.global_step,
