@@ -20,7 +20,7 @@ from pluralign.judgments.reading import read
 from pluralign.judgments.table import TABLE_ENDINGS, Judgments, text_columns
 from pluralign.policies.loading import load_policy
 from pluralign.policies.policy import Sample
-from pluralign.scoring.features import plain_text
+from pluralign.judgments.messages import plain_text
 from pluralign.scoring.items import items_of_texts
 from pluralign.scoring.loading import load_parts
 from pluralign.scoring.reward_models import check_quantile, is_reward_model, load_reward_model

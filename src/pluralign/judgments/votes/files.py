@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from pluralign.core.errors import PluralignError, one_line
 from pluralign.core.files import write_parquet
+from pluralign.judgments.messages import python_values
 from pluralign.judgments.reading import parquet_errors
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.schema import schema
@@ -108,9 +109,9 @@ def _state(table: pa.Table, metadata: dict[str, Any]) -> VoteState:
         form=metadata["form"],
         scale=scale,
         settings=settings,
-        prompt=table.column("prompt").to_pylist(),
-        response=table.column("response").to_pylist(),
-        other=table.column("other").to_pylist() if metadata["kind"] == "pairs" else [],
+        prompt=python_values(table.column("prompt")),
+        response=python_values(table.column("response")),
+        other=python_values(table.column("other")) if metadata["kind"] == "pairs" else [],
         prior=_numbers(table, "prior", labels),
         counts=_numbers(table, "counts", labels),
         held=_numbers(table, "held", strata * labels).reshape(-1, strata, labels),
