@@ -16,8 +16,8 @@ from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write, cache_folder
 from pluralign.core.fingerprint import fingerprint, fingerprint_folder
 from pluralign.core.progress import track
-from pluralign.scoring.forward import MAX_TOKENS_PER_BATCH, seen_by
 from pluralign.judgments.messages import plain_text
+from pluralign.scoring.forward import MAX_TOKENS_PER_BATCH, seen_by
 from pluralign.scoring.items import Items
 from pluralign.scoring.loading import (
     DEFAULT_MAX_LENGTH,

@@ -54,7 +54,7 @@ def as_chat(value: Any, column: str) -> Any:
         [{'role': 'user', 'content': 'Tea?'}]
         >>> as_chat({"role": "assistant", "content": [{"type": "text", "text": "Yes"}]}, "chosen")
         [{'role': 'assistant', 'content': 'Yes'}]
-        >>> as_chat({"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1", "content": "9"}]}, "prompt")
+        >>> as_chat({"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1", "content": "9"}]}, "x")
         [{'role': 'tool', 'content': '9', 'tool_call_id': 'c1'}]
     """
     value = as_messages(value)
