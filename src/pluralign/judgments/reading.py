@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
@@ -525,10 +526,59 @@ def _cells(header: list[str], number: int, fields: list[str], complaint: RowErro
 
 def _separated_blocks(path: Path, checker: RowChecker | None) -> Iterator[Block]:
     start = 1
+    for batch in _unquoted(path):
+        if batch is None:
+            yield from _quoted_blocks(path, start)
+            return
+
+        def records(places: Sequence[int], batch: pa.RecordBatch = batch, start: int = start) -> list[Item]:
+            fields = [column.take(pa.array(places, pa.int64())).to_pylist() for column in batch.columns]
+            rows = zip(places, zip(*fields, strict=True), strict=True)
+            return [_cells(batch.schema.names, start + place, list(row), None) for place, row in rows]
+
+        yield Block(records, batch.num_rows, batch)
+        start += batch.num_rows
+
+
+def _unquoted(path: Path) -> Iterator[pa.RecordBatch | None]:
+    """The cells of a CSV file; `None` before the first that only the reader of single records understands."""
+    header: list[str] = []
+    for data in _whole_lines(path):
+        rows, table = data, None
+        with contextlib.suppress(csv.Error, UnicodeDecodeError, pa.ArrowException):
+            odd = any(each in data for each in (b'"', b"\0", b"\n\n", b"\n\r")) or data[:1] in (b"\n", b"\r")
+            if not odd and data.count(b"\r") == data.count(b"\r\n") and data.decode():
+                if not header:
+                    reader = _csv_reader(io.BytesIO(data), kind_of(path))
+                    header, delimiter = next(reader), reader.dialect.delimiter
+                    rows = data[data.find(b"\n") + 1 :] if b"\n" in data else b""
+                if len(set(header)) == len(header):
+                    table = rows and _parsed(rows, header, delimiter)
+        if table is None:
+            yield None
+            return
+        if table:
+            yield from table.combine_chunks().to_batches()
+
+
+def _parsed(rows: bytes, header: list[str], delimiter: str) -> pa.Table:
+    """Lines without quotes as columns of text."""
+    return pyarrow.csv.read_csv(
+        pa.BufferReader(rows),
+        pyarrow.csv.ReadOptions(use_threads=False, block_size=max(len(rows), 1024), column_names=header),
+        pyarrow.csv.ParseOptions(delimiter=delimiter, quote_char=False, ignore_empty_lines=False),
+        pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False),
+    )
+
+
+def _quoted_blocks(path: Path, start: int) -> Iterator[Block]:
+    """The records of a CSV file from the given number on."""
     try:
         with opened(path) as data:
             reader = _csv_reader(data, kind_of(path))
             header: list[str] = next(reader, [])
+            for _ in islice(reader, start - 1):
+                pass
             while fields := list(islice(reader, BLOCK_ROWS)):
                 if set(map(len, fields)) != {len(header)} or len(set(header)) < len(header):
                     raise csv.Error("for the reader of single records")

@@ -79,7 +79,7 @@ def read_votes(path: str | os.PathLike[str]) -> VoteState:
         [[0.0, 1.0]]
     """
     with parquet_errors(path), open(path, "rb") as data:
-        table = pq.read_table(data)
+        table = pq.ParquetFile(data).read()
     metadata = table.schema.metadata or {}
     if _KEY not in metadata:
         raise PluralignError(f"{path}: is not a vote state: create one with `pluralign votes update`")
