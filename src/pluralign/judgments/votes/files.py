@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pluralign.core.errors import PluralignError, one_line
 from pluralign.core.files import write_parquet
 from pluralign.judgments.messages import python_values
-from pluralign.judgments.reading import parquet_errors
+from pluralign.judgments.rows import parquet_errors
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.schema import schema
 from pluralign.judgments.votes.state import NO_WINDOW, Kind, VoteSettings, VoteState
