@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.csv
 
-from pluralign.core.errors import PluralignError, RowError
+from pluralign.core.errors import PluralignError, RowError, clipped
 from pluralign.judgments.blocks import Block, Item, block_of
 from pluralign.judgments.rows.opening import BLOCK_ROWS, kind_of, opened, whole_lines
 from pluralign.judgments.validation import RowChecker
@@ -112,7 +112,7 @@ def _records(path: Path) -> Iterator[_Record]:
                 raise PluralignError(f"{path}: the file is empty")
             if len(set(header)) != len(header):
                 repeated = next(name for name in header if header.count(name) > 1)
-                raise PluralignError(f"{path}: the column '{repeated}' appears twice in the header")
+                raise PluralignError(f"{path}: the column '{clipped(repeated)}' appears twice in the header")
             number = 0
             while True:
                 number += 1
