@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -171,6 +172,19 @@ def test_exports_and_vote_states_hold_them(tmp_path):
     again = read_votes(tmp_path / "state.parquet")
     assert (again.prompt, again.response, again.other) == (state.prompt, state.response, state.other)
     assert again.prompt == [PROMPT] * 3
+
+
+def test_exports_of_plain_chats_have_no_other_keys(tmp_path):
+    """A template that asks whether a message has calls must not find a key with nothing in it."""
+    plain = {"prompt": [{"role": "user", "content": "Tea?"}], "responses": [said("Yes"), said("No")], "ranks": [1, 2]}
+    Judgments.from_rows([plain]).write(tmp_path / "t.parquet")
+    for to, out in (("trl", "trl.parquet"), ("best-of-n", "best.parquet"), ("datasets", "folder")):
+        export(tmp_path / "t.parquet", tmp_path / out, to=to)
+    assert pq.read_table(tmp_path / "trl.parquet").to_pylist() == [
+        {"prompt": plain["prompt"], "chosen": said("Yes"), "rejected": said("No")}
+    ]
+    assert pq.read_table(tmp_path / "best.parquet").to_pylist()[0]["chosen"] == [said("Yes")]
+    assert datasets.load_from_disk(str(tmp_path / "folder"))[0]["responses"] == plain["responses"]
 
 
 def test_texts_show_them():

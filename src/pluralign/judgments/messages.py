@@ -87,7 +87,7 @@ def for_template(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         >>> for_template([{"role": "assistant", "content": "", "tool_calls": [call]}])[0]["tool_calls"][0]["function"]
         {'name': 'weather', 'arguments': {'town': 'Delft'}}
     """
-    return [_with_objects(message) if "tool_calls" in message else dict(message) for message in messages]
+    return [_with_objects(message) if message.get("tool_calls") else dict(message) for message in messages]
 
 
 def _with_objects(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,6 +158,20 @@ def python_rows(table: pa.Table | pa.RecordBatch) -> list[dict[str, Any]]:
         return table.to_pylist()
     columns = [python_values(column) for column in table.columns]
     return [dict(zip(table.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def narrow_table(table: pa.Table) -> pa.Table:
+    """The table for other tools: messages of role and content only, if no message has more.
+
+    Templates may ask whether a message has a key, which it has in Arrow as soon as another message has it.
+    """
+    places = [at for at, kind in enumerate(table.schema.types) if _holds_messages(kind)]
+    narrow = {at: [_narrowed(chunk) for chunk in table.column(at).chunks] for at in places}
+    if any(chunk.type == table.schema.types[at] for at, chunks in narrow.items() for chunk in chunks):
+        return table
+    for at, chunks in narrow.items():
+        table = table.set_column(at, table.schema.names[at], pa.chunked_array(chunks))
+    return table
 
 
 def _holds_messages(kind: pa.DataType) -> bool:
