@@ -65,6 +65,22 @@ SOURCES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
             {"turn": 0, "role": "model", "content": "no", "score": 10, "if_chosen": False}]}] * 2,
     ),
 }  # fmt: skip
+CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"town": "Delft"}'}}
+CALLING = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+TOOLS = [
+    {"prompt": [*CHAT, CALLING, {"role": "tool", "content": "9", "tool_call_id": "c1", "name": "weather"}],
+     "chosen": [{"role": "assistant", "content": "Cold."}], "rejected": [CALLING]},
+    {"prompt": [
+        {"role": "assistant", "content": [{"type": "text", "text": "Wait."},
+                                          {"type": "tool_use", "id": "t1", "name": "weather", "input": {"town": "Delft"}}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "9"}]}]}],
+     "chosen": "Cold.", "rejected": "Warm."},
+]  # fmt: skip
+CALLS = {
+    "prompt": TOOLS[0]["prompt"][2:],
+    "responses": [[{**CALLING, "content": ""}], TOOLS[0]["chosen"]],
+    "ranks": [1, 2],
+}
 PAIRS = [{"prompt": f"Tea {n}?", "chosen": "yes, please", "rejected": "no", "weight": n + 1} for n in range(4)]
 ROWS = [
     {"prompt": f"Tea {n}?", "responses": ["yes", "höh 🐦", "no"], "ranks": [1, None, 2], "annotator": f"a{n}",
@@ -176,6 +192,8 @@ def readers() -> dict[str, Reader]:
             {"in.csv": "prompt,chosen,rejected,weight,time,annotator\nTea?,yes,no,2,,7.0\nTea?,\"y\"\"es\",no,,2024-05-31,7\n"},
             _import("in.csv", format="trl"), ("in.csv",), False,
         ),
+        "table-tools": ({"in.jsonl": _lines([CALLS] * 3)}, _import("in.jsonl"), ("in.jsonl",), True),
+        "trl-tools": ({"in.jsonl": _lines(TOOLS)}, _import("in.jsonl", format="trl"), ("in.jsonl",), True),
         "hh-rlhf": ({"in.jsonl": _lines(HH)}, _import("in.jsonl", format="hh-rlhf"), ("in.jsonl",), True),
         "mapping": (
             {"in.csv": VOTES, "texts.csv": TEXTS, "map.yaml": MAPPING},

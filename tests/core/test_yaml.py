@@ -7,6 +7,7 @@ import yaml
 
 from pluralign.core.errors import PluralignError
 from pluralign.core.yaml_lines import parse_yaml, read_yaml
+from pluralign.judgments.formats.mapping import read_mapping_file
 from pluralign.judgments.scales import label_scale
 
 
@@ -76,6 +77,16 @@ def test_faults_are_named(text, expected, tmp_path):
     (tmp_path / "s.yaml").write_text(text)
     with pytest.raises(PluralignError, match=expected):
         label_scale(tmp_path / "s.yaml")
+
+
+@pytest.mark.parametrize(
+    "text", ["{name}: 1\nresponses: [a]", "prompt: '{{{name}'", "{name}: 1\n{name}: 2", "a: &b{name} *c"]
+)
+def test_long_names_make_no_long_messages(text, tmp_path):
+    (tmp_path / "m.yaml").write_text(text.replace("{name}", "9" * 5000))
+    with pytest.raises(PluralignError) as caught:
+        read_mapping_file(tmp_path / "m.yaml")
+    assert len(str(caught.value)) < 1500
 
 
 def test_aliases_cannot_make_a_small_file_large(tmp_path):

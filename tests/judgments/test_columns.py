@@ -12,7 +12,7 @@ from pluralign.judgments import BUILT_IN_SCALES, Judgments, read
 from pluralign.judgments.blocks import checked_blocks
 from pluralign.judgments.columns import canonical_columns
 from pluralign.judgments.identity import column_ids, row_id
-from pluralign.judgments.reading import read_blocks, read_rows
+from pluralign.judgments.rows import opening, read_blocks, read_rows
 from pluralign.judgments.schema import COLUMNS
 from pluralign.judgments.seals import is_sealed
 from pluralign.judgments.validation import RowChecker, checked_batches
@@ -227,3 +227,21 @@ def test_a_written_file_is_trusted_until_it_is_changed(tmp_path, monkeypatch):
     judgments.write(tmp_path / "t.parquet")
     with pytest.raises(PluralignError, match="not on the scale 'binary'"):
         read(tmp_path / "t.parquet", other)
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("odd", [None, '"Ye\ns",No,2', "", "Yes,No", "\u00e9,No,2", "Yes,No,\x00", "Ye\rs,No,2"])
+def test_lines_without_quotes_are_parsed_as_the_reader_of_records_does(ending, odd, tmp_path, monkeypatch):
+    """The same rows and complaints, wherever the line stands that only the reader of records understands."""
+    monkeypatch.setattr(opening, "BLOCK_BYTES", 64)
+    lines = [f"Yes {n},No,{n % 7}" for n in range(40)]
+    for place in (0, 20, 40):
+        text = ending.join(["\ufeffa,b,w", *lines[:place], *([] if odd is None else [odd]), *lines[place:]]) + ending
+        (tmp_path / "t.csv").write_bytes(text.encode())
+        found, expected, bad = [], [], []
+        for block in read_blocks(tmp_path / "t.csv"):
+            found += [(number, row, str(fault)) for number, row, fault in block.items(range(len(block)))]
+        for number, row in read_rows(tmp_path / "t.csv", lambda *reject, bad=bad: bad.append(reject)):
+            expected.append((number, row, "None"))
+        expected += [(number, row, str(fault)) for number, row, fault in bad]
+        assert found == sorted(expected, key=lambda item: item[0])

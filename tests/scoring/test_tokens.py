@@ -115,6 +115,28 @@ def test_chat_messages_go_through_the_template(causal):
         tokenize(items(messages, *answers), tokenizer, TokenLimits(96), encoder=False)
 
 
+def test_templates_see_names_and_calls_of_tools(causal):
+    tokenizer = AutoTokenizer.from_pretrained(causal.name_or_path)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}{% if m.name %} {{ m.name }}{% endif %}>{{ m.content }}"
+        "{% for call in m.tool_calls or [] %}[{{ call.function.name }}{% for key, value in call.function.arguments.items() %}"
+        " {{ key }}={{ value }}{% endfor %}]{% endfor %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    call = {"type": "function", "function": {"name": "weather", "arguments": '{"town": "Delft", "days": 2}'}}
+    prompt = [
+        {"role": "user", "content": "Warm?", "name": "ann"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "9 degrees", "tool_call_id": "c1", "name": "weather"},
+    ]
+    answers = [{"role": "assistant", "content": "", "tool_calls": [call]}], [{"role": "assistant", "content": "No"}]
+    found = tokenize(items(prompt, *answers), tokenizer, TokenLimits(400), encoder=False)
+    shown = "[weather town=Delft days=2]"
+    assert tokenizer.decode(found.prompt_ids[0]) == (
+        f"<user ann>Warm?<assistant>{shown}<tool weather>9 degrees<assistant>"
+    )
+    assert [tokenizer.decode(ids) for ids in found.response_ids] == [shown, "No"]
+
+
 def test_a_start_token_in_the_text_is_not_doubled(causal):
     tokenizer = AutoTokenizer.from_pretrained(causal.name_or_path)
     tokenizer.add_special_tokens({"bos_token": "<s>"})

@@ -9,6 +9,7 @@ import numpy as np
 import peft
 import pytest
 import safetensors.numpy
+import transformers
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -16,6 +17,7 @@ import pluralign
 from pluralign.core.errors import PluralignError, TrainingError
 from pluralign.core.locks import folder_lock
 from pluralign.judgments import Judgments
+from pluralign.training.objectives import OBJECTIVES
 from pluralign.workflows.train.run import check, run, train
 from pluralign.workflows.train.settings import read_yaml
 
@@ -66,6 +68,33 @@ def test_a_broken_run_ends_with_one_line_and_code_1(configured):
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("pluralign: ")
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def said(caplog):
+    """What is logged."""
+    transformers.utils.logging.enable_propagation()
+    yield lambda: caplog.text
+    transformers.utils.logging.disable_propagation()
+
+
+def test_metrics_that_are_not_defined_are_named(configured, monkeypatch, said, tmp_path):
+    monkeypatch.setattr(OBJECTIVES["plackett-luce"].trainer, "training_metrics", lambda self: {"odd": float("nan")})
+    assert "odd" not in train(configured("plackett-luce"))
+    assert "not defined for these judgments, and so not in metrics.json: odd" in said()
+
+
+def test_texts_that_are_alike_after_cutting_are_named_by_every_command(configured, said, town_rows, tmp_path):
+    row = {**town_rows[0], "responses": ["good " * 300 + end for end in ("cat", "dog")], "ranks": [1, 2]}
+    Judgments.from_rows([{**row, "annotator": str(number)} for number in range(8)]).write(tmp_path / "train.parquet")
+    file = tmp_path / "train.parquet"
+    expected = "1 of 2 responses have the same tokens as another response to their prompt, after cutting"
+    train(configured("plackett-luce", max_length=64))
+    assert said().count(expected) == 1
+    pluralign.evaluate(tmp_path / "run", file, tmp_path / "evaluated")
+    assert said().count(expected) == 2
+    pluralign.score(tmp_path / "run", file, tmp_path / "scores.parquet")
+    assert said().count(expected) == 3
 
 
 @pytest.mark.parametrize("objective", ["plackett-luce", "bradley-terry", "dpo"])

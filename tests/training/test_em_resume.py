@@ -362,7 +362,7 @@ train({config!r})
 
 
 @pytest.mark.slow
-def test_a_killed_process_is_taken_up_by_the_same_command(judgments, tiny_model, tmp_path):
+def test_a_killed_process_is_taken_up_by_the_same_command(judgments, tiny_model, tmp_path, caplog):
     judgments.write(tmp_path / "train.parquet")
     configs = {}
     for name in ("calm", "shaken"):
@@ -400,7 +400,12 @@ def test_a_killed_process_is_taken_up_by_the_same_command(judgments, tiny_model,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
     assert list((tmp_path / "shaken" / "rounds").glob("**/checkpoint-*"))
-    found = train(configs["shaken"])
+    transformers.utils.logging.enable_propagation()
+    try:
+        found = train(configs["shaken"])
+    finally:
+        transformers.utils.logging.disable_propagation()
+    assert "shaken: resuming from its rounds" in caplog.text
     assert {**found, "train_runtime": 0} == {**expected, "train_runtime": 0}
     runs = tmp_path / "calm", tmp_path / "shaken"
     for kind in ("type-1", "type-2"):

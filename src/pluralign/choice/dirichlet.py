@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize_scalar
 from scipy.special import betaincinv, gammaln
 
 Floats = NDArray[np.float64]
@@ -103,6 +102,8 @@ def estimated_strength(counts: ArrayLike, prior: ArrayLike | None = None) -> flo
         return -float(items.sum())
 
     bounds = tuple(np.log(STRENGTHS))
+    from scipy.optimize import minimize_scalar  # a quarter of the time of a small command
+
     return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
 
 

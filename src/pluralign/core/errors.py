@@ -43,11 +43,12 @@ class RowError(PluralignError):
 
     def at(self, file: object, row: int) -> PluralignError:
         """The same error with its file and row (counted from 1), cut if it quotes long names."""
-        column = "" if self.column is None else f", column '{_cut(self.column, 200)}'"
-        return PluralignError(f"{file}, row {row}{column}: {_cut(self.message, 1000)}")
+        column = "" if self.column is None else f", column '{clipped(self.column)}'"
+        return PluralignError(f"{file}, row {row}{column}: {clipped(self.message, 1000)}")
 
 
-def _cut(text: str, limit: int) -> str:
+def clipped(text: str, limit: int = 200) -> str:
+    """A text of the input inside a message, cut at `limit` characters."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
@@ -69,4 +70,4 @@ def one_line(text: object, limit: int = 80) -> str:
         >>> one_line("first\\nsecond")
         "'first\\\\nsecond'"
     """
-    return _cut(repr(text), limit)
+    return clipped(repr(text), limit)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from pluralign.core.errors import PluralignError
+from pluralign.core.errors import PluralignError, clipped
 from pluralign.core.files import disk_errors
 
 
@@ -47,8 +47,8 @@ class Value:
 
     def complain(self, message: str) -> PluralignError:
         """An error that names the file, the line and the key."""
-        at = f", key '{self.key}'" if self.key else ""
-        return PluralignError(f"{self.place}{at}: {message}")
+        at = f", key '{clipped(self.key)}'" if self.key else ""
+        return PluralignError(f"{self.place}{at}: {clipped(message, 1000)}")
 
     def plain(self) -> Any:
         """The value without its line numbers."""
@@ -92,7 +92,7 @@ def parse_yaml(text: str, place: str) -> Value:
             raise PluralignError(f"{place}: the file is empty")
         return _Reader(loader, place, len(text) + _MORE_NODES).value(node, "")
     except yaml.YAMLError as fault:
-        raise PluralignError(f"{place}: not valid YAML: {' '.join(str(fault).split())}") from fault
+        raise PluralignError(f"{place}: not valid YAML: {clipped(' '.join(str(fault).split()), 1000)}") from fault
     except RecursionError as fault:
         raise PluralignError(f"{place}: is nested too deeply, or an alias refers to itself") from fault
     except ValueError as fault:  # a number of thousands of digits
@@ -132,7 +132,7 @@ class _Reader:
             name = self.loader.construct_object(key_node)
             dotted = f"{key}.{key_node.value}" if key else str(key_node.value)
             if name in items:
-                raise PluralignError(f"{at}, key '{dotted}': appears twice in the file")
+                raise PluralignError(f"{at}, key '{clipped(dotted)}': appears twice in the file")
             inner_value = self.value(value_node, dotted)
             items[name] = Value(inner_value.content, at, dotted, inner_value.written)
         return Value(items, place, key)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pluralign.core.errors import PluralignError, one_line
 from pluralign.core.numbers import finite_float
-from pluralign.judgments.reading import parquet_errors
+from pluralign.judgments.rows import parquet_errors
 from pluralign.judgments.table import Judgments
 from pluralign.judgments.validation import MOST_WEIGHT
 

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from pluralign.judgments.identity import column_digests
+from pluralign.judgments.messages import python_values
 from pluralign.judgments.schema import ranks_from_scores
 from pluralign.judgments.table import Judgments
 
@@ -36,7 +37,7 @@ def numbered(column: pa.ChunkedArray) -> tuple[np.ndarray, list[Any]]:
     whole = np.full(len(column), -1)
     whole[rows] = codes
     starts = rows[np.unique(codes, return_index=True)[1]] if len(first) else rows
-    return whole, column.take(pa.array(starts)).to_pylist()
+    return whole, python_values(column.take(pa.array(starts)))
 
 
 def flat_values(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.ChunkedArray]:

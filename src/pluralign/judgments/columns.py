@@ -12,11 +12,11 @@ import pyarrow.compute as pc
 
 from pluralign.core.errors import RowError
 from pluralign.judgments.identity import column_digests
+from pluralign.judgments.messages import EXTRA_KEYS, MESSAGE, PLAIN_KEYS
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.schema import COLUMNS, Form, schema
 from pluralign.judgments.validation import LEAST_WEIGHT, MOST_WEIGHT, utc_time
 
-MESSAGE_KEYS = ("role", "content")
 _DAYS = (datetime.datetime(2, 1, 1, tzinfo=datetime.UTC), datetime.datetime(9999, 1, 1, tzinfo=datetime.UTC))
 _LEAST_TIME, _MOST_TIME = (
     (day - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)) // datetime.timedelta(microseconds=1) for day in _DAYS
@@ -100,10 +100,16 @@ def _texts(column: pa.Array, form: Form) -> pa.Array:
         return pa.nulls(len(column), kind)
 
     def messages(flat: pa.Array) -> pa.Array:
-        if not pa.types.is_struct(flat.type) or sorted(field.name for field in flat.type) != sorted(MESSAGE_KEYS):
+        names = [field.name for field in flat.type] if pa.types.is_struct(flat.type) else []
+        if len(set(names)) < len(names) or not set(names) >= set(PLAIN_KEYS):
             raise Unfit
-        parts = [_strings(flat.field(name)) for name in MESSAGE_KEYS]
-        return pa.StructArray.from_arrays(parts, names=list(MESSAGE_KEYS), mask=flat.is_null())
+        role, content = (_strings(flat.field(name)) for name in PLAIN_KEYS)
+        for name in set(names) - set(PLAIN_KEYS):
+            if flat.field(name).null_count < len(flat):  # without a role, the message is left to the row checker
+                role = pc.if_else(flat.field(name).is_valid(), pa.scalar(None, pa.string()), role)
+        nothing = [pa.nulls(len(flat), MESSAGE.field(name).type) for name in EXTRA_KEYS]
+        parts = [role.cast(pa.string()), content.cast(pa.string()), *nothing]
+        return pa.StructArray.from_arrays(parts, fields=list(MESSAGE), mask=flat.is_null())
 
     return _cast_list(column, messages, kind.value_type)
 
@@ -153,7 +159,7 @@ def _check_texts(prompt: pa.Array, responses: pa.Array, form: Form, good: np.nda
 
 
 def _faulty_messages(messages: pa.Array) -> np.ndarray:
-    missing = [_flags(messages.field(name).is_null()) for name in MESSAGE_KEYS]
+    missing = [_flags(messages.field(name).is_null()) for name in PLAIN_KEYS]
     return np.asarray(_flags(messages.is_null()) | missing[0] | missing[1])
 
 

@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 
 from pluralign.core.errors import PluralignError, one_line
 from pluralign.core.files import disk_errors
-from pluralign.judgments.reading import ENDINGS, GZIP_DAMAGE, opened
+from pluralign.judgments.rows import ENDINGS, GZIP_DAMAGE, opened
 
 STANDARD_INPUT = "-"
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)

@@ -8,12 +8,15 @@ ids that they were written with.
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
+from pluralign.judgments.messages import EXTRA_KEYS, PLAIN_KEYS, python_values
 
 VERSION = 2
 """The version of derived ids."""
@@ -88,7 +91,12 @@ def column_digests(column: pa.Array) -> np.ndarray:
     """The digests of a column of texts or chats, `(rows, 16)` bytes; zeros for null."""
     if pa.types.is_list(column.type):
         messages = column.flatten()
-        parts = np.concatenate([column_digests(messages.field(name)) for name in ("role", "content")], axis=1)
+        parts = np.concatenate([column_digests(messages.field(name)) for name in PLAIN_KEYS], axis=1)
+        more = [messages.field(name).is_valid() for name in EXTRA_KEYS if messages.type.get_field_index(name) >= 0]
+        for place in (
+            np.flatnonzero(np.any([each.to_numpy(zero_copy_only=False) for each in more], axis=0)) if more else ()
+        ):
+            parts[place] = np.frombuffer(_message(python_values(messages.slice(place, 1))[0]), np.uint8)
         ends = np.concatenate(([0], np.cumsum(column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False))))
         digests = _hashed(parts.tobytes(), ends * parts.shape[1], _TEXT, b"messages")
         digests[column.is_null().to_numpy(zero_copy_only=False)] = 0
@@ -105,8 +113,17 @@ def _digest(value: Any) -> bytes:
         return _NOTHING
     if isinstance(value, str):
         return blake2b(value.encode(), digest_size=_TEXT).digest()
-    parts = [_digest(message[name]) for message in value for name in ("role", "content")]
-    return blake2b(b"".join(parts), digest_size=_TEXT, person=b"messages").digest()
+    return blake2b(b"".join(map(_message, value)), digest_size=_TEXT, person=b"messages").digest()
+
+
+def _message(message: Mapping[str, Any]) -> bytes:
+    """The digests of a message's role and content; the second one is also of what else the message has."""
+    role, content = (_digest(message[name]) for name in PLAIN_KEYS)
+    more = {name: message[name] for name in EXTRA_KEYS if message.get(name) is not None}
+    if more:
+        text = json.dumps(more, ensure_ascii=False, sort_keys=True).encode()
+        content = blake2b(content + text, digest_size=_TEXT, person=b"message").digest()
+    return role + content
 
 
 def _hashed(data: bytes, ends: np.ndarray, size: int, person: bytes = b"") -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pluralign.core.errors import PluralignError
+from pluralign.judgments.messages import plain_text
 from pluralign.judgments.table import Judgments
 
 MOST = len(string.ascii_uppercase)
@@ -67,7 +68,7 @@ def _listed(prompt: Any, options: list[Any]) -> dict[str, Any]:
         lines = [f"{letter}. {text}" for letter, text in zip(letters, options, strict=True)]
         text = "\n".join([prompt.rstrip("\n"), *lines, "Answer:"])
         return {"prompt": text, "responses": [f" {one}" for one in letters]}
-    lines = [f"{letter}. {text[-1]['content']}" for letter, text in zip(letters, options, strict=True)]
+    lines = [f"{letter}. {plain_text(text)}" for letter, text in zip(letters, options, strict=True)]
     last = prompt[-1] | {"content": "\n".join([prompt[-1]["content"], *lines])}
     return {"prompt": [*prompt[:-1], last], "responses": [[{"role": "assistant", "content": one}] for one in letters]}
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from pluralign.core.errors import PluralignError, one_line
+from pluralign.judgments.messages import MESSAGES
 from pluralign.judgments.scales import LabelScale
 
 Form = Literal["text", "messages"]
@@ -20,7 +21,6 @@ COLUMNS = (
 
 _METADATA_KEY = b"pluralign"
 _VERSION = 1
-_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 
 def schema(form: Form, scale: LabelScale | None = None) -> pa.Schema:
@@ -30,7 +30,7 @@ def schema(form: Form, scale: LabelScale | None = None) -> pa.Schema:
         >>> schema("text").field("responses").type
         ListType(list<item: string>)
     """
-    text = pa.string() if form == "text" else _MESSAGES
+    text = pa.string() if form == "text" else MESSAGES
     meta = {"version": _VERSION, "label_scale": None if scale is None else scale.as_dict()}
     return pa.schema(
         [

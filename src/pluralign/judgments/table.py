@@ -20,6 +20,7 @@ import yaml
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write, output_file
 from pluralign.core.fingerprint import fingerprint
+from pluralign.judgments.messages import python_rows, python_values
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.schema import Form, is_canonical, ranks_from_scores, scale_of, schema
 from pluralign.judgments.seals import ParquetWriter
@@ -78,16 +79,16 @@ class Judgments:
 
     def column(self, name: str) -> list[Any]:
         """One column as Python values."""
-        return self.table.column(name).to_pylist()
+        return python_values(self.table.column(name))
 
     def row(self, index: int) -> dict[str, Any]:
         """One row as Python values."""
-        return self.table.slice(index, 1).to_pylist()[0]
+        return python_rows(self.table.slice(index, 1))[0]
 
     def rows(self, batch_size: int = 1024) -> Iterator[dict[str, Any]]:
         """All rows as Python values, read batch by batch."""
         for batch in self.table.to_batches(max_chunksize=batch_size):
-            yield from batch.to_pylist()
+            yield from python_rows(batch)
 
     def ranks_of(self, row: Mapping[str, Any]) -> list[int | None]:
         """The ranks in one of the table's rows, or else those that the rewards of its labels give."""
@@ -154,7 +155,7 @@ def table_writer(path: str | os.PathLike[str], schema: pa.Schema) -> Iterator[Ca
         sink: Any = packed or out
 
         def write_lines(batch: pa.RecordBatch) -> None:
-            for row in batch.to_pylist():
+            for row in python_rows(batch):
                 line = json.dumps(row, ensure_ascii=False, default=datetime.datetime.isoformat)
                 sink.write(line.encode() + b"\n")
 

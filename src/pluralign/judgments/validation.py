@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from pluralign.core.errors import RowError, nearest, one_line
 from pluralign.core.numbers import finite_float
 from pluralign.judgments.identity import column_ids, row_id
+from pluralign.judgments.messages import EXTRA_KEYS, PLAIN_KEYS, tool_calls
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.schema import COLUMNS, Form, schema
 
@@ -184,13 +185,17 @@ def _text(value: object, column: str) -> str:
     return value
 
 
-def _messages(value: list[Any], column: str) -> list[dict[str, str]]:
+def _messages(value: list[Any], column: str) -> list[dict[str, Any]]:
     messages = []
     for message in value:
-        if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
-            expected = "expected messages with exactly the keys role and content"
+        given = {key: each for key, each in message.items() if each is not None} if isinstance(message, Mapping) else {}
+        if not given.keys() >= set(PLAIN_KEYS) or given.keys() - {*PLAIN_KEYS, *EXTRA_KEYS}:
+            expected = f"expected messages with {' and '.join(PLAIN_KEYS)}, and at most {', '.join(EXTRA_KEYS)}"
             raise RowError(column, f"found {one_line(message)}, {expected}")
-        messages.append({key: _text(message[key], column) for key in ("role", "content")})
+        calls = tool_calls(given.pop("tool_calls", []), column)
+        messages.append(
+            {key: _text(each, column) for key, each in given.items()} | ({"tool_calls": calls} if calls else {})
+        )
     return messages
 
 
@@ -215,7 +220,7 @@ def _responses(value: object, form: Form | None) -> list[Any]:
                     "responses", f"found {one_line(response)}, expected a list of messages, as the prompt is"
                 )
             messages = _messages(response, "responses")
-            empty = not any(message["content"].strip() for message in messages)
+            empty = not any(message["content"].strip() or "tool_calls" in message for message in messages)
             responses.append(messages)
         else:
             if isinstance(response, list):

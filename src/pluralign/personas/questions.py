@@ -19,6 +19,7 @@ from pluralign.core.files import disk_errors
 from pluralign.core.fingerprint import fingerprint
 from pluralign.core.templates import TEMPLATE_FAULTS
 from pluralign.core.yaml_lines import Value, read_yaml_lines
+from pluralign.judgments.messages import message_text
 from pluralign.judgments.scales import BUILT_IN_SCALES, LabelScale
 from pluralign.personas.label_reader import is_numbered
 
@@ -211,8 +212,8 @@ def transcript(text: Any) -> str:
     if isinstance(text, str):
         return text
     if len(text) == 1:
-        return str(text[0]["content"])
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in text)
+        return message_text(text[0])
+    return "\n\n".join(f"{message['role']}: {message_text(message)}" for message in text)
 
 
 def voters_of(items: Iterable[str], personas: int, per_item: int | None, seed: int) -> list[list[int]]:

@@ -6,6 +6,9 @@ import json
 import math
 import re
 import unicodedata
+from typing import Any
+
+from pluralign.judgments.messages import calls_of
 
 _NOT_SHOWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _DIRECTIONS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -83,10 +86,15 @@ def text_of(value: object) -> str:
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, list) and value and all(isinstance(item, dict) and "content" in item for item in value):
-        return "\n".join(f"{text_of(message.get('role'))}: {text_of(message['content'])}" for message in value)
+        return "\n".join(map(_message_line, value))
     if isinstance(value, (dict, list, bool)):
         return clean(json.dumps(value, ensure_ascii=False))
     return clean(str(value))
+
+
+def _message_line(message: dict[str, Any]) -> str:
+    parts = [text_of(message["content"]), *map(clean, calls_of(message))]
+    return f"{text_of(message.get('role'))}: " + "\n".join(filter(None, parts))
 
 
 def number(value: float | None) -> str:

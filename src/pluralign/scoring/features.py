@@ -16,6 +16,7 @@ from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write, cache_folder
 from pluralign.core.fingerprint import fingerprint, fingerprint_folder
 from pluralign.core.progress import track
+from pluralign.judgments.messages import plain_text
 from pluralign.scoring.forward import MAX_TOKENS_PER_BATCH, seen_by
 from pluralign.scoring.items import Items
 from pluralign.scoring.loading import (
@@ -79,16 +80,6 @@ def text_features(
     with atomic_write(file) as out:
         out.write(safetensors.numpy.save({"features": features}))
     return features
-
-
-def plain_text(text: Any) -> str:
-    """A text unchanged; messages as their contents, joined by line breaks.
-
-    Examples:
-        >>> plain_text([{"role": "user", "content": "Tea?"}, {"role": "assistant", "content": "Yes"}])
-        'Tea?\\nYes'
-    """
-    return text if isinstance(text, str) else "\n".join(message["content"] for message in text)
 
 
 def word_vectorizer(**options: Any) -> Any:

@@ -21,7 +21,7 @@ from pluralign.core.errors import PluralignError
 from pluralign.core.files import disk_errors, write_json
 from pluralign.core.records import read_json
 from pluralign.evaluation.pairs import judgment_blocks
-from pluralign.judgments.reading import parquet_errors
+from pluralign.judgments.rows import parquet_errors
 from pluralign.scoring.items import Items
 from pluralign.scoring.loading import adapter_base
 from pluralign.scoring.recalibrated import CALIBRATION

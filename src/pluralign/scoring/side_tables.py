@@ -14,8 +14,8 @@ import pyarrow as pa
 from pluralign.core.errors import PluralignError, RowError, nearest, one_line
 from pluralign.core.fingerprint import fingerprint
 from pluralign.core.numbers import finite_float
-from pluralign.judgments.reading import read_rows
-from pluralign.scoring.features import plain_text
+from pluralign.judgments.messages import plain_text
+from pluralign.judgments.rows import read_rows
 from pluralign.scoring.panels import People
 
 Source = str | os.PathLike[str] | Any

@@ -13,6 +13,7 @@ from pluralign.core.errors import PluralignError, one_line
 from pluralign.core.fingerprint import fingerprint
 from pluralign.core.progress import track
 from pluralign.core.templates import TEMPLATE_FAULTS
+from pluralign.judgments.messages import for_template
 from pluralign.scoring.items import Items
 
 CHUNK = 512
@@ -236,9 +237,10 @@ class _Renderer:
         """A prompt's tokens without a start token that its text begins with: one is put before every prompt."""
         return ids[len(self.before) :] if self.before and ids[: len(self.before)] == self.before else ids
 
-    def _template(self, messages: list[dict[str, str]], generation: bool) -> str:
+    def _template(self, messages: list[dict[str, Any]], generation: bool) -> str:
         try:
-            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation))
+            given = for_template(messages)
+            return str(self.tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=generation))
         except TEMPLATE_FAULTS as fault:
             reason = " ".join(str(fault).split()) or type(fault).__name__
             raise PluralignError(

@@ -21,8 +21,8 @@ from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_json
 from pluralign.core.records import read_json
+from pluralign.judgments.messages import plain_text
 from pluralign.judgments.table import Judgments
-from pluralign.scoring.features import plain_text
 from pluralign.scoring.items import Items
 from pluralign.scoring.panels import annotators_of, people_of
 from pluralign.scoring.scorers import Scorer

@@ -14,6 +14,7 @@ import trl
 from trl import get_peft_config
 
 from pluralign.core.errors import PluralignError
+from pluralign.judgments.messages import for_template
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.loading import is_adapter, load_parts, read_chat_template, weight_errors
 from pluralign.scoring.tokens import check_embedded
@@ -71,7 +72,9 @@ def completions(judgments: Judgments, responses: str = "best") -> datasets.Datas
     if not any(row["prompt"] for row in rows):
         name = "text" if judgments.form == "text" else "messages"
         rows = [{name: row["completion"]} for row in rows]
-    return datasets.Dataset.from_list(rows)
+    if judgments.form == "messages":
+        rows = [{name: for_template(messages) for name, messages in row.items()} for row in rows]
+    return datasets.Dataset.from_list(rows, on_mixed_types="use_json")
 
 
 def _best(row: dict[str, Any], judgments: Judgments) -> list[Any]:

@@ -16,11 +16,11 @@ from transformers.utils import logging
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write, check_outputs, output_file, path_list
 from pluralign.evaluation.rewards.best_of import best_answers, best_of_metrics, softmax_answers
+from pluralign.judgments.messages import plain_text
 from pluralign.judgments.reading import read
 from pluralign.judgments.table import TABLE_ENDINGS, Judgments, text_columns
 from pluralign.policies.loading import load_policy
 from pluralign.policies.policy import Sample
-from pluralign.scoring.features import plain_text
 from pluralign.scoring.items import items_of_texts
 from pluralign.scoring.loading import load_parts
 from pluralign.scoring.reward_models import check_quantile, is_reward_model, load_reward_model

@@ -34,7 +34,8 @@ from pluralign.judgments.formats.polis import SCALE, read_polis
 from pluralign.judgments.formats.preflib import read_preflib
 from pluralign.judgments.formats.trl import Exported, read_trl
 from pluralign.judgments.pseudonyms import pseudonym_key, pseudonymizer
-from pluralign.judgments.reading import columns_of, common_scale, read, read_rows
+from pluralign.judgments.reading import common_scale, read
+from pluralign.judgments.rows import columns_of, read_rows
 from pluralign.judgments.scales import LabelScale, label_scale
 from pluralign.judgments.schema import COLUMNS, schema
 from pluralign.judgments.table import TABLE_ENDINGS, sidecar, table_writer

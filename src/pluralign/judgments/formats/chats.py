@@ -1,4 +1,4 @@
-"""Chats in the forms in which other tools write them, as messages of `role` and `content`."""
+"""Chats in the forms in which other tools write them, as messages of this library's form."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pluralign.core.errors import RowError, one_line
+from pluralign.judgments.messages import EXTRA_KEYS, tool_calls
 
 ROLES = {
     "human": "user",
@@ -15,6 +16,7 @@ ROLES = {
     "chatgpt": "assistant",
     "model": "assistant",
     "bot": "assistant",
+    "function": "tool",
 }
 """The roles of other tools that have another name here."""
 
@@ -38,47 +40,85 @@ def as_messages(text: object) -> Any:
 
 
 def as_chat(value: Any, column: str) -> Any:
-    """Messages of `role` and `content` from a chat, one message, or their JSON text; other values as they are.
+    """Messages as in `judgments.messages` from a chat, one message, or their JSON text; other values as they are.
 
-    ShareGPT's `from` and `value`, contents that are lists of text parts (OpenAI, Anthropic) and the roles in `ROLES`
-    are understood.
+    Understood are ShareGPT's `from` and `value`, contents that are lists of text parts (OpenAI, Anthropic), calls of
+    tools and their results as OpenAI (`tool_calls`, `tool`, the older `function_call`) and Anthropic (`tool_use`,
+    `tool_result`) write them, and the roles in `ROLES`. A result of Anthropic's is a message of its own.
 
     Raises:
-        RowError: a message has content other than text, or calls tools.
+        RowError: a message has other content, such as images.
 
     Examples:
         >>> as_chat([{"from": "human", "value": "Tea?"}], "prompt")
         [{'role': 'user', 'content': 'Tea?'}]
         >>> as_chat({"role": "assistant", "content": [{"type": "text", "text": "Yes"}]}, "chosen")
         [{'role': 'assistant', 'content': 'Yes'}]
+        >>> as_chat({"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1", "content": "9"}]}, "x")
+        [{'role': 'tool', 'content': '9', 'tool_call_id': 'c1'}]
     """
     value = as_messages(value)
     if isinstance(value, Mapping):
         value = [value]
     if not isinstance(value, list) or not value or not all(isinstance(message, Mapping) for message in value):
         return value
-    return [_message(message, column) for message in value]
+    return [read for message in value for read in _read_messages(message, column)]
 
 
-def _message(message: Mapping[str, Any], column: str) -> Any:
-    share_gpt = "from" in message and "value" in message
-    role, content = (message.get(key) for key in (("from", "value") if share_gpt else ("role", "content")))
+def _read_messages(message: Mapping[str, Any], column: str) -> list[Any]:
+    """What one message of another tool is here: itself, and the results of tools that it holds before it."""
+    given = {name: found for name, found in message.items() if found not in (None, [], {}, "")}
+    keys = ("from", "value") if "from" in message and "value" in message else ("role", "content")
+    role, content = (message.get(key) for key in keys)
     if not isinstance(role, str):
-        return message  # the row's check refuses it
-    others = [name for name, found in message.items() if name not in _KNOWN and found not in (None, [], {}, "")]
-    if isinstance(content, list):
-        texts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
-        if not all(isinstance(text, str) for text in texts):
-            raise RowError(column, f"found {one_line(content)}, expected parts with text: other content is not read")
-        content = "".join(map(str, texts))
-    if content is None and "tool_calls" in message:
-        others = others or ["tool_calls"]
+        return [message]  # the row's check refuses it
+    more = {name: given[name] for name in EXTRA_KEYS if name in given}
+    if "function_call" in given:
+        more["tool_calls"] = [*more.get("tool_calls", []), given["function_call"]]
+    others = given.keys() - {*keys, *EXTRA_KEYS, "function_call"}
     if others:
-        raise RowError(column, f"a message has '{others[0]}': messages hold a role and a text, and nothing else")
-    return {"role": ROLES.get(role.lower(), role), "content": content}
+        expected = f"a message holds a role, a text and at most {', '.join(EXTRA_KEYS)}"
+        raise RowError(column, f"a message has '{min(others, key=str)}': {expected}")
+    results: list[Any] = []
+    if isinstance(content, list):
+        content, calls, results = _parts(content, column)
+        if calls:
+            more["tool_calls"] = [*more.get("tool_calls", []), *calls]
+        if results and not content and not more:
+            return results
+    if "tool_calls" in more:
+        more["tool_calls"], content = tool_calls(more["tool_calls"], column), content or ""
+    return [*results, {"role": ROLES.get(role.lower(), role), "content": content, **more}]
 
 
-_KNOWN = ("role", "content", "from", "value")
+def _parts(content: list[Any], column: str) -> tuple[str, list[Any], list[Any]]:
+    """The text, the calls of tools, and the results of tools in a list of parts."""
+    texts: list[str] = []
+    calls, results = [], []
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        text = part.get("text") if isinstance(part, Mapping) else part
+        if kind == "tool_use":
+            calls.append({"id": part.get("id"), "name": part.get("name"), "arguments": part.get("input")})
+        elif kind == "tool_result" and not part.get("is_error"):
+            results.append(_result(part, column))
+        elif isinstance(text, str):
+            texts.append(text)
+        else:
+            expected = "expected parts with text, tool_use or a tool_result without is_error: other content is not read"
+            raise RowError(column, f"found {one_line(part)}, {expected}")
+    return "".join(texts), calls, results
+
+
+def _result(part: Mapping[str, Any], column: str) -> dict[str, Any]:
+    """The message of a result of a tool in Anthropic's form."""
+    called, inner = part.get("tool_use_id"), part.get("content") or ""
+    texts = [inner] if isinstance(inner, str) else inner
+    if isinstance(inner, list):
+        texts = [each.get("text") if isinstance(each, Mapping) else each for each in inner]
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in [*texts, called or ""]):
+        raise RowError(column, f"found {one_line(part)}, expected a tool_result with tool_use_id and text")
+    return {"role": "tool", "content": "".join(texts)} | ({"tool_call_id": called} if called else {})
 
 
 def in_one_form(prompt: Any, responses: Sequence[Any], columns: Sequence[str] = ()) -> tuple[Any, list[Any]]:

@@ -13,7 +13,7 @@ from pluralign.core.numbers import exact_number, whole_text
 from pluralign.core.progress import track
 from pluralign.judgments.blocks import Block, Item, block_of
 from pluralign.judgments.formats.templates import Field
-from pluralign.judgments.reading import expected_rows, read_blocks, read_rows
+from pluralign.judgments.rows import expected_rows, read_blocks, read_rows
 from pluralign.judgments.validation import Reject, RowChecker
 
 Rows = Iterator[tuple[int, dict[str, Any]]]

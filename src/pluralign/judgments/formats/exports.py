@@ -14,6 +14,7 @@ import pyarrow as pa
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write
 from pluralign.judgments.formats.trl import Exported, write_rows, write_trl
+from pluralign.judgments.messages import narrow_table
 from pluralign.judgments.table import Judgments
 from pluralign.judgments.votes.state import text_key
 
@@ -54,7 +55,7 @@ def best_of_n_rows(judgments: Judgments, lost: Counter[str]) -> Iterator[dict[st
 
 def write_best_of_n(judgments: Judgments, out: str | os.PathLike[str]) -> Exported:
     """Write `best_of_n_rows` to Parquet or JSON Lines."""
-    text, lost = judgments.table.schema.field("prompt").type, Counter[str]()
+    text, lost = narrow_table(judgments.table).schema.field("prompt").type, Counter[str]()
     lists = pa.list_(text)
     columns = [("id", pa.string()), ("prompt", text), ("chosen", lists), ("rejected", lists)]
     columns += [(name, pa.int32()) for name in ("num_correct", "num_incorrect", "total_completions")]
@@ -95,7 +96,7 @@ def write_dataset(judgments: Judgments, out: str | os.PathLike[str]) -> Exported
         raise PluralignError(f"{folder}: exists already: choose a new folder")
     import datasets
 
-    datasets.Dataset(judgments.table.replace_schema_metadata(None)).save_to_disk(str(folder))
+    datasets.Dataset(narrow_table(judgments.table).replace_schema_metadata(None)).save_to_disk(str(folder))
     return Exported(folder, len(judgments), Counter())
 
 

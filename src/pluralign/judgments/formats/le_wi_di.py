@@ -8,7 +8,7 @@ from typing import Any
 
 from pluralign.core.errors import PluralignError, RowError, one_line
 from pluralign.judgments.formats.convert import Rows, Tally, names_in
-from pluralign.judgments.reading import read_json
+from pluralign.judgments.rows import read_json
 from pluralign.judgments.validation import Reject
 
 

@@ -22,7 +22,7 @@ from pluralign.judgments.formats.chats import in_one_form
 from pluralign.judgments.formats.convert import Tally
 from pluralign.judgments.formats.mapping_columns import mapped_columns
 from pluralign.judgments.formats.templates import Tables, Template, word
-from pluralign.judgments.reading import columns_of, expected_rows, read_blocks, read_rows
+from pluralign.judgments.rows import columns_of, expected_rows, read_blocks, read_rows
 from pluralign.judgments.scales import LabelScale, label_scale, scale_of_yaml
 from pluralign.judgments.schema import ranks_from_scores
 

@@ -13,7 +13,7 @@ from pluralign.core.numbers import exact_number
 from pluralign.judgments.formats.arena import epoch_time
 from pluralign.judgments.formats.convert import Rows, Tally, convert_rows
 from pluralign.judgments.formats.templates import word
-from pluralign.judgments.reading import columns_of, read_rows
+from pluralign.judgments.rows import columns_of, read_rows
 from pluralign.judgments.schema import ranks_from_scores
 from pluralign.judgments.validation import Reject
 

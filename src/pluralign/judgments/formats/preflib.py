@@ -12,7 +12,7 @@ from pluralign.core.errors import PluralignError, RowError, nearest, one_line
 from pluralign.core.files import disk_errors
 from pluralign.core.progress import track
 from pluralign.judgments.formats.convert import Rows, Tally
-from pluralign.judgments.reading import GZIP_DAMAGE, opened
+from pluralign.judgments.rows import GZIP_DAMAGE, opened
 from pluralign.judgments.schema import ranks_from_scores
 from pluralign.judgments.validation import Reject
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 from pluralign.core.errors import PluralignError, RowError, one_line
 from pluralign.judgments.formats.chats import in_one_form
 from pluralign.judgments.formats.convert import Rows, Tally, carried, check_known, convert_rows, without
+from pluralign.judgments.messages import narrow_table
 from pluralign.judgments.table import Judgments, table_writer
 from pluralign.judgments.validation import Reject
 
@@ -190,7 +191,7 @@ def write_trl(judgments: Judgments, out: str | os.PathLike[str]) -> Exported:
     Raises:
         PluralignError: there is no strict pair, or the disk refuses.
     """
-    text, strengths = (judgments.table.schema.field(name).type for name in ("prompt", "strength"))
+    text, strengths = (narrow_table(judgments.table).schema.field(name).type for name in ("prompt", "strength"))
     columns = [(name, text) for name in ("prompt", "chosen", "rejected")]
     if judgments.table.column("strength").null_count < len(judgments):
         columns.append(("margin", strengths))

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from pluralign.core.errors import PluralignError, one_line
 from pluralign.core.files import write_parquet
-from pluralign.judgments.reading import parquet_errors
+from pluralign.judgments.messages import python_values
+from pluralign.judgments.rows import parquet_errors
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.schema import schema
 from pluralign.judgments.votes.state import NO_WINDOW, Kind, VoteSettings, VoteState
@@ -78,7 +79,7 @@ def read_votes(path: str | os.PathLike[str]) -> VoteState:
         [[0.0, 1.0]]
     """
     with parquet_errors(path), open(path, "rb") as data:
-        table = pq.read_table(data)
+        table = pq.ParquetFile(data).read()
     metadata = table.schema.metadata or {}
     if _KEY not in metadata:
         raise PluralignError(f"{path}: is not a vote state: create one with `pluralign votes update`")
@@ -108,9 +109,9 @@ def _state(table: pa.Table, metadata: dict[str, Any]) -> VoteState:
         form=metadata["form"],
         scale=scale,
         settings=settings,
-        prompt=table.column("prompt").to_pylist(),
-        response=table.column("response").to_pylist(),
-        other=table.column("other").to_pylist() if metadata["kind"] == "pairs" else [],
+        prompt=python_values(table.column("prompt")),
+        response=python_values(table.column("response")),
+        other=python_values(table.column("other")) if metadata["kind"] == "pairs" else [],
         prior=_numbers(table, "prior", labels),
         counts=_numbers(table, "counts", labels),
         held=_numbers(table, "held", strata * labels).reshape(-1, strata, labels),

@@ -13,7 +13,7 @@ import numpy as np
 from pluralign.core.errors import RowError, one_line
 from pluralign.core.fingerprint import fingerprint
 from pluralign.core.numbers import finite_float
-from pluralign.judgments.reading import read_rows
+from pluralign.judgments.rows import read_rows
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.schema import Form
 from pluralign.judgments.votes.state import Kind, item_key, item_keys, text_key

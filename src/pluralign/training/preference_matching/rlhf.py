@@ -33,6 +33,7 @@ from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head, use_adapte
 
 from pluralign.choice.preference_matching import Penalty, charged, inside_mask, with_shares
 from pluralign.core.errors import PluralignError
+from pluralign.judgments.messages import for_template
 from pluralign.judgments.table import Judgments
 from pluralign.policies.comparison import answer_rows, compare, drawn_by_both
 from pluralign.policies.loading import load_policy
@@ -367,7 +368,8 @@ def prompts_that_fit(judgments: Judgments, tokenizer: Any, most_tokens: int) -> 
 
 def _prompt_dataset(judgments: Judgments, tokenizer: Any, most_tokens: int) -> datasets.Dataset:
     prompts = prompts_that_fit(judgments, tokenizer, most_tokens)
-    return datasets.Dataset.from_list([{"prompt": prompt} for prompt in prompts])
+    rows = [{"prompt": prompt if isinstance(prompt, str) else for_template(prompt)} for prompt in prompts]
+    return datasets.Dataset.from_list(rows, on_mixed_types="use_json")
 
 
 _LAST = {

@@ -14,9 +14,9 @@ import yaml
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write
 from pluralign.core.runs import CONFIG, read_config
+from pluralign.judgments.messages import plain_text
 from pluralign.judgments.table import Judgments
 from pluralign.policies.loading import load_policy
-from pluralign.scoring.features import plain_text
 from pluralign.scoring.loading import SETTINGS
 from pluralign.scoring.mixtures import read_mixture
 from pluralign.workflows.aggregate.answers import seed_of

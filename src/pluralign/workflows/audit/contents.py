@@ -18,11 +18,11 @@ from pluralign.evaluation.annotators.agreement import alpha_interval, krippendor
 from pluralign.evaluation.annotators.peers import annotator_agreement
 from pluralign.evaluation.annotators.transitivity import condorcet, intransitive_triples
 from pluralign.evaluation.annotators.voted_pairs import VotedPairs, comparison_components, majority_margins, voted_pairs
+from pluralign.judgments.messages import plain_text
 from pluralign.judgments.table import Judgments
 from pluralign.reports import audit_record as page
 from pluralign.reports.histograms import Histogram
 from pluralign.scoring.annotator_types import SELECTION_JUDGMENTS, Findings
-from pluralign.scoring.features import plain_text
 from pluralign.scoring.panels import People
 from pluralign.workflows.audit.coefficients import attribute_coefficients, membership_coefficients
 from pluralign.workflows.audit.opinions import example_pairs, group_views, judged_often, type_views

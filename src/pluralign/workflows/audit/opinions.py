@@ -10,9 +10,9 @@ from scipy.special import expit
 
 from pluralign.choice.plackett_luce import NOT_RANKED, NOT_SHOWN
 from pluralign.evaluation.annotators.voted_pairs import VotedPairs
+from pluralign.judgments.messages import plain_text
 from pluralign.judgments.scales import LabelScale
 from pluralign.reports.opinions import CHOICES, FEW, Example, Examples, View, Viewed, Views
-from pluralign.scoring.features import plain_text
 from pluralign.scoring.panels import People, bar_of
 
 JUDGED_OFTEN = 10

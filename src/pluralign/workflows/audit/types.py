@@ -9,8 +9,8 @@ from scipy.special import ndtri
 
 from pluralign.choice.latent_class.estimator import MOST_COVARIANCES, LatentClassPlackettLuce
 from pluralign.choice.latent_class.panel import Panel
+from pluralign.judgments.messages import plain_text
 from pluralign.reports.audit_record import AnnotatorType, Difference, Member, Trait, Worth
-from pluralign.scoring.features import plain_text
 from pluralign.scoring.panels import People
 from pluralign.scoring.traits import text_traits
 

@@ -215,7 +215,10 @@ def _run(job: TrainingRun, state: PartialState) -> tuple[Any, dict[str, Any]]:
         for key in ("train_loss", "eval_loss"):
             if not math.isfinite(metrics.get(key, 0.0)):
                 raise TrainingError(f"{key} is {metrics[key]}, so the model is broken and the run is not finished")
-        metrics = {key: value for key, value in metrics.items() if not isinstance(value, float) or math.isfinite(value)}
+        undefined = [key for key, value in metrics.items() if isinstance(value, float) and not math.isfinite(value)]
+        if undefined:
+            logger.warning(f"not defined for these judgments, and so not in metrics.json: {', '.join(undefined)}")
+        metrics = {key: value for key, value in metrics.items() if key not in undefined}
         measured.write(job.folder)
         card = run_card(job.objective, kind.card_tag, kind.card_usage, job.resolved, metrics)
         finish_run(job.folder, metrics, card)

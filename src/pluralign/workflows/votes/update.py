@@ -17,7 +17,8 @@ from pluralign.core.files import output_file, path_list
 from pluralign.core.locks import file_lock
 from pluralign.core.numbers import finite_float
 from pluralign.core.yaml_lines import read_yaml_lines
-from pluralign.judgments.reading import common_scale, read, read_rows
+from pluralign.judgments.reading import common_scale, read
+from pluralign.judgments.rows import read_rows
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.votes import Merged, VoteState, merge, read_votes, write_votes
 from pluralign.judgments.votes.merging import empty_state
