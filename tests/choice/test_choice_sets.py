@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exploded import exploded
 from pluralign.choice.latent_class import choice_sets as module
-from pluralign.choice.latent_class.choice_sets import choice_sets, exploded
+from pluralign.choice.latent_class.choice_sets import choice_sets
 from pluralign.choice.latent_class.conditional_logit import ConditionalLogit
 from pluralign.choice.plackett_luce import log_likelihood
 

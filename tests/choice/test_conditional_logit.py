@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.autograd.functional import hessian
 
+from exploded import exploded
 from pluralign.choice.latent_class import conditional_logit
-from pluralign.choice.latent_class.choice_sets import choice_sets, exploded
+from pluralign.choice.latent_class.choice_sets import choice_sets
 from pluralign.choice.latent_class.conditional_logit import ConditionalLogit
 
 RESPONSES, COLUMNS = 12, 3

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from scipy.special import gammaincinv
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from pluralign.choice.latent_class.choice_sets import Places, choice_sets, exploded
+from pluralign.choice.latent_class.choice_sets import ChoiceSets, choice_sets
 from pluralign.choice.latent_class.panel import Panel
 
 CELLS = 2**23
@@ -45,14 +46,19 @@ LEAST_VARIANCE = 1e-8
 
 @dataclass(frozen=True)
 class Block:
-    """Annotators of similar size with their choices, padded: n of them, e choices, a alternatives, q coefficients.
+    """Annotators of similar size with their choices (`choice_sets`), padded.
+
+    n annotators, e choices of each, a responses and d places in a choice, q random and f shared coefficients.
 
     Args:
         annotator: `(n,)`.
         column: `(n, q)` the random coefficient behind each local one; -1 is padding.
-        random: `(n, e * a, q)` x_i - x_chosen in the random coefficients.
+        random: `(n, e * a, q)` features of the responses in the random coefficients, less those of the choice's first.
         fixed: `(n, e * a, f)` the same in the coefficients that all annotators share.
-        log_share: `(n, e, 1 + a)` log shares of the chosen response and of the others; minus infinity is padding.
+        tied: `(n, e, a)` 1 for the responses of the block T, else 0.
+        others: `(n, e, a)` 1 for those of the set A; a place that is in neither is padding.
+        share: `(n, e, d)` a_j.
+        live: `(n, e, d)` 1 for a place, 0 for padding.
         times: `(n, e)` how often the choice was made, weighted by reliability.
     """
 
@@ -60,35 +66,57 @@ class Block:
     column: Tensor
     random: Tensor
     fixed: Tensor
-    log_share: Tensor
+    tied: Tensor
+    others: Tensor
+    share: Tensor
+    live: Tensor
     times: Tensor
 
-    def differences(self, theta: Tensor, shared: Tensor) -> Tensor:
-        """u_i - u_chosen plus log share under `(..., n, q)` coefficients: `(..., n, e, a)`."""
+    def log_likelihood(self, theta: Tensor, shared: Tensor) -> tuple[Tensor, Sums]:
+        """`(..., n)` in nats under `(..., n, q)` coefficients, and what its derivatives need."""
         utility = (self.random @ theta.unsqueeze(-1)).squeeze(-1) + self.fixed @ shared
-        return utility.view(*theta.shape[:-1], *self.log_share[:, :, 1:].shape[1:]) + self.log_share[:, :, 1:]
+        utility = utility.view(*theta.shape[:-1], *self.tied.shape[1:])
+        known = self.tied + self.others > 0
+        top = utility.masked_fill(~known, -torch.inf).amax(-1, keepdim=True)
+        inside = (utility - top).exp() * known
+        taken, left = (inside * self.tied).sum(-1, keepdim=True), (inside * self.others).sum(-1, keepdim=True)
+        total = left + self.share * taken
+        chosen = ((utility - top) * self.tied).sum(-1) - (self.live * total.log()).sum(-1)
+        return (self.times * chosen).sum(-1), Sums(inside, total)
 
-    def log_likelihood(self, theta: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
-        """`(..., n)` in nats, and the probabilities of the responses not chosen `(..., n, e, a)`."""
-        scores, own = self.differences(theta, shared), self.log_share[:, :, 0]
-        if scores.shape[-1] == 1:  # many times faster than the general case
-            total = torch.logaddexp(own, scores[..., 0])
-        else:
-            total = torch.logsumexp(torch.cat((own.expand(scores.shape[:-1]).unsqueeze(-1), scores), -1), -1)
-        return -(self.times * total).sum(-1), (scores - total.unsqueeze(-1)).exp()
-
-    def curvature(self, p: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        """Minus the second derivative between two sets of coefficients: `(n, left columns, right columns)`."""
-        n, e, a = p.shape
-        mass = (self.times.unsqueeze(-1) * p).reshape(n, e * a, 1)
-        means = [(p.unsqueeze(-1) * rows.view(n, e, a, -1)).sum(2) for rows in (left, right)]
-        inner = (means[0] * self.times.unsqueeze(-1)).transpose(1, 2) @ means[1]
-        return (left * mass).transpose(1, 2) @ right - inner
-
-    def gradient(self, p: Tensor, rows: Tensor) -> Tensor:
+    def gradient(self, sums: Sums, rows: Tensor) -> Tensor:
         """Of the log-likelihood in the coefficients of `rows`: `(n, columns)`."""
-        mass = (self.times.unsqueeze(-1) * p).flatten(1)
-        return -(mass.unsqueeze(1) @ rows).squeeze(1)
+        residual = self.times.unsqueeze(-1) * self.tied - self._mass(sums)
+        return (residual.flatten(1).unsqueeze(1) @ rows).squeeze(1)
+
+    def curvature(self, sums: Sums, left: Tensor, right: Tensor) -> Tensor:
+        """Minus the second derivative between two sets of coefficients: `(n, left columns, right columns)`."""
+        n, e, a = sums.inside.shape
+        inverse = self.times.unsqueeze(-1) * self.live / sums.total.square()
+        both, one, two = ((self.share**power * inverse).sum(-1, keepdim=True) for power in range(3))
+        (tied_left, others_left), (tied_right, others_right) = (
+            [
+                ((sums.inside * part).unsqueeze(2) @ rows.view(n, e, a, -1)).squeeze(2)
+                for part in (self.tied, self.others)
+            ]
+            for rows in (left, right)
+        )
+        inner = others_left.transpose(1, 2) @ (both * others_right + one * tied_right)
+        inner = inner + tied_left.transpose(1, 2) @ (one * others_right + two * tied_right)
+        return (left * self._mass(sums).reshape(n, e * a, 1)).transpose(1, 2) @ right - inner
+
+    def _mass(self, sums: Sums) -> Tensor:
+        """Expected number of times that each response is taken: `(n, e, a)`."""
+        inverse = self.times.unsqueeze(-1) * self.live / sums.total
+        per_other, per_tied = inverse.sum(-1, keepdim=True), (self.share * inverse).sum(-1, keepdim=True)
+        return sums.inside * (self.tied * per_tied + self.others * per_other)
+
+
+class Sums(NamedTuple):
+    """exp(u) of the responses, relative to the largest of each choice, `(..., n, e, a)`; D_j `(..., n, e, d)`."""
+
+    inside: Tensor
+    total: Tensor
 
 
 @dataclass(frozen=True)
@@ -397,21 +425,16 @@ def blocks_of(panel: Panel, columns: np.ndarray, *, ties: str = "efron", top: in
     """
     responses, ranks = torch.as_tensor(panel.response_ids), torch.as_tensor(panel.rank_values)
     sets = choice_sets(responses, ranks, panel.response_count, ties=ties, top=top)
-    made = exploded(sets)
+    made = _padded(sets, ties)
     reliability = np.ones(panel.judgments) if panel.reliability is None else np.asarray(panel.reliability)
     judgment = sets.judgment.numpy()
     keys = panel.annotator_ids[judgment] * max(1, len(sets)) + sets.choice.numpy()
-    pairs, number = np.unique(keys, return_inverse=True)
-    times = np.bincount(number, reliability[judgment], minlength=len(pairs))
+    pairs, place = np.unique(keys, return_inverse=True)
+    times = np.bincount(place, reliability[judgment], minlength=len(pairs))
     pairs, times = pairs[times > 0], times[times > 0]
-    person, made_choice = pairs // max(1, len(sets)), pairs % max(1, len(sets))
-    # Every place of a block of ties is a row.
-    rows = np.bincount(made.choice.numpy(), minlength=len(sets))
-    first, each = (rows.cumsum() - rows)[made_choice], rows[made_choice]
-    choice = np.repeat(first - (each.cumsum() - each), each) + np.arange(each.sum())
-    person, times = np.repeat(person, each), np.repeat(times, each)
+    person, choice = pairs // max(1, len(sets)), pairs % max(1, len(sets))
     who, start, count = np.unique(person, return_index=True, return_counts=True)
-    alternatives = made.response.shape[1] - 1
+    alternatives = made.response.shape[1]
     worths = panel.features is None
     number = np.full(panel.response_count, -1)
     number[columns] = np.arange(len(columns)) if worths else -1
@@ -424,7 +447,7 @@ def blocks_of(panel: Panel, columns: np.ndarray, *, ties: str = "efron", top: in
         while at + wide < len(order):
             entries = int(count[order[at + wide]])
             real += entries
-            width = min(len(columns), entries * (alternatives + 1)) if worths else len(columns)
+            width = min(len(columns), entries * alternatives) if worths else len(columns)
             padded = (wide + 1) * entries
             if padded * alternatives * max(1, width) > CELLS or padded > MOST_PADDING * real + UNPADDED:
                 break
@@ -439,9 +462,33 @@ def blocks_of(panel: Panel, columns: np.ndarray, *, ties: str = "efron", top: in
     return blocks
 
 
+class _Padded(NamedTuple):
+    """All distinct choices: responses `(choices, a)`, T first, -1 is padding; numbers in T and in both `(choices,)`;
+    a_j `(choices, d)`, 0 is padding."""
+
+    response: Tensor
+    tied: Tensor
+    known: Tensor
+    share: Tensor
+
+
+def _padded(sets: ChoiceSets, ties: str) -> _Padded:
+    tied, left = (torch.bincount(part.choice, minlength=len(sets)) for part in (sets.tied, sets.others))
+    response = torch.full((len(sets), max(2, int((tied + left).max()) if len(sets) else 2)), -1)
+    for part, start in ((sets.tied, torch.zeros_like(tied)), (sets.others, tied)):
+        number = torch.bincount(part.choice, minlength=len(sets))
+        within = torch.arange(len(part.choice)) - (number.cumsum(0) - number)[part.choice]
+        response[part.choice, start[part.choice] + within] = part.response
+    place = torch.arange(max(1, int(tied.max()) if len(sets) else 1)).double()
+    share = (
+        1 - place / tied.unsqueeze(1).clamp(min=1) if ties == "efron" else torch.ones(len(sets), len(place)).double()
+    )
+    return _Padded(response, tied, tied + left, torch.where(place < tied.unsqueeze(1), share, 0.0))
+
+
 def _block(
     panel: Panel,
-    made: Places,
+    made: _Padded,
     columns: np.ndarray,
     number: np.ndarray,
     annotator: np.ndarray,
@@ -450,38 +497,39 @@ def _block(
 ) -> Block:
     """The block of some annotators from their choices and how often they made them, `(n, e)`; 0 times is padding."""
     weight, chosen = torch.as_tensor(times), torch.as_tensor(choice)
-    padding = (weight == 0).unsqueeze(-1)
-    ids, log_share = made.response[chosen].clamp(min=0), made.log_share[chosen]
-    log_share = torch.cat((log_share[..., :1], log_share[..., 1:].masked_fill(padding, -torch.inf)), -1)
-    live = (log_share[..., 1:] > -torch.inf).unsqueeze(-1)
-    n, e, a = live.shape[:3]
+    ids, place = made.response[chosen], torch.arange(made.response.shape[1])
+    tied = (place < made.tied[chosen].unsqueeze(-1)).double()
+    others = (place < made.known[chosen].unsqueeze(-1)).double() - tied
+    share = made.share[chosen]
+    live, share = (share > 0).double(), torch.where(share > 0, share, 1.0)
+    n, e, a = ids.shape
 
     def differences(rows: Tensor) -> Tensor:
-        return torch.where(live, rows[..., 1:, :] - rows[..., :1, :], 0.0).view(n, e * a, rows.shape[-1])
+        return torch.where((ids >= 0).unsqueeze(-1), rows - rows[..., :1, :], 0.0).view(n, e * a, rows.shape[-1])
 
     who = torch.as_tensor(annotator)
     if panel.features is not None:
         features = torch.as_tensor(np.asarray(panel.features))
-        others = np.setdiff1d(np.arange(features.shape[1]), columns)
+        shared_columns = np.setdiff1d(np.arange(features.shape[1]), columns)
         column = torch.arange(len(columns)).expand(n, -1)
-        random, fixed = differences(features[:, columns][ids]), differences(features[:, others][ids])
-        return Block(who, column, random, fixed, log_share, weight)
+        random, fixed = differences(features[:, columns][ids]), differences(features[:, shared_columns][ids])
+        return Block(who, column, random, fixed, tied, others, share, live, weight)
     # Worths: the random coefficients of an annotator are the responses that they saw.
     table = torch.as_tensor(number)[ids]
-    table = torch.where((log_share > -torch.inf) & ~padding, table, -1)
+    table = torch.where((ids >= 0) & (weight > 0).unsqueeze(-1), table, -1)
     seen = [torch.unique(row[row >= 0]) for row in table.flatten(1)]
     width = max(len(row) for row in seen)
     column = torch.full((n, width), -1)
     for row, own in enumerate(seen):
         column[row, : len(own)] = own
     ordered = torch.where(column < 0, torch.iinfo(torch.int64).max, column)
-    own_worths = torch.zeros(n, e, 1 + a, width, dtype=torch.float64)
+    own_worths = torch.zeros(n, e, a, width, dtype=torch.float64)
     if width:
-        place = torch.searchsorted(ordered, table.flatten(1)).view(table.shape).clamp(max=width - 1)
-        own_worths.scatter_(3, place.unsqueeze(-1), (table >= 0).double().unsqueeze(-1))
-    others = np.setdiff1d(np.arange(panel.response_count), columns)
-    shared = torch.eye(panel.response_count, dtype=torch.float64)[:, others]
-    return Block(who, column, differences(own_worths), differences(shared[ids]), log_share, weight)
+        position = torch.searchsorted(ordered, table.flatten(1)).view(table.shape).clamp(max=width - 1)
+        own_worths.scatter_(3, position.unsqueeze(-1), (table >= 0).double().unsqueeze(-1))
+    shared_responses = np.setdiff1d(np.arange(panel.response_count), columns)
+    shared = torch.eye(panel.response_count, dtype=torch.float64)[:, shared_responses]
+    return Block(who, column, differences(own_worths), differences(shared[ids]), tied, others, share, live, weight)
 
 
 def laplace(block: Block, prior: Prior, start: Tensor | None = None) -> Posterior:
@@ -492,7 +540,7 @@ def laplace(block: Block, prior: Prior, start: Tensor | None = None) -> Posterio
     inverse = torch.cholesky_inverse(factor)
     log_det = torch.diagonal(factor, dim1=1, dim2=2).log().sum(-1)
 
-    def objective(theta: Tensor) -> tuple[Tensor, Tensor]:
+    def objective(theta: Tensor) -> tuple[Tensor, Sums]:
         value, p = block.log_likelihood(theta, prior.shared)
         moved = theta - mean
         return value - (moved.unsqueeze(1) @ inverse @ moved.unsqueeze(-1)).flatten() / 2, p
