@@ -171,18 +171,22 @@ def more_averages_real(found: Any) -> list[str]:
 
 def ties(found: Any) -> list[str]:
     rows = [
-        {"source": f"{name} ({own['judgments']} judgments, {own['prompts']} prompts, {own['ties']:.0%} ties)", **row}
+        {
+            "source": f"{name.split(',')[0]} ({own['judgments']} judgments, {own['ties']:.0%} ties)",
+            "held": f"{own['held_out']} ({own['units']})",
+            **row,
+        }
         for name, own in found["sources"].items()
         for row in own["rows"]
     ]
     template = """
-        | source | row | nu | log-loss of three outcomes | davidson's gain | predicted share of ties |
+        | source | held out | row | nu | log-loss of three outcomes | davidson's gain | predicted share of ties |
         accuracy on strict pairs |
         ---
-        | {source} | {row} | {nu:.2f} | {log_loss.ci:.4f} | {davidson_gain.ci:+.4f} | {predicted_ties:.3f}
+        | {source} | {held} | {row} | {nu:.2f} | {log_loss.ci:.4f} | {davidson_gain.ci:+.4f} | {predicted_ties:.3f}
         | {accuracy.ci:.3f} |"""
     intro = """{seeds} seeds. Log-loss in nats per judgment; the gain is the paired difference to `davidson`; 95 %
-        intervals over prompts and annotators."""
+        intervals over what is held out and annotators."""
     return [paragraph(intro.format_map(found["options"])), table(rows, template)]
 
 
