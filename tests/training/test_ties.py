@@ -17,7 +17,7 @@ from pluralign.judgments import Judgments
 from pluralign.judgments.votes import votes_of, write_votes
 from pluralign.scoring.items import items_of
 from pluralign.scoring.reward_models import load_reward_model
-from pluralign.training import ties
+from pluralign.training import choice_parameters
 from pluralign.training.reward_trainer import (
     BradleyTerryConfig,
     BradleyTerryTrainer,
@@ -64,7 +64,7 @@ def test_the_loss_is_davidson_s_and_nu_moves_to_its_estimate(tiny_model, tmp_pat
         tiny_model, pairs(64, 0.5), tmp_path, kind=BRADLEY_TERRY, max_steps=300, learning_rate=0.0, weight_decay=0.0,
         per_device_train_batch_size=32, logging_steps=300,
     )  # fmt: skip
-    trainer.learned_ties.log_nu = torch.tensor([-2.0], dtype=torch.float64).requires_grad_()
+    trainer.learned_ties.load({"value": torch.tensor([-2.0])})
     inputs = trainer.data_collator(list(range(32)))
     loss, utilities = trainer.compute_loss(trainer.model, inputs, return_outputs=True)
     expected = davidson_pair_log_likelihood(utilities, inputs["ranks"], torch.tensor([-2.0]))
@@ -76,19 +76,19 @@ def test_the_loss_is_davidson_s_and_nu_moves_to_its_estimate(tiny_model, tmp_pat
     )
     best = estimated_log_nu(gap, outcome, weight)
     # Half of a batch's noise in a Newton step of 0.02 is left.
-    assert trainer.learned_ties.log_nu.item() == pytest.approx(best, abs=0.1)
+    assert trainer.learned_ties.value.item() == pytest.approx(best, abs=0.1)
     assert trainer.state.log_history[0]["tie_nu"] == pytest.approx(trainer.learned_ties.nu[0], rel=1e-3)
 
 
 def test_rankings_with_blocks_have_a_parameter_for_each_size(tiny_model, tmp_path):
     tied = [{**row, "ranks": [1] * 3} if len(row["ranks"]) == 3 else row for row in rows(48)]
     trainer = make(tiny_model, tied, tmp_path, kind=PLACKETT_LUCE, max_steps=3)
-    assert len(trainer.learned_ties.log_nu) >= 2
+    assert len(trainer.learned_ties.value) >= 2
     inputs = trainer.data_collator(list(range(12)))
     trainer.model.eval()
     losses = trainer._losses(trainer._read(trainer.model, inputs)[inputs["index"]].detach(), inputs)
     utilities = trainer._read(trainer.model, inputs)[inputs["index"]]
-    found = davidson_log_likelihood(utilities, inputs["ranks"], trainer.learned_ties.log_nu.detach().to(utilities))
+    found = davidson_log_likelihood(utilities, inputs["ranks"], trainer.learned_ties.value.detach().to(utilities))
     torch.testing.assert_close(losses, -found)
     trainer.train()
     assert all(np.isfinite(value) for entry in trainer.state.log_history for value in entry.values())
@@ -130,7 +130,7 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(tiny_model, tmp_path):
     calm.train()
     resumed = make(tiny_model, pairs(40, 0.4), tmp_path / "resumed", **values)
     resumed.train(resume_from_checkpoint=str(tmp_path / "calm" / "checkpoint-4"))
-    assert torch.equal(resumed.learned_ties.log_nu, calm.learned_ties.log_nu)
+    assert torch.equal(resumed.learned_ties.value, calm.learned_ties.value)
     for one, other in zip(resumed.model.parameters(), calm.model.parameters(), strict=True):
         assert torch.equal(one, other)
 
@@ -155,5 +155,5 @@ def test_the_share_of_ties_and_the_longest_block():
         {"prompt": "?", "responses": list("abc"), "ranks": [1, 2, 3], "weight": 1.0},
     ]
     items = items_of(Judgments.from_rows(given))
-    assert ties.tie_share(items) == pytest.approx(3.0 / 3 / 4)
-    assert ties.longest_block(items) == 2
+    assert choice_parameters.tie_share(items) == pytest.approx(3.0 / 3 / 4)
+    assert choice_parameters.longest_block(items) == 2

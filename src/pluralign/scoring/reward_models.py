@@ -25,6 +25,7 @@ from pluralign.judgments.scales import LabelScale
 from pluralign.scoring.items import Items, items_of_texts
 from pluralign.scoring.loading import (
     SETTINGS,
+    TIE_NU,
     adapter_base,
     is_adapter,
     is_encoder,
@@ -49,8 +50,8 @@ from pluralign.scoring.text_models import TextModel
 from pluralign.scoring.tokens import TokenizedItems, TokenLimits, model_context
 from pluralign.scoring.trees import Reads
 
-TIE_NU = "tie_nu"
-"""Key of a model's settings with the parameters of its ties (`pluralign.choice.davidson`)."""
+ANNOTATOR_SCALES = "annotator_scales.json"
+"""The file of a run that holds the scales of its annotators (`evaluation.calibration.group_scales.GroupScales`)."""
 
 LONGEST_OF_OTHERS = 8192
 """Token limit of reward models from other libraries, which store none."""
