@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 
+import em_dpo_setup
 import more_setup
 from more_setup import rows
 from pluralign.choice.davidson import davidson_log_likelihood, davidson_pair_log_likelihood, estimated_log_nu
@@ -16,8 +17,11 @@ from pluralign.evaluation.rewards.tie_outcomes import outcome_pairs, tie_metrics
 from pluralign.judgments import Judgments
 from pluralign.judgments.votes import votes_of, write_votes
 from pluralign.scoring.items import items_of
+from pluralign.scoring.mixtures import Mixture, ranking_log_likelihoods, read_mixture
 from pluralign.scoring.reward_models import load_reward_model
 from pluralign.training import choice_parameters
+from pluralign.training.more.config import MOREConfig
+from pluralign.training.more.trainer import MORETrainer
 from pluralign.training.reward_trainer import (
     BradleyTerryConfig,
     BradleyTerryTrainer,
@@ -25,6 +29,7 @@ from pluralign.training.reward_trainer import (
     PlackettLuceTrainer,
 )
 from pluralign.workflows.evaluate import evaluate
+from pluralign.workflows.route import route
 
 BRADLEY_TERRY = (BradleyTerryConfig, BradleyTerryTrainer)
 PLACKETT_LUCE = (PlackettLuceConfig, PlackettLuceTrainer)
@@ -133,6 +138,80 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(tiny_model, tmp_path):
     assert torch.equal(resumed.learned_ties.value, calm.learned_ties.value)
     for one, other in zip(resumed.model.parameters(), calm.model.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_nu_moves_once_a_step_however_the_step_is_divided(tiny_model, tmp_path):
+    """Also in MORE, whose accumulated steps read each judgment twice."""
+    for kind in (BRADLEY_TERRY, (MOREConfig, MORETrainer)):
+        table = [{**row, "source": "ab"[number % 2]} for number, row in enumerate(pairs(48, 0.4))]
+        common = {"kind": kind, "ties": "davidson", "max_steps": 3, "judgments_per_group": 1}
+        whole = make(tiny_model, table, tmp_path / "whole", per_device_train_batch_size=16, **common)
+        parts = make(tiny_model, table, tmp_path / "parts", per_device_train_batch_size=4,
+                     gradient_accumulation_steps=4, **common)  # fmt: skip
+        start = whole.learned_ties.nu[0]
+        whole.train()
+        parts.train()
+        assert whole.learned_ties.nu[0] != start
+        assert parts.learned_ties.nu[0] == pytest.approx(whole.learned_ties.nu[0], rel=1e-5)
+
+
+def test_policies_and_more_have_the_same_likelihood(tiny_model, tmp_path):
+    table = [{**row, "source": "ab"[number % 2]} for number, row in enumerate(pairs(24, 0.5))]
+    more = make(tiny_model, table, tmp_path / "more", kind=(MOREConfig, MORETrainer), max_steps=2)
+    dpo = em_dpo_setup.make(str(tiny_model), table, tmp_path / "dpo", plain=True, ties="davidson", max_steps=2)
+    for trainer in (more, dpo):
+        inputs = trainer.data_collator(list(range(24)))
+        utilities = torch.randn(24, 2, dtype=torch.float64)
+        nu = torch.tensor(trainer.learned_ties.nu, dtype=torch.float64).log()
+        found = trainer.judgment_log_likelihood(utilities, inputs["ranks"])
+        torch.testing.assert_close(found, davidson_log_likelihood(utilities, inputs["ranks"], nu))
+        trainer.train()
+        assert trainer.training_metrics()["tie_nu"] == trainer.learned_ties.nu[0]
+        assert trainer.measure(Judgments.from_rows(table)).metrics["tie_share"] == pytest.approx(
+            np.mean([row["ranks"] == [1, 1] for row in table])
+        )
+
+
+def test_the_nu_of_a_policy_is_stored_and_used_by_evaluate(tiny_model, tmp_path):
+    test = Judgments.from_rows(pairs(20, 0.5, seed=3))
+    test.write(tmp_path / "test.parquet")
+    trainer = em_dpo_setup.make(
+        str(tiny_model), pairs(24, 0.5), tmp_path / "run", plain=True, ties="davidson", max_steps=2
+    )
+    trainer.train()
+    trainer.save_model()
+    expected = trainer.measure(test).metrics
+    metrics = evaluate(tmp_path / "run", str(tmp_path / "test.parquet"), tmp_path / "out")
+    for key in ("outcome_log_loss", "predicted_tie_share"):
+        assert metrics[key] == pytest.approx(expected[key], rel=1e-4)
+    # Under another beta nu says nothing.
+    other = evaluate(tmp_path / "run", str(tmp_path / "test.parquet"), tmp_path / "other", beta=2.0)
+    assert "outcome_log_loss" not in other
+
+
+def test_types_share_nu_which_their_posteriors_use_and_rounds_keep(tiny_model, tmp_path):
+    table = Judgments.from_rows([{**row, "group": f"g{int(row['annotator'][1:]) % 2 + 1}"} for row in pairs(54, 0.4)])
+    values = {"ties": "davidson", "rounds": 2, "max_steps": 3}
+    trainer = em_dpo_setup.make(str(tiny_model), table, tmp_path / "run", **values)
+    start = trainer.learned_ties.nu[0]
+    trainer.train()
+    trainer.save_model()
+    mixture = read_mixture(tmp_path / "run")
+    assert mixture.ties == "davidson"
+    assert mixture.tie_nu == trainer.learned_ties.nu != [start]
+    items, utilities = trainer.score(table)
+    nu = torch.tensor(mixture.tie_nu, dtype=torch.float64).log()
+    found = ranking_log_likelihoods(utilities, items, mixture)
+    for kind in range(2):
+        own = torch.from_numpy(utilities[kind][items.response].reshape(-1, 2))
+        expected = davidson_log_likelihood(own, torch.from_numpy(items.ranks.reshape(-1, 2)), nu)
+        np.testing.assert_allclose(found[:, kind], expected, rtol=1e-9)
+    table.write(tmp_path / "test.parquet")
+    metrics = evaluate(tmp_path / "run", str(tmp_path / "test.parquet"), tmp_path / "out")
+    assert metrics["outcome_log_loss"] == pytest.approx(trainer.measure(table).metrics["outcome_log_loss"], rel=1e-4)
+    assert route(tmp_path / "run", str(tmp_path / "test.parquet")).num_rows == 9
+    with pytest.raises(PluralignError, match="tie_nu of a mixture"):
+        Mixture({"a": 1.0}, ties="davidson")
 
 
 def test_what_has_no_third_outcome_is_refused(tiny_model, tmp_path):

@@ -27,6 +27,7 @@ from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.table import Judgments
 from pluralign.judgments.votes import read_votes
 from pluralign.scoring.crowds import check_labels
+from pluralign.scoring.group_heads import Groups
 from pluralign.scoring.items import Items
 from pluralign.scoring.loading import SETTINGS, STRENGTHS, is_encoder, limits_of, set_pad_token
 from pluralign.scoring.measured import Measured, column_of, strength_metrics
@@ -303,16 +304,18 @@ def reward_model_of(
     args: JudgmentConfig,
     tokenizer: PreTrainedTokenizerBase | None,
     scale: LabelScale | None = None,
+    groups: Groups | None = None,
 ) -> RewardModel:
     """A reward model, loaded by name or wrapped, with its tokenizer and limits; with a scale a label model."""
     if isinstance(model, str | os.PathLike):
-        return build_reward_model(model, label_scale=scale, **load_options(args))
+        return build_reward_model(model, label_scale=scale, groups=groups, **load_options(args))
     if tokenizer is None:
         raise PluralignError("processing_class: a model in memory needs its tokenizer")
     config = model.config
-    outputs = 1 if scale is None else len(scale.labels)
+    outputs = 1 if scale is None else len(scale.labels) * (1 + (len(groups) if groups else 0))
     if config.num_labels != outputs or (getattr(config, SETTINGS, None) is None and is_encoder(config)):
         wanted = "one output" if scale is None else f"{outputs} outputs, one for each label of '{scale.name}'"
+        wanted += f", for everybody and for each of {len(groups)} groups" if groups else ""
         raise PluralignError(
             f"model: expected a causal sequence classifier with {wanted}, or a model of build_reward_model"
         )
@@ -321,11 +324,11 @@ def reward_model_of(
         stored = label_scale_of(config)
         if stored is not None:
             check_labels(scale, stored, "training")
-        write_label_scale(config, scale)
+        write_label_scale(config, scale, groups)
     write_settings(config, limits)
     tokenizer.padding_side = "right"
     set_pad_token(model, tokenizer)
     wrapped = as_reward_model(model)
     if scale is None:
         return RewardModel(wrapped, tokenizer, limits)
-    return LabelModel(wrapped, tokenizer, limits, scale=scale)
+    return LabelModel(wrapped, tokenizer, limits, scale=scale, groups=groups)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,15 @@ from pluralign.policies.matching import Kinds, matching_beside, said_beside, wri
 from pluralign.policies.mixture import MixturePolicy
 from pluralign.policies.routing import is_typed_run, type_utilities
 from pluralign.reports.cards import cross_table, metrics_table
-from pluralign.scoring.crowds import CrowdResult, check_labels, crowd_of, evaluate_crowd, labels_anything, verdicts
+from pluralign.scoring.crowds import (
+    CrowdResult,
+    check_labels,
+    crowd_of,
+    evaluate_crowd,
+    group_gain,
+    labels_anything,
+    verdicts,
+)
 from pluralign.scoring.features import text_features
 from pluralign.scoring.items import Items, compares, items_of
 from pluralign.scoring.label_baselines import read_baselines
@@ -246,7 +255,11 @@ def _crowds(
     crowd = crowd_of(judgments)
     check_labels(crowd.scale, model.scale, "the labels of the files")
     stored = read_baselines(name)
-    return evaluate_crowd(judgments, crowd, model.distributions, seed, None if stored is None else stored.predict)
+    found = evaluate_crowd(judgments, crowd, model.distributions, seed, None if stored is None else stored.predict)
+    if model.groups is None:
+        return found
+    gain = group_gain(judgments, model.groups, model.group_distributions, seed)
+    return replace(found, metrics=found.metrics | gain)
 
 
 def _scales(model: str | os.PathLike[str], recalibration: Recalibration | None) -> GroupScales | None:
