@@ -50,6 +50,8 @@ BENCHMARKS = {
     "em_real": ("em_dpo.real_annotators", "hours", "EM-DPO on ConvArg and on Polis conversations"),
     "aggregation": ("aggregation.town", "30 min", "one policy for all types of a town: who prefers it to the base"),
     "crowds": ("crowds.predicted", "hours", "DPRM's predictions of crowds on new items"),
+    "crowd_groups": ("crowds.groups", "2 min", "DPRM's head for known groups on survey answers, against baselines"),
+    "dprm_policies": ("crowds.tuned_policies", "20 min", "what policies tuned on a DPRM say, as its paper's Table 2"),
     "crowd_defaults": ("crowds.defaults", "5 min", "DPRM's losses and targets on a linear head, against baselines"),
     "crowd_votes": ("crowds.votes", "1 min", "accuracy of a crowd's target: votes, drift, uneven samples"),
     "matching_lengths": ("matching.lengths", "1 min", "how long the responses are that each mode of matching asks for"),
