@@ -29,6 +29,7 @@ BENCHMARKS = {
         "MORE's gradients averaged over steps, and half-batches",
     ),
     "ties": ("reward_models.ties", "3 min", "Davidson's ties against efron and strict pairs, on three real crowds"),
+    "strengths": ("reward_models.strengths", "1 min", "strengths of preference as ordered outcomes, on HelpSteer2"),
     "small_language_model": ("against_trl.small_language_model", "10 min", "trains the model that others tune"),
     "interval_coverage": ("reward_models.interval_coverage", "3 min", "how often intervals of metrics hold the truth"),
     "dpo": ("against_trl.dpo", "10 min", "DPO on real data: the same result as TRL in less time"),

@@ -190,6 +190,18 @@ def ties(found: Any) -> list[str]:
     return [paragraph(intro.format_map(found["options"])), table(rows, template)]
 
 
+def strengths(found: Any) -> list[str]:
+    intro = """{options[seeds]} seeds, {pairs} pairs, {ties:.0%} of equal helpfulness. Accuracy and log-loss (nats) of
+        strict pairs; gains over `bradley-terry`, and of the ordered outcome over `constant`; 95 % intervals over
+        prompts."""
+    template = """
+        | row | accuracy | gain | log-loss | gain | log-loss of the ordered outcome | gain |
+        ---
+        | {row} | {accuracy.ci:.3f} | {accuracy_gain.ci:+.3f} | {log_loss.ci:.4f} | {log_loss_gain.ci:+.4f}
+        | {ordered.ci:.4f} | {ordered_gain.ci:+.4f} |"""
+    return [paragraph(intro.format_map(found)), table(found["rows"], template)]
+
+
 TABLES = {
     make.__name__: make
     for make in (
@@ -201,6 +213,7 @@ TABLES = {
         more_averages,
         more_averages_real,
         ties,
+        strengths,
         interval_coverage,
     )
 }
