@@ -28,7 +28,7 @@ from pluralign.judgments.table import Judgments
 from pluralign.judgments.votes import read_votes
 from pluralign.scoring.crowds import check_labels
 from pluralign.scoring.group_heads import Groups
-from pluralign.scoring.items import Items
+from pluralign.scoring.items import Items, items_of
 from pluralign.scoring.loading import SETTINGS, STRENGTHS, is_encoder, limits_of, set_pad_token
 from pluralign.scoring.measured import Measured, column_of, strength_metrics
 from pluralign.scoring.pooling import as_reward_model, label_scale_of, write_label_scale, write_settings
@@ -139,6 +139,7 @@ class RewardTrainer(JudgmentTrainer):
     ) -> None:
         loaded = reward_model_of(model, args, processing_class)
         trained = adapted(loaded.model, args, peft_config, "SEQ_CLS")
+        getattr(trained.config, SETTINGS).pop(STRENGTHS, None)  # of an earlier training
         self.reward_model = RewardModel(trained, loaded.tokenizer, loaded.limits)
         super().__init__(self.reward_model, args, train_dataset, eval_dataset, **trainer_arguments)
 
@@ -173,8 +174,6 @@ class BradleyTerryTrainer(RewardTrainer):
         if args.annotator_scales or args.strength == "ordered":
             train_dataset = None if train_dataset is None else as_judgments(train_dataset)
         super().__init__(model, args, train_dataset, *given, **others)
-        settings = getattr(self.reward_model.model.config, SETTINGS)
-        settings.pop(STRENGTHS, None)  # of an earlier training
         self.thresholds: LearnedThresholds | None = None
         self.levels: list[float] = []
         self.scales: LearnedScales | None = None
@@ -266,13 +265,14 @@ class BradleyTerryTrainer(RewardTrainer):
     def measure(self, judgments: Judgments) -> Measured:
         """Also how well strengths are predicted, and what the annotators' scales gain."""
         measured = super().measure(judgments)
-        items, rewards = self.score(judgments)
         metrics = dict(measured.metrics)
         if self.thresholds is not None:
+            items, rewards = self.score(judgments)
             cuts = self.thresholds.cuts.detach().tolist()
             metrics |= strength_metrics(judgments, items, rewards, self.levels, cuts)
         if (scales := self.annotator_scales) is not None and measured.pairs is not None:
-            metrics |= scale_metrics(measured.pairs, column_of(judgments, items, scales.column), scales)
+            names = column_of(judgments, items_of(judgments), scales.column)
+            metrics |= scale_metrics(measured.pairs, names, scales)
         return replace(measured, metrics=metrics)
 
     def after_saving(self, run: TrainingRun) -> dict[str, Any]:
