@@ -3,7 +3,7 @@
 A linear head with a deviation for each group, which is shrunk (`by_group` of DPRM), reads the frozen MiniLM state of
 the question. `head` is the same without groups. `marginal` is the mean of all training cells (question, group), `group
 marginal` that of a group, `question marginal` that of a question's other groups, where there are any. `logistic` is
-soft-label logistic regression on the question's state, `logistic, groups` the same with an indicator of each group.
+soft-label logistic regression on the question's state.
 
 Held out are questions (all of their groups), or 3 in 10 groups of each question. The head's steps and the shrinkage are
 those with the best log-loss on a fifth of the training units, for each row; the loss is `ce`, as in the regression.
@@ -29,7 +29,7 @@ from ..common.options import parsed, parts
 from ..common.results import OUT, store
 from .sources import source
 
-ROWS = ("marginal", "group marginal", "question marginal", "logistic", "logistic, groups", "head", "group head")
+ROWS = ("marginal", "group marginal", "question marginal", "logistic", "head", "group head")
 SPLITS = ("questions", "groups within questions")
 STEPS = (10, 20, 40, 80, 160, 320)
 SHRINKAGE = (3.0, 30.0, 300.0, 3000.0)
@@ -109,14 +109,11 @@ def predicted(row: str, cells: Cells, kind: str, train: np.ndarray, seed: int) -
         return np.tile(cells.shares[train].mean(0), (len(cells.group), 1)), None
     if row in ("group marginal", "question marginal"):
         return means(cells, train, cells.group if row == "group marginal" else cells.question), None
-    if row.startswith("logistic"):
-        x = cells.states[cells.question]
-        if row == "logistic, groups":
-            x = np.hstack([x, np.eye(len(cells.names))[cells.group]])
-        fitted = LabelRegression.fit(
-            x[train], cells.shares[train], np.full(len(train), 100.0), cells.question[train], seed
-        )
-        return fitted.predict(x), fitted.ridge
+    if row == "logistic":  # a question's cells have one state: their mean shares with their votes are as good
+        questions, votes = np.unique(cells.question[train], return_counts=True)
+        shares = means(cells, train, cells.question)[[np.argmax(cells.question == own) for own in questions]]
+        fitted = LabelRegression.fit(cells.states[questions], shares, 100.0 * votes, questions, seed)
+        return fitted.predict(cells.states)[cells.question], fitted.ridge
     by_group = row == "group head"
     inner, held = cells.parts(kind, seed + 1000, 0.2, train)
     tried = {}

@@ -1,7 +1,7 @@
 """Strengths of preference as ordered outcomes, on HelpSteer2: do they help to predict who wins?
 
 A pair's strength is the difference of the two published helpfulness scores, one to four steps of a quarter; equal
-scores are ties. A linear reward on frozen MiniLM states is fitted by maximum likelihood, with the ridge that is best on
+scores are ties. A linear reward on TF-IDF features (256 dimensions) is fitted by maximum likelihood, with the ridge that is best on
 a quarter of the training prompts: `bradley-terry` by who wins (ties by `efron`), `strict` by strict pairs alone,
 `ordered` by the cumulative logit with its thresholds. Held out: 3 in 10 prompts. `log-loss` is that of strict pairs (of
 `ordered`: given that they are strict), `ordered outcome` that of all pairs with their strength; `constant` has
@@ -24,7 +24,7 @@ from pluralign.evaluation.intervals import Resampling
 from pluralign.scoring.features import text_features
 from pluralign.scoring.items import items_of_texts
 
-from ..common.data import DATA, encoder
+from ..common.data import DATA
 from ..common.options import parsed
 from ..common.results import OUT, store
 
@@ -42,7 +42,8 @@ def pairs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
                 prompts.append(row["prompt"])
                 texts.append(row["responses"])
                 gap.append(first - second)
-    states = text_features(items_of_texts(prompts, texts), encoder(), cache=OUT / "cache").astype(np.float64)
+    states = text_features(items_of_texts(prompts, texts), "tfidf", dimensions=256, cache=OUT / "cache")
+    states = states.astype(np.float64)
     states = (states / states.std(0)).reshape(len(gap), 2, -1)
     return states[:, 0] - states[:, 1], np.array(gap), np.unique(prompts, return_inverse=True)[1]
 
