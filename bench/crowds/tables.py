@@ -71,9 +71,10 @@ def crowd_defaults(found: Any) -> list[str]:
         for row in own["rows"]
     ]
     template = """
-        | source | row | log-loss | gain over the marginal | transport cost |
+        | source | row | log-loss | gain over the marginal | transport cost | tuning gain |
         ---
-        | {source} | {row} | {log_loss:.4f} | {log_loss_over_marginal.ci:+.4f} | {transport_cost:.4f} |"""
+        | {source} | {row} | {log_loss:.4f} | {log_loss_over_marginal.ci:+.4f} | {transport_cost:.4f}
+        | {tuning_gain:+.4f} |"""
     intro = """{seeds} seeds. Log-loss in nats per vote, mean over items; the gain is positive where a row is better,
         with its 95 % interval over prompts, paired item by item."""
     return [paragraph(intro.format_map(found["options"])), table(rows, template)]
