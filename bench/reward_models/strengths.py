@@ -1,11 +1,11 @@
 """Strengths of preference as ordered outcomes, on HelpSteer2: do they help to predict who wins?
 
 A pair's strength is the difference of the two published helpfulness scores, one to four steps of a quarter; equal
-scores are ties. A linear reward on TF-IDF features (256 dimensions) is fitted by maximum likelihood, with the ridge that
-is best on a quarter of the training prompts: `bradley-terry` by who wins (ties by `efron`), `strict` by strict pairs
-alone, `ordered` by the cumulative logit with its thresholds. Held out: 3 in 10 prompts. `log-loss` is that of strict
-pairs (of `ordered`: given that they are strict), `ordered outcome` that of all pairs with their strength; `constant` has
-thresholds alone.
+scores are ties. A linear reward on TF-IDF features (256 dimensions) is fitted by maximum likelihood, with the ridge
+that is best on a quarter of the training prompts: `bradley-terry` by who wins (ties by `efron`), `strict` by strict
+pairs alone, `ordered` by the cumulative logit with its thresholds. Held out: 3 in 10 prompts. `log-loss` is that of
+strict pairs (of `ordered`: given that they are strict), `ordered outcome` that of all pairs with their strength;
+`constant` has thresholds alone.
 """
 
 from __future__ import annotations
