@@ -69,7 +69,7 @@ class DPRMConfig(JudgmentConfig):
         "share are learned and shrunk. Texts are read once for all groups.",
     )
     group_shrinkage: float = setting(
-        30.0,
+        300.0,
         "With by_group, the number of votes of a group that the shrinkage of its deviation to 0 counts as.",
     )
     group_shares: dict[str, float] | None = setting(
