@@ -71,12 +71,45 @@ def crowd_defaults(found: Any) -> list[str]:
         for row in own["rows"]
     ]
     template = """
-        | source | row | log-loss | gain over the marginal | transport cost |
+        | source | row | log-loss | gain over the marginal | transport cost | tuning gain |
         ---
-        | {source} | {row} | {log_loss:.4f} | {log_loss_over_marginal.ci:+.4f} | {transport_cost:.4f} |"""
+        | {source} | {row} | {log_loss:.4f} | {log_loss_over_marginal.ci:+.4f} | {transport_cost:.4f}
+        | {tuning_gain:+.4f} |"""
     intro = """{seeds} seeds. Log-loss in nats per vote, mean over items; the gain is positive where a row is better,
         with its 95 % interval over prompts, paired item by item."""
     return [paragraph(intro.format_map(found["options"])), table(rows, template)]
+
+
+def crowd_groups(found: Any) -> list[str]:
+    intro = """{seeds} seeds. Log-loss in nats per vote, mean over held-out cells (question, group); gains are positive
+        where a row is better, with 95 % intervals over questions, paired cell by cell."""
+    rows = [
+        {"split": f"{kind} ({own['cells']} cells, {own['questions']} questions)", **row}
+        for kind, own in found["splits"].items()
+        for row in own["rows"]
+    ]
+    for row in rows:
+        for base in ("marginal", "group marginal", "logistic", "head"):
+            for end in ("", "_low", "_high"):
+                row[f"over_{base.replace(' ', '_')}{end}"] = row[f"over_{base}{end}"]
+    template = """
+        | held out | row | log-loss | gain over the marginal | over the group marginal | over logistic | over head |
+        ---
+        | {split} | {row} | {log_loss:.4f} | {over_marginal.ci:+.4f} | {over_group_marginal.ci:+.4f}
+        | {over_logistic.ci:+.4f} | {over_head.ci:+.4f} |"""
+    return [paragraph(intro.format_map(found["options"])), table(rows, template)]
+
+
+def dprm_policies(found: Any) -> list[str]:
+    intro = """{options[seeds]} seeds, {options[prompts]} held-out prompts of each, {options[draws]} responses drawn;
+        best of {options[n]}, {options[epochs]:g} epochs of every training. Percent of `helpful+harmless`; gains over
+        the reference with 95 % intervals over prompts."""
+    template = """
+        | reward | own model: reference | tuned | gain | second scorer: reference | tuned | gain |
+        ---
+        | {row} | {own_reference:.2f} | {own:.2f} | {own_gain.ci:+.2f} | {scorer_reference:.2f} | {scorer:.2f}
+        | {scorer_gain.ci:+.2f} |"""
+    return [paragraph(intro.format(options=found["options"])), table(found["rows"], template)]
 
 
 def crowd_votes_needed(found: Any) -> list[str]:
@@ -138,5 +171,14 @@ def crowd_votes_groups(found: Any) -> list[str]:
 
 
 TABLES = {
-    make.__name__: make for make in (crowds, crowd_defaults, crowd_votes_needed, crowd_votes_drift, crowd_votes_groups)
+    make.__name__: make
+    for make in (
+        crowds,
+        crowd_defaults,
+        crowd_groups,
+        dprm_policies,
+        crowd_votes_needed,
+        crowd_votes_drift,
+        crowd_votes_groups,
+    )
 }

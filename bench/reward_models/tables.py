@@ -171,19 +171,35 @@ def more_averages_real(found: Any) -> list[str]:
 
 def ties(found: Any) -> list[str]:
     rows = [
-        {"source": f"{name} ({own['judgments']} judgments, {own['prompts']} prompts, {own['ties']:.0%} ties)", **row}
+        {
+            "source": f"{name.split(',')[0]} ({own['judgments']} judgments, {own['ties']:.0%} ties)",
+            "held": f"{own['held_out']} ({own['units']})",
+            **row,
+        }
         for name, own in found["sources"].items()
         for row in own["rows"]
     ]
     template = """
-        | source | row | nu | log-loss of three outcomes | davidson's gain | predicted share of ties |
+        | source | held out | row | nu | log-loss of three outcomes | davidson's gain | predicted share of ties |
         accuracy on strict pairs |
         ---
-        | {source} | {row} | {nu:.2f} | {log_loss.ci:.4f} | {davidson_gain.ci:+.4f} | {predicted_ties:.3f}
+        | {source} | {held} | {row} | {nu:.2f} | {log_loss.ci:.4f} | {davidson_gain.ci:+.4f} | {predicted_ties:.3f}
         | {accuracy.ci:.3f} |"""
     intro = """{seeds} seeds. Log-loss in nats per judgment; the gain is the paired difference to `davidson`; 95 %
-        intervals over prompts and annotators."""
+        intervals over what is held out and annotators."""
     return [paragraph(intro.format_map(found["options"])), table(rows, template)]
+
+
+def strengths(found: Any) -> list[str]:
+    intro = """{options[seeds]} seeds, {pairs} pairs, {ties:.0%} of equal helpfulness. Accuracy and log-loss (nats) of
+        strict pairs; gains over `bradley-terry`, and of the ordered outcome over `constant`; 95 % intervals over
+        prompts."""
+    template = """
+        | row | accuracy | gain | log-loss | gain | log-loss of the ordered outcome | gain |
+        ---
+        | {row} | {accuracy.ci:.3f} | {accuracy_gain.ci:+.3f} | {log_loss.ci:.4f} | {log_loss_gain.ci:+.4f}
+        | {ordered.ci:.4f} | {ordered_gain.ci:+.4f} |"""
+    return [paragraph(intro.format_map(found)), table(found["rows"], template)]
 
 
 TABLES = {
@@ -197,6 +213,7 @@ TABLES = {
         more_averages,
         more_averages_real,
         ties,
+        strengths,
         interval_coverage,
     )
 }

@@ -4,8 +4,9 @@ A linear reward on frozen MiniLM states of the responses, fitted by maximum like
 held-out quarter of the training prompts. `davidson` learns nu with the reward; `efron` takes a tie for an order that
 was lost; `strict` leaves ties out. The last two say nothing about ties, so they are given the nu that is most likely on
 their training pairs, which is more than they offer by themselves. `constant` predicts the training share of ties and
-halves the rest. Held out: 3 in 10 prompts, and so their answers. All see the same judgments; intervals are over prompts
-and annotators, and pair `davidson` with each other row judgment by judgment.
+halves the rest. Held out: 3 in 10 prompts, and so their answers, or, where there are few prompts with many answers, 3
+in 10 pairs of answers. All see the same judgments; intervals are over what is held out and annotators, and pair
+`davidson` with each other row judgment by judgment.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from ..common.options import parsed, parts
 from ..common.results import OUT, store
 
 SOURCES = ("llm_crowd", "convarg", "webgpt", "pandalm")
+PAIRS_TOO = ("llm_crowd", "convarg")
+"""Sources with few prompts, whose pairs of answers are held out as well."""
 ROWS = ("constant", "strict", "efron", "davidson")
 RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3)
 MOST = 8000
@@ -54,9 +57,9 @@ def llm_crowd() -> Judgments:
 
 
 class Crowd:
-    """Pairs of a source: feature differences, outcomes, prompts and annotators."""
+    """Pairs of a source: feature differences, outcomes, the units that are held out (prompts or pairs), annotators."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, held_out: str = "prompts") -> None:
         judgments = llm_crowd() if name == "llm_crowd" else load(name)[0]
         items = items_of(judgments)
         states = text_features(items, encoder(), cache=OUT / "cache").astype(np.float64)
@@ -67,7 +70,8 @@ class Crowd:
         self.x = (states[shown[:, 0]] - states[shown[:, 1]]) / states.std(0)
         order = np.where(self.ranks > 0, self.ranks, 99)
         self.outcome = np.where(order[:, 0] < order[:, 1], 0, np.where(order[:, 0] == order[:, 1], 1, 2))
-        self.prompt = np.unique(items.prompt[pairs], return_inverse=True)[1]
+        units = items.prompt[pairs] if held_out == "prompts" else np.sort(shown, 1)
+        self.unit = np.unique(units, axis=0, return_inverse=True)[1].ravel()
         who = annotator_ids(column_of(judgments, items, "annotator"))
         self.annotator = who[pairs]
 
@@ -102,8 +106,8 @@ def outcomes(crowd: Crowd, method: str, train: np.ndarray, test: np.ndarray, see
     if method == "constant":
         log_nu = estimated_log_nu(np.zeros(len(train)), crowd.outcome[train])
         return log_outcomes(np.zeros(len(test)), log_nu), float(np.exp(log_nu))
-    prompts = np.random.default_rng([seed, 1]).permutation(np.unique(crowd.prompt[train]))
-    inside = np.isin(crowd.prompt[train], prompts[: max(1, len(prompts) // 4)])
+    units = np.random.default_rng([seed, 1]).permutation(np.unique(crowd.unit[train]))
+    inside = np.isin(crowd.unit[train], units[: max(1, len(units) // 4)])
     held = train[inside]
     losses = {}
     for ridge in RIDGES:
@@ -113,12 +117,12 @@ def outcomes(crowd: Crowd, method: str, train: np.ndarray, test: np.ndarray, see
     return log_outcomes(crowd.x[test] @ w, log_nu), float(np.exp(log_nu))
 
 
-def run(name: str, options: Any) -> dict[str, Any]:
-    crowd = Crowd(name)
+def run(name: str, held_out: str, options: Any) -> dict[str, Any]:
+    crowd = Crowd(name, held_out)
     places, logs, nus = [], {method: [] for method in ROWS}, {method: [] for method in ROWS}
     for seed in range(options.seeds):
-        prompts = np.random.default_rng(seed).permutation(crowd.prompt.max() + 1)
-        held = np.isin(crowd.prompt, prompts[: max(1, round(0.3 * len(prompts)))])
+        units = np.random.default_rng(seed).permutation(crowd.unit.max() + 1)
+        held = np.isin(crowd.unit, units[: max(1, round(0.3 * len(units)))])
         train, test = np.flatnonzero(~held), np.flatnonzero(held)
         places.append(test)
         for method in ROWS:
@@ -128,7 +132,7 @@ def run(name: str, options: Any) -> dict[str, Any]:
     place = np.concatenate(places)
     each = {method: np.concatenate(own) for method, own in logs.items()}
     outcome, rows = crowd.outcome[place], np.arange(len(place))
-    resampling = Resampling(crowd.prompt[place], annotator=crowd.annotator[place])
+    resampling = Resampling(crowd.unit[place], annotator=crowd.annotator[place])
     strict = (outcome != 1).astype(float)
     table = []
     for method, own in each.items():
@@ -141,16 +145,19 @@ def run(name: str, options: Any) -> dict[str, Any]:
         }
         table.append({"row": method, "nu": float(np.mean(nus[method])), **resampling.mean_intervals(means)})
     ties = float((outcome == 1).mean())
-    return {"judgments": len(crowd.x), "prompts": int(crowd.prompt.max()) + 1, "ties": ties, "rows": table}
+    return {"judgments": len(crowd.x), "units": int(crowd.unit.max()) + 1, "held_out": held_out, "ties": ties,
+            "rows": table}  # fmt: skip
 
 
 def main() -> None:
     options = parsed(__doc__, seeds=5, sources=parts(SOURCES, "Only these sources."))
     torch.set_num_threads(1)
     results = {}
-    for name in options.sources:
-        results[name] = run(name, options)
-        for row in results[name]["rows"]:
-            print(name, {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()},
-                  flush=True)  # fmt: skip
+    for name, held_out in [(name, unit) for name in options.sources for unit in ("prompts", "pairs")]:
+        if held_out == "pairs" and name not in PAIRS_TOO:
+            continue
+        found = results[f"{name}, {held_out}"] = run(name, held_out, options)
+        for row in found["rows"]:
+            shown = {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
+            print(name, held_out, shown, flush=True)
     store("ties", {"options": vars(options), "sources": results})

@@ -14,13 +14,7 @@ from pluralign.choice.davidson import (
     log_outcomes,
 )
 from pluralign.choice.plackett_luce import log_likelihood, pair_log_likelihood
-
-# Preferences among six packet puddings (Davidson 1970, table 1): i, j, i preferred, j preferred, no preference.
-PUDDING = [
-    (1, 2, 19, 22, 16), (1, 3, 16, 19, 12), (2, 3, 19, 19, 10), (1, 4, 18, 23, 13), (2, 4, 23, 19, 9),
-    (3, 4, 19, 20, 15), (1, 5, 13, 19, 18), (2, 5, 16, 20, 12), (3, 5, 16, 15, 17), (4, 5, 17, 14, 16),
-    (1, 6, 18, 21, 12), (2, 6, 22, 20, 12), (3, 6, 13, 18, 10), (4, 6, 14, 19, 18), (5, 6, 11, 21, 12),
-]  # fmt: skip
+from published_panels import PUDDING
 
 
 def random(judgments, n, seed=0, scale=1.0):

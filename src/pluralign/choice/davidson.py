@@ -28,7 +28,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 from torch import Tensor
 
-from pluralign.choice.plackett_luce import NOT_RANKED, competition_places
+from pluralign.choice.plackett_luce import NOT_RANKED, compared_pairs, competition_places
 
 Floats = NDArray[np.float64]
 
@@ -43,13 +43,13 @@ def davidson_log_likelihood(utilities: Tensor, ranks: Tensor, log_nu: Tensor, *,
     """Log-probability of each ranking with its ties, in nats.
 
     Args:
-        utilities: `(judgments, responses)`.
-        ranks: as in `pluralign.choice.plackett_luce.log_likelihood`.
+        utilities: `(..., judgments, responses)`.
+        ranks: `(judgments, responses)`, as in `pluralign.choice.plackett_luce.log_likelihood`.
         log_nu: log of the tie parameters of blocks of 2, 3 ... responses, `(D - 1,)`.
         top: stop after this many places; a block that starts within them is kept whole.
 
     Returns:
-        `(judgments,)`; 0 for a judgment without a ranked response.
+        `(..., judgments)`; 0 for a judgment without a ranked response.
 
     Raises:
         ValueError: a block is longer than D.
@@ -92,22 +92,22 @@ def davidson_log_likelihood(utilities: Tensor, ranks: Tensor, log_nu: Tensor, *,
 
 
 def davidson_pair_log_likelihood(utilities: Tensor, ranks: Tensor, log_nu: Tensor) -> Tensor:
-    """Mean log-probability of the three outcomes over the pairs of each ranking, in nats: `(judgments,)`.
+    """Mean log-probability of the three outcomes over the pairs of each ranking, in nats: `(..., judgments)`.
 
-    Pairs as in `pluralign.choice.plackett_luce.pair_log_likelihood`; `log_nu` is `(1,)`.
+    Pairs as in `pluralign.choice.plackett_luce.pair_log_likelihood`; the tie parameter is the first of `log_nu`.
 
     Examples:
         >>> u, nu = torch.tensor([[1.0, 0.0]]), torch.tensor([0.5]).log()
         >>> davidson_pair_log_likelihood(u, torch.tensor([[1, 1]]), nu).exp()
         tensor([0.1815])
     """
-    n = ranks.shape[-1]
-    first, second = torch.triu_indices(n, n, 1, device=ranks.device)
-    pairs = torch.stack((ranks[:, first], ranks[:, second]), -1)  # (judgments, pairs, 2)
-    shown = (pairs > -1).all(-1) & (pairs > NOT_RANKED).any(-1)
-    sides = torch.stack((utilities[:, first], utilities[:, second]), -1)
-    flat = davidson_log_likelihood(sides.flatten(0, 1), pairs.flatten(0, 1), log_nu[:1]).reshape(shown.shape)
-    return torch.where(shown, flat, torch.zeros_like(flat)).sum(-1) / shown.sum(-1).clamp(min=1).to(flat.dtype)
+    first, second, compared, order = compared_pairs(ranks)
+    half = (utilities[..., first] - utilities[..., second]) / 2
+    tie = log_nu[0].to(utilities).expand_as(half)
+    each = torch.where(order < 0, half, torch.where(order > 0, -half, tie))
+    each = each - torch.logsumexp(torch.stack((half, tie, -half)), 0)
+    total = torch.where(compared, each, torch.zeros_like(each)).sum(-1)
+    return total / compared.sum(-1).clamp(min=1).to(total.dtype)
 
 
 def log_outcomes(difference: ArrayLike, log_nu: float) -> Floats:

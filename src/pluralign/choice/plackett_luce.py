@@ -97,7 +97,7 @@ def pair_log_likelihood(
         tensor([True])
     """
     _check(utilities, ranks, ties, None)
-    first, second, shown, ordered = _pairs(ranks)
+    first, second, shown, ordered = compared_pairs(ranks)
     difference = utilities[..., first] - utilities[..., second]  # (..., judgments, pairs)
     ahead, behind = logsigmoid(difference), logsigmoid(-difference)
     if ties == "marginal":
@@ -127,7 +127,7 @@ def pair_sides(values: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ([3.0, 1.0, 3.0], [1.0, 0.0, 0.0])
     """
     _check(values, ranks, "efron", None)
-    first, second, shown, ordered = _pairs(ranks)
+    first, second, shown, ordered = compared_pairs(ranks)
     one, two = values[..., first], values[..., second]
     return torch.where(ordered <= 0, one, two), torch.where(ordered <= 0, two, one), shown & (ordered != 0)
 
@@ -169,8 +169,18 @@ def _check(utilities: Tensor, ranks: Tensor, ties: str, top: int | None) -> None
         raise ValueError(f"top: found {top}, expected 1 or more")
 
 
-def _pairs(ranks: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """All pairs of columns: first, second; compared; and -1, 0, 1 for first better, tied, second better."""
+def compared_pairs(ranks: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """All pairs of columns of `(judgments, responses)` ranks, as in `log_likelihood`.
+
+    Returns:
+        The first and the second column `(pairs,)`; a mask `(judgments, pairs)` of the pairs that a judgment compares;
+        and `(judgments, pairs)` -1 where the first is better, 0 where they tie, 1 where the second is better.
+
+    Examples:
+        >>> first, second, compared, order = compared_pairs(torch.tensor([[2, 1, 0], [1, 1, -1]]))
+        >>> first.tolist(), second.tolist(), order[compared].tolist()
+        ([0, 0, 1], [1, 2, 2], [1, -1, -1, 0])
+    """
     first, second = torch.triu_indices(ranks.shape[-1], ranks.shape[-1], 1, device=ranks.device)
     pairs = torch.stack((ranks[:, first], ranks[:, second]), -1)  # (judgments, pairs, 2)
     compared = (pairs > NOT_SHOWN).all(-1) & (pairs > NOT_RANKED).any(-1)

@@ -24,6 +24,7 @@ from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.schema import schema
 from pluralign.judgments.table import Judgments
 from pluralign.judgments.votes import VoteState, item_key, votes_of
+from pluralign.scoring.group_heads import Groups
 from pluralign.scoring.items import Items, items_of_responses
 
 logger = logging.get_logger(__name__)
@@ -110,6 +111,66 @@ def crowd_of(
     if strength in (0, "estimated"):
         state = state.with_strength()
     return crowd_of_state(state, smoothing=smoothing, cost=cost, prior=strength != 0)
+
+
+def crowds_by_group(judgments: Judgments, names: Sequence[str], **options: Any) -> tuple[Crowd, np.ndarray]:
+    """The crowds of the groups in one: an item is a (prompt, response) and the group of those who voted on it.
+
+    Args:
+        judgments: the table; votes of other groups, or of none, are items of no group.
+        names: the groups.
+        options: as in `crowd_of`.
+
+    Returns:
+        The crowd, and the number of each item's group, one past the last for none: `(items,)`.
+
+    Raises:
+        PluralignError: the table has no labels.
+    """
+    number = {name: place for place, name in enumerate(names)}
+    of_row = np.array([number.get(name, len(names)) for name in judgments.column("group")], dtype=np.int64)
+    voted = np.array([any(label is not None for label in labels or ()) for labels in judgments.column("labels")])
+    present = np.unique(of_row[voted]).tolist()
+    crowds = [crowd_of(judgments.select(np.flatnonzero(of_row == place).tolist()), **options) for place in present]
+    if not crowds:
+        return crowd_of(judgments, **options), of_row  # raises
+    group = np.repeat(present, [len(crowd.prompt) for crowd in crowds])
+    arrays = ("distribution", "counts", "low", "high")
+    joined = {name: np.concatenate([getattr(crowd, name) for crowd in crowds]) for name in arrays}
+    prompt = [text for crowd in crowds for text in crowd.prompt]
+    return Crowd(prompt, [text for crowd in crowds for text in crowd.response], **joined, scale=crowds[0].scale), group
+
+
+def group_gain(judgments: Judgments, groups: Groups, predict: Predict, seed: int = 0) -> dict[str, float]:
+    """By how much a model's predictions for groups are better than its prediction for the population.
+
+    Args:
+        judgments: the table.
+        groups: those that the model tells apart.
+        predict: texts to predictions for the groups, `(responses, groups, labels)`.
+        seed: seed of the bootstrap.
+
+    Returns:
+        `group_items`, the number of (response, group) with votes; `gain_of_groups`, the mean over them of
+        sum_k s_k log(mu_gk / mu_k), in nats per vote, with its interval over prompts; `gain_of_groups/group=NAME`,
+        the same for one group. Empty without votes of these groups.
+    """
+    names = groups.names
+    crowd, group = crowds_by_group(judgments, names)
+    kept = group < len(names)
+    if not kept.any():
+        return {}
+    items = crowd.items()
+    by_group = predict(items)[items.response]
+    own = by_group[np.arange(len(group)), np.minimum(group, len(names) - 1)]
+    common = np.einsum("g,igl->il", np.array(groups.shares), by_group)
+    metrics = {"group_items": float(kept.sum())}
+    places = {"": kept} | {f"/group={name}": group == place for place, name in enumerate(names)}
+    for key, rows in places.items():
+        if rows.any():
+            found = log_loss_gain(own[rows], common[rows], crowd.counts[rows], items.prompt[rows], seed=seed)
+            metrics |= {name.replace("gain", "gain_of_groups", 1) + key: value for name, value in found.items()}
+    return metrics
 
 
 def crowd_of_state(

@@ -136,13 +136,29 @@ def items_of_texts(prompts: Sequence[Any], responses: Sequence[Sequence[Any]]) -
 
 
 def items_of_responses(prompts: Sequence[Any], responses: Sequence[Any], weight: np.ndarray) -> Items:
-    """Distinct (prompt, response) pairs, each a judgment that shows one response; all arguments are `(judgments,)`."""
+    """Judgments that show one response each; equal (prompt, response) pairs share it. All arguments are `(judgments,)`.
+
+    Examples:
+        >>> items_of_responses(["Tea?", "Tea?"], ["Yes", "Yes"], np.ones(2)).response.tolist()
+        [0, 0]
+    """
     unique = {_key(prompt): prompt for prompt in prompts}
     places = {key: place for place, key in enumerate(unique)}
-    item = [places[_key(prompt)] for prompt in prompts]
-    each, texts = list(range(len(prompts))), list(responses)
-    offsets, ranks = [*each, len(each)], [1] * len(each)
-    return _by_item(list(unique.values()), texts, item, each, ranks, offsets, each, weight.tolist(), 0)
+    keys = [(places[_key(prompt)], _key(text)) for prompt, text in zip(prompts, responses, strict=True)]
+    texts = dict(zip(reversed(keys), reversed(responses), strict=True))
+    number = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    each = list(range(len(keys)))
+    return _by_item(
+        prompts=list(unique.values()),
+        texts=[texts[key] for key in number],
+        item=[item for item, _ in number],
+        response=[number[key] for key in keys],
+        ranks=[1] * len(each),
+        offsets=[*each, len(each)],
+        row=each,
+        weight=weight.tolist(),
+        left_out=0,
+    )
 
 
 def _by_item(

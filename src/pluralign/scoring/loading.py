@@ -24,6 +24,13 @@ from pluralign.scoring.tokens import TokenLimits, model_context
 SETTINGS = "pluralign"
 """The key of our settings (token limits, pooling) in a model's config."""
 
+TIE_NU = "tie_nu"
+"""Key of a model's settings with the parameters of its ties (`pluralign.choice.davidson`)."""
+
+STRENGTHS = "strengths"
+"""Key of a model's settings with its strengths of preference and the thresholds between them
+(`pluralign.choice.ordered`)."""
+
 DEFAULT_MAX_LENGTH = 1024
 
 

@@ -23,6 +23,7 @@ from pluralign.evaluation.calibration.reliability import reliability_table
 from pluralign.evaluation.intervals import annotator_ids
 from pluralign.evaluation.pairs import Pairs, pairs_of
 from pluralign.evaluation.policies.answer_lists import MarginMap
+from pluralign.evaluation.rewards import strengths
 from pluralign.evaluation.rewards.over_rewarding import over_rewarding
 from pluralign.evaluation.rewards.summary import evaluate_rewards
 from pluralign.evaluation.rewards.tie_outcomes import tie_metrics
@@ -117,19 +118,39 @@ def reward_metrics(
 
 
 def outcome_metrics(
-    judgments: Judgments, items: Items, rewards: np.ndarray, nu: float, seed: int = 0
+    judgments: Judgments, items: Items, rewards: np.ndarray, nu: float, seed: int = 0, types: np.ndarray | None = None
 ) -> dict[str, float]:
     """How well outcomes of pairs, ties among them, are predicted: `evaluation.rewards.tie_outcomes.tie_metrics`.
 
     Args:
-        judgments, items, seed: as in `reward_metrics`.
-        rewards: raw rewards of the unique responses, for which nu was learned, `(responses,)`.
+        judgments, items, seed, types: as in `reward_metrics`.
+        rewards: raw rewards of the unique responses, for which nu was learned, `(responses,)`; with `types` those under
+            every type, `(types, responses)`.
         nu: the tie parameter of pairs.
     """
     who = annotator_ids(column_of(judgments, items, "annotator"))
-    shown = shown_rewards(items, rewards)
+    shown = shown_rewards(items, rewards, types)
     log_nu = float(np.log(nu))
     return tie_metrics(shown, items.ranks, items.offsets, items.prompt, items.weight, log_nu, annotator=who, seed=seed)
+
+
+def strength_metrics(
+    judgments: Judgments, items: Items, rewards: np.ndarray, levels: Sequence[float], thresholds: Sequence[float],
+    seed: int = 0,
+) -> dict[str, float]:  # fmt: skip
+    """How well ordered strengths are predicted: `evaluation.rewards.strengths.strength_metrics`.
+
+    Args:
+        judgments, items, seed: as in `reward_metrics`.
+        rewards: raw rewards of the unique responses, for which the thresholds were learned, `(responses,)`.
+        levels: the strengths that the model knows, in order; other ones count as unknown.
+        thresholds: between them.
+    """
+    number = {level: place for place, level in enumerate(levels, 1)}
+    strength = [number.get(value, 0) for value in column_of(judgments, items, "strength")]
+    who = annotator_ids(column_of(judgments, items, "annotator"))
+    shown = (shown_rewards(items, rewards), items.ranks, items.offsets, items.prompt, items.weight)
+    return strengths.strength_metrics(*shown, strength, thresholds, annotator=who, seed=seed)
 
 
 def pairs_under(
@@ -161,7 +182,7 @@ def slices_of(judgments: Judgments, items: Items) -> dict[str, list[str | None]]
     return {name: values for name, values in columns.items() if any(values)}
 
 
-def column_of(judgments: Judgments, items: Items, name: str) -> list[str | None]:
+def column_of(judgments: Judgments, items: Items, name: str) -> list[Any]:
     """A column's values for the judgments that rank something."""
     values = judgments.column(name)
     return [values[row] for row in items.row]
@@ -235,6 +256,8 @@ def typed_metrics(
     annotators, groups = (column_of(judgments, items, name) for name in ("annotator", "group"))
     beliefs = believed(annotators, posteriors, mixture)
     metrics = reward_metrics(judgments, items, utilities, seed, beliefs.type)
+    if mixture.tie_nu:
+        metrics |= outcome_metrics(judgments, items, utilities, mixture.tie_nu[0], seed, beliefs.type)
     unknown = [name for name, known in zip(annotators, beliefs.known, strict=True) if not known]
     metrics |= {"types": len(utilities), "unknown_annotators": len(set(unknown) - {None}) + unknown.count(None)}
     if items.weight.sum() > 0:

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from pluralign.choice.plackett_luce import NOT_RANKED, Ties, log_likelihood, pair_log_likelihood
+from pluralign.choice.likelihoods import AnyTies, RankingLikelihood
+from pluralign.choice.plackett_luce import NOT_RANKED
 from pluralign.choice.preference_matching import Penalty
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import disk_errors, write_json
@@ -58,6 +59,7 @@ class Mixture:
         top: how many places of a ranking counted in tuning.
         penalty: which part of the reference's log-probability the implicit rewards charge; `kl` is all of it.
         combination: `mixture` draws an adapter for every response; `pooled` adds the adapters' logits at every token.
+        tie_nu: with `ties: davidson`, the tie parameters of blocks of 2, 3 ... responses, common to all types.
 
     Examples:
         >>> Mixture({"type-1": 0.5, "type-2": 0.4})
@@ -70,10 +72,11 @@ class Mixture:
     weights: dict[str, float]
     beta: float = 0.1
     loss_type: LossType = "plackett-luce"
-    ties: Ties = "efron"
+    ties: AnyTies = "efron"
     top: int | None = None
     penalty: Penalty = field(default_factory=lambda: Penalty("kl"))
     combination: Combination = "mixture"
+    tie_nu: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name in self.weights:  # names of folders beside the file
@@ -88,13 +91,22 @@ class Mixture:
             raise PluralignError(f"weights of a mixture: found {self.weights}, expected shares that sum to 1")
         if not (_is_number(self.beta) and self.beta > 0):
             raise PluralignError(f"beta of a mixture: found {self.beta!r}, expected a number above 0")
-        allowed = {"loss_type": get_args(LossType), "ties": get_args(Ties)}
+        allowed = {"loss_type": get_args(LossType), "ties": get_args(AnyTies)}
         allowed["combination"] = get_args(Combination)
         for name, choices in allowed.items():
             if (value := getattr(self, name)) not in choices:
                 raise PluralignError(f"{name} of a mixture: found {value!r}, expected one of {', '.join(choices)}")
+        if not all(_is_number(nu) and nu > 0 for nu in self.tie_nu) or bool(self.tie_nu) != (self.ties == "davidson"):
+            raise PluralignError(
+                f"tie_nu of a mixture: found {self.tie_nu!r}, expected numbers above 0 with davidson alone"
+            )
         if self.top is not None and (type(self.top) is not int or self.top < 1):
             raise PluralignError(f"top of a mixture: found {self.top!r}, expected a whole number, 1 or more")
+
+    @property
+    def likelihood(self) -> RankingLikelihood:
+        """The likelihood of a ranking in tuning."""
+        return RankingLikelihood(self.loss_type == "sigmoid", self.ties, self.top, tuple(self.tie_nu))
 
     def write(self, folder: Path) -> None:
         """Write `mixture.json`."""
@@ -192,7 +204,7 @@ def ranking_log_likelihoods(utilities: ArrayLike, items: Items, mixture: Mixture
     Args:
         utilities: of the unique responses, `(types, responses)`.
         items: the judgments.
-        mixture: provides `loss_type`, `ties` and `top`.
+        mixture: provides the likelihood.
 
     Returns:
         `(judgments, types)`, without the judgments' weights; 0 where a judgment ranks nothing.
@@ -219,10 +231,9 @@ def ranking_log_likelihoods(utilities: ArrayLike, items: Items, mixture: Mixture
         shown = torch.from_numpy(values[:, items.response[places]])  # (types, judgments, responses)
         ranks = torch.from_numpy(items.ranks[places])
         try:
+            log_p = mixture.likelihood(shown, ranks)
             if mixture.loss_type == "sigmoid":
-                log_p = pair_log_likelihood(shown, ranks, ties=mixture.ties) * torch.from_numpy(pairs[block])
-            else:
-                log_p = log_likelihood(shown, ranks, ties=mixture.ties, top=mixture.top)
+                log_p = log_p * torch.from_numpy(pairs[block])
         except ValueError as fault:
             raise PluralignError(f"the mixture was tuned with ties: {mixture.ties}: {fault}") from fault
         log_likelihoods[block] = log_p.numpy().T

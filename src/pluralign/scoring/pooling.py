@@ -16,6 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 
 from pluralign.core.errors import PluralignError
 from pluralign.judgments.scales import LabelScale
+from pluralign.scoring.group_heads import GROUPS, Groups
 from pluralign.scoring.loading import SETTINGS, is_encoder
 from pluralign.scoring.probe import plain_model
 from pluralign.scoring.tokens import TokenLimits
@@ -76,11 +77,32 @@ def write_settings(config: Any, limits: TokenLimits) -> None:
     setattr(config, SETTINGS, {"pooling": "mean" if is_encoder(config) else "last"} | lengths)
 
 
-def write_label_scale(config: Any, scale: LabelScale) -> None:
-    """Store a label scale in a model's config, after `write_settings`; the head then has one output per label."""
-    config.id2label = dict(enumerate(scale.labels))
-    config.label2id = {label: place for place, label in enumerate(scale.labels)}
-    getattr(config, SETTINGS)[LABEL_SCALE] = scale.as_dict()
+def write_label_scale(config: Any, scale: LabelScale, groups: Groups | None = None) -> None:
+    """Store a label scale in a model's config, after `write_settings`; the head then has one output per label.
+
+    With groups it also has one per group and label (`pluralign.scoring.group_heads`).
+    """
+    labels = [
+        *scale.labels,
+        *(f"{label} ({name})" for name in (groups.names if groups else ()) for label in scale.labels),
+    ]
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: place for place, label in enumerate(labels)}
+    settings = getattr(config, SETTINGS)
+    settings[LABEL_SCALE] = scale.as_dict()
+    settings.pop(GROUPS, None)
+    if groups is not None:
+        settings[GROUPS] = groups.as_dict()
+
+
+def groups_of(config: Any) -> Groups | None:
+    """The groups that a head tells apart; `None` if there are none.
+
+    Raises:
+        PluralignError: they are damaged.
+    """
+    stored = (getattr(config, SETTINGS, None) or {}).get(GROUPS)
+    return None if stored is None else Groups.from_dict(stored, "config.json, pluralign.groups")
 
 
 def label_scale_of(config: Any) -> LabelScale | None:
@@ -93,7 +115,8 @@ def label_scale_of(config: Any) -> LabelScale | None:
     if stored is None:
         return None
     scale = LabelScale.from_dict(stored, "config.json, pluralign.label_scale")
-    if len(scale.labels) != config.num_labels:
+    groups = groups_of(config)
+    if len(scale.labels) * (1 + (len(groups) if groups else 0)) != config.num_labels:
         raise PluralignError(
             f"config.json: the label scale '{scale.name}' has {len(scale.labels)} labels and the model's head "
             f"{config.num_labels} outputs: was the file changed?"

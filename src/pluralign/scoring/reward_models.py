@@ -22,9 +22,11 @@ from pluralign.choice.transport import expected_reward, reward_quantile, reward_
 from pluralign.core.errors import PluralignError
 from pluralign.evaluation.calibration.recalibration import Recalibration
 from pluralign.judgments.scales import LabelScale
+from pluralign.scoring.group_heads import Groups
 from pluralign.scoring.items import Items, items_of_texts
 from pluralign.scoring.loading import (
     SETTINGS,
+    TIE_NU,
     adapter_base,
     is_adapter,
     is_encoder,
@@ -38,6 +40,7 @@ from pluralign.scoring.loading import (
 from pluralign.scoring.pooling import (
     Pooled,
     as_reward_model,
+    groups_of,
     label_scale_of,
     reward_model_class,
     write_label_scale,
@@ -49,8 +52,8 @@ from pluralign.scoring.text_models import TextModel
 from pluralign.scoring.tokens import TokenizedItems, TokenLimits, model_context
 from pluralign.scoring.trees import Reads
 
-TIE_NU = "tie_nu"
-"""Key of a model's settings with the parameters of its ties (`pluralign.choice.davidson`)."""
+ANNOTATOR_SCALES = "annotator_scales.json"
+"""The file of a run that holds the scales of its annotators (`evaluation.calibration.group_scales.GroupScales`)."""
 
 LONGEST_OF_OTHERS = 8192
 """Token limit of reward models from other libraries, which store none."""
@@ -131,6 +134,8 @@ class LabelModel(RewardModel):
     Args:
         scale: the labels and their rewards R.
         level: the quantile used as the reward, above 0 and at most 1; `None` uses the expected reward.
+        groups: the groups that the head tells apart; predictions are then those of a population with their shares
+            (`pluralign.scoring.group_heads`).
 
     Load a model and predict distributions:
 
@@ -140,6 +145,7 @@ class LabelModel(RewardModel):
 
     scale: LabelScale = field(kw_only=True)
     level: float | None = field(default=None, kw_only=True)
+    groups: Groups | None = field(default=None, kw_only=True)
 
     @property
     def rewards(self) -> torch.Tensor:
@@ -148,7 +154,11 @@ class LabelModel(RewardModel):
 
     def values(self, tokens: TokenizedItems, *args: Any, **options: Any) -> np.ndarray:
         """Reward of every unique response: `(responses,)`, float64; arguments as in `TextModel.values`."""
-        return self.rewards_of(softmax(super().values(tokens, *args, **options), -1))
+        return self.rewards_of(self.predicted(super().values(tokens, *args, **options)))
+
+    def predicted(self, outputs: np.ndarray) -> np.ndarray:
+        """mu `(responses, labels)` from the outputs of the head."""
+        return np.asarray(softmax(outputs, -1) if self.groups is None else self.groups.population(outputs))
 
     def rewards_of(self, distributions: np.ndarray) -> np.ndarray:
         """Rewards of predicted distributions, expected or quantile: `(responses, labels)` to `(responses,)`."""
@@ -161,7 +171,17 @@ class LabelModel(RewardModel):
 
     def distributions(self, items: Items, **options: Any) -> np.ndarray:
         """mu of every unique response: `(responses, labels)`, float64; options as in `TextModel.values`."""
-        return np.asarray(softmax(super().values(self.tokenize(items), **options), -1))
+        return self.predicted(super().values(self.tokenize(items), **options))
+
+    def group_distributions(self, items: Items, **options: Any) -> np.ndarray:
+        """mu_g of every unique response and group: `(responses, groups, labels)`, float64.
+
+        Raises:
+            PluralignError: the model tells no groups apart.
+        """
+        if self.groups is None:
+            raise PluralignError("the model tells no groups apart: train it with by_group: true")
+        return self.groups.distributions(super().values(self.tokenize(items), **options))
 
     def expected_reward(self, items: Items, **options: Any) -> np.ndarray:
         """sum_i R_i mu_i of every unique response: `(responses,)`."""
@@ -233,6 +253,7 @@ def build_reward_model(
     model_name_or_path: str | os.PathLike[str],
     *,
     label_scale: LabelScale | None = None,
+    groups: Groups | None = None,
     max_length: int | None = None,
     max_response_length: int | None = None,
     chat_template_path: str | None = None,
@@ -247,6 +268,7 @@ def build_reward_model(
     Args:
         model_name_or_path: a folder or a hub id.
         label_scale: give the head one output per label of this scale and return a `LabelModel`.
+        groups: with a label scale, groups that the head tells apart; it starts without differences between them.
 
     Raises:
         PluralignError: no such model, it cannot read `max_length` tokens, or it already has a different head.
@@ -256,32 +278,36 @@ def build_reward_model(
     limits = limits_of(config, tokenizer, max_length, max_response_length)
     if chat_template_path is not None:
         tokenizer.chat_template = read_chat_template(chat_template_path, hub)
-    _check_head(model_name_or_path, config, label_scale)
+    _check_head(model_name_or_path, config, label_scale, groups)
+    trained = groups is not None and groups_of(config) is not None
     if is_adapter(model_name_or_path):
         if not is_reward_model(config):
             raise PluralignError(f"{model_name_or_path}: is an adapter of a policy: merge it into its base first")
         continued: Any = _adapted(model_name_or_path, config, True, hub, model_kwargs)
         write_settings(continued.config, limits)
         if label_scale is not None:
-            write_label_scale(continued.config, label_scale)
+            write_label_scale(continued.config, label_scale, groups)
         set_pad_token(continued, tokenizer)
         if label_scale is None:
             return RewardModel(continued, tokenizer, limits)
-        return LabelModel(continued, tokenizer, limits, scale=label_scale)
+        return LabelModel(continued, tokenizer, limits, scale=label_scale, groups=groups)
     config.num_labels = 1
     write_settings(config, limits)
     if label_scale is not None:
-        write_label_scale(config, label_scale)
+        write_label_scale(config, label_scale, groups)
     options = {"config": config, "dtype": torch.float32, **hub, **model_kwargs}
     with weight_errors(model_name_or_path):
         model = reward_model_class(config, new_head=True).from_pretrained(model_name_or_path, **options)
     set_pad_token(model, tokenizer)
     if label_scale is None:
         return RewardModel(model, tokenizer, limits)
-    return LabelModel(model, tokenizer, limits, scale=label_scale)
+    if groups is not None and not trained:
+        with torch.no_grad():
+            model.score.weight[len(label_scale.labels) :] = 0
+    return LabelModel(model, tokenizer, limits, scale=label_scale, groups=groups)
 
 
-def _check_head(name: object, config: Any, scale: LabelScale | None) -> None:
+def _check_head(name: object, config: Any, scale: LabelScale | None, groups: Groups | None) -> None:
     """A checkpoint with a head is trained further, so its head must be the requested one."""
     others = getattr(config, SETTINGS, None) is None
     if not is_reward_model(config) or (others and is_encoder(config)):  # heads of other libraries' encoders are dropped
@@ -294,6 +320,12 @@ def _check_head(name: object, config: Any, scale: LabelScale | None) -> None:
         raise PluralignError(
             f"{name}: has a head for the labels '{stored.name}' ({', '.join(stored.labels)}), expected one for "
             f"{wanted}: start from its base model"
+        )
+    own = groups_of(config)
+    if stored is not None and (None if own is None else own.names) != (None if groups is None else groups.names):
+        known = "no groups" if own is None else ", ".join(own.names)
+        raise PluralignError(
+            f"{name}: has a head for {known}, and by_group asks for other ones: start from its base model"
         )
 
 
@@ -367,7 +399,7 @@ def load_reward_model(
     scale = label_scale_of(config)
     if scale is None:
         return RewardModel(*parts, recalibration=recalibration)
-    return LabelModel(*parts, recalibration=recalibration, scale=scale, level=quantile)
+    return LabelModel(*parts, recalibration=recalibration, scale=scale, level=quantile, groups=groups_of(model.config))
 
 
 def _adapted(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -128,6 +128,7 @@ class JudgmentCollator:
         sources: `(judgments,)` number of each judgment's source.
         opposite: from responses and ranks of a batch, `(judgments, responses)` each, the share of votes against
             each pair, `(judgments, pairs)`; `None` takes judgments as they are.
+        columns: further numbers of each judgment, name to `(judgments,)`.
     """
 
     items: Items
@@ -135,10 +136,11 @@ class JudgmentCollator:
     layout: Layout
     sources: np.ndarray
     opposite: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __call__(self, batch: list[int]) -> dict[str, Any]:
         """`blocks`; `response` (responses,) in the order of the blocks; and by judgment `index`, `ranks`
-        (judgments, responses), `weight`, `source` (judgments,) and `opposite` (judgments, pairs)."""
+        (judgments, responses), `weight`, `source` (judgments,) and `opposite` (judgments, pairs); and the columns."""
         responses, ranks = judgment_arrays(self.items, batch)
         unique = np.unique(responses[ranks != NOT_SHOWN])
         blocks = [lay_out(self.tokens, rows, self.layout) for rows in blocks_of(self.tokens, unique, self.layout)]
@@ -155,4 +157,4 @@ class JudgmentCollator:
         }
         if self.opposite is not None:
             inputs["opposite"] = torch.from_numpy(self.opposite(responses, ranks)).float()
-        return inputs
+        return inputs | {name: torch.from_numpy(column[batch]) for name, column in self.columns.items()}

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from transformers import TrainingArguments
 
-from pluralign.choice.plackett_luce import Ties
+from pluralign.training.choice_parameters import TiesOption
 
 
 def setting(default: Any, description: str) -> Any:
@@ -86,7 +86,12 @@ class JudgmentConfig(TrainingArguments):
     max_response_length: int | None = setting(
         None, "The most tokens of a response; longer ones are cut on the right. Default: three quarters of max_length."
     )
-    ties: Ties = setting("efron", "How the likelihood treats equal ranks.")
+    ties: TiesOption = setting(
+        "efron",
+        "How the likelihood treats equal ranks: davidson predicts ties, with tie parameters that are learned; efron, "
+        "breslow, average and marginal take them for orders that were lost. auto is davidson where 5 % or more of the "
+        "compared pairs are tied, else efron.",
+    )
     layout: Literal["auto", "tree", "flat"] = setting(
         "auto",
         "How texts become rows: as prompt trees where the model can read them (auto), always as trees, or flat, one "

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pluralign.choice.plackett_luce import log_likelihood, pair_log_likelihood, pair_sides
+from pluralign.choice.plackett_luce import pair_sides
 from pluralign.choice.preference_matching import Penalty
 from pluralign.core.errors import PluralignError
 from pluralign.judgments.votes import read_votes
@@ -174,11 +174,15 @@ class DPOTrainer(JudgmentTrainer):
     def _adapted(self, model: Any, args: Any, peft_config: peft.PeftConfig | None) -> Any:
         return adapted(model, args, peft_config, "CAUSAL_LM")
 
-    def judgment_log_likelihood(self, utilities: Tensor, ranks: Tensor, opposite: Tensor | float = 0.0) -> Tensor:
-        """Log-probability of the ranking, or the mean over its pairs."""
-        if self.args.loss_type == "sigmoid":
-            return pair_log_likelihood(utilities, ranks, ties=self.args.ties, opposite=opposite)
-        return log_likelihood(utilities, ranks, ties=self.args.ties, top=self.args.top)
+    @property
+    def counts_pairs(self) -> bool:
+        """By `loss_type`."""
+        return self.args.loss_type == "sigmoid"
+
+    @property
+    def top(self) -> int | None:
+        """As the config says."""
+        return self.args.top
 
     def _opposite(self) -> Any:
         smoothing = self.args.label_smoothing

@@ -7,26 +7,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import safetensors.torch
 import torch
 from torch import Tensor
 from transformers.utils import logging
 
+from pluralign.choice.likelihoods import RankingLikelihood
 from pluralign.choice.plackett_luce import pair_margins
 from pluralign.core.errors import PluralignError
 from pluralign.judgments.formats.trl import from_trl
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.items import Items, items_of
-from pluralign.scoring.measured import Measured, column_of, pairs_under, reward_metrics, slices_of
+from pluralign.scoring.loading import SETTINGS, TIE_NU
+from pluralign.scoring.measured import Measured, column_of, outcome_metrics, pairs_under, reward_metrics, slices_of
 from pluralign.scoring.text_models import TextModel
 from pluralign.scoring.tokens import TokenizedItems
 from pluralign.training.batches import JudgmentCollator, judgment_arrays
+from pluralign.training.choice_parameters import ChoiceParameter, chosen_ties
 from pluralign.training.configs import JudgmentConfig
 from pluralign.training.response_trainer import ResponseTrainer, weighted_judgments, weighted_mean
 
 logger = logging.get_logger(__name__)
+
+CHOICE_PARAMETERS = "choice_parameters.safetensors"
+"""The file of a checkpoint that holds what is learned beside the model."""
 
 Dataset = Judgments | Iterable[Mapping[str, Any]]
 """Judgments, or preference rows in TRL's format."""
@@ -70,14 +78,39 @@ class JudgmentTrainer(ResponseTrainer):
         items = self._ranked(judgments, "training")
         self.source_names, sources = _numbered(judgments, items)
         self._eval_of: dict[int, Evaluated] = {}  # by identity
+        getattr(text_model.model.config, SETTINGS).pop(TIE_NU, None)  # of an earlier training
         super().__init__(text_model, args, items, eval_dataset, **trainer_arguments)
-        self.data_collator = JudgmentCollator(items, self.train_tokens, self.layout, sources, self._opposite())
+        opposite = self._opposite()
+        self.data_collator = JudgmentCollator(items, self.train_tokens, self.layout, sources, opposite)
+        self.ties, self.learned_ties = chosen_ties(args.ties, items, self.counts_pairs, opposite is not None)
+        self.learned: dict[str, ChoiceParameter] = {}
+        """What is learned beside the model, by name."""
+        if self.learned_ties is not None:
+            self.learned["log_nu"] = self.learned_ties
 
     # What a subclass defines.
 
+    @property
+    def counts_pairs(self) -> bool:
+        """Whether a ranking counts as the mean over its pairs, not as a whole."""
+        return False
+
+    @property
+    def top(self) -> int | None:
+        """How many places of a whole ranking count."""
+        return None
+
+    @property
+    def likelihood(self) -> RankingLikelihood:
+        """The likelihood of a judgment, with the tie parameters as they are now."""
+        nu = () if self.learned_ties is None else tuple(self.learned_ties.nu)
+        return RankingLikelihood(self.counts_pairs, self.ties, self.top, nu)
+
     def judgment_log_likelihood(self, utilities: Tensor, ranks: Tensor, opposite: Tensor | float = 0.0) -> Tensor:
         """Log-probability of each judgment `(judgments,)` by the method, from `(judgments, responses)` both."""
-        raise NotImplementedError
+        learning = self.learned_ties is not None and utilities.requires_grad
+        log_nu = self.learned["log_nu"].value if learning else None
+        return self.likelihood(utilities, ranks, opposite, log_nu)
 
     def _eval_utilities(self, values: np.ndarray, tokens: TokenizedItems) -> np.ndarray:
         """Utilities of all responses of some texts, from the model's values."""
@@ -109,6 +142,42 @@ class JudgmentTrainer(ResponseTrainer):
         log_likelihood = self.judgment_log_likelihood(utilities, inputs["ranks"], inputs.get("opposite", 0.0))
         return self._penalty(utilities, inputs["ranks"]) - log_likelihood
 
+    # What is learned beside the model moves once in a step of the optimiser, and is part of a checkpoint.
+
+    def _learn(self, losses: Tensor, inputs: dict[str, Any]) -> None:
+        if not self.learned or not losses.requires_grad:
+            return
+        every = list(self.learned.values())
+        slopes = torch.autograd.grad(losses.sum(), [own.value for own in every], retain_graph=True)
+        for own, slope in zip(every, slopes, strict=True):
+            own.note(-slope, inputs["weight"], inputs)
+        if self.accelerator.sync_gradients:
+            for own in every:
+                own.step(self.accelerator)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if self.learned_ties is not None:
+            getattr(self.model.config, SETTINGS)[TIE_NU] = self.learned_ties.nu
+        super()._save(output_dir, state_dict)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.learned and self.args.should_save:
+            kept = {f"{name}.{key}": own for name, it in self.learned.items() for key, own in it.state().items()}
+            safetensors.torch.save_file(kept, Path(output_dir) / CHOICE_PARAMETERS)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        file = None if checkpoint is None else Path(checkpoint) / CHOICE_PARAMETERS
+        if self.learned and file is not None and file.exists():
+            kept = safetensors.torch.load_file(file)
+            for name, own in self.learned.items():
+                own.load({key.split(".", 1)[1]: it for key, it in kept.items() if key.split(".", 1)[0] == name})
+
+    def training_metrics(self) -> dict[str, Any]:
+        """The tie parameter of pairs, where ties have one."""
+        return {} if self.learned_ties is None else {"tie_nu": self.learned_ties.nu[0]}
+
     # Logs.
 
     def _note(self, utilities: Tensor, values: Tensor, inputs: dict[str, Any]) -> None:
@@ -125,8 +194,10 @@ class JudgmentTrainer(ResponseTrainer):
             self._add("sources", of_source.index_add(0, inputs["source"], noted))
 
     def _logs(self, sums: dict[str, Tensor]) -> dict[str, float]:
-        """The logs of `_logged` with `accuracy/source=NAME`."""
+        """The logs of `_logged` with `accuracy/source=NAME` and `tie_nu`."""
         logs = self._logged(sums)
+        if self.learned_ties is not None:
+            logs["tie_nu"] = self.learned_ties.nu[0]
         if "sources" in sums:
             for name, (weight, agree) in zip(self.source_names, sums["sources"].tolist(), strict=False):
                 if weight > 0:
@@ -152,9 +223,11 @@ class JudgmentTrainer(ResponseTrainer):
         return self._announced(metrics, metric_key_prefix)
 
     def measure(self, judgments: Judgments) -> Measured:
-        """Loss and the metrics of `reward_metrics` on held-out judgments."""
+        """Loss and the metrics of `reward_metrics` on held-out judgments, and of ties where they have a probability."""
         items, utilities = self.score(judgments)
         metrics = reward_metrics(judgments, items, utilities) | {"eval_loss": self.mean_loss(items, utilities)}
+        if self.learned_ties is not None:
+            metrics |= outcome_metrics(judgments, items, utilities, self.learned_ties.nu[0])
         slices = slices_of(judgments, items) if self.reports_over_rewarding else None
         return Measured(metrics, pairs_under(items, utilities, judgments=judgments), slices)
 

@@ -114,6 +114,9 @@ class ResponseTrainer(Objective, Trainer):
         """Factor of each judgment's loss, `(judgments,)`; `total` is the weight of the whole step."""
         return inputs.get("factor", 1.0)
 
+    def _learn(self, losses: Tensor, inputs: dict[str, Any]) -> None:
+        """Move what is learned beside the model, by the weighted losses of a micro-batch `(judgments,)`."""
+
     def _note(self, utilities: Tensor, values: Tensor, inputs: dict[str, Any]) -> None:
         """Add a batch to the sums for the logs."""
         raise NotImplementedError
@@ -171,9 +174,10 @@ class ResponseTrainer(Objective, Trainer):
         weight = inputs["weight"]
         total = weight.sum() if num_items_in_batch is None else num_items_in_batch
         losses = self._losses(utilities, inputs)
-        losses = losses * self._factor(losses, utilities, inputs, total)
+        weighted = weight * losses * self._factor(losses, utilities, inputs, total)
+        self._learn(weighted, inputs)
         # Processes average their gradients, so each scales its share by the number of processes.
-        loss = (weight * losses).sum() / total.clamp(min=torch.finfo(weight.dtype).tiny)
+        loss = weighted.sum() / total.clamp(min=torch.finfo(weight.dtype).tiny)
         loss = loss * self.accelerator.num_processes
         with torch.no_grad():
             self._note(utilities, values[inputs["index"]], inputs)

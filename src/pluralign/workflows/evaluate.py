@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_parquet
 from pluralign.core.locks import locks_out
+from pluralign.core.records import read_json
 from pluralign.core.runs import file_fingerprints, finish_run, finished_metrics, start_run
 from pluralign.evaluation.calibration.group_scales import GroupScales, scale_metrics
+from pluralign.evaluation.calibration.recalibration import Recalibration
 from pluralign.evaluation.policies.said_wanted import kinds_by_likeness, kinds_by_reward
 from pluralign.evaluation.rewards.sharing import sharing_gain
 from pluralign.evaluation.slices import annotator_table
@@ -27,11 +31,19 @@ from pluralign.policies.matching import Kinds, matching_beside, said_beside, wri
 from pluralign.policies.mixture import MixturePolicy
 from pluralign.policies.routing import is_typed_run, type_utilities
 from pluralign.reports.cards import cross_table, metrics_table
-from pluralign.scoring.crowds import CrowdResult, check_labels, crowd_of, evaluate_crowd, labels_anything, verdicts
+from pluralign.scoring.crowds import (
+    CrowdResult,
+    check_labels,
+    crowd_of,
+    evaluate_crowd,
+    group_gain,
+    labels_anything,
+    verdicts,
+)
 from pluralign.scoring.features import text_features
-from pluralign.scoring.items import compares, items_of
+from pluralign.scoring.items import Items, compares, items_of
 from pluralign.scoring.label_baselines import read_baselines
-from pluralign.scoring.loading import SETTINGS, load_parts
+from pluralign.scoring.loading import SETTINGS, STRENGTHS, TIE_NU, load_parts
 from pluralign.scoring.measured import (
     Measured,
     believed,
@@ -40,12 +52,19 @@ from pluralign.scoring.measured import (
     pairs_under,
     reward_metrics,
     slices_of,
+    strength_metrics,
     typed_metrics,
 )
 from pluralign.scoring.mixtures import is_mixture, read_mixture, read_responsibilities, weight_files
 from pluralign.scoring.recalibrated import read_recalibration
 from pluralign.scoring.reference import ANSWERS
-from pluralign.scoring.reward_models import LabelModel, RewardModel, is_reward_model, load_reward_model
+from pluralign.scoring.reward_models import (
+    ANNOTATOR_SCALES,
+    LabelModel,
+    RewardModel,
+    is_reward_model,
+    load_reward_model,
+)
 from pluralign.workflows.score import MarginMap, rewards_of
 
 NEAREST = "nearest"
@@ -187,9 +206,7 @@ def evaluate(
         metrics = reward_metrics(judgments, items, utilities, seed, recalibration=margin_map)
     else:
         metrics, types = typed_metrics(judgments, items, utilities, mixture, posteriors, seed)
-    if single is not None and single.tie_nu:
-        raw_rewards = utilities * (single.temperature or 1.0)
-        metrics |= outcome_metrics(judgments, items, raw_rewards, single.tie_nu[0], seed)
+    metrics |= _outcomes(settings, single, judgments, items, utilities, seed) if beta is None and not others else {}
     metrics |= compared | ({} if crowds is None else crowds.metrics)
     pairs = pairs_under(items, utilities, types, margin_map, judgments)
     for name, folder_of_source in (own or {}).items():
@@ -197,8 +214,7 @@ def evaluate(
         source_pairs = pairs_under(items, source_rewards, None, source_map, judgments)
         metrics |= sharing_gain(pairs, source_pairs, column_of(judgments, items, "source"), name, seed=seed)
     recalibration = None if single is None else single.recalibration
-    if recalibration is not None and "by" in recalibration.record:
-        scales = GroupScales.from_dict(recalibration.record["by"])
+    if (scales := _scales(model, recalibration) if single is not None else None) is not None:
         metrics |= scale_metrics(pairs, column_of(judgments, items, scales.column), scales, seed=seed)
     start_run(folder, config, inputs)
     Measured(metrics, pairs, slices_of(judgments, items) if is_reward else None, crowds).write(folder, seed)
@@ -239,7 +255,33 @@ def _crowds(
     crowd = crowd_of(judgments)
     check_labels(crowd.scale, model.scale, "the labels of the files")
     stored = read_baselines(name)
-    return evaluate_crowd(judgments, crowd, model.distributions, seed, None if stored is None else stored.predict)
+    found = evaluate_crowd(judgments, crowd, model.distributions, seed, None if stored is None else stored.predict)
+    if model.groups is None:
+        return found
+    gain = group_gain(judgments, model.groups, model.group_distributions, seed)
+    return replace(found, metrics=found.metrics | gain)
+
+
+def _scales(model: str | os.PathLike[str], recalibration: Recalibration | None) -> GroupScales | None:
+    """Scales of annotators, groups or sources: those of the recalibration, or those learned with the rewards."""
+    if recalibration is not None and "by" in recalibration.record:
+        return GroupScales.from_dict(recalibration.record["by"])
+    file = Path(model) / ANNOTATOR_SCALES
+    return GroupScales.from_dict(read_json(file)) if file.is_file() else None
+
+
+def _outcomes(
+    settings: Any, model: RewardModel | None, judgments: Judgments, items: Items, utilities: np.ndarray, seed: int
+) -> dict[str, float]:
+    """Metrics of ties and strengths, if the model has parameters of them, which were learned for its raw rewards."""
+    stored = getattr(settings, SETTINGS, None) or {}
+    raw = utilities * ((None if model is None else model.temperature) or 1.0)
+    metrics: dict[str, float] = {}
+    if nu := stored.get(TIE_NU):
+        metrics |= outcome_metrics(judgments, items, raw, nu[0], seed)
+    if own := stored.get(STRENGTHS):
+        metrics |= strength_metrics(judgments, items, raw, own["levels"], own["thresholds"], seed)
+    return metrics
 
 
 def _recalibration_notes(names: Sequence[str | os.PathLike[str]], raw: bool, quantile: float | None) -> list[str]:

@@ -63,6 +63,10 @@ def score(
         predicted = single.distributions(items)
         columns = {"reward": single.scaled(single.rewards_of(predicted))}
         columns |= prediction_columns(single.scale, predicted)
+        if single.groups is not None:
+            own = single.group_distributions(items)
+            for place, name in enumerate(single.groups.names):
+                columns[f"expected_reward_{name}"] = own[:, place] @ np.array(single.scale.rewards)
     else:
         columns = {"reward": rewards_of([model, *average], items, raw, quantile, hub, single)[0]}
     texts = text_columns([items.prompts[index] for index in items.item], items.responses)

@@ -63,6 +63,20 @@ class DPRMConfig(JudgmentConfig):
         "their own labels are not counted.",
     )
     item_weight: ItemWeight = setting("votes", "Count every item once (equal) or by its number of votes (votes).")
+    by_group: bool = setting(
+        False,
+        "Predict a distribution for each group of the column `group`: one head whose deviations from what all groups "
+        "share are learned and shrunk. Texts are read once for all groups.",
+    )
+    group_shrinkage: float = setting(
+        300.0,
+        "With by_group, the number of votes of a group that the shrinkage of its deviation to 0 counts as.",
+    )
+    group_shares: dict[str, float] | None = setting(
+        None,
+        "With by_group, the share of each group in the population that predictions are for. Default: those of the "
+        "training votes.",
+    )
     logistic_baseline: bool | None = setting(
         None,
         "Also fit soft-label logistic regression on frozen features of the starting model, which evaluations show "
@@ -86,6 +100,12 @@ class DPRMConfig(JudgmentConfig):
             raise ValueError("cost_matrix: goes with cost: matrix, and only with it")
         if self.annotator_weights is not None and self.vote_state is not None:
             raise ValueError("annotator_weights: has no effect with vote_state, which holds counted votes")
+        if self.by_group and self.vote_state is not None:
+            raise ValueError("by_group: a vote state does not know the votes of groups: leave one out")
+        if self.group_shares is not None and not self.by_group:
+            raise ValueError("group_shares: go with by_group: true")
+        if not 0 <= self.group_shrinkage < float("inf"):
+            raise ValueError(f"group_shrinkage: found {self.group_shrinkage}, expected a finite number, at least 0")
         if not 0 <= self.delta < float("inf"):
             raise ValueError(f"delta: found {self.delta}, expected a finite number, at least 0")
         if not 0 <= self.smoothing < 0.5:

@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import peft
 import torch
-from scipy.special import softmax
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -33,9 +32,12 @@ from pluralign.scoring.crowds import (
     crowd_metrics,
     crowd_of,
     crowd_of_state,
+    crowds_by_group,
     evaluate_crowd,
+    group_gain,
     verdicts,
 )
+from pluralign.scoring.group_heads import Groups, population_shares
 from pluralign.scoring.items import Items, compares, items_of
 from pluralign.scoring.label_baselines import LabelBaselines
 from pluralign.scoring.measured import Measured, pairs_under, reward_metrics, slices_of
@@ -117,10 +119,11 @@ reward_model.distributions(items)  # how a crowd would label them: (responses, l
         scale = training_scale(train_dataset, args)
         self.cost = args.label_cost(scale)
         self._logged_cost = label_cost(scale.rewards)  # the same for all losses, so that their logs can be compared
-        self.crowd = _training_crowd(train_dataset, args, self.cost)
-        loaded = reward_model_of(model, args, processing_class, scale)
+        self.groups = _groups(train_dataset, args)
+        self.crowd, self._group_of = _training_crowd(train_dataset, args, self.cost, self.groups)
+        loaded = reward_model_of(model, args, processing_class, scale, self.groups)
         trained = adapted(loaded.model, args, peft_config, "SEQ_CLS")
-        self.label_model = LabelModel(trained, loaded.tokenizer, loaded.limits, scale=scale)
+        self.label_model = LabelModel(trained, loaded.tokenizer, loaded.limits, scale=scale, groups=self.groups)
         self.starting_model = str(model) if isinstance(model, str | os.PathLike) else ""
         items = self.crowd.items(None if args.item_weight == "equal" else self.crowd.votes)
         logger.info(
@@ -129,20 +132,32 @@ reward_model.distributions(items)  # how a crowd would label them: (responses, l
         self._eval_of: dict[int, tuple[Judgments, Crowd, Items, TokenizedItems]] = {}  # by identity, kept alive
         super().__init__(self.label_model, args, items, eval_dataset, **trainer_arguments)
         sources = np.zeros(items.judgments, dtype=np.int64)
+        columns = {}
+        if self.groups is not None:
+            votes = np.bincount(self._group_of, items.weight, len(self.groups) + 1)
+            shrinkage = args.group_shrinkage / np.where(votes > 0, votes, np.inf)
+            columns = {"group": self._group_of, "shrinkage": shrinkage[self._group_of].astype(np.float32)}
         self.data_collator = TargetCollator(
-            JudgmentCollator(items, self.train_tokens, self.layout, sources),
+            JudgmentCollator(items, self.train_tokens, self.layout, sources, columns=columns),
             torch.from_numpy(self.crowd.distribution).float(),
         )
 
     def _losses(self, utilities: Tensor, inputs: dict[str, Any]) -> Tensor:
-        """Loss of each item `(items,)`, from its logits `(items, 1, labels)`."""
-        return distribution_loss(utilities.squeeze(1), inputs["target"], loss=self.args.loss, cost=self.cost)
+        """Loss of each item `(items,)`, from the head's outputs `(items, 1, outputs)`, with groups' shrinkage."""
+        logits, deviation = self._logits(utilities, inputs)
+        losses: Tensor = distribution_loss(logits, inputs["target"], loss=self.args.loss, cost=self.cost)
+        return losses if deviation is None else losses + inputs["shrinkage"] / 2 * deviation.square().sum(-1)
+
+    def _logits(self, utilities: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+        """The logits of each item `(items, labels)`, and its group's deviation."""
+        outputs = utilities.squeeze(1)
+        return (outputs, None) if self.groups is None else self.groups.logits(outputs, inputs["group"])
 
     # Logs.
 
     def _note(self, utilities: Tensor, values: Tensor, inputs: dict[str, Any]) -> None:
         """Add a batch to the sums: predictions against targets."""
-        mu, target, weight = utilities.squeeze(1).float().softmax(-1), inputs["target"], inputs["weight"]
+        mu, target, weight = self._logits(utilities, inputs)[0].float().softmax(-1), inputs["target"], inputs["weight"]
         rewards = self.label_model.scale.rewards
         top = target.gather(1, mu.argmax(-1, keepdim=True)).squeeze(1) >= target.amax(-1)
         means = (
@@ -199,7 +214,7 @@ reward_model.distributions(items)  # how a crowd would label them: (responses, l
             items = crowd.items()
             self._eval_of[id(dataset)] = dataset, crowd, items, self._tokens(items, "evaluation")
         _, crowd, items, tokens = self._eval_of[id(dataset)]
-        predicted = softmax(self._values(tokens), -1)[items.response]
+        predicted = self.label_model.predicted(self._values(tokens))[items.response]
         metrics = {"loss": self.mean_loss(crowd, predicted)} | crowd_metrics(crowd, predicted)
         return self._announced(metrics, metric_key_prefix)
 
@@ -210,6 +225,8 @@ reward_model.distributions(items)  # how a crowd would label them: (responses, l
         for line in verdicts(result.metrics):
             logger.warning(f"evaluation: {line}")
         metrics = result.metrics | {"eval_loss": self.mean_loss(crowd, result.predicted)}
+        if self.groups is not None:
+            metrics |= group_gain(judgments, self.groups, self._by_group)
         if not compares(judgments):
             return Measured(metrics, crowds=result)
         items = items_of(judgments)
@@ -231,7 +248,11 @@ reward_model.distributions(items)  # how a crowd would label them: (responses, l
 
     def distributions(self, items: Items) -> np.ndarray:
         """mu of every unique response under the model as it is now: `(responses, labels)`, float64."""
-        return np.asarray(softmax(self._values(self._tokens(items, "evaluation")), -1))
+        return self.label_model.predicted(self._values(self._tokens(items, "evaluation")))
+
+    def _by_group(self, items: Items) -> np.ndarray:
+        assert self.groups is not None
+        return self.groups.distributions(self._values(self._tokens(items, "evaluation")))
 
     def mean_loss(self, crowd: Crowd, distributions: np.ndarray) -> float:
         """Mean loss of items under predicted distributions `(items, labels)`, weighted as in training."""
@@ -261,8 +282,40 @@ def training_scale(judgments: Judgments, args: DPRMConfig) -> LabelScale:
     return scale
 
 
-def _training_crowd(judgments: Judgments, args: DPRMConfig, cost: LabelCost) -> Crowd:
-    if args.vote_state is None:
-        judgments = weighted_judgments(judgments, args)
-        return crowd_of(judgments, strength=args.prior_strength, smoothing=args.smoothing, cost=cost)
-    return crowd_of_state(read_votes(args.vote_state), judgments, smoothing=args.smoothing, cost=cost)
+def _groups(judgments: Judgments, args: DPRMConfig) -> Groups | None:
+    """The groups of the training judgments, with their shares in the population."""
+    if not args.by_group:
+        return None
+    column, labels = judgments.column("group"), judgments.column("labels")
+    weights = judgments.column("weight")
+    votes: dict[str, float] = {}
+    for name, own, weight in zip(column, labels, weights, strict=True):
+        if name is not None and own is not None:
+            votes[name] = votes.get(name, 0.0) + weight * sum(label is not None for label in own)
+    if len(votes) < 2:
+        raise PluralignError("by_group: the training judgments with labels have less than two groups in `group`")
+    names = tuple(sorted(votes))
+    shares = args.group_shares
+    if shares is not None and set(shares) != set(names):
+        raise PluralignError(
+            f"group_shares: found {', '.join(sorted(shares))}, expected one for each of {', '.join(names)}"
+        )
+    try:
+        return Groups(names, population_shares([(shares or votes)[name] for name in names]))
+    except ValueError as fault:
+        raise PluralignError(f"group_shares: {fault}") from fault
+
+
+def _training_crowd(
+    judgments: Judgments, args: DPRMConfig, cost: LabelCost, groups: Groups | None
+) -> tuple[Crowd, np.ndarray]:
+    """The votes on each item, and the number of its group where groups are told apart."""
+    if args.vote_state is not None:
+        crowd = crowd_of_state(read_votes(args.vote_state), judgments, smoothing=args.smoothing, cost=cost)
+        return crowd, np.zeros(len(crowd.prompt), dtype=np.int64)
+    judgments = weighted_judgments(judgments, args)
+    options: dict[str, Any] = {"strength": args.prior_strength, "smoothing": args.smoothing, "cost": cost}
+    if groups is not None:
+        return crowds_by_group(judgments, groups.names, **options)
+    crowd = crowd_of(judgments, **options)
+    return crowd, np.zeros(len(crowd.prompt), dtype=np.int64)

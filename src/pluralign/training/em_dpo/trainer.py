@@ -171,7 +171,7 @@ annotator's type, `types.json` the estimates of every round."""
         first = f".{self.adapters[0]}."
         self._untrained = {
             name: weight.detach().clone() for name, weight in self.policy.model.named_parameters() if first in name
-        }
+        } | self._learned_tensors()
 
     def _adapted(self, model: Any, args: Any, peft_config: peft.PeftConfig | None) -> Any:
         """The adapters of all types, each a copy of the first."""
@@ -201,7 +201,8 @@ annotator's type, `types.json` the estimates of every round."""
         """The types' policies with their shares."""
         args = self.args
         weights = dict(zip(self.adapters, self.mixture_weights.tolist(), strict=True))
-        return Mixture(weights, args.beta, args.loss_type, args.ties, args.top, args.penalty)
+        nu = self.likelihood.nu
+        return Mixture(weights, args.beta, args.loss_type, self.ties, args.top, args.penalty, tie_nu=list(nu))
 
     @property
     def posteriors(self) -> dict[str, np.ndarray]:
@@ -475,16 +476,24 @@ annotator's type, `types.json` the estimates of every round."""
         self.optimizer = None
 
     def _adapter_tensors(self, detached: bool = True) -> dict[str, torch.Tensor]:
-        """The tensors of all adapters."""
+        """The tensors of all adapters, and if detached of what is learned beside them."""
         marks = [f".{name}." for name in self.adapters]
         found = {
             name: weight for name, weight in self.policy.model.named_parameters() if any(mark in name for mark in marks)
         }
-        return {name: weight.detach().cpu().clone() for name, weight in found.items()} if detached else found
+        if not detached:
+            return found
+        return {name: weight.detach().cpu().clone() for name, weight in found.items()} | self._learned_tensors()
+
+    def _learned_tensors(self) -> dict[str, torch.Tensor]:
+        """What is learned beside the adapters, which is stored and restored with them."""
+        return {name: own.value.detach().clone() for name, own in self.learned.items()}
 
     def _set_adapters(self, tensors: dict[str, torch.Tensor]) -> None:
         """Set every adapter; what is not among the tensors is set as the first type's."""
         first = f".{self.adapters[0]}."
+        for name, own in self.learned.items():
+            own.load({"value": tensors[name]})
         with torch.no_grad():
             for name, weight in self._adapter_tensors(detached=False).items():
                 adapter = next(one for one in self.adapters if f".{one}." in name)
@@ -625,7 +634,8 @@ annotator's type, `types.json` the estimates of every round."""
     def training_metrics(self) -> dict[str, Any]:
         """The types, their shares, and the log-likelihood of the last round."""
         last = self.rounds[self.kept.round].record
-        metrics: dict[str, Any] = {"types": len(self.adapters), "identification": self.verdict.verdict}
+        metrics = super().training_metrics()
+        metrics |= {"types": len(self.adapters), "identification": self.verdict.verdict}
         metrics |= {"rounds": len(self.rounds) - 1, "kept_round": self.kept.round}
         metrics |= {f"share/type={kind + 1}": float(share) for kind, share in enumerate(self.mixture_weights)}
         keys = ("log_likelihood", "log_likelihood_per_judgment")

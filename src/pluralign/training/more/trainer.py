@@ -22,7 +22,6 @@ from torch.utils.data import Sampler
 from transformers.utils import logging
 
 from pluralign.choice.min_norm import SmoothedGramian, gradient_sums, min_norm_weights, residuals
-from pluralign.choice.plackett_luce import log_likelihood, pair_log_likelihood
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_parquet
 from pluralign.judgments.joining import join_sources
@@ -136,11 +135,15 @@ class MORETrainer(RewardTrainer):
             raise PluralignError("source_weights: all are 0, expected at least one above 0")
         return weights
 
-    def judgment_log_likelihood(self, utilities: Tensor, ranks: Tensor, opposite: Tensor | float = 0.0) -> Tensor:
-        """Log-probability of the ranking, or the mean over its pairs."""
-        if self.args.loss_type == "bradley-terry":
-            return pair_log_likelihood(utilities, ranks, ties=self.args.ties, opposite=opposite)
-        return log_likelihood(utilities, ranks, ties=self.args.ties, top=self.args.top)
+    @property
+    def counts_pairs(self) -> bool:
+        """By `loss_type`."""
+        return self.args.loss_type == "bradley-terry"
+
+    @property
+    def top(self) -> int | None:
+        """As the config says."""
+        return self.args.top
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         if self.args.source == "types" or self.args.train_sampling_strategy == "sequential":
@@ -265,8 +268,8 @@ class MORETrainer(RewardTrainer):
         return join_sources({name: read(file, label_scale) for name, file in zip(names, files, strict=True)})
 
     def training_metrics(self) -> dict[str, Any]:
-        """The mean weight of each source."""
-        return mean_weights(self.state.log_history, self.source_logs.kind, self.sources)
+        """The mean weight of each source, and the tie parameter where ties have one."""
+        return super().training_metrics() | mean_weights(self.state.log_history, self.source_logs.kind, self.sources)
 
     def after_saving(self, run: TrainingRun) -> dict[str, Any]:
         """Write `sources.parquet`, the logs of each source."""
