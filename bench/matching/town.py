@@ -47,9 +47,11 @@ TUNING = {"per_device_train_batch_size": 16, "learning_rate": 2e-3, "num_train_e
 """As in the demo."""
 
 ADAPTER = {"use_peft": True, "lora_target_modules": ["all-linear"]}
+OFFLINE: dict[str, Any] = {"objective": "pm-dpo", "length_checks": 0}
+BY_TYPE: dict[str, Any] = OFFLINE | {"matching_by": "type", "types": 3}
 ONLINE: dict[str, Any] = {
     "objective": "pm-rlhf", "num_generations": 4, "per_device_train_batch_size": 32, "learning_rate": 1e-3,
-    "max_steps": 60, "max_completion_length": ANSWER, "stop_if_endless": False,
+    "max_steps": 30, "max_completion_length": ANSWER, "stop_if_endless": False,
 }  # fmt: skip
 REWARD: dict[str, Any] = {
     "objective": "plackett-luce", "per_device_train_batch_size": 16, "learning_rate": 1e-3, "num_train_epochs": 3,
@@ -59,19 +61,19 @@ BASE, POPULATION, POOL = "base", "population", "mean utility, matched exactly"
 SOFTMAX = "best-of softmax"
 METHODS: dict[str, dict[str, Any]] = {
     BASE: {},
+    "matching by type, flattened": BY_TYPE,
     "DPO": {"objective": "dpo", **ADAPTER},
-    "matching, flattened": {"objective": "pm-dpo", "length_checks": 0, **ADAPTER},
-    "matching, plain": {"objective": "pm-dpo", "mode": "pm", "length_checks": 0, **ADAPTER},
+    "matching, flattened": OFFLINE | ADAPTER,
     "DPO by type": {"objective": "em-dpo", "types": 3},
-    "matching by type, flattened": {"objective": "pm-dpo", "matching_by": "type", "types": 3},
-    "matching by type, plain": {"objective": "pm-dpo", "matching_by": "type", "types": 3, "mode": "pm"},
-    "KL-RLHF": {**ONLINE, "mode": "kl"},
-    "online, flattened": ONLINE,
-    "online, tempered .75": {**ONLINE, "mode": "tempered", "reference_weight": 0.75},
-    "online, tempered .5": {**ONLINE, "mode": "tempered", "reference_weight": 0.5},
-    "online, tempered .25": {**ONLINE, "mode": "tempered", "reference_weight": 0.25},
-    "online, conditional": {**ONLINE, "mode": "conditional", "alpha": 0.3},
     SOFTMAX: {},
+    "KL-RLHF": ONLINE | {"mode": "kl"},
+    "online, flattened": ONLINE,
+    "online, conditional": ONLINE | {"mode": "conditional"},
+    "matching, tempered .75": OFFLINE | ADAPTER | {"mode": "tempered", "reference_weight": 0.75},
+    "matching, tempered .5": OFFLINE | ADAPTER | {"mode": "tempered", "reference_weight": 0.5},
+    "matching, tempered .25": OFFLINE | ADAPTER | {"mode": "tempered", "reference_weight": 0.25},
+    "matching, plain": OFFLINE | ADAPTER | {"mode": "pm"},
+    "matching by type, plain": BY_TYPE | {"mode": "pm"},
 }
 """The base is not tuned; best-of softmax draws 16 responses of it and keeps one by the reward model."""
 
@@ -151,8 +153,8 @@ def reward_model(folder: Path, train_file: Path, seed: int) -> Path:
     return reward
 
 
-def measured(method: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
-    """One method in one town."""
+def measured(method: str, seed: int, settings: dict[str, Any], config: dict[str, Any] | None = None) -> dict[str, Any]:
+    """One method in one town; `config` is what `train` gets for it, by default that of METHODS."""
     clock = Clock()
     simulation = simulate(Town(**settings["town"], seed=seed))
     train_part, test_part = split(simulation.judgments, by="prompt", test=0.25, seed=seed)
@@ -174,8 +176,9 @@ def measured(method: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]
     split(test_part, by="prompt", test=0.5, seed=seed)[1].write(folder / "tuning.parquet")
     run = town_language_model()
     if method not in (BASE, SOFTMAX):
-        quick = {"max_steps": 3} if settings["suffix"] and "max_steps" in METHODS[method] else {}
-        run = tuned(folder / method.replace(" ", "-").replace(",", ""), METHODS[method] | quick, file, seed)
+        given = METHODS[method] if config is None else config
+        quick = {"max_steps": 3} if settings["suffix"] and "max_steps" in given else {}
+        run = tuned(folder / method.replace(" ", "-").replace(",", ""), given | quick, file, seed)
     tuning = clock()
     if method == SOFTMAX:
         policy = load_policy(run, device="cpu", max_length=CONTEXT)
@@ -204,13 +207,18 @@ def measured(method: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]
     }
 
 
+def town_settings(quick: bool) -> dict[str, Any]:
+    """Of a town, its tuning, and the responses that are measured."""
+    town = TOWN | ({"annotators": 24, "judgments_per_annotator": 8} if quick else {})
+    return {
+        "town": town, "prompts": 12 if quick else 48, "candidates": 12, "samples": 6, **TUNING,
+        "suffix": "-quick" if quick else "",
+    }  # fmt: skip
+
+
 def main() -> None:
     options = parsed(__doc__, seeds=[0, 1, 2], methods=Option(list(METHODS), "Methods.", METHODS), quick=QUICK)
-    town = TOWN | ({"annotators": 24, "judgments_per_annotator": 8} if options.quick else {})
-    settings = {
-        "town": town, "prompts": 12 if options.quick else 48, "candidates": 12, "samples": 4, **TUNING,
-        "suffix": "-quick" if options.quick else "",
-    }  # fmt: skip
+    settings = town_settings(options.quick)
     transformers.logging.set_verbosity_error()
     name = f"pm_population{'_quick' if options.quick else ''}"
     for seed in options.seeds[: 1 if options.quick else None]:

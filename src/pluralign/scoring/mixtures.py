@@ -21,6 +21,7 @@ from pluralign.core.errors import PluralignError
 from pluralign.core.files import disk_errors, write_json
 from pluralign.core.records import read_json
 from pluralign.evaluation.pairs import judgment_blocks
+from pluralign.judgments.lettered import Answers
 from pluralign.judgments.rows import parquet_errors
 from pluralign.scoring.items import Items
 from pluralign.scoring.loading import adapter_base
@@ -58,6 +59,7 @@ class Mixture:
         top: how many places of a ranking counted in tuning.
         penalty: which part of the reference's log-probability the implicit rewards charge; `kl` is all of it.
         combination: `mixture` draws an adapter for every response; `pooled` adds the adapters' logits at every token.
+        answers: what the policies respond with: texts, or letters of the options that the prompt lists.
 
     Examples:
         >>> Mixture({"type-1": 0.5, "type-2": 0.4})
@@ -74,6 +76,7 @@ class Mixture:
     top: int | None = None
     penalty: Penalty = field(default_factory=lambda: Penalty("kl"))
     combination: Combination = "mixture"
+    answers: Answers = "texts"
 
     def __post_init__(self) -> None:
         for name in self.weights:  # names of folders beside the file
@@ -89,7 +92,7 @@ class Mixture:
         if not (_is_number(self.beta) and self.beta > 0):
             raise PluralignError(f"beta of a mixture: found {self.beta!r}, expected a number above 0")
         allowed = {"loss_type": get_args(LossType), "ties": get_args(Ties)}
-        allowed["combination"] = get_args(Combination)
+        allowed |= {"combination": get_args(Combination), "answers": get_args(Answers)}
         for name, choices in allowed.items():
             if (value := getattr(self, name)) not in choices:
                 raise PluralignError(f"{name} of a mixture: found {value!r}, expected one of {', '.join(choices)}")
