@@ -22,14 +22,13 @@ from typing import Any
 
 import numpy as np
 import transformers
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax
 
-from pluralign.demo.comparison import ANSWER, CONTEXT, list_metrics
-from pluralign.demo.town import COMPOSED, TOWN, candidates, log_choices, population_choices
+from pluralign.demo.comparison import ANSWER, CONTEXT, list_metrics, said_metrics
+from pluralign.demo.town import TOWN, candidates, chosen_shares, log_choices, population_choices
 from pluralign.evaluation.rewards.best_of import softmax_answers
-from pluralign.judgments.population import PROMPTS, Simulation, Town, compose, simulate
+from pluralign.judgments.population import Town, simulate
 from pluralign.judgments.split import split
-from pluralign.policies.comparison import drawn_tokens
 from pluralign.policies.loading import load_policy
 from pluralign.policies.mixture import MixturePolicy
 from pluralign.policies.policy import Policy, Sample
@@ -92,24 +91,6 @@ def drawn_first(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.asarray(np.logaddexp.reduce(parts, axis=0))
 
 
-def described(simulation: Simulation, prompts: list[str], groups: list[list[Sample]], wanted: list[float]) -> Row:
-    """Shares of the types among responses, their distance from the population's, length and fluency."""
-    flat = [sample for group in groups for sample in group]
-    kinds = log_choices(simulation, [sample.response for sample in flat]).argmax(axis=0)
-    shares = np.bincount(kinds, minlength=len(simulation.town.types)) / len(flat)
-    base = load_policy(town_language_model(), device="cpu", max_length=CONTEXT)
-    tokens = drawn_tokens(prompts, groups, base.tokenizer, base.limits.max_length - ANSWER)
-    count = sum(len(sample.token_ids) for sample in flat)
-    return {
-        "shares": shares.tolist(),
-        "total_variation": float(np.abs(shares - np.array(wanted)).sum() / 2),
-        "mean_length": count / len(flat),
-        "unfinished": float(np.mean([not sample.finished for sample in flat])),
-        "entropy": float(-np.mean([sample.log_prob for sample in flat])),
-        "perplexity": float(np.exp(-base.values(tokens).sum() / count)),
-    }
-
-
 def best_of_softmax(policy: Policy, reward: Path, prompts: list[str], samples: int, seed: int) -> list[list[Sample]]:
     """So many responses of a policy to each prompt, each one of 16 by the softmax of a reward model."""
     model = load_reward_model(reward, device="cpu")
@@ -122,15 +103,6 @@ def best_of_softmax(policy: Policy, reward: Path, prompts: list[str], samples: i
         for own, group, place in zip(kept, groups, chosen, strict=True):
             own.append(group[place])
     return kept
-
-
-def chosen_by_population(simulation: Simulation) -> list[float]:
-    """Shares of the types among the population's choices from everything that the town composes."""
-    rng = np.random.default_rng(1)
-    composed = [compose(PROMPTS[rng.integers(len(PROMPTS))], rng).text for _ in range(COMPOSED)]
-    utilities = log_choices(simulation, composed)
-    chosen = simulation.town.shares @ softmax(utilities, axis=-1)
-    return [float(chosen[utilities.argmax(axis=0) == kind].sum()) for kind in range(len(utilities))]
 
 
 def tuned(folder: Path, config: dict[str, Any], train_file: Path, seed: int) -> Path:
@@ -167,8 +139,8 @@ def measured(method: str, seed: int, settings: dict[str, Any], config: dict[str,
         if method == POOL:
             exact = np.einsum("k,kpa->pa", simulation.town.shares, utilities)
         row = {"listed": list_metrics(*population_choices(simulation, texts), exact)}
-        return row | ({"said": {"shares": chosen_by_population(simulation)}} if method == POPULATION else {})
-    wanted = chosen_by_population(simulation)
+        return row | ({"said": {"shares": chosen_shares(simulation)}} if method == POPULATION else {})
+    base = load_policy(town_language_model(), device="cpu", max_length=CONTEXT)
     folder = FOLDER / f"{seed}{settings['suffix']}"
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "train.parquet"
@@ -183,9 +155,10 @@ def measured(method: str, seed: int, settings: dict[str, Any], config: dict[str,
     if method == SOFTMAX:
         policy = load_policy(run, device="cpu", max_length=CONTEXT)
         groups = best_of_softmax(policy, reward_model(folder, file, seed), prompts, settings["samples"], seed)
-        return {"said": described(simulation, prompts, groups, wanted), "seconds": clock()}
+        return {"said": said_metrics(simulation, prompts, groups, base, seed), "seconds": clock()}
     policy = load_policy(run, device="cpu", max_length=CONTEXT)
     tokens = policy.tokenize(items_of_texts(prompts, texts))
+    said = policy.sample(prompts, n=settings["samples"], max_new_tokens=ANSWER, seed=seed)
     log_probs = policy.values(tokens).reshape(len(prompts), -1)
     by_type = {}
     if isinstance(policy, MixturePolicy):
@@ -196,12 +169,7 @@ def measured(method: str, seed: int, settings: dict[str, Any], config: dict[str,
     return {
         "listed": list_metrics(*population_choices(simulation, texts), log_probs),
         **by_type,
-        "said": described(
-            simulation,
-            prompts,
-            policy.sample(prompts, n=settings["samples"], max_new_tokens=ANSWER, seed=seed),
-            wanted,
-        ),
+        "said": said_metrics(simulation, prompts, said, base, seed),
         "tuning_seconds": tuning,
         "seconds": clock(),
     }
