@@ -34,7 +34,7 @@ ANSWER = 80
 LISTED = 12
 """Composed responses per prompt, from which policies and the town choose."""
 
-SAID = 8
+SAID = 6
 """Responses that a policy draws to each prompt."""
 
 

@@ -198,7 +198,14 @@ def configs(folder: Path, untrained: Path, ratings: Mapping[str, Any], seed: int
             "learning_rate": 1e-3,
             "num_train_epochs": 4,
         },
-        "people": {"objective": "pm-dpo", "matching_by": "type", "length_checks": 0, **base, **tuning},
+        "people": {
+            "objective": "pm-dpo",
+            "matching_by": "type",
+            "length_checks": 0,
+            **base,
+            **tuning,
+            "num_train_epochs": 2,
+        },
     }
     common = {
         "train_files": [str(folder / "train.parquet")],
