@@ -36,6 +36,7 @@ from pluralign.training.preference_matching.lengths import LengthChecks, stop_if
 from pluralign.workflows.aggregate.answers import log_ratios_of
 from pluralign.workflows.train.run import check
 from pluralign.workflows.train.settings import read_yaml
+from processes import in_two_processes
 
 pytestmark = pytest.mark.usefixtures("reference_cache")
 
@@ -379,6 +380,36 @@ def test_letters_are_trained_and_evaluated_as_letters(base, parts, tmp_path):
         assert found[key] == pytest.approx(own[key], rel=1e-4), key
     with pytest.raises(PluralignError, match="responds with letters, which a reward model cannot score"):
         pluralign.evaluate(folder, parts / "test.parquet", tmp_path / "other", reward=str(folder))
+
+
+# Two processes.
+
+
+@pytest.mark.parametrize(
+    "values", [{"alpha": 0.003, "length_checks": 1}, {"anchor": "kl", "anchor_draws": 12}], ids=str
+)
+def test_two_processes_train_as_one(values, judgments, base, tmp_path):
+    """The same losses, anchors and logged lengths, with half of the batch in each process."""
+
+    def trained(folder, batch):
+        trainer = offline_trainer(
+            base, judgments, folder, per_device_train_batch_size=batch, max_steps=3, learning_rate=1e-4,
+            **{"length_checks": 0, **values},
+        )  # fmt: skip
+        trainer.train()
+        keys = ("loss", "anchor", "grad_norm", "rewards/margins", "sampled/mean_length")
+        return [{key: entry[key] for key in keys if key in entry} for entry in trainer.state.log_history]
+
+    found = in_two_processes(lambda: trained(tmp_path / "both", 4), tmp_path)
+    alone = trained(tmp_path / "alone", 8)
+    assert sum("loss" in entry for entry in alone) == 3
+    assert ("anchor" in alone[-2]) == ("anchor" in values)
+    logged = [entry for entry in found[0] if entry]
+    assert len(logged) == len([entry for entry in alone if entry])
+    for one, other in zip(logged, [entry for entry in alone if entry], strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
+    # The other process draws no responses.
+    assert [entry for entry in found[1] if "loss" in entry] == [entry for entry in logged if "loss" in entry]
 
 
 # Types.
