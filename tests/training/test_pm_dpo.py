@@ -273,7 +273,7 @@ def test_a_run_is_evaluated_under_its_own_penalty(values, base, parts, tmp_path)
         values = values | {"alpha": threshold(by_hand, values["gate"])}
     pluralign.train(config_of(base, parts, folder, **values))
     own = read_metrics(folder)
-    wanted = {"mode": "flattened", "alpha": 0.1, "gate": "token", "reference_weight": 0.5, "beta": 1.0} | values
+    wanted = {"mode": "flattened", "alpha": 0.05, "gate": "token", "reference_weight": 0.5, "beta": 1.0} | values
     settings = json.loads((folder / "config.json").read_text())[SETTINGS]
     assert settings["objective"] == "pm-dpo"
     assert settings["beta"] == wanted["beta"]

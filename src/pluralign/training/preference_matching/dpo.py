@@ -51,7 +51,7 @@ class MatchingConfig(DPOConfig):
     """DPO whose implicit reward subtracts only a part of the reference's log-probability."""
 
     mode: Mode = setting("kl", _MODE)
-    alpha: float = setting(0.1, ALPHA_HELP)
+    alpha: float = setting(Penalty.alpha, ALPHA_HELP)
     gate: Gate = setting("token", GATE_HELP)
     reference_weight: float = setting(0.5, WEIGHT_HELP)
     answers: Answers = setting(
