@@ -56,6 +56,7 @@ BENCHMARKS = {
     "crowd_defaults": ("crowds.defaults", "5 min", "DPRM's losses and targets on a linear head, against baselines"),
     "crowd_votes": ("crowds.votes", "1 min", "accuracy of a crowd's target: votes, drift, uneven samples"),
     "matching_lengths": ("matching.lengths", "1 min", "how long the responses are that each mode of matching asks for"),
+    "matching_alpha": ("matching.alpha", "20 min", "the alpha of flattened matching, on exact trees and a tuning town"),
     "matching_pictures": ("matching.pictures", "1 min", "the pictures of docs/preference-matching.md"),
     "matching_exact": ("matching.trees", "10 min", "online preference matching against its exact optimum"),
     "matching_offline": ("matching.trees_offline", "10 min", "offline preference matching against its exact optimum"),

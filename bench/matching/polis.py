@@ -2,9 +2,13 @@
 
 Policies are tuned on all annotators' rankings of a few statements (agree over pass over disagree), one for all or one
 per opinion group, from a language model that has read the statements of all conversations. A fifth of the statements is
-held out of every ranking. Then, over the judged statements and over the held-out ones, softmax(log pi) is compared with
-the annotators' agreement: each statement's share of agreement among its votes, divided by the sum of these shares.
-Policies by group choose with a group drawn first, by its share of the annotators.
+held out of every ranking. Then, over the judged statements and over the held-out ones, a policy's choice is compared
+with the annotators' agreement: each statement's share of agreement among its votes, divided by the sum of these shares.
+Policies by group choose with a group drawn first, by its share of the annotators. A policy chooses in two ways:
+
+- by its own probability: softmax(log pi);
+- by its implicit reward: softmax(beta (log pi - c)), c what its mode charges of the reference. It is the matching
+  target itself on a list, asks no policy to say statements of any length equally often, and starts from all alike.
 
 The baseline is "all alike", the same probability for every statement. The difference of the total variations has an
 interval over annotators, whose votes are drawn with replacement (given the policy). `letters` has no probability of
@@ -36,10 +40,11 @@ from ..em_dpo.runs import FOLDER, LENGTH, language_model
 
 METHODS: dict[str, dict[str, Any]] = {
     "DPO": {"mode": "kl"},
-    "plain": {"mode": "pm"},
+    "DPO, by group": {"mode": "kl", "by_group": True},
     "flattened": {"mode": "flattened"},
-    "plain, by group": {"mode": "pm", "by_group": True},
     "flattened, by group": {"mode": "flattened", "by_group": True},
+    "plain": {"mode": "pm"},
+    "plain, by group": {"mode": "pm", "by_group": True},
     "letters": {"mode": "flattened", "answers": "letters"},
 }
 """`by_group` tunes one policy per opinion group; the others are settings of `pm-dpo`."""
@@ -129,7 +134,7 @@ def main() -> None:
         seeds=[0],
         methods=Option(list(METHODS), "Methods.", METHODS),
         size=(5, "Statements in a ranking."),
-        steps=(300, "Steps of 16 rankings."),
+        steps=(100, "Steps of 16 rankings."),
     )
     settings = {"size": options.size, "max_steps": options.steps, **TUNING}
     every = Judgments.from_rows([row for name in POLIS_CONVERSATIONS for row in statements(name)])
@@ -164,18 +169,22 @@ def main() -> None:
                 grouped = method.pop("by_group", False)
                 tables = by_group(train, data) if grouped else [train]
                 weight = np.array([len(set(part.column("annotator"))) for part in tables], dtype=float)
-                trainers = [tuned(model, part, seed, options.steps, **method) for part in tables]
-                row: dict[str, Any] = {}
+                trainers = [tuned(model, part, test, seed, options.steps, **method) for part in tables]
+                found: dict[str, Any] = {key: {}}
                 if "answers" not in method:
-                    log_probs = [trainer.policy.log_probs(items) for trainer in trainers]
-                    chosen = np.log(weight / weight.sum())[:, None] + log_softmax(np.stack(log_probs), axis=1)
-                    row |= all_parts(np.logaddexp.reduce(chosen, axis=0))
+                    log_probs = np.stack([trainer.policy.log_probs(items) for trainer in trainers])
+                    reference = load_causal_model(model)
+                    charges = reference.charges(reference.tokenize(items), trainers[0].args.penalty)
+                    for how, values in (("", log_probs), (" by its reward", TUNING["beta"] * (log_probs - charges))):
+                        chosen = np.log(weight / weight.sum())[:, None] + log_softmax(values, axis=1)
+                        found[f"{place}; {name}{how}; {seed}"] = all_parts(np.logaddexp.reduce(chosen, axis=0))
                 if not grouped:
-                    scored = trainers[0].measure(test).metrics
-                    row |= {key: scored[key] for key in ("accuracy", "log_loss")}
+                    scored = trainers[0].evaluate()
+                    found[key] |= {name: scored[f"eval_{name}"] for name in ("accuracy", "log_loss")}
+                found[key]["seconds"] = clock()
                 # Read again, because another process may have added its part in the meantime.
-                keep("pm_polis", settings, kept("pm_polis", settings) | {key: row | {"seconds": clock()}})
-                print(key, row, flush=True)
+                keep("pm_polis", settings, kept("pm_polis", settings) | found)
+                print(found, flush=True)
 
 
 def by_group(train: Judgments, data: Conversation) -> list[Judgments]:
@@ -187,11 +196,11 @@ def by_group(train: Judgments, data: Conversation) -> list[Judgments]:
     ]
 
 
-def tuned(model: Path, judgments: Judgments, seed: int, steps: int, **method: Any) -> PMDPOTrainer:
+def tuned(model: Path, judgments: Judgments, held_out: Judgments, seed: int, steps: int, **method: Any) -> PMDPOTrainer:
     """A trained policy on the rankings."""
     args = PMDPOConfig(
         str(FOLDER / "pm-polis"), max_steps=steps, seed=seed, length_checks=0, **method, **TUNING, **SILENT
     )
-    trainer = PMDPOTrainer(str(model), args, judgments)
+    trainer = PMDPOTrainer(str(model), args, judgments, held_out)
     trainer.train()
     return trainer

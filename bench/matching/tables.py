@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..common.results import stored
-from ..common.tables import paragraph, table
+from ..common.tables import interval, paragraph, table
 
 
 def _penalty(row: dict[str, Any]) -> str:
@@ -24,6 +24,27 @@ def matching_lengths(found: Any) -> list[str]:
         | {reference} | {penalty} | {step:.3g} | {length:.2f} | {cut:.0%} | {perplexity:.4g} |"""
     rows = [row | {"penalty": _penalty(row).removesuffix(", token")} for row in found["rows"]]
     return [table(rows, template)]
+
+
+def matching_alpha(found: Any) -> list[str]:
+    cells = {tuple(key.split(", ")): row for key, row in found["rows"].items()}
+    towns = sorted({place for place, _ in cells if place != "exact"})
+    rows = []
+    for (place, alpha), exact in cells.items():
+        if place == "exact":
+            own = [(town, cells[town, alpha]["said"]) for town in towns if (town, alpha) in cells]
+            base = [cells[town, "reference"]["said"]["perplexity"] for town, _ in own]
+            said = ", ".join(interval(row, "total_variation", 2) for _, row in own)
+            fluency = [row["perplexity"] / other for (_, row), other in zip(own, base, strict=True)]
+            rows.append(exact | {"said": said, "town": fluency})
+    template = """
+        | alpha | trees: distance to the people | trees: perplexity | zipf: perplexity | town: distance of what is said
+        | town: perplexity |
+        ---
+        | {alpha:g} | {distance:.3f} | {tree:.2f} | {zipf:.2f} | {said} | {town:.2f} |"""
+    intro = f"""{", ".join(towns)}: as in `pm_population`. Perplexities are multiples of the reference's; brackets are
+        95 % intervals over prompts, without the noise of drawing."""
+    return [paragraph(intro), table(rows, template)]
 
 
 def matching_exact(found: Any) -> list[str]:
@@ -89,20 +110,28 @@ def pm_population(found: Any) -> list[str]:
     intro = """{town[annotators]} annotators, {town[judgments_per_annotator]} rankings of {town[responses]} each, a
         quarter of the prompts held out; {num_train_epochs} epochs, learning rate {learning_rate:g}, beta {beta:g}.
         {prompts} prompts, {samples} responses sampled and {candidates} composed responses listed for each. Means over
-        seeds; lowest and highest in brackets."""
+        seeds. Of total variations of what is sampled, brackets are each seed's 95 % interval over prompts, without the
+        noise of drawing; of the others the lowest and highest seed."""
     said = """
         | policy | seeds | sampled: brief, warm, thorough | total variation to the population | tokens | unfinished
         | perplexity under the base |
         ---
-        | {method} | {seeds} | {said_shares:.2f} | {said_total_variation:seeds .2f} | {said_mean_length:seeds .0f}
+        | {method} | {seeds} | {said_shares:.2f} | {said_distance} | {said_mean_length:seeds .0f}
         | {said_unfinished:seeds .2f} | {said_perplexity:seeds .2f} |"""
     listed = """
         | policy | listed: brief, warm, thorough | total variation to the population | minority mass |
         ---
         | {method} | {listed_shares:.2f} | {listed_total_variation:seeds .2f} | {listed_minority_mass:seeds .2f} |"""
-    spoken = [row for row in rows if "said_shares" in row]
+    spoken = [row | {"said_distance": _distances(row)} for row in rows if "said_shares" in row]
     on_lists = [row for row in rows if "listed_shares" in row]
     return [paragraph(intro.format_map(found["settings"])), table(spoken, said), table(on_lists, listed)]
+
+
+def _distances(row: dict[str, Any]) -> str:
+    """The mean distance over seeds, and each seed's interval."""
+    values, low, high = (row.get(f"said_total_variation{end}", []) for end in ("", "_low", "_high"))
+    ends = ", ".join(f"[{one:.2f}, {other:.2f}]" for one, other in zip(low, high, strict=True))
+    return f"{np.mean(values):.2f} {ends}" if values else ""
 
 
 def pm_polis(found: Any) -> list[str]:
@@ -176,6 +205,7 @@ def pm_language(found: Any) -> list[str]:
 
 _MAKERS = (
     matching_lengths,
+    matching_alpha,
     matching_exact,
     matching_offline,
     matching_first_loss,

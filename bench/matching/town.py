@@ -22,14 +22,13 @@ from typing import Any
 
 import numpy as np
 import transformers
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax
 
-from pluralign.demo.comparison import ANSWER, CONTEXT, list_metrics
-from pluralign.demo.town import COMPOSED, TOWN, candidates, log_choices, population_choices
+from pluralign.demo.comparison import ANSWER, CONTEXT, list_metrics, said_metrics
+from pluralign.demo.town import TOWN, candidates, chosen_shares, log_choices, population_choices
 from pluralign.evaluation.rewards.best_of import softmax_answers
-from pluralign.judgments.population import PROMPTS, Simulation, Town, compose, simulate
+from pluralign.judgments.population import Town, simulate
 from pluralign.judgments.split import split
-from pluralign.policies.comparison import drawn_tokens
 from pluralign.policies.loading import load_policy
 from pluralign.policies.mixture import MixturePolicy
 from pluralign.policies.policy import Policy, Sample
@@ -47,9 +46,11 @@ TUNING = {"per_device_train_batch_size": 16, "learning_rate": 2e-3, "num_train_e
 """As in the demo."""
 
 ADAPTER = {"use_peft": True, "lora_target_modules": ["all-linear"]}
+OFFLINE: dict[str, Any] = {"objective": "pm-dpo", "length_checks": 0}
+BY_TYPE: dict[str, Any] = OFFLINE | {"matching_by": "type", "types": 3}
 ONLINE: dict[str, Any] = {
     "objective": "pm-rlhf", "num_generations": 4, "per_device_train_batch_size": 32, "learning_rate": 1e-3,
-    "max_steps": 60, "max_completion_length": ANSWER, "stop_if_endless": False,
+    "max_steps": 30, "max_completion_length": ANSWER, "stop_if_endless": False,
 }  # fmt: skip
 REWARD: dict[str, Any] = {
     "objective": "plackett-luce", "per_device_train_batch_size": 16, "learning_rate": 1e-3, "num_train_epochs": 3,
@@ -59,19 +60,20 @@ BASE, POPULATION, POOL = "base", "population", "mean utility, matched exactly"
 SOFTMAX = "best-of softmax"
 METHODS: dict[str, dict[str, Any]] = {
     BASE: {},
+    "matching by type, flattened": BY_TYPE,
+    "matching by type, flattened .1": BY_TYPE | {"alpha": 0.1},
     "DPO": {"objective": "dpo", **ADAPTER},
-    "matching, flattened": {"objective": "pm-dpo", "length_checks": 0, **ADAPTER},
-    "matching, plain": {"objective": "pm-dpo", "mode": "pm", "length_checks": 0, **ADAPTER},
+    "matching, flattened .1": OFFLINE | ADAPTER | {"alpha": 0.1},
     "DPO by type": {"objective": "em-dpo", "types": 3},
-    "matching by type, flattened": {"objective": "pm-dpo", "matching_by": "type", "types": 3},
-    "matching by type, plain": {"objective": "pm-dpo", "matching_by": "type", "types": 3, "mode": "pm"},
-    "KL-RLHF": {**ONLINE, "mode": "kl"},
-    "online, flattened": ONLINE,
-    "online, tempered .75": {**ONLINE, "mode": "tempered", "reference_weight": 0.75},
-    "online, tempered .5": {**ONLINE, "mode": "tempered", "reference_weight": 0.5},
-    "online, tempered .25": {**ONLINE, "mode": "tempered", "reference_weight": 0.25},
-    "online, conditional": {**ONLINE, "mode": "conditional", "alpha": 0.3},
     SOFTMAX: {},
+    "KL-RLHF": ONLINE | {"mode": "kl"},
+    "online, flattened .1": ONLINE | {"alpha": 0.1},
+    "online, conditional .1": ONLINE | {"mode": "conditional", "alpha": 0.1},
+    "matching, tempered .75": OFFLINE | ADAPTER | {"mode": "tempered", "reference_weight": 0.75},
+    "matching, tempered .5": OFFLINE | ADAPTER | {"mode": "tempered", "reference_weight": 0.5},
+    "matching, tempered .25": OFFLINE | ADAPTER | {"mode": "tempered", "reference_weight": 0.25},
+    "matching, plain": OFFLINE | ADAPTER | {"mode": "pm"},
+    "matching by type, plain": BY_TYPE | {"mode": "pm"},
 }
 """The base is not tuned; best-of softmax draws 16 responses of it and keeps one by the reward model."""
 
@@ -90,24 +92,6 @@ def drawn_first(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.asarray(np.logaddexp.reduce(parts, axis=0))
 
 
-def described(simulation: Simulation, prompts: list[str], groups: list[list[Sample]], wanted: list[float]) -> Row:
-    """Shares of the types among responses, their distance from the population's, length and fluency."""
-    flat = [sample for group in groups for sample in group]
-    kinds = log_choices(simulation, [sample.response for sample in flat]).argmax(axis=0)
-    shares = np.bincount(kinds, minlength=len(simulation.town.types)) / len(flat)
-    base = load_policy(town_language_model(), device="cpu", max_length=CONTEXT)
-    tokens = drawn_tokens(prompts, groups, base.tokenizer, base.limits.max_length - ANSWER)
-    count = sum(len(sample.token_ids) for sample in flat)
-    return {
-        "shares": shares.tolist(),
-        "total_variation": float(np.abs(shares - np.array(wanted)).sum() / 2),
-        "mean_length": count / len(flat),
-        "unfinished": float(np.mean([not sample.finished for sample in flat])),
-        "entropy": float(-np.mean([sample.log_prob for sample in flat])),
-        "perplexity": float(np.exp(-base.values(tokens).sum() / count)),
-    }
-
-
 def best_of_softmax(policy: Policy, reward: Path, prompts: list[str], samples: int, seed: int) -> list[list[Sample]]:
     """So many responses of a policy to each prompt, each one of 16 by the softmax of a reward model."""
     model = load_reward_model(reward, device="cpu")
@@ -120,15 +104,6 @@ def best_of_softmax(policy: Policy, reward: Path, prompts: list[str], samples: i
         for own, group, place in zip(kept, groups, chosen, strict=True):
             own.append(group[place])
     return kept
-
-
-def chosen_by_population(simulation: Simulation) -> list[float]:
-    """Shares of the types among the population's choices from everything that the town composes."""
-    rng = np.random.default_rng(1)
-    composed = [compose(PROMPTS[rng.integers(len(PROMPTS))], rng).text for _ in range(COMPOSED)]
-    utilities = log_choices(simulation, composed)
-    chosen = simulation.town.shares @ softmax(utilities, axis=-1)
-    return [float(chosen[utilities.argmax(axis=0) == kind].sum()) for kind in range(len(utilities))]
 
 
 def tuned(folder: Path, config: dict[str, Any], train_file: Path, seed: int) -> Path:
@@ -151,8 +126,8 @@ def reward_model(folder: Path, train_file: Path, seed: int) -> Path:
     return reward
 
 
-def measured(method: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
-    """One method in one town."""
+def measured(method: str, seed: int, settings: dict[str, Any], config: dict[str, Any] | None = None) -> dict[str, Any]:
+    """One method in one town; `config` is what `train` gets for it, by default that of METHODS."""
     clock = Clock()
     simulation = simulate(Town(**settings["town"], seed=seed))
     train_part, test_part = split(simulation.judgments, by="prompt", test=0.25, seed=seed)
@@ -165,8 +140,8 @@ def measured(method: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]
         if method == POOL:
             exact = np.einsum("k,kpa->pa", simulation.town.shares, utilities)
         row = {"listed": list_metrics(*population_choices(simulation, texts), exact)}
-        return row | ({"said": {"shares": chosen_by_population(simulation)}} if method == POPULATION else {})
-    wanted = chosen_by_population(simulation)
+        return row | ({"said": {"shares": chosen_shares(simulation)}} if method == POPULATION else {})
+    base = load_policy(town_language_model(), device="cpu", max_length=CONTEXT)
     folder = FOLDER / f"{seed}{settings['suffix']}"
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "train.parquet"
@@ -174,15 +149,17 @@ def measured(method: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]
     split(test_part, by="prompt", test=0.5, seed=seed)[1].write(folder / "tuning.parquet")
     run = town_language_model()
     if method not in (BASE, SOFTMAX):
-        quick = {"max_steps": 3} if settings["suffix"] and "max_steps" in METHODS[method] else {}
-        run = tuned(folder / method.replace(" ", "-").replace(",", ""), METHODS[method] | quick, file, seed)
+        given = METHODS[method] if config is None else config
+        quick = {"max_steps": 3} if settings["suffix"] and "max_steps" in given else {}
+        run = tuned(folder / method.replace(" ", "-").replace(",", ""), given | quick, file, seed)
     tuning = clock()
     if method == SOFTMAX:
         policy = load_policy(run, device="cpu", max_length=CONTEXT)
         groups = best_of_softmax(policy, reward_model(folder, file, seed), prompts, settings["samples"], seed)
-        return {"said": described(simulation, prompts, groups, wanted), "seconds": clock()}
+        return {"said": said_metrics(simulation, prompts, groups, base, seed), "seconds": clock()}
     policy = load_policy(run, device="cpu", max_length=CONTEXT)
     tokens = policy.tokenize(items_of_texts(prompts, texts))
+    said = policy.sample(prompts, n=settings["samples"], max_new_tokens=ANSWER, seed=seed)
     log_probs = policy.values(tokens).reshape(len(prompts), -1)
     by_type = {}
     if isinstance(policy, MixturePolicy):
@@ -193,24 +170,24 @@ def measured(method: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]
     return {
         "listed": list_metrics(*population_choices(simulation, texts), log_probs),
         **by_type,
-        "said": described(
-            simulation,
-            prompts,
-            policy.sample(prompts, n=settings["samples"], max_new_tokens=ANSWER, seed=seed),
-            wanted,
-        ),
+        "said": said_metrics(simulation, prompts, said, base, seed),
         "tuning_seconds": tuning,
         "seconds": clock(),
     }
 
 
+def town_settings(quick: bool) -> dict[str, Any]:
+    """Of a town, its tuning, and the responses that are measured."""
+    town = TOWN | ({"annotators": 24, "judgments_per_annotator": 8} if quick else {})
+    return {
+        "town": town, "prompts": 12 if quick else 48, "candidates": 12, "samples": 6, **TUNING,
+        "suffix": "-quick" if quick else "",
+    }  # fmt: skip
+
+
 def main() -> None:
     options = parsed(__doc__, seeds=[0, 1, 2], methods=Option(list(METHODS), "Methods.", METHODS), quick=QUICK)
-    town = TOWN | ({"annotators": 24, "judgments_per_annotator": 8} if options.quick else {})
-    settings = {
-        "town": town, "prompts": 12 if options.quick else 48, "candidates": 12, "samples": 4, **TUNING,
-        "suffix": "-quick" if options.quick else "",
-    }  # fmt: skip
+    settings = town_settings(options.quick)
     transformers.logging.set_verbosity_error()
     name = f"pm_population{'_quick' if options.quick else ''}"
     for seed in options.seeds[: 1 if options.quick else None]:

@@ -3,6 +3,9 @@
 Every ranking of two (or three) of a tree's responses occurs once, weighted with its probability under Plackett-Luce
 with the tree's rewards: the judgments of an infinite crowd. One step is all of them. The policy is compared with the
 closed form over the judged responses and, where only some were judged, over all of them too.
+
+A Llama this small cannot hold the 255 distributions of the tree of eight tokens. There the policy is a table of
+log-probabilities, one row for each start of a response, and the same loss is minimised by L-BFGS.
 """
 
 from __future__ import annotations
@@ -26,6 +29,9 @@ from ..common.options import parsed
 from ..common.results import Clock, keep, kept
 from ..common.training import QUIET
 from .trees import Tree, copy_of, named_penalty
+
+ORDER = torch.tensor([1, 2])
+"""The ranks of a pair whose first response is preferred."""
 
 MANY = 100
 """From so many responses on, not every pair is judged."""
@@ -81,17 +87,12 @@ def distance(log_probs: Tensor, optimum: Tensor) -> tuple[float, float]:
     return float((log_probs.exp() - optimum.exp()).abs().sum() / 2), float(error.max() - error.min())
 
 
-def trained(case: tuple[str, Penalty, float, int, int | None], options: argparse.Namespace) -> dict[str, Any]:
-    """Tune on all rankings and compare with the closed form."""
-    name, penalty, beta, shown, count = case
-    tree = Tree(name)
-    judged = list(range(len(tree.responses)))[-(count or len(tree.responses)) :]
-    optimum = matched_log_probs(tree.rewards.double(), tree.charged(penalty).sum(-1), beta)
-    start = tree.log_probs(tree.reference)
+def by_trainer(
+    tree: Tree, penalty: Penalty, beta: float, table: Judgments, judged: list[int], options: argparse.Namespace
+) -> Tensor:
+    """log pi(y) of every response after a run of `PMDPOTrainer`."""
     set_seed(options.seed)
     policy = copy_of(tree.reference)
-    table = rankings(tree, judged, shown)
-    clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         args = PMDPOConfig(
             folder, beta=beta, max_steps=options.steps, per_device_train_batch_size=len(table),
@@ -103,7 +104,54 @@ def trained(case: tuple[str, Penalty, float, int, int | None], options: argparse
         ids = {tuple(own) for own in trainer.train_tokens.response_ids}
         assert ids == {tuple(tree.responses[place]) for place in judged}, "the tokens of texts and trees differ"
         trainer.train()
-    final = tree.log_probs(trainer.model)
+    return tree.log_probs(trainer.model)
+
+
+def in_a_table(tree: Tree, penalty: Penalty, beta: float) -> Tensor:
+    """log pi(y) of every response at the minimum of PM-DPO's loss, for a policy that is a table."""
+    starts = dict.fromkeys(tuple(y[:place]) for y in tree.responses for place in range(len(y)))
+    row = {start: number for number, start in enumerate(starts)}
+    steps = [
+        (number, row[tuple(y[:place])], y[place]) for number, y in enumerate(tree.responses) for place in range(len(y))
+    ]
+    response, start, token = torch.tensor(steps).T
+    logits = torch.zeros(len(row), tree.size, dtype=torch.float64, requires_grad=True)
+    pairs = torch.tensor(some_pairs(len(tree.responses)))
+    share = log_likelihood(tree.rewards.double()[pairs], ORDER.expand(len(pairs), -1)).exp()
+    charges = tree.charged(penalty).sum(-1)
+
+    def log_probs() -> Tensor:
+        said = logits.log_softmax(-1)[start, token]
+        return torch.zeros_like(charges).index_add(0, response, said)
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        utilities = beta * (log_probs() - charges)
+        value = -(share * log_likelihood(utilities[pairs], ORDER.expand(len(pairs), -1))).sum() / share.sum()
+        value.backward()
+        return value
+
+    optimiser = torch.optim.LBFGS(
+        [logits], max_iter=20_000, tolerance_grad=1e-10, tolerance_change=1e-14, history_size=50,
+        line_search_fn="strong_wolfe",
+    )  # fmt: skip
+    optimiser.step(loss)
+    with torch.no_grad():
+        return log_probs()
+
+
+def trained(case: tuple[str, Penalty, float, int, int | None], options: argparse.Namespace) -> dict[str, Any]:
+    """Tune on all rankings and compare with the closed form."""
+    name, penalty, beta, shown, count = case
+    tree = Tree(name)
+    judged = list(range(len(tree.responses)))[-(count or len(tree.responses)) :]
+    optimum = matched_log_probs(tree.rewards.double(), tree.charged(penalty).sum(-1), beta)
+    start = tree.log_probs(tree.reference)
+    table = rankings(tree, judged, shown)
+    clock = Clock()
+    final = (
+        in_a_table(tree, penalty, beta) if tree.depth > 2 else by_trainer(tree, penalty, beta, table, judged, options)
+    )
     both = (start, final, optimum)
     own = [torch.log_softmax(values[judged], -1) for values in both]
     variation, log_odds = distance(own[1], own[2])

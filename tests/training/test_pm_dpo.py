@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,13 @@ from pluralign.choice.preference_matching import Penalty
 from pluralign.core.errors import PluralignError
 from pluralign.core.runs import read_metrics
 from pluralign.judgments import Judgments
+from pluralign.judgments.lettered import lettered
 from pluralign.policies.loading import load_policy
-from pluralign.policies.routing import is_typed_run, type_utilities
+from pluralign.policies.routing import is_typed_run, posterior, type_utilities
 from pluralign.scoring.causal_models import load_causal_model
 from pluralign.scoring.items import items_of
 from pluralign.scoring.loading import SETTINGS
-from pluralign.scoring.mixtures import Mixture, read_mixture
+from pluralign.scoring.mixtures import Mixture, ranking_log_likelihoods, read_mixture
 from pluralign.scoring.reference import log_probs_file
 from pluralign.training.dpo import DPOConfig, DPOTrainer
 from pluralign.training.em_dpo.config import EMDPOConfig
@@ -34,6 +36,7 @@ from pluralign.training.preference_matching.lengths import LengthChecks, stop_if
 from pluralign.workflows.aggregate.answers import log_ratios_of
 from pluralign.workflows.train.run import check
 from pluralign.workflows.train.settings import read_yaml
+from processes import in_two_processes
 
 pytestmark = pytest.mark.usefixtures("reference_cache")
 
@@ -270,7 +273,7 @@ def test_a_run_is_evaluated_under_its_own_penalty(values, base, parts, tmp_path)
         values = values | {"alpha": threshold(by_hand, values["gate"])}
     pluralign.train(config_of(base, parts, folder, **values))
     own = read_metrics(folder)
-    wanted = {"mode": "flattened", "alpha": 0.1, "gate": "token", "reference_weight": 0.5, "beta": 1.0} | values
+    wanted = {"mode": "flattened", "alpha": 0.05, "gate": "token", "reference_weight": 0.5, "beta": 1.0} | values
     settings = json.loads((folder / "config.json").read_text())[SETTINGS]
     assert settings["objective"] == "pm-dpo"
     assert settings["beta"] == wanted["beta"]
@@ -361,7 +364,7 @@ def test_training_logs_lengths_and_stops_where_nothing_ends(judgments, base, tmp
     trainer = offline_trainer(base, judgments, tmp_path, max_steps=4, length_checks=2)
     callback = next(one for one in trainer.callback_handler.callbacks if isinstance(one, LengthChecks))
     shares = iter([0.0, 1.0])
-    callback._drawn = lambda args, state, control: next(shares)
+    callback._cut = lambda state, control: next(shares)
     with pytest.raises(PluralignError, match="length: 100 % of the responses run to the limit"):
         trainer.train()
     with pytest.raises(ValueError, match="anchor: found 'sft'"):
@@ -379,6 +382,36 @@ def test_letters_are_trained_and_evaluated_as_letters(base, parts, tmp_path):
         pluralign.evaluate(folder, parts / "test.parquet", tmp_path / "other", reward=str(folder))
 
 
+# Two processes.
+
+
+@pytest.mark.parametrize(
+    "values", [{"alpha": 0.003, "length_checks": 1}, {"anchor": "kl", "anchor_draws": 12}], ids=str
+)
+def test_two_processes_train_as_one(values, judgments, base, tmp_path):
+    """The same losses, anchors and logged lengths, with half of the batch in each process."""
+
+    def trained(folder, batch):
+        trainer = offline_trainer(
+            base, judgments, folder, per_device_train_batch_size=batch, max_steps=3, learning_rate=1e-4,
+            **{"length_checks": 0, **values},
+        )  # fmt: skip
+        trainer.train()
+        keys = ("loss", "anchor", "grad_norm", "rewards/margins", "sampled/mean_length")
+        return [{key: entry[key] for key in keys if key in entry} for entry in trainer.state.log_history]
+
+    found = in_two_processes(lambda: trained(tmp_path / "both", 4), tmp_path)
+    alone = trained(tmp_path / "alone", 8)
+    assert sum("loss" in entry for entry in alone) == 3
+    assert ("anchor" in alone[-2]) == ("anchor" in values)
+    logged = [entry for entry in found[0] if entry]
+    assert len(logged) == len([entry for entry in alone if entry])
+    for one, other in zip(logged, [entry for entry in alone if entry], strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
+    # The other process draws no responses.
+    assert [entry for entry in found[1] if "loss" in entry] == [entry for entry in logged if "loss" in entry]
+
+
 # Types.
 
 
@@ -391,8 +424,8 @@ def test_matching_by_type_is_em_dpo_that_matches(base, parts, tmp_path):
     job = check_run(config_of(base, parts, tmp_path / "other", matching_by="type", mode="pm", beta=0.5))
     assert (job.args.penalty.mode, job.args.beta) == ("pm", 0.5)
     assert check_run(config_of(base, parts, tmp_path / "one", matching_by="everyone")).objective == "pm-dpo"
-    with pytest.raises(PluralignError, match="unknown key 'anchor'"):
-        check_run(config_of(base, parts, tmp_path / "two", matching_by="type", anchor="nll"))
+    job = check_run(config_of(base, parts, tmp_path / "two", matching_by="type", anchor="nll", answers="letters"))
+    assert (job.args.anchor, job.args.answers, job.args.length_checks) == ("nll", "letters", 4)
     with pytest.raises(ValueError, match="matching_by: found 'type'"):
         PMDPOConfig(str(tmp_path), use_cpu=True, matching_by="type")
 
@@ -441,6 +474,89 @@ def test_types_match_their_own_people(base, town_rows, tmp_path):
     items = trainer.train_items
     told = trainer.log_likelihoods(items, reference) * items.weight
     assert scored["reference_log_likelihood"] == pytest.approx(told.sum()), "of both halves"
+
+
+def typed_trainer(base, rows, tmp_path, **values):
+    """Two types, which are the two groups of a table."""
+    table = Judgments.from_rows([{**row, "group": "ab"[int(row["annotator"][1:]) % 2]} for row in rows])
+    return offline_trainer(
+        base, table, tmp_path, EMDPOConfig, EMDPOTrainer, types=2, start="groups", features="tfidf", rounds=0,
+        mode="pm", beta=1.0, max_steps=8, **values,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("anchor", ["nll", "kl"])
+def test_an_anchor_holds_every_types_policy(anchor, base, town_rows, tmp_path):
+    """The same steps with a heavy anchor: what it keeps likely is likelier under each type than without it."""
+    common = {"learning_rate": 2e-2, "length_checks": 0}
+    free = typed_trainer(base, town_rows[:24], tmp_path, **common)
+    kept = typed_trainer(base, town_rows[:24], tmp_path, anchor=anchor, anchor_weight=3.0, anchor_draws=8, **common)
+    held = kept.train_tokens if anchor == "nll" else kept._draws
+    values = []
+    for trainer in (free, kept):
+        trainer.train()
+        own = []
+        for kind in range(2):
+            trainer._use(kind)
+            own.append(trainer._values(held).mean())
+        values.append(own)
+    assert (np.array(values[1]) > np.array(values[0]) + 1).all()
+    logs = [entry["anchor"] for entry in kept.state.log_history if "anchor" in entry]
+    assert len(logs) == 8
+    assert np.mean(logs[-3:]) < np.mean(logs[:3])
+
+
+def test_every_types_lengths_are_checked_in_the_last_m_step(base, town_rows, tmp_path):
+    trainer = typed_trainer(base, town_rows[:24], tmp_path, length_checks=2)
+    drawn = trainer._drawn(trainer.train_items.prompts[:3], 5)
+    assert [len(group) for group in drawn] == [3, 3], "of each type to each prompt"
+    trainer._phase = 1
+    assert trainer._drawn(trainer.train_items.prompts[:3], 5) == [], "a round's policies are not kept"
+    trainer.train()
+    assert sum("sampled/cut" in entry for entry in trainer.state.log_history) == 3
+    callback = next(one for one in trainer.callback_handler.callbacks if isinstance(one, LengthChecks))
+    ends, cut = ([replace(sample, finished=done) for sample in drawn[0]] for done in (True, False))
+    callback.draw = lambda prompts, limit: [ends, cut]
+    assert callback._cut(trainer.state, trainer.control) == 1.0, "the worst type's"
+
+
+def test_letters_by_type_are_trained_evaluated_and_routed_as_letters(base, town_rows, tmp_path):
+    rows = [{**row, "group": "ab"[int(row["annotator"][1:]) % 2]} for row in town_rows[:24]]
+    for name, part in (("train", rows[:16]), ("test", rows[16:])):
+        Judgments.from_rows(part).write(tmp_path / f"{name}.parquet")
+    folder = tmp_path / "letters"
+    pluralign.train(
+        config_of(
+            base, tmp_path, folder, matching_by="type", answers="letters", types=2, start="groups", features="tfidf",
+            length_checks=0, lora_dropout=0.0,
+        )
+    )  # fmt: skip
+    assert read_mixture(folder).answers == "letters"
+    own = read_metrics(folder)
+    found = pluralign.evaluate(folder, tmp_path / "test.parquet", tmp_path / "evaluation")
+    for key in ("accuracy", "log_loss"):
+        assert found[key] == pytest.approx(own[key], rel=1e-4), key
+    test = read_lettered(tmp_path / "test.parquet")
+    utilities = type_utilities(load_policy(folder, device="cpu"), items_of(test))
+    totals = pluralign.route(folder, tmp_path / "test.parquet").column("log_likelihood").to_pylist()
+    expected = posterior_totals(test, utilities, read_mixture(folder))
+    np.testing.assert_allclose(sorted(totals), sorted(expected), rtol=1e-5)
+    with pytest.raises(PluralignError, match="responds with letters, which a reward model cannot score"):
+        pluralign.evaluate(folder, tmp_path / "test.parquet", tmp_path / "other", reward=str(folder))
+    with pytest.raises(PluralignError, match="responds with letters of listed options, and aggregation needs texts"):
+        pluralign.aggregate(folder, tmp_path / "together")
+
+
+def read_lettered(file):
+    return lettered(pluralign.read(file))
+
+
+def posterior_totals(judgments, utilities, mixture):
+    """log of an annotator's judgments' probability, by annotator."""
+    items = items_of(judgments)
+    names, annotator = np.unique(np.array(judgments.column("annotator"))[items.row], return_inverse=True)
+    likelihoods = ranking_log_likelihoods(utilities, items, mixture)
+    return posterior(likelihoods, annotator, len(names), list(mixture.weights.values()), items.weight)[1]
 
 
 # What is refused.

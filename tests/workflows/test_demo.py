@@ -1,19 +1,25 @@
 """The demo on a small town: its tables hold the numbers of its runs."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from scipy.stats import wasserstein_distance
 
 from pluralign import read
+from pluralign.demo import tables
+from pluralign.demo.comparison import said_metrics
+from pluralign.demo.from_scratch import make_causal_model
 from pluralign.demo.run import demo
-from pluralign.demo.town import candidates, true_shares
-from pluralign.judgments.population import Town, simulate
+from pluralign.demo.town import candidates, chosen_shares, log_choices, true_shares
+from pluralign.judgments.population import PROMPTS, Town, simulate
 from pluralign.judgments.votes import read_votes, votes_of
 from pluralign.policies.loading import load_policy
+from pluralign.policies.policy import Sample
 from pluralign.scoring.items import items_of_texts
 from pluralign.scoring.reward_models import load_reward_model
 
@@ -30,6 +36,8 @@ def test_the_demo_reports_what_its_runs_hold(tmp_path):
     calibrated, rest = rest.split("How well are the crowd's labels predicted?")
     crowd, rest = rest.split("How well do one reward model")
     the_crowd_section_is_correct(tmp_path, crowd, metrics["crowd"])
+    rest, said = rest.split("What do policies say?")
+    what_is_said_is_correct(tmp_path, said)
     served, rest = rest.split("Whose preferences does each policy reproduce?")
     if metrics["types"]["types"] == 1:
         chosen, _ = rest.split("There is a single annotator type, so one policy serves everybody.")
@@ -156,6 +164,64 @@ def the_histograms_are_correct(folder, text):
         least = np.minimum(people, shares_of_answers)
         minority = least.sum() - np.take_along_axis(least, people.argmax(1)[:, None], 1).sum()
         assert kept == pytest.approx(minority / held, abs=0.006)
+
+
+def what_is_said_is_correct(folder, text):
+    """By drawing the same responses again and counting the type that chooses each most."""
+    simulation = simulate(Town(annotators=20, judgments_per_annotator=6, responses=3, overlap=0.2, seed=1))
+    prompts = sorted(set(read(folder / "test.parquet").column("prompt")))
+    for name, run in {"language model": "language-model", "DPO": "policy", "matching by type": "people"}.items():
+        policy = load_policy(folder / run, max_length=160)
+        samples = policy.sample(prompts, n=6, max_new_tokens=80, seed=1)
+        kinds = [favourite(simulation, sample.response) for group in samples for sample in group]
+        line = next(line for line in text.splitlines() if line.startswith(name + " "))
+        numbers = [float(cell) for cell in re.findall(r"\d+\.\d+", line)]
+        assert numbers[:9:3] == pytest.approx(np.bincount(kinds, minlength=3) / len(kinds), abs=0.006)
+        apart = abs(np.bincount(kinds, minlength=3) / len(kinds) - chosen_shares(simulation)).sum() / 2
+        assert numbers[9] == pytest.approx(apart, abs=0.006)
+
+
+def favourite(simulation, text):
+    return int(log_choices(simulation, [text])[:, 0].argmax())
+
+
+def test_what_is_said_is_counted_against_the_towns_choice(tmp_path):
+    """Composed responses of known types: shares, a distance without the noise of drawing, and perplexity by hand."""
+    simulation = simulate(Town(annotators=4))
+    prompts = list(PROMPTS[:6])
+    texts = candidates(prompts, 4, seed=0)
+    words = [*prompts, *(text for group in texts for text in group)]
+    make_causal_model(words, tmp_path / "base", vocab_size=512, hidden_size=32, layers=1, heads=2, context=256)
+    base = load_policy(tmp_path / "base")
+    ids = [[base.tokenizer(text)["input_ids"] for text in group] for group in texts]
+    samples = [
+        [Sample(text, own, -1.0, place != 0) for place, (text, own) in enumerate(zip(group, tokens, strict=True))]
+        for group, tokens in zip(texts, ids, strict=True)
+    ]
+    found = said_metrics(simulation, prompts, samples, base, seed=0)
+    kinds = np.array([favourite(simulation, text) for group in texts for text in group])
+    shares = np.array([(kinds == kind).mean() for kind in range(3)])
+    wanted = np.array(chosen_shares(simulation))
+    assert found["shares"] == pytest.approx(shares)
+    assert found["total_variation"] == pytest.approx(abs(shares - wanted).sum() / 2)
+    assert found["total_variation_low"] <= found["total_variation"] <= found["total_variation_high"]
+    assert all(
+        low <= share <= high for low, share, high in zip(found["shares_low"], shares, found["shares_high"], strict=True)
+    )
+    count = sum(len(own) for group in ids for own in group)
+    assert found["mean_length"] == pytest.approx(count / 24)
+    assert found["unfinished"] == 0.25
+    total = 0.0
+    for prompt, group in zip(prompts, ids, strict=True):
+        given = base.tokenizer(prompt)["input_ids"]
+        for own in group:
+            with torch.no_grad():
+                logits = base.model(input_ids=torch.tensor([given + own])).logits[0].double().log_softmax(-1)
+            total += sum(float(logits[len(given) - 1 + place, token]) for place, token in enumerate(own))
+    assert found["perplexity"] == pytest.approx(np.exp(-total / count), rel=1e-4)
+    (line,) = [line for line in tables.said(simulation, {"a policy": found}, 6) if line.startswith("a policy")]
+    assert f"{shares[0]:.2f} [{found['shares_low'][0]:.2f}, {found['shares_high'][0]:.2f}]" in line
+    assert line.split()[-1] == f"{found['perplexity']:.1f}"
 
 
 def test_true_shares_are_what_a_large_town_says():

@@ -61,7 +61,7 @@ class Penalty:
     """
 
     mode: Mode = "flattened"
-    alpha: float = 0.1
+    alpha: float = 0.05
     gate: Gate = "token"
     reference_weight: float = 0.5
 

@@ -12,11 +12,14 @@ import numpy as np
 import pyarrow.parquet as pq
 from scipy.special import softmax
 
-from pluralign.demo.town import candidates, population_choices, types_by_group
+from pluralign.demo.town import candidates, chosen_shares, log_choices, population_choices, types_by_group
+from pluralign.evaluation.intervals import Resampling
 from pluralign.evaluation.policies.divergences import list_divergences, minority_mass
 from pluralign.evaluation.policies.regret import largest_losses, means, preferred, with_mixtures
 from pluralign.judgments.population import Simulation
+from pluralign.policies.comparison import drawn_tokens
 from pluralign.policies.loading import load_policy
+from pluralign.policies.policy import Policy, Sample
 from pluralign.scoring.items import items_of_texts
 from pluralign.scoring.reward_models import load_reward_model
 from pluralign.workflows.aggregate.answers import BASE
@@ -30,6 +33,9 @@ ANSWER = 80
 
 LISTED = 12
 """Composed responses per prompt, from which policies and the town choose."""
+
+SAID = 6
+"""Responses that a policy draws to each prompt."""
 
 
 DPO = "DPO"
@@ -149,3 +155,58 @@ def compare_lists(
         **{name: log_probs(folder) for name, folder in policies.items()},
     }
     return {name: list_metrics(population, types, row) for name, row in rows.items()}
+
+
+def said_metrics(
+    simulation: Simulation, prompts: Sequence[str], samples: Sequence[Sequence[Sample]], base: Policy, seed: int
+) -> dict[str, Any]:
+    """Which types' responses a policy says, compared with what the town chooses from everything that it composes.
+
+    Args:
+        simulation: the town.
+        prompts: what was asked.
+        samples: responses that a policy drew to each prompt.
+        base: the language model whose perplexity tells whether they are still language.
+        seed: of the intervals, which are over prompts.
+
+    Returns:
+        `shares` of the types with `shares_low` and `shares_high`; `total_variation` to the town's shares with `_low`
+        and `_high`, which hold the distance that remains without the noise of drawing; `mean_length` in tokens;
+        `unfinished`, the share that was cut; `perplexity` per token under the base.
+    """
+    flat = [sample for group in samples for sample in group]
+    kinds = log_choices(simulation, [sample.response for sample in flat]).argmax(axis=0)
+    of_kind = (kinds[:, None] == np.arange(len(simulation.town.types))).astype(float)  # (responses, types)
+    shares = of_kind.mean(0)
+    prompt = np.repeat(np.arange(len(samples)), [len(group) for group in samples])
+    resampling = Resampling(prompt, seed=seed)
+    means = resampling.mean_intervals({str(kind): (column, 1.0) for kind, column in enumerate(of_kind.T)})
+    gaps = shares - np.array(chosen_shares(simulation))
+    ends = resampling.absolute_sum_ends(gaps, (of_kind - shares) / len(flat))
+    tokens = drawn_tokens(prompts, samples, base.tokenizer, base.limits.max_length - ANSWER)
+    count = sum(len(sample.token_ids) for sample in flat)
+    metrics: dict[str, Any] = {
+        "shares": shares.tolist(),
+        "total_variation": float(np.abs(gaps).sum() / 2),
+        "mean_length": count / len(flat),
+        "unfinished": float(np.mean([not sample.finished for sample in flat])),
+        "perplexity": float(np.exp(-base.values(tokens).sum() / count)),
+    }
+    if ends is not None:
+        metrics |= {"total_variation_low": ends[0] / 2, "total_variation_high": ends[1] / 2}
+        for end in ("low", "high"):
+            metrics[f"shares_{end}"] = [means[f"{kind}_{end}"] for kind in range(len(shares))]
+    return metrics
+
+
+def compare_said(
+    simulation: Simulation, policies: Mapping[str, Path], base: Path, prompts: Sequence[str], seed: int
+) -> dict[str, dict[str, Any]]:
+    """`said_metrics` of the language model `base` and of policies that were tuned from it."""
+    reference = load_policy(base, max_length=CONTEXT)
+    rows = {}
+    for name, folder in {"language model": base, **policies}.items():
+        policy = load_policy(folder, max_length=CONTEXT)
+        samples = policy.sample(prompts, n=SAID, max_new_tokens=ANSWER, seed=seed)
+        rows[name] = said_metrics(simulation, prompts, samples, reference, seed)
+    return rows

@@ -14,7 +14,7 @@ from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write
 from pluralign.core.runs import read_metrics
 from pluralign.demo import tables
-from pluralign.demo.comparison import ANSWER, CONTEXT, DPO, compare_lists, win_rates
+from pluralign.demo.comparison import ANSWER, CONTEXT, DPO, compare_lists, compare_said, win_rates
 from pluralign.demo.from_scratch import make_causal_model
 from pluralign.demo.town import TOWN, rated, types_by_group, with_sources
 from pluralign.judgments.population import Simulation, Town, simulate
@@ -39,7 +39,8 @@ RUNS = {
     "types": "a policy per annotator type",
     "together": "one policy for all types: mixture, merge and best-of",
     "rlhf": "KL-RLHF on the reward model",
-    "matched": "preference matching",
+    "matched": "preference matching, one policy",
+    "people": "preference matching by annotator type",
 }
 """The run folders, in the order of the report, and what they hold."""
 
@@ -98,8 +99,10 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
         "KL-RLHF": folder / "rlhf",
         "matching (pm-dpo)": folder / "matched",
     }
+    said_by = {**matched, "matching by type": folder / "people"}
     prompts, test_items = sorted(set(test_part.column("prompt"))), items_of(test_part)
     choices = compare_lists(simulation, matched, folder / "language-model", folder / "reward", prompts, seed)
+    said = compare_said(simulation, said_by, folder / "language-model", prompts, seed)
     metrics = {name: read_metrics(folder / name) for name in ("reward", "crowd", "policy", "types")}
     made = [name for name in RUNS if name != "language-model" and (folder / name / "metrics.json").exists()]
     report([folder / name for name in made], folder / "report.html")
@@ -110,6 +113,7 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
         tables.served(simulation, test_items, metrics, test_part),
         tables.histograms(simulation, choices, len(prompts)),
         *_for_all(simulation, folder, together, seed),
+        tables.said(simulation, said, len(prompts)),
         [
             f"report:             {folder / 'report.html'}",
             f"judgments:          {folder / 'train.parquet'}, tuning.parquet, test.parquet",
@@ -193,6 +197,14 @@ def configs(folder: Path, untrained: Path, ratings: Mapping[str, Any], seed: int
             "per_device_train_batch_size": 16,
             "learning_rate": 1e-3,
             "num_train_epochs": 4,
+        },
+        "people": {
+            "objective": "pm-dpo",
+            "matching_by": "type",
+            "length_checks": 0,
+            **base,
+            **tuning,
+            "num_train_epochs": 2,
         },
     }
     common = {

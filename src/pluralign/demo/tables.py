@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from pluralign.core.errors import one_line
-from pluralign.demo.comparison import DPO, LISTED, OWN, WinRates
-from pluralign.demo.town import PLACES, Ratings, true_shares
+from pluralign.demo.comparison import DPO, LISTED, OWN, SAID, WinRates
+from pluralign.demo.town import PLACES, Ratings, chosen_shares, true_shares
 from pluralign.judgments.population import Simulation
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.crowds import CROWDS, crowd_metrics, crowd_of
@@ -175,6 +175,29 @@ def histograms(simulation: Simulation, choices: Mapping[str, Mapping[str, Any]],
     for name, row in choices.items():
         bars = "".join(f"{share:>4.0%} {'#' * round(BAR * share):<{width - 5}}" for share in row["shares"])
         lines.append(f"{name:<22}{bars}{row['total_variation']:>8.2f}{row['minority_mass']:>16.2f}")
+    return lines
+
+
+def said(simulation: Simulation, rows: Mapping[str, Mapping[str, Any]], prompts: int) -> list[str]:
+    """Each group's share of what each policy says, and the distance from what the people choose: `compare_said`."""
+    groups = [group.name for group in simulation.town.types]
+    lines = [
+        f"What do policies say? ({SAID} responses of their own to each of {prompts} held-out prompts, not from a list)",
+        "",
+        f"{'said by':<22}"
+        + "".join(f"{name:>20}" for name in groups)
+        + f"{'distance':>20}{'tokens':>8}{'perplexity':>12}",
+        f"{'people (would choose)':<22}" + "".join(f"{share:>20.2f}" for share in chosen_shares(simulation)),
+    ]
+    for name, row in rows.items():
+        shares = [
+            {"share": row["shares"][place]}
+            | {f"share_{end}": row[f"shares_{end}"][place] for end in ("low", "high") if f"shares_{end}" in row}
+            for place in range(len(groups))
+        ]
+        cells = "".join(f"{_with_interval(share, 'share', digits=2):>20}" for share in shares)
+        distance = _with_interval(row, "total_variation", digits=2)
+        lines.append(f"{name:<22}{cells}{distance:>20}{row['mean_length']:>8.0f}{row['perplexity']:>12.1f}")
     return lines
 
 

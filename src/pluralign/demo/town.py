@@ -112,6 +112,22 @@ def log_choices(simulation: Simulation, texts: Sequence[str]) -> np.ndarray:
     return np.asarray(own - (logsumexp(whole, axis=1, keepdims=True) - np.log(COMPOSED)))
 
 
+def chosen_shares(simulation: Simulation) -> list[float]:
+    """Each type's share of what the town chooses from everything that it composes; see `population_choices`.
+
+    Examples:
+        >>> from pluralign.judgments.population import Town
+        >>> shares = chosen_shares(simulate(Town(annotators=4)))
+        >>> len(shares), round(sum(shares), 9)
+        (3, 1.0)
+    """
+    rng = np.random.default_rng(1)
+    composed = [compose(PROMPTS[rng.integers(len(PROMPTS))], rng).text for _ in range(COMPOSED)]
+    utilities = log_choices(simulation, composed)
+    chosen = simulation.town.shares @ softmax(utilities, axis=-1)
+    return [float(chosen[utilities.argmax(axis=0) == kind].sum()) for kind in range(len(utilities))]
+
+
 def candidates(prompts: Sequence[str], each: int, seed: int) -> list[list[str]]:
     """Different composed responses to each prompt.
 

@@ -7,13 +7,16 @@ think of them. As letters, all options are one token long.
 from __future__ import annotations
 
 import string
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from pluralign.core.errors import PluralignError
 from pluralign.judgments.messages import plain_text
 from pluralign.judgments.table import Judgments
+
+Answers = Literal["texts", "letters"]
+"""What a policy responds with."""
 
 MOST = len(string.ascii_uppercase)
 
@@ -59,6 +62,11 @@ def lettered(judgments: Judgments, seed: int = 0) -> Judgments:
         order = draw.permutation(len(shown)).tolist()
         rows.append(row | _listed(row["prompt"], [shown[place] for place in order]) | _ordered(row, order))
     return Judgments.from_rows(rows, judgments.label_scale)
+
+
+def asked_for(judgments: Judgments, answers: Answers) -> Judgments:
+    """Judgments in the form in which a policy is asked: as they are, or `lettered`."""
+    return lettered(judgments) if answers == "letters" else judgments
 
 
 def _listed(prompt: Any, options: list[Any]) -> dict[str, Any]:

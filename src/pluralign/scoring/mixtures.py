@@ -22,6 +22,7 @@ from pluralign.core.errors import PluralignError
 from pluralign.core.files import disk_errors, write_json
 from pluralign.core.records import read_json
 from pluralign.evaluation.pairs import judgment_blocks
+from pluralign.judgments.lettered import Answers
 from pluralign.judgments.rows import parquet_errors
 from pluralign.scoring.items import Items
 from pluralign.scoring.loading import adapter_base
@@ -60,6 +61,7 @@ class Mixture:
         penalty: which part of the reference's log-probability the implicit rewards charge; `kl` is all of it.
         combination: `mixture` draws an adapter for every response; `pooled` adds the adapters' logits at every token.
         tie_nu: with `ties: davidson`, the tie parameters of blocks of 2, 3 ... responses, common to all types.
+        answers: what the policies respond with: texts, or letters of the options that the prompt lists.
 
     Examples:
         >>> Mixture({"type-1": 0.5, "type-2": 0.4})
@@ -77,6 +79,7 @@ class Mixture:
     penalty: Penalty = field(default_factory=lambda: Penalty("kl"))
     combination: Combination = "mixture"
     tie_nu: list[float] = field(default_factory=list)
+    answers: Answers = "texts"
 
     def __post_init__(self) -> None:
         for name in self.weights:  # names of folders beside the file
@@ -92,7 +95,7 @@ class Mixture:
         if not (_is_number(self.beta) and self.beta > 0):
             raise PluralignError(f"beta of a mixture: found {self.beta!r}, expected a number above 0")
         allowed = {"loss_type": get_args(LossType), "ties": get_args(AnyTies)}
-        allowed["combination"] = get_args(Combination)
+        allowed |= {"combination": get_args(Combination), "answers": get_args(Answers)}
         for name, choices in allowed.items():
             if (value := getattr(self, name)) not in choices:
                 raise PluralignError(f"{name} of a mixture: found {value!r}, expected one of {', '.join(choices)}")

@@ -140,7 +140,8 @@ class JudgmentCollator:
 
     def __call__(self, batch: list[int]) -> dict[str, Any]:
         """`blocks`; `response` (responses,) in the order of the blocks; and by judgment `index`, `ranks`
-        (judgments, responses), `weight`, `source` (judgments,) and `opposite` (judgments, pairs); and the columns."""
+        (judgments, responses), `judgment`, `weight`, `source` (judgments,) and `opposite` (judgments, pairs); and the
+        columns."""
         responses, ranks = judgment_arrays(self.items, batch)
         unique = np.unique(responses[ranks != NOT_SHOWN])
         blocks = [lay_out(self.tokens, rows, self.layout) for rows in blocks_of(self.tokens, unique, self.layout)]
@@ -152,6 +153,7 @@ class JudgmentCollator:
             "response": order,
             "index": torch.from_numpy(place[np.where(ranks != NOT_SHOWN, responses, unique[0])]),
             "ranks": torch.from_numpy(ranks),
+            "judgment": torch.tensor(batch),
             "weight": torch.from_numpy(self.items.weight[batch]).float(),
             "source": torch.from_numpy(self.sources[batch]),
         }

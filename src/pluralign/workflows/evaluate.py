@@ -22,7 +22,7 @@ from pluralign.evaluation.calibration.recalibration import Recalibration
 from pluralign.evaluation.policies.said_wanted import kinds_by_likeness, kinds_by_reward
 from pluralign.evaluation.rewards.sharing import sharing_gain
 from pluralign.evaluation.slices import annotator_table
-from pluralign.judgments.lettered import lettered
+from pluralign.judgments.lettered import Answers, asked_for
 from pluralign.judgments.reading import read
 from pluralign.judgments.table import Judgments
 from pluralign.policies.comparison import against_reference, answer_rows, compare
@@ -151,7 +151,8 @@ def evaluate(
     if (metrics := finished_metrics(folder, config, inputs)) is not None:
         return metrics
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    settings = None if is_mixture(model) else load_parts(model, hub)[0]
+    together = read_mixture(model) if is_mixture(model) else None
+    settings = None if together is not None else load_parts(model, hub)[0]
     is_reward = settings is not None and is_reward_model(settings)
     if beta is not None and not 0 < beta < math.inf:
         raise PluralignError(f"beta: found {beta}, expected a finite number above 0")
@@ -162,10 +163,12 @@ def evaluate(
     if kinds is not None and reward is None:
         raise PluralignError("kinds: tells kinds of drawn responses, which are drawn with --reward only: give one")
     judgments = read(paths, label_scale)
-    if (getattr(settings, SETTINGS, None) or {}).get(ANSWERS) == "letters":
-        if reward is not None:
-            raise PluralignError(f"{model}: responds with letters, which a reward model cannot score: omit --reward")
-        judgments = lettered(judgments)
+    responds: Answers = (getattr(settings, SETTINGS, None) or {}).get(ANSWERS) or "texts"
+    if together is not None:
+        responds = together.answers
+    if responds == "letters" and reward is not None:
+        raise PluralignError(f"{model}: responds with letters, which a reward model cannot score: omit --reward")
+    judgments = asked_for(judgments, responds)
     title = [f"# Evaluation of {model}", "", "on " + ", ".join(f"`{path}`" for path in paths), ""]
     single = load_reward_model(model, raw=raw, quantile=quantile, **hub) if is_reward and not others else None
     crowds = _crowds(model, single, judgments, seed)
@@ -177,7 +180,7 @@ def evaluate(
         finish_run(folder, crowds.metrics, "\n".join([*title, *_said(crowds), *metrics_table(crowds.metrics)]) + "\n")
         return crowds.metrics
     items = items_of(judgments)
-    mixture = read_mixture(model) if is_mixture(model) and is_typed_run(model) else None
+    mixture = together if is_typed_run(model) else None
     posteriors = {} if mixture is None else read_responsibilities(model, len(mixture.weights))
     compared: dict[str, float] = {}
     answers: list[dict[str, Any]] = []

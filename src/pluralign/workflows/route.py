@@ -14,6 +14,7 @@ import torch
 
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import output_file, path_list, write_parquet
+from pluralign.judgments.lettered import asked_for
 from pluralign.judgments.reading import read
 from pluralign.policies.loading import load_policy
 from pluralign.policies.mixture import MixturePolicy
@@ -78,7 +79,7 @@ def route(
             f"{run}: its weights say how often each adapter is used, not how many annotators are of each type: "
             "give the em-dpo run, or --prior uniform"
         )
-    judgments = read(path_list(files), label_scale)
+    judgments = asked_for(read(path_list(files), label_scale), mixture.answers)
     items = items_of(judgments)
     annotator_of_row, keys = annotators_of(judgments, np.arange(len(judgments)))
     policy = load_policy(run, trust_remote_code=trust_remote_code, device=device)

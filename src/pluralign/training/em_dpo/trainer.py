@@ -17,6 +17,7 @@ from __future__ import annotations
 import copy
 import os
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +40,7 @@ from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_json, write_parquet
 from pluralign.core.records import read_record, write_record
 from pluralign.judgments.table import Judgments
+from pluralign.policies.policy import Sample
 from pluralign.scoring.adapters import can_merge, merged
 from pluralign.scoring.items import Items
 from pluralign.scoring.measured import Measured, believed, column_of, pairs_under, typed_metrics
@@ -47,7 +49,6 @@ from pluralign.scoring.panels import annotators_of
 from pluralign.scoring.tokens import TokenizedItems
 from pluralign.training.batches import JudgmentSampler
 from pluralign.training.checkpoints import newest_checkpoint
-from pluralign.training.dpo import DPOTrainer
 from pluralign.training.em_dpo.config import EMDPOConfig
 from pluralign.training.em_dpo.e_step import EStep, TypeUtilities
 from pluralign.training.em_dpo.rounds import (
@@ -66,6 +67,7 @@ from pluralign.training.em_dpo.type_starts import type_start
 from pluralign.training.em_dpo.typed_batches import TypedCollator, TypedRows, TypedSampler, typed_rows
 from pluralign.training.judgment_trainer import Dataset, as_judgments
 from pluralign.training.objective import TrainingRun
+from pluralign.training.preference_matching.dpo import MatchingTrainer
 from pluralign.training.response_trainer import adapted
 
 logger = logging.get_logger(__name__)
@@ -83,7 +85,7 @@ HOT = 3.0
 """Temperature of the first E-step after a poor or random start."""
 
 
-class EMDPOTrainer(DPOTrainer):
+class EMDPOTrainer(MatchingTrainer):
     """Estimates annotator types and tunes an adapter for each.
 
     Arguments that are not listed are those of `DPOTrainer`.
@@ -201,8 +203,8 @@ annotator's type, `types.json` the estimates of every round."""
         """The types' policies with their shares."""
         args = self.args
         weights = dict(zip(self.adapters, self.mixture_weights.tolist(), strict=True))
-        nu = self.likelihood.nu
-        return Mixture(weights, args.beta, args.loss_type, self.ties, args.top, args.penalty, tie_nu=list(nu))
+        tuned = (args.beta, args.loss_type, self.ties, args.top, args.penalty)
+        return Mixture(weights, *tuned, tie_nu=list(self.likelihood.nu), answers=args.answers)
 
     @property
     def posteriors(self) -> dict[str, np.ndarray]:
@@ -519,6 +521,15 @@ annotator's type, `types.json` the estimates of every round."""
         own, self.state.global_step = self.state.global_step, self.state.global_step + self._steps_before
         super().log(logs | {"m_step": float(self._phase)}, start_time)
         self.state.global_step = own
+
+    def _drawn(self, prompts: Sequence[Any], limit: int) -> list[list[Sample]]:
+        if self._phase:  # a round's policies only tell types apart
+            return []
+        drawn = []
+        for kind in range(len(self.adapters)):
+            self._use(kind)
+            drawn += super()._drawn(prompts, limit)
+        return drawn
 
     def _use(self, kind: int) -> None:
         # Switching freezes the other adapters; their tensors stay in the optimiser without gradients.

@@ -10,6 +10,7 @@ needs no reference. `choice.preference_matching` has the modes between.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -21,10 +22,10 @@ from transformers.utils import logging
 
 from pluralign.choice.preference_matching import Gate, Mode, Penalty
 from pluralign.core.errors import PluralignError
-from pluralign.judgments.lettered import lettered
+from pluralign.judgments.lettered import Answers, asked_for
 from pluralign.judgments.table import Judgments
 from pluralign.policies.comparison import drawn_tokens
-from pluralign.policies.policy import Policy
+from pluralign.policies.policy import Policy, Sample
 from pluralign.scoring.forward import block_values
 from pluralign.scoring.items import Items
 from pluralign.scoring.loading import SETTINGS
@@ -35,8 +36,6 @@ from pluralign.training.configs import ALPHA_HELP, GATE_HELP, WEIGHT_HELP, check
 from pluralign.training.dpo import DPOConfig, DPOTrainer
 from pluralign.training.preference_matching.lengths import LengthChecks
 from pluralign.training.response_trainer import ModelOrName
-
-Answers = Literal["texts", "letters"]
 
 logger = logging.get_logger(__name__)
 
@@ -52,12 +51,35 @@ class MatchingConfig(DPOConfig):
     """DPO whose implicit reward subtracts only a part of the reference's log-probability."""
 
     mode: Mode = setting("kl", _MODE)
-    alpha: float = setting(0.1, ALPHA_HELP)
+    alpha: float = setting(Penalty.alpha, ALPHA_HELP)
     gate: Gate = setting("token", GATE_HELP)
     reference_weight: float = setting(0.5, WEIGHT_HELP)
+    answers: Answers = setting(
+        "texts",
+        "What the policy responds with: the texts themselves, or the letter of one of the options that the prompt "
+        "lists (letters), for statements and survey options, whose lengths would decide otherwise.",
+    )
+    anchor: Literal["nll", "kl"] | None = setting(
+        None,
+        "Also learn what judgments leave open, the probability of everything that was not judged: keep it on the "
+        "judged responses (nll), or as the reference has it, by responses drawn from the reference (kl).",
+    )
+    anchor_weight: float = setting(0.1, "Weight of the anchor, in nats per response, beside a judgment's loss.")
+    anchor_draws: int = setting(256, "With anchor: kl, the number of responses drawn from the reference.")
+    length_checks: int = setting(
+        4,
+        "How often, at equal distances, responses are drawn and their length is logged; training stops if they no "
+        "longer end. 0 is never, and mode: kl has none.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_least(self, anchor_draws=1, length_checks=0)
+        check_choices(self, answers=Answers)
+        if self.anchor not in (None, "nll", "kl"):
+            raise ValueError(f"anchor: found {self.anchor!r}, expected nll or kl, or leave it out")
+        if not self.anchor_weight > 0:
+            raise ValueError(f"anchor_weight: found {self.anchor_weight}, expected a number above 0")
         if warning := self.penalty.length_warning("whatever limit they are drawn with"):
             logger.warning(warning)
 
@@ -82,40 +104,112 @@ class PMDPOConfig(MatchingConfig):
         "One policy that matches all judgments, or annotator types, found by em-dpo, each with a policy that matches "
         "its own people (type); then the keys of em-dpo apply, and the run is a mixture that draws a type first.",
     )
-    answers: Answers = setting(
-        "texts",
-        "What the policy responds with: the texts themselves, or the letter of one of the options that the prompt "
-        "lists (letters), for statements and survey options, whose lengths would decide otherwise.",
-    )
-    anchor: Literal["nll", "kl"] | None = setting(
-        None,
-        "Also learn what judgments leave open, the probability of everything that was not judged: keep it on the "
-        "judged responses (nll), or as the reference has it, by responses drawn from the reference (kl).",
-    )
-    anchor_weight: float = setting(0.1, "Weight of the anchor, in nats per response, beside a judgment's loss.")
-    anchor_draws: int = setting(256, "With anchor: kl, the number of responses drawn from the reference.")
-    length_checks: int = setting(
-        4,
-        "How often, at equal distances, responses are drawn and their length is logged; training stops if they no "
-        "longer end. 0 is never.",
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_least(self, anchor_draws=1, length_checks=0)
-        check_choices(self, answers=Answers)
         if self.matching_by != "everyone":
             raise ValueError(
                 f"matching_by: found {self.matching_by!r}, expected everyone: in Python, types are matched by "
                 'EMDPOTrainer with EMDPOConfig(mode="flattened", beta=1.0)'
             )
-        if self.anchor not in (None, "nll", "kl"):
-            raise ValueError(f"anchor: found {self.anchor!r}, expected nll or kl, or leave it out")
-        if not self.anchor_weight > 0:
-            raise ValueError(f"anchor_weight: found {self.anchor_weight}, expected a number above 0")
 
 
-class PMDPOTrainer(DPOTrainer):
+class MatchingTrainer(DPOTrainer):
+    """DPO under a penalty, with what judgments leave open: responses that nobody judged, and their length."""
+
+    args: MatchingConfig
+
+    def __init__(self, model: ModelOrName, args: MatchingConfig, *data: Any, **arguments: Any) -> None:
+        self.args = args
+        super().__init__(model, args, *data, **arguments)
+        getattr(self.policy.model.config, SETTINGS)[ANSWERS] = args.answers
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if args.anchor == "kl" and sharded:
+            raise PluralignError("anchor: kl draws responses, which sharded weights do not allow here: use nll")
+        longest = max(len(ids) for ids in self.train_tokens.response_ids)
+        room = self.policy.limits.max_length - 1
+        self._draws: TokenizedItems | None = None
+        if args.anchor == "kl":
+            self._draws = self._drawn_from_reference(min(longest, room))
+        if args.length_checks and not sharded and not args.penalty.charges_all:
+            prompts = list(self.train_items.prompts)
+            self.add_callback(LengthChecks(self, self._drawn, prompts, min(2 * longest, room), args.length_checks))
+
+    def _drawn(self, prompts: Sequence[Any], limit: int) -> list[list[Sample]]:
+        """A response to each prompt by each policy that is trained, for the checks of length."""
+        policy = Policy(self.policy.model, self.policy.tokenizer, self.policy.limits)
+        return [[sample for (sample,) in policy.sample(prompts, max_new_tokens=limit, seed=self.args.seed)]]
+
+    def _ranked(self, judgments: Judgments, name: str) -> Items:
+        return super()._ranked(asked_for(judgments, self.args.answers), name)
+
+    def _drawn_from_reference(self, longest: int) -> TokenizedItems:
+        """Responses of the reference to training prompts, drawn before the model is trained."""
+        model = self.policy.model if self._ref_model is None else self._ref_model
+        off = self._adapter_off and self._ref_model is None
+        reference = Policy(model, self.policy.tokenizer, self.policy.limits)
+        chosen = np.random.default_rng(self.args.seed).permutation(len(self.train_items.prompts))
+        prompts = [self.train_items.prompts[place] for place in chosen[: self.args.anchor_draws]]
+        n = -(-self.args.anchor_draws // len(prompts))
+        with model.disable_adapter() if off else nullcontext():
+            samples = reference.sample(prompts, n=n, max_new_tokens=longest, seed=self.args.seed)
+        return drawn_tokens(prompts, samples, self.policy.tokenizer, self.policy.limits.max_length - longest)
+
+    def _read(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        values = super()._read(model, inputs)
+        if self.args.anchor == "nll":
+            inputs["said"] = self._judged_mass(values, inputs)[inputs["index"][:, 0]]
+        elif self._draws is not None:
+            inputs["said"] = self._read_draws(model, inputs["judgment"])
+        return values
+
+    def _judged_mass(self, values: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """log of the probability that one of the prompt's responses in the batch is said: `(responses,)`.
+
+        Its gradient moves them together, so their odds stay.
+        """
+        item = torch.from_numpy(self.train_tokens.item)[inputs["response"].cpu()].to(values.device)
+        own, place = item.unique(return_inverse=True)
+        lowest = torch.full((len(own),), -torch.inf, device=values.device)
+        most = lowest.scatter_reduce(0, place, values.detach().float(), "amax")[place]
+        mass = torch.zeros_like(lowest).index_add(0, place, (values - most).exp())
+        return mass.log()[place] + most
+
+    def _read_draws(self, model: nn.Module, judgments: Tensor) -> Tensor:
+        """log pi(y|x) of one of the reference's responses for each judgment `(judgments,)`, another one in each step.
+
+        Which one does not depend on how a step is divided into batches and processes.
+        """
+        assert self._draws is not None
+        count = len(self._draws.item)
+        turn = int(np.random.default_rng((self.args.seed, self.state.global_step)).integers(count))
+        chosen, place = np.unique((judgments.cpu().numpy() + turn) % count, return_inverse=True)
+        said: list[Tensor] = []
+        order: list[Tensor] = []
+        for rows in blocks_of(self._draws, chosen, self.layout):
+            block = {
+                name: value.to(judgments.device) for name, value in lay_out(self._draws, rows, self.layout).items()
+            }
+            said.append(block_values(model, block, self.layout))
+            order.append(block["response"])
+        return torch.cat(said)[torch.cat(order).argsort()][torch.from_numpy(place).to(judgments.device)]
+
+    def _losses(self, utilities: Tensor, inputs: dict[str, Any]) -> Tensor:
+        losses = super()._losses(utilities, inputs)
+        if "said" in inputs:
+            anchor, weight = -inputs["said"], inputs["weight"]
+            self._add("anchor", torch.stack([weight @ anchor.detach(), weight.sum()]))
+            losses = losses + self.args.anchor_weight * anchor
+        return losses
+
+    def _logged(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        logs = super()._logged(sums)
+        if "anchor" in sums:
+            logs["anchor"] = float(sums["anchor"][0] / sums["anchor"][1])
+        return logs
+
+
+class PMDPOTrainer(MatchingTrainer):
     """Tunes a policy on judgments until its odds are those of the judgments.
 
     Arguments as in `DPOTrainer`; `ref_model` has no meaning with `mode: pm`.
@@ -131,86 +225,3 @@ class PMDPOTrainer(DPOTrainer):
 
     args: PMDPOConfig
     objective: ClassVar[str] = "pm-dpo"
-
-    def __init__(self, model: ModelOrName, args: PMDPOConfig, *data: Any, **arguments: Any) -> None:
-        self.args = args
-        super().__init__(model, args, *data, **arguments)
-        getattr(self.policy.model.config, SETTINGS)[ANSWERS] = args.answers
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        if self.args.anchor == "kl" and sharded:
-            raise PluralignError("anchor: kl draws responses, which sharded weights do not allow here: use nll")
-        longest = max(len(ids) for ids in self.train_tokens.response_ids)
-        room = self.policy.limits.max_length - 1
-        self._draws: TokenizedItems | None = None
-        if self.args.anchor == "kl":
-            self._draws = self._drawn_from_reference(min(longest, room))
-        if self.args.length_checks and not sharded and not self.args.penalty.charges_all:
-            policy = Policy(self.policy.model, self.policy.tokenizer, self.policy.limits)
-            prompts, limit = list(self.train_items.prompts), min(2 * longest, room)
-            self.add_callback(LengthChecks(self, policy, prompts, limit, self.args.length_checks))
-
-    def _ranked(self, judgments: Judgments, name: str) -> Items:
-        return super()._ranked(lettered(judgments) if self.args.answers == "letters" else judgments, name)
-
-    def _drawn_from_reference(self, longest: int) -> TokenizedItems:
-        """Responses of the reference to training prompts, drawn before the model is trained."""
-        model = self.policy.model if self._ref_model is None else self._ref_model
-        off = self._adapter_off and self._ref_model is None
-        reference = Policy(model, self.policy.tokenizer, self.policy.limits)
-        chosen = np.random.default_rng(self.args.seed).permutation(len(self.train_items.prompts))
-        prompts = [self.train_items.prompts[place] for place in chosen[: self.args.anchor_draws]]
-        n = -(-self.args.anchor_draws // len(prompts))
-        with model.disable_adapter() if off else nullcontext():
-            samples = reference.sample(prompts, n=n, max_new_tokens=longest, seed=self.args.seed)
-        return drawn_tokens(prompts, samples, self.policy.tokenizer, self.policy.limits.max_length - longest)
-
-    def _utilities(self, values: Tensor, inputs: dict[str, Any]) -> Tensor:
-        if self.args.anchor == "nll":
-            item = torch.from_numpy(self.train_tokens.item)[inputs["response"].cpu()].to(values.device)
-            own, place = item.unique(return_inverse=True)
-            lowest = torch.full((len(own),), -torch.inf, device=values.device)
-            most = lowest.scatter_reduce(0, place, values.detach().float(), "amax")[place]
-            mass = torch.zeros_like(lowest).index_add(0, place, (values - most).exp())
-            inputs["listed"] = mass.log()[place] + most
-        return super()._utilities(values, inputs)
-
-    def _losses(self, utilities: Tensor, inputs: dict[str, Any]) -> Tensor:
-        losses = super()._losses(utilities, inputs)
-        if self.args.anchor == "nll":
-            # -log of the probability that one of the prompt's judged responses is said: it leaves their odds alone.
-            said = inputs["listed"][inputs["index"][:, 0]]
-            self._add("anchor", torch.stack([-(inputs["weight"] @ said.detach()), inputs["weight"].sum()]))
-            losses = losses - self.args.anchor_weight * said
-        return losses
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | None = None,
-    ) -> Any:
-        """The judgments' loss, and the anchor's share of it."""
-        found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if self._draws is None:
-            return found
-        loss, *others = found if return_outputs else (found,)
-        weight = inputs["weight"].sum()
-        total = weight if num_items_in_batch is None else num_items_in_batch
-        draw = np.random.default_rng((self.args.seed, self.state.global_step, int(inputs["response"].sum())))
-        count = min(len(inputs["weight"]), len(self._draws.item))
-        chosen = np.sort(draw.choice(len(self._draws.item), size=count, replace=False))
-        said = []
-        for rows in blocks_of(self._draws, chosen, self.layout):
-            block = {name: value.to(weight.device) for name, value in lay_out(self._draws, rows, self.layout).items()}
-            said.append(block_values(model, block, self.layout))
-        anchor = -torch.cat(said).mean()
-        self._add("anchor", torch.stack([anchor.detach() * weight, weight]))
-        loss = loss + self.args.anchor_weight * anchor * (weight / total) * self.accelerator.num_processes
-        return (loss, *others) if return_outputs else loss
-
-    def _logged(self, sums: dict[str, Tensor]) -> dict[str, float]:
-        logs = super()._logged(sums)
-        if "anchor" in sums:
-            logs["anchor"] = float(sums["anchor"][0] / sums["anchor"][1])
-        return logs

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from transformers import TrainerCallback
 
 from pluralign.core.errors import PluralignError
-from pluralign.policies.policy import Policy
+from pluralign.policies.policy import Sample
 
 PROMPTS = 32
 """The prompts that are answered in each check."""
@@ -48,12 +49,13 @@ def stop_if_endless(cut: float, before: float, limit: int, switch: str) -> None:
 class LengthChecks(TrainerCallback):
     """Draws responses to a few training prompts before training and at equal distances, and logs their length.
 
-    Logged: `sampled/mean_length`, in tokens, and `sampled/cut`, the share that did not end within `limit` tokens.
-    Only the main process draws.
+    Logged: `sampled/mean_length`, in tokens, and `sampled/cut`, the share that did not end within `limit` tokens; of
+    several policies the mean length of all and the largest share. Only the main process draws.
 
     Args:
         trainer: whose `log` is called.
-        policy: the policy as it is trained.
+        draw: a response to each prompt within a number of tokens, for each policy that is trained; none where no check
+            is due.
         prompts: of the training judgments.
         limit: the most tokens of a response.
         checks: how many after the first.
@@ -62,9 +64,16 @@ class LengthChecks(TrainerCallback):
         PluralignError: in training, as `stop_if_endless` says.
     """
 
-    def __init__(self, trainer: Any, policy: Policy, prompts: list[Any], limit: int, checks: int) -> None:
+    def __init__(
+        self,
+        trainer: Any,
+        draw: Callable[[Sequence[Any], int], list[list[Sample]]],
+        prompts: list[Any],
+        limit: int,
+        checks: int,
+    ) -> None:
         self.trainer = trainer
-        self.policy = policy
+        self.draw = draw
         self.prompts = prompts[:: max(1, len(prompts) // PROMPTS)][:PROMPTS]
         self.limit = limit
         self.checks = checks
@@ -72,23 +81,26 @@ class LengthChecks(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The first check."""
-        self.before = self._drawn(args, state, control)
+        self.before = self._cut(state, control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A check, where one is due."""
         due = {round(state.max_steps * number / self.checks) for number in range(1, self.checks + 1)}
         if state.global_step in due:
-            stop_if_endless(self._drawn(args, state, control), self.before, self.limit, "length_checks: 0")
+            stop_if_endless(self._cut(state, control), self.before, self.limit, "length_checks: 0")
 
-    def _drawn(self, args: Any, state: Any, control: Any) -> float:
+    def _cut(self, state: Any, control: Any) -> float:
+        """Log the lengths; the largest share of cut responses, 0 where none were drawn."""
         if not state.is_world_process_zero:
             return 0.0
-        training = self.policy.model.training
-        groups = self.policy.sample(self.prompts, max_new_tokens=self.limit, seed=args.seed)
-        self.policy.model.train(training)
-        drawn = [sample for group in groups for sample in group]
-        cut = float(np.mean([not sample.finished for sample in drawn]))
-        length = float(np.mean([len(sample.token_ids) for sample in drawn]))
+        model = self.trainer.policy.model
+        training = model.training
+        groups = self.draw(self.prompts, self.limit)
+        model.train(training)
+        if not groups:
+            return 0.0
+        cut = max(float(np.mean([not sample.finished for sample in group])) for group in groups)
+        length = float(np.mean([len(sample.token_ids) for group in groups for sample in group]))
         due = control.should_log
         self.trainer.log({"sampled/mean_length": length, "sampled/cut": cut})
         control.should_log = due  # a log takes back the request for the training's own

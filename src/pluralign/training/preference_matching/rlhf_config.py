@@ -46,7 +46,7 @@ class PMRLHFConfig(trl.RLOOConfig):
         "the model with all likely tokens equally likely (flattened); its power pi_ref^reference_weight (tempered); "
         "none (pm); or none for likely tokens and the model elsewhere (conditional).",
     )
-    alpha: float = setting(0.1, ALPHA_HELP)
+    alpha: float = setting(Penalty.alpha, ALPHA_HELP)
     gate: Gate = setting("token", GATE_HELP)
     reference_weight: float = setting(0.5, WEIGHT_HELP)
     beta: float = setting(1.0, "Weight of the penalty, above 0; the target is softmax(r / beta).")

@@ -409,7 +409,10 @@ def types_of(run: Path) -> tuple[Mixture | None, dict[str, Any]]:
             f"{run}: is not a run of em-dpo (it has no {MIXTURE_FILE}): aggregation needs the policies of several "
             f"types, found a folder{objective}"
         )
-    return read_mixture(run), settings
+    mixture = read_mixture(run)
+    if mixture.answers == "letters":
+        raise PluralignError(f"{run}: responds with letters of listed options, and aggregation needs texts")
+    return mixture, settings
 
 
 def priority_of(given: Mapping[str, float] | Sequence[float] | None, types: Sequence[str]) -> np.ndarray:
