@@ -16,10 +16,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 import pluralign
 from architectures import write_model
 from mixtures import Plain, write_mixture
-from pluralign.choice.regret import min_max_regret, regret_matrix
+from pluralign.choice.regret import min_max_regret, percentiles, regret_matrix
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_parquet
 from pluralign.judgments import Judgments, read
+from pluralign.policies.policy import Policy
 from pluralign.reports.aggregation import (
     AggregatedType,
     AggregationPage,
@@ -28,6 +29,7 @@ from pluralign.reports.aggregation import (
     TypeOutcome,
     Value,
 )
+from pluralign.scoring.items import items_of_texts
 from pluralign.scoring.mixtures import RESPONSIBILITIES, responsibilities_table
 from pluralign.training.sft import completions
 from pluralign.workflows.aggregate.contents import warnings_of
@@ -323,6 +325,24 @@ def test_every_policy_is_a_folder_that_loads_and_is_evaluated(everything, base, 
         peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder / name)
 
 
+def test_best_of_by_the_smallest_percentile_gives_no_type_its_worst(everything, tmp_path, monkeypatch):
+    """Its folder has no weights, its draws are those of the rule, and it needs no search for weights."""
+    run, folder, _ = everything
+    few = EVERYTHING | {"offer": ["best-of"], "distill": []}
+    with monkeypatch.context() as patch:
+        patch.setattr("pluralign.workflows.aggregate.tuning.best_of_weights", None)
+        metrics = aggregate(run, tmp_path / "out", best_of_rule="smallest-percentile", **few)
+    assert "worst_win_rate/best-of" in metrics
+    assert not [key for key in metrics if key.startswith("best_of_weights")]
+    policy = pluralign.load_policy(tmp_path / "out" / "best-of", device="cpu")
+    weighted = pluralign.load_policy(folder / "best-of", device="cpu")
+    assert (policy.weights, policy.n, len(weighted.weights)) == (None, 4, 3)
+    drawn = Policy(policy.model, policy.tokenizer, policy.limits).sample(["a?"], n=4, max_new_tokens=3, seed=1)
+    utilities = policy.judges.utilities(items_of_texts(["a?"], [[sample.response for sample in drawn[0]]]))
+    best = int(percentiles(utilities).min(0).argmax())
+    assert policy.sample(["a?"], n=1, max_new_tokens=3, seed=1)[0][0].response == drawn[0][best].response
+
+
 def test_a_stopped_aggregation_of_everything_ends_the_same(everything, tmp_path, monkeypatch):
     run, _, metrics = everything
 
@@ -459,6 +479,8 @@ def test_what_cannot_be_aggregated_is_one_clear_error(base, people, tiny_model, 
     refused("criterion: found 'nats', expected win-rate", criterion="nats")
     refused("offer: found 'merged', expected mixture, merge, .*did you mean 'merge'", offer=["merged"])
     refused("distill: found 'pooled', expected mixture", offer=["mixture"], distill=["pooled"])
+    refused("best_of_rule: found 'smallest', expected weighted, smallest-percentile", best_of_rule="smallest")
+    refused("knows no priorities", best_of_rule="smallest-percentile", priority=[1.0, 2.0, 1.0])
     refused("samples: found 0", samples=0)
     refused("candidates: found 0", candidates=0)
     refused("max_new_tokens: found 0", max_new_tokens=0)

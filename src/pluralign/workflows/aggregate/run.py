@@ -57,6 +57,7 @@ from pluralign.workflows.aggregate.tuning import (
     MIXTURE,
     OFFERED,
     POOLED,
+    BestOfRule,
     Criterion,
     Tuned,
     tune,
@@ -80,6 +81,7 @@ def aggregate(
     judge: Mapping[str, str | os.PathLike[str]] | None = None,
     samples: int = 4,
     candidates: int = 16,
+    best_of_rule: BestOfRule = "weighted",
     trials: int = 12,
     max_new_tokens: int = 128,
     max_prompts: int | None = None,
@@ -127,6 +129,9 @@ def aggregate(
             the types' own policies judge, and `best-of` is not offered.
         samples: responses per prompt from each policy.
         candidates: n of `best-of`.
+        best_of_rule: which candidate `best-of` gives: the one with the largest weighted sum of the types' percentiles
+            (`weighted`; the weights serve the worst-off type best on average), or the one whose smallest percentile is
+            largest (`smallest-percentile`; no type is served badly in any single response).
         trials: number of weights that the search for `merge` tries; half as many for `pooled`.
         max_new_tokens: maximum number of tokens of a response.
         max_prompts: maximum number of prompts; a random subset if the files have more.
@@ -170,6 +175,7 @@ def aggregate(
         if not size > 0:
             raise PluralignError(f"{name}: found {size}, expected a number above 0")
     _one_of("criterion", [criterion], get_args(Criterion))
+    _one_of("best_of_rule", [best_of_rule], get_args(BestOfRule))
     _one_of("offer", offer, OFFERED)
     offer = [name for name in OFFERED if name in offer]
     taught = [name for name in offer if name != MERGE] if distill is True else list(distill or ())
@@ -189,11 +195,14 @@ def aggregate(
         "criterion": criterion,
         "offer": offer,
         **counted,
+        "best_of_rule": best_of_rule,
         "priority": priority_of(priority, types).tolist(),
         "hedge": hedge,
         "policies": others,
         "seed": seed,
     }
+    if best_of_rule == "smallest-percentile" and BEST_OF in offer and len(set(config["priority"])) > 1:
+        raise PluralignError("best_of_rule: smallest-percentile knows no priorities: give none, or use weighted")
     config |= {} if reward_models is None else {"judge": reward_models}
     config |= {} if scale is None else {"label_scale": scale}
     learned_files: list[str] = []
@@ -233,8 +242,8 @@ def aggregate(
     else:
         tuned = tune(
             policy, tuning, judges, offer=offer, criterion=criterion, priority=np.array(config["priority"]),
-            samples=samples, candidates=candidates, trials=trials, max_new_tokens=max_new_tokens, hedge=hedge,
-            seed=seed,
+            samples=samples, candidates=candidates, best_of_rule=best_of_rule, trials=trials,
+            max_new_tokens=max_new_tokens, hedge=hedge, seed=seed,
         )  # fmt: skip
         start_run(folder, config, inputs)
         write_record(folder / TUNING, tuned)
@@ -323,9 +332,10 @@ def _write_policies(
     if tuned.pooled is not None:
         built[POOLED] = folder / POOLED
         write_mixture(source, built[POOLED], replace(mixture, combination="pooled"), np.array(tuned.pooled))
-    if tuned.best_of is not None and isinstance(judges, FeatureJudge | Mapping):
+    if BEST_OF in offer and isinstance(judges, FeatureJudge | Mapping):
         built[BEST_OF] = folder / BEST_OF
-        weights = dict(zip(mixture.weights, tuned.best_of, strict=True))
+        chosen = tuned.best_of
+        weights = None if chosen is None else dict(zip(mixture.weights, chosen, strict=True))
         base = base_of(source / next(iter(mixture.weights)))
         with atomic_folder(built[BEST_OF]) as partial:
             write_best_of(policy, partial, base=base, n=candidates, weights=weights, judges=judges)

@@ -22,6 +22,7 @@ from pluralign.scoring.type_judges import TypeJudges
 from pluralign.workflows.aggregate.answers import BASE, log_ratios_of, seed_of
 
 Criterion = Literal["win-rate", "regret", "relative-regret"]
+BestOfRule = Literal["weighted", "smallest-percentile"]
 
 MIXTURE, MERGE, POOLED, BEST_OF = "mixture", "merge", "pooled", "best-of"
 OFFERED = (MIXTURE, MERGE, POOLED, BEST_OF)
@@ -49,7 +50,8 @@ class Tuned:
         adversary: of the mixture's game, `(types,)`.
         value: of that game, in units of the criterion, without abstention.
         low, high: ends of its interval over prompts; None with one prompt.
-        merge, pooled, best_of: lambda and p of each type; None if not offered.
+        merge, pooled, best_of: lambda and p of each type; None if not offered, or if best-of goes by the smallest
+            percentile.
         trials: of the searches for `merge` and `pooled`.
         own_utility: L_ii of each type, in nats.
     """
@@ -76,6 +78,7 @@ def tune(
     priority: Floats,
     samples: int,
     candidates: int,
+    best_of_rule: BestOfRule,
     trials: int,
     max_new_tokens: int,
     hedge: bool,
@@ -96,6 +99,7 @@ def tune(
         criterion, priority: see above; priority c `(types,)`.
         samples: responses per prompt in a trial and from each type's policy.
         candidates: n of `best-of`, and the number of the base's responses per prompt.
+        best_of_rule: `smallest-percentile` needs no weights.
         trials: of the search for `merge`; half as many for `pooled`.
         max_new_tokens: maximum number of tokens of a response.
         hedge: solve the mixture's game by optimistic Hedge.
@@ -125,7 +129,7 @@ def tune(
         few = max(1, trials // 2)
         tried[POOLED] = search(lambda weights: _measured(_pooled, policy, weights, measure), len(names), few, start)
     best: list[float] | None = None
-    if BEST_OF in offer and judges is not None:
+    if BEST_OF in offer and judges is not None and best_of_rule == "weighted":
         best = best_of_weights(percentiles(bench.base), priority).tolist()
     return Tuned(
         mixtures={
