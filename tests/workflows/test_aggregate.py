@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 import pluralign
 from architectures import write_model
 from mixtures import Plain, write_mixture
-from pluralign.choice.regret import min_max_regret, percentiles, regret_matrix
+from pluralign.choice.regret import min_max_regret, regret_matrix, standings
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_parquet
 from pluralign.judgments import Judgments, read
@@ -325,13 +325,13 @@ def test_every_policy_is_a_folder_that_loads_and_is_evaluated(everything, base, 
         peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder / name)
 
 
-def test_best_of_by_the_smallest_percentile_gives_no_type_its_worst(everything, tmp_path, monkeypatch):
+def test_best_of_by_the_smallest_share_needs_no_weights(everything, tmp_path, monkeypatch):
     """Its folder has no weights, its draws are those of the rule, and it needs no search for weights."""
     run, folder, _ = everything
     few = EVERYTHING | {"offer": ["best-of"], "distill": []}
     with monkeypatch.context() as patch:
         patch.setattr("pluralign.workflows.aggregate.tuning.best_of_weights", None)
-        metrics = aggregate(run, tmp_path / "out", best_of_rule="smallest-percentile", **few)
+        metrics = aggregate(run, tmp_path / "out", best_of_rule="smallest", **few)
     assert "worst_win_rate/best-of" in metrics
     assert not [key for key in metrics if key.startswith("best_of_weights")]
     policy = pluralign.load_policy(tmp_path / "out" / "best-of", device="cpu")
@@ -339,7 +339,7 @@ def test_best_of_by_the_smallest_percentile_gives_no_type_its_worst(everything, 
     assert (policy.weights, policy.n, len(weighted.weights)) == (None, 4, 3)
     drawn = Policy(policy.model, policy.tokenizer, policy.limits).sample(["a?"], n=4, max_new_tokens=3, seed=1)
     utilities = policy.judges.utilities(items_of_texts(["a?"], [[sample.response for sample in drawn[0]]]))
-    best = int(percentiles(utilities).min(0).argmax())
+    best = int(standings(utilities, policy.yardstick).min(0).argmax())
     assert policy.sample(["a?"], n=1, max_new_tokens=3, seed=1)[0][0].response == drawn[0][best].response
 
 
@@ -479,8 +479,8 @@ def test_what_cannot_be_aggregated_is_one_clear_error(base, people, tiny_model, 
     refused("criterion: found 'nats', expected win-rate", criterion="nats")
     refused("offer: found 'merged', expected mixture, merge, .*did you mean 'merge'", offer=["merged"])
     refused("distill: found 'pooled', expected mixture", offer=["mixture"], distill=["pooled"])
-    refused("best_of_rule: found 'smallest', expected weighted, smallest-percentile", best_of_rule="smallest")
-    refused("knows no priorities", best_of_rule="smallest-percentile", priority=[1.0, 2.0, 1.0])
+    refused("best_of_rule: found 'least', expected weighted, smallest", best_of_rule="least")
+    refused("knows no priorities", best_of_rule="smallest", priority=[1.0, 2.0, 1.0])
     refused("samples: found 0", samples=0)
     refused("candidates: found 0", candidates=0)
     refused("max_new_tokens: found 0", max_new_tokens=0)

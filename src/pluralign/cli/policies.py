@@ -14,7 +14,7 @@ from pluralign.core.errors import PluralignError
 Prior = Literal["run", "uniform"]
 Select = Literal["best", "softmax"]
 Criterion = Literal["win-rate", "regret", "relative-regret"]
-BestOfRule = Literal["weighted", "smallest-percentile"]
+BestOfRule = Literal["weighted", "smallest"]
 TypedRun = Annotated[Path, Argument(help="Folder of a finished em-dpo run.")]
 
 
@@ -103,7 +103,7 @@ def aggregate(
     samples: Annotated[int, Option(min=1, help="Responses per prompt from each policy.")] = 4,
     candidates: Annotated[int, Option(min=1, help="Number of responses from which best-of chooses.")] = 16,
     best_of_rule: Annotated[
-        BestOfRule, Option(help="How best-of chooses: weighted percentiles of the types, or the smallest one.")
+        BestOfRule, Option(help="How best-of chooses: by a weighted sum over types, or by the worst-off one.")
     ] = "weighted",
     trials: Annotated[int, Option(min=1, help="Number of weights to try for merge; half as many for pooled.")] = 12,
     max_new_tokens: options.MaxNewTokens = 128,

@@ -29,7 +29,7 @@ from pluralign.core.runs import (
     start_run,
 )  # fmt: skip
 from pluralign.judgments.reading import read
-from pluralign.policies.best_of import reward_model_judges, write_best_of
+from pluralign.policies.best_of import ADAPTER, reward_model_judges, write_best_of
 from pluralign.policies.merging import why_not_merged, write_merged
 from pluralign.policies.mixture import MixturePolicy
 from pluralign.policies.routing import is_typed_run
@@ -65,6 +65,9 @@ from pluralign.workflows.aggregate.tuning import (
 
 TUNING = "tuning.json"
 """The file of the weights that were chosen on the tuning prompts."""
+
+LEAST_HELD_OUT = 30
+"""Held-out judgments of each type, weighted by responsibilities, from which a second judge is fitted."""
 
 Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -103,7 +106,7 @@ def aggregate(
     - `mixture`: draws each response from one type's policy; weights by the game of the criterion (the paper's).
     - `merge`: one adapter, sum_k lambda_k of the types' adapters; lambda searched on tuning prompts.
     - `pooled`: the types' logits added with weights lambda at every token.
-    - `best-of`: the best of n responses of the base, by the types' judges.
+    - `best-of`: the best of n responses of the base or of `merge`, by the types' judges.
 
     All weights are chosen on tuning prompts. The policies are then measured on other prompts:
 
@@ -129,9 +132,9 @@ def aggregate(
             the types' own policies judge, and `best-of` is not offered.
         samples: responses per prompt from each policy.
         candidates: n of `best-of`.
-        best_of_rule: which candidate `best-of` gives: the one with the largest weighted sum of the types' percentiles
-            (`weighted`; the weights serve the worst-off type best on average), or the one whose smallest percentile is
-            largest (`smallest-percentile`; no type is served badly in any single response).
+        best_of_rule: which candidate `best-of` gives, with F_k the share of the base's responses that type k likes
+            less: the one with the largest sum_k p_k F_k (`weighted`; p serves the worst-off type best on average), or
+            the one with the largest smallest F_k (`smallest`; no type is served badly in a single response).
         trials: number of weights that the search for `merge` tries; half as many for `pooled`.
         max_new_tokens: maximum number of tokens of a response.
         max_prompts: maximum number of prompts; a random subset if the files have more.
@@ -201,8 +204,8 @@ def aggregate(
         "policies": others,
         "seed": seed,
     }
-    if best_of_rule == "smallest-percentile" and BEST_OF in offer and len(set(config["priority"])) > 1:
-        raise PluralignError("best_of_rule: smallest-percentile knows no priorities: give none, or use weighted")
+    if best_of_rule == "smallest" and BEST_OF in offer and len(set(config["priority"])) > 1:
+        raise PluralignError("best_of_rule: smallest knows no priorities: give none, or use weighted")
     config |= {} if reward_models is None else {"judge": reward_models}
     config |= {} if scale is None else {"label_scale": scale}
     learned_files: list[str] = []
@@ -211,7 +214,9 @@ def aggregate(
         config |= {"distill": taught, "distill_prompts": learned_files, "distill_samples": distill_samples}
         config |= {"distill_epochs": distill_epochs, "distill_learning_rate": distill_learning_rate}
     fitted = reward_models is None and is_typed_run(source) and bool(train_files)
-    read_files = dict.fromkeys([*asked_files, *tuning_files, *learned_files, *(train_files if fitted else ())])
+    held_out = [file for file in _own_files(settings, ("eval_files",)) if Path(file).is_file()] if fitted else []
+    own = [*train_files, *held_out] if fitted else []
+    read_files = dict.fromkeys([*asked_files, *tuning_files, *learned_files, *own])
     inputs = file_fingerprints([*read_files, *_weights(source, types, {**others, **(reward_models or {})})])
     if (finished := finished_metrics(folder, config, inputs)) is not None:
         return finished
@@ -219,9 +224,16 @@ def aggregate(
     tuning, asked, warnings = _apart(read(tuning_files, scale).unique_prompts(), asked, max_tuning_prompts, seed)
     drawing: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed, "trust_remote_code": trust_remote_code}
     judges: TypeJudges | None = None
+    second: TypeJudges | None = None
     if fitted:
         shares, posteriors = mixture.weights, read_responsibilities(source, len(types))
         judges = fit_feature_judge(read(train_files, scale), posteriors, shares, seed=seed)
+        second = second_judge(held_out, scale, posteriors, shares, seed)
+        if second is None:
+            warnings.append(
+                "The judges that choose also measure, which flatters best-of: give the run held-out judgments "
+                f"(eval_files), at least {LEAST_HELD_OUT} of every type's annotators."
+            )
     elif reward_models is not None:
         judges = reward_model_judges(reward_models, trust_remote_code=trust_remote_code)
     elif BEST_OF in offer:
@@ -251,7 +263,7 @@ def aggregate(
     del policy
     setting = Setting(
         str(source), types, np.array(list(mixture.weights.values())), np.array(config["priority"]), criterion,
-        "words and traits" if fitted else "the types' own policies" if judges is None else "reward models",
+        _judged_by(judges, second),
         len(asked), len(tuning), samples, max_new_tokens, hedge, seed,
     )  # fmt: skip
     counts: dict[str, Any] = {}
@@ -271,7 +283,7 @@ def aggregate(
     if kept.exists():
         answers = pq.read_table(kept)
     else:
-        answers = draw_answers(source, asked, drawn_from, judges=judges, samples=samples, **drawing)
+        answers = draw_answers(source, asked, drawn_from, judges=second or judges, samples=samples, **drawing)
         write_parquet(answers, kept)
     groups = known_groups(source, _own_files(settings, ("train_files",)), len(types), scale)
     contents = aggregation_contents(answers, setting, list(built), list(others), tuned, groups)
@@ -282,6 +294,33 @@ def aggregate(
         file.write(aggregation_page(contents, metrics))
     finish_run(folder, metrics, _card(folder, metrics, contents))
     return metrics
+
+
+def second_judge(
+    files: Sequence[str],
+    scale: str | None,
+    posteriors: Mapping[str, np.ndarray],
+    shares: Mapping[str, float],
+    seed: int,
+) -> FeatureJudge | None:
+    """Judges fitted to held-out judgments, which measure what those of the training judgments chose.
+
+    A judge that chose among responses likes the chosen ones for its own errors too; another one does not share them.
+    None where a type has fewer than `LEAST_HELD_OUT` held-out judgments.
+    """
+    if not files:
+        return None
+    judgments, prior = read(files, scale), np.array(list(shares.values()))
+    counts = sum((posteriors.get(str(name), prior) for name in judgments.column("annotator")), np.zeros(len(prior)))
+    return fit_feature_judge(judgments, posteriors, shares, seed=seed) if min(counts) >= LEAST_HELD_OUT else None
+
+
+def _judged_by(judges: TypeJudges | None, second: TypeJudges | None) -> str:
+    if judges is None:
+        return "the types' own policies"
+    if isinstance(judges, FeatureJudge):
+        return "words and traits" if second is None else "words and traits, fitted to held-out judgments"
+    return "reward models"
 
 
 def _one_of(option: str, given: Sequence[str], allowed: Sequence[str]) -> None:
@@ -332,13 +371,16 @@ def _write_policies(
     if tuned.pooled is not None:
         built[POOLED] = folder / POOLED
         write_mixture(source, built[POOLED], replace(mixture, combination="pooled"), np.array(tuned.pooled))
-    if BEST_OF in offer and isinstance(judges, FeatureJudge | Mapping):
-        built[BEST_OF] = folder / BEST_OF
-        chosen = tuned.best_of
-        weights = None if chosen is None else dict(zip(mixture.weights, chosen, strict=True))
+    if tuned.best_of is not None and isinstance(judges, FeatureJudge | Mapping):
+        built[BEST_OF], best = folder / BEST_OF, tuned.best_of
+        weights = None if best.weights is None else dict(zip(mixture.weights, best.weights, strict=True))
         base = base_of(source / next(iter(mixture.weights)))
         with atomic_folder(built[BEST_OF]) as partial:
-            write_best_of(policy, partial, base=base, n=candidates, weights=weights, judges=judges)
+            write_best_of(
+                policy, partial, base=base, n=candidates, weights=weights, judges=judges, yardstick=best.yardstick
+            )
+            if best.drawn_by == MERGE and tuned.merge is not None:
+                write_merged(policy, dict(zip(mixture.weights, tuned.merge, strict=True)), partial / ADAPTER)
     return built
 
 
