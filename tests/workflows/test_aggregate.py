@@ -32,8 +32,9 @@ from pluralign.reports.aggregation import (
 from pluralign.scoring.items import items_of_texts
 from pluralign.scoring.mixtures import RESPONSIBILITIES, responsibilities_table
 from pluralign.training.sft import completions
+from pluralign.workflows.aggregate.checks import judges_of, priority_of
 from pluralign.workflows.aggregate.contents import warnings_of
-from pluralign.workflows.aggregate.run import aggregate, judges_of, priority_of
+from pluralign.workflows.aggregate.run import aggregate
 from pluralign.workflows.aggregate.tuning import best_trial, search
 from pluralign.workflows.report import report
 
