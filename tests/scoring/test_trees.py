@@ -162,7 +162,7 @@ def test_bf16_trees_agree_with_rows_as_well_as_bf16_can(written):
 def test_no_responses_make_no_blocks(tree):
     """Of several processes that share a few responses, one may have none."""
     tokens = TokenizedItems([[1, 2]], [[3], [4, 5]], np.array([0, 0]), 0, 0)
-    layout = Layout(tree=tree, reads="tokens")
+    layout = Layout("tokens", 0, tree=tree)
     assert blocks_of(tokens, np.arange(0), layout) == []
     assert blocks_of(tokens, np.arange(2), layout)
 
