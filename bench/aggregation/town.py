@@ -116,7 +116,9 @@ def rules(
     mixture = read_mixture(run)
     judge = fit_feature_judge(read(folder / "train.parquet"), read_responsibilities(run), mixture.weights, seed=seed)
     asked = sorted(set(read(folder / "test.parquet").column("prompt")))
-    tuning = sorted(set(read(folder / "train.parquet").column("prompt")))[: COMBINING["max_tuning_prompts"]]
+    others = sorted(set(read(folder / "train.parquet").column("prompt")) - set(asked))
+    drawn = np.random.default_rng(seed).choice(len(others), COMBINING["max_tuning_prompts"], replace=False)
+    tuning = [others[place] for place in sorted(drawn)]
     policy = load_policy(base, max_length=CONTEXT)
 
     def utilities(prompts: list[str], draws: int, shift: int) -> tuple[np.ndarray, np.ndarray]:
