@@ -24,7 +24,7 @@ def aggregation_town(found: Any) -> list[str]:
         | seed | types | identification | right type | tuning prompts | prompts | best by the judges
         | best-of draws from |
         ---
-        | {seed} | {types} | {verdict} | {type_accuracy:.2f} | {tuning_prompts} | {prompts} | {winner} | {drawn_by} |"""
+        | {name} | {types} | {verdict} | {type_accuracy:.2f} | {tuning_prompts} | {prompts} | {winner} | {drawn_by} |"""
     shares = """
         | weights of the types, seed | mixture | merge | pooled | best-of |
         ---
