@@ -9,7 +9,8 @@ from ..common.tables import between, named, paragraph, table
 
 ORDER = [
     "base", "own type's", "population", "utilitarian", "max-min-reward", "mixture", "merge", "pooled", "best-of",
-    "best-of-distilled", "best-of, weighted", "best-of, smallest percentile", "best-of, true utilities",
+    "best-of-distilled", "best-of, base, weighted", "best-of, base, smallest",
+    "best-of, base, weighted percentiles", "best-of, base, true utilities",
 ]  # fmt: skip
 
 
@@ -20,11 +21,10 @@ def aggregation_town(found: Any) -> list[str]:
         held-out prompt. Worst-off type: the smallest win rate against the base over the three types, with a 95 %
         interval over prompts; "all seeds" is the mean of each type's rate over seeds, brief / warm / thorough."""
     runs = """
-        | seed | types | identification | right type | tuning prompts | prompts | best by the judges | training, seconds
-        | combining, seconds |
+        | seed | types | identification | right type | tuning prompts | prompts | best by the judges
+        | best-of draws from |
         ---
-        | {seed} | {types} | {verdict} | {type_accuracy:.2f} | {tuning_prompts} | {prompts} | {winner}
-        | {training_seconds:.0f} | {combining_seconds:.0f} |"""
+        | {name} | {types} | {verdict} | {type_accuracy:.2f} | {tuning_prompts} | {prompts} | {winner} | {drawn_by} |"""
     shares = """
         | weights of the types, seed | mixture | merge | pooled | best-of |
         ---

@@ -3,11 +3,12 @@
 For each seed a town of three annotator types, with prompts held out; EM-DPO with the demo's settings, from a language
 model that has read the responses of another town; `aggregate` with all its policies.
 
-Win rates are reported twice on the same held-out responses: by the types' judges, which also choose, and by the true
+Win rates are reported twice on the same held-out responses: by judges fitted to held-out judgments, and by the true
 utilities of the town's types. "Own type's" is the policy of the estimated type that most annotators of a true type
-belong to; the rate of a mixture is the weighted mean of its parts. `best-of, smallest percentile` gives the candidate
-whose smallest percentile is largest in place of the weighted sum, and `best-of, true utilities` lets the true types
-judge: what a perfect judge would gain. Both choose from the same number of fresh candidates of the base.
+belong to; the rate of a mixture is the weighted mean of its parts. The rows `best-of, base, ...` choose from the same
+fresh candidates of the base: by the weighted sum of the shares of the base's responses that types like less, by the
+smallest of these shares, by the weighted sum of percentiles among the candidates, and with the true types as judges,
+which is what a perfect judge would gain.
 
 Every seed is stored as soon as it is done, and a stopped script continues where it was.
 """
@@ -22,7 +23,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import transformers
 
-from pluralign.choice.regret import best_of_types, best_of_weights, percentiles
+from pluralign.choice.regret import best_of_types, best_of_weights
 from pluralign.demo.comparison import ANSWER, CONTEXT, WinRates, win_rates
 from pluralign.demo.town import TOWN, types_by_group
 from pluralign.evaluation.annotators.types import type_accuracy
@@ -30,6 +31,7 @@ from pluralign.evaluation.policies.regret import largest_losses, means, preferre
 from pluralign.judgments import read
 from pluralign.judgments.population import Simulation, Town, simulate
 from pluralign.judgments.split import split
+from pluralign.policies.best_of import shares_below, yardstick_of
 from pluralign.policies.loading import load_policy
 from pluralign.scoring.items import items_of_texts
 from pluralign.scoring.mixtures import RESPONSIBILITIES, read_mixture, read_responsibilities
@@ -81,6 +83,7 @@ def measured(folder: Path, seed: int, settings: dict[str, Any]) -> dict[str, Any
         "prompts": found["prompts"],
         "tuning_prompts": found["tuning_prompts"],
         "winner": found["winner"],
+        "drawn_by": json.loads((together / "tuning.json").read_text())["best_of"]["drawn_by"],
         "kinds": types_by_group(simulation, run),
         "weights": {key: value for key, value in found.items() if "_weights/" in key},
         "max_regret": {name: found[f"max_regret/{name}"] for name in judged},
@@ -113,24 +116,32 @@ def rules(
     mixture = read_mixture(run)
     judge = fit_feature_judge(read(folder / "train.parquet"), read_responsibilities(run), mixture.weights, seed=seed)
     asked = sorted(set(read(folder / "test.parquet").column("prompt")))
-    tuning = sorted(set(read(folder / "train.parquet").column("prompt")))[: COMBINING["max_tuning_prompts"]]
+    others = sorted(set(read(folder / "train.parquet").column("prompt")) - set(asked))
+    drawn = np.random.default_rng(seed).choice(len(others), COMBINING["max_tuning_prompts"], replace=False)
+    tuning = [others[place] for place in sorted(drawn)]
     policy = load_policy(base, max_length=CONTEXT)
-    drawn = policy.sample(tuning + asked, n=samples * (n + 1), max_new_tokens=ANSWER, seed=seed + 100)
-    texts = [[sample.response for sample in group] for group in drawn]
-    items = items_of_texts(tuning + asked, texts)
-    flat = [text for group in texts for text in group]
-    true = np.array([simulation.utilities(text) for text in flat]).T.reshape(-1, len(drawn), samples * (n + 1))
-    judged = judge.utilities(items).reshape(-1, len(drawn), samples * (n + 1))
-    other = true[:, len(tuning) :, :samples]  # the base's responses
+
+    def utilities(prompts: list[str], draws: int, shift: int) -> tuple[np.ndarray, np.ndarray]:
+        """Judged and true utilities of fresh responses of the base `(types, prompts, draws)`."""
+        drawn = policy.sample(prompts, n=draws, max_new_tokens=ANSWER, seed=seed + shift)
+        texts = [[sample.response for sample in group] for group in drawn]
+        judged = judge.utilities(items_of_texts(prompts, texts))
+        true = np.array([simulation.utilities(text) for group in texts for text in group]).T
+        return judged.reshape(-1, len(prompts), draws), true.reshape(-1, len(prompts), draws)
+
+    tuned, (judged, true) = utilities(tuning, n, 100), utilities(asked, samples * (n + 1), 101)
+    other, theirs = true[:, :, :samples], true[:, :, samples:].reshape(len(true), len(asked), samples, n)
     rates = {}
-    for name, utilities, weighted in (
-        ("best-of, weighted", judged, True), ("best-of, smallest percentile", judged, False),
-        ("best-of, true utilities", true, True),
+    for name, own, seen, compared, weighted in (
+        ("best-of, base, weighted", tuned[0], judged, True, True),
+        ("best-of, base, smallest", tuned[0], judged, True, False),
+        ("best-of, base, weighted percentiles", tuned[0], judged, False, True),
+        ("best-of, base, true utilities", tuned[1], true, True, True),
     ):  # fmt: skip
-        table = percentiles(utilities[:, :, samples:].reshape(len(utilities), len(drawn), samples, n))
-        weights = best_of_weights(table[:, : len(tuning), 0]) if weighted else None
-        chosen = best_of_types(table[:, len(tuning) :], weights)  # (prompts, samples)
-        theirs = true[:, len(tuning) :, samples:].reshape(len(true), len(asked), samples, n)
+        yardstick = yardstick_of(own) if compared else None
+        table = shares_below(seen[:, :, samples:].reshape(len(seen), len(asked), samples, n), yardstick)
+        weights = best_of_weights(shares_below(own, yardstick)) if weighted else None
+        chosen = best_of_types(table, weights)  # (prompts, samples)
         got = np.take_along_axis(theirs, chosen[None, ..., None], 3)[..., 0]
         better = preferred(got, other)[:, None]
         worst, each = largest_losses(1 - better, seed=seed), means(better, seed=seed).value[:, 0]

@@ -133,7 +133,7 @@ class EM:
         trainer = self.trainer
         trainer.rounds = trainer.rounds[:1]
         began = time.perf_counter()
-        trainer._m_step(Path(trainer.args.output_dir), 1, self.rows, 1.0, {})
+        trainer._m_step(Path(trainer.args.output_dir), 1, self.rows, trainer.responsibilities, 1.0, {})
         return time.perf_counter() - began
 
     def e_step(self, changed: dict[str, Any]) -> dict[str, Any]:

@@ -6,10 +6,9 @@ votes with 1, 2, 3 and 4 types, for EM-DPO and for the latent-class model that i
 
 `polis`: five conversations; a response is a statement, the prompt is the beginning of the topic. An annotator's
 statements are ranked agree over pass over disagree. The ranking is cut at random into small ones that share no
-statement; small rankings of ties alone are left out, and a fifth of each annotator's is held out. Reported are types
-against opinion groups, how well the types' policies and the single policy predict held-out rankings, and each group's
-regret under each policy: the mean over its members of the types' regrets, weighted by the member's posterior. There is
-one prompt, so errors are over responses.
+statement; small rankings of ties alone are left out, and a fifth of each annotator's is held out. Reported is how well
+held-out rankings are predicted, for everybody and for every opinion group, by one policy, by the default, and by one
+policy for each opinion group given (an annotator outside all groups trains all of them).
 
 Both start from a causal model of a million parameters, trained from scratch on the texts. Every run is stored as soon
 as it is done, and a stopped script continues where it was.
@@ -116,7 +115,7 @@ def tuned(model: Path, train_part: Judgments, test: Judgments, types: int, seed:
         trainer = em_dpo(model, train_part, folder, types, seed, **changed)
         seconds = clock()
         items, utilities = trainer.score(test)
-    losses = annotator_losses(test, items, utilities, trainer.mixture, trainer.people)
+    losses = annotator_losses(test, items, utilities, trainer.mixture, trainer.posteriors)
     shares = trainer.mixture_weights.tolist()
     return {"shares": shares, "verdict": trainer.verdict.verdict, "seconds": seconds, **losses}
 
@@ -159,17 +158,16 @@ def main() -> None:
         conversations=parts(POLIS_CONVERSATIONS, "Polis conversations."),
         annotators=Option(None, "Annotators of a conversation, a seeded sample; all by default.", type=int),
         size=(5, "Statements in a small ranking, or a few more."),
-        samples=(128, "Responses of each policy to a conversation's topic."),
-        longest=(96, "Tokens of such a response, at most."),
         polis_epochs=(10.0, "Epochs of the language model of statements."),
-        seed=0,
+        seed=(0, "Of ConvArg."),
+        seeds=([0, 1, 2], "Of Polis: splits and training."),
         quick=QUICK,
     )
     options.suffix = "_quick" if options.quick else ""
     SETTINGS["num_train_epochs"] = options.passes
     if options.quick:
         options.topics, options.types, options.epochs = 3, [1, 2], 1
-        options.annotators, options.samples, options.polis_epochs = 120, 16, 1
+        options.annotators, options.polis_epochs, options.seeds = 120, 1, [0]
         options.conversations = ["brexit-consensus"]
         POLIS_SETTINGS["max_steps"] = 40
     transformers.logging.set_verbosity_error()

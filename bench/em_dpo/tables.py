@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..common.tables import between, named, paragraph, table
+from ..common.tables import between, counted, named, paragraph, table
 
 METHODS = (
     "true utilities", "latent class", "EM-DPO", "EM-DPO, start only", "EM-DPO, four rounds", "EM-DPO, random start",
@@ -155,58 +155,96 @@ def em_real_convarg(found: Any) -> list[str]:
 
 
 def em_real_polis(found: Any) -> list[str]:
-    runs = [
-        {"conversation": place, "asked": asked, **row, **run}
-        for place, row in found["rows"].items()
-        for asked, run in row["runs"].items()
-    ]
-    groups = [
-        {**run, **own, "group": group.removeprefix(f"{run['conversation']}/")}
-        for run in runs
-        for group, own in run["served"].items()
-    ]
-    policies = [
-        {**run, **own, "policy": policy,
-         "of_types": _errors(zip(own["types"], own["types_se"], strict=True)),
-         "of_groups": _errors((own["groups"][name], own["groups_se"][name]) for name in own["groups"])}
-        for run in runs
-        for policy, own in run.get("regret", {}).get("policies", {}).items()
-    ]  # fmt: skip
-    recovery = """
-        | conversation | annotators | rankings | statements | requested | types | shares | identification | Rand, start
-        | Rand | right [95 %, annotators] | seconds |
-        ---
-        | {conversation} | {people} | {rankings} | {statements} | {asked} | {types} | {shares:.2f} | {verdict}
-        | {recovered_start[rand]:.2f} | {recovered[rand]:.2f} | {recovered[type_accuracy].ci:.2f} | {seconds:.0f} |"""
-    prediction = """
-        | conversation | group | annotators | requested | types | accuracy | log-loss | log-loss of a ranking |
-        ---
-        | {conversation} | {group} | {people} | {asked} | {types} | {accuracy.ci:.3f} | {log_loss.ci:.3f}
-        | {mixture_log_loss:.3f} |"""
-    regret = """
-        | conversation | requested | policy | largest over types | each type | each group | truncated responses |
-        ---
-        | {conversation} | {asked} | {policy} | {max_regret.ci:.2f} | {of_types} | {of_groups} | {unfinished:.0%} |"""
+    every = found["rows"].values()
+    seeds = sorted({row["seed"] for row in every})
+    places = dict.fromkeys(row["conversation"] for row in every)
+    recovery, prediction = [], []
+    for place in places:
+        runs = {(row["method"], row["seed"]): row for row in every if row["conversation"] == place}
+        for method in POLIS_METHODS:
+            own = [runs[method, seed] for seed in seeds if (method, seed) in runs]
+            if own and method == "default":
+                recovery.append({
+                    "conversation": place, "annotators": own[0]["people"], "rankings": own[0]["train_rankings"],
+                    "statements": own[0]["statements"],
+                    "groups": list(own[0]["group_sizes"].values()), "types": [row["types"] for row in own],
+                    "verdict": counted(row["verdict"] for row in own), "shares": own[0]["shares"],
+                    "rand": [row["recovered"]["rand"] for row in own],
+                    "right": [row["recovered"]["right"] for row in own],
+                })  # fmt: skip
+        groups = next(iter(runs.values()))["groups"]
+        for group in [None, *sorted(set(groups.values()))]:
+            for method in POLIS_METHODS:
+                taken = [seed for seed in seeds if (method, seed) in runs]
+                if not taken:
+                    continue
+                mine = [_of_group(runs[method, seed], group) for seed in taken]
+                row = {
+                    "conversation": place, "group": "everyone" if group is None else group.removeprefix(f"{place}/"),
+                    "method": method, "annotators": [float(len(own)) for own in mine],
+                    "accuracy": [_ratio(own, "ordered", "pairs") for own in mine],
+                    "log_loss": [_ratio(own, "log_loss", "rankings") for own in mine],
+                }  # fmt: skip
+                if method != POLIS_METHODS[0]:
+                    one = [_of_group(runs[POLIS_METHODS[0], seed], group) for seed in taken]
+                    for key, top, bottom in (("gain", "ordered", "pairs"), ("gap", "log_loss", "rankings")):
+                        row[key] = _paired(mine, one, top, bottom)
+                prediction.append(row)
     intros = (
         """Annotators' statements in rankings of {size} or a few more, {share:.0%} held out; {max_steps} steps of
-        {per_device_train_batch_size} rankings in an M-step. Requested types: 1 is DPO, a larger number is that of the
-        opinion groups, `auto` uses held-out likelihood. Rand: adjusted index of types with opinion groups; right:
-        annotators in the group of their type, best matching.""",
-        """Held-out pairs, each annotator's under the policy of their own type; intervals over annotators. Log-loss in
-        nats, of a pair; and of a ranking, with policies weighted by the annotator's posterior.""",
-        """Regret in nats a response, with standard errors; {samples} responses of each policy to the topic. The largest
-        over types with a 95 % interval over responses; of a group: mean over its members of their types' regrets.""",
+        {per_device_train_batch_size} rankings in an M-step. Types of the default against Polis' opinion groups: Rand,
+        the adjusted index; right, annotators in the group of their type, best matching.""",
+        """Held-out rankings. Pairs: the share ordered right by the policy of the annotator's most probable type.
+        Log-loss of a ranking in nats, policies weighted by the annotator's posterior. Mean over seeds [lowest,
+        highest]. Differences to one type are paired by annotator, with a 95 % interval over annotators (of all
+        seeds; the judgments of all seeds come from the same annotators).""",
     )
     tables = (
-        table([run for run in runs if run["asked"] != "1"], recovery), table(groups, prediction),
-        table(policies, regret),
+        table(recovery, """
+        | conversation | annotators | rankings | statements | opinion groups | types | identification | shares | Rand
+        | right |
+        ---
+        | {conversation} | {annotators} | {rankings} | {statements} | {groups:.0f} | {types:.0f} | {verdict}
+        | {shares:.2f} | {rand:seeds .2f} | {right:seeds .2f} |"""),
+        table(prediction, """
+        | conversation | group | annotators | policies | pairs | difference to one type | log-loss
+        | difference to one type |
+        ---
+        | {conversation} | {group} | {annotators:seeds .0f} | {method} | {accuracy:seeds .3f} | {gain}
+        | {log_loss:seeds .3f} | {gap} |"""),
     )  # fmt: skip
-    texts = [paragraph(intro.format_map(found["settings"])) for intro in intros]
+    texts = [paragraph(f"{len(seeds)} seed{'s' * (len(seeds) > 1)}. " + intros[0].format_map(found["settings"]))]
+    texts.append(paragraph(intros[1]))
     return [block for pair in zip(texts, tables, strict=True) for block in pair]
 
 
-def _errors(values: Iterable[tuple[float, float]]) -> str:
-    return ", ".join(f"{value:.2f} ± {error:.2f}" for value, error in values)
+POLIS_METHODS = ("one type", "default", "opinion groups given")
+
+
+def _of_group(row: dict[str, Any], group: str | None) -> dict[str, dict[str, float]]:
+    """What was predicted for the members of a group, by annotator."""
+    return {name: own for name, own in row["predicted"].items() if group is None or row["groups"].get(name) == group}
+
+
+def _ratio(people: dict[str, dict[str, float]], top: str, bottom: str) -> float:
+    return sum(own[top] for own in people.values()) / sum(own[bottom] for own in people.values())
+
+
+def _paired(
+    mine: list[dict[str, dict[str, float]]], other: list[dict[str, dict[str, float]]], top: str, bottom: str
+) -> str:
+    """The difference of two ratios of sums over annotators with its linearised 95 % interval."""
+    sums: dict[str, list[float]] = {}
+    for own, their in zip(mine, other, strict=True):
+        for name in own:
+            pair = sums.setdefault(name, [0.0, 0.0])
+            pair[0] += own[name][top] - their[name][top]
+            pair[1] += own[name][bottom]
+    values = np.array(list(sums.values()))
+    gap = values[:, 0].sum() / values[:, 1].sum()
+    residual = values[:, 0] - gap * values[:, 1]
+    error = 1.96 * math.sqrt(len(values) / max(1, len(values) - 1) * np.square(residual).sum()) / values[:, 1].sum()
+    return between(gap, gap - error, gap + error, "+.3f")
 
 
 _MAKERS = (em_town_curve, em_town_blind, em_cost_memory, em_real_convarg, em_real_polis)

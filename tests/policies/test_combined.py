@@ -12,7 +12,7 @@ from architectures import write_model
 from mixtures import Plain, write_mixture
 from pluralign.choice.regret import best_of_types, percentiles
 from pluralign.core.errors import PluralignError
-from pluralign.policies.best_of import BestOfPolicy, best_of_groups, write_best_of
+from pluralign.policies.best_of import BestOfPolicy, best_of_groups, shares_below, write_best_of, yardstick_of
 from pluralign.policies.loading import load_policy
 from pluralign.policies.merging import merged_policy, why_not_merged, write_merged
 from pluralign.policies.policy import Policy, Sample
@@ -204,14 +204,27 @@ def test_the_best_of_n_by_hand():
     assert best_of_types(table).tolist() == 2
 
 
+def test_on_a_yardstick_candidates_are_compared_with_the_base():
+    """Among these candidates type 1's percentiles favour `sun`; the base never says rain, so for type 2 rain counts."""
+    texts = ["sun", "sun rain", "rain"]
+    drawn = [[Sample(text, [1], 0.0, True) for text in texts]]
+    yardstick = yardstick_of([[0.0, 0.0, 2.0], [-1.0, -1.0, -0.5]])
+    table = shares_below(JUDGE.utilities(items_of_texts(["?"], [texts])), yardstick)
+    np.testing.assert_allclose(table, [[0.75, 0.25, 0], [0.25, 1, 1]], atol=0.01)
+    (best,) = best_of_groups(["?"], drawn, JUDGE, {"type-1": 0.5, "type-2": 0.5}, 3, yardstick)[0]
+    assert best.response == "sun rain"
+
+
 def test_a_best_of_folder_is_a_policy(policy, base, tmp_path):
     weights = {"type-1": 0.5, "type-2": 0.5}
-    write_best_of(policy, tmp_path / "best", base=str(base), n=3, weights=weights, judges=JUDGE)
+    yardstick = yardstick_of([[0.0, 1.0], [0.5, 2.0]])
+    write_best_of(policy, tmp_path / "best", base=str(base), n=3, weights=weights, judges=JUDGE, yardstick=yardstick)
     loaded = load_policy(tmp_path / "best", device="cpu")
+    np.testing.assert_allclose(loaded.yardstick, yardstick)
     assert isinstance(loaded, BestOfPolicy)
     assert (loaded.n, loaded.weights, loaded.limits.max_length) == (3, weights, policy.limits.max_length)
     found = loaded.sample(PROMPTS, n=2, max_new_tokens=3, seed=5)
     drawn = load_policy(base, device="cpu").sample(PROMPTS, n=6, max_new_tokens=3, seed=5)
-    assert found == best_of_groups(PROMPTS, drawn, JUDGE, weights, 3)
+    assert found == best_of_groups(PROMPTS, drawn, JUDGE, weights, 3, yardstick)
     with pytest.raises(PluralignError, match="has its own base"):
         load_policy(tmp_path / "best", adapters={"a": base})

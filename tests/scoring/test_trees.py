@@ -158,6 +158,15 @@ def test_bf16_trees_agree_with_rows_as_well_as_bf16_can(written):
     np.testing.assert_allclose(policy.values(tokens, layout), policy.values(tokens, "flat"), rtol=0.02)
 
 
+@pytest.mark.parametrize("tree", [True, False])
+def test_no_responses_make_no_blocks(tree):
+    """Of several processes that share a few responses, one may have none."""
+    tokens = TokenizedItems([[1, 2]], [[3], [4, 5]], np.array([0, 0]), 0, 0)
+    layout = Layout("tokens", 0, tree=tree)
+    assert blocks_of(tokens, np.arange(0), layout) == []
+    assert blocks_of(tokens, np.arange(2), layout)
+
+
 def test_a_prompt_may_be_empty(written):
     items = items_with([{"prompt": "", "responses": ["good cat", "bad", "tea and milk"]}])
     for name in ("llama", "gpt2"):

@@ -23,8 +23,11 @@ from pluralign.core.errors import PluralignError
 from pluralign.judgments import Judgments
 from pluralign.policies.mixture import MixturePolicy
 from pluralign.training.em_dpo import trainer as em_dpo
+from pluralign.training.em_dpo import typed_trainer
+from pluralign.training.em_dpo.adapters import copied_weights
 from pluralign.training.em_dpo.config import EMDPOConfig
 from pluralign.training.em_dpo.e_step import EStep
+from pluralign.training.em_dpo.plan import plan_of
 from pluralign.training.em_dpo.trainer import EMDPOTrainer
 
 
@@ -131,7 +134,7 @@ def test_a_set_of_adapters_never_scores_a_row_that_trained_it(rounds, tiny_model
     rows = people(annotators=6, each=7)[:-6]
     trainer = make(tiny_model, rows, tmp_path, rounds=rounds)
     trained, scored, mine = {}, [], set()
-    inner_rows, inner_stages, inner_m_step = em_dpo.typed_rows, EStep.stages, trainer._m_step
+    inner_rows, inner_stages, inner_m_step = typed_trainer.typed_rows, EStep.stages, trainer._m_step
 
     def key(tensors):
         return tuple(tensors[name].sum().item() for name in sorted(tensors))
@@ -144,19 +147,19 @@ def test_a_set_of_adapters_never_scores_a_row_that_trained_it(rounds, tiny_model
         return found
 
     def m_step(*args, **named):
-        tensors = args[5] if len(args) > 5 else None
+        tensors = args[6]
         mine.clear()
         mine.update(() if tensors is None else trained[key(tensors)])
         done = inner_m_step(*args, **named)
-        trained[key(trainer._adapter_tensors())] = set(mine)
+        trained[key(copied_weights(trainer.policy.model, trainer.adapters))] = set(mine)
         return done
 
     def stages(self, chosen, place):
-        scored.append((key(trainer._adapter_tensors()), set(chosen.tolist())))
+        scored.append((key(copied_weights(trainer.policy.model, trainer.adapters)), set(chosen.tolist())))
         return inner_stages(self, chosen, place)
 
     trainer._m_step = m_step
-    monkeypatch.setattr(em_dpo, "typed_rows", typed_rows)
+    monkeypatch.setattr(typed_trainer, "typed_rows", typed_rows)
     monkeypatch.setattr(EStep, "stages", stages)
     trainer.train()
     every, annotator = set(range(len(rows))), np.array([int(row["annotator"][1:]) for row in rows])
@@ -215,7 +218,7 @@ def test_temperatures_and_floors_of_the_rounds(tiny_model, tmp_path):
         learning_rate=2e-2,
     )  # fmt: skip
     trainer.train()
-    assert trainer._temperatures == [4.0, 1.0]
+    assert trainer.plan.temperatures == [4.0, 1.0]
     for number, temperature, floor in ((1, 4.0, 0.2), (2, 1.0, 0.0)):
         joint = (trainer.rounds[number].log_likelihood + trainer.rounds[number - 1].log_weights) / temperature
         gamma = np.exp(joint - np.logaddexp.reduce(joint, 1, keepdims=True)).clip(min=floor)
@@ -551,7 +554,7 @@ def test_steps_of_log_lines_run_on_through_the_m_steps(tiny_model, tmp_path):
 
 def supported(trainer, known):
     """As if the features had predicted held-out annotators with, or without, these types."""
-    trainer.supported = known
+    trainer.plan = plan_of(trainer.args, len(trainer.adapters), known)
     return trainer
 
 

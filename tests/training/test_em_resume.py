@@ -344,6 +344,68 @@ def test_killed_while_rounds_are_compared_with_the_start(m_step, judgments, tiny
     assert steps[-1] == last, "steps count on where they were"
 
 
+# Two processes.
+
+TOGETHER = """
+import sys
+from accelerate import PartialState
+from pluralign.workflows.train.run import train
+
+train(sys.argv[1])
+PartialState().destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_rounds_in_two_processes_are_those_of_one(judgments, tiny_model, tmp_path):
+    """Every decision (how many rounds, which is kept) and every number agree."""
+    judgments.write(tmp_path / "train.parquet")
+    found = {}
+    for name, processes in (("alone", 1), ("both", 2)):
+        content = {
+            "objective": "em-dpo",
+            "model_name_or_path": str(tiny_model),
+            "train_files": [str(tmp_path / "train.parquet")],
+            "output_dir": str(tmp_path / name),
+            "types": 2,
+            "start": "dirichlet",
+            "features": "tfidf",
+            "most_rounds": 3,
+            "temperature": 1.0,
+            "num_train_epochs": 1,
+            "per_device_train_batch_size": 8 // processes,
+            "learning_rate": 1e-2,
+            "lora_r": 2,
+            "lora_dropout": 0.0,
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "use_cpu": True,
+        }
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
+        if processes == 1:
+            train(tmp_path / f"{name}.yaml")
+        else:
+            (tmp_path / "together.py").write_text(TOGETHER)
+            launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+            done = subprocess.run(
+                [sys.executable, *launch, tmp_path / "together.py", tmp_path / f"{name}.yaml"],
+                env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=400, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr[-3000:]
+        found[name] = json.loads((tmp_path / name / "types.json").read_text())
+    alone, both = found["alone"], found["both"]
+    assert len(alone["rounds"]) == len(both["rounds"]) > 2
+    assert alone["kept"]["round"] == both["kept"]["round"]
+    assert alone["kept"]["gain"] == pytest.approx(both["kept"]["gain"], abs=1e-4)
+    for one, two in zip(alone["rounds"], both["rounds"], strict=True):
+        assert two["mixture_weights"] == pytest.approx(one["mixture_weights"], abs=1e-4)
+        assert two.get("steps") == one.get("steps")
+    weights = [safetensors.numpy.load_file(tmp_path / name / "type-1" / "adapter_model.safetensors") for name in found]
+    for key, tensor in weights[0].items():
+        np.testing.assert_allclose(weights[1][key], tensor, rtol=1e-2, atol=1e-4, err_msg=key)
+
+
 # Through the workflow.
 
 DRIVER = """

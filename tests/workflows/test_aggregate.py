@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import peft
@@ -16,10 +17,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 import pluralign
 from architectures import write_model
 from mixtures import Plain, write_mixture
-from pluralign.choice.regret import min_max_regret, regret_matrix
+from pluralign.choice.regret import min_max_regret, regret_matrix, standings
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_parquet
 from pluralign.judgments import Judgments, read
+from pluralign.policies.policy import Policy
 from pluralign.reports.aggregation import (
     AggregatedType,
     AggregationPage,
@@ -28,10 +30,14 @@ from pluralign.reports.aggregation import (
     TypeOutcome,
     Value,
 )
-from pluralign.scoring.mixtures import RESPONSIBILITIES, responsibilities_table
+from pluralign.scoring.items import items_of_texts
+from pluralign.scoring.mixtures import RESPONSIBILITIES, read_mixture, responsibilities_table
 from pluralign.training.sft import completions
+from pluralign.workflows.aggregate import tuning
+from pluralign.workflows.aggregate.checks import judges_of, priority_of
 from pluralign.workflows.aggregate.contents import warnings_of
-from pluralign.workflows.aggregate.run import aggregate, judges_of, priority_of
+from pluralign.workflows.aggregate.judges import LEAST_HELD_OUT, judges_from, second_judge
+from pluralign.workflows.aggregate.run import aggregate
 from pluralign.workflows.aggregate.tuning import best_trial, search
 from pluralign.workflows.report import report
 
@@ -323,6 +329,66 @@ def test_every_policy_is_a_folder_that_loads_and_is_evaluated(everything, base, 
         peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder / name)
 
 
+def test_best_of_by_the_smallest_share_needs_no_weights(everything, tmp_path, monkeypatch):
+    """Its folder has no weights, its draws are those of the rule, and it needs no search for weights."""
+    run, folder, _ = everything
+    few = EVERYTHING | {"offer": ["best-of"], "distill": []}
+    with monkeypatch.context() as patch:
+        patch.setattr("pluralign.workflows.aggregate.tuning.best_of_weights", None)
+        metrics = aggregate(run, tmp_path / "out", best_of_rule="smallest", **few)
+    assert "worst_win_rate/best-of" in metrics
+    assert not [key for key in metrics if key.startswith("best_of_weights")]
+    policy = pluralign.load_policy(tmp_path / "out" / "best-of", device="cpu")
+    weighted = pluralign.load_policy(folder / "best-of", device="cpu")
+    assert (policy.weights, policy.n, len(weighted.weights)) == (None, 4, 3)
+    drawn = Policy(policy.model, policy.tokenizer, policy.limits).sample(["a?"], n=4, max_new_tokens=3, seed=1)
+    utilities = policy.judges.utilities(items_of_texts(["a?"], [[sample.response for sample in drawn[0]]]))
+    best = int(standings(utilities, policy.yardstick).min(0).argmax())
+    assert policy.sample(["a?"], n=1, max_new_tokens=3, seed=1)[0][0].response == drawn[0][best].response
+
+
+def test_best_of_may_draw_from_the_merged_adapter(everything, tmp_path, monkeypatch):
+    """Its candidates are then the merged policy's, in a folder that holds the adapter."""
+    run, _, _ = everything
+    inner = tuning.best_of
+    monkeypatch.setattr(tuning, "best_of", lambda *args: replace(inner(*args), drawn_by="merge"))
+    aggregate(run, tmp_path / "out", **EVERYTHING | {"offer": ["merge", "best-of"], "distill": []})
+    tuned = json.loads((tmp_path / "out" / "tuning.json").read_text())["best_of"]
+    assert set(tuned["losses"]) == {"base", "merge"}
+    policy = pluralign.load_policy(tmp_path / "out" / "best-of", device="cpu")
+    merged = pluralign.load_policy(tmp_path / "out" / "merge", device="cpu")
+    drawn = merged.sample(["a?"], n=4, max_new_tokens=4, seed=3)[0]
+    assert policy.sample(["a?"], n=1, max_new_tokens=4, seed=3)[0][0].response in {one.response for one in drawn}
+    items = items_of_texts(["a?"], [["a b", "c"]])
+    np.testing.assert_allclose(policy.log_probs(items), merged.log_probs(items), rtol=1e-6)
+
+
+def test_held_out_judgments_measure_where_there_are_enough(everything, tmp_path):
+    """Judges of the held-out judgments differ from those that choose, and their name is told."""
+    run, _, _ = everything
+    mixture, posteriors = read_mixture(run), {"x": np.array([1.0, 0.0, 0.0]), "y": np.array([0.0, 0.5, 0.5])}
+    rows = [
+        {"prompt": f"{turn}?", "responses": ["a b", "c d"], "ranks": [1, 2], "annotator": who}
+        for turn in range(2 * LEAST_HELD_OUT)
+        for who in ("x", "y")
+    ]
+    Judgments.from_rows(rows).write(tmp_path / "many.parquet")
+    Judgments.from_rows(rows[: 2 * LEAST_HELD_OUT]).write(tmp_path / "few.parquet")
+    shares = mixture.weights
+    assert second_judge([str(tmp_path / "few.parquet")], None, posteriors, shares, 0) is None
+    train = [str(run / "people.parquet")]
+    found = judges_from(run, mixture, None, train, [str(tmp_path / "many.parquet")], None, 0, False)
+    assert found.name == "words and traits, fitted to held-out judgments"
+    assert found.warning is None
+    items = items_of_texts(["?"], [["a b", "c"]])
+    chosen, measured = (judge.utilities(items) for judge in (found.choosing, found.measuring))
+    assert chosen[1, 0] < chosen[1, 1], "y liked c better in training"
+    assert measured[1, 0] > measured[1, 1], "and a b in the held-out judgments"
+    alone = judges_from(run, mixture, None, train, [], None, 0, False)
+    assert alone.measuring is alone.choosing
+    assert "flatters best-of" in alone.warning
+
+
 def test_a_stopped_aggregation_of_everything_ends_the_same(everything, tmp_path, monkeypatch):
     run, _, metrics = everything
 
@@ -459,6 +525,8 @@ def test_what_cannot_be_aggregated_is_one_clear_error(base, people, tiny_model, 
     refused("criterion: found 'nats', expected win-rate", criterion="nats")
     refused("offer: found 'merged', expected mixture, merge, .*did you mean 'merge'", offer=["merged"])
     refused("distill: found 'pooled', expected mixture", offer=["mixture"], distill=["pooled"])
+    refused("best_of_rule: found 'least', expected weighted, smallest", best_of_rule="least")
+    refused("knows no priorities", best_of_rule="smallest", priority=[1.0, 2.0, 1.0])
     refused("samples: found 0", samples=0)
     refused("candidates: found 0", candidates=0)
     refused("max_new_tokens: found 0", max_new_tokens=0)

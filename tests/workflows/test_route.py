@@ -141,6 +141,10 @@ def test_what_cannot_be_routed_is_said(run, base, file, tmp_path):
     with pytest.raises(PluralignError, match="--prior uniform"):
         pluralign.route(plain, file)
     assert len(pluralign.route(plain, file, prior="uniform", device="cpu")) == 4
+    pooled = write_mixture(base, tmp_path / "pooled", WEIGHTS, combination="pooled")
+    for prior in ("run", "uniform"):
+        with pytest.raises(PluralignError, match=r"pooled: is one pooled policy, .*: give the em-dpo run"):
+            pluralign.route(pooled, file, prior=prior)
     nothing = tmp_path / "nothing.parquet"
     Judgments.from_rows([pair("Tea?", ["Yes"], [1], "ann")]).write(nothing)
     with pytest.raises(PluralignError, match="no judgment is left"):

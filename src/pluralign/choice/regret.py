@@ -118,11 +118,32 @@ def percentiles(utilities: ArrayLike) -> Floats:
     return np.asarray(((above > 0).sum(-1) + ((above == 0).sum(-1) - 1) / 2) / others)
 
 
+def standings(utilities: ArrayLike, yardstick: ArrayLike) -> Floats:
+    """The share of some other responses that a type likes less than a response, ties half: its win rate against them.
+
+    Args:
+        utilities: u_k of the responses `(types, ...)`.
+        yardstick: u_k of the others, on the same scale `(types, others)`.
+
+    Examples:
+        >>> standings([[3.0, 1.0, 0.0]], [[0.0, 1.0, 2.0, 2.5]])
+        array([[1.   , 0.375, 0.125]])
+    """
+    values, others = _finite(utilities, "utilities"), np.sort(_finite(yardstick, "yardstick"), -1)
+    below = [
+        np.searchsorted(known, own, side)
+        for side in ("left", "right")
+        for own, known in zip(values, others, strict=True)
+    ]
+    types = len(values)
+    return np.asarray((np.stack(below[:types]) + np.stack(below[types:])) / (2 * others.shape[-1]))
+
+
 def best_of_types(percentile: ArrayLike, weights: ArrayLike | None = None) -> np.ndarray:
     """Which candidate of each prompt to give to all types: `(...)`, the first of equally good ones.
 
     Args:
-        percentile: from `percentiles`, `(types, ..., candidates)`.
+        percentile: from `percentiles` or `standings`, `(types, ..., candidates)`.
         weights: p `(types,)`: the candidate with the largest sum_k p_k F_k. `None`: the one whose smallest percentile
             is largest.
 
@@ -147,7 +168,7 @@ def best_of_weights(percentile: ArrayLike, priority: ArrayLike | None = None, st
     protects every type in every single prompt, at the cost of a smaller mean.
 
     Args:
-        percentile: from `percentiles`, `(types, prompts, candidates)`.
+        percentile: from `percentiles` or `standings`, `(types, prompts, candidates)`.
         priority: c `(types,)`; `None` is 1 for all.
         steps: of the game.
 

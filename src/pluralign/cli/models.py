@@ -42,6 +42,8 @@ def train(
     for key in ("train_loss", "eval_loss", "accuracy", "log_loss", "ece"):
         if key in metrics:
             typer.echo(f"{key}: {metrics[key]:.4f}")
+    if "sentence" in metrics:
+        typer.echo(metrics["sentence"])
 
 
 def calibrate(

@@ -14,6 +14,7 @@ from pluralign.core.errors import PluralignError
 Prior = Literal["run", "uniform"]
 Select = Literal["best", "softmax"]
 Criterion = Literal["win-rate", "regret", "relative-regret"]
+BestOfRule = Literal["weighted", "smallest"]
 TypedRun = Annotated[Path, Argument(help="Folder of a finished em-dpo run.")]
 
 
@@ -101,6 +102,9 @@ def aggregate(
     ] = None,
     samples: Annotated[int, Option(min=1, help="Responses per prompt from each policy.")] = 4,
     candidates: Annotated[int, Option(min=1, help="Number of responses from which best-of chooses.")] = 16,
+    best_of_rule: Annotated[
+        BestOfRule, Option(help="How best-of chooses: by a weighted sum over types, or by the worst-off one.")
+    ] = "weighted",
     trials: Annotated[int, Option(min=1, help="Number of weights to try for merge; half as many for pooled.")] = 12,
     max_new_tokens: options.MaxNewTokens = 128,
     max_prompts: options.MaxPrompts = None,
@@ -127,8 +131,8 @@ def aggregate(
     metrics = aggregate_run(
         run, out, prompts=prompts, tuning_prompts=tuning_prompts, criterion=criterion,
         **({"offer": offer} if offer else {}), judge=_named(judge or [], "--judge", "TYPE=FOLDER"), samples=samples,
-        candidates=candidates, trials=trials, max_new_tokens=max_new_tokens, max_prompts=max_prompts,
-        max_tuning_prompts=max_tuning_prompts, priority=_priority(priority or []), hedge=hedge,
+        candidates=candidates, best_of_rule=best_of_rule, trials=trials, max_new_tokens=max_new_tokens,
+        max_prompts=max_prompts, max_tuning_prompts=max_tuning_prompts, priority=_priority(priority or []), hedge=hedge,
         policies=_named(policy or [], "--policy", "NAME=FOLDER"), distill=distill, distill_prompts=distill_prompts,
         distill_samples=distill_samples, distill_epochs=distill_epochs, distill_learning_rate=distill_learning_rate,
         label_scale=label_scale, seed=seed, trust_remote_code=trust_remote_code,

@@ -1,8 +1,9 @@
 """Best of n by the worst type: a policy that draws n candidates and gives the one that serves all types best.
 
-Each type's judge ranks the candidates; a candidate's percentile F_k is the share of the others that type k likes less.
-Chosen is the candidate with the largest sum_k p_k F_k, p from `best_of_weights`, or with the largest smallest F_k. No
-adapter is needed, and percentiles compare types without comparing their scales.
+Each type's judge rates the candidates; F_k is the share of a yardstick, responses of the base, that type k likes less
+than a candidate, or of the other candidates where there is no yardstick. Chosen is the candidate with the largest
+sum_k p_k F_k, p from `best_of_weights`, or with the largest smallest F_k. Shares compare types without comparing their
+scales. Candidates come from a base model or from an adapter on it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import Any
 
 import numpy as np
 import yaml
+from numpy.typing import ArrayLike, NDArray
 
-from pluralign.choice.regret import best_of_types, percentiles
+from pluralign.choice.regret import best_of_types, percentiles, standings
 from pluralign.core.files import atomic_write, write_json
 from pluralign.core.records import read_json
 from pluralign.core.runs import CONFIG
@@ -26,6 +28,13 @@ from pluralign.scoring.type_judges import FeatureJudge, ScorerJudges, TypeJudges
 
 BEST_OF = "best_of.json"
 """The file that describes a best-of policy."""
+
+ADAPTER = "adapter"
+"""The folder within it of the adapter that draws the candidates, if one does."""
+
+Floats = NDArray[np.float64]
+
+_POINTS = 201
 
 
 @dataclass(frozen=True)
@@ -41,17 +50,20 @@ class BestOfPolicy(Policy):
     Args:
         n: number of candidates.
         judges: the types' judges.
-        weights: p of each type; None chooses by the smallest percentile.
+        weights: p of each type; None chooses by the smallest share.
+        yardstick: utilities of responses of the base to each type `(types, points)`, from `yardstick_of`; None compares
+            the candidates with each other.
     """
 
     n: int = 16
     judges: TypeJudges = field(default_factory=lambda: ScorerJudges(()))
     weights: Mapping[str, float] | None = None
+    yardstick: Floats | None = None
 
     def sample(self, prompts: Sequence[Any], *, n: int = 1, **options: Any) -> list[list[Sample]]:
         """As `Policy.sample`; every response is the best of `n` of the policy's own draws."""
         drawn = super().sample(prompts, n=n * self.n, **options)
-        return best_of_groups(prompts, drawn, self.judges, self.weights, self.n)
+        return best_of_groups(prompts, drawn, self.judges, self.weights, self.n, self.yardstick)
 
 
 def best_of_groups(
@@ -60,6 +72,7 @@ def best_of_groups(
     judges: TypeJudges,
     weights: Mapping[str, float] | None,
     n: int,
+    yardstick: Floats | None = None,
 ) -> list[list[Sample]]:
     """The best of each `n` successive draws to every prompt."""
     if not prompts:
@@ -67,11 +80,25 @@ def best_of_groups(
     items = items_of_texts(prompts, [[sample.response for sample in group] for group in drawn])
     utilities = judges.utilities(items).reshape(-1, len(prompts), len(drawn[0]) // n, n)
     given = None if weights is None else np.array(list(weights.values()))
-    chosen = best_of_types(percentiles(utilities), given)  # (prompts, responses)
+    chosen = best_of_types(shares_below(utilities, yardstick), given)  # (prompts, responses)
     return [
         [group[place * n + best] for place, best in enumerate(row)]
         for group, row in zip(drawn, chosen.tolist(), strict=True)
     ]
+
+
+def yardstick_of(utilities: ArrayLike) -> Floats:
+    """Quantiles of the utilities of responses of the base `(types, ...)`, with which candidates are compared.
+
+    Utilities of all prompts stand on one scale, which suits judges that read the response alone.
+    """
+    table = np.asarray(utilities, dtype=np.float64)
+    return np.asarray(np.quantile(table.reshape(len(table), -1), np.linspace(0, 1, _POINTS), axis=1).T)
+
+
+def shares_below(utilities: ArrayLike, yardstick: ArrayLike | None) -> Floats:
+    """F_k of candidates `(types, ..., candidates)`: `standings` on a yardstick, `percentiles` without one."""
+    return percentiles(utilities) if yardstick is None else standings(utilities, yardstick)
 
 
 def write_best_of(
@@ -82,16 +109,18 @@ def write_best_of(
     n: int,
     weights: Mapping[str, float] | None,
     judges: FeatureJudge | Mapping[str, str],
+    yardstick: ArrayLike | None = None,
 ) -> None:
-    """Write the folder of a best-of policy that draws from a base model.
+    """Write the folder of a best-of policy, except for the adapter that may draw its candidates (`ADAPTER`).
 
     Args:
         policy: provides config, token limits and tokenizer.
         folder: where to write.
-        base: folder or hub id of the model that draws the candidates.
+        base: folder or hub id of the model that draws the candidates where the folder holds no adapter.
         n: number of candidates.
         weights: p of each type by name, or None.
         judges: a fitted judge, or the folder of each type's reward model.
+        yardstick: as in `BestOfPolicy`.
     """
     policy.model.config.save_pretrained(folder)
     policy.tokenizer.save_pretrained(folder)
@@ -100,7 +129,8 @@ def write_best_of(
     with atomic_write(folder / CONFIG, "w") as file:  # names the reference for `evaluate`
         yaml.safe_dump({"command": "aggregate", "model_name_or_path": base}, file)
     models = None if isinstance(judges, FeatureJudge) else dict(judges)
-    write_json(folder / BEST_OF, {"base": base, "n": n, "weights": weights, "reward_models": models})
+    stored = {"base": base, "n": n, "weights": weights, "reward_models": models}
+    write_json(folder / BEST_OF, stored | {"yardstick": None if yardstick is None else np.asarray(yardstick).tolist()})
 
 
 def is_best_of(folder: Path) -> bool:
@@ -109,11 +139,17 @@ def is_best_of(folder: Path) -> bool:
 
 
 def read_best_of(folder: Path, **options: Any) -> tuple[str, dict[str, Any]]:
-    """The base of a best-of policy, and its `n`, `judges` and `weights`; options are those of `load_reward_model`."""
+    """The model or adapter that draws a best-of policy's candidates, and its `n`, `judges`, `weights` and `yardstick`.
+
+    Options are those of `load_reward_model`.
+    """
     stored = read_json(folder / BEST_OF)
     models = stored["reward_models"]
     judges: TypeJudges = read_feature_judge(folder) if models is None else reward_model_judges(models, **options)
-    return str(stored["base"]), {"n": int(stored["n"]), "weights": stored["weights"], "judges": judges}
+    drawn_by = folder / ADAPTER if (folder / ADAPTER).is_dir() else stored["base"]
+    given = stored.get("yardstick")
+    settings = {"weights": stored["weights"], "yardstick": None if given is None else np.array(given)}
+    return str(drawn_by), {"n": int(stored["n"]), "judges": judges, **settings}
 
 
 def reward_model_judges(models: Mapping[str, str], **options: Any) -> ScorerJudges:

@@ -183,7 +183,9 @@ def lay_out(tokens: TokenizedItems, rows: Sequence[Sequence[int]], layout: Layou
 def blocks_of(
     tokens: TokenizedItems, responses: np.ndarray, layout: Layout, max_tokens: float = math.inf
 ) -> list[list[list[int]]]:
-    """The blocks, each a list of rows, in which sorted `responses` are read."""
+    """The blocks, each a list of rows, in which sorted `responses` are read; none without responses."""
+    if not len(responses):  # one of several processes may have none
+        return []
     rows = plan_rows(tokens, responses, layout)
     planned = plan_blocks(layout.row_lengths(tokens, rows), layout.block_tokens, max_tokens)
     return [[rows[index] for index in block] for block in planned]

@@ -74,6 +74,11 @@ def route(
     if out is not None:
         output_file(out, [*path_list(files), label_scale])
     mixture = read_mixture(run)
+    if mixture.combination == "pooled":
+        raise PluralignError(
+            f"{run}: is one pooled policy, whose weights are no shares of annotators: give the em-dpo run that it was "
+            "made from"
+        )
     if prior == "run" and not is_typed_run(run):
         raise PluralignError(
             f"{run}: its weights say how often each adapter is used, not how many annotators are of each type: "

@@ -23,11 +23,7 @@ class EStep:
 
     Examples:
         >>> step = EStep(np.zeros(4, dtype=int), np.log([[0.5, 0.5]]), 0.01)
-        >>> for rows in step.stages(np.arange(4), np.arange(4)):
-        ...     for kind, gain in enumerate((-0.1, -3.0)):
-        ...         asked = step.asked(rows, kind)
-        ...         step.add(asked, kind, np.full(len(asked), gain))
-        ...     step.settle()
+        >>> step.run(np.arange(4), np.arange(4), lambda kind, rows: np.full(len(rows), (-0.1, -3.0)[kind]))
         >>> step.scored.tolist(), (step.log_likelihood[0, 1] - step.log_likelihood[0, 0]).round(2)
         ([4, 2], np.float64(-5.8))
     """
@@ -42,6 +38,22 @@ class EStep:
         self.scored = np.zeros(self.prior.shape[1], dtype=np.int64)
         self._sums = np.zeros(self.prior.shape)
         self._odds = np.zeros(self.prior.shape)
+
+    def run(
+        self, rows: np.ndarray, place: np.ndarray, log_likelihoods: Callable[[int, np.ndarray], np.ndarray]
+    ) -> None:
+        """Score judgments under every type that their annotators may have.
+
+        Args:
+            rows, place: as in `stages`.
+            log_likelihoods: of judgments under a type, given the type and the judgments.
+        """
+        for stage in self.stages(rows, place):
+            for kind in range(self.prior.shape[1]):
+                mine = self.asked(stage, kind)
+                if len(mine):
+                    self.add(mine, kind, log_likelihoods(kind, mine))
+            self.settle()
 
     def stages(self, rows: np.ndarray, place: np.ndarray) -> Iterator[np.ndarray]:
         """The judgments to score, a few of each annotator's at a time.

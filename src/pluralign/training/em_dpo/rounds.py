@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ import torch
 from transformers.utils import logging
 
 from pluralign.choice.em_dpo import mixture_weights, responsibilities
+from pluralign.choice.latent_class.identification import Identification
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write, disk_errors, write_json
+from pluralign.core.records import read_record, write_record
 
 logger = logging.get_logger(__name__)
 
@@ -24,6 +26,7 @@ _RECORD = "round.json"
 _ARRAYS = "round.safetensors"
 _ADAPTERS = "adapters.safetensors"
 _STEPS = "steps"
+_M_STEPS = "m_steps.json"
 
 FEW = 0.25
 """Below this part of an even share of the annotators a type gets a warning."""
@@ -146,6 +149,15 @@ def gain_over(rounds: list[Round], number: int, other: tuple[Round, Round], judg
     return float(difference.sum()) / judgments, float(error) / judgments
 
 
+def compared_with_start(rounds: list[Round], best: int, control: Round, judgments: int) -> Kept:
+    """Keep the best round if it gains more than its error over `control`, the start's types tuned as long."""
+    gain, error = gain_over(rounds, best, (rounds[0], control), judgments)
+    better = "" if gain > error else "no "
+    said = f"round {best} predicts held-out judgments {better}better than the start's types, tuned as long"
+    said += f" (gain {gain:+.4f} +- {error:.4f} nats a judgment)"
+    return Kept(best if gain > error else 0, said, gain, error)
+
+
 def best_round(rounds: list[Round]) -> int:
     """The round whose policies predict the judgments that they were not tuned on best; 0 if none was taken."""
     scores = [finished.record["log_likelihood"] for finished in rounds[1:]]
@@ -175,6 +187,16 @@ def without_dead_types(state: Round, least: float = 1.0) -> tuple[Round, list[in
     record = state.record | {"mixture_weights": weights.tolist()}
     state = Round(gamma, np.log(weights), state.log_likelihood[:, alive], state.scored, record)
     return state, np.flatnonzero(~alive).tolist()
+
+
+def after_loss(verdict: Identification, dropped: list[int], left: int) -> tuple[Identification, str]:
+    """The verdict once some types (places from 0) were dropped and so many are left, and the sentence that says so."""
+    names = ", ".join(str(kind + 1) for kind in dropped)
+    lost = "types {} of {} lost their last annotators and were" if len(dropped) > 1 else None
+    lost = lost or "type {} of {} lost its last annotator and was"
+    said = f"{lost.format(names, left + len(dropped))} dropped; {left} left"
+    changed = replace(verdict, reason=f"{verdict.reason}; {said}")
+    return (replace(changed, verdict="one type", heterogeneity="undecided") if left == 1 else changed), said
 
 
 def _shares(gamma: np.ndarray, floor: float) -> np.ndarray:
@@ -250,6 +272,16 @@ class Rounds:
             return Round(**safetensors.numpy.load_file(folder / _ARRAYS), record=record)
         except (OSError, ValueError, TypeError, safetensors.SafetensorError) as fault:
             raise PluralignError(f"{folder}: is damaged ({fault}); remove {self.folder} to start over") from fault
+
+    def write_m_steps(self, m_steps: dict[str, MStep]) -> None:
+        """Store the finished M-steps by their numbers."""
+        if self.writes:
+            write_record(self.of(0) / _M_STEPS, m_steps)
+
+    def read_m_steps(self) -> dict[str, MStep]:
+        """The finished M-steps by their numbers."""
+        file = self.of(0) / _M_STEPS
+        return read_record(file, dict[str, MStep]) if file.exists() else {}
 
     def adapters_file(self, number: int | str, half: int) -> Path:
         """The file of the adapters that were tuned on a half of the judgments in a round."""

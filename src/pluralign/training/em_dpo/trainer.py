@@ -14,10 +14,8 @@ type is no longer scored for an annotator whose posterior excludes it; policies 
 
 from __future__ import annotations
 
-import copy
 import os
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -25,50 +23,42 @@ from typing import Any, ClassVar
 
 import numpy as np
 import peft
-import safetensors.torch
 import torch
-import transformers
-from torch import nn
-from torch.utils.data import Sampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
-from pluralign.choice.em_dpo import evidence_weight, halves, places_within, temperatures
+from pluralign.choice.em_dpo import evidence_weight, halves, places_within
 from pluralign.choice.preference_matching import Penalty
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_json, write_parquet
-from pluralign.core.records import read_record, write_record
 from pluralign.judgments.table import Judgments
-from pluralign.policies.policy import Sample
 from pluralign.scoring.adapters import can_merge, merged
 from pluralign.scoring.items import Items
 from pluralign.scoring.measured import Measured, believed, column_of, pairs_under, typed_metrics
 from pluralign.scoring.mixtures import RESPONSIBILITIES, Mixture, pair_counts, responsibilities_table
-from pluralign.scoring.panels import annotators_of
 from pluralign.scoring.tokens import TokenizedItems
-from pluralign.training.batches import JudgmentSampler
-from pluralign.training.checkpoints import newest_checkpoint
+from pluralign.training.em_dpo.adapters import copied_weights
 from pluralign.training.em_dpo.config import EMDPOConfig
 from pluralign.training.em_dpo.e_step import EStep, TypeUtilities
+from pluralign.training.em_dpo.plan import plan_of
 from pluralign.training.em_dpo.rounds import (
     Kept,
     MStep,
     Round,
     Rounds,
+    after_loss,
     best_round,
+    compared_with_start,
     first_round,
-    gain_over,
     log_round,
     next_round,
     without_dead_types,
 )
 from pluralign.training.em_dpo.type_starts import type_start
-from pluralign.training.em_dpo.typed_batches import TypedCollator, TypedRows, TypedSampler, typed_rows
+from pluralign.training.em_dpo.typed_trainer import TypedTrainer
 from pluralign.training.judgment_trainer import Dataset, as_judgments
 from pluralign.training.objective import TrainingRun
-from pluralign.training.preference_matching.dpo import MatchingTrainer
-from pluralign.training.response_trainer import adapted
 
 logger = logging.get_logger(__name__)
 
@@ -81,11 +71,8 @@ CONTROL = "start"
 ScoringSet = tuple[np.ndarray, dict[str, torch.Tensor] | None]
 """Judgments, and the adapters that score them; `None` are those that were tuned last."""
 
-HOT = 3.0
-"""Temperature of the first E-step after a poor or random start."""
 
-
-class EMDPOTrainer(MatchingTrainer):
+class EMDPOTrainer(TypedTrainer):
     """Estimates annotator types and tunes an adapter for each.
 
     Arguments that are not listed are those of `DPOTrainer`.
@@ -142,49 +129,29 @@ annotator's type, `types.json` the estimates of every round."""
             raise PluralignError("optimizers: every M-step makes its own; choose one with `optim` in the config")
         judgments = as_judgments(train_dataset)
         start = type_start(judgments, args, args.seed)
-        self.verdict, self.supported = start.verdict, start.supported
-        self.adapters = [f"type-{kind + 1}" for kind in range(start.types)]
+        names = [f"type-{kind + 1}" for kind in range(start.types)]
         logger.warning(f"types: {start.types}; {start.verdict.verdict}: {start.verdict.reason}")
-        if len(self.adapters) > 1:
+        if start.types > 1:
             if args.train_sampling_strategy == "sequential":
                 raise PluralignError("train_sampling_strategy: sequential has no meaning with several types")
             if args.auto_find_batch_size:
                 raise PluralignError("auto_find_batch_size: a step holds judgments of one type, so set its size")
             args.ddp_find_unused_parameters = True  # every step leaves the other types' adapters unused
         adapter = peft_config or peft.LoraConfig(target_modules="all-linear")
-        super().__init__(model, args, judgments, eval_dataset, processing_class, adapter, **trainer_arguments)
+        super().__init__(
+            names, model, args, judgments, eval_dataset, adapter, processing_class=processing_class,
+            **trainer_arguments,
+        )  # fmt: skip
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise PluralignError("em-dpo: FSDP and DeepSpeed shard what types share; use plain data parallelism")
-        rows = self.train_items.row
-        self.annotator, self.annotators = annotators_of(judgments, rows)  # (judgments,) and (annotators,)
+        self.verdict = start.verdict
+        self.plan = plan_of(args, start.types, start.supported)
         gamma = np.stack([start.gamma[key] for key in self.annotators])
         self.rounds: list[Round] = [first_round(gamma, args.weight_floor)]
         self.state_of_types = self.rounds[0]
-        self.kept = Kept(0, "no round was taken")
-        self._collator = self.data_collator
-        self._routed = TypedRows([], np.zeros((0, 0)))
-        self._phase = 0
-        self._steps_before = 0
-        self._tuned: list[TrainOutput] = []
-        self._history: list[dict[str, Any]] = []
+        self.kept = Kept(0, self.plan.why_none)
         self._m_steps: dict[str, MStep] = {}
-        self._m_steps_file = Path(args.output_dir) / "rounds" / "m_steps.json"
         self._pairs = pair_counts(self.train_items) if args.loss_type == "sigmoid" else None
-        first = f".{self.adapters[0]}."
-        self._untrained = {
-            name: weight.detach().clone() for name, weight in self.policy.model.named_parameters() if first in name
-        } | self._learned_tensors()
-
-    def _adapted(self, model: Any, args: Any, peft_config: peft.PeftConfig | None) -> Any:
-        """The adapters of all types, each a copy of the first."""
-        assert peft_config is not None
-        if not isinstance(peft_config, peft.LoraConfig):
-            raise PluralignError(f"peft_config: found {type(peft_config).__name__}, expected a LoraConfig")
-        first, *others = self.adapters
-        policy = adapted(model, args, peft_config, "CAUSAL_LM", first)
-        for name in others:
-            policy.add_adapter(name, copy.deepcopy(peft_config))
-        return policy
 
     # State.
 
@@ -226,7 +193,6 @@ annotator's type, `types.json` the estimates of every round."""
         """
         began = time.perf_counter()
         folder, writes = Path(self.args.output_dir), self.accelerator.is_main_process
-        epochs = self.args.num_train_epochs
         stored = Rounds(folder / "rounds", writes)
         if not resume_from_checkpoint:
             stored.clear()
@@ -237,80 +203,64 @@ annotator's type, `types.json` the estimates of every round."""
         if writes:
             write_json(folder / "identification.json", vars(self.verdict))
         stored.write(0, self.rounds[0])
-        self._m_steps_file = stored.of(0) / "m_steps.json"
-        self._m_steps = read_record(self._m_steps_file, dict[str, MStep]) if self._m_steps_file.exists() else {}
+        self._m_steps = stored.read_m_steps()
         self.accelerator.wait_for_everyone()
-        self._tuned, self._history = [], []
+        self._history = []
         self._steps_before = sum(int(finished.record["steps"]) for finished in self.rounds[1:])
-        try:
-            while len(self.rounds) <= self._planned and not self._settled:
-                number = len(self.rounds)
-                self.state_of_types = self.rounds[-1]
-                self.rounds.append(self._round(stored, number, options))
-                stored.write(number, self.rounds[-1])
-                if number > 2:
-                    stored.remove_adapters(number - 1)
-                self.accelerator.wait_for_everyone()
-            self.kept = self._chosen(stored, options)
-            self._drop_dead_types(self.rounds[self.kept.round])
-            logger.warning(self._summary)
-            self._m_step(stored.of(FINAL), 0, np.arange(self.train_items.judgments), epochs, options)
-            for finished in (*range(1, len(self.rounds)), CONTROL):
-                stored.remove_adapters(finished)
-        finally:
-            self.args.output_dir, self.args.num_train_epochs = str(folder), epochs
-        every = [self._m_steps[number] for number in sorted(self._m_steps)]
-        steps = sum(done.steps for done in every)
-        loss = sum(done.steps * done.loss for done in every) / max(1, steps)
+        while not self.plan.enough(self.rounds, self._judgments):
+            number = len(self.rounds)
+            self.state_of_types = self.rounds[-1]
+            self.rounds.append(self._round(stored, number, options))
+            stored.write(number, self.rounds[-1])
+            if number > 2:
+                stored.remove_adapters(number - 1)
+            self.accelerator.wait_for_everyone()
+        self.kept = self._chosen(stored, options)
+        self._drop_dead_types(self.rounds[self.kept.round])
+        logger.warning(self.sentence)
+        every = np.arange(self.train_items.judgments)
+        done = self._tuned(stored, FINAL, 0, every, self.args.num_train_epochs, options)
+        for finished in (*range(1, len(self.rounds)), CONTROL):
+            stored.remove_adapters(finished)
+        m_steps = [self._m_steps[number] for number in sorted(self._m_steps)]
+        steps = sum(one.steps for one in m_steps)
+        loss = sum(one.steps * one.loss for one in m_steps) / max(1, steps)
         self.state.log_history = self._history
         times = {"train_loss": loss, "train_runtime": round(time.perf_counter() - began, 4)}
-        return TrainOutput(steps, loss, self._tuned[-1].metrics | times)
-
-    @property
-    def _started(self) -> int:
-        """The number of types of the start."""
-        return self.rounds[0].gamma.shape[1]
-
-    @property
-    def _planned(self) -> int:
-        """The most rounds; 0 with a single type."""
-        if self._started == 1:
-            return 0
-        if self.args.rounds != "auto":
-            return self.args.rounds
-        return 0 if self.supported else self.args.most_rounds
-
-    @property
-    def _informed(self) -> bool:
-        """Whether the start may know something of the types: it is not random, nor found to be poor."""
-        return self.supported or self.args.start not in ("latent-class", "dirichlet")
-
-    @property
-    def _temperatures(self) -> list[float]:
-        hot = self.args.temperature
-        if hot == "auto":
-            hot = 1.0 if self._informed else HOT
-        cooling = temperatures(hot, (self._planned + 1) // 2)
-        return cooling + [1.0] * (self._planned - len(cooling))
-
-    @property
-    def _settled(self) -> bool:
-        """Whether `rounds: auto` has seen a round at temperature 1 that gained no more than its error."""
-        last = len(self.rounds) - 1
-        if self.args.rounds != "auto" or last < 3 or self._temperatures[last - 2] > 1:
-            return False
-        gain, error = gain_over(self.rounds, last, (self.rounds[last - 2], self.rounds[last - 1]), self._judgments)
-        return gain <= error
+        return TrainOutput(steps, loss, done.metrics | times)
 
     @property
     def _judgments(self) -> int:
         return max(1, self.train_items.judgments)
 
+    @property
+    def sentence(self) -> str:
+        """Which responsibilities the policies were tuned with and why, and what to do with them."""
+        if len(self.adapters) == 1:
+            return f"one type: one adapter is tuned on everybody's judgments ({self.verdict.reason})"
+        where = f"round {self.kept.round}" if self.kept.round else "the start"
+        said = f"responsibilities of {where}: {self.kept.reason}"
+        if self.verdict.heterogeneity == "continuum":
+            said += "; people differ by degrees: route --continuous gives each annotator's weights of the types"
+        return said
+
+    def _tuned(
+        self, stored: Rounds, place: int | str, number: int, rows: np.ndarray, epochs: float, options: dict[str, Any],
+        tensors: dict[str, torch.Tensor] | None = None, draw: int | None = None,
+    ) -> TrainOutput:  # fmt: skip
+        """An M-step with the current responsibilities in the folder of a round; its steps and loss are stored."""
+        folder = stored.of(place)
+        done, self._m_steps[str(number)] = self._m_step(
+            folder, number, rows, self.responsibilities, epochs, options, tensors, draw
+        )
+        stored.write_m_steps(self._m_steps)
+        return done
+
     def _round(self, stored: Rounds, number: int, options: dict[str, Any]) -> Round:
         """M-steps from the current responsibilities, and the E-step after them."""
         if self.args.scoring == "train":
             every = np.arange(self.train_items.judgments)
-            done = self._m_step(stored.of(number), number, every, self.args.round_epochs, options)
+            done = self._tuned(stored, number, number, every, self.args.round_epochs, options)
             return self._e_step(number, [(every, None)], done.global_step)
         sets, steps = self._tuned_halves(stored, number, number - 1 or None, number, self.args.round_epochs, options)
         return self._e_step(number, sets, steps)
@@ -347,10 +297,10 @@ annotator's type, `types.json` the estimates of every round."""
                 self._steps_before += stored.read_adapters(place, side)[1]
             else:
                 tensors = None if before is None else stored.read_adapters(before, side)[0]
-                folder = stored.of(place) / f"half-{side}"
                 phase = 2 * number - 1 + side
-                done = self._m_step(folder, phase, rows, epochs, options, tensors, draw=number)
-                stored.write_adapters(place, side, self._adapter_tensors(), done.global_step)
+                done = self._tuned(stored, f"{place}/half-{side}", phase, rows, epochs, options, tensors, draw=number)
+                tuned = copied_weights(self.policy.model, self.adapters) | self._learned_tensors()
+                stored.write_adapters(place, side, tuned, done.global_step)
                 self.accelerator.wait_for_everyone()
             adapters, own = stored.read_adapters(place, side)
             sets.append((scored, adapters))
@@ -364,8 +314,10 @@ annotator's type, `types.json` the estimates of every round."""
         tuned for as many epochs; otherwise longer tuning alone would count as a gain.
         """
         taken = len(self.rounds) - 1
-        if self.args.rounds != "auto" or not taken:
-            return Kept(taken, self._why_not if not taken else f"rounds: {taken} was asked for")
+        if not taken:
+            return Kept(0, self.plan.why_none)
+        if not self.plan.automatic:
+            return Kept(taken, f"rounds: {taken} was asked for")
         best = best_round(self.rounds)
         if best < 2:
             return Kept(0, "no later round predicted held-out judgments better than the first, which is the start's")
@@ -380,161 +332,21 @@ annotator's type, `types.json` the estimates of every round."""
             stored.write(CONTROL, control)
         else:
             self._steps_before += int(control.record["steps"])
-        gain, error = gain_over(self.rounds, best, (self.rounds[0], control), self._judgments)
-        better = "" if gain > error else "no "
-        said = f"round {best} predicts held-out judgments {better}better than the start's types, tuned as long"
-        said += f" (gain {gain:+.4f} +- {error:.4f} nats a judgment)"
-        return Kept(best if gain > error else 0, said, gain, error)
-
-    @property
-    def _why_not(self) -> str:
-        if self._started == 1:
-            return "there is one type"
-        if self.args.rounds == "auto":
-            return "the start predicts held-out annotators better with these types than with one"
-        return "rounds: 0 was asked for"
+        return compared_with_start(self.rounds, best, control, self._judgments)
 
     def _drop_dead_types(self, state: Round) -> None:
         """Take a state for the last M-step, without the types that hold less than one annotator."""
         self.state_of_types, dead = without_dead_types(state)
         if not dead:
             return
-        names = ", ".join(str(kind + 1) for kind in dead)
-        left = self.state_of_types.gamma.shape[1]
+        left = len(self.adapters) - len(dead)
         self.kept = replace(self.kept, dropped=tuple(kind + 1 for kind in dead))
         self._use(0)
         for name in self.adapters[left:]:
             self.policy.model.delete_adapter(name)
         self.adapters = self.adapters[:left]
-        lost = "type {} of {} lost its last annotator and was"
-        if len(dead) > 1:
-            lost = "types {} of {} lost their last annotators and were"
-        said = f"{lost.format(names, self._started)} dropped; {left} left"
+        self.verdict, said = after_loss(self.verdict, dead, left)
         logger.warning(said)
-        reason = f"{self.verdict.reason}; {said}"
-        self.verdict = replace(self.verdict, reason=reason)
-        if left == 1:
-            self.verdict = replace(self.verdict, verdict="one type", heterogeneity="undecided")
-
-    @property
-    def _summary(self) -> str:
-        where = f"round {self.kept.round}" if self.kept.round else "the start"
-        said = f"responsibilities of {where}: {self.kept.reason}"
-        if len(self.adapters) == 1:
-            said = f"one type: one adapter is tuned on everybody's judgments ({self.verdict.reason})"
-        elif self.verdict.heterogeneity == "continuum":
-            said += "; people differ by degrees: route --continuous gives each annotator's weights of the types"
-        return said
-
-    def _m_step(
-        self,
-        folder: Path,
-        number: int,
-        rows: np.ndarray,
-        epochs: float,
-        options: dict[str, Any],
-        tensors: dict[str, torch.Tensor] | None = None,
-        draw: int | None = None,
-    ) -> TrainOutput:
-        """Tune every adapter on its judgments.
-
-        Args:
-            folder: of the checkpoints.
-            number: of the M-step, 0 for the last one.
-            rows: the judgments.
-            epochs: how often they are read.
-            options: of `transformers.Trainer.train`.
-            tensors: where the adapters start; `None` is the reference.
-            draw: seed of the types that are drawn; both halves of a round draw the same. `None` is `number`.
-        """
-        args = self.args
-        drawn = np.random.default_rng((args.seed, number if draw is None else draw))
-        gamma, reliability = self.responsibilities, self.train_items.weight
-        self._routed = typed_rows(gamma, self.annotator, reliability, rows, args.routing, args.skip_below, drawn)
-        for name, members in zip(self.adapters, self._routed.members, strict=True):
-            if not len(members):
-                logger.warning(f"{folder}: no judgment trains {name}, which stays as it was")
-        self.data_collator = TypedCollator(self._collator, self._routed.weights)
-        self._phase = number
-        self._restart(self._untrained if tensors is None else tensors)
-        args.output_dir, args.num_train_epochs = str(folder), epochs
-        transformers.set_seed(args.seed + number)
-        checkpoint = newest_checkpoint(folder, remove_halves=self.accelerator.is_main_process)
-        self.accelerator.wait_for_everyone()
-        done = super().train(None if checkpoint is None else str(checkpoint), **options)
-        self._tuned.append(done)
-        self._m_steps[str(number)] = MStep(done.global_step, done.training_loss)
-        if self.accelerator.is_main_process:
-            write_record(self._m_steps_file, self._m_steps)
-        self._history += self.state.log_history
-        self._steps_before += done.global_step
-        return done
-
-    def _restart(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Set every adapter, and give all of them to the next optimiser."""
-        self._set_adapters(tensors)
-        for weight in self._adapter_tensors(detached=False).values():
-            weight.requires_grad_(True)
-        self.optimizer = None
-
-    def _adapter_tensors(self, detached: bool = True) -> dict[str, torch.Tensor]:
-        """The tensors of all adapters, and if detached of what is learned beside them."""
-        marks = [f".{name}." for name in self.adapters]
-        found = {
-            name: weight for name, weight in self.policy.model.named_parameters() if any(mark in name for mark in marks)
-        }
-        if not detached:
-            return found
-        return {name: weight.detach().cpu().clone() for name, weight in found.items()} | self._learned_tensors()
-
-    def _learned_tensors(self) -> dict[str, torch.Tensor]:
-        """What is learned beside the adapters, which is stored and restored with them."""
-        return {name: own.value.detach().clone() for name, own in self.learned.items()}
-
-    def _set_adapters(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Set every adapter; what is not among the tensors is set as the first type's."""
-        first = f".{self.adapters[0]}."
-        for name, own in self.learned.items():
-            own.load({"value": tensors[name]})
-        with torch.no_grad():
-            for name, weight in self._adapter_tensors(detached=False).items():
-                adapter = next(one for one in self.adapters if f".{one}." in name)
-                weight.copy_(tensors[name] if name in tensors else tensors[name.replace(f".{adapter}.", first)])
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        if len(self.adapters) == 1:
-            return super()._get_train_sampler(train_dataset)
-        seed = (self._order_seed, self._phase)
-        samplers = [
-            JudgmentSampler(self.train_items, self._group, (*seed, kind), members)
-            for kind, members in enumerate(self._routed.members)
-        ]
-        return TypedSampler(samplers, self.train_items.judgments, self._step, seed)
-
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """The loss of one type's judgments under its own adapter."""
-        self._use(inputs.pop("type"))
-        return super().compute_loss(model, inputs, *args, **kwargs)
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the number of the M-step, 0 for the last; steps count on through the M-steps."""
-        own, self.state.global_step = self.state.global_step, self.state.global_step + self._steps_before
-        super().log(logs | {"m_step": float(self._phase)}, start_time)
-        self.state.global_step = own
-
-    def _drawn(self, prompts: Sequence[Any], limit: int) -> list[list[Sample]]:
-        if self._phase:  # a round's policies only tell types apart
-            return []
-        drawn = []
-        for kind in range(len(self.adapters)):
-            self._use(kind)
-            drawn += super()._drawn(prompts, limit)
-        return drawn
-
-    def _use(self, kind: int) -> None:
-        # Switching freezes the other adapters; their tensors stay in the optimiser without gradients.
-        if self.policy.model.active_adapter != self.adapters[kind]:
-            self.policy.model.set_adapter(self.adapters[kind])
 
     # The E-step.
 
@@ -562,12 +374,11 @@ annotator's type, `types.json` the estimates of every round."""
             if tensors is not None:
                 self._set_adapters(tensors)
             utilities = self._type_utilities(self.train_tokens)
-            for stage in step.stages(scored, place):
-                for kind in range(len(self.adapters)):
-                    mine = step.asked(stage, kind)
-                    if len(mine):
-                        step.add(mine, kind, self._evidence(utilities.of(kind, self.train_items, mine), mine))
-                step.settle()
+
+            def evidence_of(kind: int, mine: np.ndarray, utilities: TypeUtilities = utilities) -> np.ndarray:
+                return self._evidence(utilities.of(kind, self.train_items, mine), mine)
+
+            step.run(scored, place, evidence_of)
             values += utilities.count
         weight = evidence_weight(step.log_likelihood, before.log_weights, evidence) if evidence.any() else 0.0
         finished = next_round(
@@ -575,8 +386,8 @@ annotator's type, `types.json` the estimates of every round."""
             step.log_likelihood,
             step.touched,
             evidence=weight * evidence,
-            temperature=self._temperatures[number - 1],
-            floor=0.0 if number == self._planned else args.floor,
+            temperature=self.plan.temperatures[number - 1],
+            floor=0.0 if number == self.plan.most else args.floor,
             weight_floor=args.weight_floor,
             record={
                 "round": number,
@@ -598,7 +409,7 @@ annotator's type, `types.json` the estimates of every round."""
         The authors' rounds (`scoring: train`) forget the start.
         """
         start = self.rounds[0]
-        if self.args.scoring == "train" or not self._informed:
+        if self.args.scoring == "train" or not self.plan.informed:
             return np.zeros_like(start.gamma)
         return np.asarray(np.log(np.maximum(start.gamma, max(self.args.floor, 1e-3))) - start.log_weights)
 
@@ -647,6 +458,7 @@ annotator's type, `types.json` the estimates of every round."""
         last = self.rounds[self.kept.round].record
         metrics = super().training_metrics()
         metrics |= {"types": len(self.adapters), "identification": self.verdict.verdict}
+        metrics |= {"heterogeneity": self.verdict.heterogeneity, "sentence": self.sentence}
         metrics |= {"rounds": len(self.rounds) - 1, "kept_round": self.kept.round}
         metrics |= {f"share/type={kind + 1}": float(share) for kind, share in enumerate(self.mixture_weights)}
         keys = ("log_likelihood", "log_likelihood_per_judgment")
@@ -676,11 +488,3 @@ annotator's type, `types.json` the estimates of every round."""
         counts = np.bincount(self.annotator, minlength=len(self.annotators))
         names = [key if isinstance(key, str) else None for key in self.annotators]
         write_parquet(responsibilities_table(names, counts, self.responsibilities), folder / RESPONSIBILITIES)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        for name in self.adapters:
-            file = Path(resume_from_checkpoint) / name / "adapter_model.safetensors"
-            peft.set_peft_model_state_dict(self.policy.model, safetensors.torch.load_file(file), adapter_name=name)
-
-    def _load_best_model(self) -> None:
-        self._load_from_checkpoint(str(self.state.best_model_checkpoint))

@@ -115,7 +115,8 @@ def aggregation_contents(
     order = sorted(
         range(len(names)), key=lambda place: (ranked.index(kinds[names[place]]), _place(names[place]), place)
     )
-    chosen = {MERGE: tuned.merge, POOLED: tuned.pooled, BEST_OF: tuned.best_of} | mixtures
+    best = None if tuned.best_of is None else tuned.best_of.weights
+    chosen = {MERGE: tuned.merge, POOLED: tuned.pooled, BEST_OF: best} | mixtures
     # In the order of the fields of `TypeOutcome`.
     outcomes = [regrets.utility, regrets.utility_error, regrets.regret, regrets.regret_error]
     outcomes += [rates.value, rates.low, rates.high]

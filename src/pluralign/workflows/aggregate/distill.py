@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +135,13 @@ def _lora(run: Path) -> dict[str, Any]:
     if template.exists():
         settings["chat_template_path"] = str(template)  # the template of the base may differ
     return settings
+
+
+def few_draws(counts: Mapping[str, Any], taught: Sequence[str]) -> list[str]:
+    """Warnings of distillations that had to leave out more than one in ten responses."""
+    return [
+        f"{counts[f'distill_left_out/{name}']} responses of {name} were empty or cut; the distilled policy learned "
+        f"from the other {counts[f'distill_draws/{name}']} only. Raise --max-new-tokens."
+        for name in taught
+        if counts[f"distill_left_out/{name}"] > counts[f"distill_draws/{name}"] / 9
+    ]

@@ -10,18 +10,20 @@ from typing import Any, Literal
 import numpy as np
 
 from pluralign.choice import regret as game_theory
-from pluralign.choice.regret import best_of_weights, percentiles, relative_priorities
+from pluralign.choice.regret import best_of_types, best_of_weights, relative_priorities
 from pluralign.evaluation.policies.regret import Floats, game_interval, preferred, regrets_by_prompt
+from pluralign.policies.best_of import shares_below, yardstick_of
 from pluralign.policies.merging import merged_policy
 from pluralign.policies.mixture import MixturePolicy
 from pluralign.policies.policy import Policy, Sample
 from pluralign.policies.pooled import PooledPolicy
 from pluralign.scoring.items import items_of_texts
 from pluralign.scoring.tokens import prompt_tokens
-from pluralign.scoring.type_judges import TypeJudges
+from pluralign.scoring.type_judges import FeatureJudge, TypeJudges
 from pluralign.workflows.aggregate.answers import BASE, log_ratios_of, seed_of
 
 Criterion = Literal["win-rate", "regret", "relative-regret"]
+BestOfRule = Literal["weighted", "smallest"]
 
 MIXTURE, MERGE, POOLED, BEST_OF = "mixture", "merge", "pooled", "best-of"
 OFFERED = (MIXTURE, MERGE, POOLED, BEST_OF)
@@ -41,6 +43,23 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class BestOf:
+    """How `best-of` draws and chooses.
+
+    Args:
+        weights: p of each type; None goes by the smallest share.
+        drawn_by: `base` or `merge`, the policy that draws the candidates.
+        yardstick: as in `BestOfPolicy`.
+        losses: the judged c_i (1 - W_i) of each type on the tuning prompts, for each policy that was tried.
+    """
+
+    weights: list[float] | None
+    drawn_by: str
+    yardstick: list[list[float]] | None
+    losses: dict[str, list[float]]
+
+
+@dataclass(frozen=True)
 class Tuned:
     """What was chosen on the tuning prompts; the content of `tuning.json`.
 
@@ -49,7 +68,8 @@ class Tuned:
         adversary: of the mixture's game, `(types,)`.
         value: of that game, in units of the criterion, without abstention.
         low, high: ends of its interval over prompts; None with one prompt.
-        merge, pooled, best_of: lambda and p of each type; None if not offered.
+        merge, pooled: lambda of each type; None if not offered.
+        best_of: None if not offered.
         trials: of the searches for `merge` and `pooled`.
         own_utility: L_ii of each type, in nats.
     """
@@ -61,7 +81,7 @@ class Tuned:
     high: float | None
     merge: list[float] | None
     pooled: list[float] | None
-    best_of: list[float] | None
+    best_of: BestOf | None
     trials: dict[str, list[Trial]]
     own_utility: list[float]
 
@@ -76,6 +96,7 @@ def tune(
     priority: Floats,
     samples: int,
     candidates: int,
+    best_of_rule: BestOfRule,
     trials: int,
     max_new_tokens: int,
     hedge: bool,
@@ -86,7 +107,8 @@ def tune(
     The loss of type i under policy j is c_i (1 - W_ij) with W the judged win rate against the base (`win-rate`),
     c_i (L_ii - L_ij) (`regret`), or that over L_ii (`relative-regret`). The mixture minimises the largest loss by a
     linear programme; the weights of `merge` and `pooled` by trials (`search`); those of `best-of` maximise the worst
-    type's judged percentile whatever the criterion.
+    type's judged win rate whatever the criterion. Its candidates come from the base or from `merge`, whichever then
+    has the smaller largest loss.
 
     Args:
         policy: the run with the policies of the types.
@@ -96,6 +118,7 @@ def tune(
         criterion, priority: see above; priority c `(types,)`.
         samples: responses per prompt in a trial and from each type's policy.
         candidates: n of `best-of`, and the number of the base's responses per prompt.
+        best_of_rule: how `best-of` chooses; `smallest` needs no weights.
         trials: of the search for `merge`; half as many for `pooled`.
         max_new_tokens: maximum number of tokens of a response.
         hedge: solve the mixture's game by optimistic Hedge.
@@ -124,9 +147,15 @@ def tune(
         start = np.array(best_trial(tried[MERGE]).weights) if MERGE in offer else None
         few = max(1, trials // 2)
         tried[POOLED] = search(lambda weights: _measured(_pooled, policy, weights, measure), len(names), few, start)
-    best: list[float] | None = None
+    best: BestOf | None = None
     if BEST_OF in offer and judges is not None:
-        best = best_of_weights(percentiles(bench.base), priority).tolist()
+        drawn = {BASE: bench.base[..., :candidates]}
+        if MERGE in offer and isinstance(judges, FeatureJudge):
+            with merged_policy(policy, dict(zip(names, best_trial(tried[MERGE]).weights, strict=True))) as merged:
+                drawn[MERGE] = bench.candidates(merged, candidates)
+        # Judges that read prompts have another scale for every prompt, so they compare candidates with each other.
+        yardstick = yardstick_of(bench.base) if isinstance(judges, FeatureJudge) else None
+        best = best_of(drawn, yardstick, priority, best_of_rule)
     return Tuned(
         mixtures={
             MIXTURE: game.weights.tolist(),
@@ -144,6 +173,37 @@ def tune(
         trials=tried,
         own_utility=own.tolist(),
     )
+
+
+def best_of(
+    drawn: Mapping[str, Floats], yardstick: Floats | None, priority: Floats, rule: BestOfRule = "weighted"
+) -> BestOf:
+    """The weights of `best-of`, and the policy that draws its candidates.
+
+    Args:
+        drawn: judged utilities of n candidates to every tuning prompt `(types, prompts, n)`, by policy.
+        yardstick: as in `BestOfPolicy`.
+        priority: c `(types,)`.
+        rule: `weighted` or `smallest`.
+
+    Examples:
+        The second policy has a response that both types like better than what the base says.
+
+        >>> drawn = {"base": np.array([[[0.0, 1.0]], [[1.0, 0.0]]]), "merge": np.array([[[0.0, 2.0]], [[0.0, 2.0]]])}
+        >>> best_of(drawn, np.array([[0.0, 1.0], [0.0, 1.0]]), np.ones(2)).drawn_by
+        'merge'
+    """
+    losses: dict[str, list[float]] = {}
+    weights: dict[str, list[float] | None] = {}
+    for name, utilities in drawn.items():
+        shares = shares_below(utilities, yardstick)
+        given = best_of_weights(shares, priority) if rule == "weighted" else None
+        chosen = best_of_types(shares, given)
+        got = np.take_along_axis(shares, chosen[None, ..., None], -1).mean((1, 2))
+        losses[name] = (priority * (1 - got)).tolist()
+        weights[name] = None if given is None else given.tolist()
+    by = min(losses, key=lambda name: max(losses[name]))
+    return BestOf(weights[by], by, None if yardstick is None else yardstick.tolist(), losses)
 
 
 def losses_by_prompt(criterion: Criterion, utility: Floats, wins: Floats, priority: Floats) -> Floats:
@@ -243,6 +303,10 @@ class _Bench:
         if criterion == "relative-regret":
             priority = relative_priorities(np.diag(own), priority)
         return np.asarray(priority * (own - self._ratios(drawn).mean((-2, -1))))
+
+    def candidates(self, policy: Policy, count: int) -> Floats:
+        """Judged utilities of so many responses of a policy to every prompt `(types, prompts, count)`."""
+        return self._judged(policy.sample(self.prompts, n=count, **self.options))
 
     def _judged(self, drawn: Sequence[Sequence[Sample]]) -> Floats:
         """Utilities of the types by their judges: `(types, prompts, responses)`."""
