@@ -89,7 +89,7 @@ WRONG = [
     ),
     ({"objective": "placket-luce"}, "line 1, key 'objective': found 'placket-luce', expected one of bradley-terry"),
     ({"objective": "placket-luce"}, "(did you mean 'plackett-luce'?)"),
-    ({"ties": "effron"}, "key 'ties': found 'effron', expected one of auto, davidson, efron, bre"),
+    ({"ties": "effron"}, "key 'ties': found 'effron', expected one of auto, efron, breslow"),
     ({"lr_scheduler_type": "linaer"}, "key 'lr_scheduler_type': found 'linaer', expected one of linear"),
     ({"save_strategy": "stepz"}, "key 'save_strategy': found 'stepz', expected one of no, steps"),
     ({"dtype": "float23"}, "key 'dtype': found 'float23', expected one of auto, bfloat16"),

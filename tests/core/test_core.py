@@ -46,6 +46,8 @@ def test_a_run_is_new_started_finished_or_refused(tmp_path):
     run, config, inputs = tmp_path / "run", {"seed": 1, "rate": 0.5}, file_fingerprints([tmp_path / "data"])
     assert run_state(run, config, inputs) == "new"
     start_run(run, config, inputs)
+    assert run_state(run, {"seed": 2}, {}) == "new"  # nothing was made yet, so it may get another config
+    (run / "checkpoint-1").mkdir()
     assert run_state(run, config, inputs) == "started"
     assert finished_metrics(run, config, inputs) is None
     finish_run(run, {"accuracy": 0.5}, "# card")

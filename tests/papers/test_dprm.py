@@ -631,8 +631,7 @@ class Indicators(torch.nn.Module):
         return self.weight.T[which]
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("scale", ["agree-pass-disagree", "hh-6"])
+@pytest.mark.parametrize(("loss", "scale"), [*((loss, "agree-pass-disagree") for loss in LOSSES), ("ot", "hh-6")])
 def test_a_head_that_sees_the_item_reaches_every_target(loss, scale, tiny_model, tmp_path):
     """Transport cost near 0 under each loss, labels of one reward told apart; steps shrink with the learning rate."""
     scale = BUILT_IN_SCALES[scale]

@@ -299,6 +299,7 @@ PROCESSES = {"max_steps": 4, "learning_rate": 1e-4}
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("both")
 @pytest.mark.parametrize("objective", EQUAL)
 def test_two_processes_give_the_results_of_one(objective, both, data, tiny_model, tmp_path):
     expected = train(written(objective, data, tiny_model, tmp_path / "alone", **PROCESSES))

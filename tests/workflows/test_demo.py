@@ -11,6 +11,7 @@ import torch
 from scipy.stats import wasserstein_distance
 
 from pluralign import read
+from pluralign.demo import run as demo_module
 from pluralign.demo import tables
 from pluralign.demo.comparison import said_metrics
 from pluralign.demo.from_scratch import make_causal_model
@@ -28,7 +29,14 @@ LABELS = "12345"
 
 
 @pytest.mark.slow
-def test_the_demo_reports_what_its_runs_hold(tmp_path):
+def test_the_demo_reports_what_its_runs_hold(tmp_path, monkeypatch):
+    def shorter(*given):
+        configs = full(*given)
+        configs["rlhf"]["max_steps"] = 3
+        return configs
+
+    full = demo_module.configs
+    monkeypatch.setattr(demo_module, "configs", shorter)
     text = demo(tmp_path, seed=1, annotators=20, judgments_per_annotator=6)
     runs = ("reward", "crowd", "policy", "types")
     metrics = {name: json.loads((tmp_path / name / "metrics.json").read_text()) for name in runs}

@@ -44,7 +44,7 @@ def strength_metrics(
         >>> found = strength_metrics([1.0, 0.0] * 2, [1, 2] * 2, [0, 2, 4], [0, 1], [1.0] * 2, [1, 2], [0.0, 2.0],
         ...                          replicates=0)
         >>> found["strength_judgments"], round(found["strength_log_loss"], 3)
-        (2, 1.045)
+        (2, 1.043)
     """
     reward, rank, place, _, reliability = checked_rankings(rewards, ranks, offsets, prompt, weight)
     levels, starts = whole_numbers("strength", strength), place[:-1]
