@@ -38,7 +38,7 @@ SAMPLED = with_field("num_generations")
 LORA = {"use_peft": True, "lora_target_modules": ["all-linear"], "lora_r": 4, "lora_dropout": 0.0}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def data(town_rows, tiny_model, tmp_path_factory):
     """Files of rankings and of votes, and a reward model."""
     folder = tmp_path_factory.mktemp("contract")
@@ -277,7 +277,7 @@ PartialState().destroy_process_group()
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def both(data, tiny_model, tmp_path_factory):
     """The folder with the runs of all objectives in two processes."""
     folder = tmp_path_factory.mktemp("both")

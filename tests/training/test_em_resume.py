@@ -329,7 +329,7 @@ def calm_auto(judgments, tiny_model, tmp_path_factory):
     return state_of(trainer), trainer.kept, history[-1]["step"]
 
 
-@pytest.mark.parametrize("m_step", [4, 5, 6, 0])
+@pytest.mark.parametrize("m_step", [5, 0])
 def test_killed_while_rounds_are_compared_with_the_start(m_step, judgments, tiny_model, tmp_path, calm_auto):
     trainer = make(tiny_model, judgments, tmp_path, **AUTO)
     in_m_step(m_step, 1)(trainer)

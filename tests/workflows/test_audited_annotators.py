@@ -111,7 +111,7 @@ def test_an_annotator_with_the_opposite_taste_keeps_their_weight():
 
 def test_few_honest_towns_have_a_flag():
     flagged = 0
-    for seed in range(20):
+    for seed in range(10):
         fitted = findings(town(40, 12, seed, 0.6, faults=False), types=2, features="tfidf", simulations=0)
         flagged += bool(audited_annotators(fitted).page.flagged)
     assert flagged <= 1
