@@ -181,16 +181,12 @@ def what_is_said_is_correct(folder, text):
     for name, run in {"language model": "language-model", "DPO": "policy", "matching by type": "people"}.items():
         policy = load_policy(folder / run, max_length=160)
         samples = policy.sample(prompts, n=6, max_new_tokens=80, seed=1)
-        kinds = [favourite(simulation, sample.response) for group in samples for sample in group]
+        kinds = log_choices(simulation, [sample.response for group in samples for sample in group]).argmax(axis=0)
         line = next(line for line in text.splitlines() if line.startswith(name + " "))
         numbers = [float(cell) for cell in re.findall(r"\d+\.\d+", line)]
         assert numbers[:9:3] == pytest.approx(np.bincount(kinds, minlength=3) / len(kinds), abs=0.006)
         apart = abs(np.bincount(kinds, minlength=3) / len(kinds) - chosen_shares(simulation)).sum() / 2
         assert numbers[9] == pytest.approx(apart, abs=0.006)
-
-
-def favourite(simulation, text):
-    return int(log_choices(simulation, [text])[:, 0].argmax())
 
 
 def test_what_is_said_is_counted_against_the_towns_choice(tmp_path):
@@ -207,7 +203,7 @@ def test_what_is_said_is_counted_against_the_towns_choice(tmp_path):
         for group, tokens in zip(texts, ids, strict=True)
     ]
     found = said_metrics(simulation, prompts, samples, base, seed=0)
-    kinds = np.array([favourite(simulation, text) for group in texts for text in group])
+    kinds = log_choices(simulation, [text for group in texts for text in group]).argmax(axis=0)
     shares = np.array([(kinds == kind).mean() for kind in range(3)])
     wanted = np.array(chosen_shares(simulation))
     assert found["shares"] == pytest.approx(shares)

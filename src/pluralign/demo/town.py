@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,15 @@ import numpy as np
 import pyarrow.parquet as pq
 from scipy.special import logsumexp, softmax
 
-from pluralign.judgments.population import PROMPTS, Simulation, compose, label_thresholds, simulate
+from pluralign.judgments.population import (
+    PROMPTS,
+    Simulation,
+    Town,
+    compose,
+    label_thresholds,
+    simulate,
+    utilities,
+)
 from pluralign.judgments.split import split
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.mixtures import RESPONSIBILITIES
@@ -98,18 +107,28 @@ def true_shares(simulation: Simulation, texts: list[str]) -> np.ndarray:
     town = simulation.town
     cuts = label_thresholds(town)  # (types, labels - 1)
     types = np.bincount(list(simulation.type_index.values()), minlength=len(cuts)) / len(simulation.type_index)
-    utilities = np.array([simulation.utilities(text) for text in texts])[..., None]  # (texts, types, 1)
+    worth = np.array([simulation.utilities(text) for text in texts])[..., None]  # (texts, types, 1)
     with np.errstate(divide="ignore", over="ignore"):  # without noise, or far from a cut, the share is 0 or 1
-        below = np.exp(-np.exp((utilities - cuts) / town.noise))
+        below = np.exp(-np.exp((worth - cuts) / town.noise))
     return np.einsum("k,tkl->tl", types, np.diff(below, axis=-1, prepend=0.0, append=1.0))
 
 
 def log_choices(simulation: Simulation, texts: Sequence[str]) -> np.ndarray:
     """True utilities `(types, texts)`, each less the log of the type's mean of exp(u) over composed responses."""
-    rng = np.random.default_rng(0)
-    composed = [compose(PROMPTS[rng.integers(len(PROMPTS))], rng).text for _ in range(COMPOSED)]
-    own, whole = (np.array([simulation.utilities(text) for text in group]).T for group in (texts, composed))
-    return np.asarray(own - (logsumexp(whole, axis=1, keepdims=True) - np.log(COMPOSED)))
+    own = np.array([simulation.utilities(text) for text in texts]).T
+    return np.asarray(own - _log_mean(simulation.town))
+
+
+@functools.cache
+def _log_mean(town: Town) -> np.ndarray:
+    """log mean exp(u) over composed responses, of each type: `(types, 1)`."""
+    whole = np.array([utilities(town, text) for text in _composed(seed=0)]).T
+    return np.asarray(logsumexp(whole, axis=1, keepdims=True) - np.log(COMPOSED))
+
+
+def _composed(seed: int) -> list[str]:
+    rng = np.random.default_rng(seed)
+    return [compose(PROMPTS[rng.integers(len(PROMPTS))], rng).text for _ in range(COMPOSED)]
 
 
 def chosen_shares(simulation: Simulation) -> list[float]:
@@ -121,11 +140,9 @@ def chosen_shares(simulation: Simulation) -> list[float]:
         >>> len(shares), round(sum(shares), 9)
         (3, 1.0)
     """
-    rng = np.random.default_rng(1)
-    composed = [compose(PROMPTS[rng.integers(len(PROMPTS))], rng).text for _ in range(COMPOSED)]
-    utilities = log_choices(simulation, composed)
-    chosen = simulation.town.shares @ softmax(utilities, axis=-1)
-    return [float(chosen[utilities.argmax(axis=0) == kind].sum()) for kind in range(len(utilities))]
+    choices = log_choices(simulation, _composed(seed=1))
+    chosen = simulation.town.shares @ softmax(choices, axis=-1)
+    return [float(chosen[choices.argmax(axis=0) == kind].sum()) for kind in range(len(choices))]
 
 
 def candidates(prompts: Sequence[str], each: int, seed: int) -> list[list[str]]:
@@ -160,10 +177,10 @@ def population_choices(simulation: Simulation, texts: Sequence[Sequence[str]]) -
         >>> log_shares.shape, types.shape, round(float(np.exp(log_shares).sum()), 9)
         ((1, 5), (1, 5), 1.0)
     """
-    utilities = log_choices(simulation, [text for group in texts for text in group])
-    utilities = utilities.reshape(len(utilities), len(texts), -1)
-    shares = np.einsum("k,kpa->pa", simulation.town.shares, softmax(utilities, axis=-1))
-    return np.log(shares), utilities.argmax(axis=0)
+    choices = log_choices(simulation, [text for group in texts for text in group])
+    choices = choices.reshape(len(choices), len(texts), -1)
+    shares = np.einsum("k,kpa->pa", simulation.town.shares, softmax(choices, axis=-1))
+    return np.log(shares), choices.argmax(axis=0)
 
 
 def types_by_group(simulation: Simulation, run: Path) -> dict[str, str]:
