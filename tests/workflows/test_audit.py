@@ -156,6 +156,8 @@ def test_the_result_is_an_object_that_its_folder_gives_again(found):
         assert len(left.get_xticks()) == len(one.contents.selection) > 1
         assert [bar.get_width() for bar in right.patches] == pytest.approx([0.5, 0.5], abs=0.01)
     assert dict(again) == dict(metrics)
+    with pytest.raises(PluralignError, match=r"nowhere/metrics\.json"):
+        Audit.load(folder / "nowhere")
 
 
 def test_judgments_in_memory_are_audited_without_a_folder(found, tmp_path, monkeypatch):

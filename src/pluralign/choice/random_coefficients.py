@@ -32,10 +32,10 @@ CELLS = 2**23
 """Numbers that the feature differences of one block of annotators may take."""
 
 MOST_PADDING = 2
-"""A block with more than this times as many places as choices is split, if it has more than"""
+"""A block may have this many times as many places as choices, and"""
 
 UNPADDED = 4096
-"""places more."""
+"""this many places more, before it is split."""
 
 DEGREES = 5
 """Degrees of freedom of the Student t that importance sampling draws from."""

@@ -33,10 +33,10 @@ PACKAGES = (
 )  # fmt: skip
 
 CONFIG = "config.yaml"
-"""The file of a run that holds its resolved settings, and"""
+"""The file of a run that holds its resolved settings."""
 
 ENVIRONMENT = "environment.json"
-"""the one that holds versions and the fingerprints of its inputs."""
+"""The file of a run that holds versions and the fingerprints of its inputs."""
 
 
 def environment() -> dict[str, Any]:

@@ -34,11 +34,11 @@ WIDE = 300.0
 """If utilities differ by more than this, exponentials are taken relative to the largest of each choice."""
 
 EDGE_WORK = 4
-"""Hessians are made from pairs of responses if a choice has fewer of them than this times the features, and their
-products with vectors if there are fewer of them than this times the members of choices, and"""
+"""Hessians are made from pairs of responses if an average choice has fewer pairs than this times the features. Their
+products with vectors are, if there are also fewer distinct pairs than this times the members of all choices."""
 
 MOST_EDGES = 2**24
-"""fewer than this in total."""
+"""With more pairs than this, Hessians are made from the choices' mean features."""
 
 LEAST = 1e-150
 """The smallest sum of exponentials: that of a choice whose responses are not available, and whose weight is 0."""

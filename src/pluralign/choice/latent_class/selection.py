@@ -15,7 +15,7 @@ from pluralign.choice.latent_class.information import EXACT
 from pluralign.choice.latent_class.panel import Panel
 
 NO_GAIN = 1e-4
-"""A smaller gain per judgment, in nats, counts as none: no use has need of it, and fits are not more precise."""
+"""A gain below this, in nats per judgment, counts as none: it is too small to matter, and fits are not more precise."""
 
 PRECISION = 1e-7
 """Fits that are only compared on held-out annotators stop this near to their optimum, relative to their objective."""
@@ -24,13 +24,14 @@ PATIENCE = 2
 """The search ends after this many numbers of types in a row that gain nothing."""
 
 COMMON = (1.0, 0.3, 0.1, 0.03)
-"""Ridges of the common taste that are tried, in units of the given one, until one is worse than the last; and"""
+"""Ridges of the common taste, in units of the given one. They are tried in this order until one is worse."""
 
 DIFFERENCES = (0.1, 0.3, 1.0, 3.0)
-"""of the types' differences from it, from the best of the previous K to the better neighbour, and so on; or from"""
+"""Ridges of the types' differences from it. The search begins at the best one of the previous K and goes to the better
+neighbour while there is one."""
 
 FIRST = 2
-"""the one at this place for the first K."""
+"""Where in `DIFFERENCES` the search of the first K begins."""
 
 SCALES = (1.0, 0.7, 1.4)
 """Scales that are tried of the continuum that matches the types; the first chooses among types and ridges."""

@@ -6,13 +6,14 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pluralign.core.files import atomic_write, write_parquet
+from pluralign.core.files import atomic_write, disk_errors, write_parquet
 from pluralign.core.records import read_record, write_record
 from pluralign.core.runs import read_metrics
 from pluralign.reports.audit import audit_page
@@ -58,8 +59,10 @@ class Audit(Mapping[str, Any]):
             PluralignError: a file is missing or is not an audit's.
         """
         folder = Path(folder)
-        tables = {name: pq.read_table(folder / f"{name}.parquet") for name in TABLES}
-        return cls(read_metrics(folder), read_record(folder / "audit.json", AuditPage), tables)
+        metrics, contents = read_metrics(folder), read_record(folder / "audit.json", AuditPage)
+        with disk_errors(folder):
+            tables = {name: pq.read_table(folder / f"{name}.parquet") for name in TABLES}
+        return cls(metrics, contents, tables)
 
     def write(self, folder: Path) -> None:
         """Write the page, the record and the tables, but not the metrics, which mark a run as finished."""
@@ -130,8 +133,6 @@ class Audit(Mapping[str, Any]):
 
     def _repr_html_(self) -> str:
         """The sentence and the types, for notebooks; `page` has the rest."""
-        from html import escape
-
         rows = "".join(
             f"<tr><td>{escape(kind.name)}</td><td>{kind.share:.0%}</td><td>{kind.annotators}</td></tr>"
             for kind in self.types
