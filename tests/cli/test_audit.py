@@ -101,7 +101,6 @@ def test_the_opinion_groups_of_a_real_conversation_are_found(conversation):
 
 
 @pytest.mark.browser
-@pytest.mark.xdist_group("browser")
 def test_its_page_loads_in_a_browser_without_a_complaint(conversation):
     from playwright.sync_api import sync_playwright
 

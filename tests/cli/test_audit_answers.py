@@ -88,7 +88,6 @@ def test_the_terminal_begins_with_the_answer(audited):
 
 
 @pytest.mark.browser
-@pytest.mark.xdist_group("browser")
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_begins_with_the_answer(audited, width):
     from playwright.sync_api import sync_playwright

@@ -11,7 +11,7 @@ from reports.conftest import HOSTILE, hostile_audit
 from reports.test_calibration import run_of_more
 from reports.test_matching import run_of_matching
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+pytestmark = pytest.mark.browser
 
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

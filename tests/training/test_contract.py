@@ -38,7 +38,7 @@ SAMPLED = with_field("num_generations")
 LORA = {"use_peft": True, "lora_target_modules": ["all-linear"], "lora_r": 4, "lora_dropout": 0.0}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def data(town_rows, tiny_model, tmp_path_factory):
     """Files of rankings and of votes, and a reward model."""
     folder = tmp_path_factory.mktemp("contract")
@@ -277,7 +277,7 @@ PartialState().destroy_process_group()
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def both(data, tiny_model, tmp_path_factory):
     """The folder with the runs of all objectives in two processes."""
     folder = tmp_path_factory.mktemp("both")
@@ -299,7 +299,6 @@ PROCESSES = {"max_steps": 4, "learning_rate": 1e-4}
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("both")
 @pytest.mark.parametrize("objective", EQUAL)
 def test_two_processes_give_the_results_of_one(objective, both, data, tiny_model, tmp_path):
     expected = train(written(objective, data, tiny_model, tmp_path / "alone", **PROCESSES))
