@@ -176,12 +176,12 @@ class DPOTrainer(JudgmentTrainer):
 
     @property
     def counts_pairs(self) -> bool:
-        """By `loss_type`."""
+        """Whether `loss_type` counts pairs."""
         return self.args.loss_type == "sigmoid"
 
     @property
     def top(self) -> int | None:
-        """As the config says."""
+        """The `top` of the config."""
         return self.args.top
 
     def _opposite(self) -> Any:

@@ -137,12 +137,12 @@ class MORETrainer(RewardTrainer):
 
     @property
     def counts_pairs(self) -> bool:
-        """By `loss_type`."""
+        """Whether `loss_type` counts pairs."""
         return self.args.loss_type == "bradley-terry"
 
     @property
     def top(self) -> int | None:
-        """As the config says."""
+        """The `top` of the config."""
         return self.args.top
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
