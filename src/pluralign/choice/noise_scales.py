@@ -136,7 +136,7 @@ class NoiseScales(BaseEstimator):
         curves = _curves(panel, model, choices, counts, utilities, self.nodes, self.device)
         self.alignment_ = _alignment(choices, counts, utilities, self.device)
         chosen = np.sort(np.random.default_rng(self.seed).permutation(panel.annotators)[:SAMPLE])
-        population = np.ones(panel.annotators) if panel.population is None else np.asarray(panel.population)
+        population = panel.weights
         self._estimate(curves.of(chosen), population[chosen] * population.sum() / max(population[chosen].sum(), 1e-300))
         self._posterior(curves)
         return self

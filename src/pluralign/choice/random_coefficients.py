@@ -235,9 +235,7 @@ class RandomCoefficientsPlackettLuce(BaseEstimator):
         self._columns = np.arange(size) if self.random is None else np.asarray(sorted(self.random), dtype=np.int64)
         self._check(panel, size)
         blocks = self._blocks(panel)
-        weight = torch.as_tensor(
-            np.ones(panel.annotators) if panel.population is None else np.asarray(panel.population)
-        )
+        weight = torch.as_tensor(panel.weights)
         prior = self._start(blocks, weight)
         modes: list[Tensor | None] = [None] * len(blocks)
         places = max(1, panel.judgments)

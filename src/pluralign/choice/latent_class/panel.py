@@ -105,6 +105,11 @@ class Panel:
         return len(self.annotator_ids)
 
     @property
+    def weights(self) -> np.ndarray:
+        """Population weight of each annotator `(annotators,)`."""
+        return np.ones(self.annotators) if self.population is None else np.asarray(self.population)
+
+    @property
     def annotators(self) -> int:
         """Number of annotators, including those without a judgment."""
         if self.population is not None:
@@ -144,7 +149,7 @@ class Panel:
             ranks=self.rank_values[kept],
             annotator=number[self.annotator_ids[kept]],
             reliability=some(self.reliability, kept),
-            population=np.ones(len(chosen)) if self.population is None else some(self.population, chosen),
+            population=self.weights[chosen],
             covariates=some(self.covariates, chosen),
             response_total=self.response_count,
         )

@@ -166,7 +166,7 @@ def problem_of(
         logit=logit,
         counts=counts,
         back=back,
-        population=real(np.ones(panel.annotators) if panel.population is None else panel.population),
+        population=real(panel.weights),
         covariates=None if panel.covariates is None else real(panel.covariates),
         slot=torch.as_tensor(slot, device=device),
         fixed=real(fixed),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -34,7 +33,7 @@ FIRST = 2
 """Where in `DIFFERENCES` the search of the first K begins."""
 
 SCALES = (1.0, 0.7, 1.4)
-"""Scales that are tried of the continuum that matches the types; the first chooses among types and ridges."""
+"""Scales that are tried of a continuum that matches types; the first chooses among them."""
 
 Folds = list[LatentClassPlackettLuce]
 """A model for each fold, fitted to the annotators of the others."""
@@ -191,7 +190,7 @@ def select_types(
     tried = [number for number in numbers if number <= smallest]
     if not tried:
         raise ValueError(f"types: expected a number up to {smallest}, the annotators that are fitted in each fold")
-    weight = np.ones(panel.annotators) if panel.population is None else np.asarray(panel.population)
+    weight = panel.weights
     places = panel.judgments * weight.mean()
     out = [np.flatnonzero(part == fold) for fold in range(folds)]
     held_in = [panel.of_annotators(np.flatnonzero(part != fold)) for fold in range(folds)]
@@ -211,10 +210,9 @@ def select_types(
         )
         return model.fit(train)
 
-    def held_out_score(score: Callable[[LatentClassPlackettLuce, Panel], np.ndarray], models: list[Any]) -> np.ndarray:
-        """Weighted log-likelihood of each held-out annotator, by the model of its fold: `(..., annotators)`."""
-        parts = [score(model, test) for model, test in zip(models, held_out, strict=True)]
-        return np.concatenate(parts, -1)[..., np.argsort(np.concatenate(out))] * weight
+    def by_annotator(parts: list[np.ndarray]) -> np.ndarray:
+        """The weighted log-likelihood of each annotator from those of each fold's."""
+        return np.concatenate(parts)[np.argsort(np.concatenate(out))] * weight
 
     def climbed(number: int, ridges: Sequence[float], first: int, start: np.ndarray | None) -> Climbed:
         """The fits to all folds with the best of some ridges, from the first one on."""
@@ -223,7 +221,8 @@ def select_types(
             starts = [start] * folds if near is None else [model.coefficients_ for model in near]
             each = zip(held_in, starts, strict=True)
             models = [fitted(train, number, ridge * ridges[place], begin) for train, begin in each]
-            return models, held_out_score(LatentClassPlackettLuce.annotator_log_likelihood, models)
+            tests = zip(models, held_out, strict=True)
+            return models, by_annotator([model.annotator_log_likelihood(test) for model, test in tests])
 
         return _climbed(at, first, len(ridges))
 
@@ -251,7 +250,7 @@ def select_types(
         elif (gain < error and not settings.get("noise")) or len(scores) - best > PATIENCE:
             break  # with a noise type, two types are one taste and noise, which need not gain
     gains = [_gain(each - scores[0]) for each in scores]
-    continuum = _best_continuum(held_out_score, continua, seed)
+    continuum = _best_continuum(continua, held_out, seed)
     return Selection(
         types=np.array(tried[: len(scores)]),
         held_out=np.array([each.sum() for each in scores]) / places,
@@ -262,7 +261,7 @@ def select_types(
         chosen=tried[best],
         by_annotator=np.stack(scores),
         places=places,
-        continuum=continuum,
+        continuum=by_annotator(continuum) if continuum else np.zeros(0),
     )
 
 
@@ -285,19 +284,31 @@ def _climbed(at: Callable[[int, Folds | None], tuple[Folds, np.ndarray]], start:
     return best, scores, tried
 
 
-def _best_continuum(held_out_score: Callable[..., np.ndarray], candidates: list[Folds], seed: int) -> np.ndarray:
-    """Held-out log-likelihood of each annotator under the best continuum that matches types; empty if there is none."""
+def _best_continuum(candidates: list[Folds], held_out: list[Panel], seed: int) -> list[np.ndarray]:
+    """Held-out log-likelihoods of each fold's annotators under the continuum that fits the other folds best.
+
+    Each fold's candidate and scale are chosen without its annotators: the best of many on all of them would gain by
+    the choice alone. They are chosen by Laplace's approximation. Empty if there is no candidate.
+    """
     if not candidates:
-        return np.zeros(0)
+        return []
 
-    def approximate(models: Folds, scales: tuple[float, ...]) -> np.ndarray:
-        """Totals by Laplace's approximation, which is enough to choose by: `(scales,)`."""
-        score = partial(continuum_log_likelihood, scales=scales, draws=0)
-        return np.asarray(held_out_score(score, models).sum(-1))
+    def totals(models: Folds, scales: tuple[float, ...]) -> np.ndarray:
+        """Of each scale and fold: `(scales, folds)`."""
+        folds = zip(models, held_out, strict=True)
+        each = [continuum_log_likelihood(model, test, scales, draws=0) @ test.weights for model, test in folds]
+        return np.stack(each, 1)
 
-    models = max(candidates, key=lambda models: float(approximate(models, SCALES[:1])[0]))
-    scale = SCALES[int(approximate(models, SCALES).argmax())]
-    return held_out_score(partial(continuum_log_likelihood, scales=(scale,), seed=seed), models)[0]
+    def chosen(scores: np.ndarray) -> np.ndarray:
+        """The best row by the other folds, for each fold."""
+        return np.asarray((scores.sum(1, keepdims=True) - scores).argmax(0))
+
+    best = chosen(np.concatenate([totals(models, SCALES[:1]) for models in candidates]))
+    scales = {int(number): chosen(totals(candidates[number], SCALES)) for number in np.unique(best)}
+    return [
+        continuum_log_likelihood(candidates[number][fold], test, (SCALES[scales[number][fold]],), seed=seed)[0]
+        for fold, (number, test) in enumerate(zip(best.tolist(), held_out, strict=True))
+    ]
 
 
 def settings_of(number: int, settings: Mapping[str, Any]) -> dict[str, Any]:

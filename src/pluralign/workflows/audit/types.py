@@ -109,7 +109,7 @@ def _share_errors(model: LatentClassPlackettLuce, panel: Panel) -> np.ndarray | 
         return np.zeros(1)
     covariates = np.ones((panel.annotators, 1)) if panel.covariates is None else np.asarray(panel.covariates)
     eta = np.broadcast_to(np.exp(model.fitted.log_weights[0].cpu().numpy()), (panel.annotators, types))
-    population = np.ones(panel.annotators) if panel.population is None else np.asarray(panel.population)
+    population = panel.weights
     spread = np.einsum("h,hk,kl->hkl", population / population.sum(), eta, np.eye(types))
     spread -= np.einsum("h,hk,hl->hkl", population / population.sum(), eta, eta)
     slope = np.einsum("hkl,hq->klq", spread[:, :, 1:], covariates).reshape(types, -1)
