@@ -33,9 +33,6 @@ from pluralign.choice.latent_class.problem import Problem
 EXACT = 1e-12
 """Newton decrement, relative to the objective, at which a fit has converged to its last digits."""
 
-MOST_SCORES = 2**23
-"""Annotators' scores are kept for the products of a Newton step if they are at most this many numbers."""
-
 MOST_PRODUCTS = 60
 """Products with the information in a Newton step."""
 
@@ -209,44 +206,17 @@ class _Here:
             direction, size = scaled + new / size * direction, new
         return solution, True
 
-    @cached_property
-    def _score_matrices(self) -> Tensor | None:
-        """Score of each annotator under each type `(K, annotators, p)`, unless that is too large."""
-        problem, types = self.problem, self.problem.types
-        if types * len(problem.population) * problem.logit.parameters > MOST_SCORES:
-            return None
-        return torch.stack([self.point.annotator_gradients(problem.counts, kind) for kind in range(types)])
-
-    @cached_property
-    def _hessian(self) -> Callable[[Tensor], Tensor]:
-        return self.point.hessian(self.weights)
-
-    def _along(self, vectors: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """How log P_k(judgments of h) changes along vectors `(K, p)`, and minus the change of the gradient.
-
-        The first is `(annotators, K)`; the second a map to `(K, p)` from the change of the weighted responsibilities.
-        """
-        scores, problem = self._score_matrices, self.problem
-        if scores is not None:
-            change = (scores @ vectors.unsqueeze(2))[..., 0].T
-            return change, lambda by: self._hessian(vectors) - (by.T.unsqueeze(1) @ scores)[:, 0]
-        slope = self.point.along(vectors)
-
-        def back(by: Tensor) -> Tensor:
-            return problem.logit.collected(slope.product(self.weights, problem.back @ by))
-
-        return problem.counts @ slope.log_p(), back
-
     def _product(self, vector: Tensor) -> Tensor:
         """The observed information times a vector `(m,)`: minus the change of the gradient along it."""
         problem, gamma, free = self.problem, self.fit.gamma[0], self.problem.parameters
         step = vector[:free].unsqueeze(0)
-        along, back = self._along(problem.directions(step)[0])
+        slope = self.point.along(problem.directions(step)[0])
         scores = torch.nn.functional.pad(self.covariates @ vector[free:].view(-1, self.covariates.shape[1]).T, (1, 0))
         scores = scores - (self.shares * scores).sum(1, keepdim=True)
-        change = along + scores
+        change = problem.counts @ slope.log_p() + scores
         change = torch.where(gamma > 0, gamma * (change - (gamma * change).sum(1, keepdim=True)), 0.0)
-        by_type = back(change * problem.population.unsqueeze(1))
+        weights = problem.back @ (change * problem.population.unsqueeze(1))
+        by_type = problem.logit.collected(slope.product(self.weights, weights))
         own = problem.gathered(by_type.unsqueeze(0)) + problem.penalty(step)
         return torch.cat((own[0], -self._membership(change - self.shares * scores)))
 
