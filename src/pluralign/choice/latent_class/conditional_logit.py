@@ -301,9 +301,8 @@ class Point:
         for vector in range(len(found)):
             tied, others = (self.sums(part, x, vector) for part in (self.choices.tied, self.choices.others))
             both, one, two = (part[:, vector : vector + 1] for part in seconds)
-            cross = others.T @ (one * tied)
-            found[vector] = x.T @ (mass[:, vector : vector + 1] * x) - cross - cross.T
-            found[vector] -= others.T @ (both * others) + tied.T @ (two * tied)
+            found[vector] = x.T @ (mass[:, vector : vector + 1] * x)
+            found[vector] -= others.T @ (both * others + one * tied) + tied.T @ (one * others + two * tied)
         return found
 
     def diagonal(self, weights: Tensor) -> Tensor:
