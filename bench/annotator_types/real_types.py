@@ -1,25 +1,36 @@
-"""Annotator types in real data: Polis conversations, arguments judged by a crowd, ranked responses."""
+"""Annotator types in real data: Polis conversations, arguments judged by a crowd, ranked responses, travel modes."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from sklearn.metrics import adjusted_rand_score
 
+from pluralign.choice.latent_class.identification import design, evidence, identification
+from pluralign.choice.latent_class.panel import Panel
+from pluralign.choice.latent_class.selection import Selection, select_types
 from pluralign.choice.latent_class.starts import spectral_groups
 from pluralign.judgments import Judgments
-from pluralign.scoring.annotator_types import Findings, findings
+from pluralign.scoring.annotator_types import PRIOR, Findings, findings
 from pluralign.workflows.audit.contents import agreement_of, groups_of
 
-from ..common.data import POLIS_CONVERSATIONS, encoder, load, prolific_annotators
+from ..common.data import POLIS_CONVERSATIONS, encoder, load, prolific_annotators, standardized
 from ..common.options import parsed, parts
 from ..common.results import Clock, store
+from .panels import lccm, swissmetro
 
 
 def summary(found: Findings) -> dict[str, Any]:
     """The result of an audit, with the held-out gain over one type and its 95 % interval."""
-    selection, panel = found.selection, found.people.panel
+    return _curve(found.selection, found.people.panel) | {
+        "responses": len(found.people.items.responses), "verdict": found.verdict.verdict,
+        "heterogeneity": found.selection.heterogeneity,
+    }  # fmt: skip
+
+
+def _curve(selection: Selection, panel: Panel) -> dict[str, Any]:
     rows = zip(selection.types, selection.held_out, selection.gain, selection.gain_error, strict=True)
     curve = [
         {"types": int(number), "held_out": float(held_out), "gain": float(gain), "low": float(gain - 1.96 * error),
@@ -27,9 +38,11 @@ def summary(found: Findings) -> dict[str, Any]:
         for number, held_out, gain, error in rows
     ]  # fmt: skip
     return {
-        "judgments": panel.judgments, "annotators": panel.annotators, "responses": len(found.people.items.responses),
-        "types": int(selection.chosen), "verdict": found.verdict.verdict, "curve": curve,
-    }  # fmt: skip
+        "judgments": panel.judgments,
+        "annotators": panel.annotators,
+        "types": int(selection.chosen),
+        "curve": curve,
+    }
 
 
 def polis() -> dict[str, Any]:
@@ -70,10 +83,39 @@ def by_features(judgments: Judgments) -> dict[str, Any]:
     return rows
 
 
+def travel() -> dict[str, Any]:
+    """Travellers of two published panels, by standardised attributes of the modes and without covariates."""
+    rows = {}
+    for name, panel in {
+        "Swissmetro": swissmetro(),
+        "LCCM": replace(lccm()[0], covariates=None, available=None),
+    }.items():
+        values = np.asarray(panel.features)
+        features = standardized(values[:, values.std(0) > 0])
+        panel = replace(panel, features=features)
+        clock = Clock()
+        selection = select_types(panel, range(1, 7), ridge=features.shape[1] / PRIOR**2, restarts=6)
+        seconds = clock()
+        model = selection.model
+        numbers = evidence(model, panel) if selection.chosen > 1 else None
+        compared = max(2, int(selection.chosen))
+        verdict = identification(
+            design(panel), numbers, types=compared, gain=selection.gain_of(compared),
+            heterogeneity=selection.heterogeneity, continuum=selection.continuum_gain(int(selection.chosen)),
+        )  # fmt: skip
+        rows[name] = _curve(selection, panel) | {
+            "responses": panel.response_count, "verdict": verdict.verdict, "heterogeneity": selection.heterogeneity,
+            "sentence": verdict.sentence, "seconds": seconds,
+        }  # fmt: skip
+        print(name, rows[name], flush=True)
+    return rows
+
+
 PARTS = {
     "polis": polis,
     "convarg": lambda: by_features(prolific_annotators(load("convarg")[0], 20)),
     "qa": lambda: by_features(load("qa-feedback")[0]),
+    "travel": travel,
 }
 
 

@@ -160,7 +160,7 @@ def types_polis(found: Any) -> list[str]:
         | identification | Rand: types | Rand: as many types as groups | Rand: k-means | seconds |
         ---
         | {name} | {judgments} | {annotators} | {responses} | {alpha:.2f} | {groups} | {types} | {gain}
-        | {verdict} | {index:.2f} | {index_same:.2f} | {index_kmeans:.2f} | {seconds:.0f} |"""
+        | {verdict}, {heterogeneity} | {index:.2f} | {index_same:.2f} | {index_kmeans:.2f} | {seconds:.0f} |"""
     return [table(rows, template)]
 
 
@@ -171,14 +171,25 @@ def _by_features(found: Any) -> list[str]:
     template = """
         | features | chosen | identification | held out, one type | ... | seconds |
         ---
-        | {name} | {types} | {verdict} | {curve[0][held_out]:.4f} | ... | {seconds:.0f} |"""
+        | {name} | {types} | {verdict}, {heterogeneity} | {curve[0][held_out]:.4f} | ... | {seconds:.0f} |"""
     counts = "{judgments} judgments by {annotators} annotators on {responses} responses."
     gains = {f"gain of {number}": f"{{gain of {number}}}" for number in numbers}
     return [counts.format_map(rows[0]), table(rows, template, gains)]
 
 
+def types_travel(found: Any) -> list[str]:
+    rows = [row | {"gain": _gain(row, max(2, row["types"]))} for row in named(found["rows"])]
+    template = """
+        | panel | choices | travellers | types | gain in nats a choice | identification | heterogeneity | seconds
+        | sentence |
+        ---
+        | {name} | {judgments} | {annotators} | {types} | {gain} | {verdict} | {heterogeneity} | {seconds:.0f}
+        | {sentence} |"""
+    return [table(rows, template)]
+
+
 _MAKERS = (
     published, latent_class_biogeme, latent_class_choix, latent_class_scaling, types_identification, types_recovery,
-    types_error_rates, types_power, types_polis,
+    types_error_rates, types_power, types_polis, types_travel,
 )  # fmt: skip
 TABLES = {make.__name__: make for make in _MAKERS} | {"types_convarg": _by_features, "types_qa": _by_features}
