@@ -34,6 +34,7 @@ def import_(
     label_scale: Annotated[str | None, Option(help="Name or YAML file of the labels' scale.")] = None,
     source_name: Annotated[str | None, Option(help="Value of the column source where there is none.")] = None,
     drop_columns: Annotated[str | None, Option(help="Columns to ignore, separated by commas.")] = None,
+    rename: options.Rename = None,
     same_text: Annotated[SameText, Option(help="Equal responses in a judgment: reject or merge.")] = "reject",
     on_error: Annotated[OnError, Option(help="Stop at the first bad row, or skip bad rows.")] = "stop",
     rejects: Annotated[Path | None, Option(help="With --on-error skip: output file of bad rows (JSON Lines).")] = None,
@@ -48,7 +49,7 @@ def import_(
 
     imported = import_files(
         sources, out, format=format, mapping=mapping, shape=shape, comments=comments, prompt=prompt,
-        fields=field or (), keep_moderated=keep_moderated, label_scale=label_scale, source=source_name,
+        fields=field or (), keep_moderated=keep_moderated, label_scale=label_scale, columns=rename, source=source_name,
         drop_columns=[name for name in (drop_columns or "").split(",") if name], same_text=same_text, on_error=on_error,
         rejects=rejects,
         anonymize=anonymize, key_file=key_file,
@@ -61,6 +62,7 @@ def export(
     out: Annotated[Path, Option(help="Output file, or a new folder for datasets.")],
     to: Annotated[To, Option(help="trl: pairs; best-of-n: as RewardBench 2; votes: CSV; datasets: a folder.")] = "trl",
     label_scale: options.LabelScale = None,
+    rename: options.Rename = None,
 ) -> None:
     """Export judgments for other tools.
 
@@ -68,7 +70,7 @@ def export(
     """
     from pluralign.workflows.importing import export as run
 
-    typer.echo("\n".join(run(files, out, label_scale, to).summary()))
+    typer.echo("\n".join(run(files, out, label_scale, to, rename).summary()))
 
 
 def split(
@@ -80,6 +82,7 @@ def split(
     tuning: Annotated[float | None, Option(help="Share of the judgments for a third part, tuning.parquet.")] = None,
     seed: options.Seed = 0,
     label_scale: options.LabelScale = None,
+    rename: options.Rename = None,
 ) -> None:
     """Split judgments into train.parquet and test.parquet.
 
@@ -87,7 +90,7 @@ def split(
     """
     from pluralign.workflows.splitting import split
 
-    for part in split(list(map(str, files)), out, by, test, seed, test_units, label_scale, tuning):
+    for part in split(list(map(str, files)), out, by, test, seed, test_units, label_scale, tuning, rename):
         typer.echo(f"{part.name}: {part.judgments} judgments, {part.units} units ({by}); {part.file}")
     typer.echo("no unit is in two parts")
 
@@ -111,6 +114,7 @@ def audit(
     ] = None,
     noise_type: Annotated[bool, Option("--noise-type", help="The last type ranks at random.")] = False,
     label_scale: options.LabelScale = None,
+    rename: options.Rename = None,
     seed: options.Seed = 0,
 ) -> None:
     """Find annotator types and measure how annotators disagree.
@@ -123,8 +127,9 @@ def audit(
 
     found = run(
         list(map(str, files)), out, features=features, types=types, most_types=most_types, dimensions=dimensions,
-        simulations=simulations, label_scale=label_scale, seed=seed, response_features=response_features,
-        annotator_features=annotator_features, noise_type=noise_type, shared=shared or (),
+        simulations=simulations, label_scale=label_scale, columns=rename, seed=seed,
+        response_features=response_features, annotator_features=annotator_features,
+        noise_type=noise_type, shared=shared or (),
     )  # fmt: skip
     typer.echo(f"{found.sentence}\n")
     typer.echo("\n".join(metrics_table({key: value for key, value in found.items() if key != "sentence"})))

@@ -55,6 +55,7 @@ def calibrate(
     by: Annotated[Column | None, Option(help="Also a shrunk scale for each value of this column.")] = None,
     seed: options.Seed = 0,
     label_scale: options.LabelScale = None,
+    rename: options.Rename = None,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Recalibrate a reward model on held-out judgments.
@@ -72,7 +73,7 @@ def calibrate(
         return
     recalibration = run(
         model, list(map(str, files)), method=method, folds=folds, seed=seed, by=by, label_scale=label_scale,
-        trust_remote_code=trust_remote_code,
+        columns=rename, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     typer.echo("\n".join(calibration_lines(recalibration)))
     typer.echo(f"written to {model / 'calibration.json'}")
@@ -83,6 +84,7 @@ def evaluate(
     files: options.Files,
     out: options.OutFolder,
     label_scale: options.LabelScale = None,
+    rename: options.Rename = None,
     seed: options.Seed = 0,
     raw: options.Raw = False,
     average: options.Average = None,
@@ -110,9 +112,10 @@ def evaluate(
     from pluralign.workflows.evaluate import evaluate as run
 
     metrics = run(
-        model, list(map(str, files)), out, label_scale=label_scale, seed=seed, raw=raw, average=average or (),
-        own=_models_of_sources(own or []), reference=reference, beta=beta, reward=reward, kinds=kinds, samples=samples,
-        max_new_tokens=max_new_tokens, quantile=quantile, revision=revision, trust_remote_code=trust_remote_code,
+        model, list(map(str, files)), out, label_scale=label_scale, columns=rename, seed=seed, raw=raw,
+        average=average or (), own=_models_of_sources(own or []), reference=reference, beta=beta, reward=reward,
+        kinds=kinds, samples=samples, max_new_tokens=max_new_tokens, quantile=quantile, revision=revision,
+        trust_remote_code=trust_remote_code,
     )  # fmt: skip
     typer.echo("\n".join([*metrics_table(metrics), *verdicts(metrics)]))
     typer.echo(f"written to {out}")
@@ -134,6 +137,7 @@ def score(
     files: options.Files,
     out: options.OutParquet,
     label_scale: options.LabelScale = None,
+    rename: options.Rename = None,
     raw: options.Raw = False,
     average: options.Average = None,
     quantile: options.Quantile = None,
@@ -144,7 +148,7 @@ def score(
     from pluralign.workflows.score import score as run
 
     count = run(
-        model, list(map(str, files)), out, label_scale=label_scale, raw=raw, average=average or (),
+        model, list(map(str, files)), out, label_scale=label_scale, columns=rename, raw=raw, average=average or (),
         quantile=quantile, revision=revision, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     typer.echo(f"{count} responses scored; written to {out}")

@@ -22,13 +22,16 @@ class OnceCommand(TyperCommand):
         return super().parse_args(ctx, args)
 
 
-Files = Annotated[list[Path], Argument(help="Canonical files of judgments.")]
+Files = Annotated[list[Path], Argument(help="Files of judgments, or hf:owner/name:split.")]
 Model = Annotated[str, Argument(help="A run, a model or adapter folder, or a hub id.")]
 OutFolder = Annotated[Path, Option("--out", help="Output folder.")]
 OutTable = Annotated[Path, Option("--out", help="Output file: .parquet, .jsonl or .jsonl.gz.")]
 OutParquet = Annotated[Path, Option("--out", help="Output file: .parquet.")]
 
 LabelScale = Annotated[str | None, Option(help="Label scale of files that store none: a built-in name or a YAML file.")]
+Rename = Annotated[
+    list[str] | None, Option(help="COLUMN=NAME: a column's name in the table, like user_id=annotator; can be repeated.")
+]
 Seed = Annotated[int, Option(min=0, max=2**32 - 1, help="Random seed.")]
 Revision = Annotated[str, Option(help="Branch, tag or commit of the model on the hub.")]
 TrustRemoteCode = Annotated[bool, Option(help="Run Python code that comes with a model. Only for code that you trust.")]

@@ -33,6 +33,7 @@ def best_of(
     max_prompts: options.MaxPrompts = None,
     quantile: options.Quantile = None,
     label_scale: options.LabelScale = None,
+    rename: options.Rename = None,
     seed: options.Seed = 0,
     revision: options.Revision = "main",
     trust_remote_code: options.TrustRemoteCode = False,
@@ -47,8 +48,8 @@ def best_of(
 
     metrics = run(
         model, prompts, out, reward=reward, n=n, select=select, beta=beta, max_new_tokens=max_new_tokens,
-        temperature=temperature, max_prompts=max_prompts, quantile=quantile, label_scale=label_scale, seed=seed,
-        revision=revision, trust_remote_code=trust_remote_code,
+        temperature=temperature, max_prompts=max_prompts, quantile=quantile, label_scale=label_scale, columns=rename,
+        seed=seed, revision=revision, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     typer.echo("\n".join(best_of_lines(metrics, select)))
     typer.echo(f"written to {out}; all sampled responses are in {out}.answers.parquet")
@@ -63,6 +64,7 @@ def route(
         bool, Option(help="Also give continuous weights of the types, and compare them with hard types.")
     ] = False,
     label_scale: options.LabelScale = None,
+    rename: options.Rename = None,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Assign annotators to types, from a few judgments each.
@@ -73,7 +75,7 @@ def route(
     from pluralign.workflows.route import route as route_annotators
 
     routed = route_annotators(
-        run, list(map(str, files)), out, prior=prior, continuous=continuous, label_scale=label_scale,
+        run, list(map(str, files)), out, prior=prior, continuous=continuous, label_scale=label_scale, columns=rename,
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
     types, adapters = routed.column("type").to_pylist(), routed.column("adapter").to_pylist()

@@ -29,6 +29,7 @@ def update(
     strata: Annotated[str | None, Option(help="With --shares: group (default), or a column of --annotators.")] = None,
     annotators: Annotated[Path | None, Option(help="Table with the columns annotator and that of --strata.")] = None,
     label_scale: options.LabelScale = None,
+    rename: options.Rename = None,
     kind: Annotated[Kind | None, Option(help="What to count. Default: labels if the files have any.")] = None,
     pair_votes: Annotated[PairVotes | None, Option(help="shared (default): a ranking counts once.")] = None,
     most: Annotated[int, Option(help="Number of items to print, of those that changed most.")] = 10,
@@ -41,7 +42,8 @@ def update(
 
     updated = update_votes(
         state, files, prior=prior, strength=strength, decay=decay, window_days=window, origin=origin, shares=shares,
-        strata=strata, annotators=annotators, label_scale=label_scale, kind=kind, pair_votes=pair_votes, most=most,
+        strata=strata, annotators=annotators, label_scale=label_scale, columns=rename, kind=kind, pair_votes=pair_votes,
+        most=most,
     )  # fmt: skip
     typer.echo("\n".join(updated.summary()))
 

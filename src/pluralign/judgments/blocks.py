@@ -37,10 +37,39 @@ class Block:
     def __len__(self) -> int:
         return self.size
 
+    def mapped(self, change: Callable[[Any], Any], columns: pa.RecordBatch | None) -> Block:
+        """The block with each row changed, and the columns after this change; a `RowError` makes a row malformed."""
+
+        def items(places: Sequence[int]) -> list[Item]:
+            return [_changed(item, change) for item in self.items(places)]
+
+        return Block(items, self.size, columns, self.doubtful)
+
+
+def _changed(item: Item, change: Callable[[Any], Any]) -> Item:
+    number, row, complaint = item
+    try:
+        return number, row if complaint else change(row), complaint
+    except RowError as fault:
+        return number, row, fault
+
 
 def block_of(items: Sequence[Item]) -> Block:
     """A block of rows that are not columns."""
     return Block(lambda places: [items[place] for place in places], len(items))
+
+
+def table_blocks(batches: Iterable[pa.RecordBatch]) -> Iterator[Block]:
+    """Consecutive batches of a table as blocks."""
+    start = 1
+    for batch in batches:
+
+        def items(places: Sequence[int], batch: pa.RecordBatch = batch, start: int = start) -> list[Item]:
+            rows = batch.take(pa.array(places, pa.int64())).to_pylist()
+            return [(start + place, row, None) for place, row in zip(places, rows, strict=True)]
+
+        yield Block(items, batch.num_rows, batch)
+        start += batch.num_rows
 
 
 def checked_blocks(

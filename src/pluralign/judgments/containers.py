@@ -1,4 +1,4 @@
-"""Files in other containers, as plain files: standard input, zip archives, Excel sheets and text in UTF-16."""
+"""Data in other containers, as plain files: standard input, the hub, zip archives, Excel sheets, text in UTF-16."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pyarrow.parquet as pq
+
 from pluralign.core.errors import PluralignError, one_line
 from pluralign.core.files import disk_errors
+from pluralign.judgments.hub import is_hub, load_split
 from pluralign.judgments.rows import ENDINGS, GZIP_DAMAGE, opened
 
 STANDARD_INPUT = "-"
@@ -62,6 +65,10 @@ def plain_files(paths: Sequence[Path], main: str = "") -> Iterator[list[Path]]:
 def _plain(path: Path, folder: Path, main: str) -> Path:
     if str(path) == STANDARD_INPUT:
         return _from_standard_input(folder)
+    if is_hub(str(path)):
+        file = folder / "data.parquet"
+        pq.write_table(load_split(str(path)).with_format("arrow")[:], file)
+        return file
     ending = path.suffix.lower()
     if ending == ".zip":
         return _from_zip(path, folder, main)

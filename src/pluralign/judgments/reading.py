@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -14,11 +15,15 @@ import pyarrow.parquet as pq
 from pluralign.core.errors import PluralignError, one_line
 from pluralign.core.files import check_distinct, disk_errors
 from pluralign.core.progress import track
-from pluralign.judgments.blocks import checked_blocks
+from pluralign.core.runs import file_fingerprints
+from pluralign.judgments.blocks import Block, checked_blocks
+from pluralign.judgments.formats.trl import preferences
+from pluralign.judgments.inputs import Files, Rows, inputs_of
+from pluralign.judgments.renames import Columns, column_names, renamed
 from pluralign.judgments.rows import expected_rows, kind_of, parquet_errors, read_blocks
 from pluralign.judgments.rows.opening import BLOCK_ROWS, check_not_empty
 from pluralign.judgments.scales import LabelScale, label_scale
-from pluralign.judgments.schema import Form, is_canonical, scale_of, schema
+from pluralign.judgments.schema import COLUMNS, Form, is_canonical, scale_of, schema
 from pluralign.judgments.seals import is_sealed
 from pluralign.judgments.table import Judgments, sidecar
 from pluralign.judgments.validation import RowChecker
@@ -28,67 +33,130 @@ IN_MEMORY_BYTES = 256 * 2**20
 
 
 def read(
-    files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    files: Files,
     label_scale: str | os.PathLike[str] | LabelScale | None = None,
+    columns: Columns | None = None,
 ) -> Judgments:
-    """Read one or several canonical files as one table.
+    """Read judgments from files, data sets, frames or rows as one table.
 
     Rows are validated while they stream. A table larger than `IN_MEMORY_BYTES` is mapped from a temporary file, so
-    files may be larger than memory.
+    files may be larger than memory. TRL's preference rows (`prompt`, `chosen`, `rejected`) are read as judgments of two
+    responses.
 
     Args:
-        files: Parquet or JSON Lines (`.gz` may follow), with the columns of the canonical table.
+        files: Parquet or JSON Lines files (`.gz` may follow) with the columns of the canonical table;
+            `hf:owner/name:split` for a data set of the hub, or `hf:FOLDER:split` for one in a folder; a
+            `datasets.Dataset`, a pandas or polars frame, a pyarrow table, or a list of row dictionaries; or a list of
+            several of them. `Judgments` are returned as they are. In a pandas frame NaN, NaT and NA are nothing.
         label_scale: the scale of files that do not carry one: a built-in name, a YAML file or a `LabelScale`.
+        columns: new names of columns, like `{"annotator_id": "annotator"}`; `None` leaves a column out.
 
     Raises:
         PluralignError: a file is missing, empty or damaged, a row is not a judgment, or the files do not fit
-            together; names the file, the row and the column.
+            together; names the file, the row (from 1) and the column.
 
     Examples:
-        >>> import json, pathlib, tempfile
-        >>> file = pathlib.Path(tempfile.mkdtemp()) / "votes.jsonl"
-        >>> _ = file.write_text(json.dumps({"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [2, 1]}))
-        >>> read(file).row(0)["ranks"]
-        [2, 1]
+        >>> row = {"question": "Tea?", "responses": ["Yes", "No"], "ranks": [2, 1]}
+        >>> read([row], columns={"question": "prompt"}).row(0)["prompt"]
+        'Tea?'
     """
-    paths = [Path(files)] if isinstance(files, str | os.PathLike) else [Path(file) for file in files]
-    if not paths:
-        raise PluralignError("no file was given to read")
-    scale = common_scale(paths, label_scale)
-    check_distinct(paths)
-    checker = RowChecker(scale)
-    sealed = {path for path in paths if _is_sealed_table(path, checker)}
-    compare_later = len(sealed) == len(paths)
-    held: list[pa.RecordBatch] = []
-    size = 0
-    spill: _Spill | None = None
-    for path in paths:
-        for batch in _batches(path, checker, path in sealed, compare_later):
-            held.append(batch)
-            size += batch.nbytes
-            if size > IN_MEMORY_BYTES and spill is None:
-                spill = _Spill(batch.schema)
-            if spill is not None:
-                spill.write(held)
-                held = []
-    if not size or checker.form is None:
-        raise PluralignError(f"{one_line([str(path) for path in paths])}: the files hold no judgment")
-    table = spill.mapped() if spill is not None else pa.Table.from_batches(held, schema=schema(checker.form, scale))
-    if compare_later and not _all_differ(table.column("id")):
-        for path in paths:
-            for _ in _batches(path, checker, sealed=True, compare_later=False):
-                pass  # the error names the row
-    return Judgments(table)
+    return Inputs(files, columns).read(label_scale)
 
 
-def _batches(path: Path, checker: RowChecker, sealed: bool, compare_later: bool) -> Iterator[pa.RecordBatch]:
-    """The judgments of a file as batches in canonical form; what this library wrote is not checked a second time."""
-    if sealed:
-        batches = _sealed_batches(path, checker, compare_later)
-        yield from track(batches, f"Reading {path.name}", expected_rows(path), len)
-    else:
-        blocks = track(read_blocks(path, checker), f"Reading {path.name}", expected_rows(path), len)
-        yield from checked_blocks(blocks, checker, str(path))
+class Inputs:
+    """What a command reads judgments from, before it is read; arguments and errors are those of `read`.
+
+    Examples:
+        >>> Inputs(["a.parquet", "hf:owner/votes:train"]).names
+        ['a.parquet', 'hf:owner/votes:train']
+    """
+
+    def __init__(self, files: Files, columns: Columns | None = None) -> None:
+        self.columns = column_names(columns)
+        self.judgments = files if isinstance(files, Judgments) and not self.columns else None
+        self.sources = inputs_of(files)
+
+    @property
+    def names(self) -> list[str]:
+        """The paths as given, and what errors call the others."""
+        return [str(source) for source in self.sources]
+
+    def each(self) -> list[Inputs]:
+        """Each of them alone."""
+        return [Inputs([source], self.columns) for source in self.sources]
+
+    def settings(self) -> dict[str, Any]:
+        """The new names of columns as a run stores them, if there are any."""
+        return {"columns": self.columns} if self.columns else {}
+
+    def fingerprints(self) -> dict[str, str]:
+        """A fingerprint of the content of each, by name."""
+        if self.judgments is not None:
+            return {self.names[0]: self.judgments.fingerprint}
+        prints: dict[str, str] = {}
+        for name, source in zip(self.names, self.sources, strict=True):
+            prints |= file_fingerprints([name]) if isinstance(source, Path) else {name: source.fingerprint()}
+        return prints
+
+    def label_scale(self, given: str | os.PathLike[str] | LabelScale | None = None) -> LabelScale | None:
+        """The given scale, or the one that all carry."""
+        return common_scale(self.sources, given)
+
+    def read(self, label_scale: str | os.PathLike[str] | LabelScale | None = None) -> Judgments:
+        """Read all as one table."""
+        if self.judgments is not None:
+            return self.judgments
+        scale = self.label_scale(label_scale)
+        check_distinct([source for source in self.sources if isinstance(source, Path)])
+        checker = RowChecker(scale)
+        as_stored = not {*self.columns} & {*COLUMNS}
+        sealed = {
+            source
+            for source in self.sources
+            if isinstance(source, Path) and as_stored and _is_sealed_table(source, checker)
+        }
+        compare_later = len(sealed) == len(self.sources)
+        held: list[pa.RecordBatch] = []
+        size = 0
+        spill: _Spill | None = None
+        for source in self.sources:
+            if isinstance(source, Path) and source in sealed:
+                batches = _tracked(_sealed_batches(source, checker, compare_later), source)
+            else:
+                batches = self._checked(source, checker)
+            for batch in batches:
+                held.append(batch)
+                size += batch.nbytes
+                if size > IN_MEMORY_BYTES and spill is None:
+                    spill = _Spill(batch.schema)
+                if spill is not None:
+                    spill.write(held)
+                    held = []
+        if not size or checker.form is None:
+            raise PluralignError(f"{one_line(self.names)}: the files hold no judgment")
+        table = spill.mapped() if spill is not None else pa.Table.from_batches(held, schema=schema(checker.form, scale))
+        if compare_later and not _all_differ(table.column("id")):
+            for path in self.sources:
+                assert isinstance(path, Path)
+                for _ in _sealed_batches(path, checker, compare_later=False):
+                    pass  # the error names the row
+        return Judgments(table)
+
+    def _checked(self, source: Path | Rows, checker: RowChecker) -> Iterator[pa.RecordBatch]:
+        """The judgments of a source as validated batches."""
+        known = None if self.columns else checker
+        blocks = read_blocks(source, known) if isinstance(source, Path) else source.blocks()
+        ready = (preferences(renamed(block, self.columns)) for block in _tracked(blocks, source))
+        return checked_blocks(ready, checker, str(source))
+
+
+Piece = TypeVar("Piece", Block, pa.RecordBatch)
+
+
+def _tracked(pieces: Iterable[Piece], source: Path | Rows) -> Iterator[Piece]:
+    """The blocks or batches of a source, with progress."""
+    total = expected_rows(source) if isinstance(source, Path) else len(source.content)
+    return track(pieces, f"Reading {source.name}", total, len)
 
 
 def _is_sealed_table(path: Path, checker: RowChecker) -> bool:
@@ -128,36 +196,43 @@ def _all_differ(ids: pa.ChunkedArray) -> bool:
     return not (hashes[1:] == hashes[:-1]).any()
 
 
-def common_scale(paths: Sequence[Path], given: str | os.PathLike[str] | LabelScale | None = None) -> LabelScale | None:
-    """The label scale of canonical files that are read together: the given one, or the one that they all carry.
+def common_scale(
+    sources: Sequence[Path | Rows], given: str | os.PathLike[str] | LabelScale | None = None
+) -> LabelScale | None:
+    """The label scale of canonical tables that are read together: the given one, or the one that they all carry.
 
     Raises:
         PluralignError: two files carry different scales.
     """
     if given is not None:
         return label_scale(given)
-    scales = [(path, scale) for path in paths if (scale := _stored_scale(path)) is not None]
-    for path, scale in scales:
+    scales = [(source, scale) for source in sources if (scale := _stored_scale(source)) is not None]
+    for source, scale in scales:
         first, expected = scales[0]
         if scale != expected:
             raise PluralignError(
-                f"{path}: its label scale '{scale.name}' differs from '{expected.name}' of {first}: "
+                f"{source}: its label scale '{scale.name}' differs from '{expected.name}' of {first}: "
                 "read files of one scale together"
             )
     return scales[0][1] if scales else None
 
 
-def _stored_scale(path: Path) -> LabelScale | None:
-    """The label scale that a canonical file carries: in its metadata, or in the YAML file beside it."""
-    if kind_of(path) == ".parquet":
-        with parquet_errors(path):
-            stored = pq.read_schema(path)
-        try:
-            return scale_of(stored)
-        except PluralignError as fault:
-            raise PluralignError(f"{path}: {fault}") from fault
-    beside = sidecar(path)
-    return label_scale(beside) if beside.exists() else None
+def _stored_scale(source: Path | Rows) -> LabelScale | None:
+    """The label scale that a canonical table carries: in its metadata, or in the YAML file beside it."""
+    if isinstance(source, Path) and kind_of(source) != ".parquet":
+        beside = sidecar(source)
+        return label_scale(beside) if beside.exists() else None
+    if isinstance(source, Path):
+        with parquet_errors(source):
+            stored = pq.read_schema(source)
+    elif isinstance(source.content, pa.Table):
+        stored = source.content.schema
+    else:
+        return None
+    try:
+        return scale_of(stored)
+    except PluralignError as fault:
+        raise PluralignError(f"{source}: {fault}") from fault
 
 
 class _Spill:

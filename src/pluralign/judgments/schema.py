@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal
 
 import pyarrow as pa
 
-from pluralign.core.errors import PluralignError, one_line
+from pluralign.core.errors import PluralignError, RowError, nearest, one_line
 from pluralign.judgments.messages import MESSAGES
 from pluralign.judgments.scales import LabelScale
 
@@ -18,6 +19,27 @@ COLUMNS = (
     "id", "prompt", "responses", "ranks", "labels", "annotator", "source", "group", "weight", "time", "strength"
 )  # fmt: skip
 """The columns of the table, in order."""
+
+PREFERENCE_COLUMNS = ("prompt", "chosen", "rejected", "margin")
+"""The columns of TRL's preference rows, besides those of the table that they may also have."""
+
+ALIASES = {
+    "id": ("judgment_id", "annotation_id", "comparison_id", "row_id", "uid", "uuid"),
+    "prompt": ("question", "instruction", "context", "input", "query", "problem"),
+    "responses": ("completions", "answers", "candidates", "outputs", "generations", "options"),
+    "ranks": ("rank", "ranking", "rankings"),
+    "labels": ("ratings",),
+    "annotator": (
+        "annotator_id", "user", "user_id", "worker", "worker_id", "rater", "rater_id", "participant", "participant_id",
+        "labeler", "labeler_id", "judge", "judge_id", "assessor", "respondent", "voter", "voter_id",
+    ),
+    "source": ("dataset", "data_source", "origin", "criterion"),
+    "group": ("group_id", "cohort", "stratum"),
+    "weight": ("weights", "importance", "reliability"),
+    "time": ("timestamp", "created_at", "datetime", "date"),
+    "strength": ("margin", "preference_strength"),
+}  # fmt: skip
+"""Names that columns often have elsewhere."""
 
 _METADATA_KEY = b"pluralign"
 _VERSION = 1
@@ -47,6 +69,31 @@ def schema(form: Form, scale: LabelScale | None = None) -> pa.Schema:
             ("strength", pa.float64()),
         ],
         metadata={_METADATA_KEY: json.dumps(meta).encode()},
+    )
+
+
+def unknown_column(name: object, row: Iterable[object], known: Collection[str]) -> RowError:
+    """The error for a column that is not one of the known: it suggests new names for this one and others of the row.
+
+    Examples:
+        >>> str(unknown_column("rater", ["prompt", "rater", "answers"], COLUMNS))[:83]
+        "unknown column 'rater': rename it with --rename answers=responses --rename rater=an"
+    """
+    present = [str(column) for column in row]
+    free = [target for target in known if target not in present]
+    plain = {column: re.sub("[^a-z]", "", column.lower()) for column in present if column not in known}
+    names: dict[str, str] = {}
+    for target in free:
+        aliases = [alias.replace("_", "") for alias in (target, *ALIASES.get(target, ()))]
+        names |= {column: target for column in plain if plain[column] in aliases and target not in names.values()}
+    hint = nearest(str(name), known)
+    if str(name) in names:
+        flags = " ".join(f"--rename {column}={target}" for column, target in names.items())
+        hint = f": rename it with {flags} (in Python columns={names})"
+    return RowError(
+        None,
+        f"unknown column '{name}'{hint}; known are {', '.join(known)}; leave it out with import --drop-columns {name} "
+        f"(in Python columns={{'{name}': None}}), or describe the file with --format mapping",
     )
 
 

@@ -17,7 +17,7 @@ from pluralign.core.numbers import finite_float
 from pluralign.judgments.identity import column_ids, row_id
 from pluralign.judgments.messages import EXTRA_KEYS, PLAIN_KEYS, tool_calls
 from pluralign.judgments.scales import LabelScale
-from pluralign.judgments.schema import COLUMNS, Form, schema
+from pluralign.judgments.schema import COLUMNS, Form, schema, unknown_column
 
 LEAST_WEIGHT, MOST_WEIGHT = 1e-15, 1e15
 """The bounds of a weight other than 0: sums and squares of weights stay finite and above 0, also in float32."""
@@ -59,11 +59,7 @@ class RowChecker:
         """As `check`, with the id as given (`None` if there is none), and not compared with other rows."""
         for name in row:
             if name not in COLUMNS:
-                raise RowError(
-                    None,
-                    f"unknown column '{name}'{nearest(str(name), COLUMNS)}: the table has {', '.join(COLUMNS)}; "
-                    f"leave it out with import --drop-columns {name}, or describe the file with --format mapping",
-                )
+                raise unknown_column(name, row, COLUMNS)
         form, prompt = _prompt(row.get("prompt"))
         responses = _responses(row.get("responses"), form)
         if form is None:

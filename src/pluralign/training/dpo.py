@@ -27,6 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pluralign.choice.plackett_luce import pair_sides
 from pluralign.choice.preference_matching import Penalty
 from pluralign.core.errors import PluralignError
+from pluralign.judgments.inputs import Files
 from pluralign.judgments.votes import read_votes
 from pluralign.scoring.causal_models import CausalModel, causal_model, load_causal_model
 from pluralign.scoring.forward import block_charges
@@ -35,7 +36,7 @@ from pluralign.scoring.reference import PENALTY, fingerprint_weights, kept_log_p
 from pluralign.scoring.tokens import TokenizedItems
 from pluralign.scoring.votes import PairVotes
 from pluralign.training.configs import TOP_HELP, JudgmentConfig, setting
-from pluralign.training.judgment_trainer import Dataset, JudgmentTrainer
+from pluralign.training.judgment_trainer import JudgmentTrainer
 from pluralign.training.response_trainer import ModelOrName, adapted, load_options
 
 TUNED_POLICY_USAGE = """```python
@@ -107,7 +108,7 @@ class DPOTrainer(JudgmentTrainer):
     Args:
         model: a folder or hub id, a causal language model, or a PEFT model.
         args: the config.
-        train_dataset: `Judgments`, or preference rows in TRL's format (a `datasets.Dataset`, a list of dicts).
+        train_dataset: what `read` takes, such as `Judgments`, a `datasets.Dataset` or a frame; also in TRL's format.
         eval_dataset: the same, for evaluation.
         processing_class: the tokenizer; needed when `model` is not a name.
         peft_config: train an adapter instead of the whole model; the reference is the model without it. A model that is
@@ -135,8 +136,8 @@ class DPOTrainer(JudgmentTrainer):
         self,
         model: ModelOrName,
         args: DPOConfig,
-        train_dataset: Dataset | None = None,
-        eval_dataset: Dataset | None = None,
+        train_dataset: Files | None = None,
+        eval_dataset: Files | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: peft.PeftConfig | None = None,
         ref_model: PreTrainedModel | peft.PeftModel | None = None,
@@ -167,8 +168,8 @@ class DPOTrainer(JudgmentTrainer):
         if args.precompute_ref_log_probs:
             charges = torch.from_numpy(self._reference(self.train_tokens)).float()
             self._train_reference = charges.to(self.args.device)
-            if eval_dataset is not None:
-                self._reference(self._evaluated(eval_dataset).tokens)
+            if self.eval_dataset is not None:
+                self._reference(self._evaluated(self.eval_dataset).tokens)
         self._untouched = False
 
     def _adapted(self, model: Any, args: Any, peft_config: peft.PeftConfig | None) -> Any:

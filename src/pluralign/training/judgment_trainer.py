@@ -5,7 +5,6 @@ Batches, steps and logs are those of `pluralign.training.response_trainer`; eval
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +18,8 @@ from transformers.utils import logging
 from pluralign.choice.likelihoods import RankingLikelihood
 from pluralign.choice.plackett_luce import pair_margins
 from pluralign.core.errors import PluralignError
-from pluralign.judgments.formats.trl import from_trl
+from pluralign.judgments.inputs import Files
+from pluralign.judgments.reading import read
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.items import Items, items_of
 from pluralign.scoring.loading import SETTINGS, TIE_NU
@@ -35,9 +35,6 @@ logger = logging.get_logger(__name__)
 
 CHOICE_PARAMETERS = "choice_parameters.safetensors"
 """The file of a checkpoint that holds what is learned beside the model."""
-
-Dataset = Judgments | Iterable[Mapping[str, Any]]
-"""Judgments, or preference rows in TRL's format."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ class JudgmentTrainer(ResponseTrainer):
     Args:
         text_model: the model with its adapter, tokenizer and limits.
         args: the config.
-        train_dataset: `Judgments`, or preference rows in TRL's format (a `datasets.Dataset`, a list of dicts).
+        train_dataset: what `read` takes, such as `Judgments`, a `datasets.Dataset` or a frame; also in TRL's format.
         eval_dataset: the same, for evaluation.
         trainer_arguments: passed on to `transformers.Trainer` (callbacks, optimizers ...).
     """
@@ -68,18 +65,19 @@ class JudgmentTrainer(ResponseTrainer):
         self,
         text_model: TextModel,
         args: JudgmentConfig,
-        train_dataset: Dataset | None,
-        eval_dataset: Dataset | None,
+        train_dataset: Files | None,
+        eval_dataset: Files | None,
         **trainer_arguments: Any,
     ) -> None:
         if train_dataset is None:
             raise PluralignError("no training judgments were given")
-        judgments = weighted_judgments(as_judgments(train_dataset), args)
+        judgments = weighted_judgments(read(train_dataset), args)
+        evaluated = None if eval_dataset is None else read(eval_dataset)
         items = self._ranked(judgments, "training")
         self.source_names, sources = _numbered(judgments, items)
         self._eval_of: dict[int, Evaluated] = {}  # by identity
         getattr(text_model.model.config, SETTINGS).pop(TIE_NU, None)  # of an earlier training
-        super().__init__(text_model, args, items, eval_dataset, **trainer_arguments)
+        super().__init__(text_model, args, items, evaluated, **trainer_arguments)
         opposite = self._opposite()
         self.data_collator = JudgmentCollator(items, self.train_tokens, self.layout, sources, opposite)
         self.ties, self.learned_ties = chosen_ties(args.ties, items, self.counts_pairs, opposite is not None)
@@ -240,13 +238,13 @@ class JudgmentTrainer(ResponseTrainer):
         if dataset is None:
             raise PluralignError("no evaluation judgments were given")
         if id(dataset) not in self._eval_of:
-            judgments = as_judgments(dataset)
+            judgments = read(dataset)
             self._eval_of[id(dataset)] = Evaluated(dataset, judgments, *self._tokenized(judgments, "evaluation"))
         return self._eval_of[id(dataset)]
 
-    def score(self, dataset: Dataset) -> tuple[Items, np.ndarray]:
+    def score(self, dataset: Files) -> tuple[Items, np.ndarray]:
         """The items of judgments and the utility of each unique response under the model as it is now."""
-        items, tokens = self._tokenized(as_judgments(dataset), "evaluation")
+        items, tokens = self._tokenized(read(dataset), "evaluation")
         return items, self._scored(items, tokens)
 
     def _scored(self, items: Items, tokens: TokenizedItems) -> np.ndarray:
@@ -279,11 +277,6 @@ class JudgmentTrainer(ResponseTrainer):
             members = np.flatnonzero(types == kind)
             losses[members] = -self.log_likelihoods(items, own, members)
         return weighted_mean(losses, items.weight)
-
-
-def as_judgments(dataset: Dataset) -> Judgments:
-    """Judgments as they are; anything else is read as preference rows in TRL's format."""
-    return dataset if isinstance(dataset, Judgments) else from_trl(dataset)
 
 
 def _numbered(judgments: Judgments, items: Items) -> tuple[list[str], np.ndarray]:

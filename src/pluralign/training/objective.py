@@ -16,7 +16,7 @@ from transformers.utils import logging
 from trl import ModelConfig, get_quantization_config
 
 from pluralign.core.errors import TrainingError
-from pluralign.judgments.reading import read
+from pluralign.judgments.reading import Inputs
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.adapters import sort_adapter_config
 from pluralign.scoring.measured import Measured
@@ -34,6 +34,7 @@ class TrainingRun:
     train_files: list[str]
     eval_files: list[str]
     label_scale: str | None
+    rename: Mapping[str, str | None]
     folder: Path
     model: ModelConfig
     args: transformers.TrainingArguments
@@ -95,9 +96,9 @@ class Objective:
         return [value for value in values if isinstance(value, str)]
 
     @classmethod
-    def read_files(cls, files: list[str], label_scale: str | None) -> Judgments:
+    def read_files(cls, files: Inputs, label_scale: str | None) -> Judgments:
         """The files as one table."""
-        return read(files, label_scale)
+        return files.read(label_scale)
 
     @classmethod
     def resume_point(cls, run: TrainingRun, started: bool, remove_halves: bool) -> str | bool | None:

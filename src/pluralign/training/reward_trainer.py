@@ -23,6 +23,8 @@ from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_json
 from pluralign.evaluation.calibration.group_scales import GroupScales, scale_metrics
 from pluralign.evaluation.pairs import rank_keys
+from pluralign.judgments.inputs import Files
+from pluralign.judgments.reading import read
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.table import Judgments
 from pluralign.judgments.votes import read_votes
@@ -36,7 +38,7 @@ from pluralign.scoring.reward_models import ANNOTATOR_SCALES, LabelModel, Reward
 from pluralign.scoring.votes import PairVotes
 from pluralign.training.choice_parameters import LearnedScales, LearnedThresholds, strength_levels, tie_share
 from pluralign.training.configs import TOP_HELP, JudgmentConfig, check_choices, setting
-from pluralign.training.judgment_trainer import Dataset, JudgmentTrainer, as_judgments
+from pluralign.training.judgment_trainer import JudgmentTrainer
 from pluralign.training.objective import TrainingRun
 from pluralign.training.response_trainer import ModelOrName, adapted, load_options
 
@@ -112,7 +114,7 @@ class RewardTrainer(JudgmentTrainer):
         model: a folder or hub id, a reward model from `build_reward_model(...).model`, or any causal sequence
             classifier with one output.
         args: the config.
-        train_dataset: `Judgments`, or preference rows in TRL's format (a `datasets.Dataset`, a list of dicts).
+        train_dataset: what `read` takes, such as `Judgments`, a `datasets.Dataset` or a frame; also in TRL's format.
         eval_dataset: the same, for evaluation.
         processing_class: the tokenizer; needed when `model` is not a name.
         peft_config: train an adapter instead of the whole model.
@@ -131,8 +133,8 @@ class RewardTrainer(JudgmentTrainer):
         self,
         model: ModelOrName,
         args: RewardConfig,
-        train_dataset: Dataset | None = None,
-        eval_dataset: Dataset | None = None,
+        train_dataset: Files | None = None,
+        eval_dataset: Files | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: peft.PeftConfig | None = None,
         **trainer_arguments: Any,
@@ -169,10 +171,10 @@ class BradleyTerryTrainer(RewardTrainer):
     args: BradleyTerryConfig
     file_keys: ClassVar[tuple[str, ...]] = ("vote_state",)
 
-    def __init__(self, model: ModelOrName, args: BradleyTerryConfig, train_dataset: Dataset | None = None,
+    def __init__(self, model: ModelOrName, args: BradleyTerryConfig, train_dataset: Files | None = None,
                  *given: Any, **others: Any) -> None:  # fmt: skip
         if args.annotator_scales or args.strength == "ordered":
-            train_dataset = None if train_dataset is None else as_judgments(train_dataset)
+            train_dataset = None if train_dataset is None else read(train_dataset)
         super().__init__(model, args, train_dataset, *given, **others)
         self.thresholds: LearnedThresholds | None = None
         self.levels: list[float] = []

@@ -14,10 +14,12 @@ import pyarrow.parquet as pq
 from transformers.utils import logging
 
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import atomic_write, check_outputs, output_file, path_list
+from pluralign.core.files import atomic_write, check_outputs, output_file
 from pluralign.evaluation.rewards.best_of import best_answers, best_of_metrics, softmax_answers
+from pluralign.judgments.inputs import Files
 from pluralign.judgments.messages import plain_text
-from pluralign.judgments.reading import read
+from pluralign.judgments.reading import Inputs
+from pluralign.judgments.renames import Columns
 from pluralign.judgments.table import TABLE_ENDINGS, Judgments, text_columns
 from pluralign.policies.loading import load_policy
 from pluralign.policies.policy import Sample
@@ -34,7 +36,7 @@ _MANY_UNFINISHED = 0.1  # above this share of cut responses, fine-tuning on them
 
 def best_of(
     model: str | os.PathLike[str],
-    prompts: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    prompts: Files,
     out: str | os.PathLike[str],
     *,
     reward: str | os.PathLike[str],
@@ -46,6 +48,7 @@ def best_of(
     max_prompts: int | None = None,
     quantile: float | None = None,
     label_scale: str | None = None,
+    columns: Columns | None = None,
     seed: int = 0,
     revision: str = "main",
     trust_remote_code: bool = False,
@@ -57,7 +60,7 @@ def best_of(
 
     Args:
         model: policy, as for `load_policy`: a folder, a hub id, an adapter or a mixture.
-        prompts: canonical files; every unique prompt is used.
+        prompts: what `read` takes: files, data sets, frames or rows; every unique prompt is used.
         out: output file, `.parquet`, `.jsonl` or `.jsonl.gz`; replaced if it exists. It has a row per prompt: the
             distinct responses in the order of sampling, with rank 1 for the best (also for responses of exactly the
             same reward), or for the one that was drawn, and no rank for the others. All samples are in
@@ -72,6 +75,7 @@ def best_of(
         max_prompts: maximum number of prompts; a random subset if the files have more.
         quantile: for reward models that predict labels: the reward is this quantile, not the mean.
         label_scale: label scale of files that store none.
+        columns: new names of columns, like `{"annotator_id": "annotator"}`; `None` leaves a column out.
         seed: random seed.
         revision: branch, tag or commit of the policy on the hub.
         trust_remote_code: run Python code that comes with a model.
@@ -94,13 +98,14 @@ def best_of(
         raise PluralignError(f"beta: found {beta}, expected a finite number above 0")
     path = output_file(out, endings=TABLE_ENDINGS)
     every = path.with_name(path.name + ".answers.parquet")
-    check_outputs([path, every], [*path_list(prompts), label_scale])
+    given = Inputs(prompts, columns)
+    check_outputs([path, every], [*given.names, label_scale])
     # Check the reward model before sampling, which takes long.
     config = load_parts(reward, {"trust_remote_code": trust_remote_code})[0]
     if not is_reward_model(config):
         raise PluralignError(f"{reward}: is not a reward model (it has no head with one output): give another one")
     check_quantile(reward, config, quantile)
-    texts = read(path_list(prompts), label_scale).unique_prompts(max_prompts, seed)
+    texts = given.read(label_scale).unique_prompts(max_prompts, seed)
     policy = load_policy(model, revision=revision, trust_remote_code=trust_remote_code)
     samples = policy.sample(texts, n=n, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     del policy

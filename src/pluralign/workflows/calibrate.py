@@ -9,9 +9,8 @@ from typing import Any, Literal
 from transformers.utils import logging
 
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import path_list
 from pluralign.core.records import read_json
-from pluralign.core.runs import CONFIG, file_fingerprints, read_config
+from pluralign.core.runs import CONFIG, read_config
 from pluralign.evaluation.calibration.group_scales import GroupScales, fit_group_scales
 from pluralign.evaluation.calibration.recalibration import (
     Method,
@@ -24,7 +23,9 @@ from pluralign.evaluation.calibration.recalibration import (
 )
 from pluralign.evaluation.crowds.label_pairs import pairs_of_votes
 from pluralign.evaluation.pairs import Pairs
-from pluralign.judgments.reading import read
+from pluralign.judgments.inputs import Files
+from pluralign.judgments.reading import Inputs
+from pluralign.judgments.renames import Columns
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.crowds import crowd_of, labels_anything
 from pluralign.scoring.items import compares, items_of
@@ -41,13 +42,14 @@ Column = Literal["annotator", "group", "source"]
 
 def calibrate(
     model: str | os.PathLike[str],
-    files: str | os.PathLike[str] | list[str],
+    files: Files,
     *,
     method: Method = "temperature",
     folds: int = 5,
     seed: int = 0,
     by: Column | None = None,
     label_scale: str | None = None,
+    columns: Columns | None = None,
     trust_remote_code: bool = False,
 ) -> Recalibration:
     """Fit a recalibration of a reward model on held-out judgments and write `calibration.json` into its folder.
@@ -58,13 +60,14 @@ def calibrate(
 
     Args:
         model: folder of a reward model: a run, a model folder or an adapter.
-        files: canonical files that the model was not trained on.
+        files: what `read` takes, and the model was not trained on.
         method: `temperature` divides rewards by one number; `isotonic` maps margins by a monotone curve.
         folds: number of cross-validation folds, over prompts; 2 or more.
         seed: random seed of the folds.
         by: also fit a scale for each `annotator`, `group` or `source`, shrunk towards 1
             (`evaluation.calibration.group_scales`); `evaluate` reports what they gain on judgments of the same names.
         label_scale: label scale of files that store none.
+        columns: new names of columns, like `{"annotator_id": "annotator"}`; `None` leaves a column out.
         trust_remote_code: run Python code that comes with the model.
 
     Returns:
@@ -79,19 +82,19 @@ def calibrate(
     checked_method(method)
     if folds < 2:
         raise PluralignError(f"folds: found {folds}, expected 2 or more")
-    paths = path_list(files)
-    fingerprints = file_fingerprints(paths)
+    given = Inputs(files, columns)
+    fingerprints = given.fingerprints()
     if known := sorted(name for name, digest in fingerprints.items() if digest in _trained_on(folder)):
         logger.warning(
             f"{folder}: was trained on {', '.join(known)}; its margins are larger there than on new data, so it stays "
             "over-confident after this recalibration: give held-out judgments"
         )
     model_raw = load_reward_model(folder, raw=True, trust_remote_code=trust_remote_code)
-    judgments = read(paths, label_scale)
+    judgments = given.read(label_scale)
     pairs = _pairs(judgments, model_raw)
     if not pairs.weight.sum() > 0:
         raise PluralignError(
-            f"{', '.join(paths)}: no strict pair with a weight above 0: give judgments that prefer one response"
+            f"{', '.join(given.names)}: no strict pair with a weight above 0: give judgments that prefer one response"
         )
     fitted = fit_recalibration(method, pairs.margin, pairs.weight)
     if fitted.temperature == temperature_bounds(pairs.margin, pairs.weight)[0]:

@@ -22,8 +22,10 @@ from pluralign.evaluation.calibration.recalibration import Recalibration
 from pluralign.evaluation.policies.said_wanted import kinds_by_likeness, kinds_by_reward
 from pluralign.evaluation.rewards.sharing import sharing_gain
 from pluralign.evaluation.slices import annotator_table
+from pluralign.judgments.inputs import Files
 from pluralign.judgments.lettered import Answers, asked_for
-from pluralign.judgments.reading import read
+from pluralign.judgments.reading import Inputs
+from pluralign.judgments.renames import Columns
 from pluralign.judgments.table import Judgments
 from pluralign.policies.comparison import against_reference, answer_rows, compare
 from pluralign.policies.loading import load_policy
@@ -74,10 +76,11 @@ NEAREST = "nearest"
 @locks_out()
 def evaluate(
     model: str | os.PathLike[str],
-    files: str | os.PathLike[str] | list[str],
+    files: Files,
     out: str | os.PathLike[str],
     *,
     label_scale: str | None = None,
+    columns: Columns | None = None,
     seed: int = 0,
     raw: bool = False,
     average: Sequence[str | os.PathLike[str]] = (),
@@ -105,12 +108,13 @@ def evaluate(
 
     Args:
         model: a run, a model folder, or a hub id.
-        files: canonical files.
+        files: what `read` takes: files, data sets, frames or rows.
         out: the folder to write: `metrics.json`, `reliability.json`, `annotators.parquet`, `losses.parquet` (accuracy
             and log-loss of each judgment, by which `report` compares runs), `README.md`; for reward models
             `over_rewarding.json`; if responses are drawn `answers.jsonl` and `matching.json`; if labels are predicted
             `crowds.parquet` (then the other files only if responses are compared).
         label_scale: for files whose labels come without one.
+        columns: new names of columns, like `{"annotator_id": "annotator"}`; `None` leaves a column out.
         seed: seed of the bootstrap and of sampling.
         raw: for reward models: ignore stored recalibrations.
         average: other reward models; the mean of their rewards and the model's is judged.
@@ -136,10 +140,10 @@ def evaluate(
         PluralignError: a file or the model cannot be used, or `out` holds another evaluation.
     """
     folder = Path(out)
-    paths = [str(file) for file in files] if isinstance(files, list) else [str(files)]
-    config = {"command": "evaluate", "model": str(model), "files": paths, "seed": seed, "revision": revision}
+    given = Inputs(files, columns)
+    config = {"command": "evaluate", "model": str(model), "files": given.names, "seed": seed, "revision": revision}
     others = [str(name) for name in average]
-    config |= {"raw": True} if raw else {}
+    config |= ({"raw": True} if raw else {}) | given.settings()
     config |= {"average": others} if others else {}
     config |= {"own": dict(own)} if own else {}
     options = {"label_scale": label_scale, "reference": reference, "beta": beta}
@@ -147,7 +151,7 @@ def evaluate(
     config |= {name: value for name, value in options.items() if value is not None}
     config |= {} if reward is None else {"samples": samples, "max_new_tokens": max_new_tokens}
     models = [name for name in (model, *others, *(own or {}).values(), reference, reward) if name is not None]
-    inputs = file_fingerprints([*paths, *(file for name in models for file in weight_files(name, raw))])
+    inputs = given.fingerprints() | file_fingerprints([file for name in models for file in weight_files(name, raw)])
     if (metrics := finished_metrics(folder, config, inputs)) is not None:
         return metrics
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -162,14 +166,14 @@ def evaluate(
         raise PluralignError(f"{model}: is a policy; --raw, --average, --own and --quantile are for reward models")
     if kinds is not None and reward is None:
         raise PluralignError("kinds: tells kinds of drawn responses, which are drawn with --reward only: give one")
-    judgments = read(paths, label_scale)
+    judgments = given.read(label_scale)
     responds: Answers = (getattr(settings, SETTINGS, None) or {}).get(ANSWERS) or "texts"
     if together is not None:
         responds = together.answers
     if responds == "letters" and reward is not None:
         raise PluralignError(f"{model}: responds with letters, which a reward model cannot score: omit --reward")
     judgments = asked_for(judgments, responds)
-    title = [f"# Evaluation of {model}", "", "on " + ", ".join(f"`{path}`" for path in paths), ""]
+    title = [f"# Evaluation of {model}", "", "on " + ", ".join(f"`{path}`" for path in given.names), ""]
     single = load_reward_model(model, raw=raw, quantile=quantile, **hub) if is_reward and not others else None
     crowds = _crowds(model, single, judgments, seed)
     if crowds is not None and not compares(judgments):

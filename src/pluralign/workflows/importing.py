@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow as pa
 
 from pluralign.core.errors import PluralignError, RowError, nearest, one_line
-from pluralign.core.files import atomic_write, check_distinct, check_outputs, disk_errors, output_file, path_list
-from pluralign.judgments.blocks import Block, Item, checked_blocks
+from pluralign.core.files import atomic_write, check_distinct, check_outputs, disk_errors, output_file
+from pluralign.judgments.blocks import Block, checked_blocks
 from pluralign.judgments.columns import Unfit, with_names
 from pluralign.judgments.containers import STANDARD_INPUT, plain_files
 from pluralign.judgments.formats import FORMATS, nearest_source
@@ -33,8 +33,10 @@ from pluralign.judgments.formats.mapping import joined_places, read_mapping, rea
 from pluralign.judgments.formats.polis import SCALE, read_polis
 from pluralign.judgments.formats.preflib import read_preflib
 from pluralign.judgments.formats.trl import Exported, read_trl
+from pluralign.judgments.inputs import Files
 from pluralign.judgments.pseudonyms import pseudonym_key, pseudonymizer
-from pluralign.judgments.reading import common_scale, read
+from pluralign.judgments.reading import Inputs, common_scale
+from pluralign.judgments.renames import Columns, column_names
 from pluralign.judgments.rows import columns_of, read_rows
 from pluralign.judgments.scales import LabelScale, label_scale
 from pluralign.judgments.schema import COLUMNS, schema
@@ -79,6 +81,7 @@ def import_files(
     label_scale: str | os.PathLike[str] | LabelScale | None = None,
     source: str | None = None,
     drop_columns: Sequence[str] = (),
+    columns: Columns | None = None,
     same_text: str = "reject",
     on_error: str = "stop",
     rejects: str | os.PathLike[str] | None = None,
@@ -88,7 +91,7 @@ def import_files(
     """Import files of one format into one canonical file, row by row. The output is atomic.
 
     Args:
-        sources: files to import; `-` is standard input.
+        sources: files to import; `-` is standard input, `hf:owner/name:split` a data set of the hub.
         out: output file: `.parquet`, `.jsonl` or `.jsonl.gz`.
         format: one of `FORMATS`.
         mapping: YAML file that describes the columns, or the name of a mapping that comes with the library; implies
@@ -102,6 +105,7 @@ def import_files(
             file, or a `LabelScale`.
         source: value of the column `source` where there is none.
         drop_columns: columns to ignore. A mapping reads only the columns that it names.
+        columns: for `table` and `trl`: new names of columns, like `{"annotator_id": "annotator"}`.
         same_text: what to do with a judgment that shows the same response twice: `reject` it, or `merge` the two, with
             the better rank.
         on_error: `stop` at the first bad row, or `skip` bad rows and write them to `rejects`.
@@ -149,6 +153,7 @@ def import_files(
         "field": fields or None,
     }
     options |= {"keep-moderated": keep_moderated or None}
+    options["rename"] = column_names(columns) or None
     _check_options(format, options, drop_columns, label_scale)
     files = [path for path in paths if str(path) != STANDARD_INPUT]
     check_distinct(files, by_content=format not in ("polis", "preflib"))  # their rows depend on the name of the file
@@ -157,7 +162,7 @@ def import_files(
     with contextlib.ExitStack() as stack:
         plain = stack.enter_context(plain_files(paths, "votes" if format == "polis" else ""))
         if format == "table" and on_error == "stop":
-            _check_is_table(plain, drop_columns)
+            _check_is_table(plain, drop_columns, options["rename"] or {})
         outputs = [target] if rejects is None else [target, Path(rejects)]
         reader, scale = _reader(format, plain, options, drop_columns, label_scale, outputs)
         checker = RowChecker(scale)
@@ -176,19 +181,21 @@ def import_files(
 
 
 def export(
-    files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    files: Files,
     out: str | os.PathLike[str],
     label_scale: str | None = None,
     to: str = "trl",
+    columns: Columns | None = None,
 ) -> Exported:
     """Export canonical files for other tools.
 
     Args:
-        files: canonical files.
+        files: what `read` takes: files, data sets, frames or rows.
         out: output file, or a new folder for `datasets`.
         label_scale: label scale of files that store none.
         to: `trl` for preference pairs, `best-of-n` for rows as in RewardBench 2, `votes` for a CSV with a row per
             response, `datasets` for a folder of `datasets`.
+        columns: new names of columns, like `{"annotator_id": "annotator"}`; `None` leaves a column out.
 
     Raises:
         PluralignError: there is nothing to export, or the output is one of the files.
@@ -205,12 +212,13 @@ def export(
     if to not in EXPORTS:
         raise PluralignError(f"--to: found '{to}', expected one of {', '.join(EXPORTS)}{nearest(to, EXPORTS)}")
     endings = {"votes": (".csv",), "datasets": None}.get(to, TABLE_ENDINGS)
-    inputs = [*path_list(files), label_scale]
+    given = Inputs(files, columns)
+    inputs = [*given.names, label_scale]
     if endings is None:
         check_outputs([out], inputs)
     else:
         output_file(out, inputs, endings)
-    return EXPORTS[to](read(files, label_scale), out)
+    return EXPORTS[to](given.read(label_scale), out)
 
 
 def _check_options(format: str, options: Mapping[str, Any], drop_columns: Sequence[str], given_scale: Any) -> None:
@@ -225,13 +233,14 @@ def _check_options(format: str, options: Mapping[str, Any], drop_columns: Sequen
             raise PluralignError(f"--{option} is an option of --format {owners}, found --format {format}")
 
 
-def _check_is_table(paths: Sequence[Path], drop_columns: Sequence[str]) -> None:
+def _check_is_table(paths: Sequence[Path], drop_columns: Sequence[str], renamed: Mapping[str, str | None]) -> None:
     """Refuse a file that has none of a table's own columns, and name the format that it looks like."""
     for path in paths:
         columns = columns_of(path)
         if columns is None:
             _, row = next(read_rows(path, lambda number, row, complaint: None), (0, {}))
             columns = list(row)
+        columns = [renamed.get(column) or column for column in columns]
         if not columns or "responses" in columns or {*columns} <= {*COLUMNS, *drop_columns}:
             continue
         source = nearest_source(columns)
@@ -252,6 +261,7 @@ def _reader(
 ) -> tuple[_Reader, LabelScale | None]:
     """The reader of a format with its options bound, which gives validated batches, and the label scale."""
     scale = None if given_scale is None else label_scale(given_scale)
+    names = options["rename"]
     if format == "mapping":
         mapping = read_mapping_file(options["mapping"])
         joined = (place for name in mapping.tables for path in paths for place in joined_places(path, mapping, name))
@@ -283,12 +293,13 @@ def _reader(
             return _in_rows(partial(read_argilla, fields=named)), scale
         return _in_rows(partial(read_label_studio, fields=named, labelled=scale is not None)), scale
     if format == "table":
-        table = _in_blocks(lambda path, checker, tally: read_table(path, checker, tally, drop_columns))
+        table = _in_blocks(lambda path, checker, tally: read_table(path, checker, tally, drop_columns, names))
         return table, common_scale(paths, scale)
-    plain = {
-        "trl": read_trl, "hh-rlhf": read_hh_rlhf, "chatbot-arena": read_arena, "oasst": read_oasst, "prism": read_prism
-    }[format]  # fmt: skip
-    return _in_rows(partial(plain, drop_columns=drop_columns)), scale
+    plain: dict[str, Callable[..., Rows]] = {
+        "trl": partial(read_trl, names=names), "hh-rlhf": read_hh_rlhf, "chatbot-arena": read_arena,
+        "oasst": read_oasst, "prism": read_prism,
+    }  # fmt: skip
+    return _in_rows(partial(plain[format], drop_columns=drop_columns)), scale
 
 
 def _in_rows(reader: Callable[[Path, Reject | None, Tally], Rows]) -> _Reader:
@@ -318,6 +329,7 @@ OWNERS = {
     "keep-moderated": ("polis",),
     "prompt": ("polis", "preflib", "le-wi-di"),
     "field": ("label-studio", "argilla"),
+    "rename": ("table", "trl"),
     "label-scale": ("table", "mapping", "argilla", "label-studio", "le-wi-di"),
     "drop-columns": ("table", "trl", "hh-rlhf", "polis", "chatbot-arena", "oasst", "prism"),
 }
@@ -371,11 +383,6 @@ class _Fill:
         """The block, filled."""
         if self.source is None and self.rename is None and not self.merge_same:
             return block
-
-        def items(places: Sequence[int]) -> list[Item]:
-            found = block.items(places)
-            return [(number, row if fault else self.row(row), fault) for number, row, fault in found]
-
         columns = block.columns
         try:
             if columns is not None and self.source is not None:
@@ -384,7 +391,7 @@ class _Fill:
                 columns = with_names(columns, "annotator", self._renamed)
         except Unfit:
             columns = None
-        return Block(items, len(block), columns, block.doubtful)
+        return block.mapped(self.row, columns)
 
     def _renamed(self, names: pa.Array) -> pa.Array:
         assert self.rename is not None

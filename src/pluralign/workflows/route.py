@@ -13,9 +13,11 @@ import pyarrow as pa
 import torch
 
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import output_file, path_list, write_parquet
+from pluralign.core.files import output_file, write_parquet
+from pluralign.judgments.inputs import Files
 from pluralign.judgments.lettered import asked_for
-from pluralign.judgments.reading import read
+from pluralign.judgments.reading import Inputs
+from pluralign.judgments.renames import Columns
 from pluralign.policies.loading import load_policy
 from pluralign.policies.mixture import MixturePolicy
 from pluralign.policies.routing import Prior, is_typed_run, posterior, responsibility_entropy, type_utilities
@@ -30,12 +32,13 @@ CONTINUUM = "continuum"
 
 def route(
     run: str | os.PathLike[str],
-    files: str | os.PathLike[str] | list[str],
+    files: Files,
     out: str | os.PathLike[str] | None = None,
     *,
     prior: Prior = "run",
     continuous: bool = False,
     label_scale: str | None = None,
+    columns: Columns | None = None,
     trust_remote_code: bool = False,
     device: str | torch.device | None = None,
 ) -> pa.Table:
@@ -49,11 +52,13 @@ def route(
 
     Args:
         run: folder of an `em-dpo` run.
-        files: canonical files. Each row without an annotator counts as a separate annotator.
+        files: what `read` takes: files, data sets, frames or rows. Each row without an annotator counts as a separate
+            annotator.
         out: output file: Parquet; `None` writes none.
         prior: `run` for the types' shares in the run, or `uniform`.
         continuous: also give each annotator's continuous weights of the types, and compare them with hard types.
         label_scale: label scale of files that store none.
+        columns: new names of columns, like `{"annotator_id": "annotator"}`; `None` leaves a column out.
         trust_remote_code: run Python code that comes with a model.
         device: where to compute. Default: a GPU if there is one.
 
@@ -71,8 +76,9 @@ def route(
     """
     if prior not in get_args(Prior):
         raise PluralignError(f"prior: found {prior!r}, expected one of {', '.join(get_args(Prior))}")
+    given = Inputs(files, columns)
     if out is not None:
-        output_file(out, [*path_list(files), label_scale])
+        output_file(out, [*given.names, label_scale])
     mixture = read_mixture(run)
     if mixture.combination == "pooled":
         raise PluralignError(
@@ -84,7 +90,7 @@ def route(
             f"{run}: its weights say how often each adapter is used, not how many annotators are of each type: "
             "give the em-dpo run, or --prior uniform"
         )
-    judgments = asked_for(read(path_list(files), label_scale), mixture.answers)
+    judgments = asked_for(given.read(label_scale), mixture.answers)
     items = items_of(judgments)
     annotator_of_row, keys = annotators_of(judgments, np.arange(len(judgments)))
     policy = load_policy(run, trust_remote_code=trust_remote_code, device=device)

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pluralign.core.files import output_file, path_list, write_parquet
-from pluralign.judgments.reading import read
+from pluralign.core.files import output_file, write_parquet
+from pluralign.judgments.inputs import Files
+from pluralign.judgments.reading import Inputs
+from pluralign.judgments.renames import Columns
 from pluralign.judgments.table import text_columns
 from pluralign.scoring.crowds import prediction_columns
 from pluralign.scoring.items import Items, items_of
@@ -22,10 +24,11 @@ MarginMap = Callable[[np.ndarray], np.ndarray]
 
 def score(
     model: str | os.PathLike[str],
-    files: str | os.PathLike[str] | list[str],
+    files: Files,
     out: str | os.PathLike[str],
     *,
     label_scale: str | None = None,
+    columns: Columns | None = None,
     raw: bool = False,
     average: Sequence[str | os.PathLike[str]] = (),
     quantile: float | None = None,
@@ -40,9 +43,10 @@ def score(
 
     Args:
         model: a run, a model folder, or a hub id.
-        files: canonical files.
+        files: what `read` takes: files, data sets, frames or rows.
         out: output file: Parquet.
         label_scale: label scale of files that store none.
+        columns: new names of columns, like `{"annotator_id": "annotator"}`; `None` leaves a column out.
         raw: ignore stored recalibrations.
         average: other reward models; the reward is the mean over all models.
         quantile: for models that predict labels: the reward is this quantile, not the mean.
@@ -55,22 +59,23 @@ def score(
     Raises:
         PluralignError: a file or the model cannot be used.
     """
-    target = output_file(out, [*path_list(files), label_scale])
-    items = items_of(read(files, label_scale), keep_all=True)
+    given = Inputs(files, columns)
+    target = output_file(out, [*given.names, label_scale])
+    items = items_of(given.read(label_scale), keep_all=True)
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     single = None if average else load_reward_model(model, raw=raw, quantile=quantile, **hub)
     if isinstance(single, LabelModel):
         predicted = single.distributions(items)
-        columns = {"reward": single.scaled(single.rewards_of(predicted))}
-        columns |= prediction_columns(single.scale, predicted)
+        found = {"reward": single.scaled(single.rewards_of(predicted))}
+        found |= prediction_columns(single.scale, predicted)
         if single.groups is not None:
             own = single.group_distributions(items)
             for place, name in enumerate(single.groups.names):
-                columns[f"expected_reward_{name}"] = own[:, place] @ np.array(single.scale.rewards)
+                found[f"expected_reward_{name}"] = own[:, place] @ np.array(single.scale.rewards)
     else:
-        columns = {"reward": rewards_of([model, *average], items, raw, quantile, hub, single)[0]}
+        found = {"reward": rewards_of([model, *average], items, raw, quantile, hub, single)[0]}
     texts = text_columns([items.prompts[index] for index in items.item], items.responses)
-    write_parquet(pa.table({**texts, **columns}), target)
+    write_parquet(pa.table({**texts, **found}), target)
     return len(items.responses)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import atomic_folder, check_outputs, path_list
+from pluralign.core.files import atomic_folder, check_outputs
 from pluralign.core.locks import locks_out
-from pluralign.judgments.reading import read
+from pluralign.judgments.inputs import Files
+from pluralign.judgments.reading import Inputs
+from pluralign.judgments.renames import Columns
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.split import By, held_out, units
 from pluralign.judgments.table import Judgments, table_writer
@@ -34,7 +35,7 @@ class Part:
 
 @locks_out()
 def split(
-    files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    files: Files,
     out: str | os.PathLike[str],
     by: By,
     test: float | None = None,
@@ -42,13 +43,14 @@ def split(
     test_units: int | None = None,
     label_scale: str | os.PathLike[str] | LabelScale | None = None,
     tuning: float | None = None,
+    columns: Columns | None = None,
 ) -> list[Part]:
-    """Split canonical files into `train.parquet` and `test.parquet`, and `tuning.parquet` on request.
+    """Split judgments into `train.parquet` and `test.parquet`, and `tuning.parquet` on request.
 
     No unit is in two parts. Rows keep their order, and the files keep the label scale. All files are written or none.
 
     Args:
-        files: canonical Parquet or JSON Lines files; several are split as one table.
+        files: what `read` takes: files, data sets, frames or rows; several are split as one table.
         out: output folder; other files in it are kept.
         by: unit that is never split: `prompt`, `response`, `annotator`, `source` or `group`.
         test: share of the judgments to hold out. Default: 0.2, unless `test_units` is given.
@@ -56,6 +58,7 @@ def split(
         test_units: number of units to hold out, instead of a share.
         label_scale: label scale of files that store none.
         tuning: share of all judgments for a part between training and test, to choose settings with.
+        columns: new names of columns, like `{"annotator_id": "annotator"}`; `None` leaves a column out.
 
     Raises:
         PluralignError: a file cannot be read, split or written, both a share and a number of units are given, a part
@@ -72,11 +75,11 @@ def split(
     """
     if test is not None and test_units is not None:
         raise PluralignError("found both a test share and a number of test units: give one of them")
-    paths, out = path_list(files), Path(out)
-    check_outputs([out / f"{name}.parquet" for name in PARTS], [*paths, label_scale])
+    given, out = Inputs(files, columns), Path(out)
+    check_outputs([out / f"{name}.parquet" for name in PARTS], [*given.names, label_scale])
     if tuning is None and (stale := out / "tuning.parquet").exists():
         raise PluralignError(f"{stale}: is of another split: choose another output, or ask for a tuning share")
-    judgments = read(paths, label_scale)
+    judgments = given.read(label_scale)
     part = np.where(held_out(judgments, by, 0.2 if test is None else test, seed, test_units), 2, 0)
     if tuning is not None:
         rest = np.flatnonzero(part == 0)

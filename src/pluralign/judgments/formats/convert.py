@@ -11,9 +11,11 @@ from typing import Any
 from pluralign.core.errors import PluralignError, RowError, nearest, one_line
 from pluralign.core.numbers import exact_number, whole_text
 from pluralign.core.progress import track
-from pluralign.judgments.blocks import Block, Item, block_of
+from pluralign.judgments.blocks import Block, block_of
 from pluralign.judgments.formats.templates import Field
+from pluralign.judgments.renames import renamed
 from pluralign.judgments.rows import expected_rows, read_blocks, read_rows
+from pluralign.judgments.schema import unknown_column
 from pluralign.judgments.validation import Reject, RowChecker
 
 Rows = Iterator[tuple[int, dict[str, Any]]]
@@ -95,11 +97,7 @@ def check_known(row: Mapping[str, Any], known: Collection[str]) -> None:
     names = (*known, *CARRIED)
     for name in row:
         if name not in names:
-            raise RowError(
-                None,
-                f"unknown column '{name}'{nearest(str(name), names)}: known are {', '.join(names)}; to leave it "
-                f"out on purpose, use --drop-columns {name}",
-            )
+            raise unknown_column(name, row, names)
 
 
 def carried(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,7 +122,11 @@ def carried(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_table(
-    path: Path, checker: RowChecker, tally: Tally | None = None, drop_columns: Collection[str] = ()
+    path: Path,
+    checker: RowChecker,
+    tally: Tally | None = None,
+    drop_columns: Collection[str] = (),
+    names: Mapping[str, str | None] | None = None,
 ) -> Iterator[Block]:
     """Format `table`: rows that already have the canonical columns, in blocks.
 
@@ -133,26 +135,20 @@ def read_table(
         checker: the checker of the blocks.
         tally: counts rows, and values of dropped columns.
         drop_columns: columns that the user chose to leave out.
+        names: new names of columns.
     """
     tally = Tally() if tally is None else tally
-    blocks = read_blocks(path, None if drop_columns else checker)
+    blocks = read_blocks(path, None if drop_columns or names else checker)
     for block in track(blocks, f"Importing {path.name}", expected_rows(path), len):
         tally.rows += len(block)
-        yield _dropped(block, drop_columns, tally) if drop_columns else block
+        yield renamed(_dropped(block, drop_columns, tally) if drop_columns else block, names or {})
 
 
 def _dropped(block: Block, drop_columns: Collection[str], tally: Tally) -> Block:
     if block.columns is not None:
         dropped = [name for name in block.columns.schema.names if name in drop_columns]
         tally.left_out.update({f"values of the dropped column '{name}'": len(block) for name in dropped})
-
-        def items(places: Sequence[int]) -> list[Item]:
-            return [
-                (number, row if complaint else without(row, drop_columns, None), complaint)
-                for number, row, complaint in block.items(places)
-            ]
-
-        return Block(items, len(block), block.columns.drop_columns(dropped))
+        return block.mapped(lambda row: without(row, drop_columns, None), block.columns.drop_columns(dropped))
     return block_of(
         [
             (number, row if complaint else without(row, drop_columns, tally), complaint)

@@ -6,7 +6,7 @@ import contextlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,48 +15,39 @@ from typing import Any
 import pyarrow as pa
 
 from pluralign.core.errors import PluralignError, RowError, one_line
+from pluralign.judgments.blocks import Block
 from pluralign.judgments.formats.chats import in_one_form
-from pluralign.judgments.formats.convert import Rows, Tally, carried, check_known, convert_rows, without
+from pluralign.judgments.formats.convert import Rows, Tally, carried, check_known, convert_rows
 from pluralign.judgments.messages import narrow_table
+from pluralign.judgments.renames import renamed_row
+from pluralign.judgments.schema import PREFERENCE_COLUMNS
 from pluralign.judgments.table import Judgments, table_writer
 from pluralign.judgments.validation import Reject
 
-KNOWN = ("prompt", "chosen", "rejected", "margin")
 NOT_CARRIED = ("annotator", "source", "group", "time")
 """Columns of the canonical table that preference rows cannot hold."""
 
 
 def read_trl(
-    path: Path, reject: Reject | None = None, tally: Tally | None = None, drop_columns: Collection[str] = ()
+    path: Path,
+    reject: Reject | None = None,
+    tally: Tally | None = None,
+    drop_columns: Collection[str] = (),
+    names: Mapping[str, str | None] | None = None,
 ) -> Rows:
-    """Format `trl`: one judgment of two responses per row. Arguments as for `convert_rows`."""
-    return convert_rows(path, lambda row: [preference(row)], reject, tally, drop_columns)
+    """Format `trl`: one judgment of two responses per row. Arguments as for `convert_rows`; `names` renames columns."""
+    return convert_rows(path, lambda row: [preference(renamed_row(row, names or {}))], reject, tally, drop_columns)
 
 
-def from_trl(rows: Iterable[Mapping[str, Any]], drop_columns: Collection[str] = ()) -> Judgments:
-    """Judgments from TRL preference rows in memory; a `datasets.Dataset` is such an iterable.
+def preferences(block: Block) -> Block:
+    """The block with preference rows as rows of the canonical table, and other rows as they are."""
+    if block.columns is not None and not _is_preference(block.columns.schema.names):
+        return block
+    return block.mapped(lambda row: preference(row) if _is_preference(row) else row, None)
 
-    Args:
-        rows: mappings with `chosen`, `rejected` and usually `prompt`.
-        drop_columns: columns to leave out on purpose.
 
-    Raises:
-        PluralignError: a row is not a preference (names its number), or there is no row.
-
-    Examples:
-        >>> judgments = from_trl([{"prompt": "Tea?", "chosen": "Yes", "rejected": "No"}])
-        >>> judgments.row(0)["responses"], judgments.row(0)["ranks"]
-        (['Yes', 'No'], [1, 2])
-    """
-
-    def numbered() -> Iterator[tuple[int, dict[str, Any]]]:
-        for number, row in enumerate(rows, start=1):
-            try:
-                yield number, preference(without(row, drop_columns, None))
-            except RowError as complaint:
-                raise complaint.at("rows", number) from complaint
-
-    return Judgments.from_numbered(numbered())
+def _is_preference(names: Collection[str]) -> bool:
+    return ("chosen" in names or "rejected" in names) and "responses" not in names
 
 
 def preference(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,7 +61,7 @@ def preference(row: Mapping[str, Any]) -> dict[str, Any]:
         >>> made["prompt"], made["responses"]
         ('The sky is', [' blue.', ' black.'])
     """
-    check_known(row, KNOWN)
+    check_known(row, PREFERENCE_COLUMNS)
     names = ("chosen", "rejected")
     for name in names:
         if row.get(name) is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pluralign.core.errors import PluralignError
-from pluralign.judgments.blocks import Block, Item
+from pluralign.judgments.blocks import Block, Item, table_blocks
 from pluralign.judgments.rows.json_files import array_blocks, json_array, json_lines, line_blocks
 from pluralign.judgments.rows.opening import (
     BLOCK_ROWS,
@@ -123,14 +123,12 @@ def _parquet(path: Path) -> Iterator[Item]:
 
 
 def _parquet_blocks(path: Path, checker: RowChecker | None) -> Iterator[Block]:
-    start = 1
     with pq.ParquetFile(path, memory_map=True) as file:
-        for batch in file.iter_batches(batch_size=BLOCK_ROWS, use_threads=False):
-            batch.validate(full=True)  # texts that are not UTF-8
+        yield from table_blocks(_valid_texts(file.iter_batches(batch_size=BLOCK_ROWS, use_threads=False)))
 
-            def items(places: Sequence[int], batch: pa.RecordBatch = batch, start: int = start) -> list[Item]:
-                rows = batch.take(pa.array(places, pa.int64())).to_pylist()
-                return [(start + place, row, None) for place, row in zip(places, rows, strict=True)]
 
-            yield Block(items, batch.num_rows, batch)
-            start += batch.num_rows
+def _valid_texts(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The batches, as long as their texts are UTF-8."""
+    for batch in batches:
+        batch.validate(full=True)
+        yield batch

@@ -23,6 +23,8 @@ from pluralign.choice.dirichlet import total_variation
 from pluralign.choice.label_costs import LabelCost, label_cost
 from pluralign.choice.transport import distribution_loss, expected_reward, transport_cost
 from pluralign.core.errors import PluralignError
+from pluralign.judgments.inputs import Files
+from pluralign.judgments.reading import read
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.table import Judgments
 from pluralign.judgments.votes import read_votes
@@ -80,7 +82,7 @@ class DPRMTrainer(ResponseTrainer):
         model: a folder or hub id, a model from `build_reward_model(..., label_scale=...).model`, or any causal
             sequence classifier with an output for each label.
         args: the config.
-        train_dataset: `Judgments` with labels.
+        train_dataset: what `read` takes, with labels and a label scale.
         eval_dataset: the same, for evaluation.
 
     Raises:
@@ -108,19 +110,20 @@ reward_model.distributions(items)  # how a crowd would label them: (responses, l
         self,
         model: ModelOrName,
         args: DPRMConfig,
-        train_dataset: Judgments | None = None,
-        eval_dataset: Judgments | None = None,
+        train_dataset: Files | None = None,
+        eval_dataset: Files | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: peft.PeftConfig | None = None,
         **trainer_arguments: Any,
     ) -> None:
         if train_dataset is None:
             raise PluralignError("no training judgments were given")
-        scale = training_scale(train_dataset, args)
+        judgments, evaluated = read(train_dataset), None if eval_dataset is None else read(eval_dataset)
+        scale = training_scale(judgments, args)
         self.cost = args.label_cost(scale)
         self._logged_cost = label_cost(scale.rewards)  # the same for all losses, so that their logs can be compared
-        self.groups = _groups(train_dataset, args)
-        self.crowd, self._group_of = _training_crowd(train_dataset, args, self.cost, self.groups)
+        self.groups = _groups(judgments, args)
+        self.crowd, self._group_of = _training_crowd(judgments, args, self.cost, self.groups)
         loaded = reward_model_of(model, args, processing_class, scale, self.groups)
         trained = adapted(loaded.model, args, peft_config, "SEQ_CLS")
         self.label_model = LabelModel(trained, loaded.tokenizer, loaded.limits, scale=scale, groups=self.groups)
@@ -130,7 +133,7 @@ reward_model.distributions(items)  # how a crowd would label them: (responses, l
             f"training: {self.crowd.votes.sum():g} votes on {items.judgments} responses to {len(items.prompts)} prompts"
         )
         self._eval_of: dict[int, tuple[Judgments, Crowd, Items, TokenizedItems]] = {}  # by identity, kept alive
-        super().__init__(self.label_model, args, items, eval_dataset, **trainer_arguments)
+        super().__init__(self.label_model, args, items, evaluated, **trainer_arguments)
         sources = np.zeros(items.judgments, dtype=np.int64)
         columns = {}
         if self.groups is not None:

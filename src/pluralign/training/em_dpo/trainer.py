@@ -32,6 +32,8 @@ from pluralign.choice.em_dpo import evidence_weight, halves, places_within
 from pluralign.choice.preference_matching import Penalty
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_json, write_parquet
+from pluralign.judgments.inputs import Files
+from pluralign.judgments.reading import read
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.adapters import can_merge, merged
 from pluralign.scoring.items import Items
@@ -57,7 +59,6 @@ from pluralign.training.em_dpo.rounds import (
 )
 from pluralign.training.em_dpo.type_starts import type_start
 from pluralign.training.em_dpo.typed_trainer import TypedTrainer
-from pluralign.training.judgment_trainer import Dataset, as_judgments
 from pluralign.training.objective import TrainingRun
 
 logger = logging.get_logger(__name__)
@@ -80,8 +81,8 @@ class EMDPOTrainer(TypedTrainer):
     Args:
         model: a folder or hub id, or a causal language model; it is frozen and is the reference of all types.
         args: the config.
-        train_dataset: `Judgments`, or preference rows in TRL's format. Each judgment without an annotator counts as
-            an annotator of its own.
+        train_dataset: what `read` takes, also preference rows in TRL's format. Each judgment without an annotator
+            counts as an annotator of its own.
         eval_dataset: the same, for evaluation; annotators are recognised by their ids.
         peft_config: the LoRA of each type; `None` is PEFT's default on all linear layers.
 
@@ -115,8 +116,8 @@ annotator's type, `types.json` the estimates of every round."""
         self,
         model: str | os.PathLike[str] | PreTrainedModel,
         args: EMDPOConfig,
-        train_dataset: Dataset | None = None,
-        eval_dataset: Dataset | None = None,
+        train_dataset: Files | None = None,
+        eval_dataset: Files | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: peft.LoraConfig | None = None,
         **trainer_arguments: Any,
@@ -127,7 +128,7 @@ annotator's type, `types.json` the estimates of every round."""
             raise PluralignError("model: has an adapter already; merge it first (every type gets its own)")
         if "optimizers" in trainer_arguments:
             raise PluralignError("optimizers: every M-step makes its own; choose one with `optim` in the config")
-        judgments = as_judgments(train_dataset)
+        judgments = read(train_dataset)
         start = type_start(judgments, args, args.seed)
         names = [f"type-{kind + 1}" for kind in range(start.types)]
         logger.warning(f"types: {start.types}; {start.verdict.verdict}: {start.verdict.reason}")

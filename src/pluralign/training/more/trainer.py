@@ -24,12 +24,12 @@ from transformers.utils import logging
 from pluralign.choice.min_norm import SmoothedGramian, gradient_sums, min_norm_weights, residuals
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_parquet
+from pluralign.judgments.inputs import Files
 from pluralign.judgments.joining import join_sources
-from pluralign.judgments.reading import read
+from pluralign.judgments.reading import Inputs, read
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.forward import block_states
 from pluralign.scoring.probe import plain_model
-from pluralign.training.judgment_trainer import Dataset, as_judgments
 from pluralign.training.more.config import MOREConfig
 from pluralign.training.more.soft_sources import soft_sources
 from pluralign.training.more.source_batches import BalancedSampler, ProportionalSampler, SourceCollator, members_of
@@ -50,8 +50,9 @@ class MORETrainer(RewardTrainer):
     Args:
         model: as in `RewardTrainer`; its head must be one linear layer.
         args: the config.
-        train_dataset: `Judgments` with a `source` in every row, or a dict of data sets, one for each source.
-        eval_dataset: `Judgments`, or preference rows in TRL's format.
+        train_dataset: `Judgments` with a `source` in every row, or a dict of data sets, one for each source; a data set
+            is what `read` takes.
+        eval_dataset: what `read` takes.
         others: as in `RewardTrainer`.
 
     Raises:
@@ -70,14 +71,14 @@ class MORETrainer(RewardTrainer):
         self,
         model: ModelOrName,
         args: MOREConfig,
-        train_dataset: Dataset | Mapping[str, Dataset] | None = None,
-        eval_dataset: Dataset | None = None,
+        train_dataset: Files | Mapping[str, Files] | None = None,
+        eval_dataset: Files | None = None,
         **others: Any,
     ) -> None:
         if isinstance(train_dataset, Mapping):
-            train_dataset = join_sources({name: as_judgments(own) for name, own in train_dataset.items()})
+            train_dataset = join_sources({name: read(own) for name, own in train_dataset.items()})
         elif train_dataset is not None:
-            train_dataset = as_judgments(train_dataset)
+            train_dataset = read(train_dataset)
         if args.only_source is not None and train_dataset is not None:
             train_dataset = _only(train_dataset, args.only_source)
         super().__init__(model, args, train_dataset, eval_dataset, **others)
@@ -255,17 +256,17 @@ class MORETrainer(RewardTrainer):
         super().log(logs, start_time)
 
     @classmethod
-    def read_files(cls, files: list[str], label_scale: str | None) -> Judgments:
+    def read_files(cls, files: Inputs, label_scale: str | None) -> Judgments:
         """The files as one table; if there are several, a row without a source gets the name of its file."""
-        if len(files) == 1:
-            return read(files, label_scale)
-        names = [Path(file).name.split(".")[0] for file in files]
+        if len(files.names) == 1:
+            return files.read(label_scale)
+        names = [Path(file).name.split(".")[0] for file in files.names]
         if len(set(names)) < len(names):
-            names = files
-        twice = [file for file in files if files.count(file) > 1]
+            names = files.names
+        twice = [file for file in files.names if files.names.count(file) > 1]
         if twice:
             raise PluralignError(f"{twice[0]}: is given twice, and each file is a source: give it once")
-        return join_sources({name: read(file, label_scale) for name, file in zip(names, files, strict=True)})
+        return join_sources({name: one.read(label_scale) for name, one in zip(names, files.each(), strict=True)})
 
     def training_metrics(self) -> dict[str, Any]:
         """The mean weight of each source, and the tie parameter where ties have one."""

@@ -14,7 +14,9 @@ import pyarrow.compute as pc
 
 from pluralign.evaluation.policies import regret as estimates
 from pluralign.evaluation.policies.regret import Floats, means, preferred, with_mixtures
+from pluralign.judgments.hub import is_present
 from pluralign.judgments.reading import read
+from pluralign.judgments.renames import Columns
 from pluralign.policies.routing import is_typed_run
 from pluralign.reports import aggregation as page
 from pluralign.scoring.mixtures import read_responsibilities
@@ -64,13 +66,15 @@ class KnownGroup:
     shares: Floats
 
 
-def known_groups(run: Path, files: Sequence[str], types: int, label_scale: str | None) -> list[KnownGroup]:
+def known_groups(
+    run: Path, files: Sequence[str], types: int, label_scale: str | None, columns: Columns | None
+) -> list[KnownGroup]:
     """The known groups of a run's annotators, from those of its training files that exist."""
-    present = [file for file in files if Path(file).is_file()]
+    present = [file for file in files if is_present(file)]
     if not present or not is_typed_run(run):
         return []
     posteriors = read_responsibilities(run, types)
-    judgments = read(present, label_scale)
+    judgments = read(present, label_scale, columns)
     members: dict[str, list[Floats]] = {}
     for name, group in majority_groups(judgments.column("annotator"), judgments.column("group")).items():
         if name in posteriors:

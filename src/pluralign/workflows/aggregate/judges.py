@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pluralign.judgments.reading import read
+from pluralign.judgments.renames import Columns
 from pluralign.policies.best_of import reward_model_judges
 from pluralign.scoring.mixtures import Mixture, read_responsibilities
 from pluralign.scoring.type_judges import FeatureJudge, TypeJudges, fit_feature_judge
@@ -43,6 +44,7 @@ def judges_from(
     train_files: Sequence[str],
     held_out: Sequence[str],
     scale: str | None,
+    columns: Columns | None,
     seed: int,
     trust_remote_code: bool,
 ) -> Judges:
@@ -53,8 +55,8 @@ def judges_from(
     if not train_files:
         return Judges(None, None, None, "the types' own policies")
     posteriors = read_responsibilities(run, len(mixture.weights))
-    first = fit_feature_judge(read(train_files, scale), posteriors, mixture.weights, seed=seed)
-    second = second_judge(held_out, scale, posteriors, mixture.weights, seed)
+    first = fit_feature_judge(read(train_files, scale, columns), posteriors, mixture.weights, seed=seed)
+    second = second_judge(held_out, scale, columns, posteriors, mixture.weights, seed)
     if second is not None:
         return Judges(first, second, first, "words and traits, fitted to held-out judgments")
     warning = (
@@ -67,6 +69,7 @@ def judges_from(
 def second_judge(
     files: Sequence[str],
     scale: str | None,
+    columns: Columns | None,
     posteriors: Mapping[str, np.ndarray],
     shares: Mapping[str, float],
     seed: int,
@@ -78,6 +81,6 @@ def second_judge(
     """
     if not files:
         return None
-    judgments, prior = read(files, scale), np.array(list(shares.values()))
+    judgments, prior = read(files, scale, columns), np.array(list(shares.values()))
     counts = sum((posteriors.get(str(name), prior) for name in judgments.column("annotator")), np.zeros(len(prior)))
     return fit_feature_judge(judgments, posteriors, shares, seed=seed) if min(counts) >= LEAST_HELD_OUT else None

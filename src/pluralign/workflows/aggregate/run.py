@@ -15,7 +15,8 @@ from pluralign.core.files import atomic_write, path_list, write_parquet
 from pluralign.core.locks import locks_out
 from pluralign.core.records import read_record, write_record
 from pluralign.core.runs import CONFIG, file_fingerprints, finish_run, finished_metrics, start_run
-from pluralign.judgments.reading import read
+from pluralign.judgments.hub import is_present
+from pluralign.judgments.reading import Inputs, read
 from pluralign.policies.merging import why_not_merged
 from pluralign.policies.routing import is_typed_run
 from pluralign.reports.aggregation import aggregation_page
@@ -165,8 +166,8 @@ def aggregate(
     offer = [name for name in OFFERED if name in offer]
     taught = [name for name in offer if name != MERGE] if distill is True else list(distill or ())
     one_of("distill", taught, offer)
-    scale = label_scale or settings.get("label_scale")
-    train_files = [file for file in own_files(settings, ("train_files",)) if Path(file).is_file()]
+    scale, columns = label_scale or settings.get("label_scale"), settings.get("rename")
+    train_files = [file for file in own_files(settings, ("train_files",)) if is_present(file)]
     asked_files = path_list(prompts or ()) or own_files(settings, ("eval_files", "train_files"))
     if not asked_files:
         raise PluralignError(f"{source}: names no files to take prompts from: give some with --prompts")
@@ -196,17 +197,20 @@ def aggregate(
         config |= {"distill": taught, "distill_prompts": learned_files, "distill_samples": distill_samples}
         config |= {"distill_epochs": distill_epochs, "distill_learning_rate": distill_learning_rate}
     fitted = reward_models is None and is_typed_run(source) and bool(train_files)
-    held_out = [file for file in own_files(settings, ("eval_files",)) if Path(file).is_file()] if fitted else []
+    held_out = [file for file in own_files(settings, ("eval_files",)) if is_present(file)] if fitted else []
     own = [*train_files, *held_out] if fitted else []
     read_files = dict.fromkeys([*asked_files, *tuning_files, *learned_files, *own])
-    inputs = file_fingerprints([*read_files, *weight_files(source, types, {**others, **(reward_models or {})})])
+    inputs = Inputs(list(read_files)).fingerprints()
+    inputs |= file_fingerprints(weight_files(source, types, {**others, **(reward_models or {})}))
     if (finished := finished_metrics(folder, config, inputs)) is not None:
         return finished
-    asked = read(asked_files, scale).unique_prompts(max_prompts, seed)
-    tuning, asked, warnings = apart(read(tuning_files, scale).unique_prompts(), asked, max_tuning_prompts, seed)
+    asked = read(asked_files, scale, columns).unique_prompts(max_prompts, seed)
+    tuning, asked, warnings = apart(
+        read(tuning_files, scale, columns).unique_prompts(), asked, max_tuning_prompts, seed
+    )
     drawing: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed, "trust_remote_code": trust_remote_code}
     fit_on = train_files if fitted else []
-    judges = judges_from(source, mixture, reward_models, fit_on, held_out, scale, seed, trust_remote_code)
+    judges = judges_from(source, mixture, reward_models, fit_on, held_out, scale, columns, seed, trust_remote_code)
     warnings += [] if judges.warning is None else [judges.warning]
     if judges.choosing is None and BEST_OF in offer:
         offer = [name for name in offer if name != BEST_OF]
@@ -239,7 +243,7 @@ def aggregate(
     )  # fmt: skip
     counts: dict[str, Any] = {}
     if taught:
-        learned = read(learned_files, scale).unique_prompts(max_prompts, seed)
+        learned = read(learned_files, scale, columns).unique_prompts(max_prompts, seed)
         counts["distill_prompts"] = len(learned)
     for name in taught:
         counts |= distill_policy(
@@ -255,7 +259,7 @@ def aggregate(
     else:
         answers = draw_answers(source, asked, drawn_from, judges=judges.measuring, samples=samples, **drawing)
         write_parquet(answers, kept)
-    groups = known_groups(source, own_files(settings, ("train_files",)), len(types), scale)
+    groups = known_groups(source, own_files(settings, ("train_files",)), len(types), scale, columns)
     contents = aggregation_contents(answers, setting, list(built), list(others), tuned, groups)
     contents.warnings.extend([*warnings, *few_draws(counts, taught)])
     metrics = aggregate_metrics(contents, answers) | counts

@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from pluralign.choice.latent_class.identification import posterior_entropy
-from pluralign.core.files import path_list
 from pluralign.core.locks import locks_out
-from pluralign.core.runs import file_fingerprints, finish_run, finished_metrics, start_run
-from pluralign.judgments.reading import read
-from pluralign.judgments.table import Judgments, text_columns
+from pluralign.core.runs import finish_run, finished_metrics, start_run
+from pluralign.judgments.inputs import Files
+from pluralign.judgments.reading import Inputs
+from pluralign.judgments.renames import Columns
+from pluralign.judgments.table import text_columns
 from pluralign.reports.audit_record import AuditPage
 from pluralign.reports.cards import metrics_table
 from pluralign.scoring.annotator_types import Findings, findings
@@ -30,7 +31,7 @@ from pluralign.workflows.audit.types import utilities_of, worth_errors
 
 @locks_out()
 def audit(
-    files: str | os.PathLike[str] | list[str] | Judgments,
+    files: Files,
     out: str | os.PathLike[str] | None = None,
     *,
     features: str = "auto",
@@ -39,6 +40,7 @@ def audit(
     dimensions: int = 64,
     simulations: int = 3,
     label_scale: str | None = None,
+    columns: Columns | None = None,
     seed: int = 0,
     response_features: Source | None = None,
     annotator_features: Source | None = None,
@@ -48,7 +50,7 @@ def audit(
     """Audit judgments: agreement, types of annotators and their preferences, and whether the data identify the types.
 
     Args:
-        files: canonical files, or judgments in memory.
+        files: what `read` takes: files, data sets, frames or rows.
         out: output folder, `None` to write nothing. It gets `metrics.json`, `audit.json`, `types.parquet` (posterior
             of each annotator), `annotators.parquet` (noise scale, agreement, flags and weight of each annotator with
             an id), `worths.parquet` (utility of each response for each type), `report.html` and `README.md`.
@@ -59,6 +61,7 @@ def audit(
         dimensions: dimensions of text features, after truncated SVD.
         simulations: simulations per design of the power curve; 0 skips it.
         label_scale: label scale of files that store none.
+        columns: new names of columns, like `{"annotator_id": "annotator"}`; `None` leaves a column out.
         seed: random seed.
         response_features: numeric attributes of responses, which replace `features`: a CSV, Parquet or JSON Lines
             file, or a pyarrow or pandas table, with the column `response`, `prompt` where a response occurs under
@@ -76,13 +79,13 @@ def audit(
             fit the data, or `out` holds another audit.
     """
     folder = None if out is None else Path(out)
-    paths = ["judgments in memory"] if isinstance(files, Judgments) else path_list(files)
+    given = Inputs(files, columns)
     settings: dict[str, Any] = {"features": features, "types": types, "most_types": most_types}
     settings |= {"dimensions": dimensions, "simulations": simulations, "seed": seed}
-    config = {"command": "audit", "files": paths, **settings}
+    config = {"command": "audit", "files": given.names, **settings, **given.settings()}
     config |= {} if label_scale is None else {"label_scale": label_scale}
     config |= ({"noise_type": True} if noise_type else {}) | ({"shared": list(shared)} if shared else {})
-    inputs = {paths[0]: files.fingerprint} if isinstance(files, Judgments) else file_fingerprints(paths)
+    inputs = {} if folder is None else given.fingerprints()
     attributes = None if response_features is None else response_table(response_features)
     covariates = None if annotator_features is None else annotator_table(annotator_features)
     for key, side_table in (("response_features", attributes), ("annotator_features", covariates)):
@@ -91,7 +94,7 @@ def audit(
             inputs[side_table.name] = side_table.fingerprint()
     if folder is not None and finished_metrics(folder, config, inputs) is not None:
         return Audit.load(folder)
-    judgments = files if isinstance(files, Judgments) else read(paths, label_scale)
+    judgments = given.read(label_scale)
     fitted = findings(
         judgments,
         **settings,
@@ -102,7 +105,7 @@ def audit(
     )
     errors = worth_errors(fitted.model, fitted.people)
     annotators = audited_annotators(fitted, seed)
-    contents = replace(audit_contents(judgments, fitted, errors, paths, seed), annotators=annotators.page)
+    contents = replace(audit_contents(judgments, fitted, errors, given.names, seed), annotators=annotators.page)
     metrics = audit_metrics(fitted, contents) | annotators.metrics
     responsibilities = np.asarray(fitted.model.responsibilities_)
     counts = np.bincount(fitted.people.panel.annotator_ids, minlength=len(responsibilities))
@@ -112,7 +115,7 @@ def audit(
     if folder is not None:
         start_run(folder, config, inputs)
         found.write(folder)
-        title = f"# Audit of {', '.join(f'`{path}`' for path in paths)}"
+        title = f"# Audit of {', '.join(f'`{path}`' for path in given.names)}"
         verdict = f"{contents.identification.sentence} (Identification: **{contents.identification.verdict}**.)"
         table = metrics_table({key: value for key, value in metrics.items() if key != "sentence"})
         finish_run(folder, metrics, "\n".join([title, "", verdict, "", *table]) + "\n")

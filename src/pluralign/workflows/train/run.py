@@ -20,6 +20,9 @@ from pluralign.core.errors import PluralignError, TrainingError
 from pluralign.core.files import atomic_folder, disk_errors
 from pluralign.core.locks import folder_lock
 from pluralign.core.runs import file_fingerprints, finish_run, is_begun, read_metrics, run_state, start_run
+from pluralign.judgments.hub import is_present
+from pluralign.judgments.reading import Inputs
+from pluralign.judgments.renames import column_names
 from pluralign.reports.cards import run_card
 from pluralign.scoring.measured import Measured
 from pluralign.scoring.recalibrated import remove_recalibration
@@ -103,8 +106,13 @@ def check(given: Mapping[str, Given], flags: Mapping[str, Given], place: str = "
         raise given["output_dir"].complain(f"is or holds the model {name}: choose another folder")
     for key in ("train_files", "eval_files"):
         for file in values.get(key) or []:
-            if not Path(file).is_file():
+            if not is_present(file):
                 raise given[key].complain(f"no such file: {file}")
+    if "rename" in values:
+        try:
+            values["rename"] = column_names(values["rename"])
+        except PluralignError as fault:
+            raise given["rename"].complain(str(fault)) from fault
     if arg_values.get("eval_strategy", "no") != "no" and not values.get("eval_files"):
         raise given["eval_strategy"].complain("evaluating during training needs eval_files")
     try:
@@ -117,6 +125,7 @@ def check(given: Mapping[str, Given], flags: Mapping[str, Given], place: str = "
         values["train_files"],
         values.get("eval_files") or [],
         values.get("label_scale"),
+        values.get("rename", {}),
         Path(values["output_dir"]),
         model,
         args,
@@ -164,7 +173,10 @@ def _stopped(folder: Path, step: int) -> str:
 def _run(job: TrainingRun, state: PartialState) -> tuple[Any, dict[str, Any]]:
     """The trainer, `None` if the run was finished before, and the metrics of the run."""
     kind = OBJECTIVES[job.objective].trainer
-    inputs = file_fingerprints([*job.train_files, *job.eval_files, *kind.input_files(job.args)])
+    train_data = Inputs(job.train_files, job.rename)
+    eval_data = Inputs(job.eval_files, job.rename) if job.eval_files else None
+    inputs = train_data.fingerprints() | ({} if eval_data is None else eval_data.fingerprints())
+    inputs |= file_fingerprints(kind.input_files(job.args))
     progress = run_state(job.folder, job.resolved, inputs)
     if progress == "finished":
         logger.warning(f"{job.folder}: already finished; nothing to do")
@@ -172,8 +184,8 @@ def _run(job: TrainingRun, state: PartialState) -> tuple[Any, dict[str, Any]]:
     state.wait_for_everyone()
     if state.is_main_process and progress == "new":
         start_run(job.folder, job.resolved, inputs)
-    judgments = kind.read_files(job.train_files, job.label_scale)
-    evaluated = kind.read_files(job.eval_files, job.label_scale) if job.eval_files else None
+    judgments = kind.read_files(train_data, job.label_scale)
+    evaluated = None if eval_data is None else kind.read_files(eval_data, job.label_scale)
     transformers.set_seed(job.args.seed)
     resume = kind.resume_point(job, started=progress == "started", remove_halves=state.is_main_process)
     state.wait_for_everyone()

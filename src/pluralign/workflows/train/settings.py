@@ -28,13 +28,14 @@ class RunKeys:
 
     objective: str = field(metadata={"help": "What to train and by which method."})
     model_name_or_path: str = field(metadata={"help": "The model to start from: a folder or hub id."})
-    train_files: list[str] = field(metadata={"help": "Canonical files of judgments to train on."})
+    train_files: list[str] = field(metadata={"help": "Files of judgments to train on, or hf:owner/name:split."})
     output_dir: str = field(metadata={"help": "Output folder of the run."})
-    eval_files: list[str] | None = field(
-        default=None, metadata={"help": "Canonical files of held-out judgments to evaluate on."}
-    )
+    eval_files: list[str] | None = field(default=None, metadata={"help": "The same, held out, to evaluate on."})
     label_scale: str | None = field(
         default=None, metadata={"help": "Label scale of files that do not store one: a built-in name or a YAML file."}
+    )
+    rename: dict[str, Any] | list[str] | None = field(
+        default=None, metadata={"help": "New names of columns: {annotator_id: annotator}, or annotator_id=annotator."}
     )
 
 

@@ -11,10 +11,12 @@ from functools import partial
 from pathlib import Path
 
 from pluralign.core.errors import PluralignError, one_line
-from pluralign.core.files import check_outputs, disk_errors, output_file, path_list
+from pluralign.core.files import check_outputs, disk_errors, output_file
 from pluralign.core.fingerprint import fingerprint, fingerprint_folder
 from pluralign.core.locks import file_lock, locks_out
-from pluralign.judgments.reading import common_scale, read
+from pluralign.judgments.inputs import Files
+from pluralign.judgments.reading import Inputs
+from pluralign.judgments.renames import Columns
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.scales import label_scale as scale_named
 from pluralign.judgments.table import TABLE_ENDINGS, Judgments
@@ -77,11 +79,12 @@ class Simulated:
 
 @locks_out(partial(file_lock, wait=False))
 def simulate_votes(
-    files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    files: Files,
     out: str | os.PathLike[str],
     *,
     personas: str | os.PathLike[str] | Sequence[Persona],
     label_scale: str | os.PathLike[str] | LabelScale,
+    columns: Columns | None = None,
     model: str | os.PathLike[str] | None = None,
     endpoint: str | None = None,
     endpoint_model: str | None = None,
@@ -105,10 +108,12 @@ def simulate_votes(
     item and persona, whatever the order of the answers.
 
     Args:
-        files: canonical files; only their unique responses are used, not the judgments of them.
+        files: what `read` takes: files, data sets, frames or rows; only their unique responses are used,
+            not the judgments of them.
         out: the table of votes, `.parquet`, `.jsonl` or `.jsonl.gz`; an existing file is replaced.
         personas: a YAML file (see `read_personas`), or the personas.
         label_scale: the labels to choose from: a built-in name, a YAML file, or a `LabelScale`.
+        columns: new names of columns, like `{"annotator_id": "annotator"}`; `None` leaves a column out.
         model: what `load_policy` takes: a folder, a hub id, an adapter or a mixture.
         endpoint: instead of `model`, the address of an OpenAI-compatible server; the environment variable
             `PLURALIGN_API_KEY` holds its key, if it needs one.
@@ -131,9 +136,9 @@ def simulate_votes(
             does not answer, and the answers so far are kept.
     """
     path = output_file(out, endings=TABLE_ENDINGS)
-    paths = [Path(file) for file in path_list(files)]
+    given = Inputs(files, columns)
     beside = [path.with_name(path.name + ending) for ending in (".partial.jsonl", ".rejects.jsonl")]
-    check_outputs([path, *beside], [*paths, personas, label_scale, template, descriptions])
+    check_outputs([path, *beside], [*given.names, personas, label_scale, template, descriptions])
     if (model is None) == (endpoint is None):
         raise PluralignError("give either --model, or --endpoint with --endpoint-model")
     if (endpoint is None) != (not endpoint_model):
@@ -159,7 +164,7 @@ def simulate_votes(
     labels = described_labels(scale, None if descriptions is None else read_descriptions(descriptions, scale))
     question_template, reader = read_template(template), LabelReader(scale)
     # Files with labels and no scale can only be read with a scale.
-    judgments = read(paths, scale if common_scale(paths) is None else None)
+    judgments = given.read(scale if given.label_scale() is None else None)
     questions = questions_of(judgments, voters, per_item, seed)
     asker = Asker(question_template, labels, temperature, max_new_tokens, seed)
     asker.text_of(questions[0])  # fail early if the template cannot be filled in

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ import numpy as np
 from pluralign.choice.dirichlet import posterior_mean, total_variation
 from pluralign.choice.post_stratification import crowd_counts
 from pluralign.core.errors import PluralignError, RowError, nearest, one_line
-from pluralign.core.files import output_file, path_list
+from pluralign.core.files import output_file
 from pluralign.core.locks import file_lock
 from pluralign.core.numbers import finite_float
 from pluralign.core.yaml_lines import read_yaml_lines
-from pluralign.judgments.reading import common_scale, read
+from pluralign.judgments.inputs import Files
+from pluralign.judgments.reading import Inputs
+from pluralign.judgments.renames import Columns
 from pluralign.judgments.rows import read_rows
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.votes import Merged, VoteState, merge, read_votes, write_votes
@@ -101,7 +103,7 @@ class Updated:
 
 def update_votes(
     state: str | os.PathLike[str],
-    files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    files: Files,
     *,
     prior: str | os.PathLike[str] | None = None,
     strength: float | None = None,
@@ -112,6 +114,7 @@ def update_votes(
     strata: str | None = None,
     annotators: str | os.PathLike[str] | None = None,
     label_scale: str | os.PathLike[str] | LabelScale | None = None,
+    columns: Columns | None = None,
     kind: Kind | None = None,
     pair_votes: PairVotes | None = None,
     most: int = 10,
@@ -123,7 +126,7 @@ def update_votes(
 
     Args:
         state: the file of the state, `.parquet`.
-        files: canonical files.
+        files: what `read` takes: files, data sets, frames or rows.
         prior: a table of priors with `prompt`, `response` and one column per label.
         strength: kappa, the weight of the prior in votes. Default: the number that makes the first votes most likely
             (`pluralign.choice.dirichlet.estimated_strength`), or one per label if they are too few.
@@ -134,6 +137,7 @@ def update_votes(
         strata: with shares: `group`, or a column of `annotators`. Default: `group`.
         annotators: a table with the column `annotator` and that column.
         label_scale: the scale of files with labels that carry none. Default: the state's.
+        columns: new names of columns, like `{"annotator_id": "annotator"}`; `None` leaves a column out.
         kind: `labels` or `pairs`. Default: labels if the files have any.
         pair_votes: for pairs: the weight of a ranking is `shared` among its pairs (default), or counts in `full` on
             each.
@@ -156,8 +160,8 @@ def update_votes(
         2
     """
     path = Path(state)
-    paths = [Path(file) for file in path_list(files)]
-    output_file(path, [*paths, prior, shares, annotators, label_scale])
+    given = Inputs(files, columns)
+    output_file(path, [*given.names, prior, shares, annotators, label_scale])
     if most < 0:
         raise PluralignError(f"most: found {most}, expected 0 or more")
     if annotators is not None and strata in (None, "group"):
@@ -165,9 +169,9 @@ def update_votes(
     # Held from reading the state to writing it, so that votes of another update cannot be lost in between.
     with file_lock(path):
         before = read_votes(path) if path.exists() else None
-        if label_scale is None and before is not None and before.kind == "labels" and common_scale(paths) is None:
+        if label_scale is None and before is not None and before.kind == "labels" and given.label_scale() is None:
             label_scale = before.scale
-        judgments = read(paths, label_scale)
+        judgments = given.read(label_scale)
         settings: dict[str, Any] = {
             "strength": strength,
             "decay": decay,
@@ -191,7 +195,7 @@ def update_votes(
             before = before.with_strength(after.settings.strength)
         if created and not merged.new:
             raise PluralignError(
-                f"{one_line([str(file) for file in paths])}: no judgment votes on {before.kind}: "
+                f"{one_line(given.names)}: no judgment votes on {before.kind}: "
                 "check the files, or use --kind pairs or labels"
             )
         if merged.new:
