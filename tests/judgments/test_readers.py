@@ -10,7 +10,8 @@ import pytest
 from pluralign.core.errors import PluralignError, RowError
 from pluralign.judgments.formats.hh_rlhf import transcripts
 from pluralign.judgments.formats.mapping import read_mapping, read_mapping_file
-from pluralign.judgments.formats.trl import from_trl, preference
+from pluralign.judgments import read
+from pluralign.judgments.formats.trl import preference
 from pluralign.judgments.reading import read
 from pluralign.workflows.importing import import_files
 
@@ -32,9 +33,9 @@ def test_trl_rows_of_every_shape():
     assert implicit["responses"] == [" Bluer", " Bluest"], "no response is cut inside a word"
     with pytest.raises(RowError, match="unknown column 'choosen'"):
         preference({"choosen": "a", "rejected": "b"})
-    with pytest.raises(PluralignError, match="rows, row 2, column 'chosen'"):
-        from_trl([explicit, {"rejected": "b"}])
-    assert from_trl([{**explicit, "margin": 2.0}], drop_columns=["margin"]).row(0)["ranks"] == [1, 2]
+    with pytest.raises(PluralignError, match="the list, row 2, column 'chosen'"):
+        read([explicit, {"rejected": "b"}])
+    assert read([{**explicit, "margin": 2.0}], columns={"margin": None}).row(0)["ranks"] == [1, 2]
 
 
 @pytest.mark.parametrize("name", ["dsp_clean_helpful.test", "dsp_clean_webgpt.test", "harmless_base_test"])

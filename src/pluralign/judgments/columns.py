@@ -234,6 +234,13 @@ def _labels(flat: pa.Array, scale: LabelScale | None) -> pa.Array:
 def _names(column: pa.Array) -> pa.Array:
     """Names and whole numbers as text; empty ones as null."""
     column = _plain(column)
+    if column.type == pa.float64():  # whole numbers beside gaps
+        values = column.fill_null(np.nan).to_numpy()
+        gaps = np.isnan(values)
+        whole = np.where(gaps, 0, values)
+        if (whole != np.floor(whole)).any() or (np.abs(whole) >= 2**53).any():
+            raise Unfit
+        column = pa.array(whole.astype(np.int64), mask=gaps)
     names = column.cast(pa.string()) if pa.types.is_integer(column.type) else _strings(column)
     empty = pc.equal(names, "").fill_null(False)
     return pc.if_else(empty, pa.scalar(None, pa.string()), names) if pc.any(empty).as_py() else names
@@ -274,11 +281,11 @@ def _times(column: pa.Array, good: np.ndarray) -> pa.Array:
         moments = known.take(encoded.indices)
         good &= ~_flags(pc.and_(column.is_valid(), moments.is_null()))
         return moments
-    if not pa.types.is_timestamp(column.type) or column.type.unit == "ns":
+    if not pa.types.is_timestamp(column.type):
         raise Unfit
     # The edges of what a date can be are left to the row checker.
-    unit = {"s": 1_000_000, "ms": 1_000, "us": 1}[column.type.unit]
-    values = column.cast(pa.int64()).fill_null(0).to_numpy()
+    unit = {"s": 1_000_000, "ms": 1_000, "us": 1, "ns": 1}[column.type.unit]
+    values = column.cast(pa.int64()).fill_null(0).to_numpy() // (1000 if column.type.unit == "ns" else 1)
     inside = (values > _LEAST_TIME // unit) & (values < _MOST_TIME // unit)
     good &= inside
     return pa.array(np.where(inside, values, 0) * unit, mask=_flags(column.is_null())).cast(kind)

@@ -278,7 +278,7 @@ def _labels(value: object, responses: int, scale: LabelScale | None) -> list[str
 def _name(value: object, column: str) -> str | None:
     if value is None:
         return None
-    if isinstance(value, float) and column == "annotator":
+    if isinstance(value, float):
         # Other programs turn whole numbers beside gaps into floats, and the gaps into NaN.
         if math.isnan(value):
             return None

@@ -374,6 +374,8 @@ class _Fill:
         if self.source is not None and row.get("source") in (None, ""):
             row = {**row, "source": self.source}
         annotator = row.get("annotator")
+        if isinstance(annotator, float) and annotator.is_integer():  # of whole numbers beside gaps
+            annotator = int(annotator)
         # The row's check rejects other types; an empty annotator stays empty.
         if self.rename is not None and annotator != "" and type(annotator) in (str, int):
             row = {**row, "annotator": self.rename(str(annotator))}
