@@ -10,7 +10,6 @@ import pytest
 from pluralign.core.errors import PluralignError, RowError
 from pluralign.judgments.formats.hh_rlhf import transcripts
 from pluralign.judgments.formats.mapping import read_mapping, read_mapping_file
-from pluralign.judgments import read
 from pluralign.judgments.formats.trl import preference
 from pluralign.judgments.reading import read
 from pluralign.workflows.importing import import_files

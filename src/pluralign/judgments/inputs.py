@@ -19,6 +19,7 @@ from pluralign.core.fingerprint import fingerprint
 from pluralign.judgments.blocks import Block, block_of, table_blocks
 from pluralign.judgments.hub import is_hub, load_split
 from pluralign.judgments.messages import PLAIN_KEYS
+from pluralign.judgments.rows import read_rows
 from pluralign.judgments.rows.opening import BLOCK_ROWS
 from pluralign.judgments.table import Judgments
 
@@ -71,10 +72,20 @@ class Rows:
 
     def fingerprint(self) -> str:
         """A fingerprint of the names and values of all rows."""
-        content = self.content
-        batches = content.to_batches(max_chunksize=1024) if isinstance(content, pa.Table) else [content]
-        rows = (row for batch in batches for row in (batch.to_pylist() if isinstance(batch, pa.RecordBatch) else batch))
-        return fingerprint(*(json.dumps(row, default=str, ensure_ascii=True).encode() for row in rows))
+        return fingerprint(*(json.dumps(row, default=str).encode() for row in rows_of(self)))
+
+
+def rows_of(source: Path | Rows) -> Iterator[Any]:
+    """The rows of a source one by one, as they are.
+
+    Raises:
+        PluralignError: a file cannot be read, or a row of it is malformed.
+    """
+    if isinstance(source, Path):
+        yield from (row for _, row in read_rows(source))
+        return
+    for block in source.blocks():
+        yield from (row for _, row, _ in block.items(range(len(block))))
 
 
 def _complaint(row: Any) -> RowError | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 import datasets
@@ -21,6 +22,7 @@ from pluralign.scoring.tokens import check_embedded
 from pluralign.training.checkpoints import CompletionMarker
 from pluralign.training.configs import SECOND_ADAPTER, setting, unpin_without_gpu
 from pluralign.training.objective import Objective, TrainingRun
+from pluralign.training.trl_datasets import trl_dataset
 
 
 @dataclass
@@ -89,7 +91,7 @@ def _best(row: dict[str, Any], judgments: Judgments) -> list[Any]:
 
 
 class SFTTrainer(Objective, trl.SFTTrainer):
-    """TRL's `SFTTrainer`, whose checkpoints are marked when they are whole."""
+    """TRL's `SFTTrainer`, whose checkpoints are marked when they are whole; data sets may also be judgments."""
 
     card_usage: ClassVar[str] = """```python
 from transformers import pipeline
@@ -97,8 +99,20 @@ from transformers import pipeline
 pipeline("text-generation", "{folder}")("a prompt")
 ```"""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        model: Any,
+        args: Any = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        **others: Any,
+    ) -> None:
+        responses = args.responses if isinstance(args, SFTConfig) else "best"
+        train, test = (
+            trl_dataset(data, partial(completions, responses=responses)) for data in (train_dataset, eval_dataset)
+        )
+        super().__init__(model, args, data_collator, train, test, **others)
         self.add_callback(CompletionMarker())
 
     @classmethod
@@ -125,8 +139,8 @@ pipeline("text-generation", "{folder}")("a prompt")
             trainer = cls(
                 model=model,
                 args=args,
-                train_dataset=completions(judgments, args.responses),
-                eval_dataset=None if evaluated is None else completions(evaluated, args.responses),
+                train_dataset=judgments,
+                eval_dataset=evaluated,
                 processing_class=tokenizer,
                 peft_config=peft_config,
             )

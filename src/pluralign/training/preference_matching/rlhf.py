@@ -53,6 +53,7 @@ from pluralign.training.objective import Objective, TrainingRun
 from pluralign.training.preference_matching.lengths import stop_if_endless
 from pluralign.training.preference_matching.reward_functions import load_rewards, reward_function, reward_name
 from pluralign.training.preference_matching.rlhf_config import PMRLHFConfig
+from pluralign.training.trl_datasets import trl_dataset
 
 logger = logging.get_logger(__name__)
 
@@ -137,7 +138,8 @@ class PMRLHFTrainer(Objective, trl.RLOOTrainer):
         reward_funcs: as in TRL: functions `f(prompts, completions, **columns) -> list[float]`, sequence
             classifiers or their names. `None` uses the `reward_model` of the config.
         args: the config.
-        train_dataset: a `datasets.Dataset` with a column `prompt`, of text or messages.
+        train_dataset: rows with a column `prompt`, of text or messages, or judgments, for their different prompts: what
+            `read` takes.
         eval_dataset: the same.
         processing_class: the tokenizer.
         peft_config: train an adapter; the reference is the model without it.
@@ -194,8 +196,8 @@ class PMRLHFTrainer(Objective, trl.RLOOTrainer):
                 os.fspath(model) if isinstance(model, os.PathLike) else model,
                 reward_funcs,
                 args,
-                train_dataset,
-                eval_dataset,
+                trl_dataset(train_dataset, _different_prompts),
+                trl_dataset(eval_dataset, _different_prompts),
                 processing_class,
                 peft_config=peft_config,
                 **trainer_arguments,
@@ -367,7 +369,14 @@ def prompts_that_fit(judgments: Judgments, tokenizer: Any, most_tokens: int) -> 
 
 
 def _prompt_dataset(judgments: Judgments, tokenizer: Any, most_tokens: int) -> datasets.Dataset:
-    prompts = prompts_that_fit(judgments, tokenizer, most_tokens)
+    return _as_dataset(prompts_that_fit(judgments, tokenizer, most_tokens))
+
+
+def _different_prompts(judgments: Judgments) -> datasets.Dataset:
+    return _as_dataset(judgments.unique_prompts())
+
+
+def _as_dataset(prompts: Sequence[Any]) -> datasets.Dataset:
     rows = [{"prompt": prompt if isinstance(prompt, str) else for_template(prompt)} for prompt in prompts]
     return datasets.Dataset.from_list(rows, on_mixed_types="use_json")
 
