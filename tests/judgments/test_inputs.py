@@ -74,6 +74,7 @@ def test_views_of_datasets_and_several_tables_are_read_as_they_are_shown():
     assert together.table.equals(read(ROWS).table)
     judgments = read(ROWS)
     assert read(judgments) is judgments
+    assert len(read(iter([data]))) == 3
 
 
 GOOD = ROWS[0]

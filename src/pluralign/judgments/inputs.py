@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -35,7 +35,7 @@ KINDS = (
 
 
 @dataclass(frozen=True)
-class Rows:
+class InputRows:
     """Rows in memory or of the hub.
 
     Args:
@@ -72,10 +72,10 @@ class Rows:
 
     def fingerprint(self) -> str:
         """A fingerprint of the names and values of all rows."""
-        return fingerprint(*(json.dumps(row, default=str).encode() for row in rows_of(self)))
+        return fingerprint(*(json.dumps(row, default=str, skipkeys=True).encode() for row in rows_of(self)))
 
 
-def rows_of(source: Path | Rows) -> Iterator[Any]:
+def rows_of(source: Path | InputRows) -> Iterator[Any]:
     """The rows of a source one by one, as they are.
 
     Raises:
@@ -92,7 +92,7 @@ def _complaint(row: Any) -> RowError | None:
     return None if isinstance(row, Mapping) else RowError(None, f"found {one_line(row)}, expected a dictionary")
 
 
-def inputs_of(files: Files | Rows) -> list[Path | Rows]:
+def inputs_of(files: Files | InputRows) -> list[Path | InputRows]:
     """Everything that `Files` stands for, as files and rows; nothing is loaded yet.
 
     Raises:
@@ -110,30 +110,30 @@ def inputs_of(files: Files | Rows) -> list[Path | Rows]:
     if not items:
         raise PluralignError("no file was given to read")
     if isinstance(items[0], Mapping):
-        return [Rows("the list", lambda: items)]
-    if not isinstance(files, Sequence):  # a column of a frame
+        return [InputRows("the list", lambda: items)]
+    if not isinstance(files, Sequence | Set | Iterator):  # a column of a frame
         raise _refused(files)
-    inputs: list[Path | Rows] = []
+    inputs: list[Path | InputRows] = []
     for number, item in enumerate(items, start=1):
         if (one := _input(item, f" {number}" if len(items) > 1 else "")) is None:
             raise _refused(item)
-        if isinstance(one, Rows) and any(isinstance(other, Rows) and one.name == other.name for other in inputs):
+        if isinstance(one, InputRows) and one.name in map(str, inputs):
             raise PluralignError(f"{one.name}: is given twice: give it once")
         inputs.append(one)
     return inputs
 
 
-def _input(value: Any, number: str = "") -> Path | Rows | None:
+def _input(value: Any, number: str = "") -> Path | InputRows | None:
     """One file, table or data set; `None` for a list, and for what cannot be read."""
-    if isinstance(value, Rows):
+    if isinstance(value, InputRows):
         return value
     if isinstance(value, str | os.PathLike):
         name = os.fspath(value)
-        return Rows(name, lambda: _from_dataset(load_split(name))) if is_hub(name) else Path(name)
+        return InputRows(name, lambda: _from_dataset(load_split(name))) if is_hub(name) else Path(name)
     for kind in type(value).__mro__:  # by name, so that none of these libraries is imported
         noun, convert = _TABLES.get(f"{kind.__module__.partition('.')[0]}.{kind.__name__}", ("", None))
         if convert is not None:
-            return Rows(f"{noun}{number}" if number else f"the {noun}", partial(convert, value))
+            return InputRows(f"{noun}{number}" if number else f"the {noun}", partial(convert, value))
     return None
 
 

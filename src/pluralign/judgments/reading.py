@@ -18,7 +18,7 @@ from pluralign.core.progress import track
 from pluralign.core.runs import file_fingerprints
 from pluralign.judgments.blocks import Block, checked_blocks
 from pluralign.judgments.formats.trl import preferences
-from pluralign.judgments.inputs import Files, Rows, inputs_of
+from pluralign.judgments.inputs import Files, InputRows, inputs_of
 from pluralign.judgments.renames import Columns, column_names, renamed
 from pluralign.judgments.rows import expected_rows, kind_of, parquet_errors, read_blocks
 from pluralign.judgments.rows.opening import BLOCK_ROWS, check_not_empty
@@ -142,7 +142,7 @@ class Inputs:
                     pass  # the error names the row
         return Judgments(table)
 
-    def _checked(self, source: Path | Rows, checker: RowChecker) -> Iterator[pa.RecordBatch]:
+    def _checked(self, source: Path | InputRows, checker: RowChecker) -> Iterator[pa.RecordBatch]:
         """The judgments of a source as validated batches."""
         known = None if self.columns else checker
         blocks = read_blocks(source, known) if isinstance(source, Path) else source.blocks()
@@ -153,7 +153,7 @@ class Inputs:
 Piece = TypeVar("Piece", Block, pa.RecordBatch)
 
 
-def _tracked(pieces: Iterable[Piece], source: Path | Rows) -> Iterator[Piece]:
+def _tracked(pieces: Iterable[Piece], source: Path | InputRows) -> Iterator[Piece]:
     """The blocks or batches of a source, with progress."""
     total = expected_rows(source) if isinstance(source, Path) else len(source.content)
     return track(pieces, f"Reading {source.name}", total, len)
@@ -197,7 +197,7 @@ def _all_differ(ids: pa.ChunkedArray) -> bool:
 
 
 def common_scale(
-    sources: Sequence[Path | Rows], given: str | os.PathLike[str] | LabelScale | None = None
+    sources: Sequence[Path | InputRows], given: str | os.PathLike[str] | LabelScale | None = None
 ) -> LabelScale | None:
     """The label scale of canonical tables that are read together: the given one, or the one that they all carry.
 
@@ -217,7 +217,7 @@ def common_scale(
     return scales[0][1] if scales else None
 
 
-def _stored_scale(source: Path | Rows) -> LabelScale | None:
+def _stored_scale(source: Path | InputRows) -> LabelScale | None:
     """The label scale that a canonical table carries: in its metadata, or in the YAML file beside it."""
     if isinstance(source, Path) and kind_of(source) != ".parquet":
         beside = sidecar(source)
