@@ -122,6 +122,10 @@ class Objective:
         """
         raise NotImplementedError
 
+    def usage(self) -> str:
+        """How to use the trained model, as `card_usage`."""
+        return self.card_usage
+
     def training_metrics(self) -> dict[str, Any]:
         """Metrics of the training itself, for `metrics.json`; called after `train`."""
         return {}
