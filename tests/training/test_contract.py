@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -178,7 +179,11 @@ def test_an_adapter_trains_saves_and_is_evaluated_as_in_training(objective, data
     assert moved == {name for name in before if "lora_" in name or "score.modules_to_save" in name}
     folder = tmp_path / "saved"
     trainer.save_model(str(folder), _internal_call=True)
-    assert list(folder.rglob("adapter_model.safetensors"))
+    for file in folder.rglob("adapter_model.safetensors"):
+        assert not (file.parent / "config.json").exists()  # transformers would look for a whole model's weights
+        if OBJECTIVES[objective].trainer.card_tag != "reward-model":
+            plain = transformers.AutoModelForCausalLM.from_pretrained(file.parent)
+            assert any("lora_A" in name for name, _ in plain.named_parameters())
     if objective not in ON_JUDGMENTS:
         assert pluralign.load_policy(folder, device="cpu").sample(["Say"], n=1, max_new_tokens=2)
         return
@@ -315,3 +320,17 @@ def test_two_processes_give_the_results_of_one(objective, both, data, tiny_model
         )
         for key in one:
             np.testing.assert_allclose(two[key], one[key], rtol=1e-3, atol=2e-5, err_msg=key)
+
+
+@pytest.mark.parametrize("values", [{}, LORA])
+def test_the_card_s_code_gives_the_reward_with_transformers_alone(values, data, tiny_model, tmp_path):
+    train(written("bradley-terry", data, tiny_model, tmp_path / "run", max_steps=3, num_train_epochs=1, **values))
+    ours, alone = re.findall(r"```python\n(.*?)```", (tmp_path / "run" / "README.md").read_text(), re.DOTALL)
+    assert "pluralign" in ours
+    assert "pluralign" not in alone.replace(str(tmp_path), "")
+    found: dict[str, object] = {}
+    exec(alone, found)
+    chat = [{"role": "user", "content": "a prompt"}], [[{"role": "assistant", "content": "one response"}]]
+    text = ("a prompt", ["one response"])
+    expected = pluralign.load_reward_model(tmp_path / "run").score(*(chat if "messages" in found else text))
+    assert found["reward"] == pytest.approx(expected[0], abs=1e-5)

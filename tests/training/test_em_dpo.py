@@ -459,7 +459,7 @@ def test_each_type_loads_in_plain_peft(run, base):
             assert found == pytest.approx(expected, rel=1e-5)
         config = json.loads((folder / name / "adapter_config.json").read_text())
         assert config["base_model_name_or_path"] == str(base)
-        assert {"config.json", "tokenizer.json", "adapter_model.safetensors"} <= {
+        assert {"model_config.json", "tokenizer.json", "adapter_model.safetensors"} <= {
             file.name for file in (folder / name).iterdir()
         }
     assert np.abs(utilities[0] - utilities[1]).max() > 0.1

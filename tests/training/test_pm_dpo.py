@@ -468,7 +468,7 @@ def test_types_match_their_own_people(base, town_rows, tmp_path):
     ratios = log_ratios_of(policy, tokens.prompt_ids, tokens.response_ids, tokens.item)
     np.testing.assert_allclose(0.5 * ratios, utilities, rtol=1e-4, atol=1e-4)
     for name in trainer.adapters:
-        settings = json.loads((folder / name / "config.json").read_text())[SETTINGS]
+        settings = json.loads((folder / name / "model_config.json").read_text())[SETTINGS]
         assert settings["penalty"] == vars(Penalty("conditional", alpha))
     scored = trainer.rounds[1].record
     items = trainer.train_items

@@ -20,6 +20,7 @@ import peft
 from pluralign.core.errors import PluralignError
 from pluralign.policies.mixture import MixturePolicy
 from pluralign.policies.policy import Policy
+from pluralign.scoring.loading import save_config
 
 _MERGED = "default"
 """The name of the merged adapter in memory: PEFT saves only the default adapter at the top of a folder."""
@@ -64,7 +65,7 @@ def write_merged(policy: MixturePolicy, weights: Mapping[str, float], folder: Pa
     """Write the merged adapter as a folder that `load_policy` and `peft` take, with config and tokenizer."""
     with merged_policy(policy, weights) as merged:
         merged.model.save_pretrained(folder, selected_adapters=[_MERGED])
-        merged.model.config.save_pretrained(folder)
+        save_config(merged.model.config, folder)
         merged.tokenizer.save_pretrained(folder)
 
 

@@ -20,7 +20,7 @@ def run_card(objective: str, tag: str, usage: str, config: Mapping[str, Any], me
     lines += [f"# {config['output_dir']}", ""]
     lines += [f"Trained by pluralign from `{config['model_name_or_path']}` with the objective `{objective}` on:", ""]
     lines += [f"- `{file}`" for file in config["train_files"]]
-    lines += ["", "## Use", "", usage.format(folder=config["output_dir"]), "", "## Results", ""]
+    lines += ["", "## Use", "", usage.replace("{folder}", config["output_dir"]), "", "## Results", ""]
     lines += metrics_table(metrics)
     lines += ["", "`config.yaml` holds every setting, `environment.json` the versions and the data's fingerprints."]
     return "\n".join(lines) + "\n"

@@ -172,9 +172,7 @@ def load_causal_model(
     adapter = is_adapter(folder)
     if adapter:
         base = adapter_base(folder)
-    # Our adapters have config and tokenizer beside them; others may keep both with the base.
-    source = model_name_or_path if (folder / "config.json").exists() else base
-    config, tokenizer = load_parts(source, hub)
+    config, tokenizer = load_parts(model_name_or_path, hub)
     if chat_template_path is not None:
         tokenizer.chat_template = read_chat_template(chat_template_path, hub)
     if is_encoder(config):

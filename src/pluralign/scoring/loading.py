@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +17,12 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
+from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
+from transformers.utils import CONFIG_NAME
 
 from pluralign.core.errors import PluralignError
-from pluralign.core.records import read_text
+from pluralign.core.files import write_json
+from pluralign.core.records import read_json, read_text
 from pluralign.scoring.tokens import TokenLimits, model_context
 
 SETTINGS = "pluralign"
@@ -31,23 +35,42 @@ STRENGTHS = "strengths"
 """Key of a model's settings with its strengths of preference and the thresholds between them
 (`pluralign.choice.ordered`)."""
 
+ADAPTER_SETTINGS = "model_config.json"
+"""The file beside an adapter with the config of base and adapter together. It is not called `config.json`, because
+transformers expects the weights of a whole model beside that."""
+
 DEFAULT_MAX_LENGTH = 1024
 
 
 def load_parts(source: str | os.PathLike[str], hub: dict[str, Any]) -> tuple[Any, PreTrainedTokenizerBase]:
     """Config and tokenizer of a model, from a folder or the hub; the tokenizer pads on the right.
 
+    What an adapter's folder does not hold is its base's.
+
     Raises:
         PluralignError: there is no such model.
     """
+    folder = Path(source)
+    base = adapter_base(folder) if is_adapter(folder) else source
     try:
-        config = AutoConfig.from_pretrained(source, **hub)
-        tokenizer = AutoTokenizer.from_pretrained(source, **hub)
+        config = AutoConfig.from_pretrained(folder if (folder / CONFIG_NAME).exists() else base, **hub)
+        if (folder / ADAPTER_SETTINGS).exists():
+            config = type(config).from_dict(read_json(folder / ADAPTER_SETTINGS))
+        own_tokenizer = base == source or (folder / TOKENIZER_CONFIG_FILE).exists()
+        tokenizer = AutoTokenizer.from_pretrained(source if own_tokenizer else base, **hub)
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as fault:
         kind = "folder" if Path(source).exists() else "folder or hub id"
         raise PluralignError(f"{source}: no model can be loaded from this {kind}: {fault}") from fault
     tokenizer.padding_side = "right"
     return config, tokenizer
+
+
+def save_config(config: Any, folder: str | os.PathLike[str]) -> None:
+    """Write a model's config where `load_parts` finds it: beside an adapter as `ADAPTER_SETTINGS`."""
+    if is_adapter(folder):
+        write_json(Path(folder) / ADAPTER_SETTINGS, json.loads(config.to_json_string()))
+    else:
+        config.save_pretrained(folder)
 
 
 @contextlib.contextmanager

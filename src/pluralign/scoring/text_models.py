@@ -14,7 +14,7 @@ from transformers.utils import logging
 from pluralign.scoring.adapters import sort_adapter_config
 from pluralign.scoring.forward import MAX_TOKENS_PER_BATCH, score_tokens
 from pluralign.scoring.items import Items
-from pluralign.scoring.loading import is_encoder
+from pluralign.scoring.loading import is_encoder, save_config
 from pluralign.scoring.probe import LayoutName, choose_layout
 from pluralign.scoring.tokens import TokenizedItems, TokenLimits, check_embedded, lost_texts, tokenize
 from pluralign.scoring.trees import MAX_TOKENS_PER_ROW, Layout, Reads
@@ -91,6 +91,6 @@ class TextModel:
         """Write weights (safetensors), config and tokenizer."""
         self.model.save_pretrained(folder)
         if not isinstance(self.model, PreTrainedModel):  # an adapter: keep the settings beside it
-            self.model.config.save_pretrained(folder)
+            save_config(self.model.config, folder)
             sort_adapter_config(folder)
         self.tokenizer.save_pretrained(folder)

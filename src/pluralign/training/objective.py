@@ -19,6 +19,7 @@ from pluralign.core.errors import TrainingError
 from pluralign.judgments.reading import Inputs
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.adapters import sort_adapter_config
+from pluralign.scoring.loading import save_config
 from pluralign.scoring.measured import Measured
 from pluralign.scoring.recalibrated import remove_recalibration
 from pluralign.training.checkpoints import Progress, newest_checkpoint, read_progress, write_progress
@@ -122,6 +123,10 @@ class Objective:
         """
         raise NotImplementedError
 
+    def usage(self) -> str:
+        """How to use the trained model, as `card_usage`."""
+        return self.card_usage
+
     def training_metrics(self) -> dict[str, Any]:
         """Metrics of the training itself, for `metrics.json`; called after `train`."""
         return {}
@@ -203,6 +208,6 @@ class Objective:
         (folder / "training_args.bin").unlink(missing_ok=True)
         remove_recalibration(folder)  # a stored one belongs to other weights
         if not isinstance(self.model, transformers.PreTrainedModel):
-            self.model.config.save_pretrained(folder)
+            save_config(self.model.config, folder)
         for part in (folder, *(path for path in folder.iterdir() if path.is_dir())):  # types have folders of their own
             sort_adapter_config(part)

@@ -41,13 +41,7 @@ from pluralign.training.configs import TOP_HELP, JudgmentConfig, check_choices, 
 from pluralign.training.judgment_trainer import JudgmentTrainer
 from pluralign.training.objective import TrainingRun
 from pluralign.training.response_trainer import ModelOrName, adapted, load_options
-
-REWARD_MODEL_USAGE = """```python
-import pluralign
-
-reward_model = pluralign.load_reward_model("{folder}")
-reward_model.score("a prompt", ["one response", "another"])
-```"""
+from pluralign.training.reward_usage import reward_model_usage
 
 
 @dataclass
@@ -126,7 +120,6 @@ class RewardTrainer(JudgmentTrainer):
 
     args: RewardConfig
     card_tag: ClassVar[str] = "reward-model"
-    card_usage: ClassVar[str] = REWARD_MODEL_USAGE
     reports_over_rewarding: ClassVar[bool] = True
 
     def __init__(
@@ -144,6 +137,10 @@ class RewardTrainer(JudgmentTrainer):
         getattr(trained.config, SETTINGS).pop(STRENGTHS, None)  # of an earlier training
         self.reward_model = RewardModel(trained, loaded.tokenizer, loaded.limits)
         super().__init__(self.reward_model, args, train_dataset, eval_dataset, **trainer_arguments)
+
+    def usage(self) -> str:
+        """With pluralign and, if a causal model is at its base, without it."""
+        return reward_model_usage(self.reward_model.model, chat=isinstance(self.train_items.responses[0], list))
 
     def _penalty(self, utilities: Tensor, ranks: Tensor) -> Tensor | float:
         if self.args.center_rewards_coefficient is None:

@@ -55,6 +55,10 @@ class Fit:
         return Fit(*(value[restarts] for value in vars(self).values()))
 
 
+Solver = Callable[[Tensor], Tensor]
+"""Maps `(R, m)` to about the inverse of minus a Hessian times it."""
+
+
 def log_likelihoods(problem: Problem, beta: Tensor) -> Tensor:
     """log P_k(judgments of h) under coefficients `(R, K, p)`: `(R, annotators, K)`."""
     restarts, types, _ = beta.shape
@@ -90,22 +94,25 @@ def m_step(problem: Problem, fit: Fit, *, steps: int = 50, tolerance: float = 1e
     return _with_shares(problem, replace(fit, parameters=parameters), steps)
 
 
-def ascended(problem: Problem, fit: Fit, temperature: float = 1.0) -> Fit:
+def ascended(problem: Problem, fit: Fit, temperature: float = 1.0, solver: Solver | None = None) -> tuple[Fit, Solver]:
     """One E-step and one damped Newton step: generalised expectation maximisation (Dempster, Laird & Rubin 1977).
 
     No utility changes by more than `LARGEST_CHANGE`; choices are evaluated once. Responsibilities and the objective are
-    those before the step.
+    those before the step. The step solves with the curvature of an earlier one if its `solver` is given. Returns the
+    fit and the solver.
     """
     restarts, types = len(fit.parameters), problem.types
     point = problem.logit.at(problem.coefficients(fit.parameters).flatten(0, 1))
     sums = (problem.counts @ point.log_p).view(-1, restarts, types).transpose(0, 1)
     fit = with_posterior(problem, fit, sums, temperature)
-    local = _local_at(problem, fit.parameters, point, choice_weights(problem, fit.gamma), steps=ROUGH_STEPS)
+    weights = choice_weights(problem, fit.gamma)
+    solver = conditioned(problem, point, weights) if solver is None else solver
+    local = _local_at(problem, fit.parameters, point, weights, solver, steps=ROUGH_STEPS)
     step = local.solve(local.gradient)
     change = problem.logit.utilities(problem.directions(step).flatten(0, 1)).abs()
     largest = change.amax(0).view(restarts, types).amax(1) if len(change) else change.new_zeros(restarts)
     parameters = fit.parameters + step * (LARGEST_CHANGE / largest.clamp(min=LARGEST_CHANGE)).unsqueeze(1)
-    return _with_shares(problem, replace(fit, parameters=parameters), steps=1)
+    return _with_shares(problem, replace(fit, parameters=parameters), steps=1), solver
 
 
 def _with_shares(problem: Problem, fit: Fit, steps: int) -> Fit:
@@ -121,7 +128,9 @@ def _local(problem: Problem, parameters: Tensor, weights: Tensor) -> Local:
     return _local_at(problem, parameters, problem.logit.at(problem.coefficients(parameters).flatten(0, 1)), weights)
 
 
-def _local_at(problem: Problem, parameters: Tensor, point: Point, weights: Tensor, steps: int = 200) -> Local:
+def _local_at(
+    problem: Problem, parameters: Tensor, point: Point, weights: Tensor, solver: Solver | None = None, steps: int = 200
+) -> Local:
     restarts, types = len(parameters), problem.types
     penalty = problem.penalty(parameters)
     value = point.value(weights).view(restarts, types).sum(-1) - (parameters * penalty).sum(-1) / 2
@@ -129,8 +138,8 @@ def _local_at(problem: Problem, parameters: Tensor, point: Point, weights: Tenso
     least = problem.least
 
     @cache
-    def conditioner() -> Callable[[Tensor], Tensor]:
-        return conditioned(problem, point, weights)
+    def conditioner() -> Solver:
+        return conditioned(problem, point, weights) if solver is None else solver
 
     def solve(right: Tensor) -> Tensor:
         if is_dense(problem):
@@ -155,7 +164,7 @@ def is_dense(problem: Problem) -> bool:
     )
 
 
-def conditioned(problem: Problem, point: Point, weights: Tensor) -> Callable[[Tensor], Tensor]:
+def conditioned(problem: Problem, point: Point, weights: Tensor) -> Solver:
     """A map from `(R, m)` to about the inverse of minus the Hessian of the complete data times it.
 
     If the Hessian is small, it is exact. With features it is that of choices at random in proportion to each type's

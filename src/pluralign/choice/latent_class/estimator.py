@@ -41,6 +41,9 @@ FOLLOWED = 3
 ROUGH = 1e-5
 """Relative gain at which Newton's method on the likelihood takes over from expectation maximisation."""
 
+SAME_CURVATURE = 3
+"""So many steps of the restarts in a row solve with one curvature, which takes most of their time."""
+
 AGREEING = 0.98
 """A restart is not followed if it gives so large a share of annotators the same type as one that was."""
 
@@ -321,7 +324,7 @@ class LatentClassPlackettLuce(BaseEstimator):
         """Approach the optima by expectation maximisation, end with Newton's method, and return the best."""
         before, traces = torch.full_like(fit.objective, -torch.inf), []
         for _ in range(self.max_iterations):
-            fit = ascended(problem, fit)
+            fit, _ = ascended(problem, fit)
             traces.append(fit.log_likelihood)
             if bool((fit.objective - before <= ROUGH * (1 + fit.objective.abs())).all()):
                 break
@@ -372,10 +375,9 @@ class LatentClassPlackettLuce(BaseEstimator):
         spectral = starts.spectral_start(draft, self.seed)
         both = zip(vars(spectral).values(), vars(fit).values(), strict=True)
         fit = Fit(*(torch.cat((first, others[1:])) for first, others in both))
-        for temperature in temperatures(self.hottest, 15):
-            fit = ascended(draft, fit, temperature)
-        for _ in range(10):
-            fit = ascended(draft, fit)
+        solver = None
+        for step, temperature in enumerate([*temperatures(self.hottest, 15), *[1.0] * 10]):
+            fit, solver = ascended(draft, fit, temperature, solver if step % SAME_CURVATURE else None)
         fit = e_step(draft, fit)
         best = torch.argsort(fit.objective, descending=True)[:FOLLOWED]
         return fit.chosen(best)

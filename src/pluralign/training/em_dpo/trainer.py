@@ -37,6 +37,7 @@ from pluralign.judgments.reading import read
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.adapters import can_merge, merged
 from pluralign.scoring.items import Items
+from pluralign.scoring.loading import save_config
 from pluralign.scoring.measured import Measured, believed, column_of, pairs_under, typed_metrics
 from pluralign.scoring.mixtures import RESPONSIBILITIES, Mixture, pair_counts, responsibilities_table
 from pluralign.scoring.tokens import TokenizedItems
@@ -480,7 +481,7 @@ annotator's type, `types.json` the estimates of every round."""
             return
         folder = Path(output_dir or self.args.output_dir)
         for name in self.adapters:
-            self.policy.model.config.save_pretrained(folder / name)
+            save_config(self.policy.model.config, folder / name)
             self.policy.tokenizer.save_pretrained(folder / name)
         self.mixture.write(folder)
         records = [finished.record for finished in self.rounds]

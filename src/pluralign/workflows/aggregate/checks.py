@@ -132,9 +132,7 @@ def check_tokens(policy: MixturePolicy, others: Mapping[str, str], source: Path,
         place = Path(path)
         if is_mixture(place):
             place = place / next(iter(read_mixture(place).weights))
-        if (place / "config.json").exists() and load_parts(place, {"trust_remote_code": trusted})[
-            1
-        ].get_vocab() != vocabulary:
+        if place.is_dir() and load_parts(place, {"trust_remote_code": trusted})[1].get_vocab() != vocabulary:
             raise PluralignError(
                 f"{path}: has other tokens than {source}, so its responses cannot be scored under the policies of the "
                 "types: give a policy with the same tokenizer"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from pluralign.core.runs import CONFIG, read_config
 from pluralign.judgments.messages import plain_text
 from pluralign.judgments.table import Judgments
 from pluralign.policies.loading import load_policy
-from pluralign.scoring.loading import SETTINGS
+from pluralign.scoring.loading import SETTINGS, load_parts
 from pluralign.scoring.mixtures import read_mixture
 from pluralign.workflows.aggregate.answers import seed_of
 from pluralign.workflows.train.run import train
@@ -128,9 +127,8 @@ def _lora(run: Path) -> dict[str, Any]:
     }
     if config.modules_to_save:
         settings["lora_modules_to_save"] = list(config.modules_to_save)
-    if (first / "config.json").exists():
-        limits = json.loads((first / "config.json").read_text(encoding="utf-8")).get(SETTINGS) or {}
-        settings |= {"max_length": limits["max_length"]} if "max_length" in limits else {}
+    limits = getattr(load_parts(first, {})[0], SETTINGS, None) or {}
+    settings |= {"max_length": limits["max_length"]} if "max_length" in limits else {}
     template = first / "chat_template.jinja"
     if template.exists():
         settings["chat_template_path"] = str(template)  # the template of the base may differ

@@ -232,7 +232,7 @@ def _run(job: TrainingRun, state: PartialState) -> tuple[Any, dict[str, Any]]:
             logger.warning(f"not defined for these judgments, and so not in metrics.json: {', '.join(undefined)}")
         metrics = {key: value for key, value in metrics.items() if key not in undefined}
         measured.write(job.folder)
-        card = run_card(job.objective, kind.card_tag, kind.card_usage, job.resolved, metrics)
+        card = run_card(job.objective, kind.card_tag, trainer.usage(), job.resolved, metrics)
         finish_run(job.folder, metrics, card)
     state.wait_for_everyone()
     return trainer, metrics
