@@ -20,6 +20,7 @@ import pluralign
 from labelled import SCALE
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import Judgments
+from pluralign.judgments.reading import Inputs
 from pluralign.training.checkpoints import MARKER
 from pluralign.training.objectives import OBJECTIVES
 from pluralign.workflows.train.run import check, train
@@ -100,7 +101,7 @@ def trained(objective, data, model, folder, **values):
     run = check(read_yaml(file), read_flags([]))
     kind = OBJECTIVES[objective].trainer
     transformers.set_seed(0)
-    trainer = kind.from_run(run, kind.read_files(run.train_files, None), None)
+    trainer = kind.from_run(run, kind.read_files(Inputs(run.train_files), None), None)
     before = {name: tensor.detach().clone() for name, tensor in trainer.model.named_parameters()}
     trainer.train()
     return trainer, before

@@ -44,9 +44,9 @@ def judges_from(
     train_files: Sequence[str],
     held_out: Sequence[str],
     scale: str | None,
-    columns: Columns | None,
     seed: int,
     trust_remote_code: bool,
+    columns: Columns | None = None,
 ) -> Judges:
     """The given reward models; else judges fitted to the judgments of a run; else none."""
     if reward_models is not None:
@@ -56,7 +56,7 @@ def judges_from(
         return Judges(None, None, None, "the types' own policies")
     posteriors = read_responsibilities(run, len(mixture.weights))
     first = fit_feature_judge(read(train_files, scale, columns), posteriors, mixture.weights, seed=seed)
-    second = second_judge(held_out, scale, columns, posteriors, mixture.weights, seed)
+    second = second_judge(held_out, scale, posteriors, mixture.weights, seed, columns)
     if second is not None:
         return Judges(first, second, first, "words and traits, fitted to held-out judgments")
     warning = (
@@ -69,10 +69,10 @@ def judges_from(
 def second_judge(
     files: Sequence[str],
     scale: str | None,
-    columns: Columns | None,
     posteriors: Mapping[str, np.ndarray],
     shares: Mapping[str, float],
     seed: int,
+    columns: Columns | None = None,
 ) -> FeatureJudge | None:
     """Judges fitted to held-out judgments, which measure what those of the training judgments chose.
 

@@ -210,7 +210,7 @@ def aggregate(
     )
     drawing: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed, "trust_remote_code": trust_remote_code}
     fit_on = train_files if fitted else []
-    judges = judges_from(source, mixture, reward_models, fit_on, held_out, scale, columns, seed, trust_remote_code)
+    judges = judges_from(source, mixture, reward_models, fit_on, held_out, scale, seed, trust_remote_code, columns)
     warnings += [] if judges.warning is None else [judges.warning]
     if judges.choosing is None and BEST_OF in offer:
         offer = [name for name in offer if name != BEST_OF]
