@@ -252,6 +252,25 @@ def test_an_unknown_column_suggests_new_names_before_it_suggests_to_leave_it_out
         read(data, columns=suggested)
 
 
+def test_import_suggests_new_names_too(tmp_path):
+    path = lines(tmp_path / "a.jsonl", OTHER)
+    with pytest.raises(
+        PluralignError, match="name its format, or rename its columns: --rename question=prompt --rename answ"
+    ):
+        import_files([path], tmp_path / "out.parquet")
+    import_files([path], tmp_path / "out.parquet", columns=NAMES)
+    assert read(tmp_path / "out.parquet").table.equals(read(OTHER, columns=NAMES).table)
+    import_files(
+        [lines(path, [{**pair, "worker": "w"} for pair in PAIRS])],
+        tmp_path / "out.parquet",
+        format="trl",
+        columns=["worker=annotator"],
+    )
+    assert read(tmp_path / "out.parquet").column("annotator") == ["w", "w"]
+    with pytest.raises(PluralignError, match="--rename is an option of --format table and trl, found --format polis"):
+        import_files([path], tmp_path / "out.parquet", format="polis", columns=NAMES)
+
+
 def test_a_name_that_is_taken_is_not_suggested():
     with pytest.raises(PluralignError) as refused:
         read([{**GOOD, "Worker ID": "w"}])

@@ -15,6 +15,7 @@ from pluralign.judgments import Judgments, read
 from pluralign.training.preference_matching.rlhf import _different_prompts
 from pluralign.training.sft import completions
 from pluralign.training.trl_datasets import trl_dataset
+from pluralign.workflows.aggregate.checks import prompt_files
 from pluralign.workflows.train.run import check, train
 from pluralign.workflows.train.settings import read_flags, read_yaml
 from rewarded import write_reward_model
@@ -72,6 +73,13 @@ def test_other_objects_are_refused_before_anything_is_done(take, tmp_path, monke
     with pytest.raises(PluralignError, match="found an object of type object, expected a file, hf:owner/name:split"):
         take(object())
     assert not list(tmp_path.iterdir())
+
+
+def test_prompts_of_an_aggregation_are_files(frame, tmp_path):
+    assert prompt_files("prompts", [tmp_path / "a.parquet", "hf:a/b"]) == [str(tmp_path / "a.parquet"), "hf:a/b"]
+    assert prompt_files("prompts", None) == prompt_files("prompts", []) == []
+    with pytest.raises(PluralignError, match="tuning_prompts: found DataFrame, expected files or hf:owner/name:split"):
+        prompt_files("tuning_prompts", frame)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -72,24 +72,33 @@ def schema(form: Form, scale: LabelScale | None = None) -> pa.Schema:
     )
 
 
-def unknown_column(name: object, row: Iterable[object], known: Collection[str]) -> RowError:
-    """The error for a column that is not one of the known: it suggests new names for this one and others of the row.
+def suggested_names(columns: Iterable[object], known: Collection[str]) -> dict[str, str]:
+    """Known names for unknown columns that have one of their aliases, as far as these names are free.
 
     Examples:
-        >>> str(unknown_column("rater", ["prompt", "rater", "answers"], COLUMNS))[:83]
-        "unknown column 'rater': rename it with --rename answers=responses --rename rater=an"
+        >>> suggested_names(["prompt", "workerId", "answers", "question"], COLUMNS)
+        {'answers': 'responses', 'workerId': 'annotator'}
     """
-    present = [str(column) for column in row]
-    free = [target for target in known if target not in present]
+    present = [str(column) for column in columns]
     plain = {column: re.sub("[^a-z]", "", column.lower()) for column in present if column not in known}
     names: dict[str, str] = {}
-    for target in free:
+    for target in known:
         aliases = [alias.replace("_", "") for alias in (target, *ALIASES.get(target, ()))]
-        names |= {column: target for column in plain if plain[column] in aliases and target not in names.values()}
-    hint = nearest(str(name), known)
+        fitting = [column for column in plain if target not in present and plain[column] in aliases]
+        names |= dict.fromkeys(fitting[:1], target)
+    return names
+
+
+def rename_flags(names: Mapping[str, str]) -> str:
+    """The options of the command line that give columns these names."""
+    return " ".join(f"--rename {column}={target}" for column, target in names.items())
+
+
+def unknown_column(name: object, row: Iterable[object], known: Collection[str]) -> RowError:
+    """The error for a column that is not one of the known: it suggests new names for this one and others of the row."""
+    names, hint = suggested_names(row, known), nearest(str(name), known)
     if str(name) in names:
-        flags = " ".join(f"--rename {column}={target}" for column, target in names.items())
-        hint = f": rename it with {flags} (in Python columns={names})"
+        hint = f": rename it with {rename_flags(names)} (in Python columns={names})"
     return RowError(
         None,
         f"unknown column '{name}'{hint}; known are {', '.join(known)}; leave it out with import --drop-columns {name} "

@@ -39,7 +39,7 @@ from pluralign.judgments.reading import Inputs, common_scale
 from pluralign.judgments.renames import Columns, column_names
 from pluralign.judgments.rows import columns_of, read_rows
 from pluralign.judgments.scales import LabelScale, label_scale
-from pluralign.judgments.schema import COLUMNS, schema
+from pluralign.judgments.schema import COLUMNS, rename_flags, schema, suggested_names
 from pluralign.judgments.table import TABLE_ENDINGS, sidecar, table_writer
 from pluralign.judgments.validation import Reject, RowChecker, checked_batches
 
@@ -246,8 +246,10 @@ def _check_is_table(paths: Sequence[Path], drop_columns: Sequence[str], renamed:
         source = nearest_source(columns)
         hint = f"; the file looks like {source}" if source else ""
         names = one_line(", ".join(map(str, columns)), 120)
+        renames = suggested_names(columns, COLUMNS)
+        fix = f", or rename its columns: {rename_flags(renames)}" if "responses" in renames.values() else ""
         raise PluralignError(
-            f"{path}: has no column 'responses', which a table needs, but {names}{hint}: name its format"
+            f"{path}: has no column 'responses', which a table needs, but {names}{hint}: name its format{fix}"
         )
 
 

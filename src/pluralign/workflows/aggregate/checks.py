@@ -14,6 +14,8 @@ import numpy as np
 from pluralign.choice.regret import priorities
 from pluralign.core.errors import PluralignError, nearest
 from pluralign.core.runs import CONFIG, read_config, read_metrics
+from pluralign.judgments.hub import is_hub
+from pluralign.judgments.inputs import inputs_of
 from pluralign.policies.mixture import MixturePolicy
 from pluralign.scoring.loading import load_parts
 from pluralign.scoring.mixtures import MIXTURE as MIXTURE_FILE
@@ -137,6 +139,16 @@ def check_tokens(policy: MixturePolicy, others: Mapping[str, str], source: Path,
                 f"{path}: has other tokens than {source}, so its responses cannot be scored under the policies of the "
                 "types: give a policy with the same tokenizer"
             )
+
+
+def prompt_files(argument: str, given: Any) -> list[str]:
+    """The files that are given, or data sets of the hub; empty if there are none."""
+    if given is None or (isinstance(given, list | tuple) and not given):
+        return []
+    sources = inputs_of(given)
+    if any(not isinstance(source, Path) and not is_hub(source.name) for source in sources):
+        raise PluralignError(f"{argument}: found {type(given).__name__}, expected files or hf:owner/name:split")
+    return list(map(str, sources))
 
 
 def own_files(settings: Mapping[str, Any], keys: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import atomic_write, path_list, write_parquet
+from pluralign.core.files import atomic_write, write_parquet
 from pluralign.core.locks import locks_out
 from pluralign.core.records import read_record, write_record
 from pluralign.core.runs import CONFIG, file_fingerprints, finish_run, finished_metrics, start_run
@@ -30,6 +30,7 @@ from pluralign.workflows.aggregate.checks import (
     one_of,
     own_files,
     priority_of,
+    prompt_files,
     types_of,
     weight_files,
 )
@@ -168,10 +169,10 @@ def aggregate(
     one_of("distill", taught, offer)
     scale, columns = label_scale or settings.get("label_scale"), settings.get("rename")
     train_files = [file for file in own_files(settings, ("train_files",)) if is_present(file)]
-    asked_files = path_list(prompts or ()) or own_files(settings, ("eval_files", "train_files"))
+    asked_files = prompt_files("prompts", prompts) or own_files(settings, ("eval_files", "train_files"))
     if not asked_files:
         raise PluralignError(f"{source}: names no files to take prompts from: give some with --prompts")
-    tuning_files = path_list(tuning_prompts or ()) or train_files or asked_files
+    tuning_files = prompt_files("tuning_prompts", tuning_prompts) or train_files or asked_files
     reward_models = judges_of(judge, types)
     config: dict[str, Any] = {
         "command": "aggregate",
@@ -193,7 +194,9 @@ def aggregate(
     config |= {} if scale is None else {"label_scale": scale}
     learned_files: list[str] = []
     if taught:
-        learned_files = path_list(distill_prompts or ()) or own_files(settings, ("train_files",)) or asked_files
+        learned_files = (
+            prompt_files("distill_prompts", distill_prompts) or own_files(settings, ("train_files",)) or asked_files
+        )
         config |= {"distill": taught, "distill_prompts": learned_files, "distill_samples": distill_samples}
         config |= {"distill_epochs": distill_epochs, "distill_learning_rate": distill_learning_rate}
     fitted = reward_models is None and is_typed_run(source) and bool(train_files)
