@@ -34,8 +34,9 @@ WIDE = 300.0
 """If utilities differ by more than this, exponentials are taken relative to the largest of each choice."""
 
 EDGE_WORK = 4
-"""Hessians are made from pairs of responses if an average choice has fewer pairs than this times the features. Their
-products with vectors are, if there are also fewer distinct pairs than this times the members of all choices."""
+"""Hessians are made from pairs of responses if an average choice has fewer pairs than p times this, or than p^2 divided
+by this, with p features. Their products with vectors are, if there are also fewer distinct pairs than this times the
+members of all choices."""
 
 MOST_EDGES = 2**24
 """With more pairs than this, Hessians are made from the choices' mean features."""
@@ -106,7 +107,8 @@ class ConditionalLogit:
         """Whether Hessians are cheaper from pairs of responses than from the choices' mean features."""
         sizes = torch.bincount(self.choices.others.choice, minlength=len(self.choices)).double() + self.choices.places
         pairs = float((sizes * (sizes - 1)).sum()) / 2
-        return pairs <= min(MOST_EDGES, EDGE_WORK * self.parameters * max(1, len(self.choices)))
+        most = self.parameters * max(EDGE_WORK, self.parameters / EDGE_WORK)
+        return pairs <= min(MOST_EDGES, most * max(1, len(self.choices)))
 
     @cached_property
     def edges(self) -> Edges:

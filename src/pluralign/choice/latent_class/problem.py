@@ -15,6 +15,7 @@ from torch import Tensor
 from pluralign.choice.latent_class.choice_sets import choice_sets, compressed
 from pluralign.choice.latent_class.conditional_logit import ConditionalLogit
 from pluralign.choice.latent_class.panel import Panel
+from pluralign.choice.plackett_luce import NOT_SHOWN
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,18 +182,23 @@ def _choices(panel: Panel, ties: str, top: int | None, device: str) -> tuple[Con
     def whole(values: ArrayLike) -> Tensor:
         return torch.tensor(np.asarray(values, dtype=np.int64), device=device)
 
-    choices = choice_sets(whole(panel.responses), whole(panel.ranks), panel.response_count, ties=ties, top=top)
+    responses, size, features = panel.response_ids, panel.response_count, None
     available = None if panel.available is None else torch.tensor(np.asarray(panel.available), device=device)
-    features = None
-    if panel.features is not None:
-        features = torch.tensor(np.asarray(panel.features, dtype=np.float64), device=device)
+    if panel.features is not None:  # responses that nobody was shown cost as much as the others
+        seen = np.unique(responses[panel.rank_values > NOT_SHOWN])
+        place = np.zeros(size, dtype=np.int64)
+        place[seen] = np.arange(len(seen))
+        responses, size = place[responses], len(seen)
+        features = torch.tensor(np.asarray(panel.features, dtype=np.float64)[seen], device=device)
+        available = None if available is None else available[:, torch.as_tensor(seen, device=device)]
+    choices = choice_sets(whole(responses), whole(panel.ranks), size, ties=ties, top=top)
     annotator = whole(panel.annotator)[choices.judgment]
     reliability = np.ones(panel.judgments) if panel.reliability is None else np.asarray(panel.reliability)
     times = torch.tensor(reliability, dtype=torch.float64, device=device)[choices.judgment]
     made = times > 0  # an entry of zero would turn a choice with probability zero into NaN
     rows, columns, values = annotator[made], choices.choice[made], times[made]
     return (
-        ConditionalLogit(choices, features, panel.response_count, available),
+        ConditionalLogit(choices, features, size, available),
         compressed(rows, columns, values, (panel.annotators, len(choices))),
         compressed(columns, rows, values, (len(choices), panel.annotators)),
     )
