@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write
+from pluralign.core.progress import say, silenced
 from pluralign.core.runs import read_metrics
 from pluralign.demo import tables
 from pluralign.demo.comparison import ANSWER, CONTEXT, DPO, compare_lists, compare_said, win_rates
@@ -64,6 +65,7 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
     tuning_part, test_part = split(held_part, by="prompt", test=0.5, seed=seed)
     for name, part in {"train": train_part, "tuning": tuning_part, "test": test_part}.items():
         part.write(folder / f"{name}.parquet")
+    _stage("audit")
     audited = audit(str(folder / "train.parquet"), folder / "audit", most_types=5, simulations=1, seed=seed)
     ratings = rated(simulation, folder, seed)
     untrained = folder / "untrained"
@@ -75,25 +77,30 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
     for name, config in configs(folder, untrained, ratings.config, seed).items():
         with atomic_write(folder / f"{name}.yaml", "w") as file:
             yaml.safe_dump(config, file, sort_keys=False)
-        train(folder / f"{name}.yaml")
+        _stage(name)
+        with silenced():
+            train(folder / f"{name}.yaml")
         if name == "reward":
             temperature = _fitted_temperature(folder / "reward", folder / "tuning.parquet")
-    calibrated = evaluate(folder / "reward", str(folder / "test.parquet"), folder / "reward-evaluation")
-    together = aggregate(
-        folder / "types",
-        folder / "together",
-        policies={DPO: folder / "policy"},
-        offer=("mixture", "merge", "best-of"),
-        candidates=16,
-        trials=6,
-        max_tuning_prompts=32,
-        max_new_tokens=ANSWER,
-        distill=["best-of"],
-        distill_samples=1,
-        distill_epochs=3,
-        distill_learning_rate=2e-3,
-        seed=seed,
-    )
+            _stage("reward-evaluation")
+            calibrated = evaluate(folder / "reward", str(folder / "test.parquet"), folder / "reward-evaluation")
+        if name == "types":
+            _stage("together")
+            together = aggregate(
+                folder / "types",
+                folder / "together",
+                policies={DPO: folder / "policy"},
+                offer=("mixture", "merge", "best-of"),
+                candidates=16,
+                trials=6,
+                max_tuning_prompts=32,
+                max_new_tokens=ANSWER,
+                distill=["best-of"],
+                distill_samples=1,
+                distill_epochs=3,
+                distill_learning_rate=2e-3,
+                seed=seed,
+            )
     matched = {
         DPO: folder / "policy",
         "KL-RLHF": folder / "rlhf",
@@ -123,6 +130,11 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
         ],
     ]
     return "\n".join(line for section in sections for line in ["", *section])
+
+
+def _stage(name: str) -> None:
+    """Say which run begins."""
+    say(f"{list(RUNS).index(name) + 1} of {len(RUNS)}: {RUNS[name]}")
 
 
 def _for_all(simulation: Simulation, folder: Path, together: Mapping[str, Any], seed: int) -> list[list[str]]:
