@@ -50,6 +50,15 @@ def test_a_continuum_without_spread_is_one_taste(simulate):
     np.testing.assert_allclose(found, one.annotator_log_likelihood(panel), atol=1e-5)
 
 
+def test_without_information_the_continuum_is_chance(simulate):
+    """Nothing but chance can be said of responses without features: no error of the integral may look like a gain."""
+    panel, _ = simulate(PLANTED, annotators=18, judgments=5)
+    model = LatentClassPlackettLuce(3, ridge=0.5).fit(panel)
+    blank = Panel(panel.response_ids, panel.rank_values, panel.annotator_ids, np.zeros_like(panel.features))
+    expected = LatentClassPlackettLuce(1).fit(blank).annotator_log_likelihood(blank)
+    np.testing.assert_allclose(continuum_log_likelihood(model, blank)[0], expected, rtol=1e-12)
+
+
 def test_a_type_that_ranks_at_random_stays_a_type(simulate):
     panel, _ = simulate(PLANTED[:1], annotators=12, judgments=5)
     model = LatentClassPlackettLuce(2, noise=True, ridge=0.5).fit(panel)

@@ -94,7 +94,7 @@ def test_what_is_no_finished_run_is_refused_in_one_line(run, finished, tmp_path)
         (_broken(finished, "config.yaml", "text"), "config.yaml: found 'text', expected keys with values"),
         (_broken(finished, "environment.json", "[]"), "environment.json: found [], expected an object"),
         (_broken(finished, "reliability.json", '[{"lower": "x"}]'), "reliability.json, [0].lower: found 'x', expected a number"),
-        (_broken(finished, "annotators.parquet", "PAR"), "annotators.parquet: cannot be read"),
+        (_broken(finished, "annotators.parquet", "PAR"), "annotators.parquet: not a readable Parquet file"),
         (_broken(finished, "answers.jsonl", "{"), "answers.jsonl: is not valid JSON Lines"),
         (_broken(finished, "audit.json", '{"types": 3}'), "audit.json: lacks the key 'data'"),
     ]  # fmt: skip

@@ -5,10 +5,11 @@ import math
 import subprocess
 import sys
 
+import pyarrow as pa
 import pytest
 
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import atomic_folder, atomic_write, write_json
+from pluralign.core.files import atomic_folder, atomic_write, read_parquet, write_json, write_parquet
 from pluralign.core.fingerprint import fingerprint, fingerprint_folder
 from pluralign.core.runs import file_fingerprints, finish_run, finished_metrics, read_metrics, run_state, start_run
 
@@ -109,3 +110,11 @@ def test_a_file_keeps_the_rights_that_the_system_gives(tmp_path):
     with atomic_write(tmp_path / "made") as out:
         out.write(b"x")
     assert (tmp_path / "made").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_parquet_file_with_a_column_name_that_is_no_text_is_one_line(tmp_path):
+    file = tmp_path / "t.parquet"
+    write_parquet(pa.table({"annotator": ["a"]}), file)
+    file.write_bytes(file.read_bytes().replace(b"annotator", b"\xb8nnotator"))
+    with pytest.raises(PluralignError, match="t.parquet: not a readable Parquet file"):
+        read_parquet(file)

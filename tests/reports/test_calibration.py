@@ -213,5 +213,5 @@ def test_the_files_of_a_folder_are_read(tmp_path):
     with pytest.raises(PluralignError, match=r"sources\.parquet, row 1\.weight: found 'much', expected a number"):
         report([folder], tmp_path / "page.html")
     pq.write_table(pa.table({"step": [1]}), folder / "sources.parquet")
-    with pytest.raises(PluralignError, match=r"sources\.parquet: cannot be read as the table that train writes"):
+    with pytest.raises(PluralignError, match=r"sources\.parquet: lacks the column source and weight"):
         report([folder], tmp_path / "page.html")

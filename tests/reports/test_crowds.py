@@ -126,12 +126,12 @@ def test_a_folder_is_read_and_a_damaged_table_refused(tmp_path):
     assert (tmp_path / "page.html").read_text() == runs_page([Run("good", {"total_variation": 0.3}, crowds=crowds())])
     texts = table.set_column(2, "votes", pa.array(["many"] * 20))
     for name, damaged, expected in (
-        ("column", table.drop(["low_pass"]), "cannot be read as the table"),
+        ("column", table.drop(["low_pass"]), "lacks the column low_pass"),
         ("labels", table.select(["prompt", "votes"]), "predicts no label"),
         ("text", texts, "crowds.parquet, row 1.votes: found 'many', expected a number"),
     ):
         with pytest.raises(PluralignError, match=expected):
             report(write(tmp_path / name, damaged), tmp_path / "page.html")
     (tmp_path / "good" / "crowds.parquet").write_bytes(b"no table")
-    with pytest.raises(PluralignError, match="cannot be read as the table"):
+    with pytest.raises(PluralignError, match="not a readable Parquet file"):
         report(tmp_path / "good", tmp_path / "page.html")

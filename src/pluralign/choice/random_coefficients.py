@@ -567,7 +567,11 @@ def laplace(block: Block, prior: Prior, start: Tensor | None = None) -> Posterio
 
 def importance(block: Block, prior: Prior, posterior: Posterior, draws: int, seed: int) -> tuple[Tensor, Tensor]:
     """Draws `(draws, n, q)` from a Student t around the Laplace posterior, whose tails are thicker than those of the
-    posterior, and log P(judgments | theta) p(theta) / q(theta) of each `(draws, n)`."""
+    posterior, and log P(judgments | theta) p(theta) / q(theta) of each `(draws, n)`.
+
+    q is scaled so that the draws integrate the Laplace posterior exactly: where the posterior is normal, as it is
+    without information, so is the marginal likelihood.
+    """
     mean, loadings, variance = prior.of(block)
     factor = torch.linalg.cholesky(loadings @ loadings.transpose(1, 2) + torch.diag_embed(variance))
     size, precision = mean.shape[1], posterior.precision
@@ -583,7 +587,9 @@ def importance(block: Block, prior: Prior, posterior: Posterior, draws: int, see
     log_prior = -whitened.square().sum(-1) / 2 - torch.diagonal(factor, dim1=1, dim2=2).log().sum(-1)
     half = (DEGREES + size) / 2
     constant = math.lgamma(half) - math.lgamma(DEGREES / 2) + size / 2 * math.log(2 / DEGREES)  # against a normal
-    log_proposal = constant - half * torch.log1p(student.square().sum(-1) / DEGREES)
+    squared = student.square().sum(-1)
+    log_proposal = constant - half * torch.log1p(squared / DEGREES)
+    log_proposal = log_proposal + torch.logsumexp(-squared / 2 - log_proposal, 0) - math.log(draws)
     log_proposal = log_proposal + torch.diagonal(precision, dim1=1, dim2=2).log().sum(-1)
     return theta, value + log_prior - log_proposal
 

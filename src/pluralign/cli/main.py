@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from pluralign.cli import data, models, options, policies
 from pluralign.cli.fields import TrainCommand
+from pluralign.cli.verbosity import said_as_asked
 from pluralign.cli.votes import votes
 from pluralign.core.errors import Interrupted, PluralignError, TrainingError, nearest, one_line
 from pluralign.core.files import disk_message
@@ -106,7 +107,11 @@ def _root(
         bool, Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Align language models with a population, not with an average annotator."""
+    """Align language models with a population, not with an average annotator.
+
+    Every command also takes --quiet (print results and errors only) and --verbose (also the warnings and progress bars
+    of the libraries below).
+    """
 
 
 _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)  # typer does not export this class
@@ -122,9 +127,10 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character must not end the command
     message = None
+    words = said_as_asked(sys.argv[1:])
     try:
-        _check_words(sys.argv[1:])
-        code = app(sys.argv[1:] or ["--help"], prog_name="pluralign", standalone_mode=False) or 0
+        _check_words(words)
+        code = app(words or ["--help"], prog_name="pluralign", standalone_mode=False) or 0
     except PluralignError as error:
         code, message = 2, str(error)
     except TrainingError as error:

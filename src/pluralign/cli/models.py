@@ -32,18 +32,18 @@ def train(
     """
     from accelerate import PartialState
 
+    from pluralign.reports.headline import headline
     from pluralign.workflows.train.run import train as run
 
     try:
         metrics = run(config, context.args)
     except KeyboardInterrupt as stop:  # typer would drop the message
         raise Interrupted(str(stop)) from None
-    PartialState().destroy_process_group()  # at interpreter exit, one of several processes may abort in it
-    for key in ("train_loss", "eval_loss", "accuracy", "log_loss", "ece"):
-        if key in metrics:
-            typer.echo(f"{key}: {metrics[key]:.4f}")
-    if "sentence" in metrics:
-        typer.echo(metrics["sentence"])
+    state = PartialState()
+    state.destroy_process_group()  # at interpreter exit, one of several processes may abort in it
+    if state.is_main_process:
+        told = [metrics["sentence"]] if "sentence" in metrics else []
+        typer.echo("\n".join([*told, *headline(metrics)]))
 
 
 def calibrate(
@@ -107,8 +107,7 @@ def evaluate(
     Measures accuracy and calibration, also per source, group and annotator type. With --reward, also the win rate of
     a policy's responses against the reference, and how well they match the reward.
     """
-    from pluralign.reports.cards import metrics_table
-    from pluralign.scoring.crowds import verdicts
+    from pluralign.reports.headline import headline
     from pluralign.workflows.evaluate import evaluate as run
 
     metrics = run(
@@ -117,8 +116,8 @@ def evaluate(
         kinds=kinds, samples=samples, max_new_tokens=max_new_tokens, quantile=quantile, revision=revision,
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
-    typer.echo("\n".join([*metrics_table(metrics), *verdicts(metrics)]))
-    typer.echo(f"written to {out}")
+    typer.echo("\n".join(headline(metrics)))
+    typer.echo(f"all metrics: {out / 'metrics.json'}; page: {out / 'report.html'}")
 
 
 def _models_of_sources(given: list[str]) -> dict[str, str]:

@@ -276,6 +276,39 @@ def write_parquet(table: pa.Table, path: str | os.PathLike[str]) -> None:
         pq.write_table(table, out, compression="zstd")
 
 
+@contextlib.contextmanager
+def parquet_errors(path: object) -> Iterator[None]:
+    """Turn faults of the disk and of Parquet files into one clear error that names `path`."""
+    import pyarrow as pa
+
+    with disk_errors(path):
+        try:
+            yield
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as fault:
+            # A damaged page raises an OSError without a number, or gives bytes that are not text.
+            if isinstance(fault, OSError) and fault.errno is not None:
+                raise
+            raise PluralignError(f"{path}: not a readable Parquet file: {one_line(str(fault))}") from fault
+
+
+def read_parquet(path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a Parquet file, or some of its columns.
+
+    Raises:
+        PluralignError: it is missing or damaged, or lacks a column.
+    """
+    import pyarrow.parquet as pq
+
+    with parquet_errors(path), open(path, "rb") as data:
+        file = pq.ParquetFile(data)
+        names = file.schema_arrow.names  # raises if a damaged name is not text
+        missing = [name for name in columns or () if name not in names]
+        if missing:
+            found = ", ".join(names)
+            raise PluralignError(f"{path}: lacks the column {' and '.join(missing)}; found {one_line(found)}")
+        return file.read(None if columns is None else list(columns))
+
+
 def cache_folder() -> Path:
     """The folder for cached results: `$PLURALIGN_CACHE`, else `pluralign` in the user's cache folder."""
     if folder := os.environ.get("PLURALIGN_CACHE"):

@@ -1,16 +1,45 @@
-"""Progress with the time left: a bar on a terminal, elsewhere a line now and then."""
+"""What a command says on the error stream: lines, and progress with the time left, as a bar on a terminal."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 Item = TypeVar("Item")
 
 PAUSE = 30.0
-"""Seconds between lines where there is no terminal; shorter work prints none."""
+"""Seconds between lines of progress where there is no terminal; shorter work prints none."""
+
+
+@dataclass
+class Console:
+    """How much is said: nothing if `quiet`."""
+
+    quiet: bool = False
+
+
+CONSOLE = Console()
+"""The settings of this process."""
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Say nothing within a context."""
+    before, CONSOLE.quiet = CONSOLE.quiet, True
+    try:
+        yield
+    finally:
+        CONSOLE.quiet = before
+
+
+def say(line: str) -> None:
+    """Print a line on the error stream, unless the console is quiet."""
+    if not CONSOLE.quiet:
+        print(line, file=sys.stderr, flush=True)
 
 
 def track(
@@ -26,7 +55,7 @@ def track(
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
-    if not sys.stderr.isatty():
+    if CONSOLE.quiet or not sys.stderr.isatty():
         yield from _lines(items, description, total, size)
         return
     from rich.console import Console
@@ -51,4 +80,4 @@ def _lines(items: Iterable[Item], description: str, total: int | None, size: Cal
         if done and now - told >= PAUSE:
             told, passed = now, now - start
             left = "" if total is None else f" of {total}, about {passed / done * (total - done):.0f} s left"
-            print(f"{description}: {done}{left} ({passed:.0f} s so far)", file=sys.stderr, flush=True)
+            say(f"{description}: {done}{left} ({passed:.0f} s so far)")

@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write
+from pluralign.core.progress import say, silenced
 from pluralign.core.runs import read_metrics
 from pluralign.demo import tables
 from pluralign.demo.comparison import ANSWER, CONTEXT, DPO, compare_lists, compare_said, win_rates
@@ -35,8 +36,8 @@ LANGUAGE_MODEL = "language-model"
 """The folder of the language model that every other run starts from."""
 
 RUNS = {
-    "audit": "the annotator types in the training data",
     LANGUAGE_MODEL: "trained on all responses",
+    "audit": "the annotator types in the training data",
     "reward": "one reward model for two sources",
     "reward-evaluation": "the calibrated reward model on test data",
     "crowd": "a model of the crowd's labels",
@@ -47,7 +48,7 @@ RUNS = {
     "matched": "preference matching, one policy",
     "people": "preference matching by annotator type",
 }
-"""The run folders, in the order of the report, and what they hold."""
+"""The run folders, in the order in which they are made, and what they hold."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def prepare(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> Prepared
     for name, config in runs.items():
         with atomic_write(folder / f"{name}.yaml", "w") as file:
             yaml.safe_dump(config, file, sort_keys=False)
-    train(folder / f"{LANGUAGE_MODEL}.yaml")
+    with silenced():
+        train(folder / f"{LANGUAGE_MODEL}.yaml")
     return Prepared(simulation, ratings, parts, runs)
 
 
@@ -96,6 +98,7 @@ def demo_data(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
     Returns:
         What is in the folder, as text.
     """
+    say("a language model is trained on all responses")
     prepared = prepare(out, seed, **town)
     folder = Path(out)
     files = ", ".join(f"{name}.parquet" for name in prepared.parts)
@@ -124,29 +127,37 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
         The tables, and the paths of the results, as text.
     """
     folder = Path(out)
+    _stage(LANGUAGE_MODEL)
     prepared = prepare(folder, seed, **town)
     simulation, ratings, test_part = prepared.simulation, prepared.ratings, prepared.parts["test"]
+    _stage("audit")
     audited = audit(str(folder / "train.parquet"), folder / "audit", most_types=5, simulations=1, seed=seed)
     for name in prepared.configs:
-        train(folder / f"{name}.yaml")
+        if name != LANGUAGE_MODEL:  # it is trained already
+            _stage(name)
+            with silenced():
+                train(folder / f"{name}.yaml")
         if name == "reward":
             temperature = _fitted_temperature(folder / "reward", folder / "tuning.parquet")
-    calibrated = evaluate(folder / "reward", str(folder / "test.parquet"), folder / "reward-evaluation")
-    together = aggregate(
-        folder / "types",
-        folder / "together",
-        policies={DPO: folder / "policy"},
-        offer=("mixture", "merge", "best-of"),
-        candidates=16,
-        trials=6,
-        max_tuning_prompts=32,
-        max_new_tokens=ANSWER,
-        distill=["best-of"],
-        distill_samples=1,
-        distill_epochs=3,
-        distill_learning_rate=2e-3,
-        seed=seed,
-    )
+            _stage("reward-evaluation")
+            calibrated = evaluate(folder / "reward", str(folder / "test.parquet"), folder / "reward-evaluation")
+        if name == "types":
+            _stage("together")
+            together = aggregate(
+                folder / "types",
+                folder / "together",
+                policies={DPO: folder / "policy"},
+                offer=("mixture", "merge", "best-of"),
+                candidates=16,
+                trials=6,
+                max_tuning_prompts=32,
+                max_new_tokens=ANSWER,
+                distill=["best-of"],
+                distill_samples=1,
+                distill_epochs=3,
+                distill_learning_rate=2e-3,
+                seed=seed,
+            )
     matched = {
         DPO: folder / "policy",
         "KL-RLHF": folder / "rlhf",
@@ -176,6 +187,11 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
         ],
     ]
     return "\n".join(line for section in sections for line in ["", *section])
+
+
+def _stage(name: str) -> None:
+    """Say which run begins."""
+    say(f"{list(RUNS).index(name) + 1} of {len(RUNS)}: {RUNS[name]}")
 
 
 def _for_all(simulation: Simulation, folder: Path, together: Mapping[str, Any], seed: int) -> list[list[str]]:

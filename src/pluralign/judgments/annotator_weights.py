@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pluralign.core.errors import PluralignError, one_line
+from pluralign.core.files import read_parquet
 from pluralign.core.numbers import finite_float
-from pluralign.judgments.rows import parquet_errors
 from pluralign.judgments.table import Judgments
 from pluralign.judgments.validation import MOST_WEIGHT
 
@@ -25,14 +24,7 @@ def read_annotator_weights(file: str | os.PathLike[str]) -> dict[str, float]:
             is missing, negative or not finite.
     """
     place = Path(file)
-    with parquet_errors(place), open(place, "rb") as data:
-        table = pq.read_table(data)
-    missing = [name for name in ("annotator", "weight") if name not in table.column_names]
-    if missing:
-        raise PluralignError(
-            f"{place}: lacks the column {' and '.join(missing)}; expected annotator and weight, as in an audit's "
-            f"annotators.parquet; found {', '.join(table.column_names)}"
-        )
+    table = read_parquet(place, ["annotator", "weight"])
     weights: dict[str, float] = {}
     names = zip(table.column("annotator").to_pylist(), table.column("weight").to_pylist(), strict=True)
     for row, (name, weight) in enumerate(names, 1):

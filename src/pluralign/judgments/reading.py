@@ -13,14 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pluralign.core.errors import PluralignError, one_line
-from pluralign.core.files import check_distinct, disk_errors
+from pluralign.core.files import check_distinct, disk_errors, parquet_errors
 from pluralign.core.progress import track
 from pluralign.core.runs import file_fingerprints
 from pluralign.judgments.blocks import Block, checked_blocks
 from pluralign.judgments.formats.trl import preferences
 from pluralign.judgments.inputs import Files, InputRows, inputs_of
 from pluralign.judgments.renames import Columns, column_names, renamed
-from pluralign.judgments.rows import expected_rows, kind_of, parquet_errors, read_blocks
+from pluralign.judgments.rows import expected_rows, kind_of, read_blocks
 from pluralign.judgments.rows.opening import BLOCK_ROWS, check_not_empty
 from pluralign.judgments.scales import LabelScale, label_scale
 from pluralign.judgments.schema import COLUMNS, Form, is_canonical, scale_of, schema

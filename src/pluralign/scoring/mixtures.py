@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import ArrayLike, NDArray
 
@@ -19,11 +18,10 @@ from pluralign.choice.likelihoods import AnyTies, RankingLikelihood
 from pluralign.choice.plackett_luce import NOT_RANKED
 from pluralign.choice.preference_matching import Penalty
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import disk_errors, write_json
+from pluralign.core.files import disk_errors, read_parquet, write_json
 from pluralign.core.records import read_json
 from pluralign.evaluation.pairs import judgment_blocks
 from pluralign.judgments.lettered import Answers
-from pluralign.judgments.rows import parquet_errors
 from pluralign.scoring.items import Items
 from pluralign.scoring.loading import adapter_base
 from pluralign.scoring.recalibrated import CALIBRATION
@@ -184,8 +182,7 @@ def read_responsibilities(place: str | os.PathLike[str], types: int | None = Non
     """
     file = Path(place)
     file = file / RESPONSIBILITIES if file.is_dir() else file
-    with parquet_errors(file), open(file, "rb") as data:
-        table = pq.read_table(data)
+    table = read_parquet(file)
     given = [name for name in table.column_names if name.startswith("probability_")]
     columns = [f"probability_{kind + 1}" for kind in range(types or max(len(given), 1))]
     if "annotator" not in table.column_names or given != columns:

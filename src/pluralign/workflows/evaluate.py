@@ -67,6 +67,7 @@ from pluralign.scoring.reward_models import (
     is_reward_model,
     load_reward_model,
 )
+from pluralign.workflows.report import report
 from pluralign.workflows.score import MarginMap, rewards_of
 
 NEAREST = "nearest"
@@ -112,7 +113,7 @@ def evaluate(
         out: the folder to write: `metrics.json`, `reliability.json`, `annotators.parquet`, `losses.parquet` (accuracy
             and log-loss of each judgment, by which `report` compares runs), `README.md`; for reward models
             `over_rewarding.json`; if responses are drawn `answers.jsonl` and `matching.json`; if labels are predicted
-            `crowds.parquet` (then the other files only if responses are compared).
+            `crowds.parquet` (then the other files only if responses are compared); `report.html`.
         label_scale: for files whose labels come without one.
         columns: new names of columns, like `{"annotator_id": "annotator"}`; `None` leaves a column out.
         seed: seed of the bootstrap and of sampling.
@@ -153,7 +154,7 @@ def evaluate(
     models = [name for name in (model, *others, *(own or {}).values(), reference, reward) if name is not None]
     inputs = given.fingerprints() | file_fingerprints([file for name in models for file in weight_files(name, raw)])
     if (metrics := finished_metrics(folder, config, inputs)) is not None:
-        return metrics
+        return _paged(folder, metrics)
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     together = read_mixture(model) if is_mixture(model) else None
     settings = None if together is not None else load_parts(model, hub)[0]
@@ -182,7 +183,7 @@ def evaluate(
         start_run(folder, config, inputs)
         crowds.write(folder)
         finish_run(folder, crowds.metrics, "\n".join([*title, *_said(crowds), *metrics_table(crowds.metrics)]) + "\n")
-        return crowds.metrics
+        return _paged(folder, crowds.metrics)
     items = items_of(judgments)
     mixture = together if is_typed_run(model) else None
     posteriors = {} if mixture is None else read_responsibilities(model, len(mixture.weights))
@@ -233,6 +234,13 @@ def evaluate(
     if mixture is not None and (crossed := cross_table(metrics, list(mixture.weights))):
         card += [*crossed, ""]
     finish_run(folder, metrics, "\n".join([*card, *metrics_table(metrics)]) + "\n")
+    return _paged(folder, metrics)
+
+
+def _paged(folder: Path, metrics: dict[str, Any]) -> dict[str, Any]:
+    """The metrics of a finished evaluation, whose page is written if it is not there."""
+    if not (folder / "report.html").exists():
+        report(folder, folder / "report.html")
     return metrics
 
 

@@ -9,11 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import atomic_write, disk_errors, output_file, path_list
+from pluralign.core.files import atomic_write, disk_errors, output_file, path_list, read_parquet
 from pluralign.core.records import read_record, read_text, record_of
 from pluralign.core.runs import CONFIG, read_config
 from pluralign.reports.aggregation import AggregationPage
@@ -85,13 +82,13 @@ def read_run(folder: Path, name: str) -> Run:
         environment=_record(folder / "environment.json", dict[str, Any]) or {},
         reliability=_record(folder / "reliability.json", list[ReliabilityBin]) or [],
         # An audit has an annotators.parquet with other columns, and its page in audit.json.
-        annotators=[] if audit else _rows(folder / "annotators.parquet", AnnotatorResult, "evaluate"),
+        annotators=[] if audit else _rows(folder / "annotators.parquet", AnnotatorResult),
         responses=_responses(folder / "answers.jsonl"),
         audit=audit,
         aggregation=_record(folder / "aggregate.json", AggregationPage),
         types=_record(folder / "types.json", TypeRounds),
         reward_gaps=_record(folder / "over_rewarding.json", list[RewardGaps]) or [],
-        sources=_rows(folder / "sources.parquet", SourceLog, "train"),
+        sources=_rows(folder / "sources.parquet", SourceLog),
         crowds=_crowds(folder / "crowds.parquet"),
         matching=[] if matching is None else matching.lists,
         losses=_losses(folder / LOSSES),
@@ -108,30 +105,22 @@ def _records(rows: Sequence[Any], kind: Any, path: Path, unit: str) -> list[Any]
     return [record_of(row, kind, str(path), f"{unit} {number}") for number, row in enumerate(rows, 1)]
 
 
-def _rows(path: Path, kind: Any, command: str) -> list[Any]:
-    """The rows of a Parquet table that a command wrote; none where there is no table."""
+def _rows(path: Path, kind: Any) -> list[Any]:
+    """The rows of a Parquet table; none where there is no table."""
     if not path.exists():
         return []
-    return _records(_table(path, command, [field.name for field in fields(kind)]).to_pylist(), kind, path, "row")
-
-
-def _table(path: Path, command: str, names: Sequence[str] | None = None) -> pa.Table:
-    with disk_errors(path):
-        try:
-            return pq.read_table(path, columns=names)
-        except pa.ArrowException as fault:
-            raise PluralignError(f"{path}: cannot be read as the table that {command} writes ({fault})") from fault
+    return _records(read_parquet(path, [field.name for field in fields(kind)]).to_pylist(), kind, path, "row")
 
 
 def _crowds(path: Path) -> Crowds | None:
     if not path.exists():
         return None
-    columns = _table(path, "evaluate").column_names
+    columns = read_parquet(path).column_names
     labels = [name.removeprefix("predicted_") for name in columns if name.startswith("predicted_")]
     if not labels:
         raise PluralignError(f"{path}: predicts no label (no column predicted_...): was it written by another tool?")
     names = [f"{key}_{label}" for key in _SHARES for label in labels]
-    table = _table(path, "evaluate", ["prompt", "response", "votes", "expected_reward", *names])
+    table = read_parquet(path, ["prompt", "response", "votes", "expected_reward", *names])
     rows = [row | {key: [row[f"{key}_{label}"] for label in labels] for key in _SHARES} for row in table.to_pylist()]
     return Crowds(labels, _records(rows, VotedResponse, path, "row"))
 
@@ -140,7 +129,7 @@ def _losses(path: Path) -> Losses | None:
     if not path.exists():
         return None
     names = [field.name for field in fields(Losses)]
-    table = _table(path, "evaluate", names)
+    table = read_parquet(path, names)
     return Losses(**{name: table[name].to_numpy() for name in names})
 
 

@@ -250,7 +250,9 @@ def _header(path: Path, name: str, lines: Iterator[tuple[int, str]]) -> tuple[He
             numbers[key] = (int(text), place)
     kind, place = texts.get("DATA TYPE", ("", 0))
     if kind and kind.lower() != ending:
-        raise PluralignError(f"{path}, line {place}: DATA TYPE is '{kind}', but the file's name ends in .{ending}")
+        raise PluralignError(
+            f"{path}, line {place}: DATA TYPE is {one_line(kind)}, but the file's name ends in .{ending}"
+        )
     names = _names(path, texts, *numbers["NUMBER ALTERNATIVES"])
     return Header(texts.get("TITLE", ("", 0))[0], ending, names, numbers), (number, line)
 

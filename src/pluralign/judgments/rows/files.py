@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pluralign.core.errors import PluralignError
+from pluralign.core.files import parquet_errors
 from pluralign.judgments.blocks import Block, Item, table_blocks
 from pluralign.judgments.rows.json_files import array_blocks, json_array, json_lines, line_blocks
 from pluralign.judgments.rows.opening import (
@@ -21,7 +22,6 @@ from pluralign.judgments.rows.opening import (
     file_errors,
     kind_of,
     opened,
-    parquet_errors,
 )
 from pluralign.judgments.rows.separated import csv_reader, separated, separated_blocks
 from pluralign.judgments.validation import Reject, RowChecker

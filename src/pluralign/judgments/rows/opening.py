@@ -9,10 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import pyarrow as pa
-
-from pluralign.core.errors import PluralignError, one_line
-from pluralign.core.files import disk_errors
+from pluralign.core.errors import PluralignError
+from pluralign.core.files import parquet_errors
 
 ENDINGS = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".dat")
 """The supported file name endings; all but Parquet may be followed by `.gz`."""
@@ -82,19 +80,6 @@ def file_errors(path: Path, rows_read: Callable[[], int]) -> Iterator[None]:
             raise PluralignError(
                 f"{path}: the gzip file is damaged or cut off after row {rows_read()}: fetch it again"
             ) from fault
-
-
-@contextlib.contextmanager
-def parquet_errors(path: object) -> Iterator[None]:
-    """Turn faults of the disk and of Parquet files into one clear error that names `path`."""
-    with disk_errors(path):
-        try:
-            yield
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as fault:
-            # A damaged page raises an OSError without a number, or gives bytes that are not text.
-            if isinstance(fault, OSError) and fault.errno is not None:
-                raise
-            raise PluralignError(f"{path}: not a readable Parquet file: {one_line(str(fault))}") from fault
 
 
 def check_not_empty(path: Path) -> None:

@@ -11,12 +11,10 @@ from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pluralign.core.errors import PluralignError, one_line
-from pluralign.core.files import write_parquet
+from pluralign.core.files import read_parquet, write_parquet
 from pluralign.judgments.messages import python_values
-from pluralign.judgments.rows import parquet_errors
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.schema import schema
 from pluralign.judgments.votes.state import NO_WINDOW, Kind, VoteSettings, VoteState
@@ -78,8 +76,7 @@ def read_votes(path: str | os.PathLike[str]) -> VoteState:
         >>> read_votes(file).counts.tolist()
         [[0.0, 1.0]]
     """
-    with parquet_errors(path), open(path, "rb") as data:
-        table = pq.ParquetFile(data).read()
+    table = read_parquet(path)
     metadata = table.schema.metadata or {}
     if _KEY not in metadata:
         raise PluralignError(f"{path}: is not a vote state: create one with `pluralign votes update`")

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import atomic_write, write_parquet
+from pluralign.core.files import atomic_write, read_parquet, write_parquet
 from pluralign.core.locks import locks_out
 from pluralign.core.records import read_record, write_record
 from pluralign.core.runs import CONFIG, file_fingerprints, finish_run, finished_metrics, start_run
@@ -258,7 +257,7 @@ def aggregate(
     drawn_from = {name: path for name, path in built.items() if name != MIXTURE}
     drawn_from |= {name: Path(path) for name, path in others.items()}
     if kept.exists():
-        answers = pq.read_table(kept)
+        answers = read_parquet(kept)
     else:
         answers = draw_answers(source, asked, drawn_from, judges=judges.measuring, samples=samples, **drawing)
         write_parquet(answers, kept)

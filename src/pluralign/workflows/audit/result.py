@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pluralign.core.files import atomic_write, disk_errors, write_parquet
+from pluralign.core.files import atomic_write, read_parquet, write_parquet
 from pluralign.core.records import read_record, write_record
 from pluralign.core.runs import read_metrics
 from pluralign.reports.audit import audit_page
@@ -60,8 +59,7 @@ class Audit(Mapping[str, Any]):
         """
         folder = Path(folder)
         metrics, contents = read_metrics(folder), read_record(folder / "audit.json", AuditPage)
-        with disk_errors(folder):
-            tables = {name: pq.read_table(folder / f"{name}.parquet") for name in TABLES}
+        tables = {name: read_parquet(folder / f"{name}.parquet") for name in TABLES}
         return cls(metrics, contents, tables)
 
     def write(self, folder: Path) -> None:

@@ -19,6 +19,7 @@ from trl import ModelConfig
 from pluralign.core.errors import PluralignError, TrainingError
 from pluralign.core.files import atomic_folder, disk_errors
 from pluralign.core.locks import folder_lock
+from pluralign.core.progress import say
 from pluralign.core.runs import file_fingerprints, finish_run, is_begun, read_metrics, run_state, start_run
 from pluralign.judgments.hub import is_present
 from pluralign.judgments.reading import Inputs
@@ -27,6 +28,7 @@ from pluralign.reports.cards import run_card
 from pluralign.scoring.measured import Measured
 from pluralign.scoring.recalibrated import remove_recalibration
 from pluralign.training.checkpoints import newest_checkpoint
+from pluralign.training.console import with_console
 from pluralign.training.objective import TrainingRun
 from pluralign.training.objectives import OBJECTIVES
 from pluralign.workflows.train.settings import (
@@ -186,11 +188,14 @@ def _run(job: TrainingRun, state: PartialState) -> tuple[Any, dict[str, Any]]:
         start_run(job.folder, job.resolved, inputs)
     judgments = kind.read_files(train_data, job.label_scale)
     evaluated = None if eval_data is None else kind.read_files(eval_data, job.label_scale)
+    people = len(set(judgments.column("annotator")) - {None})
+    if state.is_main_process:
+        say(f"{job.objective}: {len(judgments)} judgments by {people} annotators; the run's folder is {job.folder}")
     transformers.set_seed(job.args.seed)
     resume = kind.resume_point(job, started=progress == "started", remove_halves=state.is_main_process)
     state.wait_for_everyone()
     try:
-        trainer: Any = kind.from_run(job, judgments, evaluated)
+        trainer: Any = with_console(kind.from_run(job, judgments, evaluated))
     except (ValueError, ImportError) as fault:  # what transformers and TRL find wrong with the settings
         if isinstance(fault, PluralignError):
             raise
@@ -211,7 +216,7 @@ def _run(job: TrainingRun, state: PartialState) -> tuple[Any, dict[str, Any]]:
     metrics |= {
         "steps": result.global_step,
         "train_judgments": len(judgments),
-        "train_annotators": len(set(judgments.column("annotator")) - {None}),
+        "train_annotators": people,
         **trainer.training_metrics(),
     }
     measured = Measured({}) if evaluated is None else trainer.measure(evaluated)
@@ -234,5 +239,6 @@ def _run(job: TrainingRun, state: PartialState) -> tuple[Any, dict[str, Any]]:
         measured.write(job.folder)
         card = run_card(job.objective, kind.card_tag, trainer.usage(), job.resolved, metrics)
         finish_run(job.folder, metrics, card)
+        say(f"finished; to measure it: pluralign evaluate {job.folder} FILE --out {job.folder}-evaluation")
     state.wait_for_everyone()
     return trainer, metrics

@@ -1,0 +1,100 @@
+"""An evaluation in a few sentences and at most five numbers; all its metrics stand in `metrics.json`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pluralign.scoring.crowds import verdicts
+
+MOST = 5
+"""Numbers of a headline."""
+
+MISCALIBRATED = 0.05
+"""The p-value from which on no miscalibration is seen."""
+
+NUMBERS = {
+    "accuracy": "accuracy on pairs",
+    "win_rate": "win rate against the reference",
+    "said_wanted_tv": "distance between what is said and chosen",
+    "transport_cost": "transport cost to the votes",
+    "total_variation": "total variation from the votes",
+    "expected_reward_error": "error of the expected reward",
+    "log_loss": "log-loss, in nats",
+    "vote_log_loss": "log-loss of a vote, in nats",
+    "ece_smooth": "calibration error",
+    "mixture_log_loss": "log-loss of the mixture, in nats",
+}
+"""The metrics that a headline may have, the most telling first, with their names."""
+
+
+def headline(metrics: Mapping[str, Any]) -> list[str]:
+    """Sentences, then lines with a number each and its 95 % interval.
+
+    Args:
+        metrics: flat, as in `metrics.json` of `evaluate` and `train`.
+
+    Examples:
+        >>> metrics = {"accuracy": 0.7, "accuracy_low": 0.6, "accuracy_high": 0.8, "ece_p_value": 0.4, "log_loss": 0.6}
+        >>> for line in headline(metrics | {"accuracy/group=old": 0.4, "accuracy/group=young": 0.9}):
+        ...     print(line)
+        The model agrees with people on 70% [60%, 80%] of pairs. No miscalibration is seen (p = 0.40).
+        It serves the group 'old' worst: it agrees with them on 40% of pairs.
+        accuracy on pairs                           0.700 [0.600, 0.800]
+        log-loss, in nats                           0.600
+        accuracy, worst group (old)                 0.400
+    """
+    told = [sentence for sentence in (_agreement(metrics), _wins(metrics)) if sentence]
+    worst = _worst(metrics)
+    if worst is not None and worst[2] <= 0.5:
+        told.append(f"It serves the {worst[0]} '{worst[1]}' worst: it agrees with them on {worst[2]:.0%} of pairs.")
+    told += [line[0].upper() + line[1:] + "." for line in verdicts(metrics)]
+    rows = [(name, _with_interval(metrics, key, ".3f")) for key, name in NUMBERS.items() if key in metrics]
+    rows = rows[: MOST - (worst is not None)]
+    if worst is not None:
+        rows.append((f"accuracy, worst {worst[0]} ({worst[1]})", f"{worst[2]:.3f}"))
+    return told + [f"{name:<44}{value}" for name, value in rows]
+
+
+def _agreement(metrics: Mapping[str, Any]) -> str | None:
+    """How often the model agrees with people, whether chance explains that, and its calibration."""
+    if "accuracy" not in metrics:
+        return None
+    low, high = (metrics.get(f"accuracy_{end}") for end in ("low", "high"))
+    told = f"The model agrees with people on {_with_interval(metrics, 'accuracy', '.0%')} of pairs"
+    if low is not None and high is not None:
+        told += ", worse than chance" if high < 0.5 else ", which chance may explain" if low <= 0.5 else ""
+    p_value = metrics.get("ece_p_value")
+    if p_value is None:
+        return told + "."
+    seen = "No miscalibration is seen" if p_value > MISCALIBRATED else "Its probabilities are miscalibrated"
+    return f"{told}. {seen} ({'p < 0.01' if p_value < 0.01 else f'p = {p_value:.2f}'})."
+
+
+def _wins(metrics: Mapping[str, Any]) -> str | None:
+    """How often the reward model prefers the policy's responses."""
+    if "win_rate" not in metrics:
+        return None
+    return f"The reward model prefers its responses to the reference's in {_with_interval(metrics, 'win_rate', '.0%')}."
+
+
+def _worst(metrics: Mapping[str, Any]) -> tuple[str, str, float] | None:
+    """The kind and the name of the slice with the lowest accuracy: a group, else a source."""
+    for kind in ("group", "source"):
+        found = {
+            match[1]: value
+            for key, value in metrics.items()
+            if (match := re.fullmatch(rf"accuracy/{kind}=([^/]*)", key)) and not key.endswith(("_low", "_high"))
+        }
+        if len(found) > 1:
+            name = min(found, key=lambda each: found[each])
+            return kind, name, found[name]
+    return None
+
+
+def _with_interval(metrics: Mapping[str, Any], key: str, spec: str) -> str:
+    """A metric and its interval, if it has one."""
+    value, low, high = (metrics.get(name) for name in (key, f"{key}_low", f"{key}_high"))
+    shown = f"{value:{spec}}"
+    return shown if low is None or high is None else f"{shown} [{low:{spec}}, {high:{spec}}]"
