@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,15 +14,22 @@ import pluralign
 from commands import Command, blocks, commands, unknown_words
 from pluralign.cli.main import main
 from pluralign.demo import run as demo_module
+from pluralign.judgments.population import DEFAULT_TYPES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 STEPS = 2
+BRIEF, *OTHERS = DEFAULT_TYPES
+TOWN = {
+    "annotators": 24, "judgments_per_annotator": 10, "responses": 3,
+    "types": (replace(BRIEF, share=6.0), *OTHERS), "noise": 0.3,  # a reward is better than chance after a few steps
+}  # fmt: skip
 
 
 def shorter(*given):
     """The configs of the demo's runs, with few steps."""
-    return {name: {**config, "max_steps": STEPS} for name, config in demo_configs(*given).items()}
+    steps = {"reward": 30}
+    return {name: {**config, "max_steps": steps.get(name, STEPS)} for name, config in demo_configs(*given).items()}
 
 
 demo_configs = demo_module.configs
@@ -46,7 +54,7 @@ def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("readme")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo_module, "configs", shorter)
-        patch.setattr(demo_module, "TOWN", {"annotators": 24, "judgments_per_annotator": 10, "responses": 3})
+        patch.setattr(demo_module, "TOWN", TOWN)
         patch.chdir(out)
         printed = command_line(patch, ["demo", "--data-only", "--out", "town"])
     assert str(Path("town") / "language-model") in printed
@@ -70,7 +78,7 @@ def test_demo_data_only_writes_what_its_runs_need_and_no_more(folder):
 def test_the_commands_of_the_readme_run(folder, monkeypatch):
     monkeypatch.chdir(folder)
     section = README.split("## On the command line")[1].split("\n## ")[0]
-    lines = [command for command in commands(section) if len(command.words) > 2]
+    lines = [command for command in commands(section) if len(command.words) > 1]
     assert len(lines) == 8
     assert lines[0].words[:2] == ["demo", "--data-only"]  # the fixture
     for command in lines[1:]:

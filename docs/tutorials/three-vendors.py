@@ -193,8 +193,8 @@ pd.DataFrame(rows, index=columns).T.rename_axis("vendor")
 
 # %% [markdown]
 # The scales say what we planted: the hasty vendor's annotators follow the reward least. The gain in log-loss has an
-# interval above zero, and the calibration error of each vendor is smaller than with one temperature. Some 400 pairs of a
-# vendor have a calibration error of a few hundredths by chance alone, so do not read the last digits.
+# interval above zero, and the calibration error of each vendor is smaller than with one temperature. Some 400 pairs of
+# a vendor have a calibration error of a few hundredths by chance alone, so do not read the last digits.
 #
 # The same as a picture: the share of annotators who agree with the reward model, by its confidence. On the dashed line
 # the confidence is right; below it the model is over-confident.
