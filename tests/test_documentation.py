@@ -1,7 +1,7 @@
 """The documentation names what exists: public names, modules, and the papers."""
 
 import ast
-import importlib
+import importlib.util
 import inspect
 import re
 from pathlib import Path
@@ -97,3 +97,13 @@ def test_keys_of_the_configs_of_a_page_exist(page):
         if isinstance(config, dict) and config.get("objective") in OBJECTIVES:
             known = {key.name for keys in keys_of(config["objective"]).values() for key in keys}
             assert not [key for key in config if key not in known]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_the_page_of_a_tutorial_has_all_cells_of_its_script(script):
+    spec = importlib.util.spec_from_file_location("build", script.with_name("build.py"))
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    page = script.with_suffix(".md").read_text(encoding="utf-8")
+    missing = [cell.source for cell in build.cells_of(script.read_text(encoding="utf-8")) if cell.source not in page]
+    assert not missing, "run `make docs`"

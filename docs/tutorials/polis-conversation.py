@@ -225,12 +225,12 @@ pd.DataFrame(
 )
 
 # %% [markdown]
-# The participants that the policies were tuned on are the yardstick: no policy can be expected to come nearer to the
-# held-out people than they do.
+# The participants that the policies were tuned on are the yardstick: a policy that learns from them can hardly come
+# nearer to the held-out people than they do.
 #
 # - The language model gives most of its probability to a few statements, for reasons that have nothing to do with the
-#   people: short ones are more probable, and so are those with common words. `dpo` keeps these odds, so it is as far
-#   away, although its implicit reward has learned what the people want.
+#   people, such as length. `dpo` keeps these odds, so it is as far away, although its implicit reward has learned what
+#   the people want.
 # - Plain matching forgets the language model's odds. Both matched policies are nearer to the people than all alike,
 #   and the one by type is a little nearer than the single one. With one town and 40 held-out people we would not rely
 #   on the difference between these two.
