@@ -1,6 +1,7 @@
 """`train`, `evaluate` and `score` through the command line: what they write, and what they refuse in one line."""
 
 import json
+import re
 
 import pyarrow.parquet as pq
 import pytest
@@ -265,3 +266,15 @@ def test_keys_of_an_adapter_need_one(run, config):
     code, _, err = run("train", config(), "--lora_r", "8")
     assert code == 2
     assert "--lora_r: has no effect without an adapter: set use_peft: true, or leave this out" in err
+
+
+def test_a_training_says_a_line_a_log_and_the_next_command_unless_quiet(run, config, tmp_path):
+    words = ["--logging_steps", "1", "--max_steps", "2"]
+    code, out, err = run("train", config(), *words, "--output_dir", tmp_path / "loud")
+    assert code == 0
+    assert re.search(r"^plackett-luce: \d+ judgments by \d+ annotators; the run's folder is ", err, re.MULTILINE)
+    assert re.search(r"^step 1 of 2: loss \d\.\d+, .*; .* left$", err, re.MULTILINE)
+    assert f"pluralign evaluate {tmp_path / 'loud'} FILE" in err
+    assert "{'" not in out + err
+    code, quiet, err = run("--quiet", "train", config(), *words, "--output_dir", tmp_path / "quiet")
+    assert (code, err, quiet) == (0, "", out)
