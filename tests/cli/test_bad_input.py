@@ -180,15 +180,19 @@ def test_skipped_rows_are_written_out_and_counted(run, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
-def test_no_judgment_left_after_the_filter_of_training(run, tmp_path, tiny_model):
+@pytest.mark.parametrize("objective", ["plackett-luce", "em-dpo", "more"])
+def test_no_judgment_left_after_the_filter_of_training(run, tmp_path, tiny_model, monkeypatch, objective):
+    """It is said at once, with the flag, before types are sought."""
+    monkeypatch.setattr("pluralign.scoring.annotator_types.findings", lambda *given, **options: pytest.fail("sought"))
     (tmp_path / "in.jsonl").write_text(lines({"prompt": "", "responses": ["alone"], "ranks": [1]}))
     (tmp_path / "c.yaml").write_text(
-        f"objective: plackett-luce\nmodel_name_or_path: {tiny_model}\ntrain_files: [{tmp_path / 'in.jsonl'}]\n"
+        f"objective: {objective}\nmodel_name_or_path: {tiny_model}\ntrain_files: [{tmp_path / 'in.jsonl'}]\n"
         f"output_dir: {tmp_path / 'run'}\nreport_to: none\nuse_cpu: true\n"
     )
     code, _, err = run("train", tmp_path / "c.yaml")
     assert code == 2
     assert "no judgment is left: 1 row(s) rank nothing" in err
+    assert "--shape people" in err
 
 
 def test_an_import_killed_in_the_middle_gives_the_same_file_afterwards(tmp_path):

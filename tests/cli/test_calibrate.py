@@ -43,7 +43,7 @@ def test_calibrate_prints_before_and_after_and_evaluate_uses_it(run, folder, tab
         assert expected in out, expected
     code, out, _ = run("evaluate", folder, table, "--out", tmp_path / "after")
     assert code == 0
-    assert "| temperature |" in out
+    assert "temperature" in json.loads((tmp_path / "after" / "metrics.json").read_text())
     assert metrics(tmp_path / "after")["log_loss"] < metrics(tmp_path / "before")["log_loss"]
     assert run("evaluate", folder, table, "--out", tmp_path / "raw", "--raw")[0] == 0
     assert metrics(tmp_path / "raw") == metrics(tmp_path / "before")

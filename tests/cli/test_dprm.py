@@ -65,7 +65,7 @@ def test_a_run_from_yaml_to_a_report(run, config, files):
 
     code, out, err = run("evaluate", folder, files / "test.parquet", "--out", files / "evaluated")
     assert code == 0, err
-    assert "total_variation" in out
+    assert "total variation from the votes" in out
     again = metrics_of(files / "evaluated")
     for key in ("total_variation", "transport_cost", "vote_log_loss", "share_ece"):
         assert again[key] == pytest.approx(metrics[key], rel=1e-5), key

@@ -79,7 +79,7 @@ def test_a_run_is_trained_routed_and_evaluated(run, config, files, tmp_path):
     assert {"log_likelihood", "accuracy", "log_loss", "ece", "mixture_log_loss", "type_accuracy"} <= metrics.keys()
     assert {f"accuracy/policy=type-{kind}/group=tea" for kind in (1, 2)} <= metrics.keys()
     assert metrics["unknown_annotators"] == 2
-    assert "accuracy:" in out
+    assert "accuracy on pairs" in out
     resolved = yaml.safe_load((folder / "config.yaml").read_text())
     assert (resolved["use_peft"], resolved["lora_target_modules"], resolved["beta"]) == (True, ["all-linear"], 0.5)
     assert {

@@ -156,6 +156,7 @@ def test_an_interrupt_is_one_line(run, monkeypatch, place, words, said, expected
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt(*said)
 
+    monkeypatch.setattr("pluralign.workflows.train.early.check_early", lambda *given: None)
     monkeypatch.setattr(f"pluralign.workflows.{place}", interrupted)
     code, _, err = run(*words)
     assert code == 130

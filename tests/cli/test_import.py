@@ -109,7 +109,9 @@ def test_polis_votes_that_cannot_be_read_are_named(run, tmp_path):
     ):
         refused(run, expected, "import", polis(tmp_path, "town", HEADER + votes), *out)
     file = polis(tmp_path, "town", HEADER + "7,0,1,0,1,,0\n8,1,1,1,-1,1,\n")
-    assert run("import", file, *out, "--drop-columns", "2", "--shape", "people")[0] == 0
+    hint = "every vote is a judgment, for audits and dprm; for training on comparisons: --shape people"
+    assert hint in run("import", file, *out, "--drop-columns", "2")[1]
+    assert hint not in run("import", file, *out, "--drop-columns", "2", "--shape", "people")[1]
     (row,) = read(tmp_path / "o.parquet").rows()
     assert (row["prompt"], row["responses"], row["ranks"]) == ("The town", ["More trees", "Fewer cars"], [2, 1])
     assert (row["annotator"], row["group"], row["source"]) == ("town/8", "town/1", "town")

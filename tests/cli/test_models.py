@@ -1,6 +1,7 @@
 """`train`, `evaluate` and `score` through the command line: what they write, and what they refuse in one line."""
 
 import json
+import re
 
 import pyarrow.parquet as pq
 import pytest
@@ -42,7 +43,7 @@ def config(tmp_path, table, tiny_model):
 def test_train_evaluate_and_score_write_what_is_promised(run, config, table, tmp_path):
     code, out, _ = run("train", config(), "--learning_rate", "1e-3", "--seed=7")
     assert code == 0
-    assert "accuracy:" in out
+    assert "accuracy on pairs" in out
     folder = tmp_path / "run"
     resolved = yaml.safe_load((folder / "config.yaml").read_text())
     assert (resolved["learning_rate"], resolved["seed"], resolved["ties"]) == (0.001, 7, "efron")
@@ -68,7 +69,9 @@ def test_train_evaluate_and_score_write_what_is_promised(run, config, table, tmp
     again = json.loads((tmp_path / "evaluated" / "metrics.json").read_text())
     assert again["accuracy"] == pytest.approx(metrics["accuracy"])
     assert again["log_loss"] == pytest.approx(metrics["log_loss"], rel=1e-5)
-    assert {"reliability.json", "annotators.parquet"} <= {file.name for file in (tmp_path / "evaluated").iterdir()}
+    written = {file.name for file in (tmp_path / "evaluated").iterdir()}
+    assert {"reliability.json", "annotators.parquet", "report.html"} <= written
+    assert f"The model agrees with people on {again['accuracy']:.0%}" in out
 
     code, out, _ = run("score", folder, table, "--out", tmp_path / "scores.parquet")
     assert code == 0
@@ -196,7 +199,7 @@ def test_env_prints_versions(run):
 def test_a_policy_is_tuned_and_evaluated_against_what_it_was_tuned_from(run, config, table, tmp_path, tiny_model):
     code, out, _ = run("train", config(objective="dpo", max_steps=20), "--learning_rate", "3e-3", "--beta", "0.2")
     assert code == 0
-    assert "accuracy:" in out
+    assert "accuracy on pairs" in out
     trained = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert {"accuracy/source=a", "accuracy/source=b", "log_loss", "ece", "eval_loss"} <= trained.keys()
     assert "pluralign.load_policy" in (tmp_path / "run" / "README.md").read_text()
@@ -257,3 +260,21 @@ def test_keys_of_dpo_are_checked(values, message, run, config):
     code, _, err = run("train", config(objective="dpo", **values))
     assert code == 2
     assert message in err
+
+
+def test_keys_of_an_adapter_need_one(run, config):
+    code, _, err = run("train", config(), "--lora_r", "8")
+    assert code == 2
+    assert "--lora_r: has no effect without an adapter: set use_peft: true, or leave this out" in err
+
+
+def test_a_training_says_a_line_a_log_and_the_next_command_unless_quiet(run, config, tmp_path):
+    words = ["--logging_steps", "1", "--max_steps", "2"]
+    code, out, err = run("train", config(), *words, "--output_dir", tmp_path / "loud")
+    assert code == 0
+    assert re.search(r"^plackett-luce: \d+ judgments by \d+ annotators; the run's folder is ", err, re.MULTILINE)
+    assert re.search(r"^step 1 of 2: loss \d\.\d+, .*; .* left$", err, re.MULTILINE)
+    assert f"pluralign evaluate {tmp_path / 'loud'} FILE" in err
+    assert "{'" not in out + err
+    code, quiet, err = run("--quiet", "train", config(), *words, "--output_dir", tmp_path / "quiet")
+    assert (code, err, quiet) == (0, "", out)

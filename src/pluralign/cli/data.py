@@ -55,6 +55,8 @@ def import_(
         anonymize=anonymize, key_file=key_file,
     )  # fmt: skip
     typer.echo("\n".join(imported.summary()))
+    if format == "polis" and shape is None:
+        typer.echo("every vote is a judgment, for audits and dprm; for training on comparisons: --shape people")
 
 
 def export(

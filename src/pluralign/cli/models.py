@@ -30,6 +30,9 @@ def train(
     The YAML file names the objective, the model, the files and the output folder. If a run was interrupted, the same
     command resumes it.
     """
+    from pluralign.workflows.train.early import check_early
+
+    check_early(config, context.args)
     from accelerate import PartialState
 
     from pluralign.reports.headline import headline

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 
 from pluralign.core.progress import CONSOLE
@@ -19,6 +20,8 @@ def said_as_asked(words: list[str]) -> list[str]:
     if not verbose:
         for name, value in SILENT.items():
             os.environ.setdefault(name, value)
+        if "transformers" in sys.modules:
+            sys.modules["transformers"].utils.logging.disable_progress_bar()
         for library in LIBRARIES:
             warnings.filterwarnings("ignore", module=rf"{library}(\.|$)")
     return [word for word in words if word not in ("--quiet", "--verbose")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ COLUMNS = {
     "expected_reward_error": "error of the mean",
 }
 """Metrics of predicted labels, and their column titles."""
+
+SERVED_BY = ("reward model", "DPO policy", "own type's policy", "true utility")
+"""What is asked whether it serves each group."""
 
 BAR = 20
 """Characters of a full bar."""
@@ -66,17 +69,22 @@ def calibration(before: Mapping[str, Any], after: Mapping[str, Any], temperature
     return lines
 
 
-def labels_predicted(
-    simulation: Simulation, ratings: Ratings, metrics: Mapping[str, Any], run: Path, seed: int
-) -> list[str]:
-    """The model's label shares compared with those of the votes, with a constant prediction, and with the truth."""
+def label_rows(
+    simulation: Simulation, ratings: Ratings, metrics: Mapping[str, Any], seed: int
+) -> dict[str, Mapping[str, Any]]:
+    """Metrics of the model's label shares, of a constant prediction, and of the truth."""
     train, crowd = crowd_of(ratings.train), crowd_of(ratings.test)
     constant = (train.counts / train.votes[:, None]).mean(0)
-    rows = {
+    return {
         "constant": crowd_metrics(crowd, np.tile(constant, (len(crowd.response), 1)), (), 1000, seed),
         "model (DPRM)": metrics,
         "true shares": crowd_metrics(crowd, true_shares(simulation, crowd.response), (), 1000, seed),
     }
+
+
+def labels_predicted(rows: Mapping[str, Mapping[str, Any]], ratings: Ratings, run: Path) -> list[str]:
+    """The model's label shares compared with those of the votes, with a constant prediction, and with the truth."""
+    crowd = crowd_of(ratings.test)
     return [
         f"How well are the crowd's labels predicted? (labels from 1 to 5; {len(crowd.response)} held-out responses, "
         f"{crowd.votes.mean():.0f} votes on each)",
@@ -111,28 +119,36 @@ def _votes_moved(update: Updated) -> list[str]:
     ]
 
 
-def served(
+def accuracies(
     simulation: Simulation, items: Items, metrics: Mapping[str, Mapping[str, Any]], judgments: Judgments
-) -> list[str]:
-    """How often one reward, one policy, and the policy of the own type agree with each group.
+) -> dict[str, list[float]]:
+    """How often what `SERVED_BY` names agrees with each group.
 
     Rankings are noisy, so even the true utility does not agree with all of them: it is the upper bound.
     """
-    columns = ("reward model", "DPO policy", "own type's policy", "true utility")
-    runs = ("reward", "policy", "types")
-    lines = [
-        "How well do one reward model and one policy serve each group? (accuracy on held-out pairs)",
-        "",
-        f"{'group':<16}{'share':>8}" + "".join(f"{name:>20}" for name in columns),
-    ]
+    found = {}
     for index, group in enumerate(simulation.town.types):
         key = f"accuracy/group={group.name}"
         own = np.array([simulation.utilities(str(text))[index] for text in items.responses])
-        accuracies = [*(metrics[name][key] for name in runs), reward_metrics(judgments, items, own)[key]]
-        cells = "".join(f"{value:>20.3f}" for value in accuracies)
+        runs = [metrics[name][key] for name in ("reward", "policy", "types")]
+        found[group.name] = [*runs, reward_metrics(judgments, items, own)[key]]
+    return found
+
+
+def served(
+    simulation: Simulation, agreement: Mapping[str, Sequence[float]], metrics: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """How often one reward, one policy, and the policy of the own type agree with each group: `accuracies`."""
+    lines = [
+        "How well do one reward model and one policy serve each group? (accuracy on held-out pairs)",
+        "",
+        f"{'group':<16}{'share':>8}" + "".join(f"{name:>20}" for name in SERVED_BY),
+    ]
+    for group in simulation.town.types:
+        cells = "".join(f"{value:>20.3f}" for value in agreement[group.name])
         lines.append(f"{group.name:<16}{group.share:>8.0%}{cells}")
-    lines.append(f"{'everyone':<16}{'':>8}" + "".join(f"{metrics[name]['accuracy']:>20.3f}" for name in runs))
-    return lines
+    everyone = "".join(f"{metrics[name]['accuracy']:>20.3f}" for name in ("reward", "policy", "types"))
+    return [*lines, f"{'everyone':<16}{'':>8}{everyone}"]
 
 
 def one_policy(metrics: Mapping[str, Any], types: Mapping[str, str]) -> list[str]:
@@ -142,16 +158,20 @@ def one_policy(metrics: Mapping[str, Any], types: Mapping[str, str]) -> list[str
     return [title, "", *outcome_lines(metrics)]
 
 
+def fair_order(wins: Mapping[str, WinRates]) -> list[str]:
+    """The policies in the order in which they are shown."""
+    return [name for name in (DPO, OWN, *OFFERED, *map(distilled, OFFERED)) if name in wins]
+
+
 def fair_policy(simulation: Simulation, wins: Mapping[str, WinRates], winner: str) -> list[str]:
     """How often each group truly prefers each policy's responses to those of the language model."""
-    order = [DPO, OWN, *OFFERED, *map(distilled, OFFERED)]
     groups = [group.name for group in simulation.town.types]
     lines = [
         "Does it? (how often each group prefers a policy's responses to the language model's, by true utilities)",
         "",
         f"{'policy':<22}" + "".join(f"{name:>20}" for name in [*groups, "worst-off"]),
     ]
-    for name in (name for name in order if name in wins):
+    for name in fair_order(wins):
         rates = [*wins[name].groups.values(), wins[name].worst]
         cells = "".join(f"{_with_interval(rate, 'win_rate', digits=2):>20}" for rate in rates)
         lines.append(f"{name + ' *' * (name == winner):<22}{cells}")

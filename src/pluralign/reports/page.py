@@ -151,6 +151,13 @@ class Opinions:
 
 
 @dataclass(frozen=True)
+class Links:
+    """Links to other pages: name, relative address, and what is there."""
+
+    items: Sequence[tuple[str, str, str]]
+
+
+@dataclass(frozen=True)
 class Fold:
     """Blocks that the reader can unfold."""
 
@@ -158,7 +165,7 @@ class Fold:
     blocks: Sequence[Block]
 
 
-Block = Note | Remarks | Banner | Tiles | Table | Figures | Cards | Heading | Opinions | Fold
+Block = Note | Remarks | Banner | Tiles | Table | Figures | Cards | Heading | Opinions | Links | Fold
 
 
 @dataclass(frozen=True)

@@ -85,10 +85,7 @@ def items_of(judgments: Judgments, keep_all: bool = False) -> Items:
     ranked = np.bincount(row_of[ranks != NONE], minlength=len(judgments)) > 0
     kept = np.ones(len(judgments), dtype=bool) if keep_all else ranked & (lengths > 1)
     if not kept.any():
-        raise PluralignError(
-            f"no judgment is left: {len(judgments)} row(s) rank nothing (a single response, or neither ranks nor "
-            "labels); comparisons need two responses or more in a row"
-        )
+        raise nothing_ranked(len(judgments))
     rows, flat = np.flatnonzero(kept), kept[row_of]
     first, _ = by_appearance(prompt_of[rows])
     number = np.zeros(len(prompts), dtype=np.int64)
@@ -105,6 +102,15 @@ def items_of(judgments: Judgments, keep_all: bool = False) -> Items:
         row=rows,
         weight=judgments.table.column("weight").to_numpy()[rows],
         left_out=len(judgments) - len(rows),
+    )
+
+
+def nothing_ranked(rows: int) -> PluralignError:
+    """What is wrong with so many rows if none ranks one of several responses."""
+    return PluralignError(
+        f"no judgment is left: {rows} row(s) rank nothing (a single response, or neither ranks nor labels); "
+        "comparisons need two responses or more in a row: import Polis votes with --shape people; labels of single "
+        "responses are for the objective dprm"
     )
 
 

@@ -19,9 +19,9 @@ from pluralign.choice.likelihoods import RankingLikelihood
 from pluralign.choice.plackett_luce import pair_margins
 from pluralign.core.errors import PluralignError
 from pluralign.judgments.inputs import Files
-from pluralign.judgments.reading import read
+from pluralign.judgments.reading import Inputs, read
 from pluralign.judgments.table import Judgments
-from pluralign.scoring.items import Items, items_of
+from pluralign.scoring.items import Items, compares, items_of, nothing_ranked
 from pluralign.scoring.loading import SETTINGS, TIE_NU
 from pluralign.scoring.measured import Measured, column_of, outcome_metrics, pairs_under, reward_metrics, slices_of
 from pluralign.scoring.text_models import TextModel
@@ -85,6 +85,14 @@ class JudgmentTrainer(ResponseTrainer):
         """What is learned beside the model, by name."""
         if self.learned_ties is not None:
             self.learned["log_nu"] = self.learned_ties
+
+    @classmethod
+    def read_files(cls, files: Inputs, label_scale: str | None) -> Judgments:
+        """The files as one table, which must compare responses: that is seen before anything is fitted."""
+        judgments = super().read_files(files, label_scale)
+        if not compares(judgments):
+            raise nothing_ranked(len(judgments))
+        return judgments
 
     # What a subclass defines.
 

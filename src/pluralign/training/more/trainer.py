@@ -259,7 +259,7 @@ class MORETrainer(RewardTrainer):
     def read_files(cls, files: Inputs, label_scale: str | None) -> Judgments:
         """The files as one table; if there are several, a row without a source gets the name of its file."""
         if len(files.names) == 1:
-            return files.read(label_scale)
+            return super().read_files(files, label_scale)
         names = [Path(file).name.split(".")[0] for file in files.names]
         if len(set(names)) < len(names):
             names = files.names

@@ -21,7 +21,6 @@ from pluralign.core.files import atomic_folder, disk_errors
 from pluralign.core.locks import folder_lock
 from pluralign.core.progress import say
 from pluralign.core.runs import file_fingerprints, finish_run, is_begun, read_metrics, run_state, start_run
-from pluralign.judgments.hub import is_present
 from pluralign.judgments.reading import Inputs
 from pluralign.judgments.renames import column_names
 from pluralign.reports.cards import run_card
@@ -31,6 +30,7 @@ from pluralign.training.checkpoints import newest_checkpoint
 from pluralign.training.console import with_console
 from pluralign.training.objective import TrainingRun
 from pluralign.training.objectives import OBJECTIVES
+from pluralign.workflows.train.early import REQUIRED, remember_keys
 from pluralign.workflows.train.settings import (
     DEFAULT_MODEL_KEYS,
     NOT_SET_BY_USERS,
@@ -38,6 +38,7 @@ from pluralign.workflows.train.settings import (
     RunKeys,
     by_type,
     check_known,
+    check_present,
     check_ranges,
     check_value,
     fields_of,
@@ -73,18 +74,18 @@ def train(config: str | os.PathLike[str], flags: Sequence[str] = ()) -> dict[str
 def check(given: Mapping[str, Given], flags: Mapping[str, Given], place: str = "config") -> TrainingRun:
     """Check the type and choices of every key; no model or data is loaded."""
     given = by_type({**given, **flags})
-    needed = ["objective", "model_name_or_path", "train_files", "output_dir"]
+    needed = list(REQUIRED)
     if "objective" in given:
         objective = check_value(given["objective"], str, choices=tuple(OBJECTIVES))
         kind, trainer = OBJECTIVES[objective].config, OBJECTIVES[objective].trainer
         needed += trainer.required_keys
-    for key in needed:
-        if key not in given:
-            raise PluralignError(f"{place}: the key '{key}' is missing")
+    check_present(given, needed, place)
     own = {name: hint for name, (hint, _) in fields_of(RunKeys).items()}
     model_fields, fields = fields_of(ModelConfig), fields_of(kind)
     hidden = (*NOT_SET_BY_USERS, *trainer.hidden_keys)
-    check_known(given, [key for key in {**own, **model_fields, **fields} if key not in hidden])
+    keys = [key for key in {**own, **model_fields, **fields} if key not in hidden]
+    remember_keys(objective, keys)
+    check_known(given, keys)
     values = {key: check_value(given[key], hint) for key, hint in own.items() if key in given}
     model_values: dict[str, Any] = {}
     arg_values: dict[str, Any] = {}
@@ -101,15 +102,14 @@ def check(given: Mapping[str, Given], flags: Mapping[str, Given], place: str = "
     model_values = {**defaults, **model_values, "model_name_or_path": values["model_name_or_path"]}
     arg_values["output_dir"] = values["output_dir"]
     check_ranges(given, {**model_values, **arg_values})
+    for key in given:
+        if key.startswith("lora_") and not model_values.get("use_peft"):
+            raise given[key].complain("has no effect without an adapter: set use_peft: true, or leave this out")
     with disk_errors(values["output_dir"]):
         model_folder, out = (Path(os.path.realpath(values[key])) for key in ("model_name_or_path", "output_dir"))
     if model_folder.is_dir() and model_folder.is_relative_to(out):
         name = values["model_name_or_path"]
         raise given["output_dir"].complain(f"is or holds the model {name}: choose another folder")
-    for key in ("train_files", "eval_files"):
-        for file in values.get(key) or []:
-            if not is_present(file):
-                raise given[key].complain(f"no such file: {file}")
     if "rename" in values:
         try:
             values["rename"] = column_names(values["rename"])

@@ -14,12 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union
 
-from transformers.integrations import get_available_reporting_integrations
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
-
 from pluralign.core.errors import PluralignError, nearest, one_line
 from pluralign.core.numbers import exact_number, finite_float
 from pluralign.core.yaml_lines import parse_yaml, read_yaml_lines
+from pluralign.judgments.hub import is_present
 
 
 @dataclass
@@ -146,6 +144,17 @@ def by_type(given: Mapping[str, Given]) -> dict[str, Given]:
     return kept | {key: Given(value, how.place, how.flag) for key, value in BY_TYPE.items()} | own
 
 
+def check_present(given: Mapping[str, Given], required: Sequence[str], place: str) -> None:
+    """Raise a `PluralignError` for a key that is missing, and for a file of judgments that does not exist."""
+    for key in required:
+        if key not in given:
+            raise PluralignError(f"{place}: the key '{key}' is missing")
+    for key in ("train_files", "eval_files"):
+        for file in (check_value(given[key], list[str]) if key in given else None) or []:
+            if not is_present(file):
+                raise given[key].complain(f"no such file: {file}")
+
+
 def check_known(given: Mapping[str, Given], known: Sequence[str]) -> None:
     """Raise a `PluralignError` for the first unknown key, with the nearest known one."""
     for key, value in given.items():
@@ -161,16 +170,17 @@ def check_ranges(given: Mapping[str, Given], values: Mapping[str, Any]) -> None:
             bounds = f"a number from {least:g} to {most:g}" if most < 1e9 else f"{least:g} or more"
             raise given[key].complain(f"found {value}, expected {bounds}")
     if "report_to" in given:
+        from transformers.integrations import get_available_reporting_integrations
+        from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+        reports = sorted(INTEGRATION_TO_CALLBACK)
         wanted = values["report_to"]
         for name in [wanted] if isinstance(wanted, str) else wanted or ():
-            if name not in (*_REPORTS, "all", "none"):
-                known = ", ".join((*_REPORTS, "all", "none"))
-                raise given["report_to"].complain(f"found {name!r}, expected some of {known}{nearest(name, _REPORTS)}")
-            if name in _REPORTS and name not in get_available_reporting_integrations():
+            if name not in (*reports, "all", "none"):
+                known = ", ".join((*reports, "all", "none"))
+                raise given["report_to"].complain(f"found {name!r}, expected some of {known}{nearest(name, reports)}")
+            if name in reports and name not in get_available_reporting_integrations():
                 raise given["report_to"].complain(f"found {name!r}, which is not installed: pip install {name}")
-
-
-_REPORTS = sorted(INTEGRATION_TO_CALLBACK)
 
 
 def redacted(key: str, value: Any) -> Any:
