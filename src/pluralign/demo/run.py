@@ -14,14 +14,16 @@ from transformers.utils import logging
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write
 from pluralign.core.progress import say, silenced
+from pluralign.core.records import read_json, read_record
 from pluralign.core.runs import read_metrics
-from pluralign.demo import tables
-from pluralign.demo.comparison import ANSWER, CONTEXT, DPO, compare_lists, compare_said, win_rates
+from pluralign.demo import story, tables
+from pluralign.demo.comparison import ANSWER, CONTEXT, DPO, WinRates, compare_lists, compare_said, win_rates
 from pluralign.demo.from_scratch import make_causal_model
 from pluralign.demo.town import TOWN, Ratings, rated, types_by_group, with_sources
 from pluralign.judgments.population import Simulation, Town, simulate
 from pluralign.judgments.split import split
 from pluralign.judgments.table import Judgments
+from pluralign.reports.plots import ReliabilityBin
 from pluralign.scoring.items import items_of
 from pluralign.workflows.aggregate.run import aggregate
 from pluralign.workflows.audit.run import audit
@@ -168,15 +170,28 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
     choices = compare_lists(simulation, matched, folder / LANGUAGE_MODEL, folder / "reward", prompts, seed)
     said = compare_said(simulation, said_by, folder / LANGUAGE_MODEL, prompts, seed)
     metrics = {name: read_metrics(folder / name) for name in ("reward", "crowd", "policy", "types")}
-    made = [name for name in RUNS if name != LANGUAGE_MODEL and (folder / name / "metrics.json").exists()]
-    report([folder / name for name in made], folder / "report.html")
+    labels = tables.label_rows(simulation, ratings, metrics["crowd"], seed)
+    agreement = tables.accuracies(simulation, test_items, metrics, test_part)
+    wins = {} if together["types"] == 1 else win_rates(simulation, folder / "types", folder / "together", seed)
+    groups = read_json(folder / "audit" / "audit.json")["groups"]
+    bins = read_record(folder / "reward-evaluation" / "reliability.json", list[ReliabilityBin])
+    pages = [
+        story.types_section(audited, groups),
+        story.calibration_section(bins, temperature),
+        story.labels_section(labels),
+        story.served_section(agreement),
+        *([story.fair_section(wins, together["winner"])] if wins else []),
+        story.said_section(simulation, choices, said),
+    ]
+    with atomic_write(folder / "report.html", "w") as file:
+        file.write(story.story_page(pages, _run_pages(folder)))
     sections = [
-        tables.types_found(audited, folder / "audit" / "audit.json"),
+        tables.types_found(audited, groups),
         tables.calibration(metrics["reward"], calibrated, temperature),
-        tables.labels_predicted(simulation, ratings, metrics["crowd"], folder / "crowd", seed),
-        tables.served(simulation, test_items, metrics, test_part),
+        tables.labels_predicted(labels, ratings, folder / "crowd"),
+        tables.served(simulation, agreement, metrics),
         tables.histograms(simulation, choices, len(prompts)),
-        *_for_all(simulation, folder, together, seed),
+        *_for_all(simulation, folder, together, wins),
         tables.said(simulation, said, len(prompts)),
         [
             f"report:             {folder / 'report.html'}",
@@ -194,11 +209,21 @@ def _stage(name: str) -> None:
     say(f"{list(RUNS).index(name) + 1} of {len(RUNS)}: {RUNS[name]}")
 
 
-def _for_all(simulation: Simulation, folder: Path, together: Mapping[str, Any], seed: int) -> list[list[str]]:
+def _run_pages(folder: Path) -> list[tuple[str, str, str]]:
+    """The page of each finished run, written where its command has not: name, relative address, what the run is."""
+    made = [name for name in RUNS if (folder / name / "metrics.json").exists()]
+    for name in made:
+        if not (folder / name / "report.html").exists():
+            report(folder / name, folder / name / "report.html")
+    return [(name, f"{name}/report.html", RUNS[name]) for name in made]
+
+
+def _for_all(
+    simulation: Simulation, folder: Path, together: Mapping[str, Any], wins: Mapping[str, WinRates]
+) -> list[list[str]]:
     """The sections of one policy for all types, if there are several."""
-    if together["types"] == 1:
+    if not wins:
         return [["There is a single annotator type, so one policy serves everybody."]]
-    wins = win_rates(simulation, folder / "types", folder / "together", seed)
     return [
         tables.one_policy(together, types_by_group(simulation, folder / "types")),
         tables.fair_policy(simulation, wins, together["winner"]),

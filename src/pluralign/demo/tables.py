@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,9 +36,8 @@ BAR = 20
 """Characters of a full bar."""
 
 
-def types_found(metrics: Mapping[str, Any], story: Path) -> list[str]:
+def types_found(metrics: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> list[str]:
     """The result of the audit, and how the types that it finds are distributed over the groups."""
-    groups = json.loads(story.read_text(encoding="utf-8"))["groups"]
     types = range(1, metrics["types"] + 1)
     return [
         f"Which annotator types does the audit find? {metrics['types']} types from the rankings alone "
