@@ -15,7 +15,7 @@ from pluralign.demo import run as demo_module
 from pluralign.demo import tables
 from pluralign.demo.comparison import said_metrics
 from pluralign.demo.from_scratch import make_causal_model
-from pluralign.demo.run import demo
+from pluralign.demo.run import RUNS, demo
 from pluralign.demo.town import candidates, chosen_shares, log_choices, true_shares
 from pluralign.judgments.population import PROMPTS, Town, simulate
 from pluralign.judgments.votes import read_votes, votes_of
@@ -68,8 +68,17 @@ def test_the_demo_reports_what_its_runs_hold(tmp_path, monkeypatch):
     assert sum(metrics["reward"][f"weight/source={place}"] for place in PLACES) == pytest.approx(1)
     assert after["accuracy"] == pytest.approx(metrics["reward"]["accuracy"])  # dividing by a number keeps the order
     page = (tmp_path / "report.html").read_text()
-    titles = ("What the data can tell", "What the crowd says", "reward", "policy", "types", "together")
-    assert all(name in page for name in titles)
+    several = ["Which one policy serves all types?"] * (metrics["types"]["types"] > 1)
+    for title in (
+        "Which annotator types are there?",
+        "How well calibrated",
+        "Do policies keep the minority?",
+        *several,
+    ):
+        assert title in page
+    for name in RUNS:
+        assert f'href="{name}/report.html"' in page
+        assert (tmp_path / name / "report.html").exists()
     for kind in ("brief", "warm", "thorough"):
         line = next(line for line in served.splitlines() if line.startswith(kind))
         _, share, *reached, ceiling = line.split()
