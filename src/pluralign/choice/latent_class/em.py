@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -53,6 +53,11 @@ class Fit:
     def chosen(self, restarts: Tensor) -> Fit:
         """Some of the restarts."""
         return Fit(*(value[restarts] for value in vars(self).values()))
+
+
+def joined(fits: Sequence[Fit]) -> Fit:
+    """The restarts of several fits."""
+    return Fit(*(torch.cat(values) for values in zip(*(vars(fit).values() for fit in fits), strict=True)))
 
 
 Solver = Callable[[Tensor], Tensor]

@@ -27,6 +27,7 @@ from pluralign.choice.latent_class.em import (
     ascended,
     by_share,
     e_step,
+    joined,
     log_likelihoods,
     m_step,
     moved_to,
@@ -43,6 +44,9 @@ ROUGH = 1e-5
 
 SAME_CURVATURE = 3
 """So many steps of the restarts in a row solve with one curvature, which takes most of their time."""
+
+CELLS = 2**20
+"""Restarts run together as long as their values for all choices are at most this many numbers."""
 
 AGREEING = 0.98
 """A restart is not followed if it gives so large a share of annotators the same type as one that was."""
@@ -373,14 +377,19 @@ class LatentClassPlackettLuce(BaseEstimator):
             return starts.flat_fit(draft, 1)
         fit = starts.random_starts(draft, self.restarts, self.seed)
         spectral = starts.spectral_start(draft, self.seed)
-        both = zip(vars(spectral).values(), vars(fit).values(), strict=True)
-        fit = Fit(*(torch.cat((first, others[1:])) for first, others in both))
+        fit = joined([spectral, fit.chosen(torch.arange(1, self.restarts, device=fit.objective.device))])
+        together = max(1, CELLS // max(1, self.types * len(draft.logit.choices)))
+        parts = torch.arange(self.restarts, device=fit.objective.device).split(together)
+        fit = joined([self._warmed(draft, fit.chosen(part)) for part in parts])
+        best = torch.argsort(fit.objective, descending=True)[:FOLLOWED]
+        return fit.chosen(best)
+
+    def _warmed(self, draft: Problem, fit: Fit) -> Fit:
+        """Restarts after annealing and a few further steps."""
         solver = None
         for step, temperature in enumerate([*temperatures(self.hottest, 15), *[1.0] * 10]):
             fit, solver = ascended(draft, fit, temperature, solver if step % SAME_CURVATURE else None)
-        fit = e_step(draft, fit)
-        best = torch.argsort(fit.objective, descending=True)[:FOLLOWED]
-        return fit.chosen(best)
+        return e_step(draft, fit)
 
     def _posterior(self, panel: Panel) -> tuple[Tensor, Tensor]:
         """Responsibilities `(annotators, K)` and log-likelihoods `(annotators,)` of a panel."""
