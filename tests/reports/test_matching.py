@@ -78,12 +78,14 @@ def test_points_outside_the_frame_are_counted():
 
 def test_runs_are_compared_if_one_reward_model_judged_them():
     runs = [run_of_matching("a", 0, reward="rm"), run_of_matching("b", 1, reward="rm")]
-    page = check(runs_page(runs))
-    for title in ("Matching divergence", "Minority mass kept"):
-        assert title in page
-    assert "Different reward models" not in page
+    compared = [f"{title} of each run with its interval" for title in ("Matching divergence", "Minority mass kept")]
+    page = runs_page(runs)
+    check(page)
+    assert all(title in page for title in compared)
     runs[1].config["reward"] = "another"
-    assert "Different reward models scored these runs" in check(runs_page(runs))
+    page = runs_page(runs)
+    assert not [title for title in compared if title in page]
+    assert "Accuracy of each run with its interval" in page  # needs no reward model
 
 
 def test_files_are_read_and_damaged_ones_named(tmp_path):

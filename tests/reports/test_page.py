@@ -178,12 +178,15 @@ def test_runs_are_compared_only_on_the_same_data():
 
     words = check(runs_page([run("a", 0.7, "1"), run("b", 0.6, "1")]))
     assert "is best. Its interval does not overlap" in words
-    assert "Not evaluated on the same data" not in words
+    assert "Not compared" not in words
     assert "is best. Its interval overlaps" in check(runs_page([run("a", 0.7, "1"), run("b", 0.69, "1")]))
     assert "are equal" in check(runs_page([run("a", 0.7, "1"), run("b", 0.7, "1")]))
     words = check(runs_page([run("a", 0.7, "1"), run("b", 0.6, "2")]))
-    assert "Not evaluated on the same data" in words
+    assert "Not compared" in words
     assert "is best" not in words
+    words = check(runs_page([run("a", 0.7, "1"), run("b", 0.6, "2"), run("c", 0.6, "1")]))
+    assert "is best. Its interval does not overlap" in words
+    assert "Only runs that were evaluated on the same judgments" in words
 
 
 @pytest.mark.parametrize(

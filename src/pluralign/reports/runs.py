@@ -303,36 +303,47 @@ def _stored(run: Run) -> list[Block]:
 
 
 def _comparison(runs: Sequence[Run]) -> list[Block]:
-    """A plot for each metric that two or more runs have, and all of them in a table."""
-    figures = []
+    """A plot for each metric of the runs that can be compared by it, and all numbers in a table."""
+    figures, beside = [], set()
     keys = [key for key in METRICS if any(run.value(key) is not None for run in runs)]
-    measured = [run for run in runs if any(run.value(key) is not None for key in ("accuracy", "total_variation"))]
-    same_data = len({tuple(sorted(_evaluated_on(run))) for run in measured}) < 2
     for key in keys:
-        metric, having = METRICS[key], [run for run in runs if run.value(key) is not None]
-        if len(having) < 2:
-            continue
-        rows = [Row(run.name, [metric_point(run.value, key)]) for run in having]
-        drawn = forest(rows, f"{metric.title} of each run with its interval.", x_label=metric.axis,
-                       reference=metric.reference, bounds=(0.0, metric.highest))  # fmt: skip
-        reading = _best(key, having) if same_data else ""
-        if metric.by_reward and len({text_of(run.config.get("reward")) for run in having}) > 1:
-            reading = "Different reward models scored these runs: do not compare their numbers."
-        meaning = f"{metric.meaning[0].upper()}{metric.meaning[1:]}."
-        figures.append(Figure(metric.title, drawn, f"{reading} {meaning}".strip()))
-    if not figures:
+        metric = METRICS[key]
+        groups = _comparable(key, runs)
+        for having in groups:
+            beside |= {run.name for run in having}
+            rows = [Row(run.name, [metric_point(run.value, key)]) for run in having]
+            drawn = forest(rows, f"{metric.title} of each run with its interval.", x_label=metric.axis,
+                           reference=metric.reference, bounds=(0.0, metric.highest))  # fmt: skip
+            meaning = f"{metric.meaning[0].upper()}{metric.meaning[1:]}."
+            where = f": {', '.join(run.name for run in having)}" if len(groups) > 1 else ""
+            figures.append(Figure(f"{metric.title}{where}", drawn, f"{_best(key, having)} {meaning}"))
+    measured = [run for run in runs if any(run.value(key) is not None for key in keys)]
+    if len(measured) < 2:
         return []
     blocks: list[Block] = []
-    if not same_data:
-        words = ["These runs were evaluated on different judgments: do not compare their numbers directly."]
-        blocks.append(Banner("careful", "Warning", "Not evaluated on the same data", words))
+    alone = [quoted(run.name) for run in measured if run.name not in beside]
+    if alone:
+        words = [
+            "Only runs that were evaluated on the same judgments, and scored by the same reward model, are compared."
+        ]
+        blocks.append(Banner("careful", "Not compared", ", ".join(alone), words))
     cells = [[run.name, *(with_interval(run.value, key) for key in keys)] for run in runs]
     return [
         *blocks,
-        Figures(figures),
-        Table("The numbers", ["run", *(METRICS[key].title for key in keys)], cells),
+        *([Figures(figures)] if figures else []),
+        Table("The numbers", ["run", *(METRICS[key].title for key in keys)], cells, folded=bool(alone)),
         Table("The runs", ["run", "description"], [[run.name, describe(run)] for run in runs], folded=True),
     ]
+
+
+def _comparable(key: str, runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs that have a metric, in groups of two or more with the same judgments, and reward model if it matters."""
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        if run.value(key) is not None:
+            reward = [text_of(run.config.get("reward"))] if METRICS[key].by_reward else []
+            groups.setdefault((*sorted(_evaluated_on(run)), *reward), []).append(run)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _evaluated_on(run: Run) -> list[str]:
