@@ -274,7 +274,8 @@ def test_a_run_is_evaluated_under_its_own_penalty(values, base, parts, tmp_path)
     pluralign.train(config_of(base, parts, folder, **values))
     own = read_metrics(folder)
     wanted = {"mode": "flattened", "alpha": 0.05, "gate": "token", "reference_weight": 0.5, "beta": 1.0} | values
-    settings = json.loads((folder / "config.json").read_text())[SETTINGS]
+    file = folder / ("model_config.json" if (folder / "adapter_config.json").exists() else "config.json")
+    settings = json.loads(file.read_text())[SETTINGS]
     assert settings["objective"] == "pm-dpo"
     assert settings["beta"] == wanted["beta"]
     assert settings["penalty"] == {name: wanted[name] for name in vars(Penalty())}
@@ -284,8 +285,8 @@ def test_a_run_is_evaluated_under_its_own_penalty(values, base, parts, tmp_path)
     for key in ("accuracy", "log_loss", "ece"):
         assert found[key] == pytest.approx(own[key], rel=1e-4), key
     settings["penalty"] = {"mode": "kl"}
-    stored = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(stored | {SETTINGS: settings}))
+    stored = json.loads(file.read_text())
+    file.write_text(json.dumps(stored | {SETTINGS: settings}))
     other = pluralign.evaluate(folder, parts / "test.parquet", tmp_path / "as-dpo")
     assert abs(other["log_loss"] - own["log_loss"]) > (1e-5 if wanted["mode"] == "flattened" else 0.05)
     assert "tuned" in (folder / "README.md").read_text() or "load_policy" in (folder / "README.md").read_text()

@@ -76,7 +76,7 @@ def test_the_demo_reports_what_its_runs_hold(tmp_path, monkeypatch):
         *several,
     ):
         assert title in page
-    for name in RUNS:
+    for name in (name for name in RUNS if name != "together" or several):
         assert f'href="{name}/report.html"' in page
         assert (tmp_path / name / "report.html").exists()
     for kind in ("brief", "warm", "thorough"):

@@ -150,7 +150,7 @@ def check_present(given: Mapping[str, Given], required: Sequence[str], place: st
         if key not in given:
             raise PluralignError(f"{place}: the key '{key}' is missing")
     for key in ("train_files", "eval_files"):
-        for file in (check_value(given[key], list[str]) if key in given else None) or []:
+        for file in (check_value(given[key], fields_of(RunKeys)[key][0]) if key in given else None) or []:
             if not is_present(file):
                 raise given[key].complain(f"no such file: {file}")
 
