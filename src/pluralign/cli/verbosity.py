@@ -9,7 +9,12 @@ import warnings
 from pluralign.core.progress import CONSOLE
 
 LIBRARIES = ("transformers", "trl", "peft", "torch", "accelerate", "datasets", "huggingface_hub")
-SILENT = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error", "TRL_EXPERIMENTAL_SILENCE": "1"}
+SILENT = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+}
 """What these libraries read when they are imported; what the environment sets stays."""
 
 
