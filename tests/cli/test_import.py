@@ -109,7 +109,7 @@ def test_polis_votes_that_cannot_be_read_are_named(run, tmp_path):
     ):
         refused(run, expected, "import", polis(tmp_path, "town", HEADER + votes), *out)
     file = polis(tmp_path, "town", HEADER + "7,0,1,0,1,,0\n8,1,1,1,-1,1,\n")
-    hint = "every vote is a judgment, for audits and dprm; for training on comparisons: --shape people"
+    hint = "each vote is a judgment, for audits and dprm; to train on comparisons, import with --shape people"
     assert hint in run("import", file, *out, "--drop-columns", "2")[1]
     assert hint not in run("import", file, *out, "--drop-columns", "2", "--shape", "people")[1]
     (row,) = read(tmp_path / "o.parquet").rows()

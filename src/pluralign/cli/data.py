@@ -56,7 +56,7 @@ def import_(
     )  # fmt: skip
     typer.echo("\n".join(imported.summary()))
     if format == "polis" and shape is None:
-        typer.echo("every vote is a judgment, for audits and dprm; for training on comparisons: --shape people")
+        typer.echo("each vote is a judgment, for audits and dprm; to train on comparisons, import with --shape people")
 
 
 def export(

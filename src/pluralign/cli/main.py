@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 from pluralign.cli import data, models, options, policies
 from pluralign.cli.fields import TrainCommand
-from pluralign.cli.verbosity import said_as_asked
+from pluralign.cli.verbosity import set_verbosity
 from pluralign.cli.votes import votes
 from pluralign.core.errors import Interrupted, PluralignError, TrainingError, nearest, one_line
 from pluralign.core.files import disk_message
@@ -127,7 +127,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character must not end the command
     message = None
-    words = said_as_asked(sys.argv[1:])
+    words = set_verbosity(sys.argv[1:])
     try:
         _check_words(words)
         code = app(words or ["--help"], prog_name="pluralign", standalone_mode=False) or 0

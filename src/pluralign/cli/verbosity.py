@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -18,10 +19,11 @@ SILENT = {
 """What these libraries read when they are imported; what the environment sets stays."""
 
 
-def said_as_asked(words: list[str]) -> list[str]:
-    """Take `--quiet` and `--verbose` from the words of the command line, and set the console accordingly."""
+def set_verbosity(words: list[str]) -> list[str]:
+    """Act on `--quiet` and `--verbose` in the words of the command line, and return the other words."""
     quiet, verbose = "--quiet" in words, "--verbose" in words
     CONSOLE.quiet = quiet
+    logging.getLogger("pluralign").setLevel(logging.ERROR if quiet else logging.NOTSET)
     if not verbose:
         for name, value in SILENT.items():
             os.environ.setdefault(name, value)

@@ -58,12 +58,12 @@ def track(
     if CONSOLE.quiet or not sys.stderr.isatty():
         yield from _lines(items, description, total, size)
         return
-    from rich.console import Console
+    import rich.console
     from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
     text, bar, _, time_left = Progress.get_default_columns()
     columns = (text, bar, MofNCompleteColumn(), TimeElapsedColumn(), time_left)
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=rich.console.Console(stderr=True), transient=True) as progress:
         task = progress.add_task(description, total=total)
         for item in items:
             yield item

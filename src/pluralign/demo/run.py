@@ -100,7 +100,7 @@ def demo_data(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
     Returns:
         What is in the folder, as text.
     """
-    say("a language model is trained on all responses")
+    say("training a language model on all responses")
     prepared = prepare(out, seed, **town)
     folder = Path(out)
     files = ", ".join(f"{name}.parquet" for name in prepared.parts)
@@ -206,7 +206,7 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
 
 def _stage(name: str) -> None:
     """Say which run begins."""
-    say(f"{list(RUNS).index(name) + 1} of {len(RUNS)}: {RUNS[name]}")
+    say(f"{list(RUNS).index(name) + 1} of {len(RUNS)}: {name} ({RUNS[name]})")
 
 
 def _run_pages(folder: Path) -> list[tuple[str, str, str]]:

@@ -65,7 +65,9 @@ def served_section(accuracies: Mapping[str, Sequence[float]]) -> Section:
     drawn = forest(points, "Accuracy for each group.", x_label="accuracy on held-out pairs", reference=0.5)
     reading = "Left of the dashed line a model is worse than a coin. Rankings are noisy: the true utility is the limit."
     figure = _figure("Accuracy for each group", drawn, reading, list(enumerate(SERVED_BY, 1)))
-    return Section("Whom do one reward model and one policy serve?", [figure], "Agreement with held-out judgments.")
+    return Section(
+        "Which groups do one reward model and one policy serve?", [figure], "Agreement with held-out judgments."
+    )
 
 
 def fair_section(wins: Mapping[str, WinRates], winner: str) -> Section:

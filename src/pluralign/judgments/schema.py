@@ -21,7 +21,7 @@ COLUMNS = (
 """The columns of the table, in order."""
 
 PREFERENCE_COLUMNS = ("prompt", "chosen", "rejected", "margin")
-"""The columns of TRL's preference rows, besides those of the table that they may also have."""
+"""The columns of TRL's preference rows. They may have columns of the table, too, such as `annotator`."""
 
 ALIASES = {
     "id": ("judgment_id", "annotation_id", "comparison_id", "row_id", "uid", "uuid"),

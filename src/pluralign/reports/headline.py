@@ -12,7 +12,7 @@ MOST = 5
 """Numbers of a headline."""
 
 MISCALIBRATED = 0.05
-"""The p-value from which on no miscalibration is seen."""
+"""Above this p-value no miscalibration was detected."""
 
 NUMBERS = {
     "accuracy": "accuracy on pairs",
@@ -39,7 +39,7 @@ def headline(metrics: Mapping[str, Any]) -> list[str]:
         >>> metrics = {"accuracy": 0.7, "accuracy_low": 0.6, "accuracy_high": 0.8, "ece_p_value": 0.4, "log_loss": 0.6}
         >>> for line in headline(metrics | {"accuracy/group=old": 0.4, "accuracy/group=young": 0.9}):
         ...     print(line)
-        The model agrees with people on 70% [60%, 80%] of pairs. No miscalibration is seen (p = 0.40).
+        The model agrees with people on 70% [60%, 80%] of pairs. No miscalibration was detected (p = 0.40).
         It serves the group 'old' worst: it agrees with them on 40% of pairs.
         accuracy on pairs                           0.700 [0.600, 0.800]
         log-loss, in nats                           0.600
@@ -68,7 +68,7 @@ def _agreement(metrics: Mapping[str, Any]) -> str | None:
     p_value = metrics.get("ece_p_value")
     if p_value is None:
         return told + "."
-    seen = "No miscalibration is seen" if p_value > MISCALIBRATED else "Its probabilities are miscalibrated"
+    seen = "No miscalibration was detected" if p_value > MISCALIBRATED else "Its probabilities are miscalibrated"
     return f"{told}. {seen} ({'p < 0.01' if p_value < 0.01 else f'p = {p_value:.2f}'})."
 
 

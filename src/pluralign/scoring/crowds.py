@@ -354,10 +354,11 @@ def verdict(metrics: Mapping[str, Any], baseline: str = "marginal") -> str | Non
     key = f"gain_over_{baseline}"
     if f"{key}_low" not in metrics:
         return None
+    rival = "logistic regression" if baseline == "logistic" else f"the {baseline}"
     found = f"{metrics[key]:.4f} [{metrics[f'{key}_low']:.4f}, {metrics[f'{key}_high']:.4f}] nats a vote"
     if metrics[f"{key}_low"] > 0:
-        return f"better than the {baseline} by {found}"
-    return f"not better than the {baseline}: {found}"
+        return f"better than {rival} by {found}"
+    return f"not better than {rival}: {found}"
 
 
 def verdicts(metrics: Mapping[str, Any]) -> list[str]:

@@ -20,9 +20,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from pluralign.choice.annotator_blocks import blocks_of
+from pluralign.choice.annotator_posteriors import Prior, importance, laplace
 from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
 from pluralign.choice.latent_class.panel import Panel
-from pluralign.choice.random_coefficients import Prior, blocks_of, importance, laplace
 
 DRAWS = 128
 """Draws of each annotator's position in the continuum, by importance sampling."""

@@ -43,7 +43,7 @@ ROUGH = 1e-5
 """Relative gain at which Newton's method on the likelihood takes over from expectation maximisation."""
 
 SAME_CURVATURE = 3
-"""So many steps of the restarts in a row solve with one curvature, which takes most of their time."""
+"""Restarts keep a curvature for this many steps: computing it takes most of their time."""
 
 CELLS = 2**20
 """Restarts run together as long as their values for all choices are at most this many numbers."""
