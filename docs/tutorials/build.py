@@ -2,7 +2,7 @@
 
 A tutorial is a Python script whose cells begin with `# %%`, or `# %% [markdown]` for text in comments. The page,
 `NAME.md`, shows what a code cell prints and its last expression: a frame as a table, a figure as a picture, anything
-else as text. The log lines of training are left out. A cell runs in a new folder that all cells of the tutorial share.
+else as text. Cells run in a new folder that all cells of the tutorial share.
 """
 
 import ast
@@ -19,8 +19,6 @@ from typing import Any, NamedTuple
 FOLDER = Path(__file__).parent
 LARGEST = 60_000
 """The largest picture, in bytes."""
-
-LOGGED = re.compile(r"^\{'(loss|eval_loss|train_runtime)'.*\}$")
 
 
 class Cell(NamedTuple):
@@ -49,8 +47,7 @@ def run(source: str, names: dict[str, Any], title: str) -> tuple[str, Any]:
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(compile(ast.Module(body, []), title, "exec"), names)
         value = None if last is None else eval(compile(last, title, "eval"), names)
-    lines = [line for line in printed.getvalue().splitlines() if not LOGGED.match(line.strip())]
-    return "\n".join(lines).strip(), value
+    return printed.getvalue().strip(), value
 
 
 def shown(value: Any, name: str, number: int) -> list[str]:

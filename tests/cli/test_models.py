@@ -1,6 +1,7 @@
 """`train`, `evaluate` and `score` through the command line: what they write, and what they refuse in one line."""
 
 import json
+import logging
 import re
 
 import pyarrow.parquet as pq
@@ -278,3 +279,6 @@ def test_a_training_says_a_line_a_log_and_the_next_command_unless_quiet(run, con
     assert "{'" not in out + err
     code, quiet, err = run("--quiet", "train", config(), *words, "--output_dir", tmp_path / "quiet")
     assert (code, err, quiet) == (0, "", out)
+    assert not logging.getLogger("pluralign.training").isEnabledFor(logging.WARNING)  # notes are silenced too
+    assert run("train", config(), *words, "--output_dir", tmp_path / "quiet")[0] == 0
+    assert logging.getLogger("pluralign.training").isEnabledFor(logging.WARNING)

@@ -90,20 +90,20 @@ FAULTS = {
 }
 
 
-KINDS = {"the frame": pd.DataFrame, "the list": list, "the table": pa.Table.from_pylist}
+MAKERS = {"the frame": pd.DataFrame, "the list": list, "the table": pa.Table.from_pylist}
 NO_TABLE = ("another type", "a type inside a list")
 """Faults that a column of one type cannot have."""
 
 
 @pytest.mark.parametrize(
     ("fault", "name"),
-    [(fault, name) for fault in FAULTS for name in KINDS if not (name == "the table" and fault in NO_TABLE)],
+    [(fault, name) for fault in FAULTS for name in MAKERS if not (name == "the table" and fault in NO_TABLE)],
 )
 def test_a_fault_has_the_message_that_it_has_in_a_file(fault, name, tmp_path):
     faulty = FAULTS[fault]
     rows = [{**dict.fromkeys(faulty), **GOOD}] * 2 + [faulty]
     path = lines(tmp_path / "a.jsonl", rows)
-    table = KINDS[name](rows)
+    table = MAKERS[name](rows)
     with pytest.raises(PluralignError) as in_file:
         read(path)
     with pytest.raises(PluralignError) as in_memory:
