@@ -133,11 +133,40 @@ def test_value_gradient_and_curvature_are_the_formulas_own(kind):
     check(*case(kind))
 
 
-@pytest.mark.parametrize("name", ["WIDE", "MOST_EDGES"])
+@pytest.mark.parametrize("name", ["WIDE", "MOST_EDGES", "DIFFERENCES"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_way_to_compute_them_gives_the_same(kind, name, monkeypatch):
     monkeypatch.setattr(conditional_logit, name, -1)
     check(*case(kind))
+
+
+@pytest.mark.parametrize("kind", ["pairs", "ties", "worths"])
+def test_every_third_choice_is_what_it_was(kind):
+    logit, coefficients, weights, _ = case(kind)
+    whole, part = logit.at(coefficients), logit.every(3).at(coefficients)
+    close(part.log_p, whole.log_p[::3])
+    kept = torch.zeros_like(weights)
+    kept[::3] = weights[::3]
+    close(part.curvature(weights[::3]), whole.curvature(kept))
+
+
+def test_a_curvature_from_a_sample_is_close_unless_the_sample_lacks_a_feature():
+    draw = torch.Generator().manual_seed(0)
+    responses = torch.stack([torch.randperm(RESPONSES, generator=draw)[:3] for _ in range(6000)])
+    features = torch.randn(RESPONSES, COLUMNS, dtype=torch.float64, generator=draw)
+    weights = torch.rand(6000, 2, dtype=torch.float64, generator=draw)
+    sets = choice_sets(responses + RESPONSES * torch.arange(6000).unsqueeze(1), torch.tensor([[1, 2, 3]] * 6000), 72000)
+    logit = ConditionalLogit(sets, features.repeat(6000, 1), 72000)
+    weights = weights.repeat_interleave(2, 0)[: len(sets)]
+    point = logit.at(torch.randn(2, COLUMNS, dtype=torch.float64, generator=draw))
+    exact, sampled = point.curvature(weights), point.sampled_curvature(weights, 3000)
+    assert not torch.equal(sampled, exact)
+    torch.testing.assert_close(sampled, exact, rtol=0.1, atol=0.1 * float(exact.diagonal(dim1=1, dim2=2).min()))
+    rare = torch.zeros(72000, 1, dtype=torch.float64)
+    rare[sets.others.response[sets.others.choice % 4 == 1][:5]] = 1.0  # in none of every fourth choice
+    logit = ConditionalLogit(sets, torch.cat((logit.features, rare), 1), 72000)
+    point = logit.at(torch.zeros(2, COLUMNS + 1, dtype=torch.float64))
+    assert torch.equal(point.sampled_curvature(weights, 3000), point.curvature(weights))
 
 
 def test_choices_of_what_a_type_does_not_know_are_impossible_to_it():

@@ -9,6 +9,7 @@ import torch
 from scipy.optimize import minimize
 
 from pluralign.choice.em_dpo import matched_types
+from pluralign.choice.latent_class import em
 from pluralign.choice.latent_class import estimator as latent_class
 from pluralign.choice.latent_class.em import e_step, m_step
 from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
@@ -300,6 +301,16 @@ def test_drafts_lead_to_the_same_optimum(simulate, monkeypatch):
     np.testing.assert_allclose(model.fit(panel).coefficients_, expected.coefficients_, atol=1e-8)
     covariates = np.random.default_rng(0).normal(size=(200, 1))
     assert LatentClassPlackettLuce(2).fit(replace(panel, covariates=covariates)).converged_
+
+
+def test_rough_curvatures_lead_to_the_same_optimum(simulate, monkeypatch):
+    panel, _ = simulate(TRUTH, annotators=200)
+    exact = LatentClassPlackettLuce(2).fit(panel)
+    monkeypatch.setattr(em, "SAMPLE", 10)
+    rough = LatentClassPlackettLuce(2).fit(panel)
+    np.testing.assert_allclose(rough.coefficients_, exact.coefficients_, atol=1e-5)
+    assert rough.converged_
+    assert rough.log_likelihood_ == pytest.approx(exact.log_likelihood_, abs=1e-6)
 
 
 def test_starts_reach_one_optimum_whatever_the_seed(simulate):

@@ -35,11 +35,11 @@ def test_held_out_numbers_are_those_of_the_folds(simulate, weights):
             model.fit(panel.of_annotators([who for who in range(9) if who != out]))
             each[row, out] = weights[out] * model.annotator_log_likelihood(panel.of_annotators([out]))[0]
     places = panel.judgments * weights.mean()
-    np.testing.assert_allclose(found.held_out, each.sum(1) / places, rtol=1e-7)
+    # Fits on folds end at a Newton decrement of 1e-7, so held-out numbers are right to about its root times a gradient.
+    np.testing.assert_allclose(found.held_out, each.sum(1) / places, rtol=1e-5)
     gain = each[1] - each[0]
-    # Gains are differences of log-likelihoods per judgment of about 1, which the fits reach to 1e-9.
-    np.testing.assert_allclose(found.gain, [0, gain.sum() / places], rtol=1e-6, atol=1e-9)
-    np.testing.assert_allclose(found.gain_error[1], gain.std(ddof=1) * 3 / places, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(found.gain, [0, gain.sum() / places], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.gain_error[1], gain.std(ddof=1) * 3 / places, rtol=1e-5, atol=1e-5)
 
 
 def test_a_gain_must_exceed_so_many_errors(simulate):

@@ -47,6 +47,12 @@ class Members:
         back = compressed(response, choice, ones, (shape[1], shape[0]))
         return cls(compressed(choice, response, ones, shape), back, choice, response)
 
+    def every(self, step: int) -> Members:
+        """Those of every `step`-th choice."""
+        kept = self.choice % step == 0
+        choices, responses = self.matrix.shape
+        return self.of(self.choice[kept] // step, self.response[kept], (-(-choices // step), responses))
+
 
 @dataclass(frozen=True)
 class ChoiceSets:
@@ -74,6 +80,17 @@ class ChoiceSets:
 
     def __len__(self) -> int:
         return len(self.places)
+
+    def every(self, step: int) -> ChoiceSets:
+        """Every `step`-th choice, from the first, without who made it."""
+        places = self.places[::step]
+        kept = self.of_further % step == 0
+        of_further, share = self.of_further[kept] // step, self.share[kept]
+        nobody = self.judgment[:0]
+        return ChoiceSets(
+            self.tied.every(step), self.others.every(step), places, _places_of(of_further, len(places)), of_further,
+            share, nobody, nobody,
+        )  # fmt: skip
 
     @property
     def members(self) -> int:
@@ -132,15 +149,11 @@ def choice_sets(
     share = torch.ones(len(of_further), 1, dtype=torch.float64, device=ranks.device)
     if ties == "efron":
         share = 1 - (number_of.double() / places[of_further].double()).unsqueeze(1)
-    further = None
-    if len(of_further):
-        columns = torch.arange(len(of_further), device=ranks.device)
-        further = compressed(of_further, columns, torch.ones_like(share[:, 0]), (len(first), len(of_further)))
     return ChoiceSets(
         tied=Members.of(tied[0], tied[1], shape),
         others=Members.of(others[0], others[1], shape),
         places=places.double(),
-        further=further,
+        further=_places_of(of_further, len(first)),
         of_further=of_further,
         share=share,
         judgment=judgment,
@@ -155,6 +168,15 @@ def compressed(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         return torch.sparse_csr_tensor(starts, columns[order], values[order], shape, check_invariants=False)
+
+
+def _places_of(of_further: Tensor, choices: int) -> Tensor | None:
+    """The sparse matrix `(choices, places)` of which choice has which further place; `None` without any."""
+    if not len(of_further):
+        return None
+    columns = torch.arange(len(of_further), device=of_further.device)
+    ones = torch.ones(len(of_further), dtype=torch.float64, device=of_further.device)
+    return compressed(of_further, columns, ones, (choices, len(of_further)))
 
 
 def _blocks(rows: int, width: int) -> Iterator[slice]:

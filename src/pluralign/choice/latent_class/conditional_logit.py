@@ -38,8 +38,17 @@ EDGE_WORK = 4
 by this, with p features. Their products with vectors are, if there are also fewer distinct pairs than this times the
 members of all choices."""
 
+DIFFERENCES = 8
+"""With fewer pairs for each response than this, Hessians are sums over differences of features."""
+
 MOST_EDGES = 2**24
 """With more pairs than this, Hessians are made from the choices' mean features."""
+
+SAMPLED = 1.5
+"""A curvature from a sample of the choices is used if no feature's second moment is off by more than this factor."""
+
+BLOCK = 2**12
+"""Pairs whose differences of features are made at once."""
 
 LEAST = 1e-150
 """The smallest sum of exponentials: that of a choice whose responses are not available, and whose weight is 0."""
@@ -102,6 +111,13 @@ class ConditionalLogit:
         values, turn = self.derived["spectrum"]
         return values, turn
 
+    def every(self, step: int) -> ConditionalLogit:
+        """The logit over every `step`-th choice; kept, so that its pairs are found once."""
+        key = f"every {step}"
+        if key not in self.derived:
+            self.derived[key] = replace(self, choices=self.choices.every(step))
+        return self.derived[key]
+
     @cached_property
     def few_edges(self) -> bool:
         """Whether Hessians are cheaper from pairs of responses than from the choices' mean features."""
@@ -123,6 +139,7 @@ class Edges:
     Args:
         first, second: `(pairs,)`.
         within: three sparse matrices `(pairs, choices)`: both in A, one in A and one in T, both in T.
+        joined: their sum.
         order: `(2 pairs,)` the pair behind each entry of the symmetric matrix of pairs, by rows.
         starts, columns: of that matrix in compressed rows.
     """
@@ -130,6 +147,7 @@ class Edges:
     first: Tensor
     second: Tensor
     within: tuple[Tensor, Tensor, Tensor]
+    joined: Tensor
     order: Tensor
     starts: Tensor
     columns: Tensor
@@ -154,6 +172,7 @@ class Point:
             known = logit.available.T.repeat(1, utilities.shape[1] // len(logit.available))
             utilities = utilities.masked_fill(~known, -torch.inf)
         self._known = known
+        self._mass: tuple[Tensor, Tensor] | None = None
         finite = utilities if known is None else utilities.masked_fill(~known, 0.0)
         top = finite.amax(0) if len(finite) else finite.new_zeros(finite.shape[1])
         self.wide = bool((top - (finite.amin(0) if len(finite) else top) > WIDE).any())
@@ -222,9 +241,12 @@ class Point:
         return self.per_tied if self.choices.further is None else self.over_places(1 / self.total, 1 / self.further)
 
     def mass(self, weights: Tensor) -> Tensor:
-        """sum_s w_s sum_j P_sj of each response: `(choices, B)` to `(responses, B)`."""
-        tied, others = self.choices.tied, self.choices.others
-        return self.spread(tied, weights * self.per_tied) + self.spread(others, weights * self.per_other)
+        """sum_s w_s sum_j P_sj of each response: `(choices, B)` to `(responses, B)`; kept for the last weights."""
+        if self._mass is None or self._mass[0] is not weights:
+            tied, others = self.choices.tied, self.choices.others
+            found = self.spread(tied, weights * self.per_tied) + self.spread(others, weights * self.per_other)
+            self._mass = weights, found
+        return self._mass[1]
 
     def value(self, weights: Tensor) -> Tensor:
         """Weighted log-likelihood `(B,)`; choices with weight 0 are skipped."""
@@ -263,6 +285,21 @@ class Point:
             return self._from_edges(weights)
         return self._from_means(weights)
 
+    def sampled_curvature(self, weights: Tensor, number: int) -> Tensor:
+        """About `curvature`, from every n-th choice so that about `number` are left.
+
+        It is exact if there are not many more, or if the sample misses what a feature's curvature comes from.
+        """
+        step = len(self.choices) // max(1, number)
+        if step < 2 or self.logit.available is not None:
+            return self.curvature(weights)
+        part, own = Point(self.logit.every(step), self.utilities), weights[::step]
+        own = own * (weights.sum(0) / own.sum(0).clamp(min=LEAST))
+        ratio = (part.diagonal(own) + LEAST) / (self.diagonal(weights) + LEAST)
+        if bool(((ratio < 1 / SAMPLED) | (ratio > SAMPLED)).any()):
+            return self.curvature(weights)
+        return part.curvature(own)
+
     def _seconds(self, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """w_s times the sums over j of 1 / D_j^2, a_j / D_j^2 and a_j^2 / D_j^2, each `(choices, B)`."""
         first = weights / self.total.square()
@@ -273,12 +310,18 @@ class Point:
 
     def _pairs(self, weights: Tensor) -> Tensor:
         """sum_s w_s sum_j P_i P_k of each pair of responses: `(pairs, B)`."""
-        edges = self.logit.edges
-        pairs = sum(own @ seconds for own, seconds in zip(edges.within, self._seconds(weights), strict=True))
+        edges, seconds = self.logit.edges, self._seconds(weights)
+        if self.choices.further is None:  # all three are the same
+            pairs = edges.joined @ seconds[0]
+        else:
+            others, mixed, tied = (own @ part for own, part in zip(edges.within, seconds, strict=True))
+            pairs = others + mixed + tied
         return pairs * self.exponentials[edges.first] * self.exponentials[edges.second]
 
     def _from_edges(self, weights: Tensor) -> Tensor:
         edges, size, pairs = self.logit.edges, len(self.utilities), self._pairs(weights)
+        if self.logit.features is not None and len(pairs) <= DIFFERENCES * size:
+            return _from_differences(self.logit.features, edges, pairs)
         found = weights.new_empty(weights.shape[1], self.logit.parameters, self.logit.parameters)
         degrees = torch.zeros(weights.shape[1], size, dtype=weights.dtype, device=weights.device)
         for values, degree in zip(pairs.T.contiguous(), degrees, strict=True):
@@ -403,6 +446,16 @@ def _largest(utilities: Tensor, choices: ChoiceSets) -> Tensor:
     return torch.where(torch.isfinite(found), found, 0.0)
 
 
+def _from_differences(features: Tensor, edges: Edges, pairs: Tensor) -> Tensor:
+    """X' L X as the sum over pairs of w (x_i - x_k) (x_i - x_k)': weights `(pairs, B)` to `(B, p, p)`."""
+    found = pairs.new_zeros(pairs.shape[1], features.shape[1], features.shape[1])
+    for first, second, own in zip(*(part.split(BLOCK) for part in (edges.first, edges.second, pairs)), strict=True):
+        gap = features[first] - features[second]
+        for vector, values in enumerate(own.split(1, 1)):
+            found[vector].addmm_((gap * values).T, gap)
+    return found
+
+
 def _edges(choices: ChoiceSets, responses: int) -> Edges:
     both = [_pairs(part.choice, part.response, part.choice, part.response) for part in (choices.others, choices.tied)]
     mixed = _pairs(choices.others.choice, choices.others.response, choices.tied.choice, choices.tied.response)
@@ -417,7 +470,9 @@ def _edges(choices: ChoiceSets, responses: int) -> Edges:
     order = torch.argsort(rows, stable=True)
     starts = torch.cat((rows.new_zeros(1), torch.bincount(rows, minlength=responses).cumsum(0)))
     within = (matrices[0], matrices[1], matrices[2])
-    return Edges(first, second, within, order % max(1, len(unique)), starts, columns[order])
+    occurs = torch.cat([choice for choice, _, _ in lists])
+    joined = compressed(number, occurs, torch.ones(len(number), dtype=torch.float64, device=number.device), shape)
+    return Edges(first, second, within, joined, order % max(1, len(unique)), starts, columns[order])
 
 
 def _pairs(choice: Tensor, response: Tensor, other: Tensor, another: Tensor) -> tuple[Tensor, Tensor, Tensor]:

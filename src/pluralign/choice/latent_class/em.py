@@ -20,6 +20,9 @@ DENSE_PARAMETERS = 512
 DENSE_ALONE = 512
 """up to this many features of a single type."""
 
+SAMPLE = 64
+"""Rough curvatures are computed from about this many choices for each coefficient of a restart."""
+
 LARGEST_CHANGE = 4.0
 """Most that `ascended` changes a utility by, in nats."""
 
@@ -111,9 +114,8 @@ def ascended(problem: Problem, fit: Fit, temperature: float = 1.0, solver: Solve
     sums = (problem.counts @ point.log_p).view(-1, restarts, types).transpose(0, 1)
     fit = with_posterior(problem, fit, sums, temperature)
     weights = choice_weights(problem, fit.gamma)
-    solver = conditioned(problem, point, weights) if solver is None else solver
-    local = _local_at(problem, fit.parameters, point, weights, solver, steps=ROUGH_STEPS)
-    step = local.solve(local.gradient)
+    solver = conditioned(problem, point, weights, rough=True) if solver is None else solver
+    step = _solved(problem, point, weights, _gradient(problem, fit.parameters, point, weights), solver, ROUGH_STEPS)
     change = problem.logit.utilities(problem.directions(step).flatten(0, 1)).abs()
     largest = change.amax(0).view(restarts, types).amax(1) if len(change) else change.new_zeros(restarts)
     parameters = fit.parameters + step * (LARGEST_CHANGE / largest.clamp(min=LARGEST_CHANGE)).unsqueeze(1)
@@ -130,35 +132,38 @@ def _with_shares(problem: Problem, fit: Fit, steps: int) -> Fit:
 
 def _local(problem: Problem, parameters: Tensor, weights: Tensor) -> Local:
     """The weighted log-likelihood of the choices less the prior, at `(R, m)` parameters."""
-    return _local_at(problem, parameters, problem.logit.at(problem.coefficients(parameters).flatten(0, 1)), weights)
-
-
-def _local_at(
-    problem: Problem, parameters: Tensor, point: Point, weights: Tensor, solver: Solver | None = None, steps: int = 200
-) -> Local:
-    restarts, types = len(parameters), problem.types
-    penalty = problem.penalty(parameters)
-    value = point.value(weights).view(restarts, types).sum(-1) - (parameters * penalty).sum(-1) / 2
-    gradient = problem.gathered(point.gradient(weights).view(restarts, types, -1)) - penalty
-    least = problem.least
+    point = problem.logit.at(problem.coefficients(parameters).flatten(0, 1))
+    prior = (parameters * problem.penalty(parameters)).sum(-1) / 2
+    value = point.value(weights).view(len(parameters), problem.types).sum(-1) - prior
 
     @cache
-    def conditioner() -> Solver:
-        return conditioned(problem, point, weights) if solver is None else solver
+    def solver() -> Solver:
+        return conditioned(problem, point, weights)
 
     def solve(right: Tensor) -> Tensor:
-        if is_dense(problem):
-            return conditioner()(right)
+        return _solved(problem, point, weights, right, solver())
 
-        hessian = point.hessian(weights)
+    return Local(value, _gradient(problem, parameters, point, weights), solve)
 
-        def product(vectors: Tensor) -> Tensor:
-            by_type = hessian(problem.directions(vectors).flatten(0, 1))
-            return problem.gathered(by_type.view(restarts, types, -1)) + least * vectors - problem.coupled(vectors)
 
-        return conjugate_gradients(product, right, conditioner(), steps=steps)
+def _gradient(problem: Problem, parameters: Tensor, point: Point, weights: Tensor) -> Tensor:
+    """Of the weighted log-likelihood less the prior: `(R, m)`."""
+    by_type = point.gradient(weights).view(len(parameters), problem.types, -1)
+    return problem.gathered(by_type) - problem.penalty(parameters)
 
-    return Local(value, gradient, solve)
+
+def _solved(problem: Problem, point: Point, weights: Tensor, right: Tensor, solver: Solver, steps: int = 200) -> Tensor:
+    """The inverse of minus the Hessian of the complete data times `(R, m)`; a small one's `solver` is all it takes."""
+    if is_dense(problem):
+        return solver(right)
+    hessian = point.hessian(weights)
+
+    def product(vectors: Tensor) -> Tensor:
+        by_type = hessian(problem.directions(vectors).flatten(0, 1))
+        own = problem.gathered(by_type.view(len(right), problem.types, -1))
+        return own + problem.least * vectors - problem.coupled(vectors)
+
+    return conjugate_gradients(product, right, solver, steps=steps)
 
 
 def is_dense(problem: Problem) -> bool:
@@ -169,16 +174,16 @@ def is_dense(problem: Problem) -> bool:
     )
 
 
-def conditioned(problem: Problem, point: Point, weights: Tensor) -> Solver:
+def conditioned(problem: Problem, point: Point, weights: Tensor, *, rough: bool = False) -> Solver:
     """A map from `(R, m)` to about the inverse of minus the Hessian of the complete data times it.
 
-    If the Hessian is small, it is exact. With features it is that of choices at random in proportion to each type's
-    weight, in the coordinates in which this is diagonal; with worths it is the diagonal alone. The prior's
-    coupling of the types is exact in each (Sherman-Morrison).
+    If the Hessian is small, it is exact, or with `rough` that of a sample of the choices. With features it is that of
+    choices at random in proportion to each type's weight, in the coordinates in which this is diagonal; with worths it
+    is the diagonal alone. The prior's coupling of the types is exact in each (Sherman-Morrison).
     """
     restarts, types, size = weights.shape[1] // problem.types, problem.types, problem.logit.parameters
     if is_dense(problem):
-        by_type = point.curvature(weights)
+        by_type = point.sampled_curvature(weights, SAMPLE * types * size) if rough else point.curvature(weights)
         joint = joint_curvature(problem, by_type.view(restarts, types, size, size))
         identity = torch.eye(problem.parameters, dtype=joint.dtype, device=joint.device)
         whole = joint + torch.diag(problem.least) - problem.coupled(identity)

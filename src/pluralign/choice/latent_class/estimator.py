@@ -43,7 +43,7 @@ ROUGH = 1e-5
 """Relative gain at which Newton's method on the likelihood takes over from expectation maximisation."""
 
 SAME_CURVATURE = 3
-"""Restarts keep a curvature for this many steps: computing it takes most of their time."""
+"""Expectation maximisation keeps a curvature for this many steps: computing it takes most of the time."""
 
 CELLS = 2**20
 """Restarts run together as long as their values for all choices are at most this many numbers."""
@@ -326,9 +326,9 @@ class LatentClassPlackettLuce(BaseEstimator):
 
     def _polished(self, problem: Problem, fit: Fit) -> Fit:
         """Approach the optima by expectation maximisation, end with Newton's method, and return the best."""
-        before, traces = torch.full_like(fit.objective, -torch.inf), []
-        for _ in range(self.max_iterations):
-            fit, _ = ascended(problem, fit)
+        before, traces, solver = torch.full_like(fit.objective, -torch.inf), [], None
+        for step in range(self.max_iterations):
+            fit, solver = ascended(problem, fit, solver=solver if step % SAME_CURVATURE else None)
             traces.append(fit.log_likelihood)
             if bool((fit.objective - before <= ROUGH * (1 + fit.objective.abs())).all()):
                 break

@@ -22,6 +22,7 @@ from torch import Tensor
 from pluralign.choice.latent_class.conditional_logit import Point
 from pluralign.choice.latent_class.em import (
     Fit,
+    Solver,
     choice_weights,
     conditioned,
     joint_curvature,
@@ -32,6 +33,9 @@ from pluralign.choice.latent_class.problem import Problem
 
 EXACT = 1e-12
 """Newton decrement, relative to the objective, at which a fit has converged to its last digits."""
+
+SAME_CONDITIONER = 3
+"""Newton's method keeps the curvature that preconditions its steps for this many of them."""
 
 MOST_PRODUCTS = 60
 """Products with the information in a Newton step."""
@@ -124,9 +128,11 @@ def polished(
     converged where the Newton decrement g' I^-1 g / 2 is below `tolerance` times 1 + |objective|.
     """
     here = _Here.at(problem, fit)
-    trace = [float(here.fit.log_likelihood[0])]
-    for _ in range(steps):
-        step, definite = here.newton_step()
+    trace, solver = [float(here.fit.log_likelihood[0])], None
+    for number in range(steps):
+        if number % SAME_CONDITIONER == 0 or solver is None:
+            solver = conditioned(problem, here.point, here.weights, rough=True)
+        step, definite = here.newton_step(solver)
         size = 1 + abs(float(here.fit.objective[0]))
         slope = float(here.gradient @ step)
         if slope / 2 <= tolerance * size:
@@ -179,10 +185,12 @@ class _Here:
         """What residuals `(annotators, K)` of the membership give its coefficients."""
         return ((residual[:, 1:] * self.problem.population.unsqueeze(1)).T @ self.covariates).flatten()
 
-    def newton_step(self) -> tuple[Tensor, bool]:
-        """About I^-1 g, and whether the information was positive definite in all directions that were tried."""
+    def newton_step(self, solve_free: Solver) -> tuple[Tensor, bool]:
+        """About I^-1 g, and whether the information was positive definite in all directions that were tried.
+
+        `solve_free` is about the inverse of the complete data's information for the free coefficients.
+        """
         free = self.problem.parameters
-        solve_free = conditioned(self.problem, self.point, self.weights)
         solve_membership = self._membership_solver()
 
         def conditioner(right: Tensor) -> Tensor:
