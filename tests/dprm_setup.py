@@ -26,7 +26,12 @@ def make(folder, judgments, tmp_path, evaluated=None, peft_config=None, scale=SC
     }
     args = DPRMConfig(**{**defaults, **values})
     return DPRMTrainer(
-        built.model, args, judgments, evaluated, processing_class=built.tokenizer, peft_config=peft_config
+        built.model,
+        args=args,
+        train_dataset=judgments,
+        eval_dataset=evaluated,
+        processing_class=built.tokenizer,
+        peft_config=peft_config,
     )
 
 

@@ -115,10 +115,14 @@ def main() -> None:
         transformers.set_seed(options.seed)
         values = common(batch, epochs, rate) | {"judgments_per_group": group}
         if objective == "dpo":
-            return pluralign.DPOTrainer(str(MODEL), pluralign.DPOConfig(beta=options.beta, **values), votes)
+            return pluralign.DPOTrainer(
+                str(MODEL), args=pluralign.DPOConfig(beta=options.beta, **values), train_dataset=votes
+            )
         built = build_reward_model(MODEL, max_length=options.max_length)
         args = pluralign.BradleyTerryConfig(**values)
-        return pluralign.BradleyTerryTrainer(built.model, args, votes, processing_class=built.tokenizer)
+        return pluralign.BradleyTerryTrainer(
+            built.model, args=args, train_dataset=votes, processing_class=built.tokenizer
+        )
 
     small = (options.batch, options.learning_rate, None)
     large = (4 * options.batch, 2 * options.learning_rate, 2 * options.batch)

@@ -81,7 +81,7 @@ def main() -> None:
     # Both trainers take the judgments in the same order, so both take the same steps.
     same = common | {"max_length": options.max_length, "train_sampling_strategy": "sequential"}
     args = pluralign.DPOConfig(**temporary(max_response_length=options.max_length, **same))
-    note("HH pairs, ours", pluralign.DPOTrainer(str(MODEL), args, train), reference, train, test)
+    note("HH pairs, ours", pluralign.DPOTrainer(str(MODEL), args=args, train_dataset=train), reference, train, test)
     names = ("prompt", "chosen", "rejected")
     pairs = [dict(zip(names, (row["prompt"], *chosen_and_rejected(row)), strict=True)) for row in train.rows()]
     theirs = trl.DPOTrainer(
@@ -96,5 +96,5 @@ def main() -> None:
     for loss in ("plackett-luce", "sigmoid"):
         transformers.set_seed(options.seed)
         args = pluralign.DPOConfig(**temporary(loss_type=loss, **epochs))
-        trainer = pluralign.DPOTrainer(str(MODEL), args, train)
+        trainer = pluralign.DPOTrainer(str(MODEL), args=args, train_dataset=train)
         note(f"QA-feedback rankings, {loss}", trainer, reference, train, test)

@@ -107,7 +107,7 @@ def predictions(
         given = {"preset": "paper"}
     args = DPRMConfig(**arguments(options, seed, setting), **given)
     judgments = crowd.judgments(train, majority=row == "majority")
-    trainer = DPRMTrainer(made.model, args, judgments, processing_class=made.tokenizer)
+    trainer = DPRMTrainer(made.model, args=args, train_dataset=judgments, processing_class=made.tokenizer)
     trainer.train()
     items = items_of_texts([crowd.prompt[item] for item in test], [[crowd.response[item]] for item in test])
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=options.bf16):
@@ -126,7 +126,9 @@ def bradley_terry(
     reads = setting[1] * len(train) / (2 * len(compared))
     given = arguments(options, seed, (setting[0], reads))
     args = BradleyTerryConfig(**given, judgments_per_group=2)
-    trainer = BradleyTerryTrainer(made.model, args, crowd.compared(compared), processing_class=made.tokenizer)
+    trainer = BradleyTerryTrainer(
+        made.model, args=args, train_dataset=crowd.compared(compared), processing_class=made.tokenizer
+    )
     trainer.train()
     texts = [(crowd.response[int(first)], crowd.response[int(second)]) for first, second in pairs[:, :2]]
     items = items_of_texts([crowd.prompt[int(first)] for first in pairs[:, 0]], texts)

@@ -113,7 +113,7 @@ class EM:
         began = time.perf_counter()
         type_start(judgments, args, args.seed)  # the trainer computes it once more
         self.start = time.perf_counter() - began
-        self.trainer = EMDPOTrainer(model, args, judgments, peft_config=lora())
+        self.trainer = EMDPOTrainer(model, args=args, train_dataset=judgments, peft_config=lora())
         half = halves(self.trainer.annotator, args.seed)
         whole = np.arange(len(half))
         self.rows, self.scored = (whole, whole[:0]) if types == 1 else (whole[half == 0], whole[half == 1])
@@ -175,7 +175,7 @@ class Epoch:
 
 def ours(model: str, judgments: Judgments, settings: dict[str, Any]) -> Epoch:
     args = DPOConfig(**temporary(**(_of_dpo(settings) | SILENT)))
-    return Epoch(DPOTrainer(model, args, judgments, peft_config=lora()))
+    return Epoch(DPOTrainer(model, args=args, train_dataset=judgments, peft_config=lora()))
 
 
 def theirs(model: str, judgments: Judgments, settings: dict[str, Any]) -> Epoch:

@@ -37,6 +37,6 @@ def language_model(name: str, judgments: Judgments, epochs: float) -> Path:
 def em_dpo(model: Path, judgments: Judgments, folder: str | Path, types: int | str, seed: int, **changed: Any) -> Any:
     """A trained run."""
     args = EMDPOConfig(output_dir=str(folder), seed=seed, **(SETTINGS | SILENT | {"types": types} | changed))
-    trainer = EMDPOTrainer(str(model), args, judgments, peft_config=lora())
+    trainer = EMDPOTrainer(str(model), args=args, train_dataset=judgments, peft_config=lora())
     trainer.train()
     return trainer

@@ -72,7 +72,7 @@ BLIND = [KNOWN, START, "EM-DPO", "EM-DPO, start only", "DPO"]
 
 def em_dpo(judgments: Judgments, seed: int, changed: dict[str, Any], model: Path) -> EMDPOTrainer:
     args = EMDPOConfig(**temporary(seed=seed, **(EM_DPO | SILENT | changed)))
-    return EMDPOTrainer(str(model), args, judgments, peft_config=lora())
+    return EMDPOTrainer(str(model), args=args, train_dataset=judgments, peft_config=lora())
 
 
 def started(judgments: Judgments, seed: int) -> TypeStart:

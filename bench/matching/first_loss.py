@@ -34,7 +34,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             settings = {"max_length": options.max_length, "use_cpu": True, "report_to": "none"}
             args = PMDPOConfig(folder, **named_penalty(penalty), **settings)
-            trainer = PMDPOTrainer(str(MODEL), args, judgments)
+            trainer = PMDPOTrainer(str(MODEL), args=args, train_dataset=judgments)
         items, utilities = trainer.score(judgments)
         tokens = np.array([len(ids) for ids in trainer.train_tokens.response_ids])
         first, second = items.response.reshape(-1, 2).T

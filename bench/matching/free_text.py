@@ -77,7 +77,11 @@ def reward_model() -> None:
         bf16=True, use_cpu=not torch.cuda.is_available(), seed=0, lr_scheduler_type="cosine", **QUIET,
     )  # fmt: skip
     trainer = BradleyTerryTrainer(
-        built.model, args, of_source("train", HELPFUL), of_source("test", HELPFUL), processing_class=built.tokenizer
+        built.model,
+        args=args,
+        train_dataset=of_source("train", HELPFUL),
+        eval_dataset=of_source("test", HELPFUL),
+        processing_class=built.tokenizer,
     )
     trainer.train()
     trainer.save_model(str(REWARD))
@@ -146,7 +150,7 @@ def offline(folder: Path, cell: dict[str, Any], options: argparse.Namespace) -> 
         per_device_train_batch_size=16, max_length=PROMPT + RESPONSE, max_response_length=RESPONSE,
         length_checks=0,
     )  # fmt: skip
-    trainer = PMDPOTrainer(str(MODEL), args, judgments.select(np.sort(chosen)))
+    trainer = PMDPOTrainer(str(MODEL), args=args, train_dataset=judgments.select(np.sort(chosen)))
     trainer.train()
     trainer.save_model(str(folder))
     return trainer.state.log_history

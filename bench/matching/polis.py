@@ -201,6 +201,6 @@ def tuned(model: Path, judgments: Judgments, held_out: Judgments, seed: int, ste
     args = PMDPOConfig(
         str(FOLDER / "pm-polis"), max_steps=steps, seed=seed, length_checks=0, **method, **TUNING, **SILENT
     )
-    trainer = PMDPOTrainer(str(model), args, judgments, held_out)
+    trainer = PMDPOTrainer(str(model), args=args, train_dataset=judgments, eval_dataset=held_out)
     trainer.train()
     return trainer

@@ -100,7 +100,7 @@ def by_trainer(
             logging_steps=options.steps, length_checks=0,
             max_response_length=tree.depth, layout="flat", **named_penalty(penalty), **QUIET,
         )  # fmt: skip
-        trainer = PMDPOTrainer(policy, args, table, processing_class=tree.tokenizer)
+        trainer = PMDPOTrainer(policy, args=args, train_dataset=table, processing_class=tree.tokenizer)
         ids = {tuple(own) for own in trainer.train_tokens.response_ids}
         assert ids == {tuple(tree.responses[place]) for place in judged}, "the tokens of texts and trees differ"
         trainer.train()

@@ -147,7 +147,7 @@ def main() -> None:
     clock = Clock()
     built = build_reward_model(encoder(), max_length=options.max_length)
     args = BradleyTerryConfig(output_dir=str(OUT / "convarg-ours"), **common)
-    trainer = BradleyTerryTrainer(built.model, args, votes, processing_class=built.tokenizer)
+    trainer = BradleyTerryTrainer(built.model, args=args, train_dataset=votes, processing_class=built.tokenizer)
     trainer.train()
     seconds = clock()
     note(f"MiniLM tuned on {len(votes)} votes", trainer.reward_model.score_items(items), seconds)

@@ -93,7 +93,9 @@ class Bench:
             judgments_per_source=self.options.train, warmup_steps=4, bf16=self.options.bf16,
             use_cpu=not torch.cuda.is_available(), seed=self.seed, logging_steps=10, **QUIET, **given,
         )  # fmt: skip
-        trainer = MORETrainer(built.model, args, self.parts["train"], processing_class=built.tokenizer)
+        trainer = MORETrainer(
+            built.model, args=args, train_dataset=self.parts["train"], processing_class=built.tokenizer
+        )
         trainer.train()
         return trainer
 

@@ -95,7 +95,7 @@ def main() -> None:
             learning_rate=options.learning_rate, num_train_epochs=1, warmup_steps=4, seed=options.seed, **QUIET,
         )  # fmt: skip
         votes = train.select(np.sort(sample))
-        trainer = PlackettLuceTrainer(built.model, args, votes, processing_class=built.tokenizer)
+        trainer = PlackettLuceTrainer(built.model, args=args, train_dataset=votes, processing_class=built.tokenizer)
         trainer.train()
         entry["seconds"] = clock()
         rewards = trainer.reward_model.score_items(held)

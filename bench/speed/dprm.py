@@ -62,7 +62,7 @@ def trainer_of(kind: str, folder: str, pairs: list[dict[str, Any]], batch: int) 
     transformers.set_seed(0)
     if not loss:
         config = BradleyTerryConfig("unused", per_device_train_batch_size=batch, **common)
-        return BradleyTerryTrainer(folder, config, Judgments.from_rows(pairs))
+        return BradleyTerryTrainer(folder, args=config, train_dataset=Judgments.from_rows(pairs))
     names = tuple(str(place) for place in range(labels))
     scale = LabelScale("places", names, tuple(np.linspace(-1, 1, labels).tolist()))
     draw = np.random.default_rng(labels)
@@ -73,7 +73,7 @@ def trainer_of(kind: str, folder: str, pairs: list[dict[str, Any]], batch: int) 
     ]
     table = Judgments.from_rows([{**row, "annotator": f"h{place % VOTES}"} for place, row in enumerate(rows)], scale)
     args: Any = {"loss": loss, "per_device_train_batch_size": 2 * batch, **common}
-    return DPRMTrainer(folder, DPRMConfig("unused", **args), table)
+    return DPRMTrainer(folder, args=DPRMConfig("unused", **args), train_dataset=table)
 
 
 def size_of(batch: Any) -> tuple[int, int]:

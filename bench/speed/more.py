@@ -40,8 +40,8 @@ def stepper(kind: str, sources: int, batch: int, parts: int, steps: int = 4) -> 
     }  # fmt: skip
     transformers.set_seed(0)
     if kind == "plain":
-        return Stepper(PlackettLuceTrainer(model, PlackettLuceConfig("unused", **common), table))
-    return Stepper(MORETrainer(model, MOREConfig("unused", weights=kind, **common), table))
+        return Stepper(PlackettLuceTrainer(model, args=PlackettLuceConfig("unused", **common), train_dataset=table))
+    return Stepper(MORETrainer(model, args=MOREConfig("unused", weights=kind, **common), train_dataset=table))
 
 
 def measured(case: dict[str, int], repeats: int) -> dict[str, Any]:

@@ -85,9 +85,9 @@ def _ours(task: Task, objective: str, method: str, steps: int, model: str) -> An
         values["per_device_train_batch_size"] *= task.ranking - 1
     judgments = pluralign.Judgments.from_rows(rows)
     if objective == "dpo":
-        return pluralign.DPOTrainer(model, pluralign.DPOConfig(**values), judgments)
+        return pluralign.DPOTrainer(model, args=pluralign.DPOConfig(**values), train_dataset=judgments)
     values["model_init_kwargs"] = {"dtype": torch.float32}
-    return pluralign.BradleyTerryTrainer(model, pluralign.BradleyTerryConfig(**values), judgments)
+    return pluralign.BradleyTerryTrainer(model, args=pluralign.BradleyTerryConfig(**values), train_dataset=judgments)
 
 
 def _trl(task: Task, objective: str, method: str, steps: int, model: str) -> Any:

@@ -213,7 +213,7 @@ def test_reference_log_probs_are_computed_once_for_a_model_and_its_texts(
         changed.model.norm.weight[0] += 1e-3
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     args = DPOConfig(str(tmp_path / "run"), use_cpu=True, report_to="none")
-    DPOTrainer(changed, args, judgments, processing_class=tokenizer)
+    DPOTrainer(changed, args=args, train_dataset=judgments, processing_class=tokenizer)
     assert len(list(reference_cache.iterdir())) == 3
 
 
@@ -305,7 +305,7 @@ def test_what_cannot_be_tuned_is_said(judgments, tiny_model, tiny_encoder, tmp_p
     patched.forward = patched.forward
     args, tokenizer = DPOConfig(str(tmp_path), use_cpu=True), AutoTokenizer.from_pretrained(tiny_model)
     with pytest.raises(PluralignError, match="another library has replaced its forward"):
-        DPOTrainer(patched, args, judgments, processing_class=tokenizer)
+        DPOTrainer(patched, args=args, train_dataset=judgments, processing_class=tokenizer)
     with pytest.raises(PluralignError, match="is a bidirectional encoder"):
         make(tiny_encoder, judgments, tmp_path)
     trainer = make(tiny_model, judgments, tmp_path)

@@ -118,7 +118,7 @@ def test_the_loss_is_the_mean_over_items_or_over_votes(judgments, tiny_model, tm
 def test_a_saved_model_gives_the_same_distribution(kind, judgments, tmp_path, request):
     """Through this library, and a causal one through `transformers` alone."""
     args = DPRMConfig(str(tmp_path), max_steps=3, learning_rate=1e-2, use_cpu=True, report_to="none")
-    trainer = DPRMTrainer(str(request.getfixturevalue(kind)), args, judgments)
+    trainer = DPRMTrainer(str(request.getfixturevalue(kind)), args=args, train_dataset=judgments)
     trainer.train()
     trainer.save_model()
     items = trainer.crowd.items()
@@ -313,7 +313,9 @@ def test_what_cannot_be_trained_is_said(judgments, town_rows, tiny_model, tmp_pa
     with pytest.raises(PluralignError, match=r"labels are worth \[2.0, 0.0, -1.0\], and the model was trained"):
         trainer.evaluate(voted(scale=worth))
     with pytest.raises(PluralignError, match="needs its tokenizer"):
-        DPRMTrainer(build_reward_model(tiny_model).model, DPRMConfig(str(tmp_path)), judgments)
+        DPRMTrainer(build_reward_model(tiny_model).model, args=DPRMConfig(str(tmp_path)), train_dataset=judgments)
     with pytest.raises(PluralignError, match="with 3 outputs, one for each label"):
         built = build_reward_model(tiny_model)
-        DPRMTrainer(built.model, DPRMConfig(str(tmp_path)), judgments, processing_class=built.tokenizer)
+        DPRMTrainer(
+            built.model, args=DPRMConfig(str(tmp_path)), train_dataset=judgments, processing_class=built.tokenizer
+        )

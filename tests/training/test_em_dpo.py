@@ -372,16 +372,16 @@ def test_what_cannot_be_trained_is_said(tiny_model, tmp_path):
         make(tiny_model, rows, tmp_path, auto_find_batch_size=True)
     args = EMDPOConfig(str(tmp_path), types=2, start="groups", use_cpu=True, report_to="none")
     with pytest.raises(PluralignError, match="no training judgments were given"):
-        EMDPOTrainer(tiny_model, args)
+        EMDPOTrainer(tiny_model, args=args)
     table = Judgments.from_rows(rows)
     with pytest.raises(PluralignError, match="optimizers: every M-step makes its own"):
-        EMDPOTrainer(tiny_model, args, table, optimizers=(None, None))
+        EMDPOTrainer(tiny_model, args=args, train_dataset=table, optimizers=(None, None))
     prompt = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     with pytest.raises(PluralignError, match="found PromptTuningConfig, expected a LoraConfig"):
-        EMDPOTrainer(tiny_model, args, table, peft_config=prompt)
+        EMDPOTrainer(tiny_model, args=args, train_dataset=table, peft_config=prompt)
     tuned = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), lora())
     with pytest.raises(PluralignError, match="has an adapter already; merge it first"):
-        EMDPOTrainer(tuned, args, table)
+        EMDPOTrainer(tuned, args=args, train_dataset=table)
 
 
 def degenerate():

@@ -58,7 +58,7 @@ def make(model, judgments, folder, **values):
     }
     transformers.set_seed(0)
     config = peft.LoraConfig(r=2, lora_dropout=0.2, target_modules="all-linear")
-    return EMDPOTrainer(model, EMDPOConfig(**{**defaults, **values}), judgments, peft_config=config)
+    return EMDPOTrainer(model, args=EMDPOConfig(**{**defaults, **values}), train_dataset=judgments, peft_config=config)
 
 
 def state_of(trainer):

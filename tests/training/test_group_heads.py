@@ -34,7 +34,7 @@ def opposed(prompts=6, seed=0):
 
 
 def trainer_of(folder, judgments, output, **values):
-    return DPRMTrainer(str(folder), DPRMConfig(str(output), **{**OPTIONS, **values}), judgments)
+    return DPRMTrainer(str(folder), args=DPRMConfig(str(output), **{**OPTIONS, **values}), train_dataset=judgments)
 
 
 def test_a_new_head_tells_no_groups_apart_and_the_first_step_is_the_common_one(tiny_model, tmp_path):

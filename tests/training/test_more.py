@@ -559,4 +559,4 @@ def test_a_head_that_is_not_linear_is_refused(judgments, tiny_model, tmp_path):
     built.model.score = torch.nn.Sequential(torch.nn.Linear(width, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
     args = MOREConfig(str(tmp_path), use_cpu=True, report_to="none")
     with pytest.raises(PluralignError, match=r"its head is Sequential, expected one linear layer: .* build_reward_m"):
-        MORETrainer(built.model, args, judgments, processing_class=built.tokenizer)
+        MORETrainer(built.model, args=args, train_dataset=judgments, processing_class=built.tokenizer)

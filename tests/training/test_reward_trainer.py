@@ -151,7 +151,7 @@ def test_a_model_by_its_name_trains_saves_and_loads(judgments, tiny_model, tmp_p
     args = PlackettLuceConfig(
         str(tmp_path / "run"), max_steps=2, max_length=64, use_cpu=True, report_to="none", save_strategy="no"
     )
-    trainer = PlackettLuceTrainer(tiny_model, args, judgments)
+    trainer = PlackettLuceTrainer(tiny_model, args=args, train_dataset=judgments)
     trainer.train()
     trainer.save_model()
     items, rewards = trainer.score(judgments)
@@ -185,7 +185,9 @@ def test_centring_pulls_the_mean_reward_to_zero(judgments, tiny_model, tmp_path)
 
 def test_what_cannot_be_trained_is_said(judgments, tiny_model, tmp_path):
     with pytest.raises(PluralignError, match="needs its tokenizer"):
-        BradleyTerryTrainer(build_reward_model(tiny_model).model, BradleyTerryConfig(str(tmp_path)), judgments)
+        BradleyTerryTrainer(
+            build_reward_model(tiny_model).model, args=BradleyTerryConfig(str(tmp_path)), train_dataset=judgments
+        )
     with pytest.raises(PluralignError, match="no judgment is left"):
         make(OBJECTIVES[0], tiny_model, Judgments.from_rows([{"responses": ["a"], "ranks": [1]}]), tmp_path)
     with pytest.raises(ValueError, match="max_length: found 0"):

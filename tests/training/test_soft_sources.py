@@ -54,7 +54,9 @@ def make(model, output, table, **values):
         "disable_tqdm": True, "learning_rate": 1e-3,
     }  # fmt: skip
     args = MOREConfig(**{**defaults, **values})
-    return MORETrainer(built.model, args, Judgments.from_rows(table), processing_class=built.tokenizer)
+    return MORETrainer(
+        built.model, args=args, train_dataset=Judgments.from_rows(table), processing_class=built.tokenizer
+    )
 
 
 def config(output, **values):

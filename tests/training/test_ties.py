@@ -122,8 +122,8 @@ def test_it_is_stored_with_the_model_and_used_by_evaluate(tiny_model, tmp_path):
     # A model that is trained on without ties forgets them.
     plain = BradleyTerryTrainer(
         str(tmp_path / "run"),
-        BradleyTerryConfig(str(tmp_path / "next"), ties="efron", use_cpu=True, report_to="none", max_steps=1),
-        Judgments.from_rows(pairs(16, 0.5)),
+        args=BradleyTerryConfig(str(tmp_path / "next"), ties="efron", use_cpu=True, report_to="none", max_steps=1),
+        train_dataset=Judgments.from_rows(pairs(16, 0.5)),
     )
     plain.save_model()
     assert load_reward_model(tmp_path / "next", device="cpu").tie_nu == []

@@ -38,13 +38,15 @@ def crowd(town_rows):
 
 def bradley_terry(folder, judgments, tmp_path, **values):
     torch.manual_seed(0)
-    return BradleyTerryTrainer(folder, BradleyTerryConfig(str(tmp_path / "run"), **COMMON, **values), judgments)
+    return BradleyTerryTrainer(
+        folder, args=BradleyTerryConfig(str(tmp_path / "run"), **COMMON, **values), train_dataset=judgments
+    )
 
 
 def dpo(folder, judgments, tmp_path, **values):
     torch.manual_seed(0)
     args = DPOConfig(str(tmp_path / "run"), loss_type="sigmoid", **COMMON, **values)
-    return DPOTrainer(folder, args, judgments)
+    return DPOTrainer(folder, args=args, train_dataset=judgments)
 
 
 @pytest.mark.parametrize("make", [bradley_terry, dpo])

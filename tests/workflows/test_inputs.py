@@ -118,7 +118,7 @@ def test_trainers_take_tables(kind, rows, tiny_model, tmp_path):
     def trained(data, evaluated):
         args = pluralign.BradleyTerryConfig(str(tmp_path), max_steps=1, save_strategy="no", seed=1, **COMMON)
         torch.manual_seed(0)  # of the new head
-        trainer = pluralign.BradleyTerryTrainer(str(tiny_model), args, data, evaluated)
+        trainer = pluralign.BradleyTerryTrainer(str(tiny_model), args=args, train_dataset=data, eval_dataset=evaluated)
         return trainer.train().training_loss, trainer.evaluate()["eval_accuracy"]
 
     expected = trained(Judgments.from_rows(rows[:16]), Judgments.from_rows(rows[16:]))
@@ -131,9 +131,9 @@ def test_dprm_takes_a_table_with_its_scale_and_a_file(tiny_model, tmp_path):
     judgments.write(tmp_path / "voted.jsonl")
     args = pluralign.DPRMConfig(str(tmp_path / "run"), **COMMON)
     for data in (judgments.table, tmp_path / "voted.jsonl"):
-        assert pluralign.DPRMTrainer(str(tiny_model), args, data).crowd.scale == SCALE
+        assert pluralign.DPRMTrainer(str(tiny_model), args=args, train_dataset=data).crowd.scale == SCALE
     with pytest.raises(PluralignError, match="the frame, row 1, column 'labels'.*name one with --label-scale"):
-        pluralign.DPRMTrainer(str(tiny_model), args, pd.DataFrame(voted))
+        pluralign.DPRMTrainer(str(tiny_model), args=args, train_dataset=pd.DataFrame(voted))
 
 
 def test_trainers_of_trl_take_judgments_and_rows_of_their_own(rows):

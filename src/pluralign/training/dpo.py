@@ -22,7 +22,7 @@ import numpy as np
 import peft
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from pluralign.choice.plackett_luce import pair_sides
 from pluralign.choice.preference_matching import Penalty
@@ -37,6 +37,7 @@ from pluralign.scoring.tokens import TokenizedItems
 from pluralign.scoring.votes import PairVotes
 from pluralign.training.configs import TOP_HELP, JudgmentConfig, setting
 from pluralign.training.judgment_trainer import JudgmentTrainer
+from pluralign.training.objective import trainer_config
 from pluralign.training.response_trainer import ModelOrName, adapted, load_options
 
 TUNED_POLICY_USAGE = """```python
@@ -107,13 +108,14 @@ class DPOTrainer(JudgmentTrainer):
 
     Args:
         model: a folder or hub id, a causal language model, or a PEFT model.
-        args: the config.
+        ref_model: the reference, if it is not the given model.
+        args: the config; `None` is its defaults.
+        data_collator: must be `None`; it is here for the order of arguments in TRL.
         train_dataset: what `read` takes, such as `Judgments`, a `datasets.Dataset` or a frame; also in TRL's format.
         eval_dataset: the same, for evaluation.
         processing_class: the tokenizer; needed when `model` is not a name.
         peft_config: train an adapter instead of the whole model; the reference is the model without it. A model that is
             an adapter is trained on instead.
-        ref_model: the reference, if it is not the given model.
         trainer_arguments: passed on to `transformers.Trainer` (callbacks, optimizers ...).
 
     Raises:
@@ -123,10 +125,11 @@ class DPOTrainer(JudgmentTrainer):
     Train on judgments:
 
         args = pluralign.DPOConfig(output_dir="runs/policy", per_device_train_batch_size=8)
-        pluralign.DPOTrainer("my-model", args, pluralign.read("train.parquet")).train()
+        pluralign.DPOTrainer("my-model", args=args, train_dataset=pluralign.read("train.parquet")).train()
     """
 
     args: DPOConfig
+    config_class: ClassVar[type[DPOConfig]] = DPOConfig
     file_keys: ClassVar[tuple[str, ...]] = ("vote_state",)
     card_usage: ClassVar[str] = TUNED_POLICY_USAGE
     objective: ClassVar[str] = "dpo"
@@ -135,14 +138,19 @@ class DPOTrainer(JudgmentTrainer):
     def __init__(
         self,
         model: ModelOrName,
-        args: DPOConfig,
+        ref_model: PreTrainedModel | peft.PeftModel | None = None,
+        args: DPOConfig | None = None,
+        data_collator: None = None,
         train_dataset: Files | None = None,
         eval_dataset: Files | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
+        *,
         peft_config: peft.PeftConfig | None = None,
-        ref_model: PreTrainedModel | peft.PeftModel | None = None,
         **trainer_arguments: Any,
     ) -> None:
+        if isinstance(ref_model, TrainingArguments):
+            raise PluralignError(f"ref_model: found {type(ref_model).__name__}: give it as args=..., as in TRL")
+        args = trainer_config(args, self.config_class, model, data_collator)
         self._untouched = True
         loaded = _policy(model, args, processing_class)
         continued = isinstance(loaded.model, peft.PeftModel)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 import transformers
@@ -15,7 +16,7 @@ from accelerate import PartialState
 from transformers.utils import logging
 from trl import ModelConfig, get_quantization_config
 
-from pluralign.core.errors import TrainingError
+from pluralign.core.errors import PluralignError, TrainingError
 from pluralign.judgments.reading import Inputs
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.adapters import sort_adapter_config
@@ -25,6 +26,8 @@ from pluralign.scoring.recalibrated import remove_recalibration
 from pluralign.training.checkpoints import Progress, newest_checkpoint, read_progress, write_progress
 
 logger = logging.get_logger(__name__)
+
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
@@ -211,3 +214,23 @@ class Objective:
             save_config(self.model.config, folder)
         for part in (folder, *(path for path in folder.iterdir() if path.is_dir())):  # types have folders of their own
             sort_adapter_config(part)
+
+
+def trainer_config(args: Any, kind: type[Config], model: Any, data_collator: None = None) -> Config:
+    """The config of a trainer; without one the defaults, with the output folder that TRL would choose.
+
+    Raises:
+        PluralignError: `args` is something else, or a collator is given.
+    """
+    if data_collator is not None:
+        raise PluralignError("data_collator: batches are made from judgments: leave it out")
+    if args is None:
+        name = model if isinstance(model, str | os.PathLike) else getattr(model.config, "_name_or_path", "")
+        objective = kind.__name__.removesuffix("Config")
+        build: Any = kind
+        return build("-".join(filter(None, (Path(name).name, objective))))
+    if not isinstance(args, kind):
+        raise PluralignError(
+            f"args: found {type(args).__name__}, expected {kind.__name__}; judgments are given as train_dataset=..."
+        )
+    return args

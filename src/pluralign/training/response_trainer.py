@@ -94,8 +94,9 @@ class ResponseTrainer(Objective, Trainer):
         given, args.model_init_kwargs = args.model_init_kwargs, options
         try:
             trainer: Self = build(
-                run.model.model_name_or_path, args, judgments, evaluated, peft_config=get_peft_config(run.model)
-            )
+                run.model.model_name_or_path, args=args, train_dataset=judgments, eval_dataset=evaluated,
+                peft_config=get_peft_config(run.model),
+            )  # fmt: skip
         finally:
             args.model_init_kwargs = given
         return trainer

@@ -39,7 +39,7 @@ from pluralign.scoring.votes import PairVotes
 from pluralign.training.choice_parameters import LearnedScales, LearnedThresholds, strength_levels, tie_share
 from pluralign.training.configs import TOP_HELP, JudgmentConfig, check_choices, setting
 from pluralign.training.judgment_trainer import JudgmentTrainer
-from pluralign.training.objective import TrainingRun
+from pluralign.training.objective import TrainingRun, trainer_config
 from pluralign.training.response_trainer import ModelOrName, adapted, load_options
 from pluralign.training.reward_usage import reward_model_usage
 
@@ -107,7 +107,8 @@ class RewardTrainer(JudgmentTrainer):
     Args:
         model: a folder or hub id, a reward model from `build_reward_model(...).model`, or any causal sequence
             classifier with one output.
-        args: the config.
+        args: the config; `None` is its defaults.
+        data_collator: must be `None`; it is here for the order of arguments in TRL.
         train_dataset: what `read` takes, such as `Judgments`, a `datasets.Dataset` or a frame; also in TRL's format.
         eval_dataset: the same, for evaluation.
         processing_class: the tokenizer; needed when `model` is not a name.
@@ -119,19 +120,23 @@ class RewardTrainer(JudgmentTrainer):
     """
 
     args: RewardConfig
+    config_class: ClassVar[type[RewardConfig]] = RewardConfig
     card_tag: ClassVar[str] = "reward-model"
     reports_over_rewarding: ClassVar[bool] = True
 
     def __init__(
         self,
         model: ModelOrName,
-        args: RewardConfig,
+        args: RewardConfig | None = None,
+        data_collator: None = None,
         train_dataset: Files | None = None,
         eval_dataset: Files | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
+        *,
         peft_config: peft.PeftConfig | None = None,
         **trainer_arguments: Any,
     ) -> None:
+        args = trainer_config(args, self.config_class, model, data_collator)
         loaded = reward_model_of(model, args, processing_class)
         trained = adapted(loaded.model, args, peft_config, "SEQ_CLS")
         getattr(trained.config, SETTINGS).pop(STRENGTHS, None)  # of an earlier training
@@ -166,13 +171,22 @@ class BradleyTerryTrainer(RewardTrainer):
     """
 
     args: BradleyTerryConfig
+    config_class: ClassVar[type[RewardConfig]] = BradleyTerryConfig
     file_keys: ClassVar[tuple[str, ...]] = ("vote_state",)
 
-    def __init__(self, model: ModelOrName, args: BradleyTerryConfig, train_dataset: Files | None = None,
-                 *given: Any, **others: Any) -> None:  # fmt: skip
+    def __init__(
+        self,
+        model: ModelOrName,
+        args: BradleyTerryConfig | None = None,
+        data_collator: None = None,
+        train_dataset: Files | None = None,
+        *given: Any,
+        **others: Any,
+    ) -> None:
+        args = trainer_config(args, BradleyTerryConfig, model, data_collator)
         if args.annotator_scales or args.strength == "ordered":
             train_dataset = None if train_dataset is None else read(train_dataset)
-        super().__init__(model, args, train_dataset, *given, **others)
+        super().__init__(model, args, None, train_dataset, *given, **others)
         self.thresholds: LearnedThresholds | None = None
         self.levels: list[float] = []
         self.scales: LearnedScales | None = None
@@ -291,6 +305,7 @@ class PlackettLuceTrainer(RewardTrainer):
     """A ranking counts as a whole, or by its first `top` places."""
 
     args: PlackettLuceConfig
+    config_class: ClassVar[type[RewardConfig]] = PlackettLuceConfig
 
     @property
     def top(self) -> int | None:

@@ -47,7 +47,7 @@ from pluralign.scoring.reward_models import LabelModel
 from pluralign.scoring.tokens import TokenizedItems
 from pluralign.training.batches import JudgmentCollator
 from pluralign.training.dprm.config import DPRMConfig
-from pluralign.training.objective import TrainingRun
+from pluralign.training.objective import TrainingRun, trainer_config
 from pluralign.training.response_trainer import ModelOrName, ResponseTrainer, adapted, weighted_judgments, weighted_mean
 from pluralign.training.reward_trainer import reward_model_of
 
@@ -91,7 +91,7 @@ class DPRMTrainer(ResponseTrainer):
     Train on votes on statements:
 
         args = pluralign.DPRMConfig("runs/crowd", per_device_train_batch_size=32)
-        pluralign.DPRMTrainer("my-model", args, pluralign.read("votes.parquet")).train()
+        pluralign.DPRMTrainer("my-model", args, train_dataset=pluralign.read("votes.parquet")).train()
     """
 
     args: DPRMConfig
@@ -109,13 +109,16 @@ reward_model.distributions(items)  # how a crowd would label them: (responses, l
     def __init__(
         self,
         model: ModelOrName,
-        args: DPRMConfig,
+        args: DPRMConfig | None = None,
+        data_collator: None = None,
         train_dataset: Files | None = None,
         eval_dataset: Files | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
+        *,
         peft_config: peft.PeftConfig | None = None,
         **trainer_arguments: Any,
     ) -> None:
+        args = trainer_config(args, DPRMConfig, model, data_collator)
         if train_dataset is None:
             raise PluralignError("no training judgments were given")
         judgments, evaluated = read(train_dataset), None if eval_dataset is None else read(eval_dataset)

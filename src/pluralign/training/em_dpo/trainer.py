@@ -60,7 +60,7 @@ from pluralign.training.em_dpo.rounds import (
 )
 from pluralign.training.em_dpo.type_starts import type_start
 from pluralign.training.em_dpo.typed_trainer import TypedTrainer
-from pluralign.training.objective import TrainingRun
+from pluralign.training.objective import TrainingRun, trainer_config
 
 logger = logging.get_logger(__name__)
 
@@ -93,7 +93,7 @@ class EMDPOTrainer(TypedTrainer):
     Two types:
 
         args = pluralign.EMDPOConfig(output_dir="runs/people", types=2, learning_rate=2e-4)
-        trainer = pluralign.EMDPOTrainer("my-model", args, pluralign.read("train.parquet"))
+        trainer = pluralign.EMDPOTrainer("my-model", args=args, train_dataset=pluralign.read("train.parquet"))
         trainer.train()
         trainer.save_model()
     """
@@ -116,13 +116,17 @@ annotator's type, `types.json` the estimates of every round."""
     def __init__(
         self,
         model: str | os.PathLike[str] | PreTrainedModel,
-        args: EMDPOConfig,
+        ref_model: PreTrainedModel | None = None,
+        args: EMDPOConfig | None = None,
+        data_collator: None = None,
         train_dataset: Files | None = None,
         eval_dataset: Files | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
+        *,
         peft_config: peft.LoraConfig | None = None,
         **trainer_arguments: Any,
     ) -> None:
+        args = trainer_config(args, EMDPOConfig, model, data_collator)
         if train_dataset is None:
             raise PluralignError("no training judgments were given")
         if isinstance(model, peft.PeftModel):
@@ -142,7 +146,7 @@ annotator's type, `types.json` the estimates of every round."""
         adapter = peft_config or peft.LoraConfig(target_modules="all-linear")
         super().__init__(
             names, model, args, judgments, eval_dataset, adapter, processing_class=processing_class,
-            **trainer_arguments,
+            ref_model=ref_model, **trainer_arguments,
         )  # fmt: skip
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise PluralignError("em-dpo: FSDP and DeepSpeed shard what types share; use plain data parallelism")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import peft
@@ -26,7 +26,7 @@ from pluralign.training.em_dpo.adapters import adapter_weights, copied_weights, 
 from pluralign.training.em_dpo.config import EMDPOConfig
 from pluralign.training.em_dpo.rounds import MStep
 from pluralign.training.em_dpo.typed_batches import TypedCollator, TypedRows, TypedSampler, typed_rows
-from pluralign.training.preference_matching.dpo import MatchingTrainer
+from pluralign.training.preference_matching.dpo import MatchingConfig, MatchingTrainer
 from pluralign.training.response_trainer import ModelOrName, adapted
 
 logger = logging.get_logger(__name__)
@@ -42,6 +42,7 @@ class TypedTrainer(MatchingTrainer):
     """
 
     args: EMDPOConfig
+    config_class: ClassVar[type[MatchingConfig]] = EMDPOConfig
 
     def __init__(
         self,
@@ -54,7 +55,9 @@ class TypedTrainer(MatchingTrainer):
         **options: Any,
     ) -> None:
         self.adapters = names
-        super().__init__(model, args, judgments, evaluated, peft_config=peft_config, **options)
+        super().__init__(
+            model, args=args, train_dataset=judgments, eval_dataset=evaluated, peft_config=peft_config, **options
+        )
         self.annotator, self.annotators = annotators_of(judgments, self.train_items.row)  # (judgments,), (annotators,)
         self._collator = self.data_collator
         self._routed = TypedRows([], np.zeros((0, 0)))

@@ -34,7 +34,7 @@ from pluralign.training.more.config import MOREConfig
 from pluralign.training.more.soft_sources import soft_sources
 from pluralign.training.more.source_batches import BalancedSampler, ProportionalSampler, SourceCollator, members_of
 from pluralign.training.more.source_logs import SourceLogs, mean_weights, source_history
-from pluralign.training.objective import TrainingRun
+from pluralign.training.objective import TrainingRun, trainer_config
 from pluralign.training.response_trainer import ModelOrName
 from pluralign.training.reward_trainer import RewardTrainer
 
@@ -62,7 +62,7 @@ class MORETrainer(RewardTrainer):
 
         args = pluralign.MOREConfig("runs/both", per_device_train_batch_size=16)
         sources = {"helpful": pluralign.read("helpful.parquet"), "harmless": pluralign.read("harmless.parquet")}
-        pluralign.MORETrainer("my-model", args, sources).train()
+        pluralign.MORETrainer("my-model", args, train_dataset=sources).train()
     """
 
     args: MOREConfig
@@ -70,18 +70,20 @@ class MORETrainer(RewardTrainer):
     def __init__(
         self,
         model: ModelOrName,
-        args: MOREConfig,
+        args: MOREConfig | None = None,
+        data_collator: None = None,
         train_dataset: Files | Mapping[str, Files] | None = None,
-        eval_dataset: Files | None = None,
+        *given: Any,
         **others: Any,
     ) -> None:
+        args = trainer_config(args, MOREConfig, model, data_collator)
         if isinstance(train_dataset, Mapping):
             train_dataset = join_sources({name: read(own) for name, own in train_dataset.items()})
         elif train_dataset is not None:
             train_dataset = read(train_dataset)
         if args.only_source is not None and train_dataset is not None:
             train_dataset = _only(train_dataset, args.only_source)
-        super().__init__(model, args, train_dataset, eval_dataset, **others)
+        super().__init__(model, args, None, train_dataset, *given, **others)
         _check_head(plain_model(self.reward_model.model))
         collator = self.data_collator
         if args.source == "types":

@@ -34,6 +34,7 @@ from pluralign.scoring.tokens import TokenizedItems
 from pluralign.scoring.trees import blocks_of, lay_out
 from pluralign.training.configs import ALPHA_HELP, GATE_HELP, WEIGHT_HELP, check_choices, check_least, setting
 from pluralign.training.dpo import DPOConfig, DPOTrainer
+from pluralign.training.objective import trainer_config
 from pluralign.training.preference_matching.lengths import LengthChecks
 from pluralign.training.response_trainer import ModelOrName
 
@@ -118,10 +119,13 @@ class MatchingTrainer(DPOTrainer):
     """DPO under a penalty, with what judgments leave open: responses that nobody judged, and their length."""
 
     args: MatchingConfig
+    config_class: ClassVar[type[MatchingConfig]] = MatchingConfig
 
-    def __init__(self, model: ModelOrName, args: MatchingConfig, *data: Any, **arguments: Any) -> None:
-        self.args = args
-        super().__init__(model, args, *data, **arguments)
+    def __init__(
+        self, model: ModelOrName, ref_model: Any = None, args: MatchingConfig | None = None, *data: Any, **others: Any
+    ) -> None:
+        args = self.args = trainer_config(args, self.config_class, model)
+        super().__init__(model, ref_model, args, *data, **others)
         getattr(self.policy.model.config, SETTINGS)[ANSWERS] = args.answers
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         if args.anchor == "kl" and sharded:
@@ -220,8 +224,9 @@ class PMDPOTrainer(MatchingTrainer):
     Train on judgments:
 
         args = pluralign.PMDPOConfig(output_dir="runs/policy", alpha=0.3, per_device_train_batch_size=8)
-        pluralign.PMDPOTrainer("my-model", args, pluralign.read("train.parquet")).train()
+        pluralign.PMDPOTrainer("my-model", args=args, train_dataset=pluralign.read("train.parquet")).train()
     """
 
     args: PMDPOConfig
+    config_class: ClassVar[type[MatchingConfig]] = PMDPOConfig
     objective: ClassVar[str] = "pm-dpo"

@@ -49,7 +49,7 @@ from pluralign.scoring.tokens import check_embedded, model_context, prompt_token
 from pluralign.training.checkpoints import CompletionMarker
 from pluralign.training.configs import SECOND_ADAPTER
 from pluralign.training.dpo import TUNED_POLICY_USAGE
-from pluralign.training.objective import Objective, TrainingRun
+from pluralign.training.objective import Objective, TrainingRun, trainer_config
 from pluralign.training.preference_matching.lengths import stop_if_endless
 from pluralign.training.preference_matching.reward_functions import load_rewards, reward_function, reward_name
 from pluralign.training.preference_matching.rlhf_config import PMRLHFConfig
@@ -167,12 +167,12 @@ class PMRLHFTrainer(Objective, trl.RLOOTrainer):
         train_dataset: Any = None,
         eval_dataset: Any = None,
         processing_class: Any = None,
+        *,
         peft_config: peft.PeftConfig | None = None,
         ref_model: PreTrainedModel | peft.PeftModel | None = None,
         **trainer_arguments: Any,
     ) -> None:
-        if args is None:
-            raise PluralignError("args: expected a PMRLHFConfig, found none")
+        args = trainer_config(args, PMRLHFConfig, model)
         if ref_model is not None and args.penalty.charges_none:
             raise PluralignError("ref_model: mode pm uses no reference: leave it out")
         if isinstance(model, peft.PeftModel) and peft_config is not None:
