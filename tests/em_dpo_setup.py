@@ -57,7 +57,9 @@ def make(model, judgments, folder, *, dropout=0.0, evaluated=None, plain=False, 
     table = judgments if isinstance(judgments, Judgments) else Judgments.from_rows(judgments)
     torch.manual_seed(0)
     args = config(**{**defaults, **values})
-    return kind(model, args, table, evaluated, peft_config=lora(dropout), callbacks=callbacks)
+    return kind(
+        model, args=args, train_dataset=table, eval_dataset=evaluated, peft_config=lora(dropout), callbacks=callbacks
+    )
 
 
 def losses_of(trainer, m_step=None):

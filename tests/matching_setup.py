@@ -36,7 +36,8 @@ def offline_trainer(
     arguments = {name: values.pop(name) for name in ("ref_model", "peft_config") if name in values}
     if lora:
         arguments["peft_config"] = peft.LoraConfig(r=4, lora_dropout=0.0, target_modules="all-linear")
-    return trainer(model, config(**{**defaults, **values}), judgments, evaluated, **arguments)
+    args = config(**{**defaults, **values})
+    return trainer(model, args=args, train_dataset=judgments, eval_dataset=evaluated, **arguments)
 
 
 def between(numbers):

@@ -60,9 +60,13 @@ def make(folder, judgments, output, evaluated=None, peft_config=None, kind=(MORE
     if not isinstance(judgments, Judgments | dict):
         judgments = Judgments.from_rows(judgments)
     return trainer(
-        built.model, config(**{**defaults, **values}), judgments, evaluated, processing_class=built.tokenizer,
+        built.model,
+        config(**{**defaults, **values}),
+        train_dataset=judgments,
+        eval_dataset=evaluated,
+        processing_class=built.tokenizer,
         peft_config=peft_config,
-    )  # fmt: skip
+    )
 
 
 def logged(trainer, key):

@@ -310,6 +310,30 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_folders_and_patterns_stand_for_their_files(tmp_path):
+    (tmp_path / "parts").mkdir()
+    lines(tmp_path / "parts" / "b.jsonl", ROWS[1:2])
+    lines(tmp_path / "parts" / "a.jsonl", ROWS[:1])
+    lines(tmp_path / "parts" / "[c].jsonl", ROWS[:1])
+    (tmp_path / "parts" / "notes.txt").write_text("not judgments")
+    both = [tmp_path / "parts" / name for name in ("a.jsonl", "b.jsonl")]
+    assert read(tmp_path / "parts" / "?.jsonl").table.equals(read(both).table)
+    assert read(tmp_path / "parts" / "[c].jsonl").table.equals(read(both[0]).table)  # a file of that name
+    (tmp_path / "parts" / "[c].jsonl").unlink()
+    assert Inputs(tmp_path / "parts").names == list(map(str, both))
+    import_files([tmp_path / "parts"], tmp_path / "all.parquet")
+    assert read(tmp_path / "all.parquet").table.equals(read(both).table)
+    for place, message in (
+        (tmp_path / "none*.parquet", "no file matches this pattern"),
+        (tmp_path, "all.parquet: is given twice, also as"),
+    ):
+        with pytest.raises(PluralignError, match=message):
+            read([tmp_path / "all.parquet", place])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PluralignError, match=r"the folder holds no \.parquet, \.jsonl, \.jsonl\.gz file"):
+        read(tmp_path / "empty")
+
+
 def test_data_sets_are_read_by_their_names(folder):
     expected = read(ROWS).table
     for name in ("hub:train", "saved:train", "single", "single:train"):

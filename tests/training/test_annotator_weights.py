@@ -26,7 +26,7 @@ def weights(tmp_path):
 
 
 def trainer_of(objective, args, model, judgments):
-    return OBJECTIVES[objective].trainer(str(model), args, judgments)
+    return OBJECTIVES[objective].trainer(str(model), args=args, train_dataset=judgments)
 
 
 @pytest.mark.parametrize("objective", ["bradley-terry", "plackett-luce", "more", "dpo", "em-dpo", "pm-dpo"])

@@ -41,7 +41,14 @@ def make(kind, folder, judgments, tmp_path, evaluated=None, peft_config=None, se
         "logging_steps": 1,
     }
     args = config(**{**defaults, **values})
-    return trainer(built.model, args, judgments, evaluated, processing_class=built.tokenizer, peft_config=peft_config)
+    return trainer(
+        built.model,
+        args=args,
+        train_dataset=judgments,
+        eval_dataset=evaluated,
+        processing_class=built.tokenizer,
+        peft_config=peft_config,
+    )
 
 
 def losses(trainer):

@@ -148,3 +148,18 @@ def test_trainers_of_trl_take_judgments_and_rows_of_their_own(rows):
     assert trl_dataset(None, completions) is None
     with pytest.raises(PluralignError, match="found an object of type object"):
         trl_dataset(object(), completions)
+
+
+def test_a_run_names_the_files_of_the_folders_that_it_read(rows, tmp_path):
+    (tmp_path / "parts").mkdir()
+    for number in range(2):
+        Judgments.from_rows(rows[number::2]).write(tmp_path / "parts" / f"{number}.parquet")
+    config = tmp_path / "config.yaml"
+    values = {"objective": "dpo", "model_name_or_path": "none", "output_dir": str(tmp_path / "run")}
+    config.write_text(yaml.safe_dump(values | {"train_files": [str(tmp_path / "parts")]}))
+    job = check(read_yaml(config), {})
+    assert job.train_files == [str(tmp_path / "parts" / f"{number}.parquet") for number in range(2)]
+    assert job.resolved["train_files"] == job.train_files
+    config.write_text(yaml.safe_dump(values | {"train_files": [str(tmp_path / "*.parquet")]}))
+    with pytest.raises(PluralignError, match="line 4, key 'train_files': .*no file matches this pattern"):
+        check(read_yaml(config), {})

@@ -22,7 +22,7 @@ class OnceCommand(TyperCommand):
         return super().parse_args(ctx, args)
 
 
-Files = Annotated[list[Path], Argument(help="Files of judgments, or hf:owner/name:split.")]
+Files = Annotated[list[Path], Argument(help="Files of judgments, folders or patterns of them, or hf:owner/name:split.")]
 Model = Annotated[str, Argument(help="A run, a model or adapter folder, or a hub id.")]
 OutFolder = Annotated[Path, Option("--out", help="Output folder.")]
 OutTable = Annotated[Path, Option("--out", help="Output file: .parquet, .jsonl or .jsonl.gz.")]

@@ -35,7 +35,7 @@ def types_section(metrics: Mapping[str, Any], groups: Sequence[Mapping[str, Any]
     drawn = stacked(rows, "Share of each type in each group.", notes=["" for _ in rows])
     reading = f"Adjusted Rand index of types and groups: {metrics.get('groups_adjusted_rand', 0.0):.2f}."
     figure = _figure("Types in each group", drawn, reading, [(kind, f"type {kind}") for kind in types])
-    return Section("Which annotator types are there?", [figure], str(metrics["sentence"]))
+    return Section("Which annotator types are there?", [figure], str(metrics["sentence"]).replace("+- ", "±"))
 
 
 def calibration_section(bins: Sequence[ReliabilityBin], temperature: float) -> Section:

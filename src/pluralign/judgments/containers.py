@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 
 from pluralign.core.errors import PluralignError, one_line
 from pluralign.core.files import disk_errors
-from pluralign.judgments.hub import is_hub, load_split
+from pluralign.judgments.hub import load_split
+from pluralign.judgments.paths import is_hub
 from pluralign.judgments.rows import ENDINGS, GZIP_DAMAGE, opened
 
 STANDARD_INPUT = "-"

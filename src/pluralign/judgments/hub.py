@@ -6,23 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pluralign.core.errors import PluralignError, clipped, nearest
-
-PREFIX = "hf:"
-
-
-def is_hub(file: str) -> bool:
-    """Whether a name is that of a data set and not a file.
-
-    Examples:
-        >>> is_hub("hf:trl-lib/ultrafeedback_binarized:train"), is_hub("hf.parquet")
-        (True, False)
-    """
-    return file.startswith(PREFIX)
-
-
-def is_present(file: str) -> bool:
-    """Whether there is such a file; a data set counts as present."""
-    return is_hub(file) or Path(file).is_file()
+from pluralign.judgments.paths import PREFIX
 
 
 def load_split(file: str) -> Any:

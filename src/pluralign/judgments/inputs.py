@@ -17,19 +17,21 @@ import pyarrow as pa
 from pluralign.core.errors import PluralignError, RowError, one_line
 from pluralign.core.fingerprint import fingerprint
 from pluralign.judgments.blocks import Block, block_of, table_blocks
-from pluralign.judgments.hub import is_hub, load_split
+from pluralign.judgments.hub import load_split
 from pluralign.judgments.messages import PLAIN_KEYS
+from pluralign.judgments.paths import files_of, is_hub
 from pluralign.judgments.rows import read_rows
 from pluralign.judgments.rows.opening import BLOCK_ROWS
 from pluralign.judgments.table import Judgments
 
 Files = str | os.PathLike[str] | Judgments | Iterable[Any]
-"""What judgments are read from: paths and `hf:owner/name:split`, a `datasets.Dataset`, a pandas or polars frame, a
-pyarrow table, a list of row dictionaries, `Judgments`, or a list of several of them."""
+"""What judgments are read from: paths of files and folders, patterns of paths, `hf:owner/name:split`, a
+`datasets.Dataset`, a pandas or polars frame, a pyarrow table, a list of row dictionaries, `Judgments`, or a list of
+several of them."""
 
 KINDS = (
-    "a file, hf:owner/name:split, a datasets.Dataset, a pandas or polars frame, a pyarrow table, a list of row "
-    "dictionaries, or Judgments"
+    "a file, a folder, hf:owner/name:split, a datasets.Dataset, a pandas or polars frame, a pyarrow table, a list of "
+    "row dictionaries, or Judgments"
 )
 """What can be read, for messages."""
 
@@ -92,7 +94,7 @@ def _complaint(row: Any) -> RowError | None:
     return None if isinstance(row, Mapping) else RowError(None, f"found {one_line(row)}, expected a dictionary")
 
 
-def inputs_of(files: Files | InputRows) -> list[Path | InputRows]:
+def inputs_of(files: Files | InputRows) -> Sequence[Path | InputRows]:
     """Everything that `Files` stands for, as files and rows; nothing is loaded yet.
 
     Raises:
@@ -102,8 +104,8 @@ def inputs_of(files: Files | InputRows) -> list[Path | InputRows]:
         >>> inputs_of("votes.parquet"), inputs_of([{"prompt": "Tea?"}])[0].name
         ([PosixPath('votes.parquet')], 'the list')
     """
-    if (one := _input(files)) is not None:
-        return [one]
+    if (own := _inputs(files)) is not None:
+        return own
     if isinstance(files, Mapping) or not isinstance(files, Iterable):
         raise _refused(files)
     items = list(files)
@@ -115,25 +117,25 @@ def inputs_of(files: Files | InputRows) -> list[Path | InputRows]:
         raise _refused(files)
     inputs: list[Path | InputRows] = []
     for number, item in enumerate(items, start=1):
-        if (one := _input(item, f" {number}" if len(items) > 1 else "")) is None:
+        if (own := _inputs(item, f" {number}" if len(items) > 1 else "")) is None:
             raise _refused(item)
-        if isinstance(one, InputRows) and one.name in map(str, inputs):
-            raise PluralignError(f"{one.name}: is given twice: give it once")
-        inputs.append(one)
+        if isinstance(own[0], InputRows) and own[0].name in map(str, inputs):
+            raise PluralignError(f"{own[0].name}: is given twice: give it once")
+        inputs += own
     return inputs
 
 
-def _input(value: Any, number: str = "") -> Path | InputRows | None:
-    """One file, table or data set; `None` for a list, and for what cannot be read."""
+def _inputs(value: Any, number: str = "") -> Sequence[Path | InputRows] | None:
+    """One file, table or data set, or a folder's files; `None` for a list, and for what cannot be read."""
     if isinstance(value, InputRows):
-        return value
+        return [value]
     if isinstance(value, str | os.PathLike):
         name = os.fspath(value)
-        return InputRows(name, lambda: _from_dataset(load_split(name))) if is_hub(name) else Path(name)
+        return [InputRows(name, lambda: _from_dataset(load_split(name)))] if is_hub(name) else files_of(name)
     for kind in type(value).__mro__:  # by name, so that none of these libraries is imported
         noun, convert = _TABLES.get(f"{kind.__module__.partition('.')[0]}.{kind.__name__}", ("", None))
         if convert is not None:
-            return InputRows(f"{noun}{number}" if number else f"the {noun}", partial(convert, value))
+            return [InputRows(f"{noun}{number}" if number else f"the {noun}", partial(convert, value))]
     return None
 
 

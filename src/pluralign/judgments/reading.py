@@ -44,10 +44,11 @@ def read(
     responses.
 
     Args:
-        files: Parquet or JSON Lines files (`.gz` may follow) with the columns of the canonical table;
-            `hf:owner/name:split` for a data set of the hub, or `hf:FOLDER:split` for one in a folder; a
-            `datasets.Dataset`, a pandas or polars frame, a pyarrow table, or a list of row dictionaries; or a list of
-            several of them. `Judgments` are returned as they are. In a pandas frame NaN, NaT and NA are nothing.
+        files: Parquet or JSON Lines files (`.gz` may follow) with the columns of the canonical table, folders of them,
+            or patterns such as `parts/*.parquet`; `hf:owner/name:split` for a data set of the hub, or
+            `hf:FOLDER:split` for one in a folder; a `datasets.Dataset`, a pandas or polars frame, a pyarrow table, or a
+            list of row dictionaries; or a list of several of them. `Judgments` are returned as they are. In a pandas
+            frame NaN, NaT and NA are nothing.
         label_scale: the scale of files that do not carry one: a built-in name, a YAML file or a `LabelScale`.
         columns: new names of columns, like `{"annotator_id": "annotator"}`; `None` leaves a column out.
 

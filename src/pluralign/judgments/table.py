@@ -21,13 +21,11 @@ from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write, output_file
 from pluralign.core.fingerprint import fingerprint
 from pluralign.judgments.messages import python_rows, python_values
+from pluralign.judgments.paths import TABLE_ENDINGS
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.schema import Form, is_canonical, ranks_from_scores, scale_of, schema
 from pluralign.judgments.seals import ParquetWriter
 from pluralign.judgments.validation import RowChecker, checked_batches
-
-TABLE_ENDINGS = (".parquet", ".jsonl", ".jsonl.gz")
-"""The endings of files that a table is written to."""
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ from pluralign.core.files import atomic_write, check_outputs, output_file
 from pluralign.evaluation.rewards.best_of import best_answers, best_of_metrics, softmax_answers
 from pluralign.judgments.inputs import Files
 from pluralign.judgments.messages import plain_text
+from pluralign.judgments.paths import TABLE_ENDINGS
 from pluralign.judgments.reading import Inputs
 from pluralign.judgments.renames import Columns
-from pluralign.judgments.table import TABLE_ENDINGS, Judgments, text_columns
+from pluralign.judgments.table import Judgments, text_columns
 from pluralign.policies.loading import load_policy
 from pluralign.policies.policy import Sample
 from pluralign.scoring.items import items_of_texts

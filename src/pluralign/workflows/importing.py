@@ -34,13 +34,14 @@ from pluralign.judgments.formats.polis import SCALE, read_polis
 from pluralign.judgments.formats.preflib import read_preflib
 from pluralign.judgments.formats.trl import Exported, read_trl
 from pluralign.judgments.inputs import Files
+from pluralign.judgments.paths import TABLE_ENDINGS, named_files
 from pluralign.judgments.pseudonyms import pseudonym_key, pseudonymizer
 from pluralign.judgments.reading import Inputs, common_scale
 from pluralign.judgments.renames import Columns, column_names
 from pluralign.judgments.rows import columns_of, read_rows
 from pluralign.judgments.scales import LabelScale, label_scale
 from pluralign.judgments.schema import COLUMNS, rename_flags, schema, suggested_names
-from pluralign.judgments.table import TABLE_ENDINGS, sidecar, table_writer
+from pluralign.judgments.table import sidecar, table_writer
 from pluralign.judgments.validation import Reject, RowChecker, checked_batches
 
 
@@ -91,7 +92,8 @@ def import_files(
     """Import files of one format into one canonical file, row by row. The output is atomic.
 
     Args:
-        sources: files to import; `-` is standard input, `hf:owner/name:split` a data set of the hub.
+        sources: files to import, folders or patterns of them; `-` is standard input, `hf:owner/name:split` a data set
+            of the hub.
         out: output file: `.parquet`, `.jsonl` or `.jsonl.gz`.
         format: one of `FORMATS`.
         mapping: YAML file that describes the columns, or the name of a mapping that comes with the library; implies
@@ -124,7 +126,7 @@ def import_files(
         >>> import_files([folder / "pairs.jsonl"], folder / "pairs.parquet", format="trl").judgments
         1
     """
-    paths, target = [Path(path) for path in sources], Path(out)
+    paths, target = list(map(Path, named_files([os.fspath(path) for path in sources]))), Path(out)
     if mapping is not None and format == "table":
         format = "mapping"
     if on_error not in ("stop", "skip"):

@@ -14,8 +14,8 @@ import numpy as np
 from pluralign.choice.regret import priorities
 from pluralign.core.errors import PluralignError, nearest
 from pluralign.core.runs import CONFIG, read_config, read_metrics
-from pluralign.judgments.hub import is_hub
 from pluralign.judgments.inputs import inputs_of
+from pluralign.judgments.paths import is_hub
 from pluralign.policies.mixture import MixturePolicy
 from pluralign.scoring.loading import load_parts
 from pluralign.scoring.mixtures import MIXTURE as MIXTURE_FILE

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from pluralign.evaluation.policies import regret as estimates
 from pluralign.evaluation.policies.regret import Floats, means, preferred, with_mixtures
-from pluralign.judgments.hub import is_present
+from pluralign.judgments.paths import is_present
 from pluralign.judgments.reading import read
 from pluralign.judgments.renames import Columns
 from pluralign.policies.routing import is_typed_run

@@ -14,7 +14,7 @@ from pluralign.core.files import atomic_write, read_parquet, write_parquet
 from pluralign.core.locks import locks_out
 from pluralign.core.records import read_record, write_record
 from pluralign.core.runs import CONFIG, file_fingerprints, finish_run, finished_metrics, start_run
-from pluralign.judgments.hub import is_present
+from pluralign.judgments.paths import is_present
 from pluralign.judgments.reading import Inputs, read
 from pluralign.policies.merging import why_not_merged
 from pluralign.policies.routing import is_typed_run

@@ -21,6 +21,7 @@ from pluralign.core.files import atomic_folder, disk_errors
 from pluralign.core.locks import folder_lock
 from pluralign.core.progress import say
 from pluralign.core.runs import file_fingerprints, finish_run, is_begun, read_metrics, run_state, start_run
+from pluralign.judgments.paths import named_files
 from pluralign.judgments.reading import Inputs
 from pluralign.judgments.renames import column_names
 from pluralign.reports.cards import run_card
@@ -121,6 +122,8 @@ def check(given: Mapping[str, Given], flags: Mapping[str, Given], place: str = "
         model, args = ModelConfig(**model_values), kind(**arg_values)
     except (ValueError, ImportError, KeyError) as fault:
         raise PluralignError(f"{place}: {' '.join(str(fault).split())}") from fault
+    for key in {"train_files", "eval_files"} & {*values}:
+        values[key] = named_files(values[key] or [])
     resolved = {**values, **_resolved(kind, arg_values), **_resolved(ModelConfig, model_values)}
     return TrainingRun(
         objective,

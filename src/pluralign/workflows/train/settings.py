@@ -17,7 +17,7 @@ from typing import Any, Literal, Union
 from pluralign.core.errors import PluralignError, nearest, one_line
 from pluralign.core.numbers import exact_number, finite_float
 from pluralign.core.yaml_lines import parse_yaml, read_yaml_lines
-from pluralign.judgments.hub import is_present
+from pluralign.judgments.paths import is_present, named_files
 
 
 @dataclass
@@ -26,7 +26,9 @@ class RunKeys:
 
     objective: str = field(metadata={"help": "What to train and by which method."})
     model_name_or_path: str = field(metadata={"help": "The model to start from: a folder or hub id."})
-    train_files: list[str] = field(metadata={"help": "Files of judgments to train on, or hf:owner/name:split."})
+    train_files: list[str] = field(
+        metadata={"help": "Files of judgments to train on, folders or patterns of them, or hf:owner/name:split."}
+    )
     output_dir: str = field(metadata={"help": "Output folder of the run."})
     eval_files: list[str] | None = field(default=None, metadata={"help": "The same, held out, to evaluate on."})
     label_scale: str | None = field(
@@ -150,7 +152,12 @@ def check_present(given: Mapping[str, Given], required: Sequence[str], place: st
         if key not in given:
             raise PluralignError(f"{place}: the key '{key}' is missing")
     for key in ("train_files", "eval_files"):
-        for file in (check_value(given[key], fields_of(RunKeys)[key][0]) if key in given else None) or []:
+        names = (check_value(given[key], fields_of(RunKeys)[key][0]) if key in given else None) or []
+        try:
+            files = named_files(names)
+        except PluralignError as fault:
+            raise given[key].complain(str(fault)) from fault
+        for file in files:
             if not is_present(file):
                 raise given[key].complain(f"no such file: {file}")
 

@@ -15,11 +15,12 @@ from pluralign.core.files import check_outputs, disk_errors, output_file
 from pluralign.core.fingerprint import fingerprint, fingerprint_folder
 from pluralign.core.locks import file_lock, locks_out
 from pluralign.judgments.inputs import Files
+from pluralign.judgments.paths import TABLE_ENDINGS
 from pluralign.judgments.reading import Inputs
 from pluralign.judgments.renames import Columns
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.scales import label_scale as scale_named
-from pluralign.judgments.table import TABLE_ENDINGS, Judgments
+from pluralign.judgments.table import Judgments
 from pluralign.personas.answer_log import Key, answer_log
 from pluralign.personas.chat_endpoint import Endpoint, completions_url, key_from_environment
 from pluralign.personas.label_reader import LabelReader
