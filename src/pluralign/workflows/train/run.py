@@ -200,10 +200,11 @@ def _run(job: TrainingRun, state: PartialState) -> tuple[Any, dict[str, Any]]:
         if isinstance(fault, PluralignError):
             raise
         raise PluralignError(f"{job.folder}: the training cannot be set up: {fault}") from fault
-    if job.args.fsdp and trainer.accelerator.distributed_type != DistributedType.FSDP:
+    launched = os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
+    if (job.args.fsdp or launched) and trainer.accelerator.distributed_type != DistributedType.FSDP:
         raise PluralignError(
             f"fsdp: weights would not be sharded here ({trainer.accelerator.distributed_type.value}): start several "
-            "processes with `accelerate launch` on GPUs, or leave fsdp out"
+            "processes with `accelerate launch` on GPUs, or leave fsdp (--use_fsdp) out"
         )
     with disk_errors(job.folder):
         try:
