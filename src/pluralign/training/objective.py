@@ -215,9 +215,9 @@ class Objective:
         """Write the whole model; where checkpoints are sharded, those alone hold its parts."""
         trainer: Any = super()
         trainer.save_model(output_dir, _internal_call)
-        if self.is_fsdp_enabled and not self._in_checkpoint:
-            if "FULL_STATE_DICT" not in str(self.accelerator.state.fsdp_plugin.state_dict_type):
-                self._save(output_dir, self.accelerator.get_state_dict(self.model))
+        in_parts = self.is_fsdp_enabled and "FULL" not in str(self.accelerator.state.fsdp_plugin.state_dict_type)
+        if in_parts and not self._in_checkpoint:
+            self._save(output_dir, self.accelerator.get_state_dict(self.model))
 
     def _mean_loss_sum(self) -> float:
         if self.accelerator.num_processes == 1:
@@ -228,6 +228,9 @@ class Objective:
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Safetensors, tokenizer and config, an adapter's too, so that it loads alone; no pickled arguments."""
         trainer: Any = super()
+        if state_dict is not None and isinstance(self.model, transformers.PreTrainedModel):
+            # Gathered weights that are tied come once under each name.
+            state_dict = {name: it for name, it in state_dict.items() if name not in self.model.all_tied_weights_keys}
         trainer._save(output_dir, state_dict)
         if not self.args.should_save:
             return

@@ -54,5 +54,5 @@ def load_whole_weights() -> None:
     on = {"1", "true", "yes", "on", "y", "t"}
     key = "FSDP_CPU_RAM_EFFICIENT_LOADING"
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in on and os.environ.get(key, "").lower() in on:
-        logger.warning("fsdp_cpu_ram_efficient_loading: is set to false, because models are read before they are sharded")
+        logger.warning("fsdp_cpu_ram_efficient_loading: set to false, because models are read before they are sharded")
         os.environ[key] = "false"
