@@ -92,6 +92,7 @@ def score_tokens(
     responses: np.ndarray | None = None,
     max_tokens: int = MAX_TOKENS_PER_BATCH,
     read: Reader = block_values,
+    most: Callable[[int], int] | None = None,
 ) -> np.ndarray:
     """Values of responses, each computed once, without gradient.
 
@@ -102,6 +103,8 @@ def score_tokens(
         responses: sorted subset of responses; `None` is all.
         max_tokens: maximum padded tokens of one batch (a single row may be longer).
         read: computes the values of a block.
+        most: from this process's number of blocks, the largest of all processes'. A process with fewer repeats a
+            response, because processes that share sharded weights must call the model together.
 
     Returns:
         `(all responses,)`, or `(all responses, outputs)` for a model with several outputs; float64, 0 outside the
@@ -116,10 +119,14 @@ def score_tokens(
     device = next(model.parameters()).device
     training = model.training
     model.eval()
+    blocks = blocks_of(tokens, chosen, layout, max_tokens)
+    repeated = 0 if most is None else most(len(blocks)) - len(blocks)
     with torch.no_grad():
-        for rows in track(blocks_of(tokens, chosen, layout, max_tokens), "Scoring"):
+        for rows in track(blocks, "Scoring"):
             block = {name: value.to(device) for name, value in lay_out(tokens, rows, layout).items()}
             values[block["response"].cpu().numpy()] = read(model, block, layout).double().cpu().numpy()
+        for _ in range(repeated):
+            read(model, {name: value.to(device) for name, value in lay_out(tokens, [[0]], layout).items()}, layout)
     model.train(training)
     broken = ~np.isfinite(values).reshape(len(values), -1).all(1)
     if broken.any():

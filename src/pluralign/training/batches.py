@@ -42,6 +42,51 @@ class EpochSampler(Sampler[int]):
             sampler.set_epoch(epoch)
 
 
+PADDING = -1
+"""The entry of an order that stands for no judgment."""
+
+
+class PaddedSampler(EpochSampler):
+    """The order of another sampler, padded until every process has the same number of whole batches.
+
+    Without it the last batches would be filled with judgments from the beginning, which would count twice.
+
+    Args:
+        sampler: the order to pad.
+        multiple: judgments of a batch, over all processes.
+
+    Examples:
+        >>> list(PaddedSampler([4, 2, 0], 4))
+        [4, 2, 0, -1]
+    """
+
+    def __init__(self, sampler: Any, multiple: int) -> None:
+        self.sampler = sampler
+        self.multiple = multiple
+        self.samplers = [sampler] if isinstance(sampler, EpochSampler) else []
+
+    def __len__(self) -> int:
+        return -(-len(self.sampler) // self.multiple) * self.multiple
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self.sampler
+        yield from [PADDING] * (len(self) - len(self.sampler))
+
+
+@dataclass(frozen=True)
+class PaddedCollator:
+    """A collator of batches that may hold `PADDING`, for which nothing is read."""
+
+    collator: Callable[[list[int]], dict[str, Any]]
+
+    def __call__(self, batch: list[int]) -> dict[str, Any]:
+        """The collator's batch of the judgments; a batch of padding alone is the first judgment with weight 0."""
+        chosen = [entry for entry in batch if entry != PADDING]
+        laid_out = self.collator(chosen or [0])
+        # Processes call the model equally often, so one without a judgment calls it too.
+        return laid_out if chosen else laid_out | {"weight": torch.zeros_like(laid_out["weight"])}
+
+
 class JudgmentSampler(EpochSampler):
     """A random order in which judgments that share responses form groups.
 

@@ -10,6 +10,7 @@ import torch
 from transformers import TrainingArguments
 
 from pluralign.training.choice_parameters import TiesOption
+from pluralign.training.sharding import load_whole_weights
 
 
 def setting(default: Any, description: str) -> Any:
@@ -124,6 +125,7 @@ class JudgmentConfig(TrainingArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         unpin_without_gpu(self)
+        load_whole_weights()
         if self.train_sampling_strategy not in ("random", "sequential"):
             raise ValueError(
                 f"train_sampling_strategy: found {self.train_sampling_strategy}, expected random or sequential; "

@@ -247,7 +247,7 @@ class DPOTrainer(JudgmentTrainer):
             precision = f"{next(self.policy.model.parameters()).dtype} {self.accelerator.mixed_precision}"
             file = log_probs_file(self._ref_name, tokens, precision, charged, self.policy.ends)
             self._charges[name] = kept_log_probs(
-                file, lambda: self._charged_by(tokens, charged), self._all, self.accelerator.is_main_process
+                file, lambda: self._charged_by(tokens, charged), self._everywhere, self.accelerator.is_main_process
             )
         return self._charges[name]
 
@@ -256,11 +256,6 @@ class DPOTrainer(JudgmentTrainer):
         with context:
             read = functools.partial(block_charges, penalty=penalty, ends=self.policy.ends)
             return self._values(tokens, model, read=read)
-
-    def _all(self, true: bool) -> bool:
-        """Whether a condition holds in every process."""
-        counted = self.accelerator.reduce(torch.tensor(float(true), device=self.accelerator.device), "sum")
-        return bool(counted == self.accelerator.num_processes)
 
     def _note(self, utilities: Tensor, values: Tensor, inputs: dict[str, Any]) -> None:
         super()._note(utilities, values, inputs)

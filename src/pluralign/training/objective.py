@@ -24,6 +24,7 @@ from pluralign.scoring.loading import save_config
 from pluralign.scoring.measured import Measured
 from pluralign.scoring.recalibrated import remove_recalibration
 from pluralign.training.checkpoints import Progress, newest_checkpoint, read_progress, write_progress
+from pluralign.training.sharding import local_part
 
 logger = logging.get_logger(__name__)
 
@@ -142,10 +143,16 @@ class Objective:
         """Write what else belongs beside the model, in the main process, and return further metrics."""
         return {}
 
+    @property
+    def sharded(self) -> bool:
+        """Whether processes share the weights (FSDP, DeepSpeed), so that they must call the model together."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
     # Of every training: it stops when it breaks, and a resumed one ends as an undisturbed one.
 
     _loss_sum = 0.0
     _seconds = 0.0
+    _in_checkpoint = False
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """One forward and backward pass; stops training if the loss is not finite."""
@@ -175,7 +182,11 @@ class Objective:
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         trainer: Any = super()
-        trainer._save_checkpoint(model, trial)
+        self._in_checkpoint = True
+        try:
+            trainer._save_checkpoint(model, trial)
+        finally:
+            self._in_checkpoint = False
         progress = Progress(self._mean_loss_sum(), self._seconds + time.monotonic() - self._began)
         if self.state.is_world_process_zero:
             write_progress(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", progress)
@@ -186,14 +197,30 @@ class Objective:
         self._total_loss_scalar, self._initial_global_step = self._mean_loss_sum(), 0
         self._tr_loss = torch.zeros_like(self._tr_loss)
         output = trainer._finalize_training(trial, num_train_samples, start_time - self._seconds)
-        if not self.is_fsdp_enabled and not self.is_deepspeed_enabled:
-            for name, weight in self.model.named_parameters():
-                if not bool(torch.isfinite(weight).all()):
-                    raise TrainingError(
-                        f"the weights {name} are not finite after training, so the model is broken and is not saved: "
-                        f"lower learning_rate (now {self.args.learning_rate:g}), or set max_grad_norm"
-                    )
+        weights = self.model.named_parameters()
+        broken = [name for name, weight in weights if not bool(torch.isfinite(local_part(weight)).all())]
+        if not self._everywhere(not broken):
+            named = f"the weights {broken[0]}" if broken else "weights in another process"
+            raise TrainingError(
+                f"{named} are not finite after training, so the model is broken and is not saved: "
+                f"lower learning_rate (now {self.args.learning_rate:g}), or set max_grad_norm"
+            )
         return output
+
+    def _everywhere(self, true: bool) -> bool:
+        """Whether a condition holds in every process."""
+        if self.accelerator.num_processes == 1:
+            return true
+        counted = self.accelerator.reduce(torch.tensor(float(true), device=self.accelerator.device), "sum")
+        return bool(counted == self.accelerator.num_processes)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the whole model; where checkpoints are sharded, those alone hold its parts."""
+        trainer: Any = super()
+        trainer.save_model(output_dir, _internal_call)
+        in_parts = self.is_fsdp_enabled and "FULL" not in str(self.accelerator.state.fsdp_plugin.state_dict_type)
+        if in_parts and not self._in_checkpoint:
+            self._save(output_dir, self.accelerator.get_state_dict(self.model))
 
     def _mean_loss_sum(self) -> float:
         if self.accelerator.num_processes == 1:
@@ -204,6 +231,9 @@ class Objective:
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Safetensors, tokenizer and config, an adapter's too, so that it loads alone; no pickled arguments."""
         trainer: Any = super()
+        if state_dict is not None and isinstance(self.model, transformers.PreTrainedModel):
+            # Gathered weights that are tied come once under each name.
+            state_dict = {name: it for name, it in state_dict.items() if name not in self.model.all_tied_weights_keys}
         trainer._save(output_dir, state_dict)
         if not self.args.should_save:
             return

@@ -17,7 +17,7 @@ import numpy as np
 import peft
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Sampler, SequentialSampler
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import PreTrainedModel, Trainer
 from transformers.utils import logging
 from trl import get_peft_config
@@ -30,7 +30,7 @@ from pluralign.scoring.items import Items
 from pluralign.scoring.text_models import TextModel
 from pluralign.scoring.tokens import TokenizedItems
 from pluralign.scoring.trees import Layout
-from pluralign.training.batches import JudgmentIndices, JudgmentSampler
+from pluralign.training.batches import JudgmentIndices, JudgmentSampler, PaddedCollator, PaddedSampler
 from pluralign.training.checkpoints import CompletionMarker
 from pluralign.training.configs import SECOND_ADAPTER, JudgmentConfig
 from pluralign.training.objective import Objective, TrainingRun
@@ -73,6 +73,8 @@ class ResponseTrainer(Objective, Trainer):
             processing_class=text_model.tokenizer,
             **trainer_arguments,
         )
+        if self.is_fsdp_enabled:
+            text_model.model.to(args.device)  # what is read before the weights are sharded is read there
         with self.accelerator.autocast():
             self.layout = self._laid_out(text_model.layout(self.train_tokens, args.layout, args.max_tokens_per_row))
         self.loss_is_scaled_for_ga = True
@@ -132,11 +134,26 @@ class ResponseTrainer(Objective, Trainer):
 
     def _laid_out(self, layout: Layout) -> Layout:
         """One block per batch where weights are sharded, because processes must then call the model in step."""
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        if self.sharded:
             return replace(layout, block_tokens=math.inf)
         return layout
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        args, order = self.args, self._order()
+        if args.world_size == 1 or args.dataloader_drop_last:
+            return order
+        return PaddedSampler(order, args.train_batch_size * args.world_size)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches of judgments; every process has the same number of them."""
+        own, self.data_collator = self.data_collator, PaddedCollator(self.data_collator)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = own
+
+    def _order(self) -> Sampler[int]:
+        """The order of the training judgments."""
         if self.args.train_sampling_strategy == "sequential":
             return SequentialSampler(JudgmentIndices(self.train_items.judgments))
         return JudgmentSampler(self.train_items, self._group, self._order_seed)
@@ -222,14 +239,24 @@ class ResponseTrainer(Objective, Trainer):
         responses: np.ndarray | None = None,
         read: Reader = block_values,
     ) -> np.ndarray:
-        """Values `(responses, ...)`, 0 for those not asked for; each process reads its share of the items."""
+        """Values `(responses, ...)`, 0 for those not asked for; each process reads its share of the items.
+
+        With sharded weights every process calls the model equally often.
+        """
         processes, mine = self.accelerator.num_processes, self.accelerator.process_index
         asked = np.arange(len(tokens.item)) if responses is None else responses
         share = asked[tokens.item[asked] % processes == mine]
         with self.accelerator.autocast():
-            values = score_tokens(self.model if model is None else model, tokens, self.layout, share, read=read)
+            values = score_tokens(
+                self.model if model is None else model, tokens, self.layout, share, read=read,
+                most=self._most if self.sharded else None,
+            )  # fmt: skip
         total = self.accelerator.reduce(torch.from_numpy(values).to(self.accelerator.device), "sum")
         return total.cpu().numpy()
+
+    def _most(self, number: int) -> int:
+        """The largest of the processes' numbers."""
+        return int(self.accelerator.gather(torch.tensor([number], device=self.accelerator.device)).max())
 
 
 def weighted_mean(values: np.ndarray, weight: np.ndarray) -> float:

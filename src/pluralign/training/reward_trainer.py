@@ -155,7 +155,7 @@ class RewardTrainer(JudgmentTrainer):
 
     def _note(self, utilities: Tensor, values: Tensor, inputs: dict[str, Any]) -> None:
         super()._note(utilities, values, inputs)
-        shown = inputs["ranks"] >= 0
+        shown = (inputs["ranks"] >= 0) & (inputs["weight"] > 0).unsqueeze(-1)
         self._add("rewards", torch.stack((shown.sum().float(), (utilities * shown).sum())))
 
     def _logged(self, sums: dict[str, Tensor]) -> dict[str, float]:

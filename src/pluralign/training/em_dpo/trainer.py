@@ -148,8 +148,10 @@ annotator's type, `types.json` the estimates of every round."""
             names, model, args, judgments, eval_dataset, adapter, processing_class=processing_class,
             ref_model=ref_model, **trainer_arguments,
         )  # fmt: skip
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise PluralignError("em-dpo: FSDP and DeepSpeed shard what types share; use plain data parallelism")
+        if self.is_deepspeed_enabled:
+            raise PluralignError(
+                "em-dpo: sets the weights of adapters between its rounds, which DeepSpeed does not allow: use FSDP"
+            )
         self.verdict = start.verdict
         self.plan = plan_of(args, start.types, start.supported)
         gamma = np.stack([start.gamma[key] for key in self.annotators])
@@ -431,7 +433,7 @@ annotator's type, `types.json` the estimates of every round."""
         return self.args.beta * (self._reference(tokens, Penalty("kl")) - self._reference(tokens))
 
     def _type_utilities(self, tokens: TokenizedItems) -> TypeUtilities:
-        exact = self.accelerator.mixed_precision == "no"
+        exact = self.accelerator.mixed_precision == "no" and not self.sharded
         merges = exact and all(can_merge(self.policy.model, name) for name in self.adapters)
 
         def compute(kind: int, responses: np.ndarray) -> np.ndarray:

@@ -31,6 +31,9 @@ from pluralign.training.response_trainer import ModelOrName, adapted
 
 logger = logging.get_logger(__name__)
 
+SHARED_ADAPTERS = "type_adapters.safetensors"
+"""The file of a checkpoint with the adapters of all types, where processes share the weights."""
+
 
 class TypedTrainer(MatchingTrainer):
     """DPO of an adapter for each type on one base, one M-step after another; a subclass says on which judgments.
@@ -146,10 +149,14 @@ class TypedTrainer(MatchingTrainer):
 
     def _use(self, kind: int) -> None:
         use_adapter(self.policy.model, self.adapters[kind])
+        if self.sharded:
+            # FSDP decides once which weights have gradients; those of other types get none, as nothing uses them.
+            for weight in adapter_weights(self.policy.model, self.adapters).values():
+                weight.requires_grad_(True)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+    def _order(self) -> Sampler[int]:
         if len(self.adapters) == 1:
-            return super()._get_train_sampler(train_dataset)
+            return super()._order()
         seed = (self._order_seed, self._phase)
         samplers = [
             JudgmentSampler(self.train_items, self._group, (*seed, kind), members)
@@ -168,7 +175,18 @@ class TypedTrainer(MatchingTrainer):
         super().log(logs | {"m_step": float(self._phase)}, start_time)
         self.state.global_step = own
 
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.sharded:
+            tensors = copied_weights(self.policy.model, self.adapters)
+            if self.args.should_save:
+                safetensors.torch.save_file(tensors, Path(output_dir) / SHARED_ADAPTERS)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.sharded:
+            tensors = safetensors.torch.load_file(Path(resume_from_checkpoint) / SHARED_ADAPTERS)
+            set_weights(self.policy.model, self.adapters, tensors)
+            return
         for name in self.adapters:
             file = Path(resume_from_checkpoint) / name / "adapter_model.safetensors"
             peft.set_peft_model_state_dict(self.policy.model, safetensors.torch.load_file(file), adapter_name=name)

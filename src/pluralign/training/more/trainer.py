@@ -148,9 +148,9 @@ class MORETrainer(RewardTrainer):
         """The `top` of the config."""
         return self.args.top
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+    def _order(self) -> Sampler[int]:
         if self.args.source == "types" or self.args.train_sampling_strategy == "sequential":
-            return super()._get_train_sampler(train_dataset)
+            return super()._order()
         # Each source has its share of a step, and groups of judgments on one prompt are a quarter of that.
         group = max(1, self._group // len(self._members))
         seed = (self._order_seed,)

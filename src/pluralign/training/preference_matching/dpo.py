@@ -127,15 +127,14 @@ class MatchingTrainer(DPOTrainer):
         args = self.args = trainer_config(args, self.config_class, model)
         super().__init__(model, ref_model, args, *data, **others)
         getattr(self.policy.model.config, SETTINGS)[ANSWERS] = args.answers
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        if args.anchor == "kl" and sharded:
+        if args.anchor == "kl" and self.sharded:
             raise PluralignError("anchor: kl draws responses, which sharded weights do not allow here: use nll")
         longest = max(len(ids) for ids in self.train_tokens.response_ids)
         room = self.policy.limits.max_length - 1
         self._draws: TokenizedItems | None = None
         if args.anchor == "kl":
             self._draws = self._drawn_from_reference(min(longest, room))
-        if args.length_checks and not sharded and not args.penalty.charges_all:
+        if args.length_checks and not self.sharded and not args.penalty.charges_all:
             prompts = list(self.train_items.prompts)
             self.add_callback(LengthChecks(self, self._drawn, prompts, min(2 * longest, room), args.length_checks))
 

@@ -43,6 +43,7 @@ from pluralign.scoring.implicit_rewards import IMPLICIT_REWARD
 from pluralign.scoring.loading import SETTINGS
 from pluralign.scoring.measured import Measured
 from pluralign.scoring.mixtures import weight_files
+from pluralign.scoring.probe import plain_model
 from pluralign.scoring.reference import PENALTY
 from pluralign.scoring.scorers import Scorer
 from pluralign.scoring.tokens import check_embedded, model_context, prompt_tokens
@@ -211,6 +212,9 @@ class PMRLHFTrainer(Objective, trl.RLOOTrainer):
         stored = getattr(self.model.config, SETTINGS, None) or {}
         settings = {"objective": "pm-rlhf", "beta": beta, PENALTY: asdict(args.penalty), IMPLICIT_REWARD: False}
         setattr(self.model.config, SETTINGS, stored | settings)
+        if self.is_fsdp_enabled:
+            # Processes draw responses together; `generate` does not see by itself that accelerate sharded the weights.
+            plain_model(self.model)._is_fsdp_managed_module = True
         self.add_callback(CompletionMarker())
 
     def _reference(self, given: PreTrainedModel | peft.PeftModel | None) -> Callable[..., Any] | None:

@@ -12,6 +12,7 @@ from transformers.utils import logging
 from pluralign.choice.preference_matching import Gate, Mode, Penalty
 from pluralign.core.errors import PluralignError
 from pluralign.training.configs import ALPHA_HELP, GATE_HELP, WEIGHT_HELP, setting, unpin_without_gpu
+from pluralign.training.sharding import load_whole_weights
 
 logger = logging.get_logger(__name__)
 
@@ -71,6 +72,7 @@ class PMRLHFConfig(trl.RLOOConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         unpin_without_gpu(self)
+        load_whole_weights()
         if not self.beta > 0:
             raise ValueError(f"beta: found {self.beta}, expected a number above 0: without a penalty there is no match")
         try:

@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 from transformers.utils import logging
 from trl import ModelConfig
 
-from pluralign.core.errors import PluralignError, TrainingError
+from pluralign.core.errors import PluralignError, TrainingError, one_line
 from pluralign.core.files import atomic_folder, disk_errors
 from pluralign.core.locks import folder_lock
 from pluralign.core.progress import say
@@ -159,10 +160,23 @@ def run(job: TrainingRun) -> dict[str, Any]:
             "to train on CPUs, set use_cpu: true (--use_cpu)"
         )
     with folder_lock(job.folder) if state.is_main_process else contextlib.nullcontext():
-        trainer, metrics = _run(job, state)
+        try:
+            trainer, metrics = _run(job, state)
+        except RuntimeError as fault:
+            if state.num_processes > 1 and _is_lost_process(fault):
+                raise TrainingError(
+                    f"another process of this training has stopped: see its own message ({one_line(str(fault))}); "
+                    "the same command continues from the newest checkpoint"
+                ) from fault
+            raise
     if trainer is not None and job.args.push_to_hub:
         trainer.push_to_hub()
     return metrics
+
+
+def _is_lost_process(fault: RuntimeError) -> bool:
+    """Whether an error says that another process no longer answers."""
+    return isinstance(fault, torch.distributed.DistError) or "gloo/" in str(fault) or "NCCL" in str(fault)
 
 
 def _stopped(folder: Path, step: int) -> str:
@@ -203,10 +217,11 @@ def _run(job: TrainingRun, state: PartialState) -> tuple[Any, dict[str, Any]]:
         if isinstance(fault, PluralignError):
             raise
         raise PluralignError(f"{job.folder}: the training cannot be set up: {fault}") from fault
-    if job.args.fsdp and trainer.accelerator.distributed_type != DistributedType.FSDP:
+    launched = os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
+    if (job.args.fsdp or launched) and trainer.accelerator.distributed_type != DistributedType.FSDP:
         raise PluralignError(
             f"fsdp: weights would not be sharded here ({trainer.accelerator.distributed_type.value}): start several "
-            "processes with `accelerate launch` on GPUs, or leave fsdp out"
+            "processes with `accelerate launch` on GPUs, or leave fsdp (--use_fsdp) out"
         )
     with disk_errors(job.folder):
         try:

@@ -204,7 +204,7 @@ def redacted(key: str, value: Any) -> Any:
 
 def fields_of(kind: type) -> dict[str, tuple[Any, dataclasses.Field[Any]]]:
     """The arguments of a config dataclass: name to (type, field)."""
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind) | {"fsdp": bool | str | None}  # declared as text, and true is what it takes
     return {entry.name: (hints[entry.name], entry) for entry in dataclasses.fields(kind) if entry.init}
 
 
