@@ -64,6 +64,11 @@ BENCHMARKS = {
     "pm_population": ("matching.town", "1 h", "whose responses policies give in a simulated town"),
     "pm_polis": ("matching.polis", "1 h", "whose statements policies choose in Polis conversations"),
     "smollm2_polis": ("real_models.polis", "1 h", "EM-DPO on Polis conversations with SmolLM2-135M-Instruct"),
+    "smollm2_llm_crowd": (
+        "real_models.llm_crowd",
+        "30 min",
+        "a reward model on SmolLM2 for answers of language models",
+    ),
     "pm_language": ("matching.free_text", "hours", "preference matching on free text"),
 }
 """Name to module with options, rough time on two cores, and one line. `dpo`, `crowd_training`, `matching_first_loss`
