@@ -63,6 +63,11 @@ BENCHMARKS = {
     "matching_first_loss": ("matching.first_loss", "2 min", "where PM-DPO starts on text"),
     "pm_population": ("matching.town", "1 h", "whose responses policies give in a simulated town"),
     "pm_polis": ("matching.polis", "1 h", "whose statements policies choose in Polis conversations"),
+    "real_model_scores": (
+        "real_models.exactness",
+        "5 min",
+        "pretrained models: prompt trees, flat rows, transformers alone",
+    ),
     "smollm2_polis": ("real_models.polis", "1 h", "EM-DPO on Polis conversations with SmolLM2-135M-Instruct"),
     "smollm2_llm_crowd": (
         "real_models.llm_crowd",
