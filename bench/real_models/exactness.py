@@ -93,7 +93,7 @@ def compared(name: str, longest: int, chat: bool) -> dict[str, Any]:
 def main() -> None:
     options = parsed(__doc__, models=parts(MODELS, "Pretrained models."), words=(480, "Of the longest prompt."))
     rows = []
-    for name in reversed(options.models):
+    for name in options.models:
         for chat in (False, True):
             if chat and not (pretrained(name) / "chat_template.jinja").exists():
                 continue
