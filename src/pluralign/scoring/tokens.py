@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -166,7 +168,14 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return named | set(tokenizer.all_special_ids)
 
 
-_TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+_SHOWN = "Hello"
+_TURNS: list[dict[str, Any]] = [{"role": "user", "content": _SHOWN}, {"role": "assistant", "content": _SHOWN}]
+"""Messages with which a chat template is asked what it does."""
+
+
+def _as_parts(content: Any) -> Any:
+    """A text as a list of one part, as templates of models that also read images expect it."""
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -246,6 +255,7 @@ class _Renderer:
         self.tokenizer = tokenizer
         self.chat = chat
         self.special = special_ids(tokenizer)
+        self.parts = False  # whether the template reads contents as lists of parts
         self.before: list[int] = []
         self.between: list[int] = []
         self.after: list[int] = []
@@ -261,6 +271,15 @@ class _Renderer:
             first = list(tokenizer("", verbose=False)["input_ids"][:1])
             self.before = first if first == [tokenizer.bos_token_id] else []
             self.after = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        if chat:
+            self.parts = not self._shows(_TURNS[0]) and self._shows(_TURNS[0] | {"content": _as_parts(_SHOWN)})
+
+    def _shows(self, message: dict[str, Any]) -> bool:
+        """Whether the template renders a message with its text."""
+        try:
+            return _SHOWN in self._template([message], False)
+        except PluralignError:
+            return False
 
     def bare(self, ids: list[int]) -> list[int]:
         """A prompt's tokens without a start token that its text begins with: one is put before every prompt."""
@@ -276,6 +295,8 @@ class _Renderer:
     def _template(self, messages: list[dict[str, Any]], generation: bool) -> str:
         try:
             given = for_template(messages)
+            if self.parts:
+                given = [message | {"content": _as_parts(message.get("content"))} for message in given]
             return str(self.tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=generation))
         except TEMPLATE_FAULTS as fault:
             reason = " ".join(str(fault).split()) or type(fault).__name__
@@ -285,9 +306,14 @@ class _Renderer:
             ) from fault
 
     def prompt(self, prompt: Any) -> str:
+        """The text before a response; of an empty chat what the template writes before the first message."""
         if isinstance(prompt, str):
             return prompt
-        return self._template(prompt, True) if prompt else ""
+        if prompt:
+            return self._template(prompt, True)
+        with contextlib.suppress(PluralignError):  # a template that asks for a prompt: its responses raise
+            return os.path.commonprefix([self._template([_TURNS[1] | {"content": text}], False) for text in "ab"])
+        return ""
 
     def response(self, prompt: Any, rendered_prompt: str, response: Any) -> str:
         if isinstance(response, str):
