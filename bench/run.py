@@ -79,7 +79,17 @@ BENCHMARKS = {
 """Name to module with options, rough time on two cores, and one line. `dpo`, `crowd_training`, `matching_first_loss`
 and `pm_language` tune the model of `small_language_model`, which must run first."""
 
-SUBJECTS = ("reward_models", "against_trl", "speed", "annotator_types", "em_dpo", "aggregation", "crowds", "matching")
+SUBJECTS = (
+    "reward_models",
+    "against_trl",
+    "speed",
+    "annotator_types",
+    "em_dpo",
+    "aggregation",
+    "crowds",
+    "matching",
+    "real_models",
+)
 
 
 def write_tables() -> None:
