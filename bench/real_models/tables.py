@@ -16,7 +16,12 @@ Predicted = Mapping[str, Mapping[str, float]]
 
 
 def real_model_scores(found: Any) -> list[str]:
-    rows = [row | {"trees": "yes" if row["tree"] else "no"} for row in found["rows"]]
+    rows = [
+        row
+        | {"trees": "yes" if row["tree"] else "no", "window": row["window"] or "none"}
+        | {"pad": row["pad"].replace("|", "\\|")}
+        for row in found["rows"]
+    ]
     largest = max(row["trees_alone"] for row in rows)
     intro = """{prompts} prompts, the longest of {words} words, with {responses} answers each. Largest absolute
         differences between log-probabilities of a whole answer, in nats; rewards are those of a random head, trees

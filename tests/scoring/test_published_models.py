@@ -120,6 +120,7 @@ def test_what_pads_where_only_the_end_token_is_named(specials, pad, rows, chat_m
     tokenizer.add_special_tokens({"extra_special_tokens": specials})
     model = AutoModelForCausalLM.from_pretrained(chat_model)
     model.resize_token_embeddings(len(words))
+    model.config.eos_token_id = [tokenizer.eos_token_id]
     set_pad_token(model, tokenizer)
     assert tokenizer.pad_token == pad
     assert model.get_input_embeddings().num_embeddings == len(words) + rows
