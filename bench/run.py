@@ -63,12 +63,33 @@ BENCHMARKS = {
     "matching_first_loss": ("matching.first_loss", "2 min", "where PM-DPO starts on text"),
     "pm_population": ("matching.town", "1 h", "whose responses policies give in a simulated town"),
     "pm_polis": ("matching.polis", "1 h", "whose statements policies choose in Polis conversations"),
+    "real_model_scores": (
+        "real_models.exactness",
+        "5 min",
+        "pretrained models: prompt trees, flat rows, transformers alone",
+    ),
+    "smollm2_polis": ("real_models.polis", "1 h", "EM-DPO on Polis conversations with SmolLM2-135M-Instruct"),
+    "smollm2_llm_crowd": (
+        "real_models.llm_crowd",
+        "30 min",
+        "a reward model on SmolLM2 for answers of language models",
+    ),
     "pm_language": ("matching.free_text", "hours", "preference matching on free text"),
 }
 """Name to module with options, rough time on two cores, and one line. `dpo`, `crowd_training`, `matching_first_loss`
 and `pm_language` tune the model of `small_language_model`, which must run first."""
 
-SUBJECTS = ("reward_models", "against_trl", "speed", "annotator_types", "em_dpo", "aggregation", "crowds", "matching")
+SUBJECTS = (
+    "reward_models",
+    "against_trl",
+    "speed",
+    "annotator_types",
+    "em_dpo",
+    "aggregation",
+    "crowds",
+    "matching",
+    "real_models",
+)
 
 
 def write_tables() -> None:

@@ -6,6 +6,7 @@ import torch
 from transformers import (
     AutoTokenizer,
     Gemma2Config,
+    Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
@@ -30,8 +31,17 @@ CONFIGS = {
         hidden_size=32, word_embed_proj_dim=32, num_hidden_layers=2, num_attention_heads=2, ffn_dim=64,
         max_position_embeddings=96, vocab_size=ends["vocab_size"],
     ),
+    "grouped-queries": lambda ends: LlamaConfig(
+        **LLAMA_LIKE | {"num_attention_heads": 4, "num_key_value_heads": 1}, **ends | {"tie_word_embeddings": True}
+    ),
     "sliding": lambda ends: MistralConfig(**LLAMA_LIKE, sliding_window=8, **ends),
-    "soft-capped": lambda ends: Gemma2Config(**LLAMA_LIKE, final_logit_softcapping=0.5, **ends),
+    "windows": lambda ends: Gemma3TextConfig(
+        **LLAMA_LIKE | {"num_key_value_heads": 1}, sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"], **ends,
+    ),
+    "soft-capped": lambda ends: Gemma2Config(
+        **LLAMA_LIKE, final_logit_softcapping=0.5, attn_logit_softcapping=2.0, sliding_window=8, **ends
+    ),
     "state-space": lambda ends: MambaConfig(hidden_size=32, num_hidden_layers=2, state_size=4, **ends),
 }  # fmt: skip
 

@@ -15,9 +15,9 @@ from sklearn.metrics import adjusted_rand_score
 from pluralign.evaluation.annotators.types import type_accuracy
 from pluralign.evaluation.pairs import pairs_of
 from pluralign.judgments import Judgments
-from pluralign.scoring.items import items_of
+from pluralign.scoring.items import Items, items_of
 from pluralign.scoring.measured import believed, shown_rewards
-from pluralign.scoring.mixtures import ranking_log_likelihoods
+from pluralign.scoring.mixtures import Mixture, ranking_log_likelihoods
 from pluralign.training.em_dpo.trainer import EMDPOTrainer
 
 from ..common.data import POLIS_CONVERSATIONS, load, numbered
@@ -83,18 +83,24 @@ def conversation(name: str, size: int, share: float, most: int | None, seed: int
 
 
 def prediction(trainer: EMDPOTrainer, test: Judgments) -> dict[str, dict[str, list[float]]]:
+    """`predicted` by a trained run."""
+    return predicted(test, *trainer.score(test), trainer.mixture, trainer.posteriors)
+
+
+def predicted(
+    test: Judgments, items: Items, utilities: np.ndarray, mixture: Mixture, posteriors: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, list[float]]]:
     """Per annotator with held-out rankings `pairs`, how many of them are `ordered` right by the policy of their most
     probable type (ties of the policy half), `rankings`, and the sum of their `log_loss` in nats with the policies
     weighted by the annotator's posterior."""
-    items, utilities = trainer.score(test)
     column = test.column("annotator")
     names = [column[row] for row in items.row]
-    beliefs = believed(names, trainer.posteriors, trainer.mixture)
+    beliefs = believed(names, posteriors, mixture)
     number, unique = numbered(names)
     pairs = pairs_of(shown_rewards(items, utilities, beliefs.type), items.ranks, items.offsets, number, items.weight)
     with np.errstate(divide="ignore"):
         log_posterior = np.log(beliefs.gamma)
-    losses = -np.logaddexp.reduce(log_posterior + ranking_log_likelihoods(utilities, items, trainer.mixture), axis=1)
+    losses = -np.logaddexp.reduce(log_posterior + ranking_log_likelihoods(utilities, items, mixture), axis=1)
     right = (pairs.margin > 0) + (pairs.margin == 0) / 2
     sums = {
         "pairs": np.bincount(pairs.prompt, minlength=len(unique)),

@@ -67,12 +67,12 @@ def test_a_cut_response_has_no_end_for_a_policy(causal):
     """Neither training nor scoring teaches or asks a policy to end where a text goes on."""
     end = causal.eos_token_id
     whole = items("Tea?", "good " * 50, "bad")
-    found = tokenize(whole, causal, TokenLimits(20, 8), encoder=False, end_cut=False)
+    found = tokenize(whole, causal, TokenLimits(20, 8), encoder=False, policy=True)
     assert found.response_ids[0][-1] != end
     assert found.response_ids[1][-1] == end, "it was not cut"
     with_end = tokenize(whole, causal, TokenLimits(20, 8), encoder=False).response_ids[0]
     assert with_end == [*found.response_ids[0][:-1], end]
-    exact = tokenize(items("Tea?", "good cat", "sun"), causal, TokenLimits(20, 8), encoder=False, end_cut=False)
+    exact = tokenize(items("Tea?", "good cat", "sun"), causal, TokenLimits(20, 8), encoder=False, policy=True)
     assert exact.response_ids[0][-1] == end
 
 

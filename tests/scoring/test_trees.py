@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from architectures import write_model
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import Judgments
+from pluralign.scoring import probe
 from pluralign.scoring.attention import additive, sees
 from pluralign.scoring.causal_models import causal_model, load_causal_model
 from pluralign.scoring.forward import block_values
@@ -22,7 +23,7 @@ from pluralign.scoring.reward_models import build_reward_model
 from pluralign.scoring.tokens import TokenizedItems
 from pluralign.scoring.trees import Layout, blocks_of, lay_out, plan_blocks, plan_rows
 
-ARCHITECTURES = ["llama", "qwen2", "qwen3", "gpt2", "neox"]
+ARCHITECTURES = ["llama", "grouped-queries", "qwen2", "qwen3", "gpt2", "neox", "sliding", "windows", "soft-capped"]
 ROWS = [
     {"prompt": "Say something about tea:", "responses": ["good", "good cat", "bad dog in the rain", "milk"]},
     {"prompt": "Rain or sun?", "responses": ["sun", "rain and sun and rain and sun and tea"]},
@@ -75,7 +76,7 @@ def gradients(model, tokens, layout, weights):
     return torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
 
 
-@pytest.mark.parametrize("name", [*ARCHITECTURES, "opt", "sliding", "soft-capped", "state-space"])
+@pytest.mark.parametrize("name", [*ARCHITECTURES, "opt", "state-space"])
 @pytest.mark.parametrize("layout", ["auto", "flat"])
 def test_log_probs_are_those_of_the_plain_model(name, layout, written):
     policy = load_causal_model(written(name), max_length=48)
@@ -88,8 +89,10 @@ def test_log_probs_are_those_of_the_plain_model(name, layout, written):
     np.testing.assert_allclose(policy.values(tokens, layout), expected, **tolerance)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(
+    ("name", "attention"),
+    [*itertools.product(ARCHITECTURES[:-1], ("sdpa", "eager")), ("soft-capped", "eager")],
+)
 def test_trees_give_the_values_and_gradients_of_rows(name, attention, written):
     weights = torch.linspace(-1, 1, len(ITEMS.responses))
     for load, rtol in ((load_causal_model, 1e-6), (build_reward_model, 1e-5)):
@@ -108,11 +111,10 @@ def test_trees_give_the_values_and_gradients_of_rows(name, attention, written):
         assert (as_tree - as_rows).norm() <= 1e-5 * as_rows.norm()
 
 
-@pytest.mark.parametrize("name", ["sliding", "state-space"])
-def test_models_that_cannot_read_trees_are_caught(name, written, caplog):
+def test_models_that_cannot_read_trees_are_caught(written, caplog):
     import transformers
 
-    policy = load_causal_model(written(name))
+    policy = load_causal_model(written("state-space"))
     tokens = policy.tokenize(ITEMS)
     transformers.utils.logging.enable_propagation()
     try:
@@ -125,10 +127,13 @@ def test_models_that_cannot_read_trees_are_caught(name, written, caplog):
         policy.layout(tokens, "tree")
 
 
-def test_a_window_longer_than_every_text_is_no_hindrance(tiny_model, written, tmp_path):
-    model = AutoModelForCausalLM.from_pretrained(written("sliding"), sliding_window=96, dtype=torch.float32)
-    policy = causal_model(model, AutoTokenizer.from_pretrained(tiny_model))
-    assert policy.layout(policy.tokenize(ITEMS)).tree
+def test_a_window_that_a_model_takes_its_own_way_is_left_to_the_probe(tiny_model, written, monkeypatch):
+    """Without windows in the mask, trees serve texts within the window alone."""
+    monkeypatch.setattr(probe, "_with_windows", lambda plain, tree: tree)
+    for window, tree in ((96, True), (8, False)):
+        model = AutoModelForCausalLM.from_pretrained(written("sliding"), sliding_window=window, dtype=torch.float32)
+        policy = causal_model(model, AutoTokenizer.from_pretrained(tiny_model))
+        assert policy.layout(policy.tokenize(ITEMS)).tree is tree
 
 
 def test_heads_that_are_more_than_linear_make_their_own_logits(written):
@@ -137,9 +142,10 @@ def test_heads_that_are_more_than_linear_make_their_own_logits(written):
         assert policy.layout(policy.tokenize(ITEMS)).full_logits is own
 
 
-def test_flex_attention_computes_the_same(written, monkeypatch):
+@pytest.mark.parametrize("name", ["llama", "windows"])
+def test_flex_attention_computes_the_same(name, written, monkeypatch):
     """On a processor, uncompiled: the masks are right; the kernels are the library's."""
-    policy = load_causal_model(written("llama"))
+    policy = load_causal_model(written(name))
     tokens = policy.tokenize(ITEMS)
     tree = replace(policy.layout(tokens), attention_tokens=math.inf)
     expected = policy.values(tokens, tree)

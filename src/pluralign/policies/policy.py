@@ -84,6 +84,7 @@ class Policy(CausalModel):
             return []
         ids = prompt_tokens(prompts, self.tokenizer, longest - max_new_tokens)
         check_embedded("prompts", ids, self.model, self.tokenizer)
+        ends = self.ends
         # The model's own generation config may hold penalties and truncation, which would change the policy.
         config = GenerationConfig(
             do_sample=True,
@@ -92,7 +93,7 @@ class Policy(CausalModel):
             top_k=0,
             repetition_penalty=1.0,
             max_new_tokens=max_new_tokens,
-            eos_token_id=self.tokenizer.eos_token_id,
+            eos_token_id=list(ends) or None,
             pad_token_id=self.tokenizer.pad_token_id or 0,
         )
         prompt_of = np.repeat(np.arange(len(prompts)), n).tolist()  # the prompt of each response
@@ -107,7 +108,7 @@ class Policy(CausalModel):
         samples = []
         for text, token_ids, log_prob, index, adapter in zip(texts, drawn, log_probs, prompt_of, adapters, strict=True):
             response = text if isinstance(prompts[index], str) else [{"role": "assistant", "content": text}]
-            finished = token_ids[-1:] == [self.tokenizer.eos_token_id]
+            finished = bool(token_ids) and token_ids[-1] in ends
             samples.append(Sample(response, token_ids, log_prob, finished, adapter))
         return [samples[start : start + n] for start in range(0, len(samples), n)]
 
@@ -126,19 +127,21 @@ class Policy(CausalModel):
 
     def _generate(self, prompts: Sequence[list[int]], config: GenerationConfig, **options: Any) -> list[list[int]]:
         """The drawn tokens of each response, up to and including its end token; options are those of `generate`."""
-        end = self.tokenizer.eos_token_id
+        ends = set(config.eos_token_id or ())
+        start = self.tokenizer.eos_token_id or 0
         width = max(1, max(len(prompt) for prompt in prompts))
         rows = torch.full((len(prompts), width), int(config.pad_token_id))
         mask = torch.zeros((len(prompts), width), dtype=torch.long)
         for row, prompt in enumerate(prompts):
-            tokens = prompt or [end or 0]  # an empty prompt without a start token is conditioned on the end token
+            tokens = prompt or [start]  # an empty prompt without a start token is conditioned on the end token
             rows[row, width - len(tokens) :] = torch.tensor(tokens)
             mask[row, width - len(tokens) :] = 1
         device = next(self.model.parameters()).device
         inputs = {"input_ids": rows.to(device), "attention_mask": mask.to(device)}
         with torch.no_grad():
             responses = self.model.generate(**inputs, generation_config=config, **options)[:, width:].tolist()
-        return [ids[: ids.index(end) + 1] if end in ids else ids for ids in responses]
+        lengths = [next((place + 1 for place, token in enumerate(ids) if token in ends), None) for ids in responses]
+        return [ids[:length] for ids, length in zip(responses, lengths, strict=True)]
 
     def using(self, adapter: str | None) -> AbstractContextManager[Any]:
         """Use one of the policy's adapters, or none, within a context.

@@ -33,7 +33,7 @@ from pluralign.scoring.loading import (
 )
 from pluralign.scoring.probe import plain_model
 from pluralign.scoring.text_models import TextModel
-from pluralign.scoring.tokens import TokenizedItems
+from pluralign.scoring.tokens import TokenizedItems, turn_end
 from pluralign.scoring.trees import Reads
 
 
@@ -104,9 +104,13 @@ class CausalModel(TextModel):
 
     @property
     def ends(self) -> tuple[int, ...]:
-        """Ids of the tokens that end a response."""
-        end = self.tokenizer.eos_token_id
-        return () if end is None else (int(end),)
+        """Ids of the tokens that end a response: the tokenizer's end token, those of the model's configs (a list in
+        many chat models), and the one with which the chat template ends a turn."""
+        plain = plain_model(self.model)
+        declared = (plain.config.get_text_config().eos_token_id, plain.generation_config.eos_token_id)
+        listed = [end for each in declared for end in (each if isinstance(each, list | tuple) else [each])]
+        ends = dict.fromkeys([self.tokenizer.eos_token_id, *listed, turn_end(self.tokenizer)])
+        return tuple(int(end) for end in ends if end is not None)
 
     def log_probs(self, items: Items, **options: Any) -> np.ndarray:
         """log pi(y|x) of every unique response: `(responses,)`, float64; options as in `TextModel.values`."""

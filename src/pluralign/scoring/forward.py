@@ -14,7 +14,7 @@ from pluralign.core.errors import PluralignError
 from pluralign.core.progress import track
 from pluralign.scoring.attention import additive, block_mask, sees
 from pluralign.scoring.tokens import TokenizedItems
-from pluralign.scoring.trees import Layout, blocks_of, lay_out
+from pluralign.scoring.trees import SLIDING, Layout, blocks_of, lay_out
 
 MAX_TOKENS_PER_BATCH = 16384
 
@@ -27,10 +27,19 @@ def seen_by(block: dict[str, Tensor], layout: Layout) -> dict[str, Any]:
     branch = block["branch"]
     if "position_ids" not in block:  # one response per row: the model makes its own mask, which is faster
         return {"attention_mask": (branch >= 0).long()}
-    mask = block_mask(branch) if layout.mask == "blocks" else sees(branch)
-    if layout.mask == "additive":
-        mask = additive(mask, torch.float32)
-    return {"attention_mask": mask, "position_ids": block["position_ids"]}
+    position = block["position_ids"]
+    window = layout.window if layout.window is not None and branch.shape[1] > layout.window else None
+    if window is None or not layout.layer_kinds:
+        return {"attention_mask": _mask(branch, position, window, layout), "position_ids": position}
+    masks = {kind: _mask(branch, position, window if kind == SLIDING else None, layout) for kind in layout.layer_kinds}
+    return {"attention_mask": masks, "position_ids": position}
+
+
+def _mask(branch: Tensor, position: Tensor, window: int | None, layout: Layout) -> Any:
+    if layout.mask == "blocks":
+        return block_mask(branch, position, window)
+    mask = sees(branch, position, window)
+    return additive(mask, torch.float32) if layout.mask == "additive" else mask
 
 
 def block_token_log_probs(model: nn.Module, block: dict[str, Tensor], layout: Layout, **options: Any) -> Tensor:

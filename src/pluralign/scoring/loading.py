@@ -23,7 +23,7 @@ from transformers.utils import CONFIG_NAME
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_json
 from pluralign.core.records import read_json, read_text
-from pluralign.scoring.tokens import TokenLimits, model_context
+from pluralign.scoring.tokens import TokenLimits, model_context, special_ids
 
 SETTINGS = "pluralign"
 """The key of our settings (token limits, pooling) in a model's config."""
@@ -118,14 +118,50 @@ def read_chat_template(source: str, hub: dict[str, Any]) -> str:
 def set_pad_token(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     """Give model and tokenizer a padding token other than the end token.
 
-    `AutoModelForSequenceClassification` reads the last token that is not padding, which must be the end token.
+    `AutoModelForSequenceClassification` reads the last token that is not padding, which must be the end token. Another
+    special token of the tokenizer pads if there is one, so that the embeddings keep their size and an adapter fits its
+    base elsewhere; else `<|pad|>` is added.
     """
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
     embeddings = model.get_input_embeddings()
-    if len(tokenizer) > embeddings.num_embeddings:
-        model.resize_token_embeddings(len(tokenizer))
-    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        spare = _spare_token(model.config, tokenizer, embeddings.num_embeddings)
+        if spare is None:
+            tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+        else:
+            tokenizer.pad_token = spare
+    pad = tokenizer.pad_token_id
+    if pad >= embeddings.num_embeddings:
+        model.resize_token_embeddings(pad + 1)
+        embeddings = model.get_input_embeddings()
+    if embeddings.padding_idx is not None and embeddings.padding_idx != pad:  # that token's embedding is trained now
+        embeddings.padding_idx = None
+    model.config.get_text_config().pad_token_id = pad
+
+
+_SPARE_NAMES = ("pad", "unk", "reserved", "unused")
+"""Parts of the names of special tokens that texts do not hold, the best to pad with first."""
+
+
+def _spare_token(config: Any, tokenizer: PreTrainedTokenizerBase, embeddings: int) -> str | None:
+    """A special token of the tokenizer that never ends a text, to pad with."""
+    ends = config.get_text_config().eos_token_id
+    used = {tokenizer.eos_token_id, *(ends if isinstance(ends, list | tuple) else [ends])}
+    template = str(tokenizer.chat_template or "")
+    names = {
+        place: str(tokenizer.convert_ids_to_tokens(place))
+        for place in special_ids(tokenizer) - used
+        if place < embeddings
+    }
+    # The template may write its tokens last; the start token is only ever first.
+    spare = {name: place for place, name in names.items() if name not in template or name == tokenizer.bos_token}
+
+    def rank(name: str) -> tuple[bool, int, int]:
+        kinds = [number for number, part in enumerate(_SPARE_NAMES) if part in name.lower()]
+        if name == tokenizer.unk_token:
+            kinds.append(_SPARE_NAMES.index("unk"))
+        return name == tokenizer.bos_token, min(kinds, default=len(_SPARE_NAMES)), spare[name]
+
+    return min(spare, key=rank, default=None)
 
 
 def is_encoder(config: Any) -> bool:

@@ -15,7 +15,7 @@ from transformers.utils import logging
 from pluralign.core.errors import PluralignError, one_line
 from pluralign.scoring.forward import block_token_log_probs, block_values
 from pluralign.scoring.tokens import TokenizedItems
-from pluralign.scoring.trees import BLOCK_TOKENS, Layout, Reads, lay_out, plan_rows
+from pluralign.scoring.trees import BLOCK_TOKENS, SLIDING, Layout, Mask, Reads, lay_out, plan_rows
 
 logger = logging.get_logger(__name__)
 
@@ -37,10 +37,11 @@ def choose_layout(
 ) -> Layout:
     """The layout for some texts: trees if the model computes the same values with them as without.
 
-    The model reads a few items (including the longest) as trees and flat. Models with sliding attention, recurrent
-    state, or another use of the mask give different values; they stay flat, and the reason is logged. On a GPU,
-    FlexAttention is tried first if the architecture supports it. `name` is `auto`, `flat` for one response per row, or
-    `tree` for an error if trees are not possible; the other arguments are those of `Layout`.
+    The model reads a few items (including the longest) as trees and flat. Models with recurrent state, or another use
+    of the mask, give different values; they stay flat, and the reason is logged. Sliding windows, in all layers or in
+    some, are part of the mask of a tree; where a model does not take it so, trees serve texts within the window. On a
+    GPU, FlexAttention is tried first if the architecture supports it. `name` is `auto`, `flat` for one response per
+    row, or `tree` for an error if trees are not possible; the other arguments are those of `Layout`.
 
     Raises:
         PluralignError: `tree` is requested and the model computes other values with trees.
@@ -70,6 +71,8 @@ def _tree_or(flat: Layout, model: Any, tokens: TokenizedItems, name: str, device
                 return attempt
             if attempt.mask == "blocks":
                 logger.info(f"FlexAttention is not used: {reason}")
+            elif attempt.window is not None:
+                logger.info(f"the sliding window cannot be part of the mask: {reason}")
     if name == "tree":
         raise PluralignError(f"layout: this model cannot read prompt trees: {reason}; use auto or flat")
     logger.warning(f"layout: flat, one response per row, because this model cannot read prompt trees: {reason}")
@@ -79,11 +82,24 @@ def _tree_or(flat: Layout, model: Any, tokens: TokenizedItems, name: str, device
 def _attempts(plain: Any, tree: Layout, device: str) -> Iterator[Layout]:
     """Attention implementations to try; the model keeps the last one."""
     used = plain.config._attn_implementation
+    windowed = _with_windows(plain, tree)
     if device == "cuda" and plain._supports_flex_attn:
         plain.set_attn_implementation("flex_attention")
-        yield replace(tree, mask="blocks", attention_tokens=float("inf"))
+        yield replace(windowed, mask="blocks", attention_tokens=float("inf"))
         plain.set_attn_implementation(used)
-    yield replace(tree, mask="additive" if used == "eager" else "bool")
+    dense: Mask = "additive" if used == "eager" else "bool"
+    yield replace(windowed, mask=dense)
+    if windowed != tree:
+        yield replace(tree, mask=dense)
+
+
+def _with_windows(plain: Any, tree: Layout) -> Layout:
+    """The layout with the sliding window of the model, if all its layers have a window or none."""
+    config = plain.config.get_text_config()
+    window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+    if window is None or (kinds and SLIDING not in kinds) or set(kinds or ()) - {SLIDING, "full_attention"}:
+        return tree
+    return replace(tree, window=int(window), layer_kinds=tuple(sorted(set(kinds or ()))))
 
 
 def _attention_tokens(plain: Any) -> float:

@@ -49,7 +49,7 @@ class TextModel:
             PluralignError: the tokenizer gives a token that the model has no embedding for.
         """
         encoder = is_encoder(self.model.config)
-        tokens = tokenize(items, self.tokenizer, self.limits, encoder, end_cut=self.reads != "tokens")
+        tokens = tokenize(items, self.tokenizer, self.limits, encoder, policy=self.reads == "tokens")
         check_embedded(name, chain(tokens.prompt_ids, tokens.response_ids), self.model, self.tokenizer)
         if tokens.cut_prompts or tokens.cut_responses:
             logger.warning(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -81,7 +83,7 @@ _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-t
 
 
 def tokenize(
-    items: Items, tokenizer: PreTrainedTokenizerBase, limits: TokenLimits, encoder: bool, end_cut: bool = True
+    items: Items, tokenizer: PreTrainedTokenizerBase, limits: TokenLimits, encoder: bool, policy: bool = False
 ) -> TokenizedItems:
     """Token ids of every prompt and response.
 
@@ -90,8 +92,11 @@ def tokenize(
     separately, so that all responses share their prompt's tokens. Messages go through the tokenizer's chat template.
 
     A response over its limit is truncated on the right; then an item's prompt is truncated on the left to what its
-    longest response leaves, keeping special tokens. Both are counted. A truncated response gets its end token only
-    with `end_cut`: a policy would learn to end, or be judged by ending, where a text goes on.
+    longest response leaves, keeping special tokens. Both are counted.
+
+    With `policy` the tokens are those that a policy draws. A truncated response has no end token: a policy would learn
+    to end, or be judged by ending, where a text goes on. A chat response ends with the token that ends its turn,
+    without the line break that many templates (ChatML, Gemma) write after it: sampling stops before that.
 
     Raises:
         PluralignError: messages without a chat template, or a template that does not end the prompt where the
@@ -115,7 +120,9 @@ def tokenize(
         for item, together, alone in zip(members, joint, separate, strict=True):
             ahead = prompt_ids[item]
             response_ids.append(together[len(ahead) :] if together[: len(ahead)] == ahead else alone)
-    return _cut(items.item, prompt_ids, response_ids, render, limits, end_cut)
+    if policy and render.chat:
+        response_ids = [render.turn(ids) for ids in response_ids]
+    return _cut(items.item, prompt_ids, response_ids, render, limits, end_cut=not policy)
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
@@ -153,6 +160,35 @@ def _cut(
         cut_prompts += len(ids) > left
         prompt_ids[index] = render.before + ids[max(0, len(ids) - left) :] + between
     return TokenizedItems(prompt_ids, response_ids, item, cut_prompts, cut_responses)
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Ids of the tokenizer's special tokens, those without a role such as end or padding included."""
+    named = {place for place, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return named | set(tokenizer.all_special_ids)
+
+
+_SHOWN = "Hello"
+_TURNS: list[dict[str, Any]] = [{"role": "user", "content": _SHOWN}, {"role": "assistant", "content": _SHOWN}]
+"""Messages with which a chat template is asked what it does."""
+
+
+def _as_parts(content: Any) -> Any:
+    """A text as a list of one part, as templates of models that also read images expect it."""
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Id of the special token with which the chat template ends an assistant's turn; `None` if there is none."""
+    if tokenizer.chat_template is None:
+        return None
+    render = _Renderer(tokenizer, encoder=False, chat=True)
+    try:
+        rendered = render.response(_TURNS[:1], render.prompt(_TURNS[:1]), _TURNS[1:])
+    except PluralignError:  # a template with other needs, such as tools: its texts are rendered without this
+        return None
+    last = render.turn(_ids(tokenizer, [rendered])[0])[-1:]
+    return last[0] if last and last[0] in render.special else None
 
 
 def check_embedded(name: str, token_ids: Iterable[Sequence[int]], model: Any, tokenizer: Any) -> None:
@@ -217,6 +253,9 @@ class _Renderer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, encoder: bool, chat: bool) -> None:
         self.tokenizer = tokenizer
+        self.chat = chat
+        self.special = special_ids(tokenizer)
+        self.parts = False  # whether the template reads contents as lists of parts
         self.before: list[int] = []
         self.between: list[int] = []
         self.after: list[int] = []
@@ -232,14 +271,32 @@ class _Renderer:
             first = list(tokenizer("", verbose=False)["input_ids"][:1])
             self.before = first if first == [tokenizer.bos_token_id] else []
             self.after = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        if chat:
+            self.parts = not self._shows(_TURNS[0]) and self._shows(_TURNS[0] | {"content": _as_parts(_SHOWN)})
+
+    def _shows(self, message: dict[str, Any]) -> bool:
+        """Whether the template renders a message with its text."""
+        try:
+            return _SHOWN in self._template([message], False)
+        except PluralignError:
+            return False
 
     def bare(self, ids: list[int]) -> list[int]:
         """A prompt's tokens without a start token that its text begins with: one is put before every prompt."""
         return ids[len(self.before) :] if self.before and ids[: len(self.before)] == self.before else ids
 
+    def turn(self, ids: list[int]) -> list[int]:
+        """A chat response without white space after the special token that ends its turn."""
+        end = len(ids)
+        while end and ids[end - 1] not in self.special and not self.tokenizer.decode(ids[end - 1]).strip():
+            end -= 1
+        return ids[:end] if end and ids[end - 1] in self.special else ids
+
     def _template(self, messages: list[dict[str, Any]], generation: bool) -> str:
         try:
             given = for_template(messages)
+            if self.parts:
+                given = [message | {"content": _as_parts(message.get("content"))} for message in given]
             return str(self.tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=generation))
         except TEMPLATE_FAULTS as fault:
             reason = " ".join(str(fault).split()) or type(fault).__name__
@@ -249,9 +306,14 @@ class _Renderer:
             ) from fault
 
     def prompt(self, prompt: Any) -> str:
+        """The text before a response; of an empty chat what the template writes before the first message."""
         if isinstance(prompt, str):
             return prompt
-        return self._template(prompt, True) if prompt else ""
+        if prompt:
+            return self._template(prompt, True)
+        with contextlib.suppress(PluralignError):  # a template that asks for a prompt: its responses raise
+            return os.path.commonprefix([self._template([_TURNS[1] | {"content": text}], False) for text in "ab"])
+        return ""
 
     def response(self, prompt: Any, rendered_prompt: str, response: Any) -> str:
         if isinstance(response, str):

@@ -21,6 +21,9 @@ from pluralign.scoring.tokens import TokenizedItems
 Reads = Literal["tokens", "last", "pooled"]
 Mask = Literal["bool", "additive", "blocks"]
 
+SLIDING = "sliding_attention"
+"""The name that transformers gives to layers whose attention has a window."""
+
 MAX_TOKENS_PER_ROW = 4096
 BLOCK_TOKENS = {"cpu": 48.0, "cuda": 1024.0}
 """Cost of one more model call, in tokens, by device type."""
@@ -39,6 +42,8 @@ class Layout:
         attention_tokens: row length at which attention costs as much as all else; infinite if it skips masked blocks.
         block_tokens: cost of one more model call, in tokens.
         mask: form of the attention mask: `bool` (SDPA), `additive` (eager), `blocks` (FlexAttention).
+        window: tokens that layers with sliding attention attend to, where trees keep to it.
+        layer_kinds: the kinds of attention of a model's layers, if each kind takes a mask of its own.
         full_logits: let the model compute logits at every position, for heads that are more than one linear layer.
     """
 
@@ -49,6 +54,8 @@ class Layout:
     attention_tokens: float = math.inf
     block_tokens: float = 48.0
     mask: Mask = "bool"
+    window: int | None = None
+    layer_kinds: tuple[str, ...] = ()
     full_logits: bool = False
 
     def row_lengths(self, tokens: TokenizedItems, rows: Sequence[Sequence[int]]) -> np.ndarray:

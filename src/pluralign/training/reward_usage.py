@@ -34,8 +34,8 @@ _WHOLE = """model = AutoModelForSequenceClassification.from_pretrained("{folder}
 
 _ADAPTER = """base = AutoModelForSequenceClassification.from_pretrained("{base}", num_labels=1)
 base.config.pad_token_id = tokenizer.pad_token_id
-if len(tokenizer) > base.get_input_embeddings().num_embeddings:
-    base.resize_token_embeddings(len(tokenizer))
+if tokenizer.pad_token_id >= base.get_input_embeddings().num_embeddings:
+    base.resize_token_embeddings(tokenizer.pad_token_id + 1)
 model = peft.PeftModel.from_pretrained(base, "{folder}")"""
 
 _TEXT = """ids = tokenizer("a prompt" + "one response").input_ids

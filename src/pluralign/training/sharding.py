@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,8 @@ def local_part(weight: Tensor) -> Tensor:
 
 def whole(weight: Tensor) -> Tensor:
     """A weight without gradient; if it is sharded, every process must ask for it."""
-    return weight.detach().full_tensor() if isinstance(weight, DTensor) else weight.detach()
+    detached: Any = weight.detach()
+    return detached.full_tensor() if isinstance(weight, DTensor) else detached
 
 
 def set_whole(weight: Tensor, value: Tensor) -> None:
