@@ -71,6 +71,36 @@ def test_opposed_groups_are_told_apart_and_the_population_is_their_mixture(tiny_
     assert found["gain_of_groups/group=b"] > found["gain_of_groups/group=a"] > 0
 
 
+def test_gains_of_groups_have_intervals_over_annotators_too():
+    """Every annotator votes alike on all items, so that items say nothing that annotators do not."""
+    names = ["a"] * 12 + ["b"] * 12
+    label = [SCALE.labels[number % 2] for number in range(24)]
+    rows = [
+        {
+            "prompt": f"p{item}",
+            "responses": ["Yes"],
+            "labels": [label[who]],
+            "annotator": f"h{who}",
+            "group": names[who],
+        }
+        for item in range(12)
+        for who in range(24)
+    ]
+    groups = Groups(("a", "b"), (0.5, 0.5))
+    share = np.full(len(SCALE.labels), 0.02)
+    share[:2] = (1 - 0.02 * (len(share) - 2)) * np.array([0.7, 0.3])
+    other = share[[1, 0, *range(2, len(share))]]
+    votes = Judgments.from_rows(rows, SCALE)
+    found = group_gain(votes, groups, lambda items: np.tile([share, other], (len(items.responses), 1, 1)))
+    assert found["gain_of_groups_high"] - found["gain_of_groups_low"] > 0.1  # over prompts alone it is a point
+    alone = [row for row in rows if row["group"] == "b"]
+    assert found["gain_of_groups/group=b"] == pytest.approx(
+        group_gain(Judgments.from_rows(alone, SCALE), groups, lambda items: np.tile([share, other], (12, 1, 1)))[
+            "gain_of_groups"
+        ]
+    )
+
+
 def test_shrinkage_pulls_groups_together_and_counts_as_votes(tiny_model, tmp_path):
     apart = []
     for shrinkage in (0.0, 1e6):

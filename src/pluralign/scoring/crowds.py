@@ -152,8 +152,8 @@ def group_gain(judgments: Judgments, groups: Groups, predict: Predict, seed: int
 
     Returns:
         `group_items`, the number of (response, group) with votes; `gain_of_groups`, the mean over them of
-        sum_k s_k log(mu_gk / mu_k), in nats per vote, with its interval over prompts; `gain_of_groups/group=NAME`,
-        the same for one group. Empty without votes of these groups.
+        sum_k s_k log(mu_gk / mu_k), in nats per vote, with its interval over prompts and annotators;
+        `gain_of_groups/group=NAME`, the same for one group. Empty without votes of these groups.
     """
     names = groups.names
     crowd, group = crowds_by_group(judgments, names)
@@ -164,11 +164,14 @@ def group_gain(judgments: Judgments, groups: Groups, predict: Predict, seed: int
     by_group = predict(items)[items.response]
     own = by_group[np.arange(len(group)), np.minimum(group, len(names) - 1)]
     common = np.einsum("g,igl->il", np.array(groups.shares), by_group)
+    voters = voters_of(judgments, crowd, names, group)
     metrics = {"group_items": float(kept.sum())}
     places = {"": kept} | {f"/group={name}": group == place for place, name in enumerate(names)}
     for key, rows in places.items():
         if rows.any():
-            found = log_loss_gain(own[rows], common[rows], crowd.counts[rows], items.prompt[rows], seed=seed)
+            found = log_loss_gain(
+                own[rows], common[rows], crowd.counts[rows], items.prompt[rows], voters=voters.of_items(rows), seed=seed
+            )
             metrics |= {name.replace("gain", "gain_of_groups", 1) + key: value for name, value in found.items()}
     return metrics
 
@@ -385,9 +388,9 @@ def vote_slices(judgments: Judgments, crowd: Crowd) -> Iterator[VoteSlice]:
     )
 
 
-def voters_of(judgments: Judgments, crowd: Crowd) -> Votes:
-    """The votes of a table on the items of a crowd, with their annotators."""
-    votes = _single_votes(judgments, crowd)
+def voters_of(judgments: Judgments, crowd: Crowd, names: Sequence[str] = (), group: np.ndarray | None = None) -> Votes:
+    """The votes of a table on the items of a crowd, or of the crowds of groups as `crowds_by_group` gives them."""
+    votes = _single_votes(judgments, crowd, names, group)
     return Votes(
         np.array([item for item, _, _ in votes], dtype=np.int64),
         np.array([label for _, label, _ in votes], dtype=np.int64),
@@ -396,17 +399,22 @@ def voters_of(judgments: Judgments, crowd: Crowd) -> Votes:
     )
 
 
-def _single_votes(judgments: Judgments, crowd: Crowd) -> list[tuple[int, int, dict[str, Any]]]:
-    """Item, label and row of each vote on an item of the crowd."""
-    keys = map(item_key, crowd.prompt, crowd.response)
+def _single_votes(
+    judgments: Judgments, crowd: Crowd, names: Sequence[str] = (), group: np.ndarray | None = None
+) -> list[tuple[int, int, dict[str, Any]]]:
+    """Item, label and row of each vote on an item of the crowd, or of the crowds of groups."""
+    of_item = [0] * len(crowd.prompt) if group is None else group.tolist()
+    keys = zip(map(item_key, crowd.prompt, crowd.response), of_item, strict=True)
     place = {key: number for number, key in enumerate(keys)}
+    of_name = {name: number for number, name in enumerate(names)}
     label_of = {label: number for number, label in enumerate(crowd.scale.labels)}
     return [
         (place[key], label_of[label], row)
         for row in judgments.rows()
         for text, label in zip(row["responses"], row["labels"] or (), strict=False)
         # The crowd holds no item whose votes all have weight 0.
-        if label is not None and (key := item_key(row["prompt"], text)) in place
+        if label is not None
+        and (key := (item_key(row["prompt"], text), of_name.get(row["group"], len(names)))) in place
     ]
 
 

@@ -67,6 +67,12 @@ class Votes:
     annotator: Ints
     weight: Floats
 
+    def of_items(self, rows: np.ndarray) -> Votes:
+        """The votes on some of the items, a mask `(items,)`, which are numbered anew."""
+        kept = rows[self.item]
+        number = np.cumsum(rows) - 1
+        return Votes(number[self.item[kept]], self.label[kept], self.annotator[kept], self.weight[kept])
+
 
 @dataclass(frozen=True)
 class PredictedCrowds:
