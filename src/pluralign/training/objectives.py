@@ -21,6 +21,11 @@ class Entry(NamedTuple):
     summary: str
 
     @property
+    def config_module(self) -> str:
+        """The module that the config class is taken from."""
+        return f"{__package__}.{self.module}"
+
+    @property
     def config(self) -> type[transformers.TrainingArguments]:
         """The config class."""
         return self._named("Config")
@@ -31,7 +36,7 @@ class Entry(NamedTuple):
         return self._named("Trainer")
 
     def _named(self, kind: str) -> Any:
-        return getattr(importlib.import_module(f"{__package__}.{self.module}"), self.stem + kind)
+        return getattr(importlib.import_module(self.config_module), self.stem + kind)
 
 
 OBJECTIVES = {

@@ -32,7 +32,7 @@ from pluralign.training.checkpoints import newest_checkpoint
 from pluralign.training.console import with_console
 from pluralign.training.objective import TrainingRun
 from pluralign.training.objectives import OBJECTIVES
-from pluralign.workflows.train.early import REQUIRED, remember_keys
+from pluralign.workflows.train.early import REQUIRED
 from pluralign.workflows.train.settings import (
     DEFAULT_MODEL_KEYS,
     NOT_SET_BY_USERS,
@@ -86,7 +86,6 @@ def check(given: Mapping[str, Given], flags: Mapping[str, Given], place: str = "
     model_fields, fields = fields_of(ModelConfig), fields_of(kind)
     hidden = (*NOT_SET_BY_USERS, *trainer.hidden_keys)
     keys = [key for key in {**own, **model_fields, **fields} if key not in hidden]
-    remember_keys(objective, keys)
     check_known(given, keys)
     values = {key: check_value(given[key], hint) for key, hint in own.items() if key in given}
     model_values: dict[str, Any] = {}
