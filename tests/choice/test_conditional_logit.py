@@ -5,7 +5,7 @@ import torch
 from torch.autograd.functional import hessian
 
 from exploded import exploded
-from pluralign.choice.latent_class import conditional_logit
+from pluralign.choice.latent_class import compared_pairs, conditional_logit
 from pluralign.choice.latent_class.choice_sets import choice_sets
 from pluralign.choice.latent_class.conditional_logit import ConditionalLogit
 
@@ -133,10 +133,13 @@ def test_value_gradient_and_curvature_are_the_formulas_own(kind):
     check(*case(kind))
 
 
-@pytest.mark.parametrize("name", ["WIDE", "MOST_EDGES", "DIFFERENCES"])
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(conditional_logit, "WIDE"), (conditional_logit, "MOST_EDGES"), (compared_pairs, "DIFFERENCES")],
+)
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_way_to_compute_them_gives_the_same(kind, name, monkeypatch):
-    monkeypatch.setattr(conditional_logit, name, -1)
+def test_every_way_to_compute_them_gives_the_same(kind, module, name, monkeypatch):
+    monkeypatch.setattr(module, name, -1)
     check(*case(kind))
 
 

@@ -18,7 +18,6 @@ Without features every response has a worth of its own, and X is the identity.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -28,7 +27,8 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from pluralign.choice.latent_class.choice_sets import ChoiceSets, Members, compressed
+from pluralign.choice.latent_class.choice_sets import ChoiceSets, Members
+from pluralign.choice.latent_class.compared_pairs import Edges
 
 WIDE = 300.0
 """If utilities differ by more than this, exponentials are taken relative to the largest of each choice."""
@@ -38,17 +38,11 @@ EDGE_WORK = 4
 by this, with p features. Their products with vectors are, if there are also fewer distinct pairs than this times the
 members of all choices."""
 
-DIFFERENCES = 8
-"""With fewer pairs for each response than this, Hessians are sums over differences of features."""
-
 MOST_EDGES = 2**24
 """With more pairs than this, Hessians are made from the choices' mean features."""
 
 SAMPLED = 1.5
 """A curvature from a sample of the choices is used if no feature's second moment is off by more than this factor."""
-
-BLOCK = 2**12
-"""Pairs whose differences of features are made at once."""
 
 LEAST = 1e-150
 """The smallest sum of exponentials: that of a choice whose responses are not available, and whose weight is 0."""
@@ -129,37 +123,7 @@ class ConditionalLogit:
     @cached_property
     def edges(self) -> Edges:
         """The pairs of responses that occur in a choice together."""
-        return _edges(self.choices, self.responses)
-
-
-@dataclass(frozen=True)
-class Edges:
-    """Pairs of responses that occur in a choice together.
-
-    Args:
-        first, second: `(pairs,)`.
-        within: three sparse matrices `(pairs, choices)`: both in A, one in A and one in T, both in T.
-        joined: their sum.
-        order: `(2 pairs,)` the pair behind each entry of the symmetric matrix of pairs, by rows.
-        starts, columns: of that matrix in compressed rows.
-    """
-
-    first: Tensor
-    second: Tensor
-    within: tuple[Tensor, Tensor, Tensor]
-    joined: Tensor
-    order: Tensor
-    starts: Tensor
-    columns: Tensor
-
-    def adjacency(self, values: Tensor) -> Tensor:
-        """The symmetric matrix `(responses, responses)` with these values `(pairs,)`."""
-        size = len(self.starts) - 1
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-            return torch.sparse_csr_tensor(
-                self.starts, self.columns, values[self.order], (size, size), check_invariants=False
-            )
+        return Edges.of(self.choices, self.responses)
 
 
 class Point:
@@ -269,20 +233,15 @@ class Point:
         """Products of minus the Hessian of the weighted log-likelihood with one vector each: `(B, p)` to `(B, p)`."""
         if self.wide or not self.logit.few_edges or len(self.logit.edges.first) > EDGE_WORK * self.choices.members:
             return lambda vectors: self.logit.collected(self.along(vectors).product(weights))
-        edges, pairs = self.logit.edges, self._pairs(weights)
-
-        def product(vectors: Tensor) -> Tensor:
-            utilities = self.logit.utilities(vectors)
-            flow = pairs * (utilities[edges.first] - utilities[edges.second])
-            sums = torch.zeros_like(utilities)
-            return self.logit.collected(sums.index_add_(0, edges.first, flow).index_add_(0, edges.second, -flow))
-
-        return product
+        edges = self.logit.edges
+        pairs = edges.weights(self._seconds(weights), self.exponentials)
+        return lambda vectors: self.logit.collected(edges.product(pairs, self.logit.utilities(vectors)))
 
     def curvature(self, weights: Tensor) -> Tensor:
         """Minus the Hessian of the weighted log-likelihood: `(choices, B)` to `(B, p, p)`."""
         if self.logit.few_edges and not self.wide:
-            return self._from_edges(weights)
+            edges = self.logit.edges
+            return edges.quadratic(edges.weights(self._seconds(weights), self.exponentials), self.logit.features)
         return self._from_means(weights)
 
     def sampled_curvature(self, weights: Tensor, number: int) -> Tensor:
@@ -307,35 +266,6 @@ class Point:
             return first, first, first
         inverse, share = 1 / self.further.square(), self.choices.share
         return tuple(first + weights * (self.choices.further @ (share**power * inverse)) for power in range(3))  # type: ignore[return-value]
-
-    def _pairs(self, weights: Tensor) -> Tensor:
-        """sum_s w_s sum_j P_i P_k of each pair of responses: `(pairs, B)`."""
-        edges, seconds = self.logit.edges, self._seconds(weights)
-        if self.choices.further is None:  # all three are the same
-            pairs = edges.joined @ seconds[0]
-        else:
-            others, mixed, tied = (own @ part for own, part in zip(edges.within, seconds, strict=True))
-            pairs = others + mixed + tied
-        return pairs * self.exponentials[edges.first] * self.exponentials[edges.second]
-
-    def _from_edges(self, weights: Tensor) -> Tensor:
-        edges, size, pairs = self.logit.edges, len(self.utilities), self._pairs(weights)
-        if self.logit.features is not None and len(pairs) <= DIFFERENCES * size:
-            return _from_differences(self.logit.features, edges, pairs)
-        found = weights.new_empty(weights.shape[1], self.logit.parameters, self.logit.parameters)
-        degrees = torch.zeros(weights.shape[1], size, dtype=weights.dtype, device=weights.device)
-        for values, degree in zip(pairs.T.contiguous(), degrees, strict=True):
-            degree.index_add_(0, edges.first, values).index_add_(0, edges.second, values)
-        for vector, (values, degree) in enumerate(zip(pairs.T.contiguous(), degrees, strict=True)):
-            if self.logit.features is None:
-                cells = found[vector].zero_().view(-1)
-                cells[edges.first * size + edges.second] = -values
-                cells[edges.second * size + edges.first] = -values
-                found[vector].diagonal().add_(degree)
-            else:
-                x = self.logit.features
-                found[vector] = x.T @ (degree.unsqueeze(1) * x - edges.adjacency(values) @ x)
-        return found
 
     def _from_means(self, weights: Tensor) -> Tensor:
         """X' diag(mass) X less the outer products of the means of each choice, which may be large."""
@@ -444,49 +374,6 @@ def _largest(utilities: Tensor, choices: ChoiceSets) -> Tensor:
         index = part.choice.unsqueeze(1).expand(-1, utilities.shape[1])
         found.scatter_reduce_(0, index, utilities[part.response], "amax")
     return torch.where(torch.isfinite(found), found, 0.0)
-
-
-def _from_differences(features: Tensor, edges: Edges, pairs: Tensor) -> Tensor:
-    """X' L X as the sum over pairs of w (x_i - x_k) (x_i - x_k)': weights `(pairs, B)` to `(B, p, p)`."""
-    found = pairs.new_zeros(pairs.shape[1], features.shape[1], features.shape[1])
-    for first, second, own in zip(*(part.split(BLOCK) for part in (edges.first, edges.second, pairs)), strict=True):
-        gap = features[first] - features[second]
-        for vector, values in enumerate(own.split(1, 1)):
-            found[vector].addmm_((gap * values).T, gap)
-    return found
-
-
-def _edges(choices: ChoiceSets, responses: int) -> Edges:
-    both = [_pairs(part.choice, part.response, part.choice, part.response) for part in (choices.others, choices.tied)]
-    mixed = _pairs(choices.others.choice, choices.others.response, choices.tied.choice, choices.tied.response)
-    lists = [both[0], mixed, both[1]]
-    keys = torch.cat([torch.minimum(one, two) * responses + torch.maximum(one, two) for _, one, two in lists])
-    unique, number = torch.unique(keys, return_inverse=True)
-    shape, matrices = (len(unique), len(choices)), []
-    for own, (choice, _, _) in zip(number.split([len(choice) for choice, _, _ in lists]), lists, strict=True):
-        matrices.append(compressed(own, choice, torch.ones(len(own), dtype=torch.float64, device=own.device), shape))
-    first, second = unique // responses, unique % responses
-    rows, columns = torch.cat((first, second)), torch.cat((second, first))
-    order = torch.argsort(rows, stable=True)
-    starts = torch.cat((rows.new_zeros(1), torch.bincount(rows, minlength=responses).cumsum(0)))
-    within = (matrices[0], matrices[1], matrices[2])
-    occurs = torch.cat([choice for choice, _, _ in lists])
-    joined = compressed(number, occurs, torch.ones(len(number), dtype=torch.float64, device=number.device), shape)
-    return Edges(first, second, within, joined, order % max(1, len(unique)), starts, columns[order])
-
-
-def _pairs(choice: Tensor, response: Tensor, other: Tensor, another: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Choice and both responses of every pair with a member of each list; a pair within one list once."""
-    number = int(max(choice.max() if len(choice) else -1, other.max() if len(other) else -1)) + 1
-    sizes = torch.bincount(other, minlength=number)
-    times = sizes[choice]
-    first = torch.repeat_interleave(torch.arange(len(choice), device=choice.device), times)
-    offset = torch.arange(len(first), device=choice.device) - (times.cumsum(0) - times)[first]
-    second = (sizes.cumsum(0) - sizes)[choice[first]] + offset
-    if choice is other:
-        kept = first < second
-        first, second = first[kept], second[kept]
-    return choice[first], response[first], another[second]
 
 
 def _as_scipy(matrix: Tensor) -> scipy.sparse.csr_array:
