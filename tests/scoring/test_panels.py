@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 
+from pluralign.choice.latent_class.identification import design
 from pluralign.core.errors import PluralignError
 from pluralign.judgments.scales import BUILT_IN_SCALES, LabelScale
 from pluralign.judgments.table import Judgments
+from pluralign.scoring.annotator_types import PRIOR, with_features
+from pluralign.scoring.features import text_features
 from pluralign.scoring.panels import bar_of, people_of
 from pluralign.scoring.traits import text_traits
 
@@ -79,3 +82,36 @@ def test_traits_are_standardised_and_those_without_variation_are_left_out():
     assert np.allclose(values.std(0), 1)
     assert values[0, names.index("first person")] > 0 > values[2, names.index("first person")]
     assert text_traits(["same", "same"])[0] == []
+
+
+def test_a_closed_list_of_responses_has_no_direction_that_choices_cannot_show():
+    """Six statements have at most five directions of differences; utilities keep their prior."""
+    texts = [
+        "raise taxes now",
+        "lower all taxes",
+        "build more homes",
+        "keep the park",
+        "more buses",
+        "no new roads at all",
+    ]
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "prompt": "What now?",
+            "responses": texts,
+            "ranks": (rng.permutation(6) + 1).tolist(),
+            "annotator": f"h{number % 9}",
+        }
+        for number in range(27)
+    ]
+    people = people_of(Judgments.from_rows(rows))
+    found, ridge = with_features(people, "tfidf", 64, 0)
+    raw = text_features(people.items, "tfidf", dimensions=64).astype(np.float64)
+    raw = raw[:, raw.std(0) > 0]
+    plain = (raw - raw.mean(0)) / raw.std(0)
+    features = np.asarray(found.panel.features)
+    assert plain.shape[1] > features.shape[1] == 5
+    np.testing.assert_allclose(features @ features.T, plain @ plain.T, atol=1e-9)
+    assert ridge == plain.shape[1] / PRIOR**2
+    collected = design(found.panel, people.prompt)
+    assert collected.rank == collected.features == 5

@@ -267,7 +267,11 @@ def findings(
 
 
 def with_features(people: People, name: str, dimensions: int, seed: int) -> tuple[People, float]:
-    """The panel with features of unit variance, and the ridge that gives utilities the standard deviation `PRIOR`."""
+    """The panel with features of unit variance, and the ridge that gives utilities the standard deviation `PRIOR`.
+
+    Where features have a direction in which all responses are alike, as with fewer responses than dimensions, they are
+    rotated and it is left out: no choice depends on it.
+    """
     if name == "worths":
         return people, 1 / PRIOR**2
     features = text_features(people.items, name, dimensions=dimensions, seed=seed).astype(np.float64)
@@ -279,7 +283,13 @@ def with_features(people: People, name: str, dimensions: int, seed: int) -> tupl
     features = features[:, spread > 1e-6 * max(spread.max(initial=0.0), 1e-300)]
     if not features.size:
         raise PluralignError(f"features {name!r}: all responses have the same features: use --features worths")
-    return people.with_features(features / features.std(0)), features.shape[1] / PRIOR**2
+    ridge = features.shape[1] / PRIOR**2
+    features = features / features.std(0)
+    left, values, _ = np.linalg.svd(features, full_matrices=False)
+    differing = values > 1e-9 * values[0]
+    if not differing.all():
+        features = (left * values)[:, differing]
+    return people.with_features(features), ridge
 
 
 def _numbers(types: str | int, most: int, annotators: int) -> list[int]:
