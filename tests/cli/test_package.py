@@ -84,6 +84,9 @@ def test_a_wrong_config_is_refused_before_heavy_libraries_load(tmp_path):
         (good.replace("output_dir: o\n", ""), "the key 'output_dir' is missing"),
         (good.replace("dpo", "dop"), "found 'dop', expected"),
         (good + "betta: 1\n", "unknown key 'betta' (did you mean 'beta'?)"),
+        (good.replace("model_name_or_path: m", "model: m"), "unknown key 'model': the key is model_name_or_path"),
+        (good.replace("train_files", "dataset_name"), "unknown key 'dataset_name': the key is train_files"),
+        (good.replace("t.yaml", "gone.parquet") + "betta: 1\n", "unknown key 'betta' (did you mean 'beta'?)"),
         (good.replace("dpo", "em-dpo") + "lora_rr: 1\n", "unknown key 'lora_rr' (did you mean 'lora_r'?)"),
     ):
         (tmp_path / "c.yaml").write_text(text)

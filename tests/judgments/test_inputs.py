@@ -285,6 +285,7 @@ def test_a_name_that_is_taken_is_not_suggested():
     ("columns", "message"),
     [
         ({"prompt": "annotator"}, "row 1, column 'annotator': is there already, and 'prompt' is renamed to it"),
+        ({"annotator": "worker_id"}, "rename: found 'worker_id' as the new name of annotator: turn it round, --rename"),
         ({"question": "promt"}, "rename: found 'promt' .did you mean 'prompt'.."),
         ({"a": "prompt", "b": "prompt"}, "rename: 'prompt' is given twice"),
         (["a=prompt", "a=id"], "rename: 'a' is given twice"),

@@ -51,7 +51,13 @@ def test_what_is_in_the_wrong_place_is_named(tiny_model, tmp_path):
         pluralign.DPOTrainer(str(tiny_model), args, train_dataset=[PAIRS])
     with pytest.raises(PluralignError, match=r"args: found list, expected BradleyTerryConfig; judgments are given as"):
         pluralign.BradleyTerryTrainer(str(tiny_model), [PAIRS])
-    with pytest.raises(PluralignError, match="args: found DPOConfig, expected DPRMConfig"):
+    with pytest.raises(PluralignError, match="args: found pluralign.DPOConfig, expected pluralign.DPRMConfig"):
         pluralign.DPRMTrainer(str(tiny_model), args)
+    with pytest.raises(PluralignError, match="args: found trl.DPOConfig, expected pluralign.DPOConfig, which takes"):
+        pluralign.DPOTrainer(str(tiny_model), args=trl.DPOConfig(str(tmp_path)), train_dataset=[PAIRS])
+    with pytest.raises(PluralignError, match="ref_model: found list: judgments are given as train_dataset="):
+        pluralign.EMDPOTrainer(str(tiny_model), [PAIRS], args)
+    with pytest.raises(PluralignError, match="tokenizer: is called processing_class"):
+        pluralign.DPOTrainer(str(tiny_model), args=args, train_dataset=[PAIRS], tokenizer=None)
     with pytest.raises(PluralignError, match="data_collator: batches are made from judgments"):
         pluralign.DPOTrainer(str(tiny_model), args=args, data_collator=len, train_dataset=[PAIRS])

@@ -27,6 +27,11 @@ def column_names(columns: Columns | None) -> dict[str, str | None]:
     pairs = list(columns.items()) if isinstance(columns, Mapping) else [_parted(text) for text in columns or ()]
     known, names = tuple(dict.fromkeys((*COLUMNS, *PREFERENCE_COLUMNS))), dict[str, str | None]()
     for column, name in pairs:
+        if name and name not in known and column in known:
+            raise PluralignError(
+                f"rename: found {one_line(name)} as the new name of {column}: turn it round, "
+                f"--rename {one_line(name)}={column} (in Python columns={{'{one_line(name)}': '{column}'}})"
+            )
         if name and name not in known:
             raise PluralignError(
                 f"rename: found {one_line(name)}{nearest(str(name), known)}: rename to {', '.join(known)}"

@@ -99,6 +99,13 @@ def unknown_column(name: object, row: Iterable[object], known: Collection[str]) 
     names, hint = suggested_names(row, known), nearest(str(name), known)
     if str(name) in names:
         hint = f": rename it with {rename_flags(names)} (in Python columns={names})"
+    if name == "":
+        more = f"; and {rename_flags(names)}" if names else ""
+        return RowError(
+            None,
+            "a column has no name, like the index that pandas writes: write the file with index=False, or leave the "
+            f"column out (in Python columns={{'': None}}){more}",
+        )
     return RowError(
         None,
         f"unknown column '{name}'{hint}; known are {', '.join(known)}; leave it out with import --drop-columns {name} "

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import peft
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from pluralign.choice.plackett_luce import pair_sides
@@ -150,6 +150,9 @@ class DPOTrainer(JudgmentTrainer):
     ) -> None:
         if isinstance(ref_model, TrainingArguments):
             raise PluralignError(f"ref_model: found {type(ref_model).__name__}: give it as args=..., as in TRL")
+        if not isinstance(ref_model, nn.Module | None):
+            found = type(ref_model).__name__
+            raise PluralignError(f"ref_model: found {found}: judgments are given as train_dataset=...")
         args = trainer_config(args, self.config_class, model, data_collator)
         self._untouched = True
         loaded = _policy(model, args, processing_class)

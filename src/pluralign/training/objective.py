@@ -259,6 +259,9 @@ def trainer_config(args: Any, kind: type[Config], model: Any, data_collator: Non
         objective = kind.__name__.removesuffix("Config")
         build: Any = kind
         return build("-".join(filter(None, (Path(name).name, objective))))
+    if isinstance(args, transformers.TrainingArguments) and not isinstance(args, kind):
+        found = f"{type(args).__module__.partition('.')[0]}.{type(args).__name__}"
+        raise PluralignError(f"args: found {found}, expected pluralign.{kind.__name__}, which takes the same arguments")
     if not isinstance(args, kind):
         raise PluralignError(
             f"args: found {type(args).__name__}, expected {kind.__name__}; judgments are given as train_dataset=..."

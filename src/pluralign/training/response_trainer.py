@@ -58,6 +58,8 @@ class ResponseTrainer(Objective, Trainer):
     def __init__(
         self, text_model: TextModel, args: JudgmentConfig, items: Items, eval_dataset: Any, **trainer_arguments: Any
     ) -> None:
+        if "tokenizer" in trainer_arguments:
+            raise PluralignError("tokenizer: is called processing_class, as in TRL")
         if args.n_gpu > 1:
             raise PluralignError("several GPUs in one process are not supported: start with `accelerate launch`")
         if not items.weight.astype(np.float32).any():

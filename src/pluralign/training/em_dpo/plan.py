@@ -68,7 +68,7 @@ def plan_of(args: EMDPOConfig, types: int, supported: bool) -> Plan:
     why = "rounds: 0 was asked for"
     if automatic:
         most = 0 if supported else args.most_rounds
-        why = "the start predicts held-out annotators better with these types than with one"
+        why = "held-out annotators are predicted better with the types found before training than with one"
     else:
         most = int(args.rounds)
     if types == 1:

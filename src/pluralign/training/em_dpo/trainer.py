@@ -246,8 +246,8 @@ annotator's type, `types.json` the estimates of every round."""
         """Which responsibilities the policies were tuned with and why, and what to do with them."""
         if len(self.adapters) == 1:
             return f"one type: one adapter is tuned on everybody's judgments ({self.verdict.reason})"
-        where = f"round {self.kept.round}" if self.kept.round else "the start"
-        said = f"responsibilities of {where}: {self.kept.reason}"
+        where = f"of round {self.kept.round}" if self.kept.round else "found before training"
+        said = f"types {where}: {self.kept.reason}"
         if self.verdict.heterogeneity == "continuum":
             said += "; people differ by degrees: route --continuous gives each annotator's weights of the types"
         return said

@@ -351,7 +351,7 @@ def outcome_lines(metrics: Mapping[str, Any]) -> list[str]:
         >>> metrics = {"worst_win_rate/merge": 0.5, "win_rate/merge/type=1": 0.5, "max_regret/merge": 2.0}
         >>> metrics |= {"worst_win_rate/merge_low": 0.4, "worst_win_rate/merge_high": 0.6, "winner": "merge"}
         >>> print("\\n".join(outcome_lines(metrics)))
-        win rate against base  type 1     worst-off            largest regret
+        win rate against base  type 1     worst-off            largest regret, nats
         merge *                0.50       0.50 [0.40, 0.60]    2.00
     """
     prefix = "worst_win_rate/"
@@ -364,7 +364,7 @@ def outcome_lines(metrics: Mapping[str, Any]) -> list[str]:
     ]
     types = [kind for kind in types if "/" not in kind]
     width = max(22, *(len(name) + 3 for name in names))
-    rows = [["win rate against base", *(f"type {kind}" for kind in types), "worst-off", "largest regret"]]
+    rows = [["win rate against base", *(f"type {kind}" for kind in types), "worst-off", "largest regret, nats"]]
     for name in names:
         at = prefix + name
         worst = f"{metrics[at]:.2f}"

@@ -12,6 +12,7 @@ from pluralign.workflows.train.settings import (
     Given,
     RunKeys,
     by_type,
+    check_files,
     check_known,
     check_present,
     check_value,
@@ -31,8 +32,10 @@ def check_early(config: Path, flags: Sequence[str]) -> None:
         PluralignError: something is wrong, with its line.
     """
     given: Mapping[str, Given] = by_type({**read_yaml(config), **read_flags(flags)})
-    check_present(given, REQUIRED, str(config))
+    check_present(given, REQUIRED[:1], str(config))
     objective = OBJECTIVES[check_value(given["objective"], str, choices=tuple(OBJECTIVES))]
     with contextlib.suppress(LookupError):  # a library without source is checked later
         known = field_names(objective.config_module, f"{objective.stem}Config") | field_names("trl", "ModelConfig")
         check_known(given, sorted({*fields_of(RunKeys)} | known))
+    check_present(given, REQUIRED, str(config))
+    check_files(given)

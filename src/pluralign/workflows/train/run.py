@@ -39,6 +39,7 @@ from pluralign.workflows.train.settings import (
     Given,
     RunKeys,
     by_type,
+    check_files,
     check_known,
     check_present,
     check_ranges,
@@ -82,6 +83,7 @@ def check(given: Mapping[str, Given], flags: Mapping[str, Given], place: str = "
         kind, trainer = OBJECTIVES[objective].config, OBJECTIVES[objective].trainer
         needed += trainer.required_keys
     check_present(given, needed, place)
+    check_files(given)
     own = {name: hint for name, (hint, _) in fields_of(RunKeys).items()}
     model_fields, fields = fields_of(ModelConfig), fields_of(kind)
     hidden = (*NOT_SET_BY_USERS, *trainer.hidden_keys)

@@ -147,10 +147,14 @@ def by_type(given: Mapping[str, Given]) -> dict[str, Given]:
 
 
 def check_present(given: Mapping[str, Given], required: Sequence[str], place: str) -> None:
-    """Raise a `PluralignError` for a key that is missing, and for a file of judgments that does not exist."""
+    """Raise a `PluralignError` for a key that is missing."""
     for key in required:
         if key not in given:
             raise PluralignError(f"{place}: the key '{key}' is missing")
+
+
+def check_files(given: Mapping[str, Given]) -> None:
+    """Raise a `PluralignError` for a file of judgments that does not exist."""
     for key in ("train_files", "eval_files"):
         names = (check_value(given[key], fields_of(RunKeys)[key][0]) if key in given else None) or []
         try:
@@ -162,11 +166,21 @@ def check_present(given: Mapping[str, Given], required: Sequence[str], place: st
                 raise given[key].complain(f"no such file: {file}")
 
 
+_OTHER_NAMES = {
+    "model": "model_name_or_path", "model_name": "model_name_or_path", "dataset": "train_files",
+    "dataset_name": "train_files", "train_file": "train_files", "eval_file": "eval_files", "seed_value": "seed",
+    "lr": "learning_rate", "epochs": "num_train_epochs", "batch_size": "per_device_train_batch_size",
+}  # fmt: skip
+"""What other tools call our keys."""
+
+
 def check_known(given: Mapping[str, Given], known: Sequence[str]) -> None:
     """Raise a `PluralignError` for the first unknown key, with the nearest known one."""
     for key, value in given.items():
         if key not in known:
-            raise value.complain(f"unknown key '{key}'{nearest(key, known)}")
+            ours = _OTHER_NAMES.get(key)
+            hint = f": the key is {ours}" if ours in known else nearest(key, known)
+            raise value.complain(f"unknown key '{key}'{hint}")
 
 
 def check_ranges(given: Mapping[str, Given], values: Mapping[str, Any]) -> None:
