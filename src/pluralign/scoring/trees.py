@@ -22,6 +22,10 @@ Reads = Literal["tokens", "last", "pooled"]
 Mask = Literal["bool", "additive", "blocks"]
 
 MAX_TOKENS_PER_ROW = 4096
+FLEX_BLOCK = 128
+"""FlexAttention computes whole blocks of so many tokens; rows of whole blocks have few different lengths, for each of
+which it would be compiled."""
+
 BLOCK_TOKENS = {"cpu": 48.0, "cuda": 1024.0}
 """Cost of one more model call, in tokens, by device type."""
 
@@ -143,6 +147,8 @@ def lay_out(tokens: TokenizedItems, rows: Sequence[Sequence[int]], layout: Layou
         first token of its responses, which is left out if the prompt is empty.
     """
     width = max(1, int(layout.row_lengths(tokens, rows).max()))
+    if layout.mask == "blocks":
+        width = -(-width // FLEX_BLOCK) * FLEX_BLOCK
     ids = np.full((len(rows), width), layout.pad_token_id, dtype=np.int64)
     branch = np.full((len(rows), width), -1, dtype=np.int64)
     position = np.zeros((len(rows), width), dtype=np.int64)
