@@ -23,7 +23,7 @@ from pluralign.scoring.loading import save_config
 from pluralign.scoring.measured import Measured
 from pluralign.scoring.recalibrated import remove_recalibration
 from pluralign.training.checkpoints import Progress, newest_checkpoint, read_progress, write_progress
-from pluralign.training.sharding import local_part
+from pluralign.training.sharding import load_parts_again, load_whole_weights, local_part
 
 logger = logging.get_logger(__name__)
 
@@ -144,6 +144,17 @@ class Objective:
     def sharded(self) -> bool:
         """Whether processes share the weights (FSDP, DeepSpeed), so that they must call the model together."""
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train, as `transformers.Trainer.train` does."""
+        trainer: Any = super()
+        if not self.is_deepspeed_enabled:
+            return trainer.train(*args, **kwargs)
+        load_parts_again(self.args)
+        try:
+            return trainer.train(*args, **kwargs)
+        finally:
+            load_whole_weights()
 
     # Of every training: it stops when it breaks, and a resumed one ends as an undisturbed one.
 
