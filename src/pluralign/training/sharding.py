@@ -31,7 +31,10 @@ def local_part(weight: Tensor) -> Tensor:
 
 def whole(weight: Tensor) -> Tensor:
     """A weight without gradient; if it is sharded, every process must ask for it."""
-    return weight.detach().full_tensor() if isinstance(weight, DTensor) else weight.detach()
+    if not isinstance(weight, DTensor):
+        return weight.detach()
+    gathered: Tensor = weight.full_tensor()
+    return gathered.detach()
 
 
 def set_whole(weight: Tensor, value: Tensor) -> None:
