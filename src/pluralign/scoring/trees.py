@@ -147,7 +147,8 @@ def lay_out(tokens: TokenizedItems, rows: Sequence[Sequence[int]], layout: Layou
         first token of its responses, which is left out if the prompt is empty.
     """
     width = max(1, int(layout.row_lengths(tokens, rows).max()))
-    if layout.mask == "blocks":
+    shared = any(len(row) > 1 for row in rows)
+    if shared and layout.mask == "blocks":
         width = -(-width // FLEX_BLOCK) * FLEX_BLOCK
     ids = np.full((len(rows), width), layout.pad_token_id, dtype=np.int64)
     branch = np.full((len(rows), width), -1, dtype=np.int64)
@@ -174,7 +175,7 @@ def lay_out(tokens: TokenizedItems, rows: Sequence[Sequence[int]], layout: Layou
             at = end
     block = {"input_ids": torch.from_numpy(ids), "branch": torch.from_numpy(branch)}
     block["response"] = torch.tensor([response for row in rows for response in row])
-    if any(len(row) > 1 for row in rows):
+    if shared:
         block["position_ids"] = torch.from_numpy(position)
     if layout.reads == "tokens":
         counts = torch.tensor([len(text) for text in targets])
