@@ -17,7 +17,7 @@ from pluralign.judgments import Judgments
 from pluralign.scoring import probe
 from pluralign.scoring.attention import additive, sees
 from pluralign.scoring.causal_models import causal_model, load_causal_model
-from pluralign.scoring.forward import block_values
+from pluralign.scoring.forward import block_values, score_tokens
 from pluralign.scoring.items import items_of
 from pluralign.scoring.reward_models import build_reward_model
 from pluralign.scoring.tokens import TokenizedItems
@@ -151,9 +151,26 @@ def test_flex_attention_computes_the_same(name, written, monkeypatch):
     expected = policy.values(tokens, tree)
     policy.model.set_attn_implementation("flex_attention")
     monkeypatch.setattr(torch.nn.attention.flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+    flex = replace(tree, mask="blocks")
     with torch.compiler.set_stance("force_eager"):
-        found = policy.values(tokens, replace(tree, mask="blocks"))
+        found = policy.values(tokens, flex)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+    blocks = [lay_out(tokens, rows, flex) for rows in blocks_of(tokens, np.arange(len(tokens.item)), flex)]
+    assert {block["branch"].shape[1] % 128 for block in blocks if "position_ids" in block} == {0}
+
+
+def test_a_process_with_less_to_read_calls_the_model_as_often(written):
+    """As it must where processes share the weights, and even if it has nothing to read."""
+    policy = load_causal_model(written("llama"))
+    tokens = policy.tokenize(ITEMS)
+    layout, calls = policy.layout(tokens), []
+    policy.model.register_forward_hook(lambda *_: calls.append(1))
+    expected = score_tokens(policy.model, tokens, layout)
+    alone = len(calls)
+    np.testing.assert_array_equal(score_tokens(policy.model, tokens, layout, most=lambda blocks: blocks + 2), expected)
+    assert len(calls) == 2 * alone + 2
+    nothing = score_tokens(policy.model, tokens, layout, np.arange(0), most=lambda blocks: 3)
+    assert (len(calls), nothing.any()) == (2 * alone + 5, False)
 
 
 def test_bf16_trees_agree_with_rows_as_well_as_bf16_can(written):

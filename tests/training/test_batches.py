@@ -4,10 +4,13 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
+from accelerate.data_loader import prepare_data_loader
+from torch.utils.data import DataLoader
 
 from pluralign.judgments import Judgments
 from pluralign.scoring.items import items_of
-from pluralign.training.batches import JudgmentSampler
+from pluralign.training.batches import JudgmentIndices, JudgmentSampler, PaddedCollator, PaddedSampler
 
 
 def all_pairs(prompts, responses, people):
@@ -47,3 +50,25 @@ def test_groups_are_of_one_prompt_and_share_responses():
     of_prompt = items.prompt[list(sampler)]
     changes = np.count_nonzero(np.diff(of_prompt))
     assert changes < 2 * items.judgments / 20
+
+
+@pytest.mark.parametrize(("processes", "batch"), [(2, 4), (3, 2), (4, 8)])
+def test_in_several_processes_every_judgment_comes_once(processes, batch, town_rows):
+    """Processes have the same number of batches, in the order that one process has."""
+    items = items_of(Judgments.from_rows(town_rows[:21]))
+    alone = JudgmentSampler(items, 2, seed=1)
+    read = []
+    for rank in range(processes):
+        padded = PaddedSampler(JudgmentSampler(items, 2, seed=1), batch * processes)
+        collate = PaddedCollator(lambda entries: {"judgment": list(entries), "weight": torch.ones(len(entries))})
+        loader = DataLoader(JudgmentIndices(items.judgments), batch, sampler=padded, collate_fn=collate)
+        shard = prepare_data_loader(
+            loader, num_processes=processes, process_index=rank, put_on_device=False, use_seedable_sampler=False
+        )
+        shard.set_epoch(1)
+        read.append(
+            [[entry for entry, weight in zip(one["judgment"], one["weight"], strict=True) if weight] for one in shard]
+        )
+    assert len({len(batches) for batches in read}) == 1
+    alone.set_epoch(1)
+    assert [entry for batches in zip(*read, strict=True) for own in batches for entry in own] == list(alone)

@@ -28,13 +28,12 @@ RUNS = {
     **{name: (name, EPOCH) for name in ("bradley-terry", "dpo", "em-dpo")},
     **{name: (name, {**EPOCH, "eval_files": None}) for name in ("plackett-luce", "dprm", "more", "pm-dpo")},
     "sft": ("sft", {"max_steps": 2, "eval_files": None}),  # TRL repeats texts in a last batch
-    "bradley-terry-lora": ("bradley-terry", {**EPOCH, **LORA, "eval_files": None}),
     "dpo-lora": ("dpo", {**EPOCH, **LORA, "eval_files": None, "precompute_ref_log_probs": False}),
     "em-dpo-one-type": ("em-dpo", {**EPOCH, "types": 1, "start": "latent-class", "rounds": 0, "eval_files": None}),
 }
 """Runs whose losses must be those of one process: objective and settings."""
 
-SAVES = {"save_strategy": "steps", "save_steps": 1, "eval_files": None, **EPOCH}
+SAVES = {"save_strategy": "steps", "save_steps": 2, "eval_files": None, **EPOCH}
 
 RESUMED = {
     "more": ("more", {}),

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -92,23 +92,35 @@ class Endpoint:
             "max_tokens": self.max_new_tokens,
             "seed": seed,
         }
+        return self._sent(body, self._read, stop)
+
+    def post(self, body: Mapping[str, Any], stop: threading.Event) -> Reply:
+        """Send any JSON body with the model's name, as `ask` sends a question; the reply's text is the JSON answer.
+
+        Args:
+            body: without `model`.
+            stop: no further attempts once it is set.
+        """
+        return self._sent({"model": self.model, **body}, self._read_json, stop)
+
+    def _sent(self, body: Mapping[str, Any], read: Callable[[bytes], Reply], stop: threading.Event) -> Reply:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self.key is not None:
             headers["Authorization"] = f"Bearer {self.key}"
         request = urllib.request.Request(self.url, json.dumps(body).encode(), headers, method="POST")
         for attempt in range(self.retries + 1):
-            reply, again, retry_after = self._try(request)
+            reply, again, retry_after = self._try(request, read)
             if not again or attempt == self.retries:
                 break
             if stop.wait(min(max(self.back_off * 2**attempt, retry_after), _LONGEST_WAIT)):
                 break
         return reply
 
-    def _try(self, request: urllib.request.Request) -> tuple[Reply, bool, float]:
+    def _try(self, request: urllib.request.Request, read: Callable[[bytes], Reply]) -> tuple[Reply, bool, float]:
         """One attempt: the reply, whether another attempt may help, and the seconds that the server asks to wait."""
         try:
             with self._opener.open(request, timeout=self.timeout) as response:
-                return self._read(self._body(response)), False, 0.0
+                return read(self._body(response)), False, 0.0
         except urllib.error.HTTPError as fault:
             again = fault.code == 429 or fault.code >= 500
             return self._status(fault), again, _seconds(fault.headers.get("Retry-After"))
@@ -157,6 +169,14 @@ class Endpoint:
             return Reply(self._scrubbed(content or ""))
         shown = one_line(data[:500].decode("utf-8", "replace"), 500)
         return Reply(None, failure="http-error", detail=self._scrubbed(f"no chat completion: {shown}"))
+
+    def _read_json(self, data: bytes) -> Reply:
+        text = data.decode("utf-8", "replace")
+        try:
+            json.loads(text)
+        except (ValueError, RecursionError):
+            return Reply(None, failure="http-error", detail=self._scrubbed(f"no JSON: {one_line(text[:500], 500)}"))
+        return Reply(self._scrubbed(text))
 
     def _scrubbed(self, text: str) -> str:
         """A server's text as it may be stored: valid UTF-8, and without the key if the server repeats it."""

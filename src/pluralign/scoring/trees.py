@@ -25,6 +25,10 @@ SLIDING = "sliding_attention"
 """The name that transformers gives to layers whose attention has a window."""
 
 MAX_TOKENS_PER_ROW = 4096
+FLEX_BLOCK = 128
+"""FlexAttention computes whole blocks of so many tokens; rows of whole blocks have few different lengths, for each of
+which it would be compiled."""
+
 BLOCK_TOKENS = {"cpu": 48.0, "cuda": 1024.0}
 """Cost of one more model call, in tokens, by device type."""
 
@@ -150,6 +154,9 @@ def lay_out(tokens: TokenizedItems, rows: Sequence[Sequence[int]], layout: Layou
         first token of its responses, which is left out if the prompt is empty.
     """
     width = max(1, int(layout.row_lengths(tokens, rows).max()))
+    shared = any(len(row) > 1 for row in rows)
+    if shared and layout.mask == "blocks":
+        width = -(-width // FLEX_BLOCK) * FLEX_BLOCK
     ids = np.full((len(rows), width), layout.pad_token_id, dtype=np.int64)
     branch = np.full((len(rows), width), -1, dtype=np.int64)
     position = np.zeros((len(rows), width), dtype=np.int64)
@@ -175,7 +182,7 @@ def lay_out(tokens: TokenizedItems, rows: Sequence[Sequence[int]], layout: Layou
             at = end
     block = {"input_ids": torch.from_numpy(ids), "branch": torch.from_numpy(branch)}
     block["response"] = torch.tensor([response for row in rows for response in row])
-    if any(len(row) > 1 for row in rows):
+    if shared:
         block["position_ids"] = torch.from_numpy(position)
     if layout.reads == "tokens":
         counts = torch.tensor([len(text) for text in targets])

@@ -126,6 +126,9 @@ class JudgmentConfig(TrainingArguments):
         super().__post_init__()
         unpin_without_gpu(self)
         load_whole_weights()
+        if not self.fp16:
+            # A loss that is not finite stops training; looking for it here too would wait for the device each time.
+            self.logging_nan_inf_filter = False
         if self.train_sampling_strategy not in ("random", "sequential"):
             raise ValueError(
                 f"train_sampling_strategy: found {self.train_sampling_strategy}, expected random or sequential; "

@@ -24,7 +24,7 @@ from pluralign.scoring.loading import save_config
 from pluralign.scoring.measured import Measured
 from pluralign.scoring.recalibrated import remove_recalibration
 from pluralign.training.checkpoints import Progress, newest_checkpoint, read_progress, write_progress
-from pluralign.training.sharding import local_part
+from pluralign.training.sharding import load_parts_again, load_whole_weights, local_part
 
 logger = logging.get_logger(__name__)
 
@@ -148,25 +148,48 @@ class Objective:
         """Whether processes share the weights (FSDP, DeepSpeed), so that they must call the model together."""
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train, as `transformers.Trainer.train` does."""
+        trainer: Any = super()
+        if not self.is_deepspeed_enabled:
+            return trainer.train(*args, **kwargs)
+        load_parts_again(self.args)
+        try:
+            return trainer.train(*args, **kwargs)
+        finally:
+            load_whole_weights()
+
     # Of every training: it stops when it breaks, and a resumed one ends as an undisturbed one.
 
+    _losses_since: tuple[torch.Tensor, ...] = ()
     _loss_sum = 0.0
     _seconds = 0.0
     _in_checkpoint = False
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        """One forward and backward pass; stops training if the loss is not finite."""
+        """One forward and backward pass; stops training if the loss of a step of the optimiser is not finite."""
         trainer: Any = super()
         loss = trainer.training_step(*args, **kwargs)
-        value = float(loss)
-        # Under fp16 the scaler skips such a step and goes on.
-        if not math.isfinite(value) and not self.args.fp16:
-            raise TrainingError(
-                f"step {self.state.global_step + 1}: the loss is {value}, so the model is broken and is not saved: "
-                f"lower learning_rate (now {self.args.learning_rate:g}), or set max_grad_norm"
-            )
-        self._loss_sum += value
+        # Added up on the device, which the processor waits for once in a step.
+        self._losses_since += (loss.detach(),)
+        if self.accelerator.sync_gradients:
+            self._add_losses()
         return loss
+
+    def _add_losses(self) -> None:
+        """Add the losses of the last micro-batches to the sum; stop training if one is not finite."""
+        if not self._losses_since:
+            return
+        values = torch.stack(self._losses_since).tolist()
+        self._losses_since = ()
+        for value in values:
+            # Under fp16 the scaler skips such a step and goes on.
+            if not math.isfinite(value) and not self.args.fp16:
+                raise TrainingError(
+                    f"step {self.state.global_step + 1}: the loss is {value}, so the model is broken and is not saved: "
+                    f"lower learning_rate (now {self.args.learning_rate:g}), or set max_grad_norm"
+                )
+            self._loss_sum += value
 
     def _init_training_state(
         self, max_steps: int, epoch_steps: int, epochs: int, resume_from_checkpoint: str | None, *others: Any
@@ -177,6 +200,7 @@ class Objective:
         )
         before = Progress() if resume_from_checkpoint is None else read_progress(Path(resume_from_checkpoint))
         self._loss_sum, self._seconds, self._began = before.loss_sum, before.seconds, time.monotonic()
+        self._losses_since = ()
         # A run that was killed after its last step would otherwise go on to the end of its epoch.
         return trained if self.state.global_step < max_steps else (epochs, 0)
 

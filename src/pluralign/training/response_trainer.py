@@ -34,6 +34,7 @@ from pluralign.training.batches import JudgmentIndices, JudgmentSampler, PaddedC
 from pluralign.training.checkpoints import CompletionMarker
 from pluralign.training.configs import SECOND_ADAPTER, JudgmentConfig
 from pluralign.training.objective import Objective, TrainingRun
+from pluralign.training.sharding import load_whole_weights
 
 logger = logging.get_logger(__name__)
 
@@ -75,7 +76,8 @@ class ResponseTrainer(Objective, Trainer):
             processing_class=text_model.tokenizer,
             **trainer_arguments,
         )
-        if self.is_fsdp_enabled:
+        if self.sharded:
+            load_whole_weights()  # setting up DeepSpeed has ended it
             text_model.model.to(args.device)  # what is read before the weights are sharded is read there
         with self.accelerator.autocast():
             self.layout = self._laid_out(text_model.layout(self.train_tokens, args.layout, args.max_tokens_per_row))

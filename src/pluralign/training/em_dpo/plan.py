@@ -68,7 +68,7 @@ def plan_of(args: EMDPOConfig, types: int, supported: bool) -> Plan:
     why = "rounds: 0 was asked for"
     if automatic:
         most = 0 if supported else args.most_rounds
-        why = "held-out annotators are predicted better with the types found before training than with one"
+        why = "they predict held-out annotators better than one type does"
     else:
         most = int(args.rounds)
     if types == 1:

@@ -224,11 +224,6 @@ class PMRLHFTrainer(Objective, trl.RLOOTrainer):
         if given is None and isinstance(self.model, peft.PeftModel):
             return self._without_adapter
         if given is None:
-            if self.is_deepspeed_enabled and self.args.hf_deepspeed_config.is_zero3():
-                raise PluralignError(
-                    "ref_model: under DeepSpeed ZeRO-3 the model cannot be copied: give the reference as "
-                    "ref_model, or train an adapter"
-                )
             given = copy.deepcopy(self.model)
             vars(given).pop("forward")  # the patched one belongs to the model that is trained
         elif given is self.model:

@@ -218,7 +218,7 @@ def _run(job: TrainingRun, state: PartialState) -> tuple[Any, dict[str, Any]]:
         if isinstance(fault, PluralignError):
             raise
         raise PluralignError(f"{job.folder}: the training cannot be set up: {fault}") from fault
-    launched = os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
+    launched = state.num_processes > 1 and os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
     if (job.args.fsdp or launched) and trainer.accelerator.distributed_type != DistributedType.FSDP:
         raise PluralignError(
             f"fsdp: weights would not be sharded here ({trainer.accelerator.distributed_type.value}): start several "
