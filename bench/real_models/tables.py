@@ -101,32 +101,31 @@ def smollm2_polis(found: Any) -> list[str]:
 
 
 def smollm2_llm_crowd(found: Any) -> list[str]:
-    results, settings = found["rows"].get("table", {}), found["settings"]
-    if TUNED not in results:
-        raise SystemExit("smollm2_llm_crowd is not finished: run it again")
+    results = found["rows"].get("table", {})
     rows = [{"method": name, **row} for name, row in results.items()]
-    rows[0]["method"] = "other people's votes on the pair"
-    assert next(iter(results)) == OTHERS
-    tuned = results[TUNED]
-    verdict = (
-        "better than" if tuned["over_length_low"] > 0
-        else "worse than" if tuned["over_length_high"] < 0
-        else "not told apart from"
-    )  # fmt: skip
+    for row in rows:
+        if row["method"] == OTHERS:
+            row["method"] = "other people's votes on the pair"
     over = [name for name, row in results.items() if name not in (OTHERS, LENGTH) and row["over_length_low"] > 0]
     intro = """{votes} votes of {people} people on {answers} answers to {prompts} prompts, {folds} folds of prompts.
         Tuned: {max_steps} steps of {per_device_train_batch_size} votes, learning rate {learning_rate:g}, one seed.
         Accuracy on strict votes, and its difference to the length, with 95 % intervals over prompts and people;
         log-loss of strict votes in nats a vote (chance: ln 2 = 0.693)."""
-    beat = "only " + ", ".join(over) + " beat it" if over else "no method beats the length"
-    reading = f"""On new prompts the tuned model is {verdict} the length of an answer
-        ({interval(tuned, "over_length")}); {beat} with an interval above zero. Thirteen prompts leave wide
-        intervals."""
+    beat = f"{' and '.join(over)} beat the length of an answer" if over else "no method beats the length of an answer"
+    reading = f"On new prompts {beat} with an interval above zero. Thirteen prompts leave wide intervals."
+    if TUNED in results:
+        tuned = results[TUNED]
+        verdict = (
+            "better than" if tuned["over_length_low"] > 0
+            else "worse than" if tuned["over_length_high"] < 0
+            else "not told apart from"
+        )  # fmt: skip
+        reading += f" The tuned model is {verdict} the length of an answer ({interval(tuned, 'over_length')})."
     template = """
         | rewards | accuracy | difference to the length | log-loss | seconds |
         ---
         | {method} | {accuracy.ci:.3f} | {over_length.ci:+.3f} | {log_loss.ci:.3f} | {seconds:.0f} |"""
-    return [paragraph(intro.format_map(settings)), table(rows, template), paragraph(reading)]
+    return [paragraph(intro.format_map(found["settings"])), table(rows, template), paragraph(reading)]
 
 
 TABLES = {make.__name__: make for make in (real_model_scores, smollm2_polis, smollm2_llm_crowd)}
