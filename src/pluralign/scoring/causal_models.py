@@ -29,6 +29,7 @@ from pluralign.scoring.loading import (
     limits_of,
     load_parts,
     read_chat_template,
+    train_end_token,
     weight_errors,
 )
 from pluralign.scoring.probe import plain_model
@@ -139,6 +140,7 @@ def causal_model(
     if tokenizer.pad_token_id is None:
         # Padding is masked by position, so the end token can pad; a new token would change every probability.
         tokenizer.pad_token = tokenizer.eos_token
+    train_end_token(model, tokenizer)
     limits = limits_of(config, tokenizer, max_length, max_response_length)
     stored = {"max_length": limits.max_length, "max_response_length": limits.response}
     setattr(config, SETTINGS, {**(getattr(config, SETTINGS, None) or {}), **stored})

@@ -12,6 +12,7 @@ from typing import Any
 import peft
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -132,10 +133,18 @@ def set_pad_token(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     pad = tokenizer.pad_token_id
     if pad >= embeddings.num_embeddings:
         model.resize_token_embeddings(pad + 1)
-        embeddings = model.get_input_embeddings()
-    if embeddings.padding_idx is not None and embeddings.padding_idx != pad:  # that token's embedding is trained now
-        embeddings.padding_idx = None
+    train_end_token(model, tokenizer)
     model.config.get_text_config().pad_token_id = pad
+
+
+def train_end_token(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let the embedding of the end token be trained where the model's config also pads with it.
+
+    torch keeps gradients from the embedding of a padding token. Here padding is masked by position.
+    """
+    embeddings = model.get_input_embeddings()
+    if isinstance(embeddings, nn.Embedding) and embeddings.padding_idx == tokenizer.eos_token_id:
+        embeddings.padding_idx = None
 
 
 _SPARE_NAMES = ("pad", "unk", "reserved", "unused")
