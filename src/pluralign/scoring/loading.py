@@ -137,6 +137,12 @@ def set_pad_token(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     model.config.get_text_config().pad_token_id = pad
 
 
+def end_ids(config: Any) -> list[int]:
+    """The ids of end tokens that a model's config or generation config declares: none, one or a list."""
+    ends = getattr(config, "eos_token_id", None)
+    return [] if ends is None else list(ends) if isinstance(ends, list | tuple) else [ends]
+
+
 def train_end_token(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     """Let the embedding of the end token be trained where the model's config also pads with it.
 
@@ -153,8 +159,7 @@ _SPARE_NAMES = ("pad", "unk", "reserved", "unused")
 
 def _spare_token(config: Any, tokenizer: PreTrainedTokenizerBase, embeddings: int) -> str | None:
     """A special token of the tokenizer that never ends a text, to pad with."""
-    ends = config.get_text_config().eos_token_id
-    used = {tokenizer.eos_token_id, *(ends if isinstance(ends, list | tuple) else [ends])}
+    used = {tokenizer.eos_token_id, *end_ids(config.get_text_config())}
     template = str(tokenizer.chat_template or "")
     names = {
         place: str(tokenizer.convert_ids_to_tokens(place))
