@@ -69,6 +69,11 @@ BENCHMARKS = {
         "pretrained models: prompt trees, flat rows, transformers alone",
     ),
     "smollm2_polis": ("real_models.polis", "1 h", "EM-DPO on Polis conversations with SmolLM2-135M-Instruct"),
+    "smollm2_polis_new": (
+        "real_models.polis --held-out statements",
+        "1 h",
+        "the same on statements that nobody ranked in training",
+    ),
     "smollm2_llm_crowd": (
         "real_models.llm_crowd",
         "30 min",

@@ -57,29 +57,43 @@ def statements(name: str) -> list[dict[str, Any]]:
     ]
 
 
-def conversation(name: str, size: int, share: float, most: int | None, seed: int) -> Conversation:
+def conversation(
+    name: str, size: int, share: float, most: int | None, seed: int, held_out: str = "rankings"
+) -> Conversation:
     """Each annotator's ranking in parts of `size` statements or a few more; a share of each one's parts is held out.
 
-    With a share of a fifth, annotators with fewer than three parts have none held out.
+    With a share of a fifth, annotators with fewer than three parts have none held out. With `held_out` `statements` a
+    share of the statements is held out instead: nobody ranks them in training.
     """
     draw = np.random.default_rng(seed)
     rankings = statements(name)
     if most is not None and most < len(rankings):
         rankings = [rankings[index] for index in sorted(draw.permutation(len(rankings))[:most])]
+    texts = sorted({text for ranking in rankings for text in ranking["responses"]})
+    new: set[str] = set()
+    if held_out == "statements":
+        new.update(texts[place] for place in draw.permutation(len(texts))[: round(share * len(texts))])
     sides: tuple[list[Any], list[Any]] = ([], [])
     for ranking in rankings:
-        count = len(ranking["responses"])
-        parts = []
-        for places in np.array_split(draw.permutation(count), max(1, count // size)):
-            ranks = [ranking["ranks"][place] for place in places]
-            if len(set(ranks)) > 1:
-                order, texts = sorted(ranks), [ranking["responses"][place] for place in places]
-                parts.append(ranking | {"responses": texts, "ranks": [order.index(rank) + 1 for rank in ranks]})
-        held = round(share * len(parts))
+        fresh = [place for place, text in enumerate(ranking["responses"]) if text in new]
+        known = np.setdiff1d(np.arange(len(ranking["responses"])), fresh)
+        parts = _parts(ranking, draw.permutation(known), size)
+        held = 0 if new else round(share * len(parts))
         sides[0].extend(parts[held:])
-        sides[1].extend(parts[:held])
+        sides[1].extend(_parts(ranking, draw.permutation(fresh), size) if new else parts[:held])
     groups = {row["annotator"]: row["group"] for row in sides[0] if row["group"] is not None}
     return Conversation(Judgments.from_rows(sides[0]), Judgments.from_rows(sides[1]), groups)
+
+
+def _parts(ranking: dict[str, Any], places: np.ndarray, size: int) -> list[dict[str, Any]]:
+    """Rankings of `size` of some statements or a few more; none of ties alone."""
+    parts = []
+    for some in np.array_split(places.astype(np.int64), max(1, len(places) // size)):
+        ranks = [ranking["ranks"][place] for place in some]
+        if len(set(ranks)) > 1:
+            order, texts = sorted(ranks), [ranking["responses"][place] for place in some]
+            parts.append(ranking | {"responses": texts, "ranks": [order.index(rank) + 1 for rank in ranks]})
+    return parts
 
 
 def prediction(trainer: EMDPOTrainer, test: Judgments) -> dict[str, dict[str, list[float]]]:

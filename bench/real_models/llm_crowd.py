@@ -110,6 +110,23 @@ def compared(items: Items, margins: dict[str, np.ndarray], who: np.ndarray) -> d
     }  # fmt: skip
 
 
+def summary(items: Items, who: np.ndarray, done: dict[str, Any], folds: int) -> dict[str, dict[str, float]]:
+    """Metrics of all methods whose folds are done, by method; `others` first."""
+    starts = items.offsets[:-1]
+    margins = {OTHERS: margins_of_others(items)}
+    table: dict[str, dict[str, float]] = {OTHERS: {}}
+    for method, own in done.items():
+        if own["folds"] == folds:
+            values = np.array(own["values"])
+            margins[method] = values[items.response[starts]] - values[items.response[starts + 1]]
+            metrics = evaluate_rewards(
+                values[items.response], items.ranks, items.offsets, items.prompt, items.weight, annotator=who
+            )
+            table[method] = {key: value for key, value in metrics.items() if key.startswith(("log_loss", "ece"))}
+            table[method]["seconds"] = own["seconds"]
+    return {method: table[method] | metrics for method, metrics in compared(items, margins, who).items()}
+
+
 def main() -> None:
     options = parsed(
         __doc__, folds=(4, "Of the prompts."), steps=(SETTINGS["max_steps"], "Of the tuned model, in a fold."), seed=0,
@@ -153,20 +170,8 @@ def main() -> None:
                 rewards = x @ linear.fit_with_validation(x, items, inside, options.seed)
             note(method, number, rewards, clock())
             print(f"{method}, fold {number + 1} of {options.folds}: {clock():.0f} s", flush=True)
-    starts = items.offsets[:-1]
-    margins = {OTHERS: margins_of_others(items)}
-    table = {}
-    for method, own in done.items():
-        values = np.array(own["values"])
-        margins[method] = values[items.response[starts]] - values[items.response[starts + 1]]
-        metrics = evaluate_rewards(
-            values[items.response], items.ranks, items.offsets, items.prompt, items.weight, annotator=who
-        )
-        table[method] = {key: value for key, value in metrics.items() if key.startswith(("log_loss", "ece"))}
-        table[method]["seconds"] = own["seconds"]
-    for method, metrics in compared(items, margins, who).items():
-        table[method] = table.get(method, {}) | metrics
-        shown = ", ".join(f"{key} {interval(table[method], key)}" for key in ("accuracy", "over_length", "log_loss"))
-        print(f"{method:<26}{shown}", flush=True)
-    rows["table"] = table
+    rows["table"] = summary(items, who, done, options.folds)
     keep(stored_as, settings, rows)
+    for method, row in rows["table"].items():
+        shown = ", ".join(f"{key} {interval(row, key)}" for key in ("accuracy", "over_length", "log_loss"))
+        print(f"{method:<26}{shown}", flush=True)

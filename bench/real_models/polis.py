@@ -4,7 +4,8 @@ Participants' votes as in `em_real`: an annotator's statements, ranked agree ove
 into rankings of five or a few more, and a fifth of everybody's rankings is held out. One policy for all and the default
 number of types take equally many steps, so that the types share the steps that the one policy has alone. The settings
 were fixed before any held-out ranking was read. Beside them stands the latent-class model that EM-DPO starts from: it
-knows only which statements these are, not what they say, and every statement occurs in training. Every run is stored as
+knows only which statements these are, not what they say, and every statement occurs in training. With `--held-out
+statements` a fifth of the statements is held out instead, of which that model knows nothing. Every run is stored as
 soon as it is done, and a stopped script continues where it was.
 """
 
@@ -60,10 +61,11 @@ def main() -> None:
         annotators=Option(None, "Annotators of a conversation, a seeded sample; all by default.", type=int),
         size=(5, "Statements in a small ranking, or a few more."),
         steps=(SETTINGS["max_steps"], "Steps of a run, all types together."),
+        held_out=Option("rankings", "What is held out.", ("rankings", "statements")),
         seed=0,
         quick=QUICK,
     )
-    stored_as = "smollm2_polis" + "_quick" * options.quick
+    stored_as = "smollm2_polis" + "_new" * (options.held_out == "statements") + "_quick" * options.quick
     if options.quick:
         options.conversations, options.annotators, options.steps = ["brexit-consensus"], 60, 3
     transformers.logging.set_verbosity_error()
@@ -72,7 +74,7 @@ def main() -> None:
     settings = given | {"size": options.size, "share": 0.2, "most_people": options.annotators, "seed": options.seed}
     rows = kept(stored_as, settings)
     for place in options.conversations:
-        data = conversation(place, options.size, settings["share"], options.annotators, options.seed)
+        data = conversation(place, options.size, settings["share"], options.annotators, options.seed, options.held_out)
         for method, wanted in METHODS.items():
             key = f"{place}, {method}"
             if key in rows:

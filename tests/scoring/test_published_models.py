@@ -11,10 +11,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from architectures import write_model
 from pluralign.policies.loading import load_policy
-from pluralign.scoring.causal_models import load_causal_model
+from pluralign.scoring.causal_models import causal_model, load_causal_model
+from pluralign.scoring.forward import block_values
 from pluralign.scoring.items import items_of_texts
 from pluralign.scoring.loading import set_pad_token
 from pluralign.scoring.reward_models import build_reward_model, load_reward_model
+from pluralign.scoring.trees import lay_out
 
 START, END = "<|im_start|>", "<|im_end|>"
 SYSTEM = "{% if messages and messages[0].role != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n{% endif %}"
@@ -68,6 +70,18 @@ def test_a_turn_is_the_template_up_to_its_end(chat_model):
     tokens = build_reward_model(chat_model).tokenize(ITEMS)
     text = tokenizer.apply_chat_template(PROMPT + ANSWERS[0], tokenize=False)
     assert tokens.sequence(0) == tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_the_end_token_of_earlier_turns_is_trained_though_it_also_pads(chat_model):
+    tokenizer = AutoTokenizer.from_pretrained(chat_model)
+    options = {"pad_token_id": tokenizer.pad_token_id, "tie_word_embeddings": False}
+    model = AutoModelForCausalLM.from_pretrained(chat_model, **options)
+    assert model.get_input_embeddings().padding_idx == tokenizer.eos_token_id
+    policy = causal_model(model, tokenizer)
+    tokens = policy.tokenize(ITEMS)
+    layout = policy.layout(tokens)
+    block_values(model, lay_out(tokens, [[0]], layout), layout).sum().backward()
+    assert model.get_input_embeddings().weight.grad[tokenizer.eos_token_id].norm() > 0
 
 
 def test_every_declared_end_token_ends_a_response(chat_model):

@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pluralign.core.errors import PluralignError
 from pluralign.demo.from_scratch import make_tokenizer
 from pluralign.judgments import BUILT_IN_SCALES, Judgments
-from pluralign.training.sft import completions
+from pluralign.training.sft import SFTConfig, SFTTrainer, completions
 
 
 def test_best_keeps_the_first_ranks_once_and_all_keeps_every_text():
@@ -48,3 +48,19 @@ def test_a_model_from_scratch_loads_like_any_other(tiny_model):
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
     assert model.config.vocab_size == len(tokenizer)
     assert make_tokenizer(["a b"], 300).get_vocab() == make_tokenizer(["a b"], 300).get_vocab()
+
+
+def test_an_end_token_that_also_pads_is_learned(tiny_model, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.pad_token = tokenizer.eos_token
+    rows = [
+        {"prompt": "Tea?", "responses": [text, "no"], "ranks": [1, 2]} for text in ("yes", "yes, and milk, and rain")
+    ]
+    args = SFTConfig(str(tmp_path), report_to="none", use_cpu=True)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    trainer = SFTTrainer(model, args, train_dataset=Judgments.from_rows(rows), processing_class=tokenizer)
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    for ids, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
+        end = ids.index(tokenizer.eos_token_id)
+        assert labels[end] == tokenizer.eos_token_id
+        assert set(labels[end + 1 :]) <= {-100}

@@ -24,11 +24,13 @@ from pluralign.scoring.items import Items
 from pluralign.scoring.loading import (
     SETTINGS,
     adapter_base,
+    end_ids,
     is_adapter,
     is_encoder,
     limits_of,
     load_parts,
     read_chat_template,
+    train_end_token,
     weight_errors,
 )
 from pluralign.scoring.probe import plain_model
@@ -107,9 +109,8 @@ class CausalModel(TextModel):
         """Ids of the tokens that end a response: the tokenizer's end token, those of the model's configs (a list in
         many chat models), and the one with which the chat template ends a turn."""
         plain = plain_model(self.model)
-        declared = (plain.config.get_text_config().eos_token_id, plain.generation_config.eos_token_id)
-        listed = [end for each in declared for end in (each if isinstance(each, list | tuple) else [each])]
-        ends = dict.fromkeys([self.tokenizer.eos_token_id, *listed, turn_end(self.tokenizer)])
+        declared = [*end_ids(plain.config.get_text_config()), *end_ids(plain.generation_config)]
+        ends = dict.fromkeys([self.tokenizer.eos_token_id, *declared, turn_end(self.tokenizer)])
         return tuple(int(end) for end in ends if end is not None)
 
     def log_probs(self, items: Items, **options: Any) -> np.ndarray:
@@ -139,6 +140,7 @@ def causal_model(
     if tokenizer.pad_token_id is None:
         # Padding is masked by position, so the end token can pad; a new token would change every probability.
         tokenizer.pad_token = tokenizer.eos_token
+    train_end_token(model, tokenizer)
     limits = limits_of(config, tokenizer, max_length, max_response_length)
     stored = {"max_length": limits.max_length, "max_response_length": limits.response}
     setattr(config, SETTINGS, {**(getattr(config, SETTINGS, None) or {}), **stored})

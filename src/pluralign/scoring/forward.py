@@ -36,6 +36,7 @@ def seen_by(block: dict[str, Tensor], layout: Layout) -> dict[str, Any]:
 
 
 def _mask(branch: Tensor, position: Tensor, window: int | None, layout: Layout) -> Any:
+    """The mask of a tree in the form of a layout."""
     if layout.mask == "blocks":
         return block_mask(branch, position, window)
     mask = sees(branch, position, window)

@@ -12,6 +12,7 @@ from typing import Any
 import peft
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -132,10 +133,24 @@ def set_pad_token(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     pad = tokenizer.pad_token_id
     if pad >= embeddings.num_embeddings:
         model.resize_token_embeddings(pad + 1)
-        embeddings = model.get_input_embeddings()
-    if embeddings.padding_idx is not None and embeddings.padding_idx != pad:  # that token's embedding is trained now
-        embeddings.padding_idx = None
+    train_end_token(model, tokenizer)
     model.config.get_text_config().pad_token_id = pad
+
+
+def end_ids(config: Any) -> list[int]:
+    """The ids of end tokens that a model's config or generation config declares: none, one or a list."""
+    ends = getattr(config, "eos_token_id", None)
+    return [] if ends is None else list(ends) if isinstance(ends, list | tuple) else [ends]
+
+
+def train_end_token(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let the embedding of the end token be trained where the model's config also pads with it.
+
+    torch keeps gradients from the embedding of a padding token. Here padding is masked by position.
+    """
+    embeddings = model.get_input_embeddings()
+    if isinstance(embeddings, nn.Embedding) and embeddings.padding_idx == tokenizer.eos_token_id:
+        embeddings.padding_idx = None
 
 
 _SPARE_NAMES = ("pad", "unk", "reserved", "unused")
@@ -144,8 +159,7 @@ _SPARE_NAMES = ("pad", "unk", "reserved", "unused")
 
 def _spare_token(config: Any, tokenizer: PreTrainedTokenizerBase, embeddings: int) -> str | None:
     """A special token of the tokenizer that never ends a text, to pad with."""
-    ends = config.get_text_config().eos_token_id
-    used = {tokenizer.eos_token_id, *(ends if isinstance(ends, list | tuple) else [ends])}
+    used = {tokenizer.eos_token_id, *end_ids(config.get_text_config())}
     template = str(tokenizer.chat_template or "")
     names = {
         place: str(tokenizer.convert_ids_to_tokens(place))
