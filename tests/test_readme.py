@@ -104,7 +104,9 @@ def _overridden(words, place, flags):
 def test_the_python_of_the_readme_runs(folder, monkeypatch):
     monkeypatch.chdir(folder)
     (source,) = blocks(README, "python")
-    source = source.replace("num_train_epochs=1", f"max_steps={STEPS}").replace('"audit")', '"audit", most_types=2)')
+    source = source.replace("learning_rate=2e-3", f"learning_rate=2e-3, max_steps={STEPS}").replace(
+        '"audit")', '"audit", most_types=2)'
+    )
     assert f"max_steps={STEPS}" in source
     assert "most_types=2" in source
     names = {}
