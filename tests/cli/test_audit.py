@@ -28,7 +28,9 @@ def test_an_audit_is_written_and_goes_on_one_page_with_others(run, table, tmp_pa
     assert code == 0
     assert "report.html" in printed
     assert printed.startswith(read_metrics(tmp_path / "audit")["sentence"])
-    assert "| identification |" in printed
+    assert "36 judgments by 6 annotators on 2 responses" in printed
+    assert "agreement (Krippendorff's alpha)" in printed
+    assert len(printed.splitlines()) < 10
     code, _, complaint = run("audit", table, "--out", tmp_path / "audit", "--simulations", 0)
     assert (code, complaint) == (0, "")
     code, _, _ = run("report", tmp_path / "audit", "--out", tmp_path / "page.html")

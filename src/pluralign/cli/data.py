@@ -124,7 +124,7 @@ def audit(
     Shows what each type prefers and whether the data can identify the types. Writes report.html.
     """
     from pluralign.reports.annotators import metrics_line
-    from pluralign.reports.cards import metrics_table
+    from pluralign.reports.headline import audit_headline
     from pluralign.workflows.audit.run import audit as run
 
     found = run(
@@ -133,8 +133,7 @@ def audit(
         response_features=response_features, annotator_features=annotator_features,
         noise_type=noise_type, shared=shared or (),
     )  # fmt: skip
-    typer.echo(f"{found.sentence}\n")
-    typer.echo("\n".join(metrics_table({key: value for key, value in found.items() if key != "sentence"})))
+    typer.echo("\n".join(audit_headline(found)))
     if line := metrics_line(found.metrics):
         typer.echo(line)
     typer.echo(f"written to {out}; open {out / 'report.html'}")

@@ -100,7 +100,8 @@ def demo_data(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
     Returns:
         What is in the folder, as text.
     """
-    say("training a language model on all responses")
+    if not (Path(out) / "language-model" / "metrics.json").exists():
+        say("training a language model on all responses")
     prepared = prepare(out, seed, **town)
     folder = Path(out)
     files = ", ".join(f"{name}.parquet" for name in prepared.parts)

@@ -1,4 +1,4 @@
-"""An evaluation in a few sentences and at most five numbers; all its metrics stand in `metrics.json`."""
+"""An evaluation or an audit in a few sentences and numbers; all metrics stand in `metrics.json`."""
 
 from __future__ import annotations
 
@@ -55,6 +55,39 @@ def headline(metrics: Mapping[str, Any]) -> list[str]:
     if worst is not None:
         rows.append((f"accuracy, worst {worst[0]} ({worst[1]})", f"{worst[2]:.3f}"))
     return told + [f"{name:<44}{value}" for name, value in rows]
+
+
+def audit_headline(metrics: Mapping[str, Any]) -> list[str]:
+    """The answer of an audit, then a few lines with what it rests on.
+
+    Examples:
+        >>> metrics = {"sentence": "No types.", "judgments": 1200, "annotators": 90, "unique_responses": 1, "types": 1}
+        >>> for line in audit_headline(metrics | {"features": "tfidf", "krippendorff_alpha": 0.0581}):
+        ...     print(line)
+        No types.
+        1,200 judgments by 90 annotators on 1 response; features: tfidf
+        agreement (Krippendorff's alpha)            0.058
+    """
+    counts = [f"{metrics[key]:,}" for key in ("judgments", "annotators", "unique_responses")]
+    words = [
+        name if metrics[key] == 1 else f"{name}s"
+        for key, name in (("judgments", "judgment"), ("annotators", "annotator"), ("unique_responses", "response"))
+    ]
+    told = "{0} {3} by {1} {4} on {2} {5}".format(*counts, *words)
+    if metrics.get("left_out"):
+        told += f" ({metrics['left_out']:,} that compare nothing are left out)"
+    rows = []
+    shares = [
+        metrics[f"share/type={kind}"] for kind in range(1, metrics["types"] + 1) if f"share/type={kind}" in metrics
+    ]
+    if len(shares) > 1:
+        rows.append(("shares of the types", " ".join(f"{share:.2f}" for share in shares)))
+    if "groups_adjusted_rand" in metrics:
+        rows.append(("types and known groups (adjusted Rand)", f"{metrics['groups_adjusted_rand']:.2f}"))
+    if "krippendorff_alpha" in metrics:
+        rows.append(("agreement (Krippendorff's alpha)", _with_interval(metrics, "krippendorff_alpha", ".3f")))
+    lines = [f"{name:<44}{value}" for name, value in rows]
+    return [metrics["sentence"], f"{told}; features: {metrics['features']}", *lines]
 
 
 def _agreement(metrics: Mapping[str, Any]) -> str | None:

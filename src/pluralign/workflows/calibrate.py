@@ -168,6 +168,8 @@ def calibration_lines(recalibration: Recalibration) -> list[str]:
         parts = [f"{record[key]:.4f} {name.replace('_', '-')}" for name, key in keys.items() if key in record]
         if parts:
             lines.append(f"{metric}: {', '.join(parts)}")
+    if "ece_before" in record:
+        lines.append("the fit minimises log_loss; ece is noisy with few pairs and may rise")
     return lines
 
 
