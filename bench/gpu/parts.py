@@ -311,7 +311,7 @@ def _runs() -> Iterator[tuple[str, Callable[..., Any]]]:
     for method in ("ours, trees", "ours, flat", "TRL"):
         yield f"reward model; pairs; {method}", functools.partial(_reward, task="pairs", method=method)
     yield "EM-DPO, M-step of 2 types; rankings of 4; ours, trees", functools.partial(_em_dpo, task="rankings of 4")
-    for method in ("ours", "TRL"):
+    for method in ("ours", "TRL, no reference"):
         yield f"pm-rlhf; 16 prompts, 4 responses of 32; {method}", functools.partial(_online, method=method)
 
 
@@ -487,8 +487,8 @@ def _online(machine: Machine, shape: Shape, method: str) -> tuple[Any, Work]:
         return [float(len(text)) for text in completions]
 
     dataset = datasets.Dataset.from_list(rows)
-    if method == "TRL":
-        values["beta"] = 0.0  # its second copy of the model would need a name
+    if method != "ours":
+        values["beta"] = 0.0  # with a reference it would load a second copy by the model's name, which it has not
         trainer: Any = trl.RLOOTrainer(model, length, trl.RLOOConfig(**values), dataset, processing_class=tokenizer)
     else:
         args = PMRLHFConfig(**values, mode="flattened", alpha=0.1, stop_if_endless=False)
