@@ -571,7 +571,7 @@ def test_a_start_that_predicts_held_out_annotators_is_kept_without_rounds(tiny_m
     supported(trainer, True).train()
     assert [one.record["round"] for one in trainer.rounds] == [0]
     assert trainer.kept.round == 0
-    assert "predicts held-out annotators better" in trainer.kept.reason
+    assert "predict held-out annotators better" in trainer.kept.reason
     assert {entry["m_step"] for entry in trainer.state.log_history} == {0}
 
 
