@@ -56,7 +56,7 @@ def test_what_is_in_the_wrong_place_is_named(tiny_model, tmp_path):
     with pytest.raises(PluralignError, match="args: found trl.DPOConfig, expected pluralign.DPOConfig, which takes"):
         pluralign.DPOTrainer(str(tiny_model), args=trl.DPOConfig(str(tmp_path), bf16=False), train_dataset=[PAIRS])
     with pytest.raises(PluralignError, match="ref_model: found list: judgments are given as train_dataset="):
-        pluralign.EMDPOTrainer(str(tiny_model), [PAIRS], args)
+        pluralign.DPOTrainer(str(tiny_model), [PAIRS], args)
     with pytest.raises(PluralignError, match="tokenizer: is called processing_class"):
         pluralign.DPOTrainer(str(tiny_model), args=args, train_dataset=[PAIRS], tokenizer=None)
     with pytest.raises(PluralignError, match="data_collator: batches are made from judgments"):
