@@ -110,14 +110,20 @@ def pm_step(found: Any) -> list[str]:
 
 
 def data_speed(found: Any) -> list[str]:
-    intro = f"""{found["options"]["judgments"]:,} pairs by 20,000 annotators; one thread; one turn, one
-        version after the other. Processor seconds of the whole command, with the start of Python, and its peak
-        memory."""
+    rows, one = found["rows"], "; one turn"
     template = """
+        | command | s | MiB |
+        ---
+        | {command} | {now[seconds]:.1f} | {now[mib]:.0f} |"""
+    if all("before" in row for row in rows):
+        rows = [row | {"ratio": row["before"]["seconds"] / row["now"]["seconds"]} for row in rows]
+        one += ", one version after the other"
+        template = """
         | command | before, s | now, s | ratio | before, MiB | now, MiB |
         ---
         | {command} | {before[seconds]:.1f} | {now[seconds]:.1f} | {ratio:.1f} | {before[mib]:.0f} | {now[mib]:.0f} |"""
-    rows = [row | {"ratio": row["before"]["seconds"] / row["now"]["seconds"]} for row in found["rows"]]
+    intro = f"""{found["options"]["judgments"]:,} pairs by 20,000 annotators; one thread{one}. Processor seconds of the
+        whole command, with the start of Python, and its peak memory."""
     return [paragraph(intro), table(rows, template)]
 
 
