@@ -186,8 +186,9 @@ class Point:
     def log_p(self) -> Tensor:
         """`(choices, B)`, in nats; minus infinity where a chosen response is not available."""
         sets = self.choices
-        chosen = sets.tied.matrix @ self.utilities - sets.places.unsqueeze(1) * self.shift
-        found = chosen - self.over_places(self.total.log(), None if sets.further is None else self.further.log())
+        found = sets.tied.matrix @ self.utilities
+        found -= sets.places.unsqueeze(1) * self.shift
+        found -= self.over_places(self.total.log(), None if sets.further is None else self.further.log())
         if self._known is not None:
             found = found.masked_fill(sets.tied.matrix @ (~self._known).to(found.dtype) > 0, -torch.inf)
         return found
@@ -327,12 +328,12 @@ class Slope:
     def __init__(self, point: Point, change: Tensor) -> None:
         self.point, self.change = point, change
         sets = point.choices
-        self._tied, self._others = point.sums(sets.tied, change), point.sums(sets.others, change)
-        self._first = (self._tied + self._others) / point.total
+        tied, others = point.sums(sets.tied, change), point.sums(sets.others, change)
         self._further = None
         if sets.further is not None:
             rows = sets.of_further
-            self._further = (self._others[rows] + sets.share * self._tied[rows]) / point.further
+            self._further = (others[rows] + sets.share * tied[rows]) / point.further
+        self._first = tied.add_(others).div_(point.total)
 
     def log_p(self) -> Tensor:
         """Derivative of the log-probabilities, `(choices, B)`."""
@@ -355,15 +356,19 @@ class Slope:
         `changes` `(choices, B)` are those of the weights along the same direction.
         """
         point, sets = self.point, self.point.choices
-        tied = others = self._first / point.total
-        if sets.further is not None and self._further is not None:
-            ratio = self._further / point.further
-            tied, others = tied + sets.further @ (sets.share * ratio), others + sets.further @ ratio
-        tied, others = weights * tied, weights * others
         found = point.mass(weights) * self.change
         if changes is not None:
-            tied, others = tied - changes * point.per_tied, others - changes * point.per_other
-            found = found - sets.tied.back @ changes
+            found -= sets.tied.back @ changes
+
+        def flow(share: Tensor | float, per: Tensor) -> Tensor:
+            own = self._first / point.total
+            if sets.further is not None and self._further is not None:
+                own += sets.further @ (share * self._further / point.further)
+            own *= weights
+            return own if changes is None else own.sub_(changes * per)
+
+        tied = flow(sets.share, point.per_tied)
+        others = tied if sets.further is None else flow(1.0, point.per_other)
         return found - point.spread(sets.tied, tied) - point.spread(sets.others, others)
 
 

@@ -133,17 +133,17 @@ def polished(
         if number % SAME_CONDITIONER == 0 or solver is None:
             solver = conditioned(problem, here.point, here.weights, rough=True)
         step, definite = here.newton_step(solver)
-        size = 1 + abs(float(here.fit.objective[0]))
-        slope = float(here.gradient @ step)
+        found, slope = here.fit, float(here.gradient @ step)
+        size = 1 + abs(float(found.objective[0]))
         if slope / 2 <= tolerance * size:
-            return here.fit, definite, trace
+            return found, definite, trace
+        del here  # a large panel is held once
         for scale in (1.0, 0.5, 0.25, 0.1, 0.03, 0.01):
-            there = _Here.at(problem, _moved(problem, here.fit, scale * step))
-            if float(there.fit.objective[0]) > float(here.fit.objective[0]):
+            here = _Here.at(problem, _moved(problem, found, scale * step))
+            if float(here.fit.objective[0]) > float(found.objective[0]):
                 break
         else:  # the objective no longer rises in its last digits
-            return here.fit, definite and slope / 2 <= 1e3 * tolerance * size, trace
-        here = there
+            return found, definite and slope / 2 <= 1e3 * tolerance * size, trace
         trace.append(float(here.fit.log_likelihood[0]))
     return here.fit, False, trace
 
