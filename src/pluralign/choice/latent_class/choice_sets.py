@@ -188,12 +188,13 @@ def _blocks(rows: int, width: int) -> Iterator[slice]:
 
 def _made(place: Tensor) -> tuple[Tensor, Tensor]:
     """Judgment and place of every block of ties that leaves or contains an alternative."""
-    ranked = place > 0
-    width = place.shape[1]
-    earlier = torch.ones(width, width, dtype=torch.bool, device=place.device).tril(-1)
-    first = ranked & ~((place.unsqueeze(-1) == place.unsqueeze(-2)) & earlier).any(-1)
-    left = ((place.unsqueeze(-2) >= place.unsqueeze(-1)) | (place == NOT_RANKED).unsqueeze(-2)).sum(-1)
-    judgment, column = (first & (left > 1)).nonzero(as_tuple=True)
+    rising, order = place.sort(dim=1, stable=True)
+    first = torch.ones_like(rising, dtype=torch.bool)
+    first[:, 1:] = rising[:, 1:] != rising[:, :-1]
+    behind = torch.arange(place.shape[1], 0, -1, device=place.device)  # itself and the later places
+    left = behind + (place == NOT_RANKED).sum(1, keepdim=True)
+    made = torch.zeros_like(first).scatter_(1, order, first & (rising > 0) & (left > 1))
+    judgment, column = made.nonzero(as_tuple=True)
     return judgment, place[judgment, column]
 
 
