@@ -422,7 +422,9 @@ def _dpo(machine: Machine, shape: Shape, task: str, method: str) -> tuple[Any, W
         machine, chosen.judgments, layout="tree" if trees else "flat", train_sampling_strategy="sequential"
     )
     args = pluralign.DPOConfig(**values)
-    trainer = pluralign.DPOTrainer(model, args, pluralign.Judgments.from_rows(rows), processing_class=tokenizer)
+    trainer = pluralign.DPOTrainer(
+        model, args=args, train_dataset=pluralign.Judgments.from_rows(rows), processing_class=tokenizer
+    )
     return trainer, _work(chosen, trees).on(model)
 
 
@@ -453,7 +455,7 @@ def _reward(machine: Machine, shape: Shape, task: str, method: str) -> tuple[Any
     )
     args = pluralign.BradleyTerryConfig(**values)
     judgments = pluralign.Judgments.from_rows(rows)
-    trainer = pluralign.BradleyTerryTrainer(model, args, judgments, processing_class=tokenizer)
+    trainer = pluralign.BradleyTerryTrainer(model, args, train_dataset=judgments, processing_class=tokenizer)
     return trainer, _work(chosen, trees).on(model)
 
 
@@ -466,7 +468,9 @@ def _em_dpo(machine: Machine, shape: Shape, task: str) -> tuple[Any, Work]:
     model, tokenizer = random_model(shape, _dtype(machine), machine.device), tokenizer_of(shape)
     values = _common(machine, chosen.judgments, types=2, start="groups", rounds=0, features="tfidf")
     args = pluralign.EMDPOConfig(**values)
-    trainer = pluralign.EMDPOTrainer(model, args, pluralign.Judgments.from_rows(rows), processing_class=tokenizer)
+    trainer = pluralign.EMDPOTrainer(
+        model, args=args, train_dataset=pluralign.Judgments.from_rows(rows), processing_class=tokenizer
+    )
     return trainer, _work(chosen, True).on(plain_model(trainer.model), trained=False)
 
 

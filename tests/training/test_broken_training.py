@@ -155,20 +155,23 @@ def test_an_adapter_of_a_reward_model_or_of_fine_tuning_is_trained_on(objective,
         np.testing.assert_allclose(model[1].score("Tea?", texts), model[0].score("Tea?", texts), rtol=1e-6)
 
 
-def test_a_tokenizer_larger_than_the_model_trains_and_loads_as_saved(configured, tiny_model, tmp_path):
-    """A reward model gets embeddings for all tokens; its adapter brings them along."""
+def test_a_token_without_an_embedding_is_refused_before_training(configured, tiny_model, tmp_path):
+    """By all objectives and policies; with embeddings for all tokens a reward model loads as it was saved."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.add_tokens(["good", "number"])
-    AutoModelForCausalLM.from_pretrained(tiny_model).save_pretrained(tmp_path / "base")
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    model.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     base = {"model_name_or_path": str(tmp_path / "base"), "eval_files": [str(tmp_path / "train.parquet")]}
-    for objective in ("dpo", "sft"):
-        with pytest.raises(PluralignError, match="gives the token"):
+    for objective in ("dpo", "sft", "plackett-luce"):
+        with pytest.raises(PluralignError, match=r"gives the token .* call model.resize_token_embeddings"):
             train(configured(objective, objective, **base))
     with pytest.raises(PluralignError, match="gives the token"):
         pluralign.load_policy(tmp_path / "base", device="cpu").sample(
             ["Say something about number 1:"], max_new_tokens=2
         )
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(tmp_path / "base")
     for name, values in {"whole": {}, "adapter": LORA}.items():
         metrics = train(configured("plackett-luce", name, **base, **values))
         found = pluralign.evaluate(tmp_path / name, tmp_path / "train.parquet", tmp_path / f"evaluated-{name}")
@@ -238,3 +241,10 @@ def test_two_trainings_do_not_share_a_folder(configured, tmp_path):
     file = configured("plackett-luce")
     with folder_lock(tmp_path / "run"), pytest.raises(PluralignError, match="another process is writing there"):
         train(file)
+
+
+def test_sharding_that_was_refused_does_not_reach_the_next_run(configured, tmp_path):
+    with pytest.raises(PluralignError, match="fsdp only works in distributed training"):
+        train(configured("plackett-luce", fsdp=True))
+    assert "ACCELERATE_USE_FSDP" not in os.environ
+    train(configured("plackett-luce", "next"))

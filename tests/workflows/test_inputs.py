@@ -70,7 +70,9 @@ def test_evaluate_score_split_and_export_take_frames(frame, rows, tiny_model, tm
 @pytest.mark.parametrize("take", [pluralign.read, pluralign.audit, lambda data: pluralign.split(data, "out", "prompt")])
 def test_other_objects_are_refused_before_anything_is_done(take, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(PluralignError, match="found an object of type object, expected a file, hf:owner/name:split"):
+    with pytest.raises(
+        PluralignError, match="found an object of type object, expected a file, a folder, hf:owner/name:split"
+    ):
         take(object())
     assert not list(tmp_path.iterdir())
 

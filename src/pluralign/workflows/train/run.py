@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,20 @@ def train(config: str | os.PathLike[str], flags: Sequence[str] = ()) -> dict[str
         PluralignError: a key or value is wrong (with its line), a file is missing or damaged, or the folder
             holds a run of another config.
     """
-    return run(check(read_yaml(Path(config)), read_flags(flags), str(config)))
+    with _own_environment():
+        return run(check(read_yaml(Path(config)), read_flags(flags), str(config)))
+
+
+@contextlib.contextmanager
+def _own_environment() -> Iterator[None]:
+    """Undo what the settings of sharding write into the environment, so that the next run does not inherit it."""
+    before = {name: value for name, value in os.environ.items() if name.startswith(("ACCELERATE_", "FSDP_"))}
+    try:
+        yield
+    finally:
+        for name in [name for name in os.environ if name.startswith(("ACCELERATE_", "FSDP_"))]:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def check(given: Mapping[str, Given], flags: Mapping[str, Given], place: str = "config") -> TrainingRun:
