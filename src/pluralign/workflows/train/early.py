@@ -34,7 +34,7 @@ def check_early(config: Path, flags: Sequence[str]) -> None:
     given: Mapping[str, Given] = by_type({**read_yaml(config), **read_flags(flags)})
     check_present(given, REQUIRED[:1], str(config))
     objective = OBJECTIVES[check_value(given["objective"], str, choices=tuple(OBJECTIVES))]
-    with contextlib.suppress(LookupError):  # a library without source is checked later
+    with contextlib.suppress(LookupError, OSError, SyntaxError, RecursionError):  # what cannot be read is checked later
         known = field_names(objective.config_module, f"{objective.stem}Config") | field_names("trl", "ModelConfig")
         check_known(given, sorted({*fields_of(RunKeys)} | known))
     check_present(given, REQUIRED, str(config))
