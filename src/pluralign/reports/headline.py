@@ -68,18 +68,15 @@ def audit_headline(metrics: Mapping[str, Any]) -> list[str]:
         1,200 judgments by 90 annotators on 1 response; features: tfidf
         agreement (Krippendorff's alpha)            0.058
     """
-    counts = [f"{metrics[key]:,}" for key in ("judgments", "annotators", "unique_responses")]
-    words = [
-        name if metrics[key] == 1 else f"{name}s"
-        for key, name in (("judgments", "judgment"), ("annotators", "annotator"), ("unique_responses", "response"))
-    ]
-    told = "{0} {3} by {1} {4} on {2} {5}".format(*counts, *words)
+    judgments, annotators, responses = (
+        f"{metrics[key]:,} {noun}{'' if metrics[key] == 1 else 's'}"
+        for key, noun in (("judgments", "judgment"), ("annotators", "annotator"), ("unique_responses", "response"))
+    )
+    told = f"{judgments} by {annotators} on {responses}"
     if metrics.get("left_out"):
         told += f" ({metrics['left_out']:,} that compare nothing are left out)"
     rows = []
-    shares = [
-        metrics[f"share/type={kind}"] for kind in range(1, metrics["types"] + 1) if f"share/type={kind}" in metrics
-    ]
+    shares = [value for key, value in metrics.items() if key.startswith("share/type=")]
     if len(shares) > 1:
         rows.append(("shares of the types", " ".join(f"{share:.2f}" for share in shares)))
     if "groups_adjusted_rand" in metrics:

@@ -168,7 +168,7 @@ def check_files(given: Mapping[str, Given]) -> None:
 
 _OTHER_NAMES = {
     "model": "model_name_or_path", "model_name": "model_name_or_path", "dataset": "train_files",
-    "dataset_name": "train_files", "train_file": "train_files", "eval_file": "eval_files", "seed_value": "seed",
+    "dataset_name": "train_files", "train_file": "train_files", "eval_file": "eval_files",
     "lr": "learning_rate", "epochs": "num_train_epochs", "batch_size": "per_device_train_batch_size",
 }  # fmt: skip
 """What other tools call our keys."""
