@@ -23,7 +23,7 @@ To = Literal["trl", "best-of-n", "votes", "datasets"]
 
 def import_(
     sources: Annotated[list[Path], Argument(help="Files to import, all of one format; - is standard input.")],
-    out: options.OutTable,
+    out: Annotated[Path, Option(help="Output file: .parquet, .jsonl or .jsonl.gz; with --workers a folder.")],
     format: Annotated[Format, Option(help="Format of the files; table is pluralign's own.")] = "table",
     mapping: Annotated[str | None, Option(help="YAML file that describes the columns, or a known name.")] = None,
     shape: Annotated[Shape | None, Option(help="polis: votes (default) or people; preflib: ranked or ballot.")] = None,
@@ -40,6 +40,7 @@ def import_(
     rejects: Annotated[Path | None, Option(help="With --on-error skip: output file of bad rows (JSON Lines).")] = None,
     anonymize: Annotated[bool, Option("--anonymize", help="Replace annotators by keyed pseudonyms.")] = False,
     key_file: Annotated[Path | None, Option(help="Key for --anonymize.", show_default="$PLURALIGN_KEY")] = None,
+    workers: Annotated[int | None, Option(min=1, help="Number of processes; writes a folder of Parquet files.")] = None,
 ) -> None:
     """Import judgments from other formats into one table.
 
@@ -52,7 +53,7 @@ def import_(
         fields=field or (), keep_moderated=keep_moderated, label_scale=label_scale, columns=rename, source=source_name,
         drop_columns=[name for name in (drop_columns or "").split(",") if name], same_text=same_text, on_error=on_error,
         rejects=rejects,
-        anonymize=anonymize, key_file=key_file,
+        anonymize=anonymize, key_file=key_file, workers=workers,
     )  # fmt: skip
     typer.echo("\n".join(imported.summary()))
     if format == "polis" and shape is None:

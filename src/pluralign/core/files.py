@@ -261,6 +261,42 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         partial.rmdir()
 
 
+@contextlib.contextmanager
+def new_folder(path: Path, replaceable: re.Pattern[str]) -> Iterator[Path]:
+    """Write files to a temporary folder beside `path`, which gets its name when all are written.
+
+    An exception leaves `path` unchanged, and a killed process leaves a temporary folder, which the next call removes.
+    One process at a time may write a folder: hold its `file_lock`.
+
+    Args:
+        path: the folder; replaced as a whole if all of its files have replaceable names.
+        replaceable: the pattern of these names.
+
+    Raises:
+        PluralignError: the folder holds other files, or cannot be written.
+    """
+    with disk_errors(path):
+        if path.exists() and (
+            other := next((one for one in path.iterdir() if not replaceable.fullmatch(one.name)), None)
+        ):
+            raise PluralignError(f"{path}: holds {other.name}, which would be lost: choose another output folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pattern = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{8}\.partial")
+        for stale in [one for one in path.parent.iterdir() if pattern.fullmatch(one.name) and one.is_dir()]:
+            shutil.rmtree(stale, ignore_errors=True)
+        partial, replaced = (path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial") for _ in range(2))
+        partial.mkdir()
+        try:
+            yield partial
+            if path.exists():
+                os.replace(path, replaced)
+            os.replace(partial, path)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
 def write_json(path: str | os.PathLike[str], value: object) -> None:
     """Write JSON atomically; raises `ValueError` for NaN and infinities, which standard JSON does not have."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)

@@ -55,6 +55,14 @@ class RowChecker:
         checked["id"] = self._identify(checked["id"] or row_id(checked), derived=checked["id"] is None)
         return checked
 
+    def remember(self, ids: Mapping[str, int]) -> None:
+        """Take ids of earlier rows, each with the number of rows whose content it was derived from."""
+        self._ids.update(ids)
+
+    def remembered(self) -> Mapping[str, int]:
+        """The ids so far, as `remember` takes them."""
+        return self._ids
+
     def content(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """As `check`, with the id as given (`None` if there is none), and not compared with other rows."""
         for name in row:
