@@ -36,6 +36,7 @@ BENCHMARKS = {
     "crowd_training": ("against_trl.crowd_training", "20 min", "training on crowd votes against TRL, and equal time"),
     "speed": ("speed.steps", "40 min", "seconds and memory of a step: prompt trees, flat rows, TRL"),
     "data_speed": ("speed.data", "10 min", "a million judgments through every command, and another version's"),
+    "ten_million": ("speed.ten_million", "1 h", "ten million judgments through import, split, votes update and audit"),
     "speed_curves": ("speed.steps --curves", "20 min", "how that ratio depends on what judgments share"),
     "transport_speed": ("speed.transport", "2 min", "DPRM's transport loss against a loop of POT"),
     "dprm_step": ("speed.dprm", "15 min", "a step of DPRM against a Bradley-Terry step"),

@@ -3,6 +3,7 @@
 import datetime
 import itertools
 import json
+import random
 
 import numpy as np
 import pyarrow as pa
@@ -388,3 +389,23 @@ def test_votes_that_do_not_fit_are_refused():
         votes_of(Judgments.from_rows([timed, row], MOOD), decay=0.5, window_days=1.0)
     with pytest.raises(PluralignError, match="smoothing: found 0.7"):
         state.targets(smoothing=0.7)
+
+
+@pytest.mark.parametrize("kind", ["pairs", "labels"])
+def test_a_table_counted_in_blocks_gives_the_votes_of_the_whole(monkeypatch, kind):
+    draw = random.Random(0)
+    rows = []
+    for number in range(60):
+        shown = draw.sample("abcde", draw.choice([1, 2, 3]))
+        labels = [draw.choice(["agree", "pass", None]) for _ in shown]
+        chosen = {"labels": labels} if number % 3 else {"ranks": list(range(1, len(shown) + 1))}
+        rows.append({"prompt": f"{number % 4}?", "responses": shown, **chosen, "weight": draw.random()})
+    rows = [row for row in rows if "ranks" in row or any(row["labels"])]
+    judgments = Judgments.from_rows(rows, BUILT_IN_SCALES["agree-pass-disagree"])
+    whole = votes_of(judgments, kind=kind)
+    monkeypatch.setattr("pluralign.judgments.votes.ballots._BLOCK", 7)
+    parts = votes_of(judgments, kind=kind)
+    assert (parts.prompt, parts.response, parts.other) == (whole.prompt, whole.response, whole.other)
+    assert parts.digests.tolist() == whole.digests.tolist()
+    assert parts.digest_item.tolist() == whole.digest_item.tolist()
+    np.testing.assert_allclose(parts.held, whole.held, rtol=1e-12)

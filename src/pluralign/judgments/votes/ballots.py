@@ -16,6 +16,7 @@ from pluralign.judgments.codes import NONE, by_appearance, flat_values, labels_s
 from pluralign.judgments.table import Judgments
 from pluralign.judgments.votes.state import Kind, VoteSettings, VoteState, text_key
 
+_BLOCK = 2**19  # rows whose votes are worked out at a time, which bounds memory
 _BITS = 32
 _LOW = 2**_BITS - 1
 _UNRANKED = np.iinfo(np.int64).max  # the rank of a response that was shown and not ranked
@@ -37,9 +38,10 @@ class Ballots:
 
 def digests_of(judgments: Judgments) -> np.ndarray:
     """A 16-byte digest of each judgment's id: `(judgments,)`."""
-    digest = hashlib.blake2b
-    joined = b"".join([digest(name.encode(), digest_size=16).digest() for name in judgments.column("id")])
-    return np.frombuffer(bytearray(joined), dtype="S16")
+    digest, joined = hashlib.blake2b, bytearray()
+    for chunk in judgments.table.column("id").chunks:
+        joined += b"".join([digest(name.encode(), digest_size=16).digest() for name in chunk.to_pylist()])
+    return np.frombuffer(joined, dtype="S16")
 
 
 def first_and_unknown(digests: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -70,6 +72,39 @@ def ballots_of(judgments: Judgments, rows: np.ndarray, kind: Kind, settings: Vot
     For pairs, a judgment votes on every pair that it compares: unranked responses come after the ranked ones, and a
     tie is half a vote for each side. Rows without ranks are ranked by the rewards of their labels.
     """
+    starts = range(0, max(len(judgments), 1), _BLOCK)
+    slices = ((Judgments(judgments.table.slice(start, _BLOCK)), rows[start : start + _BLOCK]) for start in starts)
+    return _joined([_ballots(part, among, kind, settings) for part, among in slices])
+
+
+def _joined(parts: list[Ballots]) -> Ballots:
+    """The votes of consecutive blocks of a table, with each item once."""
+    if len(parts) == 1:
+        return parts[0]
+    place_of: dict[tuple[str, ...], int] = {}
+    texts: tuple[list[Any], ...] = ([], [], [])
+    items = []
+    for part in parts:
+        own = (part.prompt, part.response, part.other)
+        keys = [tuple(map(text_key, of_item)) for of_item in zip(*(each for each in own if each), strict=True)]
+        fresh = [number for number, key in enumerate(keys) if key not in place_of]
+        places = [place_of.setdefault(key, len(place_of)) for key in keys]
+        items.append(np.array(places, dtype=np.int64)[part.item])
+        for whole, each in zip(texts, own, strict=True):
+            whole += [each[number] for number in fresh] if each else []
+    sizes = np.arange(len(parts)) * _BLOCK
+    return Ballots(
+        *texts,
+        item=np.concatenate(items),
+        label=np.concatenate([part.label for part in parts]),
+        weight=np.concatenate([part.weight for part in parts]),
+        judgment=np.concatenate([start + part.judgment for start, part in zip(sizes, parts, strict=True)]),
+        left_out=sum(part.left_out for part in parts),
+    )
+
+
+def _ballots(judgments: Judgments, rows: np.ndarray, kind: Kind, settings: VoteSettings) -> Ballots:
+    """The votes of a block of rows."""
     table = judgments.table
     lengths, shown = flat_values(table.column("responses"))
     row_of = np.repeat(np.arange(len(judgments)), lengths)

@@ -168,7 +168,9 @@ def merge(
     if not fresh.any():
         return state, Merged(0, len(digests), 0, 0)
     cast = ballots_of(judgments, fresh, state.kind, settings)
-    rows, first, place = np.unique(cast.judgment, return_index=True, return_inverse=True)
+    begins = np.diff(cast.judgment, prepend=-1) > 0  # judgments ascend
+    first, place = np.flatnonzero(begins), np.cumsum(begins) - 1
+    rows = cast.judgment[first]
     stratum = strata_of(judgments, rows, settings, stratum_of)[place]
     window = np.full(len(cast.item), NO_WINDOW)
     if settings.decay < 1:
