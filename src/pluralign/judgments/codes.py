@@ -59,6 +59,14 @@ def by_appearance(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         >>> [part.tolist() for part in by_appearance(np.array([7, 3, 7]))]
         [[7, 3], [0, 1, 0]]
     """
+    if len(values) and values.min() >= 0 and values.max() < len(values):  # small numbers need no sorting
+        first = np.full(int(values.max()) + 1, len(values))
+        first[values[::-1]] = np.arange(len(values) - 1, -1, -1)  # the last assignment is that of the first place
+        distinct = np.flatnonzero(first < len(values))
+        distinct = distinct[np.argsort(first[distinct])]
+        rank = first  # of the same size, and no longer needed
+        rank[distinct] = np.arange(len(distinct))
+        return distinct, rank[values]
     distinct, first, place = np.unique(values, return_index=True, return_inverse=True)
     order = np.argsort(first)
     rank = np.empty(len(order), dtype=np.int64)

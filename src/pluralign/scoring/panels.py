@@ -82,12 +82,16 @@ def people_of(judgments: Judgments) -> People:
 def _from_ranks(judgments: Judgments) -> People:
     items = items_of(judgments)
     shown = np.diff(items.offsets)
-    place = np.arange(shown.max()) < shown[:, None]
-    responses, ranks = np.zeros(place.shape, dtype=np.int64), np.full(place.shape, NOT_SHOWN)
-    responses[place], ranks[place] = items.response, items.ranks
+    if shown.min() == shown.max():
+        responses, ranks = (values.reshape(len(shown), -1) for values in (items.response, items.ranks))
+    else:
+        place = np.arange(shown.max()) < shown[:, None]
+        responses, ranks = np.zeros(place.shape, dtype=np.int64), np.full(place.shape, NOT_SHOWN)
+        responses[place], ranks[place] = items.response, items.ranks
     annotator, names = _annotators(judgments, items.row)
     panel = Panel(responses, ranks, annotator, reliability=items.weight, response_total=len(items.responses))
-    return People(panel, items, names, items.row, np.full(items.judgments, -1), items.left_out)
+    none = np.broadcast_to(np.int64(-1), items.judgments)
+    return People(panel, items, names, items.row, none, items.left_out)
 
 
 def _from_labels(judgments: Judgments) -> People:

@@ -82,7 +82,7 @@ def _joined(parts: list[Ballots]) -> Ballots:
     if len(parts) == 1:
         return parts[0]
     place_of: dict[tuple[str, ...], int] = {}
-    texts: tuple[list[Any], ...] = ([], [], [])
+    texts: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
     items = []
     for part in parts:
         own = (part.prompt, part.response, part.other)
@@ -183,8 +183,9 @@ def _canonical_pairs(
     order[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names))
     one, two = key >> _BITS, key & _LOW
     swapped = order[one] > order[two]
-    pair, place = by_appearance(np.where(swapped, two, one) << _BITS | np.where(swapped, one, two))
-    return pair >> _BITS, pair & _LOW, place, np.where(swapped, 1 - side, side)
+    count = max(len(names), 1)
+    pair, place = by_appearance(np.where(swapped, two, one) * count + np.where(swapped, one, two))
+    return pair // count, pair % count, place, np.where(swapped, 1 - side, side)
 
 
 def times_of(judgments: Judgments, rows: np.ndarray) -> np.ndarray:

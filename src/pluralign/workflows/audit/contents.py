@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from sklearn.metrics import adjusted_rand_score
 
 from pluralign.choice.latent_class.estimator import MOST_COVARIANCES, LatentClassPlackettLuce
@@ -18,6 +19,7 @@ from pluralign.evaluation.annotators.agreement import alpha_interval, krippendor
 from pluralign.evaluation.annotators.peers import annotator_agreement
 from pluralign.evaluation.annotators.transitivity import condorcet, intransitive_triples
 from pluralign.evaluation.annotators.voted_pairs import VotedPairs, comparison_components, majority_margins, voted_pairs
+from pluralign.judgments.codes import numbered
 from pluralign.judgments.messages import plain_text
 from pluralign.judgments.table import Judgments
 from pluralign.reports import audit_record as page
@@ -27,7 +29,7 @@ from pluralign.scoring.panels import People
 from pluralign.workflows.audit.coefficients import attribute_coefficients, membership_coefficients
 from pluralign.workflows.audit.opinions import example_pairs, group_views, judged_often, type_views
 from pluralign.workflows.audit.types import NORMAL, described_types, utilities_of
-from pluralign.workflows.groups import majority_groups
+from pluralign.workflows.groups import majority_codes
 
 _BINS, _SHOWN_ANNOTATORS, _SHOWN_PROMPTS = 20, 2000, 5
 _DESIGNS = {None: "as collected", 2: "pairs", 3: "rankings of three"}
@@ -62,9 +64,9 @@ def audit_contents(
 
 def groups_of(judgments: Judgments, people: People) -> list[str | None]:
     """The known group of each annotator: the one that most of their judgments name."""
-    column = judgments.column("group")
-    named = majority_groups(people.panel.annotator_ids.tolist(), [column[row] for row in people.row.tolist()])
-    return [named.get(annotator) for annotator in range(len(people.names))]
+    codes, names = numbered(judgments.table.column("group"))
+    groups = majority_codes(people.panel.annotator_ids, codes[people.row], len(people.names))
+    return [None if group < 0 else names[group] for group in groups.tolist()]
 
 
 def _data(judgments: Judgments, people: People, groups: list[str | None], files: list[str]) -> page.Data:
@@ -81,7 +83,7 @@ def _data(judgments: Judgments, people: People, groups: list[str | None], files:
     }
     per_annotator = np.bincount(panel.annotator_ids)
     edges = np.unique(np.round(np.geomspace(1, max(2, per_annotator.max() + 1), 12)).astype(int))
-    lengths = sorted(Counter(shown[~labelled].tolist()).items())
+    lengths = zip(*(part.tolist() for part in np.unique(shown[~labelled], return_counts=True)), strict=True)
     return page.Data(
         files=files,
         judgments=panel.judgments,
@@ -92,9 +94,16 @@ def _data(judgments: Judgments, people: People, groups: list[str | None], files:
         kinds={name: int(count) for name, count in kinds.items() if count},
         judgments_per_annotator=Histogram(edges.tolist(), np.histogram(per_annotator, bins=edges)[0].tolist()),
         ranking_lengths={str(length): count for length, count in lengths},
-        sources=_counts(judgments.column("source")),
+        sources=_shares(judgments.table.column("source")),
         groups=_counts(groups),
     )
+
+
+def _shares(column: pa.ChunkedArray) -> dict[str, int]:
+    """How often each name occurs, the most frequent first."""
+    codes, names = numbered(column)
+    counts = np.bincount(codes[codes >= 0], minlength=len(names))
+    return {names[place]: int(counts[place]) for place in np.argsort(-counts, kind="stable")}
 
 
 def _counts(names: list[str | None]) -> dict[str, int]:
