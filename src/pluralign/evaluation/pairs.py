@@ -191,6 +191,22 @@ def unique_responses(response: ArrayLike, rewards: Floats, prompt: Ints) -> tupl
     return number, first
 
 
+def numbered_values(values: Ints) -> tuple[Ints, Ints]:
+    """The distinct values in order, and the number of each value among them; without sorting if values are small.
+
+    Examples:
+        >>> [part.tolist() for part in numbered_values(np.array([3, 1, 3, 0]))]
+        [[0, 1, 3], [2, 1, 2, 0]]
+    """
+    if not len(values) or values.min() < 0 or values.max() >= len(values):
+        distinct, number = np.unique(values, return_inverse=True)
+        return distinct, number
+    counts = np.bincount(values)
+    distinct = np.flatnonzero(counts)
+    counts[distinct] = np.arange(len(distinct))
+    return distinct, counts[values]
+
+
 def whole_numbers(name: str, values: ArrayLike, length: int | None = None, source: str = "") -> Ints:
     """A one-dimensional int64 array; an error names the argument, and `source` says what its length must follow."""
     array = np.asarray(values)
@@ -198,7 +214,7 @@ def whole_numbers(name: str, values: ArrayLike, length: int | None = None, sourc
     if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
         raise PluralignError(f"{name}: {array.dtype} of shape {array.shape}, expected whole numbers in one dimension")
     _require_length(name, array, length, source)
-    return array.astype(np.int64)
+    return array.astype(np.int64, copy=False)
 
 
 def real_numbers(name: str, values: ArrayLike, length: int | None = None, source: str = "") -> Floats:
@@ -208,7 +224,7 @@ def real_numbers(name: str, values: ArrayLike, length: int | None = None, source
     if array.ndim != 1 or not real:
         raise PluralignError(f"{name}: {array.dtype} of shape {array.shape}, expected numbers in one dimension")
     _require_length(name, array, length, source)
-    return array.astype(np.float64)
+    return array.astype(np.float64, copy=False)
 
 
 def _require_length(name: str, array: NDArray[Any], length: int | None, source: str) -> None:

@@ -199,7 +199,7 @@ def _array(name: str, value: ArrayLike, axes: int) -> np.ndarray:
     if name == "available":
         return array.astype(np.bool_)
     if name not in ("responses", "ranks", "annotator"):
-        return array.astype(np.float64)
+        return array.astype(np.float64, copy=False)
     if array.dtype.kind not in "iub" and array.size and not (array.astype(np.float64) % 1 == 0).all():
         raise ValueError(f"{name}: expected whole numbers, found others")
-    return array.astype(np.int64)
+    return array.astype(np.int64, copy=False)

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from pluralign.core.errors import PluralignError
 from pluralign.evaluation.intervals import Resampling
-from pluralign.evaluation.pairs import Floats, Ints, whole_numbers
+from pluralign.evaluation.pairs import Floats, Ints, numbered_values, whole_numbers
 
 Level = Literal["nominal", "ordinal"]
 
@@ -180,16 +180,17 @@ def comparable(
     """The votes that can be compared with another annotator's; arguments and errors of `krippendorff_alpha`."""
     if level not in get_args(Level):
         raise PluralignError(f"level is {level!r}, expected one of {', '.join(get_args(Level))}")
-    units = np.unique(whole_numbers("unit", unit), return_inverse=True)[1]
+    units = numbered_values(whole_numbers("unit", unit))[1]
     values = whole_numbers("value", value, len(units), ", one per vote")
     if annotator is None:
         judge, times = np.arange(len(units)), np.ones(len(units))
     else:
         who = whole_numbers("annotator", annotator, len(units), ", one per vote")
         # Each unknown annotator gets a code of their own, below every known one.
-        who = np.where(who < 0, -1 - np.arange(len(who)), who)
-        who = np.unique(who, return_inverse=True)[1]
-        judge = np.unique(units * (int(who.max(initial=0)) + 1) + who, return_inverse=True)[1]
+        if (who < 0).any():
+            who = np.where(who < 0, -1 - np.arange(len(who)), who)
+        who = numbered_values(who)[1]
+        judge = numbered_values(units * (int(who.max(initial=0)) + 1) + who)[1]
         times = np.bincount(judge)[judge].astype(np.float64)
     judges = np.rint(np.bincount(units, weights=1 / times)).astype(np.int64)[units]
     row = np.flatnonzero(judges >= 2)
@@ -197,7 +198,7 @@ def comparable(
     categories = np.unique(np.concatenate([values, -values]) if both_orders else values)
     return Comparable(
         row=row,
-        unit=np.unique(units[row], return_inverse=True)[1],
+        unit=numbered_values(units[row])[1],
         value=np.searchsorted(categories, values),
         judge=judge[row],
         share=1 / times[row],

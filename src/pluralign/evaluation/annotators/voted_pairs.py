@@ -17,6 +17,7 @@ from pluralign.evaluation.pairs import (
     Ints,
     checked_rankings,
     judgment_blocks,
+    numbered_values,
     rank_keys,
     whole_numbers,
 )
@@ -70,35 +71,35 @@ def voted_pairs(response: ArrayLike, ranks: ArrayLike, offsets: ArrayLike) -> Vo
         ([1, 0, 2, 1], [-1, -1, 1, 1], [0, 0, 0, 1])
     """
     judgments = max(np.size(offsets) - 1, 0)
-    _, rank, place, _, _ = checked_rankings(
-        np.zeros(np.size(ranks)), ranks, offsets, np.zeros(judgments, dtype=np.int64), np.ones(judgments)
-    )
+    none, one = (np.broadcast_to(value, size) for value, size in ((0.0, np.size(ranks)), (1.0, judgments)))
+    _, rank, place, _, _ = checked_rankings(none, ranks, offsets, np.broadcast_to(0, judgments), one)
     unique = whole_numbers("response", response, len(rank), " from offsets")
     if len(unique) and not 0 <= unique.min() <= unique.max() <= LARGEST_ID:
         raise PluralignError(f"response: ids {unique.min()} to {unique.max()}, expected 0 to {LARGEST_ID}")
     base = int(unique.max(initial=0)) + 1
-    key = rank_keys(rank)
-    none = np.zeros(0, dtype=np.int64)
-    pairs, values, owners = [none], [none], [none]
+    empty = np.zeros(0, dtype=np.int64)
+    pairs, values, owners = [empty], [empty], [empty]
     for block, positions in judgment_blocks(place):
         left, right = np.triu_indices(positions.shape[1], k=1)
-        ids, keys = unique[positions], key[positions]
+        ids, keys = unique[positions], rank_keys(rank[positions])
         id_left, id_right, key_left, key_right = ids[:, left], ids[:, right], keys[:, left], keys[:, right]
         compared = (id_left != id_right) & ((key_left != UNRANKED) | (key_right != UNRANKED))
-        value = np.sign((key_left > key_right).astype(np.int64) - (key_left < key_right))
+        value = (key_left > key_right).astype(np.int64) - (key_left < key_right)
         pairs.append((np.minimum(id_left, id_right) * base + np.maximum(id_left, id_right))[compared])
         values.append(np.where(id_left < id_right, value, -value)[compared])
         owners.append(np.repeat(block, compared.sum(axis=1)))
-    judgment = np.concatenate(owners)
-    # Blocks come by length; the caller's order makes the result independent of the block size.
-    order = np.argsort(judgment, kind="stable")
-    distinct, unit = np.unique(np.concatenate(pairs)[order], return_inverse=True)
+    judgment, pair, value = (np.concatenate(parts) for parts in (owners, pairs, values))
+    if (np.diff(judgment) < 0).any():
+        # Blocks come by length; the caller's order makes the result independent of the block size.
+        order = np.argsort(judgment, kind="stable")
+        judgment, pair, value = judgment[order], pair[order], value[order]
+    distinct, unit = numbered_values(pair)
     return VotedPairs(
         first=distinct // base,
         second=distinct % base,
         unit=unit,
-        value=np.concatenate(values)[order],
-        judgment=judgment[order],
+        value=value,
+        judgment=judgment,
         judgments=judgments,
     )
 

@@ -18,6 +18,7 @@ from pluralign.scoring.panels import People, bar_of
 JUDGED_OFTEN = 10
 """Mean judgments per response from which shares are shown; below, example pairs are."""
 
+_BLOCK = 2**18  # judgments that are counted at a time, which bounds memory
 _MOST_GROUPS, _DIVIDING, _ALIKE = 12, 6, 3
 
 
@@ -99,15 +100,17 @@ def _views(people: People, membership: np.ndarray, names: list[str], scale: Labe
     panel, responses = people.panel, len(people.items.responses)
     labelled = bool(people.bars.any())
     answers = _answers(scale) if labelled and scale is not None else CHOICES
-    response, judgment, given = _label_answers(people) if labelled else _choice_answers(people)
-    if labelled and len(answers) == 2:
-        given = given[:, [0, 2]]
     reliability = np.ones(panel.judgments) if panel.reliability is None else np.asarray(panel.reliability)
-    weight = membership[panel.annotator_ids[judgment]] * reliability[judgment, None]
-    # Weighted answers, (viewers, responses, answers).
-    counts = np.array(
-        [[np.bincount(response, own * answer, responses) for answer in given.T] for own in weight.T]
-    ).transpose(0, 2, 1)
+    counts = np.zeros((len(names), responses, len(answers)))  # of weighted answers
+    for start in range(0, panel.judgments, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        response, judgment, given = (_label_answers if labelled else _choice_answers)(people, block)
+        if labelled and len(answers) == 2:
+            given = given[:, [0, 2]]
+        weight = membership[panel.annotator_ids[block][judgment]] * reliability[block][judgment, None]
+        for viewer, own in enumerate(weight.T):
+            for place, answer in enumerate(given.T):
+                counts[viewer, :, place] += np.bincount(response, own * answer, responses)
     totals = counts.sum(2)
     # For the order, each share is pulled towards that of all viewers, as by a few more judgments.
     overall = counts.sum(0) / np.maximum(totals.sum(0), 1e-12)[:, None]
@@ -140,15 +143,16 @@ def _answers(scale: LabelScale) -> list[str]:
     return [" or ".join(side) for place, side in enumerate(sides) if side or place != 1]
 
 
-def _label_answers(people: People) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _label_answers(people: People, block: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The response of each label, its judgment, and whether it is above, on or below the middle, `(judgments, 3)`."""
-    own, bar = people.panel.rank_values.T
-    return people.panel.response_ids[:, 0], np.arange(len(own)), np.stack((own < bar, own == bar, own > bar), 1)
+    own, bar = people.panel.rank_values[block].T
+    answers = np.stack((own < bar, own == bar, own > bar), 1)
+    return people.panel.response_ids[block, 0], np.arange(len(own)), answers
 
 
-def _choice_answers(people: People) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _choice_answers(people: People, block: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Each response of a ranking, its judgment, and the shares of the others that it won and lost against."""
-    ranks = people.panel.rank_values
+    ranks = people.panel.rank_values[block]
     shown = ranks > NOT_SHOWN
     order = np.where(ranks == NOT_RANKED, np.iinfo(np.int64).max, ranks)
     won, compared = np.zeros(ranks.shape), np.zeros(ranks.shape)
@@ -159,4 +163,4 @@ def _choice_answers(people: People) -> tuple[np.ndarray, np.ndarray, np.ndarray]
         won += pair * ((order < order[:, [other]]) + 0.5 * (order == order[:, [other]]))
     judgment, place = np.nonzero(compared)
     share = won[judgment, place] / compared[judgment, place]
-    return people.panel.response_ids[judgment, place], judgment, np.stack((share, 1 - share), 1)
+    return people.panel.response_ids[block][judgment, place], judgment, np.stack((share, 1 - share), 1)
