@@ -12,6 +12,7 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -137,19 +138,31 @@ def scaling(options: argparse.Namespace) -> None:
     for judgments in options.sizes:
         # The other sizes are compared with the smallest, so it is measured more often.
         for _ in range(options.repeats if judgments == options.sizes[0] else 1):
-            fit = in_own_process(sized, {"judgments": judgments})
+            with tempfile.TemporaryDirectory() as folder:
+                given = {"judgments": judgments, "file": f"{folder}/panel.npz"}
+                in_own_process(drawn, given)
+                fit = in_own_process(sized, given)
             rows.setdefault(str(judgments), []).append(fit)
             print(f"{judgments:>9} judgments: {fit}", flush=True)
             store(options.names["scaling"], {"options": _plain(options), "rows": rows})
 
 
-def sized(judgments: int) -> dict[str, float]:
-    """One fit of a size: seconds, memory in GiB before it and at its peak, and the types' adjusted Rand index."""
+def drawn(judgments: int, file: str) -> None:
+    """Draw the judgments of a size into a file."""
     rng = np.random.default_rng(0)
     panel, types = planted(
         tastes(8, 16, 3.0, rng), np.full(8, 1 / 8), rng, annotators=judgments // 10, judgments=10, shown=3,
         best_only=True, pool=judgments // 10,
     )  # fmt: skip
+    arrays = {name: getattr(panel, name) for name in ("responses", "ranks", "annotator", "features")}
+    np.savez(file, types=types, **arrays)
+
+
+def sized(judgments: int, file: str) -> dict[str, float]:
+    """One fit of a size: seconds, memory in GiB before it and at its peak, and the types' adjusted Rand index."""
+    with np.load(file) as arrays:
+        types, panel = arrays["types"], Panel(**{name: arrays[name] for name in arrays.files if name != "types"})
+    assert panel.judgments == judgments
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     start = time.perf_counter()
     model = LatentClassPlackettLuce(8).fit(panel)

@@ -46,7 +46,7 @@ def test_the_choices_of_a_ranking_multiply_to_it(scale, seed, ties, top):
     responses, ranks = random_rankings(seed)
     utilities = torch.randn(IDS, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * scale
     sets = choice_sets(responses, ranks, IDS, ties=ties, top=top)
-    log_p = ConditionalLogit(sets, None, IDS).log_probabilities(utilities.unsqueeze(0))[:, 0]
+    log_p = ConditionalLogit(sets, None, IDS).at(utilities.unsqueeze(1)).log_p[:, 0]
     found = torch.zeros(len(ranks), dtype=torch.float64).index_add(0, sets.judgment, log_p[sets.choice])
     expected = log_likelihood(utilities[responses], ranks, ties=ties, top=top)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)

@@ -6,8 +6,9 @@ from torch.autograd.functional import hessian
 
 from exploded import exploded
 from pluralign.choice.latent_class import compared_pairs, conditional_logit
-from pluralign.choice.latent_class.choice_sets import choice_sets
+from pluralign.choice.latent_class.choice_sets import choice_sets, compressed
 from pluralign.choice.latent_class.conditional_logit import ConditionalLogit
+from pluralign.choice.latent_class.likelihood import Block, Likelihood
 
 RESPONSES, COLUMNS = 12, 3
 KINDS = (
@@ -50,8 +51,19 @@ def case(kind):
     coefficients = torch.randn(4, logit.parameters, dtype=torch.float64, generator=draw)
     weights = torch.rand(len(sets), 4, dtype=torch.float64, generator=draw)
     if available is not None:
-        weights = weights * torch.isfinite(logit.log_probabilities(coefficients))
+        weights = weights * torch.isfinite(at(logit, coefficients).log_p)
     return logit, coefficients, weights, exploded(sets)
+
+
+def at(logit, coefficients):
+    return logit.at(logit.utilities(coefficients))
+
+
+def alone(logit):
+    """The likelihood of annotators who made each of the choices once."""
+    places = torch.arange(len(logit.choices))
+    ones = compressed(places, places, torch.ones(len(places), dtype=torch.float64), (len(places), len(places)))
+    return Likelihood((Block(logit, ones, ones),))
 
 
 def plain(logit, spelled, beta, vector):
@@ -87,12 +99,13 @@ def check(logit, coefficients, weights, spelled):
     by_judgment = torch.rand(number, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
     by_judgment *= judged(sets, (weights == 0).double()) == 0
     weights = torch.zeros_like(weights).index_add(0, sets.choice, by_judgment[sets.judgment])
-    point = logit.at(coefficients)
-    value, gradient = point.value(weights), point.gradient(weights)
+    point, here = at(logit, coefficients), alone(logit).at(coefficients)
+    gradient = here.gradient([weights])
     curvature, diagonal = point.curvature(weights), point.diagonal(weights)
     directions = torch.randn(coefficients.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
-    product = point.hessian(weights)(directions)
-    slope, bend = (judged(sets, part) for part in point.moments(directions))
+    product = here.hessian([weights])(directions)
+    along = here.along(directions)
+    slope, bend = (judged(sets, part) for part in (along.by_annotator(), along.variance()))
     log_p = judged(sets, point.log_p)
     annotators = torch.arange(number).remainder(3)
     counts = torch.zeros(3, len(sets), dtype=torch.float64)
@@ -103,10 +116,9 @@ def check(logit, coefficients, weights, spelled):
         def of(beta, vector=vector, used=used):
             return (by_judgment[used, vector] * plain(logit, spelled, beta, vector)[used]).sum()
 
-        at = beta.clone().requires_grad_()
+        start = beta.clone().requires_grad_()
         close(log_p[:, vector], plain(logit, spelled, beta, vector))
-        close(value[vector], of(beta))
-        close(gradient[vector], torch.autograd.grad(of(at), at)[0])
+        close(gradient[vector], torch.autograd.grad(of(start), start)[0])
         expected = -hessian(of, beta)
         size = 1.0 if logit.features is None else logit.features.square().max()
         close(curvature[vector], expected, size)
@@ -146,7 +158,7 @@ def test_every_way_to_compute_them_gives_the_same(kind, module, name, monkeypatc
 @pytest.mark.parametrize("kind", ["pairs", "ties", "worths"])
 def test_every_third_choice_is_what_it_was(kind):
     logit, coefficients, weights, _ = case(kind)
-    whole, part = logit.at(coefficients), logit.every(3).at(coefficients)
+    whole, part = at(logit, coefficients), at(logit.every(3), coefficients)
     close(part.log_p, whole.log_p[::3])
     kept = torch.zeros_like(weights)
     kept[::3] = weights[::3]
@@ -161,21 +173,21 @@ def test_a_curvature_from_a_sample_is_close_unless_the_sample_lacks_a_feature():
     sets = choice_sets(responses + RESPONSES * torch.arange(6000).unsqueeze(1), torch.tensor([[1, 2, 3]] * 6000), 72000)
     logit = ConditionalLogit(sets, features.repeat(6000, 1), 72000)
     weights = weights.repeat_interleave(2, 0)[: len(sets)]
-    point = logit.at(torch.randn(2, COLUMNS, dtype=torch.float64, generator=draw))
-    exact, sampled = point.curvature(weights), point.sampled_curvature(weights, 3000)
+    here = alone(logit).at(torch.randn(2, COLUMNS, dtype=torch.float64, generator=draw))
+    exact, sampled = here.curvature([weights]), here.sampled_curvature([weights], 3000)
     assert not torch.equal(sampled, exact)
     torch.testing.assert_close(sampled, exact, rtol=0.1, atol=0.1 * float(exact.diagonal(dim1=1, dim2=2).min()))
     rare = torch.zeros(72000, 1, dtype=torch.float64)
     rare[sets.others.response[sets.others.choice % 4 == 1][:5]] = 1.0  # in none of every fourth choice
     logit = ConditionalLogit(sets, torch.cat((logit.features, rare), 1), 72000)
-    point = logit.at(torch.zeros(2, COLUMNS + 1, dtype=torch.float64))
-    assert torch.equal(point.sampled_curvature(weights, 3000), point.curvature(weights))
+    here = alone(logit).at(torch.zeros(2, COLUMNS + 1, dtype=torch.float64))
+    assert torch.equal(here.sampled_curvature([weights], 3000), here.curvature([weights]))
 
 
 def test_choices_of_what_a_type_does_not_know_are_impossible_to_it():
     logit, coefficients, _, _ = case("availability")
     tied = logit.choices.tied
-    log_p = logit.log_probabilities(coefficients)
+    log_p = at(logit, coefficients).log_p
     known = torch.isfinite(log_p)
     for choice, response in zip(tied.choice.tolist(), tied.response.tolist(), strict=True):
         assert torch.equal(known[choice], logit.available.repeat(2, 1)[:, response])
@@ -186,7 +198,7 @@ def test_extreme_utilities_stay_finite_and_exact():
     """Choosing the worse by 1e4 costs 1e4 and pulls with the whole difference."""
     choices = choice_sets(torch.tensor([[0, 1], [2, 1]]), torch.tensor([[2, 1], [1, 2]]), 3)
     features = torch.tensor([[1.0], [0.0], [1.0]], dtype=torch.float64)
-    point = ConditionalLogit(choices, features, 3).at(torch.tensor([[1e4]], dtype=torch.float64))
-    weights = torch.ones(2, 1, dtype=torch.float64)
-    value, gradient = point.value(weights), point.gradient(weights)
-    assert (value.item(), gradient.item(), point.curvature(weights).item()) == (-1e4, -1.0, 0.0)
+    here = alone(ConditionalLogit(choices, features, 3)).at(torch.tensor([[1e4]], dtype=torch.float64))
+    weights = [torch.ones(2, 1, dtype=torch.float64)]
+    found = here.by_annotator().sum(), here.gradient(weights), here.curvature(weights)
+    assert tuple(value.item() for value in found) == (-1e4, -1.0, 0.0)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.autograd.functional import hessian
 
-from pluralign.choice.latent_class.em import e_step, log_shares, m_step
+from pluralign.choice.latent_class import em, likelihood
+from pluralign.choice.latent_class.em import ascended, choice_weights, conditioned, e_step, log_shares, m_step
 from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
 from pluralign.choice.latent_class.information import observed_information, polished
 from pluralign.choice.latent_class.starts import with_coefficients
@@ -173,3 +174,29 @@ def test_too_many_parameters_are_refused(simulate):
     model = LatentClassPlackettLuce(2, max_iterations=1, restarts=1, polish=False).fit(panel)
     with pytest.raises(ValueError, match="matrix of 2201 parameters, at most 2048"):
         model.covariance(panel)
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_choices_in_blocks_give_the_same(kind, simulate, monkeypatch):
+    panel, problem, point = case(kind, simulate)
+    monkeypatch.setattr(likelihood, "BLOCK", 4)
+    in_blocks = replace(problem, likelihood=likelihood.Likelihood.of(panel))
+    assert len(in_blocks.likelihood) == len(problem.likelihood)
+    assert len(in_blocks.likelihood.blocks) > 2
+    torch.testing.assert_close(in_blocks.likelihood.places, problem.likelihood.places)
+    one, other = at(problem, point), at(in_blocks, point)
+    torch.testing.assert_close(other.gamma, one.gamma, rtol=1e-12, atol=1e-14)
+    for name in ("gradient", "matrix", "complete", "outer"):
+        found, expected = (getattr(observed_information(*each), name) for each in ((in_blocks, other), (problem, one)))
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    for step in (m_step, lambda *each: ascended(*each)[0], lambda *each: polished(*each)[0]):
+        found, expected = step(in_blocks, other), step(problem, one)
+        torch.testing.assert_close(found.parameters, expected.parameters, rtol=1e-8, atol=1e-8)
+    for dense in (0, 512):  # solved by conjugate gradients, from pairs of responses or not, and as they are
+        monkeypatch.setattr(em, "DENSE_PARAMETERS", dense)
+        monkeypatch.setattr(em, "DENSE_ALONE", dense)
+        weights = [choice_weights(each, one.gamma) for each in (in_blocks, problem)]
+        right = torch.ones(1, problem.parameters, dtype=torch.float64)
+        here = [each.likelihood.at(problem.coefficients(one.parameters)[0]) for each in (in_blocks, problem)]
+        found, expected = (conditioned(problem, *each)(right) for each in zip(here, weights, strict=True))
+        torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8)

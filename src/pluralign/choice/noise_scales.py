@@ -16,20 +16,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.polynomial.chebyshev import chebpts1, chebvander
 from scipy.optimize import minimize
-from scipy.sparse import csr_array
 from scipy.special import log_softmax, ndtr
 from sklearn.base import BaseEstimator
 
-from pluralign.choice.latent_class.choice_sets import ChoiceSets, choice_sets
-from pluralign.choice.latent_class.conditional_logit import ConditionalLogit
 from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
+from pluralign.choice.latent_class.likelihood import Likelihood
 from pluralign.choice.latent_class.panel import Panel
 
 LOWEST, HIGHEST = math.log(0.01), math.log(20.0)
@@ -131,10 +129,13 @@ class NoiseScales(BaseEstimator):
         """Estimate the scales of a panel's annotators from the model that was fitted to the panel."""
         if self.nodes < 4 or not 0 < self.threshold < 1 or not 0 < self.coverage < 1:
             raise ValueError("expected nodes of 4 or more, and threshold and coverage between 0 and 1")
-        choices, counts = _choices(panel, model, self.device)
+        likelihood = Likelihood.of(
+            replace(panel, features=None, response_total=panel.response_count),
+            ties=model.ties, top=model.top, device=self.device,
+        )  # fmt: skip
         utilities = utilities_of(panel, model)
-        curves = _curves(panel, model, choices, counts, utilities, self.nodes, self.device)
-        self.alignment_ = _alignment(choices, counts, utilities, self.device)
+        curves = _curves(panel, model, likelihood, utilities, self.nodes)
+        self.alignment_ = _alignment(likelihood, utilities)
         chosen = np.sort(np.random.default_rng(self.seed).permutation(panel.annotators)[:SAMPLE])
         population = panel.weights
         self._estimate(curves.of(chosen), population[chosen] * population.sum() / max(population[chosen].sum(), 1e-300))
@@ -272,33 +273,18 @@ def utilities_of(panel: Panel, model: LatentClassPlackettLuce) -> np.ndarray:
     return coefficients if panel.features is None else coefficients @ np.asarray(panel.features).T
 
 
-def _choices(panel: Panel, model: LatentClassPlackettLuce, device: str) -> tuple[ChoiceSets, csr_array]:
-    """The distinct choices, and how often each annotator made each, weighted by reliability."""
-    responses, ranks = (torch.as_tensor(ids, device=device) for ids in (panel.response_ids, panel.rank_values))
-    choices = choice_sets(responses, ranks, panel.response_count, ties=model.ties, top=model.top)
-    judgment, choice = choices.judgment.cpu().numpy(), choices.choice.cpu().numpy()
-    times = np.ones(len(judgment)) if panel.reliability is None else np.asarray(panel.reliability)[judgment]
-    made = times > 0
-    places = (panel.annotator_ids[judgment[made]], choice[made])
-    return choices, csr_array((times[made], places), shape=(panel.annotators, len(choices)))
-
-
 def _curves(
     panel: Panel,
     model: LatentClassPlackettLuce,
-    choices: ChoiceSets,
-    counts: csr_array,
+    likelihood: Likelihood,
     utilities: np.ndarray,
     nodes: int,
-    device: str,
 ) -> Curves:
     """Every annotator's log-likelihood under every type at the Chebyshev points."""
-    available = None if panel.available is None else torch.as_tensor(np.asarray(panel.available), device=device)
-    logit = ConditionalLogit(choices, None, panel.response_count, available)
-    worths = torch.as_tensor(utilities, device=device)
+    worths = torch.as_tensor(utilities, device=likelihood.places.device)
 
     def at(scale: float) -> np.ndarray:
-        return np.asarray(counts @ logit.log_probabilities(worths * scale).cpu().numpy()) + shares
+        return likelihood.at(worths * scale).by_annotator().cpu().numpy() + shares
 
     if panel.covariates is None:
         shares = np.log(np.maximum(np.asarray(model.mixture_weights_), 1e-300))[None]
@@ -312,9 +298,9 @@ def _curves(
     at_nodes[impossible], at_zero[impossible] = IMPOSSIBLE, IMPOSSIBLE
     flat = np.ptp(utilities, axis=1) == 0
     none = np.full(len(at_zero), -np.inf)
-    # The trapezoidal rule is exact to about 1e-8 if the step is a standard deviation. An annotator's n choices and the
+    # The trapezoidal rule is exact to about 1e-8 if the step is a standard deviation. An annotator's n places and the
     # prior leave log s a precision of at most about 2 n + 1 / tau^2.
-    precision = 2 * float(counts.sum(1).max(initial=0)) + 1 / NARROWEST**2
+    precision = 2 * float(likelihood.places.amax()) + 1 / NARROWEST**2
     grid = np.linspace(LOWEST, HIGHEST, min(MOST_POINTS, math.ceil((HIGHEST - LOWEST) * math.sqrt(precision)) + 1))
     if flat.all():
         return Curves(at_nodes, at_zero, none, grid)
@@ -329,11 +315,11 @@ def _log_sum(values: np.ndarray) -> np.ndarray:
     return np.asarray(peak + np.log(np.exp(values - peak[:, None]).sum(1)))
 
 
-def _alignment(choices: ChoiceSets, counts: csr_array, utilities: np.ndarray, device: str) -> np.ndarray:
+def _alignment(likelihood: Likelihood, utilities: np.ndarray) -> np.ndarray:
     """The score test of random choice `(annotators,)`; see `NoiseScales.alignment_`."""
-    worths = torch.as_tensor(utilities, device=device)
-    logit = ConditionalLogit(choices, None, worths.shape[1])
-    score, variance = (counts @ part.cpu().numpy() for part in logit.at(torch.zeros_like(worths)).moments(worths))
+    worths = torch.as_tensor(utilities, device=likelihood.places.device)
+    along = likelihood.of_all().at(torch.zeros_like(worths)).along(worths)
+    score, variance = along.by_annotator().cpu().numpy(), along.variance().cpu().numpy()
     with np.errstate(divide="ignore", invalid="ignore"):
         found = np.where(variance > 0, score / np.sqrt(variance), np.nan)
     return np.asarray(np.fmax.reduce(found, axis=1))

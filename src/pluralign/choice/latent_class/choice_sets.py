@@ -14,6 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -26,32 +27,45 @@ CELLS = 2**24
 
 @dataclass(frozen=True)
 class Members:
-    """Which responses belong to each choice, as a sparse matrix of ones, its transpose, and as a list.
+    """Which responses belong to each choice.
 
     Args:
-        matrix: `(choices, responses)` in compressed rows.
-        back: its transpose.
-        choice: `(members,)` rising.
-        response: `(members,)`.
+        choice: `(members,)` int32, rising.
+        response: `(members,)` int32.
+        shape: numbers of choices and of responses.
     """
 
-    matrix: Tensor
-    back: Tensor
     choice: Tensor
     response: Tensor
+    shape: tuple[int, int]
 
-    @classmethod
-    def of(cls, choice: Tensor, response: Tensor, shape: tuple[int, int]) -> Members:
-        """From the list."""
-        ones = torch.ones(len(choice), dtype=torch.float64, device=choice.device)
-        back = compressed(response, choice, ones, (shape[1], shape[0]))
-        return cls(compressed(choice, response, ones, shape), back, choice, response)
+    @cached_property
+    def matrix(self) -> Tensor:
+        """`(choices, responses)` of ones, in compressed rows."""
+        return _in_rows(self.choice, self.response, self._ones, self.shape)
+
+    @cached_property
+    def back(self) -> Tensor:
+        """Its transpose."""
+        order = torch.argsort(self.response, stable=True)
+        return _in_rows(self.response, self.choice[order], self._ones, self.shape[::-1])
+
+    @cached_property
+    def _ones(self) -> Tensor:
+        return torch.ones(len(self.choice), dtype=torch.float64, device=self.choice.device)
+
+    def between(self, start: int, stop: int) -> Members:
+        """Those of some choices in a row."""
+        first, last = torch.searchsorted(self.choice, self.choice.new_tensor([start, stop])).tolist()
+        return Members(
+            self.choice[first:last] - start, self.response[first:last].clone(), (stop - start, self.shape[1])
+        )
 
     def every(self, step: int) -> Members:
         """Those of every `step`-th choice."""
         kept = self.choice % step == 0
-        choices, responses = self.matrix.shape
-        return self.of(self.choice[kept] // step, self.response[kept], (-(-choices // step), responses))
+        choices, responses = self.shape
+        return Members(self.choice[kept] // step, self.response[kept], (-(-choices // step), responses))
 
 
 @dataclass(frozen=True)
@@ -81,16 +95,26 @@ class ChoiceSets:
     def __len__(self) -> int:
         return len(self.places)
 
+    def between(self, start: int, stop: int) -> ChoiceSets:
+        """Some choices in a row, without who made them."""
+        kept = (self.of_further >= start) & (self.of_further < stop)
+        return self._some(
+            self.tied.between(start, stop), self.others.between(start, stop), self.places[start:stop].clone(),
+            self.of_further[kept] - start, self.share[kept],
+        )  # fmt: skip
+
     def every(self, step: int) -> ChoiceSets:
         """Every `step`-th choice, from the first, without who made it."""
-        places = self.places[::step]
         kept = self.of_further % step == 0
-        of_further, share = self.of_further[kept] // step, self.share[kept]
-        nobody = self.judgment[:0]
-        return ChoiceSets(
-            self.tied.every(step), self.others.every(step), places, _places_of(of_further, len(places)), of_further,
-            share, nobody, nobody,
+        return self._some(
+            self.tied.every(step), self.others.every(step), self.places[::step], self.of_further[kept] // step,
+            self.share[kept],
         )  # fmt: skip
+
+    def _some(self, tied: Members, others: Members, places: Tensor, of_further: Tensor, share: Tensor) -> ChoiceSets:
+        nobody = self.judgment[:0]
+        further = _places_of(of_further, len(places))
+        return ChoiceSets(tied, others, places, further, of_further, share, nobody, nobody)
 
     @property
     def members(self) -> int:
@@ -138,7 +162,7 @@ def choice_sets(
         _listed(shown[judgment[first[rows]]], place[judgment[first[rows]]], level[first[rows]], rows.start)
         for rows in _blocks(len(first), ranks.shape[1])
     ]
-    tied, others = (torch.cat([both[kind] for both in lists], 1) for kind in (0, 1))
+    tied, others = (torch.cat([both[kind] for both in lists], 1).int() for kind in (0, 1))
     shape = (len(first), number)
     places = torch.bincount(tied[0], minlength=len(first))
     of_further = torch.repeat_interleave(torch.arange(len(first), device=ranks.device), (places - 1).clamp(min=0))
@@ -150,8 +174,8 @@ def choice_sets(
     if ties == "efron":
         share = 1 - (number_of.double() / places[of_further].double()).unsqueeze(1)
     return ChoiceSets(
-        tied=Members.of(tied[0], tied[1], shape),
-        others=Members.of(others[0], others[1], shape),
+        tied=Members(tied[0], tied[1], shape),
+        others=Members(others[0], others[1], shape),
         places=places.double(),
         further=_places_of(of_further, len(first)),
         of_further=of_further,
@@ -164,10 +188,15 @@ def choice_sets(
 def compressed(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
     """A sparse matrix in compressed rows; entries in the same place add up when it is multiplied."""
     order = torch.argsort(rows, stable=True)
-    starts = torch.cat((rows.new_zeros(1), torch.bincount(rows, minlength=shape[0]).cumsum(0)))
+    return _in_rows(rows, columns[order], values[order], shape)
+
+
+def _in_rows(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    """A sparse matrix from its columns and values, sorted by their rows; short indices halve its size."""
+    starts = torch.cat((rows.new_zeros(1).long(), torch.bincount(rows, minlength=shape[0]).cumsum(0)))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(starts, columns[order], values[order], shape, check_invariants=False)
+        return torch.sparse_csr_tensor(starts.int(), columns.int(), values, shape, check_invariants=False)
 
 
 def _places_of(of_further: Tensor, choices: int) -> Tensor | None:

@@ -56,7 +56,7 @@ class Edges:
     @classmethod
     def of(cls, choices: ChoiceSets, responses: int) -> Edges:
         """Those of some choices."""
-        others, tied = ((part.choice, part.response) for part in (choices.others, choices.tied))
+        others, tied = ((part.choice.long(), part.response.long()) for part in (choices.others, choices.tied))
         lists = [_pairs(*others, *others), _pairs(*others, *tied), _pairs(*tied, *tied)]
         keys = torch.cat([torch.minimum(one, two) * responses + torch.maximum(one, two) for _, one, two in lists])
         unique, number = torch.unique(keys, return_inverse=True)

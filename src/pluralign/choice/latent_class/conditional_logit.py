@@ -41,9 +41,6 @@ members of all choices."""
 MOST_EDGES = 2**24
 """With more pairs than this, Hessians are made from the choices' mean features."""
 
-SAMPLED = 1.5
-"""A curvature from a sample of the choices is used if no feature's second moment is off by more than this factor."""
-
 LEAST = 1e-150
 """The smallest sum of exponentials: that of a choice whose responses are not available, and whose weight is 0."""
 
@@ -84,26 +81,12 @@ class ConditionalLogit:
         """The same without a limit on what types consider."""
         return self if self.available is None else replace(self, available=None)
 
-    def at(self, coefficients: Tensor) -> Point:
-        """The logit at coefficients `(B, p)`."""
-        return Point(self, self.utilities(coefficients))
+    def at(self, utilities: Tensor, like: Point | None = None, out: Tensor | None = None) -> Point:
+        """The logit at utilities `(responses, B)`; `like` is a point at the same ones, of other choices.
 
-    def log_probabilities(self, coefficients: Tensor) -> Tensor:
-        """`(choices, B)`, in nats; minus infinity where a chosen response is not available."""
-        return self.at(coefficients).log_p
-
-    def spectrum(self, weights: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
-        """Eigenvalues per unit of weight and eigenvectors of minus the Hessian of choices at random: `(p,)`, `(p, p)`.
-
-        `weights` `(choices, 1)` are asked for once; other weights give about the same.
+        `out` `(choices, B)` is memory for what the point keeps.
         """
-        if "spectrum" not in self.derived:
-            own = weights()
-            point = self.of_all().at(own.new_zeros(1, self.parameters))
-            values, turn = torch.linalg.eigh(point.curvature(own)[0])
-            self.derived["spectrum"] = values.clamp(min=0) / own.sum().clamp(min=LEAST), turn
-        values, turn = self.derived["spectrum"]
-        return values, turn
+        return Point(self, utilities, like, out)
 
     def every(self, step: int) -> ConditionalLogit:
         """The logit over every `step`-th choice; kept, so that its pairs are found once."""
@@ -129,34 +112,35 @@ class ConditionalLogit:
 class Point:
     """A logit at utilities `(responses, B)`; what several derivatives need is computed once."""
 
-    def __init__(self, logit: ConditionalLogit, utilities: Tensor) -> None:
+    top: Tensor
+    wide: bool
+    exponentials: Tensor
+
+    def __init__(self, logit: ConditionalLogit, utilities: Tensor, like: Point | None, out: Tensor | None) -> None:
         self.logit, self.choices, self.utilities = logit, logit.choices, utilities
         known = None
         if logit.available is not None:
             known = logit.available.T.repeat(1, utilities.shape[1] // len(logit.available))
             utilities = utilities.masked_fill(~known, -torch.inf)
         self._known = known
-        self._mass: tuple[Tensor, Tensor] | None = None
-        finite = utilities if known is None else utilities.masked_fill(~known, 0.0)
-        top = finite.amax(0) if len(finite) else finite.new_zeros(finite.shape[1])
-        self.wide = bool((top - (finite.amin(0) if len(finite) else top) > WIDE).any())
+        self.top, self.wide = _range(utilities, known) if like is None else (like.top, like.wide)
+        self.shift = self.top
         if self.wide:
-            shift = _largest(utilities, self.choices)
+            self.shift = _largest(utilities, self.choices)
             self._inside = {
-                id(part): (utilities[part.response] - shift[part.choice]).exp()
+                id(part): (utilities[part.response] - self.shift[part.choice]).exp()
                 for part in (self.choices.tied, self.choices.others)
             }
-            self.shift = shift
         else:
-            self.exponentials = (utilities - top).exp()
-            self.shift = top
+            self.exponentials = (utilities - self.top).exp() if like is None else like.exponentials
         ones = torch.ones_like(self.utilities)
         tied, others = self.sums(self.choices.tied, ones), self.sums(self.choices.others, ones)
-        # Where nothing is available the choice is impossible; its weight is 0, and its sum must not be.
-        self.total = (tied + others).clamp(min=LEAST)
         rows = self.choices.of_further
-        self.further = (others[rows] + self.choices.share * tied[rows]).clamp(min=LEAST)
+        # Where nothing is available the choice is impossible; its weight is 0, and its sum must not be.
+        self.further = (others[rows] + self.choices.share * tied[rows]).clamp_(min=LEAST)
         """D_j of the places after the first of a block of ties: `(places, B)`."""
+        self.inverse = torch.reciprocal(tied.add_(others).clamp_(min=LEAST), out=out)
+        """1 / D_0: `(choices, B)`."""
 
     def sums(self, part: Members, values: Tensor, vector: int | None = None) -> Tensor:
         """sum_i e_i v_i over the members of each choice: `(responses, B)` to `(choices, B)`.
@@ -182,13 +166,13 @@ class Point:
         """Sum over the places of each choice, from the first ones `(choices, B)` and the others `(places, B)`."""
         return first if self.choices.further is None or further is None else first + self.choices.further @ further
 
-    @cached_property
+    @property
     def log_p(self) -> Tensor:
         """`(choices, B)`, in nats; minus infinity where a chosen response is not available."""
         sets = self.choices
         found = sets.tied.matrix @ self.utilities
         found -= sets.places.unsqueeze(1) * self.shift
-        found -= self.over_places(self.total.log(), None if sets.further is None else self.further.log())
+        found += self.over_places(self.inverse.log(), None if sets.further is None else -self.further.log())
         if self._known is not None:
             found = found.masked_fill(sets.tied.matrix @ (~self._known).to(found.dtype) > 0, -torch.inf)
         return found
@@ -197,46 +181,37 @@ class Point:
     def per_tied(self) -> Tensor:
         """sum_j a_j / D_j, `(choices, B)`."""
         return self.over_places(
-            1 / self.total, None if self.choices.further is None else self.choices.share / self.further
+            self.inverse, None if self.choices.further is None else self.choices.share / self.further
         )
 
     @cached_property
     def per_other(self) -> Tensor:
         """sum_j 1 / D_j, `(choices, B)`."""
-        return self.per_tied if self.choices.further is None else self.over_places(1 / self.total, 1 / self.further)
+        return self.per_tied if self.choices.further is None else self.over_places(self.inverse, 1 / self.further)
 
     def mass(self, weights: Tensor) -> Tensor:
-        """sum_s w_s sum_j P_sj of each response: `(choices, B)` to `(responses, B)`; kept for the last weights."""
-        if self._mass is None or self._mass[0] is not weights:
-            tied, others = self.choices.tied, self.choices.others
-            found = self.spread(tied, weights * self.per_tied) + self.spread(others, weights * self.per_other)
-            self._mass = weights, found
-        return self._mass[1]
+        """sum_s w_s sum_j P_sj of each response: `(choices, B)` to `(responses, B)`."""
+        found = self.spread(self.choices.tied, weights * self.per_tied)
+        return found.add_(self.spread(self.choices.others, weights * self.per_other))
 
-    def value(self, weights: Tensor) -> Tensor:
-        """Weighted log-likelihood `(B,)`; choices with weight 0 are skipped."""
-        return torch.where(weights > 0, weights * self.log_p, 0.0).sum(0)
+    def chosen(self, weights: Tensor) -> Tensor:
+        """sum_s w_s of the choices that took each response: `(choices, B)` to `(responses, B)`."""
+        return self.choices.tied.back @ weights
 
-    def gradient(self, weights: Tensor) -> Tensor:
-        """Of the weighted log-likelihood: `(choices, B)` to `(B, p)`."""
-        return self.logit.collected(self.choices.tied.back @ weights - self.mass(weights))
+    @property
+    def in_pairs(self) -> bool:
+        """Whether products with the Hessian are cheaper from pairs of responses."""
+        return (
+            not self.wide
+            and self.logit.few_edges
+            and len(self.logit.edges.first) <= EDGE_WORK * max(1, self.choices.members)
+        )
 
-    def along(self, vectors: Tensor) -> Slope:
-        """Derivatives along one vector for each of the B: `(B, p)`."""
-        return Slope(self, self.logit.utilities(vectors))
-
-    def moments(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Derivative of the log-probabilities along vectors `(B, p)`, and minus the second one: both `(choices, B)`."""
-        slope = self.along(vectors)
-        return slope.log_p(), slope.variance()
-
-    def hessian(self, weights: Tensor) -> Callable[[Tensor], Tensor]:
-        """Products of minus the Hessian of the weighted log-likelihood with one vector each: `(B, p)` to `(B, p)`."""
-        if self.wide or not self.logit.few_edges or len(self.logit.edges.first) > EDGE_WORK * self.choices.members:
-            return lambda vectors: self.logit.collected(self.along(vectors).product(weights))
+    def product_in_pairs(self, weights: Tensor) -> Callable[[Tensor], Tensor]:
+        """Products of minus the Hessian in the utilities with changes of them: both `(responses, B)`."""
         edges = self.logit.edges
         pairs = edges.weights(self._seconds(weights), self.exponentials)
-        return lambda vectors: self.logit.collected(edges.product(pairs, self.logit.utilities(vectors)))
+        return lambda change: edges.product(pairs, change)
 
     def curvature(self, weights: Tensor) -> Tensor:
         """Minus the Hessian of the weighted log-likelihood: `(choices, B)` to `(B, p, p)`."""
@@ -245,24 +220,9 @@ class Point:
             return edges.quadratic(edges.weights(self._seconds(weights), self.exponentials), self.logit.features)
         return self._from_means(weights)
 
-    def sampled_curvature(self, weights: Tensor, number: int) -> Tensor:
-        """About `curvature`, from every n-th choice so that about `number` are left.
-
-        It is exact if there are not many more, or if the sample misses what a feature's curvature comes from.
-        """
-        step = len(self.choices) // max(1, number)
-        if step < 2 or self.logit.available is not None:
-            return self.curvature(weights)
-        part, own = Point(self.logit.every(step), self.utilities), weights[::step]
-        own = own * (weights.sum(0) / own.sum(0).clamp(min=LEAST))
-        ratio = (part.diagonal(own) + LEAST) / (self.diagonal(weights) + LEAST)
-        if bool(((ratio < 1 / SAMPLED) | (ratio > SAMPLED)).any()):
-            return self.curvature(weights)
-        return part.curvature(own)
-
     def _seconds(self, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """w_s times the sums over j of 1 / D_j^2, a_j / D_j^2 and a_j^2 / D_j^2, each `(choices, B)`."""
-        first = weights / self.total.square()
+        first = weights * self.inverse.square()
         if self.choices.further is None:
             return first, first, first
         inverse, share = 1 / self.further.square(), self.choices.share
@@ -323,9 +283,9 @@ class Point:
 
 
 class Slope:
-    """Derivatives of a `Point` along changes of the utilities `(responses, B)`."""
+    """Derivatives of a `Point` along changes of the utilities `(responses, B)`; `out` as in `ConditionalLogit.at`."""
 
-    def __init__(self, point: Point, change: Tensor) -> None:
+    def __init__(self, point: Point, change: Tensor, out: Tensor | None = None) -> None:
         self.point, self.change = point, change
         sets = point.choices
         tied, others = point.sums(sets.tied, change), point.sums(sets.others, change)
@@ -333,7 +293,7 @@ class Slope:
         if sets.further is not None:
             rows = sets.of_further
             self._further = (others[rows] + sets.share * tied[rows]) / point.further
-        self._first = tied.add_(others).div_(point.total)
+        self._first = torch.mul(tied.add_(others), point.inverse, out=out)
 
     def log_p(self) -> Tensor:
         """Derivative of the log-probabilities, `(choices, B)`."""
@@ -348,35 +308,42 @@ class Slope:
         if sets.further is not None and self._further is not None:
             rows = sets.of_further
             further = (others[rows] + sets.share * tied[rows]) / point.further - self._further.square()
-        return point.over_places((tied + others) / point.total - self._first.square(), further)
+        return point.over_places((tied + others) * point.inverse - self._first.square(), further)
 
-    def product(self, weights: Tensor, changes: Tensor | None = None) -> Tensor:
-        """Minus the change of the weighted gradient, in the utilities: `(responses, B)`.
+    def flow(self, weights: Tensor, changes: Tensor | None = None) -> Tensor:
+        """Minus the change of the weighted gradient, in the utilities, less `mass` times the change: `(responses, B)`.
 
         `changes` `(choices, B)` are those of the weights along the same direction.
         """
         point, sets = self.point, self.point.choices
-        found = point.mass(weights) * self.change
-        if changes is not None:
-            found -= sets.tied.back @ changes
 
-        def flow(share: Tensor | float, per: Tensor) -> Tensor:
-            own = self._first / point.total
+        def of_sums(share: Tensor | float, per: Tensor) -> Tensor:
+            own = self._first * point.inverse
             if sets.further is not None and self._further is not None:
                 own += sets.further @ (share * self._further / point.further)
             own *= weights
             return own if changes is None else own.sub_(changes * per)
 
-        tied = flow(sets.share, point.per_tied)
-        others = tied if sets.further is None else flow(1.0, point.per_other)
-        return found - point.spread(sets.tied, tied) - point.spread(sets.others, others)
+        tied = of_sums(sets.share, point.per_tied)
+        others = tied if sets.further is None else of_sums(1.0, point.per_other)
+        found = point.spread(sets.tied, tied).add_(point.spread(sets.others, others)).neg_()
+        return found if changes is None else found.sub_(point.chosen(changes))
+
+
+def _range(utilities: Tensor, known: Tensor | None) -> tuple[Tensor, bool]:
+    """The largest utility of each vector `(B,)`, and whether some differ by more than `WIDE`."""
+    finite = utilities if known is None else utilities.masked_fill(~known, 0.0)
+    if not len(finite):
+        return finite.new_zeros(finite.shape[1]), False
+    top = finite.amax(0)
+    return top, bool((top - finite.amin(0) > WIDE).any())
 
 
 def _largest(utilities: Tensor, choices: ChoiceSets) -> Tensor:
     """The largest utility in each choice, `(choices, B)`; 0 if nothing is available."""
     found = utilities.new_full((len(choices), utilities.shape[1]), -torch.inf)
     for part in (choices.tied, choices.others):
-        index = part.choice.unsqueeze(1).expand(-1, utilities.shape[1])
+        index = part.choice.long().unsqueeze(1).expand(-1, utilities.shape[1])
         found.scatter_reduce_(0, index, utilities[part.response], "amax")
     return torch.where(torch.isfinite(found), found, 0.0)
 

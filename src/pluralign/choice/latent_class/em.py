@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pluralign.choice.em_dpo import mixture_weights, responsibilities
-from pluralign.choice.latent_class.conditional_logit import Point
+from pluralign.choice.latent_class.likelihood import Here, Weights, totals
 from pluralign.choice.latent_class.newton import Local, conjugate_gradients, maximise
 from pluralign.choice.latent_class.problem import Problem
 
@@ -70,7 +70,7 @@ Solver = Callable[[Tensor], Tensor]
 def log_likelihoods(problem: Problem, beta: Tensor) -> Tensor:
     """log P_k(judgments of h) under coefficients `(R, K, p)`: `(R, annotators, K)`."""
     restarts, types, _ = beta.shape
-    sums = problem.counts @ problem.logit.log_probabilities(beta.flatten(0, 1))
+    sums = problem.likelihood.at(beta.flatten(0, 1)).by_annotator()
     return sums.view(-1, restarts, types).transpose(0, 1)
 
 
@@ -87,17 +87,22 @@ def with_posterior(problem: Problem, fit: Fit, by_type: Tensor, temperature: flo
     return replace(fit, gamma=gamma, log_likelihood=log_likelihood, objective=log_likelihood - prior)
 
 
-def choice_weights(problem: Problem, gamma: Tensor) -> Tensor:
-    """Weight of every choice for every type: `(R, annotators, K)` to `(choices, R * K)`."""
-    weighted = gamma * problem.population.unsqueeze(-1)
-    return problem.back @ weighted.transpose(0, 1).flatten(1)
+def annotator_weights(problem: Problem, gamma: Tensor) -> Tensor:
+    """Weight of every annotator for every type: `(R, annotators, K)` to `(annotators, R * K)`."""
+    return (gamma * problem.population.unsqueeze(-1)).transpose(0, 1).flatten(1)
+
+
+def choice_weights(problem: Problem, gamma: Tensor) -> Weights:
+    """Weight of every choice for every type, from responsibilities `(R, annotators, K)`."""
+    return problem.likelihood.weights(annotator_weights(problem, gamma))
 
 
 def m_step(problem: Problem, fit: Fit, *, steps: int = 50, tolerance: float = 1e-10) -> Fit:
     """Coefficients by Newton's method; mixture weights in closed form, or with covariates by Newton's method."""
-    weights = choice_weights(problem, fit.gamma)
+    weighted = annotator_weights(problem, fit.gamma)
+    weights = problem.likelihood.weights(weighted)
     parameters, _ = maximise(
-        lambda point: _local(problem, point, weights), fit.parameters, steps=steps, tolerance=tolerance
+        lambda point: _local(problem, point, weighted, weights), fit.parameters, steps=steps, tolerance=tolerance
     )
     return _with_shares(problem, replace(fit, parameters=parameters), steps)
 
@@ -110,12 +115,12 @@ def ascended(problem: Problem, fit: Fit, temperature: float = 1.0, solver: Solve
     fit and the solver.
     """
     restarts, types = len(fit.parameters), problem.types
-    point = problem.logit.at(problem.coefficients(fit.parameters).flatten(0, 1))
-    sums = (problem.counts @ point.log_p).view(-1, restarts, types).transpose(0, 1)
+    here = problem.likelihood.at(problem.coefficients(fit.parameters).flatten(0, 1))
+    sums = here.by_annotator().view(-1, restarts, types).transpose(0, 1)
     fit = with_posterior(problem, fit, sums, temperature)
     weights = choice_weights(problem, fit.gamma)
-    solver = conditioned(problem, point, weights, rough=True) if solver is None else solver
-    step = _solved(problem, point, weights, _gradient(problem, fit.parameters, point, weights), solver, ROUGH_STEPS)
+    solver = conditioned(problem, here, weights, rough=True) if solver is None else solver
+    step = _solved(problem, here, weights, _gradient(problem, fit.parameters, here, weights), solver, ROUGH_STEPS)
     change = problem.logit.utilities(problem.directions(step).flatten(0, 1)).abs()
     largest = change.amax(0).view(restarts, types).amax(1) if len(change) else change.new_zeros(restarts)
     parameters = fit.parameters + step * (LARGEST_CHANGE / largest.clamp(min=LARGEST_CHANGE)).unsqueeze(1)
@@ -130,33 +135,34 @@ def _with_shares(problem: Problem, fit: Fit, steps: int) -> Fit:
     return replace(fit, membership=membership, log_weights=log_shares(problem.covariates, membership))
 
 
-def _local(problem: Problem, parameters: Tensor, weights: Tensor) -> Local:
-    """The weighted log-likelihood of the choices less the prior, at `(R, m)` parameters."""
-    point = problem.logit.at(problem.coefficients(parameters).flatten(0, 1))
+def _local(problem: Problem, parameters: Tensor, weighted: Tensor, weights: Weights) -> Local:
+    """The log-likelihood less the prior at `(R, m)` parameters, with the weights of annotators and of choices."""
+    here = problem.likelihood.at(problem.coefficients(parameters).flatten(0, 1))
     prior = (parameters * problem.penalty(parameters)).sum(-1) / 2
-    value = point.value(weights).view(len(parameters), problem.types).sum(-1) - prior
+    by_type = torch.where(weighted > 0, weighted * here.by_annotator(), 0.0).sum(0)
+    value = by_type.view(len(parameters), problem.types).sum(-1) - prior
 
     @cache
     def solver() -> Solver:
-        return conditioned(problem, point, weights)
+        return conditioned(problem, here, weights)
 
     def solve(right: Tensor) -> Tensor:
-        return _solved(problem, point, weights, right, solver())
+        return _solved(problem, here, weights, right, solver())
 
-    return Local(value, _gradient(problem, parameters, point, weights), solve)
+    return Local(value, _gradient(problem, parameters, here, weights), solve)
 
 
-def _gradient(problem: Problem, parameters: Tensor, point: Point, weights: Tensor) -> Tensor:
+def _gradient(problem: Problem, parameters: Tensor, here: Here, weights: Weights) -> Tensor:
     """Of the weighted log-likelihood less the prior: `(R, m)`."""
-    by_type = point.gradient(weights).view(len(parameters), problem.types, -1)
+    by_type = here.gradient(weights).view(len(parameters), problem.types, -1)
     return problem.gathered(by_type) - problem.penalty(parameters)
 
 
-def _solved(problem: Problem, point: Point, weights: Tensor, right: Tensor, solver: Solver, steps: int = 200) -> Tensor:
+def _solved(problem: Problem, here: Here, weights: Weights, right: Tensor, solver: Solver, steps: int = 200) -> Tensor:
     """The inverse of minus the Hessian of the complete data times `(R, m)`; a small one's `solver` is all it takes."""
     if is_dense(problem):
         return solver(right)
-    hessian = point.hessian(weights)
+    hessian = here.hessian(weights)
 
     def product(vectors: Tensor) -> Tensor:
         by_type = hessian(problem.directions(vectors).flatten(0, 1))
@@ -174,16 +180,16 @@ def is_dense(problem: Problem) -> bool:
     )
 
 
-def conditioned(problem: Problem, point: Point, weights: Tensor, *, rough: bool = False) -> Solver:
+def conditioned(problem: Problem, here: Here, weights: Weights, *, rough: bool = False) -> Solver:
     """A map from `(R, m)` to about the inverse of minus the Hessian of the complete data times it.
 
     If the Hessian is small, it is exact, or with `rough` that of a sample of the choices. With features it is that of
     choices at random in proportion to each type's weight, in the coordinates in which this is diagonal; with worths it
     is the diagonal alone. The prior's coupling of the types is exact in each (Sherman-Morrison).
     """
-    restarts, types, size = weights.shape[1] // problem.types, problem.types, problem.logit.parameters
+    restarts, types, size = here.vectors // problem.types, problem.types, problem.logit.parameters
     if is_dense(problem):
-        by_type = point.sampled_curvature(weights, SAMPLE * types * size) if rough else point.curvature(weights)
+        by_type = here.sampled_curvature(weights, SAMPLE * types * size) if rough else here.curvature(weights)
         joint = joint_curvature(problem, by_type.view(restarts, types, size, size))
         identity = torch.eye(problem.parameters, dtype=joint.dtype, device=joint.device)
         whole = joint + torch.diag(problem.least) - problem.coupled(identity)
@@ -193,10 +199,10 @@ def conditioned(problem: Problem, point: Point, weights: Tensor, *, rough: bool 
         return lambda right: torch.cholesky_solve(right.unsqueeze(-1), factor).squeeze(-1)
     turn = None
     if problem.logit.features is not None and problem.may_turn:
-        values, turn = problem.logit.spectrum(lambda: problem.back @ problem.population.unsqueeze(1))
-        by_type = weights.sum(0).unsqueeze(1) * values
+        values, turn = problem.likelihood.spectrum(problem.population)
+        by_type = totals(weights).unsqueeze(1) * values
     else:
-        by_type = point.diagonal(weights)
+        by_type = here.diagonal(weights)
     diagonal = problem.gathered(by_type.view(restarts, types, size)) + problem.least
     _, b, column = problem.prior
     sums = diagonal.new_zeros(restarts, size).index_add(1, column, 1 / diagonal)

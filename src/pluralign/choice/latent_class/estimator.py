@@ -45,7 +45,7 @@ ROUGH = 1e-5
 SAME_CURVATURE = 3
 """Expectation maximisation keeps a curvature for this many steps: computing it takes most of the time."""
 
-CELLS = 2**20
+CELLS = 2**19
 """Restarts run together as long as their values for all choices are at most this many numbers."""
 
 AGREEING = 0.98
@@ -378,7 +378,7 @@ class LatentClassPlackettLuce(BaseEstimator):
         fit = starts.random_starts(draft, self.restarts, self.seed)
         spectral = starts.spectral_start(draft, self.seed)
         fit = joined([spectral, fit.chosen(torch.arange(1, self.restarts, device=fit.objective.device))])
-        together = max(1, CELLS // max(1, self.types * len(draft.logit.choices)))
+        together = max(1, CELLS // max(1, self.types * len(draft.likelihood)))
         parts = torch.arange(self.restarts, device=fit.objective.device).split(together)
         fit = joined([self._warmed(draft, fit.chosen(part)) for part in parts])
         best = torch.argsort(fit.objective, descending=True)[:FOLLOWED]

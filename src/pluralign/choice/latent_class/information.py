@@ -19,7 +19,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from pluralign.choice.latent_class.conditional_logit import Point
 from pluralign.choice.latent_class.em import (
     Fit,
     Solver,
@@ -29,6 +28,7 @@ from pluralign.choice.latent_class.em import (
     log_shares,
     with_posterior,
 )
+from pluralign.choice.latent_class.likelihood import Here, Weights
 from pluralign.choice.latent_class.problem import Problem
 
 EXACT = 1e-12
@@ -81,14 +81,13 @@ def observed_information(problem: Problem, fit: Fit) -> Information:
     covariates = gamma.new_ones(len(gamma), 1) if problem.covariates is None else problem.covariates
     width = covariates.shape[1]
     size = free + (types - 1) * width
-    point = problem.logit.at(beta[0])
-    scores = [point.annotator_gradients(problem.counts, kind) for kind in range(problem.types)]
+    here = problem.likelihood.at(beta[0])
     eta = fit.log_weights.expand(1, *gamma.shape)[0].exp()
     mean, outer = gamma.new_zeros(len(gamma), size), gamma.new_zeros(size, size)
     for kind in range(types):
         score = gamma.new_zeros(len(gamma), size)
         slots = problem.slot[kind]
-        score[:, slots[slots >= 0]] = scores[kind][:, slots >= 0]
+        score[:, slots[slots >= 0]] = here.annotator_gradients(kind)[:, slots >= 0]
         for other in range(1, types):
             place = slice(free + (other - 1) * width, free + other * width)
             score[:, place] = (float(kind == other) - eta[:, other : other + 1]) * covariates
@@ -97,7 +96,7 @@ def observed_information(problem: Problem, fit: Fit) -> Information:
     weighted = mean * population.unsqueeze(1)
     within = outer - weighted.T @ mean
     weights = choice_weights(problem, fit.gamma)
-    curvature = point.curvature(weights)
+    curvature = here.curvature(weights)
     complete = gamma.new_zeros(size, size)
     complete[:free, :free] = joint_curvature(problem, curvature.unsqueeze(0))[0]
     for first, second in itertools.product(range(1, types), repeat=2):
@@ -114,7 +113,7 @@ def observed_information(problem: Problem, fit: Fit) -> Information:
 
 def annotator_scores(problem: Problem, beta: Tensor) -> Tensor:
     """Gradient of each annotator's log-likelihood under one coefficient vector `(1, 1, p)`: `(annotators, m)`."""
-    return problem.gathered(problem.logit.at(beta[0]).annotator_gradients(problem.counts, 0).unsqueeze(1))
+    return problem.gathered(problem.likelihood.at(beta[0]).annotator_gradients(0).unsqueeze(1))
 
 
 def polished(
@@ -127,11 +126,11 @@ def polished(
     them is a step of expectation maximisation; they end where the information is not positive definite. It has
     converged where the Newton decrement g' I^-1 g / 2 is below `tolerance` times 1 + |objective|.
     """
-    here = _Here.at(problem, fit)
+    here = _At.of(problem, fit)
     trace, solver = [float(here.fit.log_likelihood[0])], None
     for number in range(steps):
         if number % SAME_CONDITIONER == 0 or solver is None:
-            solver = conditioned(problem, here.point, here.weights, rough=True)
+            solver = conditioned(problem, here.likelihood, here.weights, rough=True)
         step, definite = here.newton_step(solver)
         found, slope = here.fit, float(here.gradient @ step)
         size = 1 + abs(float(found.objective[0]))
@@ -139,7 +138,7 @@ def polished(
             return found, definite, trace
         del here  # a large panel is held once
         for scale in (1.0, 0.5, 0.25, 0.1, 0.03, 0.01):
-            here = _Here.at(problem, _moved(problem, found, scale * step))
+            here = _At.of(problem, _moved(problem, found, scale * step))
             if float(here.fit.objective[0]) > float(found.objective[0]):
                 break
         else:  # the objective no longer rises in its last digits
@@ -149,20 +148,20 @@ def polished(
 
 
 @dataclass(frozen=True)
-class _Here:
+class _At:
     """The likelihood at a fit, whose gamma is its posterior."""
 
     problem: Problem
     fit: Fit
-    point: Point
+    likelihood: Here
 
     @classmethod
-    def at(cls, problem: Problem, fit: Fit) -> _Here:
-        point = problem.logit.at(problem.coefficients(fit.parameters)[0])
-        return cls(problem, with_posterior(problem, fit, (problem.counts @ point.log_p).unsqueeze(0)), point)
+    def of(cls, problem: Problem, fit: Fit) -> _At:
+        here = problem.likelihood.at(problem.coefficients(fit.parameters)[0])
+        return cls(problem, with_posterior(problem, fit, here.by_annotator().unsqueeze(0)), here)
 
     @cached_property
-    def weights(self) -> Tensor:
+    def weights(self) -> Weights:
         return choice_weights(self.problem, self.fit.gamma)
 
     @cached_property
@@ -177,7 +176,7 @@ class _Here:
     @cached_property
     def gradient(self) -> Tensor:
         """Of the log-likelihood plus log prior, in the free coefficients and the membership `(m,)`."""
-        free = self.problem.gathered(self.point.gradient(self.weights).unsqueeze(0))
+        free = self.problem.gathered(self.likelihood.gradient(self.weights).unsqueeze(0))
         free = free - self.problem.penalty(self.fit.parameters)
         return torch.cat((free[0], self._membership(self.fit.gamma[0] - self.shares)))
 
@@ -218,13 +217,12 @@ class _Here:
         """The observed information times a vector `(m,)`: minus the change of the gradient along it."""
         problem, gamma, free = self.problem, self.fit.gamma[0], self.problem.parameters
         step = vector[:free].unsqueeze(0)
-        slope = self.point.along(problem.directions(step)[0])
+        along = self.likelihood.along(problem.directions(step)[0])
         scores = torch.nn.functional.pad(self.covariates @ vector[free:].view(-1, self.covariates.shape[1]).T, (1, 0))
         scores = scores - (self.shares * scores).sum(1, keepdim=True)
-        change = problem.counts @ slope.log_p() + scores
+        change = along.by_annotator() + scores
         change = torch.where(gamma > 0, gamma * (change - (gamma * change).sum(1, keepdim=True)), 0.0)
-        weights = problem.back @ (change * problem.population.unsqueeze(1))
-        by_type = problem.logit.collected(slope.product(self.weights, weights))
+        by_type = along.product(self.weights, change * problem.population.unsqueeze(1))
         own = problem.gathered(by_type.unsqueeze(0)) + problem.penalty(step)
         return torch.cat((own[0], -self._membership(change - self.shares * scores)))
 

@@ -12,10 +12,9 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from pluralign.choice.latent_class.choice_sets import choice_sets, compressed
 from pluralign.choice.latent_class.conditional_logit import ConditionalLogit
+from pluralign.choice.latent_class.likelihood import Likelihood
 from pluralign.choice.latent_class.panel import Panel
-from pluralign.choice.plackett_luce import NOT_SHOWN
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,9 +22,7 @@ class Problem:
     """What is fitted.
 
     Args:
-        logit: over the distinct choices.
-        counts: `(annotators, choices)` sparse CSR: how often, weighted by reliability, an annotator made a choice.
-        back: its transpose.
+        likelihood: of the judgments.
         population: `(annotators,)` weight of each annotator in the mixture.
         covariates: `(annotators, q)`, or `None` if all annotators have the same shares.
         slot: `(K, p)` the number of the free parameter behind every coefficient; -1 where it is fixed.
@@ -36,9 +33,7 @@ class Problem:
         derived: what was computed from these and is needed again.
     """
 
-    logit: ConditionalLogit
-    counts: Tensor
-    back: Tensor
+    likelihood: Likelihood
     population: Tensor
     covariates: Tensor | None
     slot: Tensor
@@ -46,6 +41,11 @@ class Problem:
     ridge: float
     common_ridge: float | None = None
     derived: dict[str, Any] = field(default_factory=dict, init=False)
+
+    @property
+    def logit(self) -> ConditionalLogit:
+        """Features, responses and what types consider."""
+        return self.likelihood.logit
 
     @cached_property
     def types(self) -> int:
@@ -156,51 +156,21 @@ def problem_of(
         raise ValueError(f"available: found {found} rows, expected one for each of the {types} types")
     key = ("choices", ties, top, device)
     if key not in panel.derived:
-        panel.derived[key] = _choices(panel, ties, top, device)
-    logit, counts, back = panel.derived[key]
-    slot, fixed = slots(logit.parameters)
+        panel.derived[key] = Likelihood.of(panel, ties=ties, top=top, device=device)
+    likelihood = panel.derived[key]
+    slot, fixed = slots(likelihood.logit.parameters)
 
     def real(values: ArrayLike) -> Tensor:
         return torch.tensor(np.asarray(values, dtype=np.float64), device=device)
 
     return Problem(
-        logit=logit,
-        counts=counts,
-        back=back,
+        likelihood=likelihood,
         population=real(panel.weights),
         covariates=None if panel.covariates is None else real(panel.covariates),
         slot=torch.as_tensor(slot, device=device),
         fixed=real(fixed),
         ridge=ridge,
         common_ridge=common_ridge,
-    )
-
-
-def _choices(panel: Panel, ties: str, top: int | None, device: str) -> tuple[ConditionalLogit, Tensor, Tensor]:
-    """The logit over a panel's distinct choices, how often each annotator made each, and the transpose of that."""
-
-    def whole(values: ArrayLike) -> Tensor:
-        return torch.tensor(np.asarray(values, dtype=np.int64), device=device)
-
-    responses, size, features = panel.response_ids, panel.response_count, None
-    available = None if panel.available is None else torch.tensor(np.asarray(panel.available), device=device)
-    if panel.features is not None:  # responses that nobody was shown cost as much as the others
-        seen = np.unique(responses[panel.rank_values > NOT_SHOWN])
-        place = np.zeros(size, dtype=np.int64)
-        place[seen] = np.arange(len(seen))
-        responses, size = place[responses], len(seen)
-        features = torch.tensor(np.asarray(panel.features, dtype=np.float64)[seen], device=device)
-        available = None if available is None else available[:, torch.as_tensor(seen, device=device)]
-    choices = choice_sets(whole(responses), whole(panel.ranks), size, ties=ties, top=top)
-    annotator = whole(panel.annotator)[choices.judgment]
-    reliability = np.ones(panel.judgments) if panel.reliability is None else np.asarray(panel.reliability)
-    times = torch.tensor(reliability, dtype=torch.float64, device=device)[choices.judgment]
-    made = times > 0  # an entry of zero would turn a choice with probability zero into NaN
-    rows, columns, values = annotator[made], choices.choice[made], times[made]
-    return (
-        ConditionalLogit(choices, features, size, available),
-        compressed(rows, columns, values, (panel.annotators, len(choices))),
-        compressed(columns, rows, values, (len(choices), panel.annotators)),
     )
 
 

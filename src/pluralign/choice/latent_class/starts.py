@@ -43,11 +43,11 @@ def pooled(problem: Problem) -> tuple[Tensor, Tensor]:
     if "pooled" not in problem.derived:
         single = _one_type(problem, problem.logit.parameters)
         fit = m_step(single, flat_fit(single, 1), steps=20)
-        weights = single.back @ single.population.unsqueeze(-1)
-        point = single.logit.at(fit.parameters)
+        weights = single.likelihood.weights(single.population.unsqueeze(-1))
+        here = single.likelihood.at(fit.parameters)
         worths = single.logit.features is None
-        own = point.diagonal(weights)[0] if worths else point.curvature(weights)[0].diagonal()
-        made = (weights[:, 0] @ single.logit.choices.places).clamp(min=1)
+        own = here.diagonal(weights)[0] if worths else here.curvature(weights)[0].diagonal()
+        made = (single.population @ single.likelihood.places).clamp(min=1)
         problem.derived["pooled"] = fit.parameters[0], 2 * own.clamp(min=0) / made
     shared, information = problem.derived["pooled"]
     return shared, information
@@ -79,7 +79,7 @@ def annotator_embedding(problem: Problem, dimensions: int, seed: int) -> np.ndar
     returned; fewer if there are fewer annotators or coefficients.
     """
     shared, information = pooled(problem)
-    places = (problem.counts @ problem.logit.choices.places.unsqueeze(1)).clamp(min=1)
+    places = problem.likelihood.places.unsqueeze(1).clamp(min=1)
     scores = annotator_scores(_one_type(problem, len(shared)), shared.view(1, 1, -1))
     rows = (scores / (information.clamp(min=1e-9 * float(information.max()) + 1e-300) * places).sqrt()).cpu().numpy()
     if not rows.any():
@@ -107,7 +107,7 @@ def _one_type(problem: Problem, size: int) -> Problem:
         covariates=None,
         slot=torch.arange(size, device=problem.population.device).unsqueeze(0),
         fixed=problem.fixed.new_zeros(1, size),
-        logit=problem.logit.of_all(),
+        likelihood=problem.likelihood.of_all(),
     )
 
 
