@@ -82,7 +82,7 @@ def e_step(problem: Problem, fit: Fit, temperature: float = 1.0) -> Fit:
 def with_posterior(problem: Problem, fit: Fit, by_type: Tensor, temperature: float = 1.0) -> Fit:
     """As `e_step`, from log P_k(judgments of h) `(R, annotators, K)`."""
     gamma, total = responsibilities(by_type, fit.log_weights, temperature=temperature)
-    log_likelihood = total @ problem.population
+    log_likelihood = problem.summed(total @ problem.population)
     prior = (fit.parameters * problem.penalty(fit.parameters)).sum(-1) / 2
     return replace(fit, gamma=gamma, log_likelihood=log_likelihood, objective=log_likelihood - prior)
 
@@ -130,9 +130,16 @@ def ascended(problem: Problem, fit: Fit, temperature: float = 1.0, solver: Solve
 def _with_shares(problem: Problem, fit: Fit, steps: int) -> Fit:
     """Mixture weights in closed form, or with covariates by Newton's method."""
     if problem.covariates is None:
-        return replace(fit, log_weights=mixture_weights(fit.gamma, problem.population, floor=LEAST_WEIGHT).log())
+        shares = shares_of(problem, fit.gamma)
+        return replace(fit, log_weights=mixture_weights(shares.unsqueeze(-2), floor=LEAST_WEIGHT).log())
     membership = _membership(problem, problem.covariates, fit, steps)
     return replace(fit, membership=membership, log_weights=log_shares(problem.covariates, membership))
+
+
+def shares_of(problem: Problem, gamma: Tensor) -> Tensor:
+    """Shares of the types among the annotators: `(R, annotators, K)` to `(R, K)`."""
+    sums = torch.einsum("h,rhk->rk", problem.population, gamma)
+    return problem.summed(sums) / problem.summed(problem.population.sum())
 
 
 def _local(problem: Problem, parameters: Tensor, weighted: Tensor, weights: Weights) -> Local:
@@ -140,7 +147,7 @@ def _local(problem: Problem, parameters: Tensor, weighted: Tensor, weights: Weig
     here = problem.likelihood.at(problem.coefficients(parameters).flatten(0, 1))
     prior = (parameters * problem.penalty(parameters)).sum(-1) / 2
     by_type = torch.where(weighted > 0, weighted * here.by_annotator(), 0.0).sum(0)
-    value = by_type.view(len(parameters), problem.types).sum(-1) - prior
+    value = problem.summed(by_type).view(len(parameters), problem.types).sum(-1) - prior
 
     @cache
     def solver() -> Solver:
@@ -245,12 +252,13 @@ def _membership(problem: Problem, covariates: Tensor, fit: Fit, steps: int) -> T
     def local(flat: Tensor) -> Local:
         log_eta = log_shares(covariates, flat.view(shape))
         eta = log_eta.exp()[..., 1:]
-        value = torch.einsum("h,rhk->r", population, fit.gamma * log_eta)
-        gradient = torch.einsum("h,rhk,hq->rkq", population, fit.gamma[..., 1:] - eta, covariates).flatten(1)
+        value = problem.summed(torch.einsum("h,rhk->r", population, fit.gamma * log_eta))
+        residual = fit.gamma[..., 1:] - eta
+        gradient = problem.summed(torch.einsum("h,rhk,hq->rkq", population, residual, covariates)).flatten(1)
         spread = torch.diag_embed(eta) - eta.unsqueeze(-1) * eta.unsqueeze(-2)
         curvature = torch.einsum("h,rhkl,hp,hq->rkplq", population, spread, covariates, covariates)
         tiny = 1e-10 * torch.eye(size, dtype=flat.dtype, device=flat.device)
-        joint = curvature.reshape(-1, size, size) + tiny
+        joint = problem.summed(curvature).reshape(-1, size, size) + tiny
         return Local(value, gradient, lambda right: torch.linalg.solve(joint, right.unsqueeze(-1)).squeeze(-1))
 
     return maximise(local, fit.membership.flatten(1), steps=steps)[0].view(shape)
@@ -272,7 +280,7 @@ def moved_to(problem: Problem, fit: Fit) -> Fit:
 
 def by_share(problem: Problem, fit: Fit, movable: int) -> Fit:
     """One restart with its first `movable` types sorted by their share, largest first."""
-    share = (fit.gamma[0] * problem.population.unsqueeze(1)).sum(0)
+    share = shares_of(problem, fit.gamma)[0]
     order = torch.arange(problem.types, device=share.device)
     order[:movable] = torch.argsort(share[:movable], descending=True, stable=True)
     beta = problem.coefficients(fit.parameters)[:, order]

@@ -31,10 +31,12 @@ from pluralign.choice.latent_class.em import (
     log_likelihoods,
     m_step,
     moved_to,
+    shares_of,
 )
 from pluralign.choice.latent_class.information import EXACT, Information, observed_information, polished
 from pluralign.choice.latent_class.panel import Panel
 from pluralign.choice.latent_class.problem import Problem, problem_of, slots_of
+from pluralign.choice.latent_class.processes import annotators_before, sample_of
 
 FOLLOWED = 3
 """Number of restarts that are run to convergence."""
@@ -252,8 +254,9 @@ class LatentClassPlackettLuce(BaseEstimator):
             raise ValueError("panel: found no judgment, expected at least one")
         if panel.features is not None and not np.asarray(panel.features).shape[1]:
             raise ValueError("features: found no column, expected at least one")
-        if not 1 <= self.types <= panel.annotators:
-            raise ValueError(f"types: found {self.types}, expected 1 to {panel.annotators}, the number of annotators")
+        _, annotators = annotators_before(panel)
+        if not 1 <= self.types <= annotators:
+            raise ValueError(f"types: found {self.types}, expected 1 to {annotators}, the number of annotators")
         if self.noise and self.types < 2:
             raise ValueError("noise: needs at least 2 types, of which the last ranks at random")
         if panel.population is not None and not np.any(panel.population):
@@ -265,11 +268,12 @@ class LatentClassPlackettLuce(BaseEstimator):
         """Every annotator's choices are possible for some type."""
         if problem.logit.available is None:
             return
-        lost = (~starts.explaining(problem).any(1)).nonzero().flatten().tolist()
-        if lost:
+        lost = ~starts.explaining(problem).any(1)
+        number = int(problem.summed(lost.sum()))
+        if number:
+            first = f"annotator {int(lost.int().argmax())}" if bool(lost.any()) else "an annotator of another process"
             raise ValueError(
-                f"available: annotator {lost[0]} chose responses that no single type considers "
-                f"({len(lost)} such annotators)"
+                f"available: {first} chose responses that no single type considers ({number} such annotators)"
             )
 
     def problem(self, panel: Panel) -> Problem:
@@ -302,12 +306,7 @@ class LatentClassPlackettLuce(BaseEstimator):
 
     def _draft(self, panel: Panel) -> Panel:
         """Random annotators with about `DRAFT_JUDGMENTS` judgments in total, or the panel itself if it is small."""
-        if panel.judgments <= DRAFT_JUDGMENTS:
-            return panel
-        order = np.random.default_rng(self.seed).permutation(panel.annotators)
-        judgments = np.bincount(panel.annotator_ids, minlength=panel.annotators)[order].cumsum()
-        number = max(10 * self.types, int(np.searchsorted(judgments, DRAFT_JUDGMENTS)))
-        return panel.of_annotators(np.sort(order[:number]))
+        return sample_of(panel, DRAFT_JUDGMENTS, 10 * self.types, self.seed)
 
     def _given(self, problem: Problem) -> Fit:
         """The start that was given."""
@@ -337,7 +336,7 @@ class LatentClassPlackettLuce(BaseEstimator):
         best: Fit | None = None
         for number in torch.argsort(fit.objective, descending=True).tolist():
             one = fit.chosen(torch.tensor([number], device=fit.objective.device))
-            if best is not None and _agree(best.gamma[0], one.gamma[0]):
+            if best is not None and _agree(problem, best.gamma[0], one.gamma[0]):
                 continue
             found, converged, trace = polished(problem, one, tolerance=self.precision)
             if best is None or float(found.objective[0]) > float(best.objective[0]):
@@ -406,16 +405,16 @@ class LatentClassPlackettLuce(BaseEstimator):
             fit = by_share(problem, fit, self.types - self.noise)
         self.fitted = fit
         self.coefficients_ = problem.coefficients(fit.parameters)[0].cpu().numpy()
-        weighted = fit.gamma[0] * problem.population.unsqueeze(1)
-        self.mixture_weights_ = (weighted.sum(0) / problem.population.sum()).cpu().numpy()
+        self.mixture_weights_ = shares_of(problem, fit.gamma)[0].cpu().numpy()
         self.membership_ = fit.membership[0].cpu().numpy()
         self.responsibilities_ = fit.gamma[0].cpu().numpy()
         self.log_likelihood_ = float(fit.log_likelihood[0])
         self.n_parameters_ = problem.parameters + (self.types - 1) * max(1, fit.membership.shape[2])
-        self.bic_ = -2 * self.log_likelihood_ + self.n_parameters_ * math.log(len(problem.population))
+        annotators = float(problem.summed(torch.ones_like(problem.population).sum()))
+        self.bic_ = -2 * self.log_likelihood_ + self.n_parameters_ * math.log(annotators)
         return self
 
 
-def _agree(one: Tensor, other: Tensor) -> bool:
+def _agree(problem: Problem, one: Tensor, other: Tensor) -> bool:
     """Whether responsibilities `(annotators, K)` are the same up to the order of the types, for nearly everybody."""
-    return float((one.T @ other).amax(1).sum()) >= AGREEING * len(one)
+    return float(problem.summed(one.T @ other).amax(1).sum()) >= AGREEING * float(problem.summed(one.sum()))

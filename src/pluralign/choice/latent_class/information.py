@@ -94,7 +94,7 @@ def observed_information(problem: Problem, fit: Fit) -> Information:
         mean += gamma[:, kind : kind + 1] * score
         outer += (score * (population * gamma[:, kind]).unsqueeze(1)).T @ score
     weighted = mean * population.unsqueeze(1)
-    within = outer - weighted.T @ mean
+    within = problem.summed(outer - weighted.T @ mean)
     weights = choice_weights(problem, fit.gamma)
     curvature = here.curvature(weights)
     complete = gamma.new_zeros(size, size)
@@ -103,12 +103,12 @@ def observed_information(problem: Problem, fit: Fit) -> Information:
         spread = population * (float(first == second) * eta[:, first] - eta[:, first] * eta[:, second])
         rows = slice(free + (first - 1) * width, free + first * width)
         columns = slice(free + (second - 1) * width, free + second * width)
-        complete[rows, columns] = (covariates * spread.unsqueeze(1)).T @ covariates
-    gradient = population @ mean
+        complete[rows, columns] = problem.summed((covariates * spread.unsqueeze(1)).T @ covariates)
+    gradient = problem.summed(population @ mean)
     gradient[:free] -= problem.penalty(fit.parameters)[0]
     complete[:free, :free] += problem.penalty(torch.eye(free, dtype=complete.dtype, device=complete.device))
     matrix = complete - within
-    return Information(gradient, (matrix + matrix.T) / 2, complete, weighted.T @ weighted)
+    return Information(gradient, (matrix + matrix.T) / 2, complete, problem.summed(weighted.T @ weighted))
 
 
 def annotator_scores(problem: Problem, beta: Tensor) -> Tensor:
@@ -182,7 +182,8 @@ class _At:
 
     def _membership(self, residual: Tensor) -> Tensor:
         """What residuals `(annotators, K)` of the membership give its coefficients."""
-        return ((residual[:, 1:] * self.problem.population.unsqueeze(1)).T @ self.covariates).flatten()
+        weighted = residual[:, 1:] * self.problem.population.unsqueeze(1)
+        return self.problem.summed(weighted.T @ self.covariates).flatten()
 
     def newton_step(self, solve_free: Solver) -> tuple[Tensor, bool]:
         """About I^-1 g, and whether the information was positive definite in all directions that were tried.
@@ -235,7 +236,9 @@ class _At:
         spread = torch.diag_embed(eta) - eta.unsqueeze(-1) * eta.unsqueeze(-2)
         weighted = self.covariates * self.problem.population.unsqueeze(1)
         matrix = torch.einsum("hkl,hp,hq->kplq", spread, weighted, self.covariates).reshape(types * width, -1)
-        matrix = matrix + 1e-10 * torch.eye(types * width, dtype=matrix.dtype, device=matrix.device)
+        matrix = self.problem.summed(matrix) + 1e-10 * torch.eye(
+            types * width, dtype=matrix.dtype, device=matrix.device
+        )
         return lambda right: torch.linalg.solve(matrix, right)
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from pluralign.choice.latent_class.choice_sets import choice_sets, compressed
 from pluralign.choice.latent_class.conditional_logit import LEAST, ConditionalLogit, Point, Slope
 from pluralign.choice.latent_class.panel import Panel
+from pluralign.choice.latent_class.processes import sum_over_processes
 from pluralign.choice.plackett_luce import NOT_SHOWN
 
 BLOCK = 2**16
@@ -59,10 +60,12 @@ class Likelihood:
 
     Args:
         blocks: their distinct choices; at least one block.
+        dealt: as in `Panel`; derivatives of weighted sums over annotators are then those of all processes.
         derived: what was computed from these and is needed again.
     """
 
     blocks: tuple[Block, ...]
+    dealt: bool = False
     derived: dict[str, Any] = field(default_factory=dict, init=False, compare=False)
 
     @classmethod
@@ -75,7 +78,8 @@ class Likelihood:
         responses, size, features = panel.response_ids, panel.response_count, None
         available = None if panel.available is None else torch.tensor(np.asarray(panel.available), device=device)
         if panel.features is not None:  # responses that nobody was shown cost as much as the others
-            seen = np.unique(responses[panel.rank_values > NOT_SHOWN])
+            shown = torch.as_tensor(np.bincount(responses[panel.rank_values > NOT_SHOWN], minlength=size))
+            seen = np.flatnonzero(sum_over_processes(shown) if panel.dealt else shown)
             place = np.zeros(size, dtype=np.int64)
             place[seen] = np.arange(len(seen))
             responses, size = place[responses], len(seen)
@@ -97,7 +101,11 @@ class Likelihood:
             counts = compressed(rows, columns, values, (panel.annotators, len(own)))
             back = compressed(columns, rows, values, (len(own), panel.annotators))
             blocks.append(Block(ConditionalLogit(own, features, size, available), counts, back))
-        return cls(tuple(blocks))
+        return cls(tuple(blocks), panel.dealt)
+
+    def summed(self, values: Tensor) -> Tensor:
+        """Sums over the annotators of this process as those over all annotators."""
+        return sum_over_processes(values) if self.dealt else values
 
     def __len__(self) -> int:
         return sum(len(block.logit.choices) for block in self.blocks)
@@ -116,7 +124,7 @@ class Likelihood:
         """The same without a limit on what types consider."""
         if self.logit.available is None:
             return self
-        return Likelihood(tuple(replace(block, logit=block.logit.of_all()) for block in self.blocks))
+        return Likelihood(tuple(replace(block, logit=block.logit.of_all()) for block in self.blocks), self.dealt)
 
     def weights(self, by_annotator: Tensor) -> Weights:
         """The weight of each choice, from those of the annotators `(annotators, B)`."""
@@ -147,7 +155,7 @@ class Likelihood:
             own = self.weights(population.unsqueeze(1))
             here = self.of_all().at(population.new_zeros(1, self.logit.parameters))
             values, turn = torch.linalg.eigh(here.curvature(own)[0])
-            self.derived["spectrum"] = values.clamp(min=0) / totals(own).clamp(min=LEAST), turn
+            self.derived["spectrum"] = values.clamp(min=0) / self.summed(totals(own)).clamp(min=LEAST), turn
         values, turn = self.derived["spectrum"]
         return values, turn
 
@@ -196,7 +204,7 @@ class Here:
     def gradient(self, weights: Weights) -> Tensor:
         """Of the weighted log-likelihood: `(B, p)`."""
         chosen = _sum(point.chosen(own) for point, own in self._each(weights))
-        return self.logit.collected(chosen - self.mass(weights))
+        return self.likelihood.summed(self.logit.collected(chosen - self.mass(weights)))
 
     def hessian(self, weights: Weights) -> Callable[[Tensor], Tensor]:
         """Products of minus the Hessian of the weighted log-likelihood with one vector each: `(B, p)` to `(B, p)`."""
@@ -206,21 +214,22 @@ class Here:
 
         def product(vectors: Tensor) -> Tensor:
             change = self.logit.utilities(vectors)
-            return self.logit.collected(_sum(each(change) for each in products))
+            return self.likelihood.summed(self.logit.collected(_sum(each(change) for each in products)))
 
         return product
 
     def curvature(self, weights: Weights) -> Tensor:
         """Minus the Hessian of the weighted log-likelihood: `(B, p, p)`."""
-        return _sum(point.curvature(own) for point, own in self._each(weights))
+        return self.likelihood.summed(_sum(point.curvature(own) for point, own in self._each(weights)))
 
     def sampled_curvature(self, weights: Weights, number: int) -> Tensor:
         """About `curvature`, from every n-th choice so that about `number` are left.
 
-        It is exact if there are not many more, or if the sample misses what a feature's curvature comes from.
+        It is exact if there are not many more, if the sample misses what a feature's curvature comes from, or if
+        annotators are dealt.
         """
         step = len(self.likelihood) // max(1, number)
-        if step < 2 or self.logit.available is not None:
+        if step < 2 or self.logit.available is not None or self.likelihood.dealt:
             return self.curvature(weights)
         points = [point.logit.every(step).at(point.utilities, point) for point in self.points]
         own = [part[::step].clone() for part in weights]
@@ -233,7 +242,7 @@ class Here:
 
     def diagonal(self, weights: Weights) -> Tensor:
         """An upper bound of the diagonal of minus the Hessian, `(B, p)`; exact without features."""
-        return _sum(point.diagonal(own) for point, own in self._each(weights))
+        return self.likelihood.summed(_sum(point.diagonal(own) for point, own in self._each(weights)))
 
     def along(self, vectors: Tensor) -> Along:
         """Derivatives along one vector for each of the B: `(B, p)`."""
@@ -274,7 +283,7 @@ class Along:
         found = self.here.mass(weights) * self.change
         for slope, own, block in blocks:
             found += slope.flow(own, None if changes is None else block.back @ changes)
-        return self.here.logit.collected(found)
+        return self.here.likelihood.summed(self.here.logit.collected(found))
 
 
 def totals(weights: Weights) -> Tensor:

@@ -47,6 +47,10 @@ class Problem:
         """Features, responses and what types consider."""
         return self.likelihood.logit
 
+    def summed(self, values: Tensor) -> Tensor:
+        """Sums over annotators, as in `Likelihood.summed`."""
+        return self.likelihood.summed(values)
+
     @cached_property
     def types(self) -> int:
         """K."""

@@ -47,7 +47,7 @@ def pooled(problem: Problem) -> tuple[Tensor, Tensor]:
         here = single.likelihood.at(fit.parameters)
         worths = single.logit.features is None
         own = here.diagonal(weights)[0] if worths else here.curvature(weights)[0].diagonal()
-        made = (single.population @ single.likelihood.places).clamp(min=1)
+        made = problem.summed(single.population @ single.likelihood.places).clamp(min=1)
         problem.derived["pooled"] = fit.parameters[0], 2 * own.clamp(min=0) / made
     shared, information = problem.derived["pooled"]
     return shared, information

@@ -1,0 +1,77 @@
+"""Annotators who are dealt to the processes of `torch.distributed`: sums over all of them, and samples of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from pluralign.choice.latent_class.panel import Panel
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """The sum of the processes' values, the same in each."""
+    whole = values.clone(memory_format=torch.contiguous_format)
+    torch.distributed.all_reduce(whole)
+    return whole
+
+
+def annotators_before(panel: Panel) -> tuple[int, int]:
+    """How many annotators the earlier processes hold, and how many there are; of a panel that is not dealt, all."""
+    if not panel.dealt:
+        return 0, panel.annotators
+    numbers = _of_all(panel.annotators)
+    return sum(numbers[: torch.distributed.get_rank()]), sum(numbers)
+
+
+def sample_of(panel: Panel, judgments: int, least: int, seed: int) -> Panel:
+    """Random annotators with about so many judgments, and at least so many annotators; all if there are no more.
+
+    The sample of a dealt panel is gathered in every process: it is the one that a single process would draw.
+    """
+    before, annotators = annotators_before(panel)
+    made = np.bincount(panel.annotator_ids, minlength=panel.annotators)
+    counts = np.concatenate(_of_all(made)) if panel.dealt else made
+    if counts.sum() <= judgments:
+        return gathered(panel) if panel.dealt else panel
+    order = np.random.default_rng(seed).permutation(annotators)
+    number = max(least, int(np.searchsorted(counts[order].cumsum(), judgments)))
+    chosen = np.sort(order[:number])
+    own = panel.of_annotators(chosen[(chosen >= before) & (chosen < before + panel.annotators)] - before)
+    return gathered(own) if panel.dealt else own
+
+
+def gathered(panel: Panel) -> Panel:
+    """All annotators of a dealt panel, in every process."""
+    before, _ = annotators_before(panel)
+    width = max(_of_all(panel.rank_values.shape[1]))
+
+    def padded(values: np.ndarray, filling: int) -> np.ndarray:
+        return np.pad(values, ((0, 0), (0, width - values.shape[1])), constant_values=filling)
+
+    def joined(values: ArrayLike) -> np.ndarray:
+        return np.concatenate(_of_all(np.asarray(values)))
+
+    return replace(
+        panel,
+        responses=joined(padded(panel.response_ids, 0)),
+        ranks=joined(padded(panel.rank_values, -1)),
+        annotator=joined(panel.annotator_ids + before),
+        reliability=None if panel.reliability is None else joined(panel.reliability),
+        population=joined(panel.weights),
+        covariates=None if panel.covariates is None else joined(panel.covariates),
+        response_total=panel.response_count,
+        dealt=False,
+    )
+
+
+def _of_all(value: Any) -> list[Any]:
+    """The values of all processes, by rank."""
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
