@@ -51,6 +51,8 @@ class SeenTexts:
             fresh = ~repeated
             hashes, order = hashes[fresh[order]], (np.cumsum(fresh) - 1)[order[fresh[order]]]
             texts = texts.filter(pa.array(fresh))
+        if not len(texts):
+            return repeated
         self._runs.append((hashes, (order + self._starts[-1]).astype(np.uint32)))
         self.parts.append(texts)
         self._starts.append(self._starts[-1] + len(texts))
@@ -80,6 +82,8 @@ def all_differ(texts: pa.ChunkedArray) -> bool:
 
 def text_hashes(texts: pa.Array) -> np.ndarray:
     """A hash of each text, `(texts,)` uint64; only this process can compare them."""
+    if not len(texts):
+        return np.zeros(0, np.uint64)
     starts = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset : texts.offset + len(texts) + 1]
     letters = np.frombuffer(texts.buffers()[2] or b"", np.uint8)
     lengths = np.diff(starts)
