@@ -6,7 +6,6 @@ torch.
 
 import ast
 import importlib
-import importlib.metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ __all__ = sorted(_HOMES)
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return importlib.metadata.version("pluralign")
+        metadata = importlib.import_module("importlib.metadata")  # slow to import
+        return metadata.version("pluralign")
     if name not in _HOMES:
         raise AttributeError(f"module 'pluralign' has no attribute '{name}'")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import io
 import json
 import re
@@ -97,6 +96,8 @@ for name, command in COMMANDS.items():
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        import importlib.metadata
+
         typer.echo(f"pluralign {importlib.metadata.version('pluralign')}")
         raise typer.Exit
 

@@ -7,7 +7,6 @@ files), the results, and `metrics.json`, which is written last: a run with this 
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import logging
 import os
 import platform
@@ -41,6 +40,8 @@ ENVIRONMENT = "environment.json"
 
 def environment() -> dict[str, Any]:
     """The system, and the versions of Python and of the libraries that results depend on."""
+    import importlib.metadata  # slow, and reading needs none of it
+
     versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 
 from pluralign.core.errors import RowError
-from pluralign.judgments.columns import canonical_columns
 from pluralign.judgments.schema import schema
 from pluralign.judgments.validation import Reject, RowChecker
 
@@ -100,6 +99,8 @@ def checked_blocks(
 
 def _contents(block: Block, checker: RowChecker) -> tuple[pa.RecordBatch | None, np.ndarray, dict[int, RowError]]:
     """The valid rows in canonical form with the ids that they came with, their places, and errors by place."""
+    from pluralign.judgments.columns import canonical_columns  # slow to import, and sealed files do not need it
+
     found = None if block.columns is None else canonical_columns(block.columns, checker.scale)
     parts, places = [], []
     doubtful = np.arange(block.size)

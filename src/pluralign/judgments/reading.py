@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -17,7 +16,6 @@ from pluralign.core.files import check_distinct, disk_errors, parquet_errors
 from pluralign.core.progress import track
 from pluralign.core.runs import file_fingerprints
 from pluralign.judgments.blocks import Block, checked_blocks
-from pluralign.judgments.formats.trl import preferences
 from pluralign.judgments.inputs import Files, InputRows, inputs_of
 from pluralign.judgments.renames import Columns, column_names, renamed
 from pluralign.judgments.rows import expected_rows, kind_of, read_blocks
@@ -25,6 +23,7 @@ from pluralign.judgments.rows.opening import BLOCK_ROWS, check_not_empty
 from pluralign.judgments.scales import LabelScale, label_scale
 from pluralign.judgments.schema import COLUMNS, Form, is_canonical, scale_of, schema
 from pluralign.judgments.seals import is_sealed
+from pluralign.judgments.seen import all_differ
 from pluralign.judgments.table import Judgments, sidecar
 from pluralign.judgments.validation import RowChecker
 
@@ -117,8 +116,9 @@ class Inputs:
             if isinstance(source, Path) and as_stored and _is_sealed_table(source, checker)
         }
         compare_later = len(sealed) == len(self.sources)
+        expected = sum(pq.read_metadata(path).num_rows for path in sealed) if compare_later else 0
         held: list[pa.RecordBatch] = []
-        size = 0
+        rows, size = 0, 0
         spill: _Spill | None = None
         for source in self.sources:
             if isinstance(source, Path) and source in sealed:
@@ -127,8 +127,8 @@ class Inputs:
                 batches = self._checked(source, checker)
             for batch in batches:
                 held.append(batch)
-                size += batch.nbytes
-                if size > IN_MEMORY_BYTES and spill is None:
+                rows, size = rows + batch.num_rows, size + batch.nbytes
+                if size * max(rows, expected) > rows * IN_MEMORY_BYTES and spill is None:
                     spill = _Spill(batch.schema)
                 if spill is not None:
                     spill.write(held)
@@ -136,7 +136,7 @@ class Inputs:
         if not size or checker.form is None:
             raise PluralignError(f"{one_line(self.names)}: the files hold no judgment")
         table = spill.mapped() if spill is not None else pa.Table.from_batches(held, schema=schema(checker.form, scale))
-        if compare_later and not _all_differ(table.column("id")):
+        if compare_later and not all_differ(table.column("id")):
             for path in self.sources:
                 assert isinstance(path, Path)
                 for _ in _sealed_batches(path, checker, compare_later=False):
@@ -145,6 +145,8 @@ class Inputs:
 
     def _checked(self, source: Path | InputRows, checker: RowChecker) -> Iterator[pa.RecordBatch]:
         """The judgments of a source as validated batches."""
+        from pluralign.judgments.formats.trl import preferences  # which sealed files do not need
+
         known = None if self.columns else checker
         blocks = read_blocks(source, known) if isinstance(source, Path) else source.blocks()
         ready = (preferences(renamed(block, self.columns)) for block in _tracked(blocks, source))
@@ -188,13 +190,6 @@ def _sealed_batches(path: Path, checker: RowChecker, compare_later: bool) -> Ite
                     raise complaint.at(path, start + place)
             start += batch.num_rows
             yield batch
-
-
-def _all_differ(ids: pa.ChunkedArray) -> bool:
-    """Whether the hashes of all ids differ, which equal ids never do."""
-    hashes = np.concatenate([np.fromiter(map(hash, chunk.to_pylist()), np.int64, len(chunk)) for chunk in ids.chunks])
-    hashes.sort()
-    return not (hashes[1:] == hashes[:-1]).any()
 
 
 def common_scale(

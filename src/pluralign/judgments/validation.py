@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pluralign.core.errors import RowError, nearest, one_line
 from pluralign.core.numbers import finite_float
@@ -18,6 +17,7 @@ from pluralign.judgments.identity import column_ids, row_id
 from pluralign.judgments.messages import EXTRA_KEYS, PLAIN_KEYS, tool_calls
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.schema import COLUMNS, Form, schema, unknown_column
+from pluralign.judgments.seen import SeenTexts
 
 LEAST_WEIGHT, MOST_WEIGHT = 1e-15, 1e15
 """The bounds of a weight other than 0: sums and squares of weights stay finite and above 0, also in float32."""
@@ -43,7 +43,13 @@ class RowChecker:
     def __init__(self, scale: LabelScale | None = None) -> None:
         self.scale = scale
         self.form: Form | None = None
-        self._ids: dict[str, int] = {}  # each id, with the number of rows whose content it was derived from
+        # As long as rows come in columns, and all ids are given or all derived: the ids as they came, and for those
+        # that were derived more than once, how often.
+        self._seen: SeenTexts | None = SeenTexts()
+        self._all_derived: bool | None = None
+        self._times: dict[str, int] = {}
+        # Afterwards: each id, with the number of rows whose content it was derived from.
+        self._ids: dict[str, int] = {}
 
     def check(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return the row in canonical form.
@@ -57,10 +63,13 @@ class RowChecker:
 
     def remember(self, ids: Mapping[str, int]) -> None:
         """Take ids of earlier rows, each with the number of rows whose content it was derived from."""
-        self._ids.update(ids)
+        if ids:
+            self._by_name()
+            self._ids.update(ids)
 
     def remembered(self) -> Mapping[str, int]:
         """The ids so far, as `remember` takes them."""
+        self._by_name()
         return self._ids
 
     def content(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,15 +114,28 @@ class RowChecker:
         if ids.null_count == batch.num_rows:
             ids, derived = column_ids(batch), ~derived
         elif ids.null_count:
+            import pyarrow.compute as pc  # slow to import
+
             derived = ids.is_null().to_numpy(zero_copy_only=False)
             ids = pc.replace_with_mask(ids, ids.is_null(), column_ids(batch.filter(ids.is_null())))
-        names = ids.to_pylist()
         errors: dict[int, RowError] = {}
-        fresh = dict(zip(names, derived.tolist(), strict=True)) if derived.any() else dict.fromkeys(names, 0)
-        if len(fresh) == len(names) and self._ids.keys().isdisjoint(fresh):
-            self._ids.update(fresh)
+        if self._seen is not None and derived.all() == derived.any() and self._all_derived in (None, derived.any()):
+            self._all_derived = bool(derived.any())
+            repeated = np.flatnonzero(self._seen.add(ids))
+            renamed = ids.take(pa.array(repeated)).to_pylist() if len(repeated) else []
+            for at, (place, name) in enumerate(zip(repeated.tolist(), renamed, strict=True)):
+                if self._all_derived:
+                    self._times[name] = self._times.get(name, 1) + 1
+                    renamed[at] = f"{name}-{self._times[name]}"
+                else:
+                    errors[place] = _used(name)
+            if renamed:
+                places = np.arange(len(ids))
+                places[repeated] = len(ids) + np.arange(len(renamed))
+                ids = pa.concat_arrays([ids, pa.array(renamed, pa.string())]).take(pa.array(places))
         else:
-            own = derived.tolist()
+            self._by_name()
+            names, own = ids.to_pylist(), derived.tolist()
             for place, name in enumerate(names):
                 if name not in self._ids:
                     self._ids[name] = int(own[place])
@@ -128,6 +150,7 @@ class RowChecker:
 
     def _identify(self, name: str, derived: bool) -> str:
         """Take an id, which for a derived one is the content of the row; equal contents are numbered from 2."""
+        self._by_name()
         if derived:
             times = self._ids.get(name)
             self._ids[name] = (times or 0) + 1
@@ -135,9 +158,23 @@ class RowChecker:
                 return name
             name = f"{name}-{times + 1}" if times else name
         if name in self._ids:
-            raise RowError("id", f"{one_line(name)} is already used by an earlier row: ids must be unique")
+            raise _used(name)
         self._ids[name] = 0
         return name
+
+    def _by_name(self) -> None:
+        """Compare ids one by one from now on."""
+        if self._seen is not None:
+            for part in self._seen.parts:
+                self._ids.update(dict.fromkeys(part.to_pylist(), int(self._all_derived or 0)))
+            for name, times in self._times.items():
+                self._ids[name] = times
+                self._ids.update({f"{name}-{number}": 0 for number in range(2, times + 1)})
+            self._seen, self._times = None, {}
+
+
+def _used(name: str) -> RowError:
+    return RowError("id", f"{one_line(name)} is already used by an earlier row: ids must be unique")
 
 
 def checked_batches(

@@ -20,6 +20,7 @@ from pluralign.core.progress import track
 from pluralign.judgments.formats.convert import Tally
 from pluralign.judgments.rows.cutting import Part, parts_of
 from pluralign.judgments.schema import Form, schema
+from pluralign.judgments.seen import text_hashes
 from pluralign.judgments.table import table_writer
 from pluralign.judgments.validation import Reject, RowChecker
 from pluralign.workflows.import_readers import ImportFormat, rejecter
@@ -30,7 +31,6 @@ SHARD = re.compile(r"part-\d{5,}\.parquet")
 MOST_BYTES = 128 * 2**20
 """The size of the parts that large files are cut into; a process holds the ids of one part."""
 
-_DERIVED = 24  # letters of an id that was derived from the content of a row
 _NUMBERED = r"^([0-9a-f]{24})-[0-9]+$"  # the id of a row that repeats the content of another, which has the first part
 
 
@@ -120,8 +120,8 @@ def import_part(job: PartJob) -> PartResult:
 
 def _imported(
     job: PartJob, form: Form | None = None, ids: Mapping[str, int] | None = None
-) -> tuple[PartResult, Mapping[str, int]]:
-    """Import a part after rows of this form and with these ids; gives the ids after it, too."""
+) -> tuple[PartResult, RowChecker]:
+    """Import a part after rows of this form and with these ids; gives the checker of all of them, too."""
     result, checker = PartResult(), RowChecker()
     checker.form = form
     checker.remember(ids or {})
@@ -141,7 +141,7 @@ def _imported(
         except PluralignError as fault:
             result.error = result.error or str(fault).replace(str(path), str(job.part.path))
     result.form = checker.form
-    return result, checker.remembered()
+    return result, checker
 
 
 def _rejecter(job: PartJob, result: PartResult, stack: contextlib.ExitStack) -> Reject:
@@ -170,9 +170,9 @@ def _as_one(done: list[tuple[PartJob, PartResult]]) -> list[tuple[PartJob, PartR
     ids: Mapping[str, int] = {}
     for place, (job, result) in enumerate(made):
         if np.isin(contents[place], repeated).any():
-            result, after = _imported(job, form, ids)
+            result, checker = _imported(job, form, ids)
             made[place] = (job, result)
-            ids = _within(after, repeated)
+            ids = _within(checker.remembered(), repeated)
         if result.error is not None:
             return made[: place + 1]
     return made
@@ -186,7 +186,7 @@ def _within(ids: Mapping[str, int], contents: np.ndarray) -> Mapping[str, int]:
 
 def _contents(shard: Path) -> np.ndarray:
     """Hashes of the contents that ids stand for in a file, without repetitions."""
-    hashes = [np.zeros(0, np.uint64)]
+    hashes = [text_hashes(pa.array([], pa.string()))]
     if shard.exists():
         with pq.ParquetFile(shard) as file:
             for batch in file.iter_batches(columns=["id"], use_threads=False):
@@ -196,14 +196,5 @@ def _contents(shard: Path) -> np.ndarray:
 
 
 def _contents_of(ids: pa.Array) -> np.ndarray:
-    """A hash of each id without the number of a repetition, quick for ids that are derived from contents."""
-    ids = pc.replace_substring_regex(ids, _NUMBERED, r"\1")
-    sizes = pc.binary_length(ids).to_numpy()
-    hashes = np.zeros(len(ids), np.uint64)
-    of = np.flatnonzero(sizes == _DERIVED)
-    derived = ids.take(pa.array(of))
-    words = np.frombuffer(b"" if not len(of) else derived.buffers()[2], np.uint64, 3 * len(of)).reshape(-1, 3)
-    hashes[of] = (words * np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64)).sum(1)
-    others = np.flatnonzero(sizes != _DERIVED)
-    hashes[others] = [hash(name) & 2**64 - 1 for name in ids.take(pa.array(others)).to_pylist()]
-    return hashes
+    """A hash of each id without the number of a repetition."""
+    return text_hashes(pc.replace_substring_regex(ids, _NUMBERED, r"\1"))

@@ -38,20 +38,22 @@ class Ballots:
 
 def digests_of(judgments: Judgments) -> np.ndarray:
     """A 16-byte digest of each judgment's id: `(judgments,)`."""
-    digest, joined = hashlib.blake2b, bytearray()
+    digest = hashlib.blake2b
+    parts = []
     for chunk in judgments.table.column("id").chunks:
-        joined += b"".join([digest(name.encode(), digest_size=16).digest() for name in chunk.to_pylist()])
-    return np.frombuffer(joined, dtype="S16")
+        names = chunk.view(pa.binary()).to_pylist()
+        parts.append(b"".join([digest(name, digest_size=16).digest() for name in names]))
+    return np.frombuffer(bytearray(b"".join(parts)), dtype="S16")
 
 
 def first_and_unknown(digests: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Which digests occur for the first time and are not among the known ones: `(judgments,)` bool."""
     every = np.concatenate((known, digests))
-    words = every.view(np.uint64).reshape(-1, 2)
-    order = np.argsort(words[:, 0], kind="stable")  # equal digests follow one another, the earliest first
-    repeats = (words[order[1:], 0] == words[order[:-1], 0]) & (words[order[1:], 1] == words[order[:-1], 1])
-    halves = words[order[1:], 0] == words[order[:-1], 0]
-    if not np.array_equal(repeats, halves):  # half a digest in common: compare whole ones
+    left, right = every.view(np.uint64).reshape(-1, 2).T
+    order = np.argsort(left, kind="stable")  # equal digests follow one another, the earliest first
+    ordered = left[order]
+    repeats = ordered[1:] == ordered[:-1]
+    if (right[order[1:][repeats]] != right[order[:-1][repeats]]).any():  # half a digest in common: compare whole ones
         first = np.zeros(len(every), dtype=bool)
         first[np.unique(every, return_index=True)[1]] = True
         return first[len(known) :]
