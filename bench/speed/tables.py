@@ -127,5 +127,26 @@ def data_speed(found: Any) -> list[str]:
     return [paragraph(intro), table(rows, template)]
 
 
-_MAKERS = (speed, speed_curves, transport_speed, audit_speed, dprm_step, more_cost, pm_step, data_speed)
+def ten_million(found: Any) -> list[str]:
+    options, of = found["options"], {}
+    for row in found["rows"]:
+        of.setdefault(row["command"], []).append(row)
+    rows = [{"command": command, "one": runs[0], "last": runs[-1]} for command, runs in of.items()]
+    for row in rows:
+        row["growth"] = {key: row["last"][key] / row["one"][key] for key in ("processor", "peak", "own")}
+    small, large = (f"{number:,}" for number in (options["judgments"][0], options["judgments"][-1]))
+    intro = f"""Pairs by {options["annotators"]:,} annotators, {small} and {large} judgments; {options["threads"]}
+        thread(s) a process, one turn. Memory is that of the command and its workers together; "own" leaves out mapped
+        files, which the system can take back."""
+    template = f"""
+        | command | {small}: processor, s | peak, GiB | own, GiB | {large}: processor, s | clock, s | peak, GiB
+        | own, GiB | growth: processor, peak, own |
+        ---
+        | {{command}} | {{one[processor]:.1f}} | {{one[peak]:.2f}} | {{one[own]:.2f}} | {{last[processor]:.1f}}
+        | {{last[clock]:.0f}} | {{last[peak]:.2f}} | {{last[own]:.2f}}
+        | {{growth[processor]:.1f}}, {{growth[peak]:.1f}}, {{growth[own]:.1f}} |"""
+    return [paragraph(intro), table(rows, template)]
+
+
+_MAKERS = (speed, speed_curves, transport_speed, audit_speed, dprm_step, more_cost, pm_step, data_speed, ten_million)
 TABLES = {make.__name__: make for make in _MAKERS}
