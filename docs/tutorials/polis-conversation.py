@@ -254,7 +254,7 @@ pd.concat([by_statement.head(4), by_statement.tail(4)])
 #
 # - The policy knows the statements that people voted on. On real conversations, a reward from a few dozen statements
 #   said nothing useful about statements that nobody judged: it was farther from the people than all alike in each of
-#   the three conversations tried ([results](../../bench/results/matching.md)).
+#   the five conversations tried ([results](../../bench/results/matching.md)).
 # - Rankings identify odds, p / (1 - p), and the target here has p: for statements that nearly all agree on the two
 #   differ.
 # - The camps were planted. In ten audits of five real conversations (as votes and as rankings) the audit found types

@@ -161,7 +161,7 @@ def _padded(sets: ChoiceSets, ties: str) -> _Padded:
     for part, start in ((sets.tied, torch.zeros_like(tied)), (sets.others, tied)):
         number = torch.bincount(part.choice, minlength=len(sets))
         within = torch.arange(len(part.choice)) - (number.cumsum(0) - number)[part.choice]
-        response[part.choice, start[part.choice] + within] = part.response
+        response[part.choice, start[part.choice] + within] = part.response.long()
     place = torch.arange(max(1, int(tied.max()) if len(sets) else 1)).double()
     share = (
         1 - place / tied.unsqueeze(1).clamp(min=1) if ties == "efron" else torch.ones(len(sets), len(place)).double()
