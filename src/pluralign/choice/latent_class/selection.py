@@ -16,7 +16,7 @@ from pluralign.choice.latent_class.panel import Panel
 NO_GAIN = 1e-4
 """A gain below this, in nats per judgment, counts as none: it is too small to matter, and fits are not more precise."""
 
-PRECISION = 1e-6
+PRECISION = 1e-7
 """Fits that are only compared on held-out annotators stop this near to their optimum, relative to their objective."""
 
 PATIENCE = 2
