@@ -7,6 +7,7 @@ torch.
 import ast
 import importlib
 import importlib.metadata
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ def __getattr__(name: str) -> Any:
         return importlib.metadata.version("pluralign")
     if name not in _HOMES:
         raise AttributeError(f"module 'pluralign' has no attribute '{name}'")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    with warnings.catch_warnings():  # tqdm, which the libraries import, misses ipywidgets in many a notebook
+        warnings.filterwarnings("ignore", "IProgress not found")
+        return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -31,9 +31,9 @@ def demo(
     ] = False,
     seed: options.Seed = 0,
 ) -> None:
-    """Run the whole pipeline on a simulated town; with --verbose, print all tables.
+    """Run the whole pipeline on a simulated town.
 
-    Takes five to eight minutes on two CPU cores.
+    Takes five to eight minutes on two CPU cores. With --verbose, prints all tables.
     """
     from pluralign.demo.run import demo as run
     from pluralign.demo.run import demo_data

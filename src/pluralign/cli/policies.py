@@ -127,15 +127,17 @@ def aggregate(
 
     Builds a mixture, a merged adapter, pooled logits and a best-of policy, and reports what each type gets from each.
     """
+    judges = _models(judge or [], "--judge", "TYPE=FOLDER")
+    others = _models(policy or [], "--policy", "NAME=FOLDER")
     from pluralign.workflows.aggregate.contents import outcome_lines
     from pluralign.workflows.aggregate.run import aggregate as aggregate_run
 
     metrics = aggregate_run(
         run, out, prompts=prompts, tuning_prompts=tuning_prompts, criterion=criterion,
-        **({"offer": offer} if offer else {}), judge=_models(judge or [], "--judge", "TYPE=FOLDER"), samples=samples,
+        **({"offer": offer} if offer else {}), judge=judges, samples=samples,
         candidates=candidates, best_of_rule=best_of_rule, trials=trials, max_new_tokens=max_new_tokens,
         max_prompts=max_prompts, max_tuning_prompts=max_tuning_prompts, priority=_priority(priority or []), hedge=hedge,
-        policies=_models(policy or [], "--policy", "NAME=FOLDER"), distill=distill, distill_prompts=distill_prompts,
+        policies=others, distill=distill, distill_prompts=distill_prompts,
         distill_samples=distill_samples, distill_epochs=distill_epochs, distill_learning_rate=distill_learning_rate,
         label_scale=label_scale, seed=seed, trust_remote_code=trust_remote_code,
     )  # fmt: skip

@@ -59,7 +59,6 @@ def nearest_folder(name: str | os.PathLike[str]) -> str | None:
 
 def _not_on_hub(name: str) -> str | None:
     """Why a model can be had neither from the hub nor from its cache; `None` if it can, or if loading will tell."""
-    import httpx
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
@@ -71,8 +70,8 @@ def _not_on_hub(name: str) -> str | None:
         HfApi().model_info(name, timeout=10)
     except (RepositoryNotFoundError, HFValidationError):
         return "no such model on the hub"
-    except httpx.TransportError:
-        return "the hub cannot be reached"
     except HfHubHTTPError:  # a gated model, a server in trouble
         return None
+    except Exception:  # of the network; its class depends on the client that the hub's library uses
+        return "the hub cannot be reached"
     return None
