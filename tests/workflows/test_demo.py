@@ -1,5 +1,6 @@
 """The demo on a small town: its tables hold the numbers of its runs."""
 
+import html
 import json
 import re
 from dataclasses import replace
@@ -43,7 +44,9 @@ def test_the_demo_reports_what_its_runs_hold(tmp_path, monkeypatch, capfd):
     assert len(said) + len(told.answers) + len(told.files) < 60
     text = "\n".join(told.tables)
     assert (tmp_path / "tables.txt").read_text() == text
-    the_answers_are_those_of_the_page_and_the_tables(told.answers, text, (tmp_path / "report.html").read_text())
+    the_answers_are_those_of_the_page_and_the_tables(
+        told.answers, text, html.unescape((tmp_path / "report.html").read_text())
+    )
     runs = ("reward", "crowd", "policy", "types")
     metrics = {name: json.loads((tmp_path / name / "metrics.json").read_text()) for name in runs}
     found_types, rest = text.split("How well calibrated is the reward model?")

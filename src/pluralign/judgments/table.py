@@ -68,7 +68,7 @@ class Judgments:
 
     def __repr__(self) -> str:
         people = len(self.table.column("annotator").unique().drop_null())
-        return f"<Judgments: {len(self)} by {people} annotators>"
+        return f"<Judgments: {len(self)} by {people} annotator{'s' * (people != 1)}>"
 
     def _repr_html_(self) -> str:
         """The first rows, for notebooks."""
