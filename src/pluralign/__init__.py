@@ -11,6 +11,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+# The libraries below import tqdm, which misses ipywidgets in many a notebook; pluralign shows no bar of it.
+warnings.filterwarnings("ignore", "IProgress not found")
+
 _HOMES = {
     name.asname: statement.module
     for statement in ast.parse(Path(__file__).with_suffix(".pyi").read_bytes()).body
@@ -27,9 +30,7 @@ def __getattr__(name: str) -> Any:
         return importlib.metadata.version("pluralign")
     if name not in _HOMES:
         raise AttributeError(f"module 'pluralign' has no attribute '{name}'")
-    with warnings.catch_warnings():  # tqdm, which the libraries import, misses ipywidgets in many a notebook
-        warnings.filterwarnings("ignore", "IProgress not found")
-        return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
