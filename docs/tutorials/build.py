@@ -27,14 +27,19 @@ UNWANTED = re.compile(r"Warning\b|\d+%\||it/s|s/it|\r|Traceback")
 
 SET_UP = f"""
 import sys
-import matplotlib.figure
+import matplotlib.pyplot
 sys.path.append({str(FOLDER)!r})
 import build
 # The same picture has the same bytes, and text stays text.
 matplotlib.rcParams.update({{"svg.hashsalt": "pluralign", "svg.fonttype": "none", "font.family": "sans-serif"}})
 formatters = get_ipython().display_formatter.formatters
 formatters["text/markdown"].for_type_by_name("pandas", "DataFrame", build.table)
-formatters["image/svg+xml"].for_type(matplotlib.figure.Figure, build.drawn)
+matplotlib.pyplot.close(matplotlib.pyplot.figure())  # pyplot sets its own forms when it is first used, and once more
+
+def set_forms(*_):
+    formatters["image/svg+xml"].for_type(matplotlib.figure.Figure, build.drawn)
+
+get_ipython().events.register("pre_run_cell", set_forms)
 """
 """What the kernel runs before a tutorial, so that frames and figures come in the page's forms too."""
 

@@ -43,7 +43,7 @@ for vendor, size in SIZES.items():
             best, worst = np.argsort(-(utility / NOISE[vendor] + draw.gumbel(size=2)))
             row = {"prompt": prompt, "chosen": pair[best].text, "rejected": pair[worst].text}
             file.write(json.dumps(row) + "\n")
-Path("wordy.jsonl").read_text().splitlines()[0]
+print(Path("wordy.jsonl").read_text().splitlines()[0])
 
 # %% [markdown]
 # ## Import, and a first look
