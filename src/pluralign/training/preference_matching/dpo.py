@@ -78,6 +78,7 @@ class MatchingConfig(DPOConfig):
             raise ValueError(f"anchor: found {self.anchor!r}, expected nll or kl, or leave it out")
         if not self.anchor_weight > 0:
             raise ValueError(f"anchor_weight: found {self.anchor_weight}, expected a number above 0")
+        _ = self.penalty  # checks its settings
 
     def cautions(self) -> list[str]:
         """What the trainer warns of, once."""
