@@ -1,7 +1,7 @@
 """The documentation names what exists: public names, modules, and the papers."""
 
 import ast
-import importlib.util
+import importlib
 import inspect
 import re
 from pathlib import Path
@@ -101,9 +101,32 @@ def test_keys_of_the_configs_of_a_page_exist(page):
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_the_page_of_a_tutorial_has_all_cells_of_its_script(script):
-    spec = importlib.util.spec_from_file_location("build", script.with_name("build.py"))
-    build = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(build)
     page = script.with_suffix(".md").read_text(encoding="utf-8")
-    missing = [cell.source for cell in build.cells_of(script.read_text(encoding="utf-8")) if cell.source not in page]
+    missing = [source for _, source in cells_of(script) if source not in page]
     assert not missing, "run `make docs`"
+
+
+def cells_of(script):
+    """The cells of a script in the percent format: whether a cell is Markdown, and its source."""
+    before, *parts = re.split(r"^# %%", script.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert before == ""
+    for part in parts:
+        head, _, source = part.partition("\n")
+        assert head in ("", " [markdown]")
+        lines = source.strip().splitlines()
+        if head:
+            assert all(line == "#" or line.startswith("# ") for line in lines)
+            lines = [line[2:] for line in lines]
+        yield bool(head), "\n".join(lines)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_a_tutorial_is_a_notebook_whose_cells_compile(script):
+    first, *_ = cells = list(cells_of(script))
+    assert first[0], "a notebook begins with its title"
+    assert first[1].startswith("# ")
+    assert sum(not markdown for markdown, _ in cells) > 5
+    for markdown, source in cells:
+        assert source
+        if not markdown:
+            compile(source, script.name, "exec")

@@ -137,8 +137,8 @@ def _distances(row: dict[str, Any]) -> str:
 def pm_polis(found: Any) -> list[str]:
     intro = """Rankings of {size} statements or a few more, a fifth of them held out, and a fifth of the statements;
         {max_steps} steps of {per_device_train_batch_size}, learning rate {learning_rate:g}, beta {beta:g}. Means over
-        seeds. A gain is the total variation of all alike minus the policy's, with a 95 % interval over annotators of
-        the first seed."""
+        seeds. A gain is the total variation of all alike minus the policy's, with a 95 % interval over annotators, its
+        ends averaged over seeds: the annotators are the same."""
     by_method: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for key, row in found["rows"].items():
         place, method, _ = key.split("; ")
@@ -150,8 +150,8 @@ def pm_polis(found: Any) -> list[str]:
             if part in several[0]:
                 short = part.split()[0]
                 out[f"{short}_tv"] = float(np.mean([row[part]["total_variation"] for row in several]))
-                own = several[0][part]
-                out[f"{short}_gain"] = f"{own['gain']:.3f} [{own['gain_low']:.3f}, {own['gain_high']:.3f}]"
+                gain, low, high = (np.mean([row[part][f"gain{end}"] for row in several]) for end in ("", "_low", "_high"))
+                out[f"{short}_gain"] = f"{gain:.3f} [{low:.3f}, {high:.3f}]"
                 out[f"{short}_mass"] = float(np.mean([row[part]["minority_mass"] for row in several]))
         if "log_loss" in several[0]:
             out["log_loss"] = float(np.mean([row["log_loss"] for row in several]))

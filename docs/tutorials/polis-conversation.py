@@ -115,17 +115,16 @@ pd.concat([shares.head(4), shares.tail(4)])
 # The first four divide the types most, the last four least. A picture of all:
 
 # %%
-from matplotlib.figure import Figure
+import matplotlib.pyplot as plt
 
-figure = Figure((8, 5), layout="constrained")
-axes = figure.subplots()
+figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
 places = range(len(shares), 0, -1)
 axes.hlines(places, shares["type 1 agrees"], shares["type 2 agrees"], color="lightgray", linewidth=3)
 for kind, colour in (("type 1", "tab:orange"), ("type 2", "tab:blue")):
     axes.plot(shares[f"{kind} agrees"], places, "o", color=colour, label=kind)
 axes.set(yticks=places, yticklabels=shares["statement"], xlim=(0, 1), xlabel="share of the type that agrees")
 axes.legend(loc="lower left", ncols=2)
-figure
+plt.show()
 
 # %% [markdown]
 # ## A model that chooses statements like the people
@@ -254,7 +253,7 @@ pd.concat([by_statement.head(4), by_statement.tail(4)])
 #
 # - The policy knows the statements that people voted on. On real conversations, a reward from a few dozen statements
 #   said nothing useful about statements that nobody judged: it was farther from the people than all alike in each of
-#   the three conversations tried ([results](../../bench/results/matching.md)).
+#   the five conversations tried ([results](../../bench/results/matching.md)).
 # - Rankings identify odds, p / (1 - p), and the target here has p: for statements that nearly all agree on the two
 #   differ.
 # - The camps were planted. In ten audits of five real conversations (as votes and as rankings) the audit found types

@@ -43,7 +43,7 @@ for vendor, size in SIZES.items():
             best, worst = np.argsort(-(utility / NOISE[vendor] + draw.gumbel(size=2)))
             row = {"prompt": prompt, "chosen": pair[best].text, "rejected": pair[worst].text}
             file.write(json.dumps(row) + "\n")
-Path("wordy.jsonl").read_text().splitlines()[0]
+print(Path("wordy.jsonl").read_text().splitlines()[0])
 
 # %% [markdown]
 # ## Import, and a first look
@@ -200,10 +200,10 @@ pd.DataFrame(rows, index=columns).T.rename_axis("vendor")
 # the confidence is right; below it the model is over-confident.
 
 # %%
-from matplotlib.figure import Figure
+import matplotlib.pyplot as plt
 
-figure = Figure((8, 2.9), layout="constrained")
-for axes, (vendor, scale) in zip(figure.subplots(1, 3, sharey=True), scales.items(), strict=True):
+figure, panels = plt.subplots(1, 3, sharey=True, figsize=(8, 2.9), layout="constrained")
+for axes, (vendor, scale) in zip(panels, scales.items(), strict=True):
     margin = pairs.margin[vendor_of == vendor]
     for label, values in (("one temperature", margin), ("own scale", margin * scale)):
         confidence = 1 / (1 + np.exp(-np.abs(values)))
@@ -213,7 +213,7 @@ for axes, (vendor, scale) in zip(figure.subplots(1, 3, sharey=True), scales.item
     axes.plot([0.5, 1], [0.5, 1], "--", color="gray", linewidth=1)
     axes.set(title=vendor, xlabel="confidence", xlim=(0.5, 1), ylim=(0.4, 1))
 axes.legend(fontsize="small", loc="lower right")
-figure
+plt.show()
 
 # %% [markdown]
 # ## What to take from it

@@ -6,8 +6,12 @@ torch.
 
 import ast
 import importlib
+import warnings
 from pathlib import Path
 from typing import Any
+
+# The libraries below import tqdm, which misses ipywidgets in many a notebook; pluralign shows no bar of it.
+warnings.filterwarnings("ignore", "IProgress not found")
 
 _HOMES = {
     name.asname: statement.module

@@ -105,7 +105,10 @@ WRONG = [
     ({"run_name": 5}, "key 'run_name': found 5, expected text"),
     ({"max_length": 4096}, "max_length: 4096 is more than the 96 tokens"),
     ({"max_length": 0}, "'max_length': found 0, expected 1 or more"),
-    ({"model_name_or_path": "no-such-folder/model"}, "no-such-folder/model: no model can be loaded"),
+    (
+        {"model_name_or_path": "no-such-folder/model"},
+        "no-such-folder/model: no such folder, and nothing of the hub can be loaded",
+    ),
     (
         {"eval_files": [], "eval_strategy": "steps"},
         "key 'eval_strategy': evaluating during training needs eval_files",

@@ -160,3 +160,14 @@ def test_a_table_of_another_tool_is_checked(tmp_path):
         read(tmp_path / "t.jsonl")
     with pytest.raises(PluralignError, match="no such file"):
         read(tmp_path / "none.parquet")
+
+
+def test_a_notebook_shows_how_many_judgments_there_are_and_the_first(rows):
+    texts = Judgments.from_rows([{**rows[0], "prompt": f"<b>{n}</b>"} for n in range(7)])
+    chats = [[{"role": "user", "content": "Tea?"}], [{"role": "assistant", "content": "Yes"}]]
+    messages = Judgments.from_rows([{"prompt": chats[0], "responses": [chats[1]], "ranks": [1]}])
+    assert repr(texts) == "<Judgments: 7 by 1 annotator>"
+    assert repr(messages) == "<Judgments: 1 by 0 annotators>"
+    assert texts._repr_html_().count("&lt;b&gt;") == 5
+    assert "<b>" not in texts._repr_html_()
+    assert "Yes" in messages._repr_html_()

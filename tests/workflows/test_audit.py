@@ -152,6 +152,7 @@ def test_the_result_is_an_object_that_its_folder_gives_again(found):
         assert len(one.worths) == 6
         assert one.page() == (folder / "report.html").read_text()
         assert one.sentence in one._repr_html_()
+        assert one.plot()._repr_svg_().count("<svg") == 1  # what a notebook shows where pyplot was not imported
         left, right = one.plot().axes
         assert len(left.get_xticks()) == len(one.contents.selection) > 1
         assert [bar.get_width() for bar in right.patches] == pytest.approx([0.5, 0.5], abs=0.01)

@@ -232,7 +232,7 @@ def test_settings_and_files_that_do_not_fit_are_refused(base, reward, prompts, t
         ({"select": "softmax", "beta": 0.0}, "beta: found 0.0"),
         ({"temperature": float("nan")}, "temperature: found nan"),
         ({"reward": base}, "base: is not a reward model"),
-        ({"reward": tmp_path / "nowhere"}, "nowhere: no model can be loaded"),
+        ({"reward": tmp_path / "nowhere"}, "nowhere: no such folder"),
         ({"out": tmp_path / "best.csv"}, "best.csv: the name must end in"),
         ({"max_new_tokens": 48}, "max_new_tokens: 48 leaves no room for a prompt"),
     ):

@@ -1,5 +1,6 @@
 """The demo on a small town: its tables hold the numbers of its runs."""
 
+import html
 import json
 import re
 from dataclasses import replace
@@ -11,9 +12,9 @@ import torch
 from scipy.stats import wasserstein_distance
 
 from pluralign import read
+from pluralign.demo import answers, tables
 from pluralign.demo import run as demo_module
-from pluralign.demo import tables
-from pluralign.demo.comparison import said_metrics
+from pluralign.demo.comparison import WinRates, said_metrics
 from pluralign.demo.from_scratch import make_causal_model
 from pluralign.demo.run import RUNS, demo
 from pluralign.demo.town import candidates, chosen_shares, log_choices, true_shares
@@ -29,7 +30,7 @@ LABELS = "12345"
 
 
 @pytest.mark.slow
-def test_the_demo_reports_what_its_runs_hold(tmp_path, monkeypatch):
+def test_the_demo_reports_what_its_runs_hold(tmp_path, monkeypatch, capfd):
     def shorter(*given):
         configs = full(*given)
         configs["rlhf"]["max_steps"] = 3
@@ -37,7 +38,15 @@ def test_the_demo_reports_what_its_runs_hold(tmp_path, monkeypatch):
 
     full = demo_module.configs
     monkeypatch.setattr(demo_module, "configs", shorter)
-    text = demo(tmp_path, seed=1, annotators=20, judgments_per_annotator=6)
+    told = demo(tmp_path, seed=1, annotators=20, judgments_per_annotator=6)
+    said = "".join(capfd.readouterr()).splitlines()
+    assert [line.split(" (")[0] for line in said[:-1]] == [f"{n} of 11: {name}" for n, name in enumerate(RUNS, 1)]
+    assert len(said) + len(told.answers) + len(told.files) < 60
+    text = "\n".join(told.tables)
+    assert (tmp_path / "tables.txt").read_text() == text
+    the_answers_are_those_of_the_page_and_the_tables(
+        told.answers, text, html.unescape((tmp_path / "report.html").read_text())
+    )
     runs = ("reward", "crowd", "policy", "types")
     metrics = {name: json.loads((tmp_path / name / "metrics.json").read_text()) for name in runs}
     found_types, rest = text.split("How well calibrated is the reward model?")
@@ -88,9 +97,38 @@ def test_the_demo_reports_what_its_runs_hold(tmp_path, monkeypatch):
         assert share in ("50%", "30%", "20%")
     for file in ("language-model/model.safetensors", "policy/adapter_model.safetensors", "types/mixture.json"):
         assert (tmp_path / file).exists()
-    assert demo(tmp_path, seed=1, annotators=20, judgments_per_annotator=6) == text, (
-        "a second call reuses finished runs"
-    )
+    again = demo(tmp_path, seed=1, annotators=20, judgments_per_annotator=6)
+    assert again == told, "a second call reuses finished runs"
+
+
+def the_answers_are_those_of_the_page_and_the_tables(answers, tables, page):
+    questions = [line for line in answers if line.endswith("?")]
+    assert len(questions) == 6
+    assert all(question in page for question in questions[:4])
+    whole = "\n".join(answers)
+    decimals = re.findall(r"\d\.\d{3}\b", whole.split(questions[1])[1])
+    assert len(decimals) >= 3
+    assert all(number in tables for number in decimals)
+    of_kl = re.search(r"KL-RLHF (\d+)% \(brief\), (\d+)% \(warm\) and (\d+)% \(thorough\)", whole)
+    line = next(line for line in tables.split("What do policies say?")[1].splitlines() if line.startswith("KL-RLHF"))
+    shares = [float(cell) for cell in re.findall(r"(?<![\[\d.])\d\.\d\d(?= \[)", line)][:3]
+    assert [int(share) / 100 for share in of_kl.groups()] == pytest.approx(shares, abs=0.006)
+
+
+def test_answers_about_several_types_and_a_calibrated_reward():
+    worst = {"win_rate": 0.52, "win_rate_low": 0.45, "win_rate_high": 0.58}
+    wins = {"best-of": WinRates({}, worst), "own type's": WinRates({}, {"win_rate": 0.68})}
+    _, chosen, own = answers.fair_answer(wins, "best-of")
+    assert "choose best-of" in chosen
+    assert "in 52% [45%, 58%] of cases" in chosen
+    assert "in 68%" in own
+    reward = {"ece": 0.06, "accuracy": 0.6}
+    reward |= {f"{key}/source={place}": value for place in PLACES for key, value in (("ece", 0.1), ("accuracy", 0.7))}
+    after = {key: value / 2 for key, value in reward.items()}
+    told = answers.calibration_answer(reward, after, 1.8)
+    assert "70% (market) and 70% (school)" in told[1]
+    assert "0.060 to 0.030 (both), 0.100 to 0.050 (market)" in told[2]
+    assert "could not be calibrated" in answers.calibration_answer(reward, reward, 1.0)[-1]
 
 
 def the_policies_for_all_are_correct(folder, judged, text):

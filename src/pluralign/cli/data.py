@@ -98,10 +98,17 @@ def split(
     typer.echo("no unit is in two parts")
 
 
+def _features(value: str) -> str:
+    """Check the name of a model among the names of features."""
+    return value if value in ("auto", "worths", "tfidf") else str(options.model_name(value))
+
+
 def audit(
     files: options.Files,
     out: options.OutFolder,
-    features: Annotated[str, Option(help="auto, worths, tfidf, or a model folder or hub id.")] = "auto",
+    features: Annotated[
+        str, Option(callback=_features, help="auto, worths, tfidf, or a model folder or hub id.")
+    ] = "auto",
     types: Annotated[str, Option(help="Number of annotator types, or auto.")] = "auto",
     most_types: Annotated[int, Option(min=1, help="Maximum number of types that auto tries.")] = 6,
     dimensions: Annotated[int, Option(min=1, help="Number of dimensions of text features.")] = 64,

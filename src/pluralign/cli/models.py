@@ -50,7 +50,10 @@ def train(
 
 
 def calibrate(
-    model: Annotated[Path, Argument(help="Folder of a reward model: a run, a model folder or an adapter.")],
+    model: Annotated[
+        Path,
+        Argument(callback=options.run_folder, help="Folder of a reward model: a run, a model folder or an adapter."),
+    ],
     files: Annotated[list[Path] | None, Argument(help="Canonical files that the model was not trained on.")] = None,
     method: Annotated[Method, Option(help="Fit one temperature, or a monotone curve.")] = "temperature",
     remove: Annotated[bool, Option("--remove", help="Remove the stored recalibration; takes no files.")] = False,
@@ -92,9 +95,14 @@ def evaluate(
     raw: options.Raw = False,
     average: options.Average = None,
     own: Annotated[list[str] | None, Option(help="SOURCE=MODEL: what sharing gains a source over its model.")] = None,
-    reference: Annotated[str | None, Option(help="Policies: reference model.", show_default="as in training")] = None,
+    reference: Annotated[
+        str | None,
+        Option(callback=options.model_name, help="Policies: reference model.", show_default="as in training"),
+    ] = None,
     beta: Annotated[float | None, Option(help="Policies: inverse temperature.", show_default="as in training")] = None,
-    reward: Annotated[str | None, Option(help="Policies: reward model that scores sampled responses.")] = None,
+    reward: Annotated[
+        str | None, Option(callback=options.model_name, help="Policies: reward model that scores sampled responses.")
+    ] = None,
     kinds: Annotated[
         str | None,
         Option(help="With --reward: an em-dpo run, or 'nearest': compare kinds of responses said and put first."),
@@ -130,7 +138,7 @@ def _models_of_sources(given: list[str]) -> dict[str, str]:
         source, equals, model = entry.partition("=")
         if not (source and equals and model):
             raise PluralignError(f"--own: found '{entry}', expected SOURCE=MODEL, like helpful=runs/top-helpful")
-        models[source] = model
+        models[source] = options.model_name(model)
     return models
 
 

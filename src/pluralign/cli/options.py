@@ -9,6 +9,9 @@ import typer
 from typer import Argument, Option
 from typer.core import TyperCommand, TyperOption
 
+from pluralign.core.errors import PluralignError
+from pluralign.core.model_names import check_model_name, nearest_folder
+
 
 class OnceCommand(TyperCommand):
     """A command that refuses an option given twice, unless it may be repeated; otherwise the last one would win."""
@@ -22,8 +25,23 @@ class OnceCommand(TyperCommand):
         return super().parse_args(ctx, args)
 
 
+def model_name(value: Any) -> Any:
+    """Check the name of a model, or of each, before torch is imported."""
+    for name in [value] if isinstance(value, str | Path) else value or ():
+        check_model_name(name)
+    return value
+
+
+def run_folder(value: Any) -> Any:
+    """Check that a folder, or each, is not the misspelt name of another one, before torch is imported."""
+    for name in value if isinstance(value, list) else [value]:
+        if not Path(name).is_dir() and (near := nearest_folder(name)) is not None:
+            raise PluralignError(f"{name}: no such folder (did you mean '{near}'?)")
+    return value
+
+
 Files = Annotated[list[Path], Argument(help="Files of judgments, folders or patterns of them, or hf:owner/name:split.")]
-Model = Annotated[str, Argument(help="A run, a model or adapter folder, or a hub id.")]
+Model = Annotated[str, Argument(callback=model_name, help="A run, a model or adapter folder, or a hub id.")]
 OutFolder = Annotated[Path, Option("--out", help="Output folder.")]
 OutTable = Annotated[Path, Option("--out", help="Output file: .parquet, .jsonl or .jsonl.gz.")]
 OutParquet = Annotated[Path, Option("--out", help="Output file: .parquet.")]
@@ -43,5 +61,7 @@ MaxPrompts = Annotated[
 Temperature = Annotated[float, Option(help="Sampling temperature.")]
 
 Raw = Annotated[bool, Option("--raw", help="Reward models: ignore a stored recalibration.")]
-Average = Annotated[list[str] | None, Option(help="Another reward model, to use the mean reward; can be repeated.")]
+Average = Annotated[
+    list[str] | None, Option(callback=model_name, help="Another reward model, to use the mean reward; can be repeated.")
+]
 Quantile = Annotated[float | None, Option(help="Models that predict labels: reward is this quantile, not the mean.")]

@@ -15,13 +15,13 @@ Prior = Literal["run", "uniform"]
 Select = Literal["best", "softmax"]
 Criterion = Literal["win-rate", "regret", "relative-regret"]
 BestOfRule = Literal["weighted", "smallest"]
-TypedRun = Annotated[Path, Argument(help="Folder of a finished em-dpo run.")]
+TypedRun = Annotated[Path, Argument(callback=options.run_folder, help="Folder of a finished em-dpo run.")]
 
 
 def best_of(
     model: options.Model,
     prompts: Annotated[list[Path], Argument(help="Canonical files; every unique prompt is used.")],
-    reward: Annotated[str, Option(help="Reward model that chooses: a folder or hub id.")],
+    reward: Annotated[str, Option(callback=options.model_name, help="Reward model that chooses: a folder or hub id.")],
     out: options.OutTable,
     n: Annotated[int, Option("--n", min=1, help="Number of responses to sample per prompt.")] = 4,
     select: Annotated[
@@ -127,15 +127,17 @@ def aggregate(
 
     Builds a mixture, a merged adapter, pooled logits and a best-of policy, and reports what each type gets from each.
     """
+    judges = _models(judge or [], "--judge", "TYPE=FOLDER")
+    others = _models(policy or [], "--policy", "NAME=FOLDER")
     from pluralign.workflows.aggregate.contents import outcome_lines
     from pluralign.workflows.aggregate.run import aggregate as aggregate_run
 
     metrics = aggregate_run(
         run, out, prompts=prompts, tuning_prompts=tuning_prompts, criterion=criterion,
-        **({"offer": offer} if offer else {}), judge=_named(judge or [], "--judge", "TYPE=FOLDER"), samples=samples,
+        **({"offer": offer} if offer else {}), judge=judges, samples=samples,
         candidates=candidates, best_of_rule=best_of_rule, trials=trials, max_new_tokens=max_new_tokens,
         max_prompts=max_prompts, max_tuning_prompts=max_tuning_prompts, priority=_priority(priority or []), hedge=hedge,
-        policies=_named(policy or [], "--policy", "NAME=FOLDER"), distill=distill, distill_prompts=distill_prompts,
+        policies=others, distill=distill, distill_prompts=distill_prompts,
         distill_samples=distill_samples, distill_epochs=distill_epochs, distill_learning_rate=distill_learning_rate,
         label_scale=label_scale, seed=seed, trust_remote_code=trust_remote_code,
     )  # fmt: skip
@@ -152,6 +154,13 @@ def _priority(words: list[str]) -> dict[str, float] | list[float] | None:
     if any("=" in part for part in parts):
         return {name: _number(value) for name, value in _named(parts, "--priority", "TYPE=WEIGHT").items()}
     return [_number(part) for part in parts] or None
+
+
+def _models(words: list[str], flag: str, form: str) -> dict[str, str]:
+    """`["a=folder"]` as `{"a": "folder"}`."""
+    values = _named(words, flag, form)
+    options.model_name(list(values.values()))
+    return values
 
 
 def _named(words: list[str], flag: str, form: str) -> dict[str, str]:

@@ -54,7 +54,9 @@ def simulate(
     personas: Annotated[Path, Option(help="YAML list of personas, each with name and description.")],
     label_scale: Annotated[str, Option(help="Labels to choose from: a built-in name or a YAML file.")],
     out: options.OutTable,
-    model: Annotated[str | None, Option(help="Causal language model that votes: a folder or hub id.")] = None,
+    model: Annotated[
+        str | None, Option(callback=options.model_name, help="Causal language model that votes: a folder or hub id.")
+    ] = None,
     endpoint: Annotated[str | None, Option(help="Or: URL of an OpenAI-compatible server.")] = None,
     endpoint_model: Annotated[str | None, Option(help="With --endpoint: name of the model on the server.")] = None,
     template: Annotated[Path | None, Option(help="Jinja file of the question, if not the built-in one.")] = None,

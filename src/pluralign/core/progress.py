@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -17,9 +18,10 @@ PAUSE = 30.0
 
 @dataclass
 class Console:
-    """How much is said: nothing if `quiet`."""
+    """How much is said: nothing if `quiet`; also by the steps of a command, if `verbose`."""
 
     quiet: bool = False
+    verbose: bool = False
 
 
 CONSOLE = Console()
@@ -28,12 +30,19 @@ CONSOLE = Console()
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Say nothing within a context."""
-    before, CONSOLE.quiet = CONSOLE.quiet, True
+    """Say nothing and warn of nothing within a context, unless the console is verbose."""
+    if CONSOLE.verbose:
+        yield
+        return
+    own = logging.getLogger("pluralign")
+    before = CONSOLE.quiet, own.level
+    CONSOLE.quiet = True
+    own.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        CONSOLE.quiet = before
+        CONSOLE.quiet = before[0]
+        own.setLevel(before[1])
 
 
 def say(line: str) -> None:

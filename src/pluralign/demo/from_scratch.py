@@ -9,6 +9,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from pluralign.scoring.library_output import quiet_libraries
+
 END, PAD = "<|end|>", "<|pad|>"
 
 
@@ -76,5 +78,6 @@ def make_causal_model(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
-    model.save_pretrained(folder)
+    with quiet_libraries():
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -1,9 +1,10 @@
-"""`demo`: simulate a town, train every kind of model on it, and print how well each serves the town's groups."""
+"""`demo`: simulate a town, train every kind of model on it, and tell how well each serves the town's groups."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from pluralign.core.files import atomic_write
 from pluralign.core.progress import say, silenced
 from pluralign.core.records import read_json, read_record
 from pluralign.core.runs import read_metrics
-from pluralign.demo import story, tables
+from pluralign.demo import answers, story, tables
 from pluralign.demo.comparison import ANSWER, CONTEXT, DPO, WinRates, compare_lists, compare_said, win_rates
 from pluralign.demo.from_scratch import make_causal_model
 from pluralign.demo.town import TOWN, Ratings, rated, types_by_group, with_sources
@@ -36,6 +37,9 @@ logger = logging.get_logger(__name__)
 
 LANGUAGE_MODEL = "language-model"
 """The folder of the language model that every other run starts from."""
+
+TABLES = "tables.txt"
+"""The file with all tables of the demo."""
 
 RUNS = {
     LANGUAGE_MODEL: "trained on all responses",
@@ -61,6 +65,15 @@ class Prepared:
     ratings: Ratings
     parts: dict[str, Judgments]  # train, tuning and test
     configs: dict[str, dict[str, Any]]  # of the training runs, in the order of their dependencies
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the demo found, as lines of text."""
+
+    answers: list[str]  # each question of the page, with its answer in a sentence or two
+    tables: list[str]  # the numbers behind them
+    files: list[str]  # where everything is
 
 
 def prepare(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> Prepared:
@@ -89,8 +102,7 @@ def prepare(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> Prepared
     for name, config in runs.items():
         with atomic_write(folder / f"{name}.yaml", "w") as file:
             yaml.safe_dump(config, file, sort_keys=False)
-    with silenced():
-        train(folder / f"{LANGUAGE_MODEL}.yaml")
+    train(folder / f"{LANGUAGE_MODEL}.yaml")
     return Prepared(simulation, ratings, parts, runs)
 
 
@@ -102,7 +114,8 @@ def demo_data(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
     """
     if not (Path(out) / "language-model" / "metrics.json").exists():
         say("training a language model on all responses")
-    prepared = prepare(out, seed, **town)
+    with silenced():
+        prepared = prepare(out, seed, **town)
     folder = Path(out)
     files = ", ".join(f"{name}.parquet" for name in prepared.parts)
     return "\n".join(
@@ -116,10 +129,11 @@ def demo_data(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
     )
 
 
-def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
+def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> Told:
     """Simulate a town, audit it, and train a language model, a reward model, a crowd model and policies on it.
 
-    Everything is written to `out`: the data, the YAML files and the runs. A second call reuses finished runs.
+    Everything is written to `out`: the data, the YAML files, the runs, a page and the tables. A second call reuses
+    finished runs.
 
     Args:
         out: the folder.
@@ -127,40 +141,54 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
         town: overrides of `TOWN`.
 
     Returns:
-        The tables, and the paths of the results, as text.
+        What was found.
     """
     folder = Path(out)
-    _stage(LANGUAGE_MODEL)
-    prepared = prepare(folder, seed, **town)
-    simulation, ratings, test_part = prepared.simulation, prepared.ratings, prepared.parts["test"]
-    _stage("audit")
-    audited = audit(str(folder / "train.parquet"), folder / "audit", most_types=5, simulations=1, seed=seed)
+    with _stage(LANGUAGE_MODEL):
+        prepared = prepare(folder, seed, **town)
+    with _stage("audit"):
+        audited = audit(str(folder / "train.parquet"), folder / "audit", most_types=5, simulations=1, seed=seed)
     for name in prepared.configs:
         if name != LANGUAGE_MODEL:  # it is trained already
-            _stage(name)
-            with silenced():
+            with _stage(name):
                 train(folder / f"{name}.yaml")
         if name == "reward":
-            temperature = _fitted_temperature(folder / "reward", folder / "tuning.parquet")
-            _stage("reward-evaluation")
-            calibrated = evaluate(folder / "reward", str(folder / "test.parquet"), folder / "reward-evaluation")
+            with _stage("reward-evaluation"):
+                temperature = _fitted_temperature(folder / "reward", folder / "tuning.parquet")
+                calibrated = evaluate(folder / "reward", str(folder / "test.parquet"), folder / "reward-evaluation")
         if name == "types":
-            _stage("together")
-            together = aggregate(
-                folder / "types",
-                folder / "together",
-                policies={DPO: folder / "policy"},
-                offer=("mixture", "merge", "best-of"),
-                candidates=16,
-                trials=6,
-                max_tuning_prompts=32,
-                max_new_tokens=ANSWER,
-                distill=["best-of"],
-                distill_samples=1,
-                distill_epochs=3,
-                distill_learning_rate=2e-3,
-                seed=seed,
-            )
+            with _stage("together"):
+                together = aggregate(
+                    folder / "types",
+                    folder / "together",
+                    policies={DPO: folder / "policy"},
+                    offer=("mixture", "merge", "best-of"),
+                    candidates=16,
+                    trials=6,
+                    max_tuning_prompts=32,
+                    max_new_tokens=ANSWER,
+                    distill=["best-of"],
+                    distill_samples=1,
+                    distill_epochs=3,
+                    distill_learning_rate=2e-3,
+                    seed=seed,
+                )
+    say("comparing what the policies say with the truth about the town")
+    with silenced():
+        return _told(folder, seed, prepared, audited, temperature, calibrated, together)
+
+
+def _told(
+    folder: Path,
+    seed: int,
+    prepared: Prepared,
+    audited: Mapping[str, Any],
+    temperature: float,
+    calibrated: Mapping[str, Any],
+    together: Mapping[str, Any],
+) -> Told:
+    """Compare the finished runs with the truth, and write the page and the tables."""
+    simulation, ratings, test_part = prepared.simulation, prepared.ratings, prepared.parts["test"]
     matched = {
         DPO: folder / "policy",
         "KL-RLHF": folder / "rlhf",
@@ -186,6 +214,14 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
     ]
     with atomic_write(folder / "report.html", "w") as file:
         file.write(story.story_page(pages, _run_pages(folder)))
+    found = [
+        answers.types_answer(audited),
+        answers.calibration_answer(metrics["reward"], calibrated, temperature),
+        answers.labels_answer(labels),
+        answers.served_answer(agreement),
+        answers.fair_answer(wins, together.get("winner", "")),
+        answers.said_answer(simulation, said),
+    ]
     sections = [
         tables.types_found(audited, groups),
         tables.calibration(metrics["reward"], calibrated, temperature),
@@ -194,20 +230,28 @@ def demo(out: str | os.PathLike[str], seed: int = 0, **town: Any) -> str:
         tables.histograms(simulation, choices, len(prompts)),
         *_for_all(simulation, folder, together, wins),
         tables.said(simulation, said, len(prompts)),
-        [
-            f"report:             {folder / 'report.html'}",
-            f"judgments:          {folder / 'train.parquet'}, tuning.parquet, test.parquet",
-            f"vote state:         {ratings.state}   (pluralign votes update {ratings.state} FILE)",
-            *(f"{name + ':':<20}{folder / name}   ({what})" for name, what in RUNS.items()),
-            f"Each folder holds README.md and metrics.json. To repeat a run: pluralign train {folder / 'policy.yaml'}",
-        ],
     ]
-    return "\n".join(line for section in sections for line in ["", *section])
+    lines = [line for section in sections for line in [*section, ""]]
+    with atomic_write(folder / TABLES, "w") as file:
+        file.write("\n".join(lines))
+    files = [
+        f"page with pictures: {folder / 'report.html'}",
+        f"all tables:         {folder / TABLES}",
+        f"judgments:          {folder / 'train.parquet'}, tuning.parquet, test.parquet",
+        f"runs:               {folder}/NAME with NAME as above; each has report.html, README.md and metrics.json",
+        f"to repeat a run:    pluralign train {folder / 'policy.yaml'} --output_dir NEW",
+        f"to add votes:       pluralign votes update {ratings.state} FILE",
+    ]
+    told = [line for question, *sentences in found for line in [question, *(f"  {one}" for one in sentences), ""]]
+    return Told(told, lines, files)
 
 
-def _stage(name: str) -> None:
-    """Say which run begins."""
+@contextlib.contextmanager
+def _stage(name: str) -> Iterator[None]:
+    """Say which run begins; what it would say itself stands in its folder."""
     say(f"{list(RUNS).index(name) + 1} of {len(RUNS)}: {name} ({RUNS[name]})")
+    with silenced():
+        yield
 
 
 def _run_pages(folder: Path) -> list[tuple[str, str, str]]:

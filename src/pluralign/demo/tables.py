@@ -39,8 +39,9 @@ BAR = 20
 def types_found(metrics: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> list[str]:
     """The result of the audit, and how the types that it finds are distributed over the groups."""
     types = range(1, metrics["types"] + 1)
+    found = f"{len(types)} type{'s' * (len(types) != 1)}"
     return [
-        f"Which annotator types does the audit find? {metrics['types']} types from the rankings alone "
+        f"Which annotator types does the audit find? {found} from the rankings alone "
         f"({metrics['identification']}; adjusted Rand index {metrics['groups_adjusted_rand']:.2f})",
         "",
         f"{'group':<16}" + "".join(f"{f'type {kind}':>10}" for kind in types),

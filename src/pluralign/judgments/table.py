@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from pluralign.judgments.seals import ParquetWriter
 from pluralign.judgments.validation import RowChecker, checked_batches
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Judgments:
     """A validated table of judgments. Rows never change; selections share the same memory.
 
@@ -64,6 +65,14 @@ class Judgments:
 
     def __len__(self) -> int:
         return self.table.num_rows
+
+    def __repr__(self) -> str:
+        people = len(self.table.column("annotator").unique().drop_null())
+        return f"<Judgments: {len(self)} by {people} annotator{'s' * (people != 1)}>"
+
+    def _repr_html_(self) -> str:
+        """The first rows, for notebooks."""
+        return f"<p>{escape(repr(self))}</p>{self.table.slice(0, 5).to_pandas().to_html(index=False)}"
 
     @property
     def form(self) -> Form:

@@ -20,6 +20,7 @@ import peft
 from pluralign.core.errors import PluralignError
 from pluralign.policies.mixture import MixturePolicy
 from pluralign.policies.policy import Policy
+from pluralign.scoring.adapters import without_card
 from pluralign.scoring.loading import save_config
 
 _MERGED = "default"
@@ -64,7 +65,8 @@ def merged_policy(policy: MixturePolicy, weights: Mapping[str, float]) -> Iterat
 def write_merged(policy: MixturePolicy, weights: Mapping[str, float], folder: Path) -> None:
     """Write the merged adapter as a folder that `load_policy` and `peft` take, with config and tokenizer."""
     with merged_policy(policy, weights) as merged:
-        merged.model.save_pretrained(folder, selected_adapters=[_MERGED])
+        with without_card(folder):
+            merged.model.save_pretrained(folder, selected_adapters=[_MERGED])
         save_config(merged.model.config, folder)
         merged.tokenizer.save_pretrained(folder)
 

@@ -50,6 +50,15 @@ _LABEL = re.compile(r"label:(\d+):(.*)", re.DOTALL)
 _SVG = "http://www.w3.org/2000/svg"
 
 
+class NotebookFigure(Figure):
+    """A figure that a notebook shows as a picture. matplotlib's own is a line of text until pyplot has drawn one."""
+
+    def _repr_svg_(self) -> str:
+        text = io.StringIO()
+        self.savefig(text, format="svg")
+        return text.getvalue()
+
+
 def series(index: int) -> str:
     """The colour of a series, counted from 1; colours repeat after the eighth."""
     return SERIES[(index - 1) % len(SERIES)]

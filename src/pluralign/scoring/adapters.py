@@ -28,6 +28,16 @@ def sort_adapter_config(folder: str | os.PathLike[str]) -> None:
     write_json(file, config)
 
 
+@contextmanager
+def without_card(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Within a context, saving an adapter adds no `README.md`: PEFT's is a form that nobody filled in."""
+    card = Path(folder) / "README.md"
+    written = card.exists()
+    yield
+    if not written:
+        card.unlink(missing_ok=True)
+
+
 def can_merge(model: Any, adapter: str) -> bool:
     """Whether merging is exact: plain linear layers in float32 (shorter formats would round again)."""
     layers = _layers(model, adapter)

@@ -23,7 +23,9 @@ from transformers.utils import CONFIG_NAME
 
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import write_json
+from pluralign.core.model_names import check_model_name
 from pluralign.core.records import read_json, read_text
+from pluralign.scoring.library_output import quiet_libraries
 from pluralign.scoring.tokens import TokenLimits, model_context, special_ids
 
 SETTINGS = "pluralign"
@@ -51,6 +53,7 @@ def load_parts(source: str | os.PathLike[str], hub: dict[str, Any]) -> tuple[Any
     Raises:
         PluralignError: there is no such model.
     """
+    check_model_name(source)
     folder = Path(source)
     base = adapter_base(folder) if is_adapter(folder) else source
     try:
@@ -60,8 +63,10 @@ def load_parts(source: str | os.PathLike[str], hub: dict[str, Any]) -> tuple[Any
         own_tokenizer = base == source or (folder / TOKENIZER_CONFIG_FILE).exists()
         tokenizer = AutoTokenizer.from_pretrained(source if own_tokenizer else base, **hub)
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as fault:
-        kind = "folder" if Path(source).exists() else "folder or hub id"
-        raise PluralignError(f"{source}: no model can be loaded from this {kind}: {fault}") from fault
+        if folder.exists():
+            raise PluralignError(f"{source}: no model can be loaded from this folder: {fault}") from fault
+        reason = str(fault).partition("\n")[0]
+        raise PluralignError(f"{source}: no such folder, and nothing of the hub can be loaded: {reason}") from fault
     tokenizer.padding_side = "right"
     return config, tokenizer
 
@@ -76,9 +81,12 @@ def save_config(config: Any, folder: str | os.PathLike[str]) -> None:
 
 @contextlib.contextmanager
 def weight_errors(source: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn what loading weights raises (files gone, damaged or of another model) into one error that names `source`."""
+    """Load weights without a bar, and turn what that raises (files gone, damaged or of another model) into one error
+    that names `source`.
+    """
     try:
-        yield
+        with quiet_libraries():
+            yield
     except (PluralignError, torch.OutOfMemoryError):
         raise
     except (OSError, ValueError, RuntimeError, LookupError, SafetensorError) as fault:

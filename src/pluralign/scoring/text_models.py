@@ -11,9 +11,10 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from pluralign.scoring.adapters import sort_adapter_config
+from pluralign.scoring.adapters import sort_adapter_config, without_card
 from pluralign.scoring.forward import MAX_TOKENS_PER_BATCH, score_tokens
 from pluralign.scoring.items import Items
+from pluralign.scoring.library_output import quiet_libraries
 from pluralign.scoring.loading import is_encoder, save_config
 from pluralign.scoring.probe import LayoutName, choose_layout
 from pluralign.scoring.tokens import TokenizedItems, TokenLimits, check_embedded, lost_texts, tokenize
@@ -89,7 +90,8 @@ class TextModel:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write weights (safetensors), config and tokenizer."""
-        self.model.save_pretrained(folder)
+        with quiet_libraries(), without_card(folder):
+            self.model.save_pretrained(folder)
         if not isinstance(self.model, PreTrainedModel):  # an adapter: keep the settings beside it
             save_config(self.model.config, folder)
             sort_adapter_config(folder)

@@ -68,6 +68,15 @@ def check_least(config: Any, **least: int) -> None:
             raise ValueError(f"{name}: found {value}, expected {bound} or more")
 
 
+BAR_HELP = "False shows the progress bars and dictionaries of transformers in place of a line for every log."
+
+
+def without_bar(config: TrainingArguments) -> None:
+    """Switch the progress bar of `transformers` off, unless the user chose; lines replace it (`training.console`)."""
+    if config.disable_tqdm is None:
+        config.disable_tqdm = True
+
+
 def unpin_without_gpu(config: TrainingArguments) -> None:
     """Switch off pinned memory where there is no accelerator to copy to."""
     config.dataloader_pin_memory = config.dataloader_pin_memory and torch.accelerator.is_available()
@@ -114,6 +123,7 @@ class JudgmentConfig(TrainingArguments):
         "each training judgment is multiplied by that of its annotator (unknown annotators: 1).",
     )
     disable_dropout: bool = setting(True, "Switch the model's dropout off.")
+    disable_tqdm: bool | None = setting(None, BAR_HELP)
     chat_template_path: str | None = setting(
         None, "A Jinja file with the chat template, or a folder or hub id whose tokenizer has it."
     )
@@ -123,6 +133,7 @@ class JudgmentConfig(TrainingArguments):
     trust_remote_code: bool = setting(False, "Run code that comes with the model. Only for code you have read.")
 
     def __post_init__(self) -> None:
+        without_bar(self)
         super().__post_init__()
         unpin_without_gpu(self)
         load_whole_weights()

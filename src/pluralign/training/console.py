@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
+from trl import RichProgressCallback
 
 from pluralign.core.progress import say
 
@@ -44,12 +45,20 @@ class ConsoleCallback(TrainerCallback):
             say(log_line(state.global_step, state.max_steps, state.global_step - self._first, passed, logs))
 
 
-def with_console(trainer: Any) -> Any:
-    """The trainer, which from now on says what it does by `ConsoleCallback`."""
-    for kind in (ProgressCallback, PrinterCallback):
-        trainer.remove_callback(kind)
-    trainer.add_callback(ConsoleCallback())
-    return trainer
+def use_console(trainer: Any, given: Sequence[Any]) -> None:
+    """Let a trainer say what it does by `ConsoleCallback`, unless its user chose otherwise.
+
+    Args:
+        trainer: of `transformers`.
+        given: the callbacks that its user gave, instances or classes. One that shows progress stands alone, and
+            `disable_tqdm=False` of the config keeps the bar of `transformers`.
+    """
+    if not trainer.args.disable_tqdm:
+        return
+    trainer.remove_callback(PrinterCallback)
+    shows = (ProgressCallback, PrinterCallback, RichProgressCallback, ConsoleCallback)
+    if not any(isinstance(one, shows) or one in shows for one in given):
+        trainer.add_callback(ConsoleCallback())
 
 
 def log_line(step: int, steps: int, done: int, seconds: float, logs: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
@@ -17,13 +17,22 @@ from transformers.utils import logging
 from trl import ModelConfig, get_quantization_config
 
 from pluralign.core.errors import PluralignError, TrainingError
+from pluralign.core.model_names import check_model_name
 from pluralign.judgments.reading import Inputs
 from pluralign.judgments.table import Judgments
-from pluralign.scoring.adapters import sort_adapter_config
+from pluralign.scoring.adapters import sort_adapter_config, without_card
+from pluralign.scoring.library_output import quiet_libraries
 from pluralign.scoring.loading import save_config
 from pluralign.scoring.measured import Measured
 from pluralign.scoring.recalibrated import remove_recalibration
-from pluralign.training.checkpoints import Progress, newest_checkpoint, read_progress, write_progress
+from pluralign.training.checkpoints import (
+    CompletionMarker,
+    Progress,
+    newest_checkpoint,
+    read_progress,
+    write_progress,
+)
+from pluralign.training.console import use_console
 from pluralign.training.sharding import load_parts_again, load_whole_weights, local_part
 
 logger = logging.get_logger(__name__)
@@ -68,6 +77,7 @@ class Objective:
     model: Any
     evaluate: Any
     state: Any
+    add_callback: Any
     accelerator: Any
     is_fsdp_enabled: bool
     is_deepspeed_enabled: bool
@@ -93,6 +103,13 @@ class Objective:
 
     card_usage: ClassVar[str]
     """How to use the model, in Markdown; `{folder}` stands for its folder."""
+
+    def __init__(self, *arguments: Any, callbacks: Sequence[Any] | None = None, **others: Any) -> None:
+        trainer: Any = super()
+        with quiet_libraries():
+            trainer.__init__(*arguments, callbacks=callbacks, **others)
+        use_console(self, callbacks or ())
+        self.add_callback(CompletionMarker())
 
     @classmethod
     def input_files(cls, args: Any) -> list[str]:
@@ -151,13 +168,14 @@ class Objective:
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train, as `transformers.Trainer.train` does."""
         trainer: Any = super()
-        if not self.is_deepspeed_enabled:
-            return trainer.train(*args, **kwargs)
-        load_parts_again(self.args)
-        try:
-            return trainer.train(*args, **kwargs)
-        finally:
-            load_whole_weights()
+        with quiet_libraries():
+            if not self.is_deepspeed_enabled:
+                return trainer.train(*args, **kwargs)
+            load_parts_again(self.args)
+            try:
+                return trainer.train(*args, **kwargs)
+            finally:
+                load_whole_weights()
 
     # Of every training: it stops when it breaks, and a resumed one ends as an undisturbed one.
 
@@ -258,10 +276,11 @@ class Objective:
         if state_dict is not None and isinstance(self.model, transformers.PreTrainedModel):
             # Gathered weights that are tied come once under each name.
             state_dict = {name: it for name, it in state_dict.items() if name not in self.model.all_tied_weights_keys}
-        trainer._save(output_dir, state_dict)
+        folder = Path(output_dir or self.args.output_dir)
+        with quiet_libraries(), without_card(folder):
+            trainer._save(output_dir, state_dict)
         if not self.args.should_save:
             return
-        folder = Path(output_dir or self.args.output_dir)
         (folder / "training_args.bin").unlink(missing_ok=True)
         remove_recalibration(folder)  # a stored one belongs to other weights
         if not isinstance(self.model, transformers.PreTrainedModel):
@@ -270,12 +289,21 @@ class Objective:
             sort_adapter_config(part)
 
 
+def warn_once(args: transformers.TrainingArguments, lines: Sequence[str]) -> None:
+    """Warn in the main process only."""
+    if args.process_index == 0:
+        for line in lines:
+            logger.warning(line)
+
+
 def trainer_config(args: Any, kind: type[Config], model: Any, data_collator: None = None) -> Config:
     """The config of a trainer; without one the defaults, with the output folder that TRL would choose.
 
     Raises:
-        PluralignError: `args` is something else, or a collator is given.
+        PluralignError: `args` is something else, a collator is given, or there is no such model.
     """
+    if isinstance(model, str | os.PathLike):
+        check_model_name(model)
     if data_collator is not None:
         raise PluralignError("data_collator: batches are made from judgments: leave it out")
     if args is None:

@@ -27,11 +27,11 @@ from pluralign.judgments.annotator_weights import read_annotator_weights, with_a
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.forward import Reader, block_values, score_tokens
 from pluralign.scoring.items import Items
+from pluralign.scoring.library_output import quiet_libraries
 from pluralign.scoring.text_models import TextModel
 from pluralign.scoring.tokens import TokenizedItems
 from pluralign.scoring.trees import Layout
 from pluralign.training.batches import JudgmentIndices, JudgmentSampler, PaddedCollator, PaddedSampler
-from pluralign.training.checkpoints import CompletionMarker
 from pluralign.training.configs import SECOND_ADAPTER, JudgmentConfig
 from pluralign.training.objective import Objective, TrainingRun
 from pluralign.training.sharding import load_whole_weights
@@ -83,7 +83,6 @@ class ResponseTrainer(Objective, Trainer):
             self.layout = self._laid_out(text_model.layout(self.train_tokens, args.layout, args.max_tokens_per_row))
         self.loss_is_scaled_for_ga = True
         self.label_names: list[str] = []
-        self.add_callback(CompletionMarker())
         self._sums: dict[str, Tensor] = {}
 
     @classmethod
@@ -305,4 +304,5 @@ def adapted(
     if peft_config is None:
         return model
     peft_config.task_type = task
-    return peft.get_peft_model(model, peft_config, adapter_name=name)
+    with quiet_libraries():
+        return peft.get_peft_model(model, peft_config, adapter_name=name)

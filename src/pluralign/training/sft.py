@@ -15,12 +15,12 @@ import trl
 from trl import get_peft_config
 
 from pluralign.core.errors import PluralignError
+from pluralign.core.model_names import check_model_name
 from pluralign.judgments.messages import for_template
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.loading import is_adapter, load_parts, read_chat_template, weight_errors
 from pluralign.scoring.tokens import check_embedded
-from pluralign.training.checkpoints import CompletionMarker
-from pluralign.training.configs import SECOND_ADAPTER, setting, unpin_without_gpu
+from pluralign.training.configs import BAR_HELP, SECOND_ADAPTER, setting, unpin_without_gpu, without_bar
 from pluralign.training.objective import Objective, TrainingRun
 from pluralign.training.trl_datasets import trl_dataset
 
@@ -33,6 +33,7 @@ class SFTConfig(trl.SFTConfig):
         None, "The old name of activation_checkpointing, which is off by default."
     )
     bf16: bool | None = setting(False, "Train in bfloat16 mixed precision.")
+    disable_tqdm: bool | None = setting(None, BAR_HELP)
     responses: Literal["best", "all", "draws"] = setting(
         "best",
         "Train on the responses ranked first (best) or on every response (all), each text once; or on every response "
@@ -40,6 +41,7 @@ class SFTConfig(trl.SFTConfig):
     )
 
     def __post_init__(self) -> None:
+        without_bar(self)
         super().__post_init__()
         unpin_without_gpu(self)
 
@@ -108,12 +110,13 @@ pipeline("text-generation", "{folder}")("a prompt")
         eval_dataset: Any = None,
         **others: Any,
     ) -> None:
+        if isinstance(model, str):
+            check_model_name(model)
         responses = args.responses if isinstance(args, SFTConfig) else "best"
         train, test = (
             trl_dataset(data, partial(completions, responses=responses)) for data in (train_dataset, eval_dataset)
         )
         super().__init__(model, args, data_collator, train, test, **others)
-        self.add_callback(CompletionMarker())
 
     @classmethod
     def from_run(cls, run: TrainingRun, judgments: Judgments, evaluated: Judgments | None) -> Self:

@@ -18,7 +18,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers.utils import logging
 
 from pluralign.choice.preference_matching import Gate, Mode, Penalty
 from pluralign.core.errors import PluralignError
@@ -34,11 +33,9 @@ from pluralign.scoring.tokens import TokenizedItems
 from pluralign.scoring.trees import blocks_of, lay_out
 from pluralign.training.configs import ALPHA_HELP, GATE_HELP, WEIGHT_HELP, check_choices, check_least, setting
 from pluralign.training.dpo import DPOConfig, DPOTrainer
-from pluralign.training.objective import trainer_config
+from pluralign.training.objective import trainer_config, warn_once
 from pluralign.training.preference_matching.lengths import LengthChecks
 from pluralign.training.response_trainer import ModelOrName
-
-logger = logging.get_logger(__name__)
 
 _MODE = (
     "The reference whose log-probability the implicit reward subtracts: the model itself, which is DPO (kl); the model "
@@ -81,8 +78,12 @@ class MatchingConfig(DPOConfig):
             raise ValueError(f"anchor: found {self.anchor!r}, expected nll or kl, or leave it out")
         if not self.anchor_weight > 0:
             raise ValueError(f"anchor_weight: found {self.anchor_weight}, expected a number above 0")
-        if warning := self.penalty.length_warning("whatever limit they are drawn with"):
-            logger.warning(warning)
+        _ = self.penalty  # checks its settings
+
+    def cautions(self) -> list[str]:
+        """What the trainer warns of, once."""
+        warning = self.penalty.length_warning("whatever limit they are drawn with")
+        return [] if warning is None else [warning]
 
     @property
     def penalty(self) -> Penalty:
@@ -125,6 +126,7 @@ class MatchingTrainer(DPOTrainer):
         self, model: ModelOrName, ref_model: Any = None, args: MatchingConfig | None = None, *data: Any, **others: Any
     ) -> None:
         args = self.args = trainer_config(args, self.config_class, model)
+        warn_once(args, args.cautions())
         super().__init__(model, ref_model, args, *data, **others)
         getattr(self.policy.model.config, SETTINGS)[ANSWERS] = args.answers
         if args.anchor == "kl" and self.sharded:

@@ -47,10 +47,9 @@ from pluralign.scoring.probe import plain_model
 from pluralign.scoring.reference import PENALTY
 from pluralign.scoring.scorers import Scorer
 from pluralign.scoring.tokens import check_embedded, model_context, prompt_tokens
-from pluralign.training.checkpoints import CompletionMarker
 from pluralign.training.configs import SECOND_ADAPTER
 from pluralign.training.dpo import TUNED_POLICY_USAGE
-from pluralign.training.objective import Objective, TrainingRun, trainer_config
+from pluralign.training.objective import Objective, TrainingRun, trainer_config, warn_once
 from pluralign.training.preference_matching.lengths import stop_if_endless
 from pluralign.training.preference_matching.reward_functions import load_rewards, reward_function, reward_name
 from pluralign.training.preference_matching.rlhf_config import PMRLHFConfig
@@ -174,6 +173,7 @@ class PMRLHFTrainer(Objective, trl.RLOOTrainer):
         **trainer_arguments: Any,
     ) -> None:
         args = trainer_config(args, PMRLHFConfig, model)
+        warn_once(args, args.cautions())
         if ref_model is not None and args.penalty.charges_none:
             raise PluralignError("ref_model: mode pm uses no reference: leave it out")
         if isinstance(model, peft.PeftModel) and peft_config is not None:
@@ -215,7 +215,6 @@ class PMRLHFTrainer(Objective, trl.RLOOTrainer):
         if self.is_fsdp_enabled:
             # Processes draw responses together; `generate` does not see by itself that accelerate sharded the weights.
             plain_model(self.model)._is_fsdp_managed_module = True
-        self.add_callback(CompletionMarker())
 
     def _reference(self, given: PreTrainedModel | peft.PeftModel | None) -> Callable[..., Any] | None:
         """The function that runs the reference: a frozen copy, the model without its adapter, or nothing for `pm`."""

@@ -7,14 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import trl
-from transformers.utils import logging
 
 from pluralign.choice.preference_matching import Gate, Mode, Penalty
 from pluralign.core.errors import PluralignError
-from pluralign.training.configs import ALPHA_HELP, GATE_HELP, WEIGHT_HELP, setting, unpin_without_gpu
+from pluralign.training.configs import (
+    ALPHA_HELP,
+    BAR_HELP,
+    GATE_HELP,
+    WEIGHT_HELP,
+    setting,
+    unpin_without_gpu,
+    without_bar,
+)
 from pluralign.training.sharding import load_whole_weights
-
-logger = logging.get_logger(__name__)
 
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "temperature": (1, None),
@@ -67,9 +72,11 @@ class PMRLHFConfig(trl.RLOOConfig):
         None, "The old name of activation_checkpointing, which is off by default."
     )
     bf16: bool | None = setting(False, "Train in bfloat16 mixed precision.")
+    disable_tqdm: bool | None = setting(None, BAR_HELP)
     disable_dropout: bool = setting(True, "Switch the model's dropout off.")
 
     def __post_init__(self) -> None:
+        without_bar(self)
         super().__post_init__()
         unpin_without_gpu(self)
         load_whole_weights()
@@ -79,26 +86,28 @@ class PMRLHFConfig(trl.RLOOConfig):
             _ = self.penalty
         except PluralignError as fault:
             raise ValueError(str(fault)) from fault
-        if warning := self.penalty.length_warning(f"max_completion_length, {self.max_completion_length} tokens"):
-            logger.warning(warning)
         if self.sync_ref_model:
             raise ValueError("sync_ref_model: moves the reference, and so the target: leave it out")
-        if broken := mismatches(self):
-            if not self.allow_mismatch:
-                raise ValueError(f"{'; '.join(broken)} (allow_mismatch: true only warns)")
-            for reason in broken:
-                logger.warning(f"{reason}; the policy will not match the reward")
-        if self.reward_clip_range is not None:
-            low, high = self.reward_clip_range
-            logger.warning(
-                f"reward_clip_range: the policy matches rewards cut to [{low:g}, {high:g}], so its divergence from "
-                "the rewards themselves cannot reach 0 where they lie outside"
-            )
+        if not self.allow_mismatch and (broken := mismatches(self)):
+            raise ValueError(f"{'; '.join(broken)} (allow_mismatch: true only warns)")
 
     @property
     def penalty(self) -> Penalty:
         """What the penalty charges."""
         return Penalty(self.mode, self.alpha, self.gate, self.reference_weight)
+
+    def cautions(self) -> list[str]:
+        """What the trainer warns of, once."""
+        told = [f"{reason}; the policy will not match the reward" for reason in mismatches(self)]
+        if warning := self.penalty.length_warning(f"max_completion_length, {self.max_completion_length} tokens"):
+            told.append(warning)
+        if self.reward_clip_range is not None:
+            low, high = self.reward_clip_range
+            told.append(
+                f"reward_clip_range: the policy matches rewards cut to [{low:g}, {high:g}], so its divergence from "
+                "the rewards themselves cannot reach 0 where they lie outside"
+            )
+        return told
 
 
 def mismatches(config: trl.RLOOConfig) -> list[str]:

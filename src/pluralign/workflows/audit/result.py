@@ -110,9 +110,9 @@ class Audit(Mapping[str, Any]):
 
     def plot(self) -> matplotlib.figure.Figure:
         """Held-out log-likelihood by the number of types with 95 % intervals, and the shares of the types found."""
-        from matplotlib.figure import Figure
+        from pluralign.reports.drawing import NotebookFigure
 
-        figure = Figure((8, 3), layout="constrained")
+        figure = NotebookFigure((8, 3), layout="constrained")
         left, right = figure.subplots(1, 2)
         tried = [row for row in self.contents.selection if row.held_out is not None]
         left.plot([row.types for row in tried], [row.held_out for row in tried], "o-")

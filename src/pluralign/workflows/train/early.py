@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pluralign.core.errors import PluralignError
+from pluralign.core.model_names import check_model_name
 from pluralign.core.source_fields import field_names
 from pluralign.training.objectives import OBJECTIVES
 from pluralign.workflows.train.settings import (
@@ -24,6 +26,9 @@ from pluralign.workflows.train.settings import (
 REQUIRED = ("objective", "model_name_or_path", "train_files", "output_dir")
 """Keys that every config needs."""
 
+MODELS = ("model_name_or_path", "reward_model", "chat_template_path")
+"""Keys that name models: folders or hub ids."""
+
 
 def check_early(config: Path, flags: Sequence[str]) -> None:
     """Check the objective, the files and the names of the keys; `workflows.train.run.check` checks everything.
@@ -39,3 +44,11 @@ def check_early(config: Path, flags: Sequence[str]) -> None:
         check_known(given, sorted({*fields_of(RunKeys)} | known))
     check_present(given, REQUIRED, str(config))
     check_files(given)
+    for key in MODELS:
+        if key in given:
+            names = given[key].value
+            for name in names if isinstance(names, list) else [names]:
+                try:
+                    check_model_name(str(name))
+                except PluralignError as fault:
+                    raise given[key].complain(str(fault)) from fault

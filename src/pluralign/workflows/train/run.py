@@ -29,7 +29,6 @@ from pluralign.reports.cards import run_card
 from pluralign.scoring.measured import Measured
 from pluralign.scoring.recalibrated import remove_recalibration
 from pluralign.training.checkpoints import newest_checkpoint
-from pluralign.training.console import with_console
 from pluralign.training.objective import TrainingRun
 from pluralign.training.objectives import OBJECTIVES
 from pluralign.workflows.train.early import REQUIRED
@@ -226,7 +225,7 @@ def _run(job: TrainingRun, state: PartialState) -> tuple[Any, dict[str, Any]]:
     resume = kind.resume_point(job, started=progress == "started", remove_halves=state.is_main_process)
     state.wait_for_everyone()
     try:
-        trainer: Any = with_console(kind.from_run(job, judgments, evaluated))
+        trainer: Any = kind.from_run(job, judgments, evaluated)
     except (ValueError, ImportError) as fault:  # what transformers and TRL find wrong with the settings
         if isinstance(fault, PluralignError):
             raise
