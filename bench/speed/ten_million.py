@@ -23,11 +23,18 @@ from ..common.results import ROOT, store
 PROMPTS, RESPONSES, TYPES = 20, 10, 4
 BLOCK = 100_000
 COMMAND = "from pluralign.cli.main import main; main()"
+FIT = """
+import pluralign
+from pluralign.choice.latent_class import LatentClassPlackettLuce
+from pluralign.scoring.panels import people_of
+LatentClassPlackettLuce(4, ridge=0.5, common_ridge=0.5).fit(people_of(pluralign.read("all")).panel)
+"""
 COMMANDS = {
     "import": ("import", "j.jsonl", "--out", "all", "--workers", "2"),
     "split": ("split", "all", "--out", "parts", "--by", "annotator"),
     "votes update": ("votes", "update", "state.parquet", "all"),
     "votes update, nothing new": ("votes", "update", "state.parquet", "all"),
+    "the fit of an audit alone": (),
     "audit": ("audit", "all", "--out", "au", "--types", str(TYPES), "--features", "worths", "--simulations", "0"),
 }
 
@@ -88,7 +95,10 @@ def measured(folder: Path, words: tuple[str, ...], threads: int) -> dict[str, An
     environment = {**os.environ, **limits, "PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1"}
     start, peak, own = time.perf_counter(), 0, 0
     child = subprocess.Popen(
-        [sys.executable, "-c", COMMAND, *words], cwd=folder, env=environment, stdout=subprocess.DEVNULL
+        [sys.executable, "-c", COMMAND if words else FIT, *words],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.DEVNULL,
     )
     while True:
         pid, status, used = os.wait4(child.pid, os.WNOHANG)
@@ -98,7 +108,7 @@ def measured(folder: Path, words: tuple[str, ...], threads: int) -> dict[str, An
         peak, own = max(peak, now[0]), max(own, now[1])
         time.sleep(0.05)
     if status:
-        raise SystemExit(f"{' '.join(words)}: failed")
+        raise SystemExit(f"{' '.join(words) or 'the fit'}: failed")
     clock = time.perf_counter() - start
     # The system adds the times of workers that the command has waited for.
     return {"processor": used.ru_utime + used.ru_stime, "clock": clock, "peak": peak / 2**20, "own": own / 2**20}
