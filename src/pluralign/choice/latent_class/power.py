@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,10 @@ import torch
 
 from pluralign.choice.em_dpo import matched_types
 from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
+from pluralign.choice.latent_class.likelihood import Likelihood
 from pluralign.choice.latent_class.panel import Panel, components
 from pluralign.choice.latent_class.selection import PRECISION
+from pluralign.choice.latent_class.tied_blocks import block_log_p
 from pluralign.choice.plackett_luce import NOT_RANKED, NOT_SHOWN
 
 NEARLY_ALL = 0.99
@@ -164,19 +166,18 @@ def power_curve(
             )
             fitted = LatentClassPlackettLuce(len(shares), seed=replicate, **settings).fit(drawn)
             accuracies.append(_accuracy(fitted.labels_, types, len(shares)))
-            known = LatentClassPlackettLuce(
-                len(shares),
-                coefficients_init=coefficients,
-                max_iterations=0,
-                polish=False,
-                **priors,
-            ).fit(drawn)
-            eta = torch.as_tensor(np.log(shares / shares.sum())).unsqueeze(0)
-            known.fitted = replace(known.fitted, log_weights=eta)
-            ceilings.append(float((known.predict(drawn) == types).mean()))
+            ceilings.append(float((_told(drawn, coefficients, shares) == types).mean()))
         accuracy, ceiling = float(np.mean(accuracies)), float(np.mean(ceilings))
         powers.append(Power(length, number, accuracy, min(accuracies), max(accuracies), ceiling))
     return powers
+
+
+def _told(panel: Panel, coefficients: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """The most probable type of each annotator under known coefficients `(K, p)` and shares `(K,)`."""
+    likelihood, beta = Likelihood.of(panel), torch.as_tensor(coefficients)
+    utilities = likelihood.logit.utilities(beta)
+    by_type = sum(block.counts @ block_log_p(block.logit.choices, utilities) for block in likelihood.blocks)
+    return np.asarray((np.asarray(by_type) + np.log(shares / shares.sum())).argmax(1))
 
 
 def _accuracy(labels: np.ndarray, types: np.ndarray, kinds: int) -> float:
