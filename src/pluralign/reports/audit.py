@@ -278,9 +278,9 @@ def _power(points: Sequence[PowerPoint]) -> Figure:
         lines.append(Curve(design, [point.judgments for point in of], accuracy, low, high, index))
         top = max(of, key=lambda point: point.accuracy)
         best.append(f"{quoted(design)} reaches {percent(top.accuracy)} at {number(top.judgments)} judgments")
-    head = ["design", "judgments per annotator", "accuracy", "from", "to"]
+    head = ["design", "judgments per annotator", "accuracy", "from", "to", "with known types"]
     rows: list[list[Cell]] = [
-        [point.design, point.judgments, point.accuracy, point.low, point.high] for point in points
+        [point.design, point.judgments, point.accuracy, point.low, point.high, point.known] for point in points
     ]
     drawn = curves(lines, "Accuracy of the assigned types by judgments per annotator, a curve per design.",
                    x_label="judgments per annotator", y_label="annotators assigned their own type", limits=(0.0, 1.03),

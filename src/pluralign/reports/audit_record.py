@@ -84,6 +84,8 @@ class PowerPoint:
     accuracy: float
     low: float
     high: float
+    known: float | None = None
+    """The same if the types' utilities were known: the most that these judgments tell."""
 
 
 @dataclass(frozen=True)

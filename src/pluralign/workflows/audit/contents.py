@@ -202,7 +202,7 @@ def _verdict(fitted: Findings) -> page.CheckedVerdict:
         ]
     entropy = None if types == 1 else _histogram(posterior_entropy(fitted.model), (0.0, float(np.log(types))))
     power = [
-        page.PowerPoint(_DESIGNS[point.length], point.judgments, point.accuracy, point.low, point.high)
+        page.PowerPoint(_DESIGNS[point.length], point.judgments, point.accuracy, point.low, point.high, point.ceiling)
         for point in fitted.power
     ]
     checked = [page.Check(*check) for check in checks]
