@@ -150,7 +150,9 @@ def pm_polis(found: Any) -> list[str]:
             if part in several[0]:
                 short = part.split()[0]
                 out[f"{short}_tv"] = float(np.mean([row[part]["total_variation"] for row in several]))
-                gain, low, high = (np.mean([row[part][f"gain{end}"] for row in several]) for end in ("", "_low", "_high"))
+                gain, low, high = (
+                    np.mean([row[part][f"gain{end}"] for row in several]) for end in ("", "_low", "_high")
+                )
                 out[f"{short}_gain"] = f"{gain:.3f} [{low:.3f}, {high:.3f}]"
                 out[f"{short}_mass"] = float(np.mean([row[part]["minority_mass"] for row in several]))
         if "log_loss" in several[0]:
