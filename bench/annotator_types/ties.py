@@ -1,10 +1,11 @@
 """Ties in annotator types: Davidson's model against `efron`, on held-out annotators of real crowds.
 
 Annotators are divided into five folds; each fold is predicted from the others, by the audit's own choice of the number
-of types and its ridges, with worths as features (tf-idf for ConvArg: with the worths of 1,000 responses `davidson` is
-slow). `davidson` has a tie parameter for each type, `one nu` one for all. `efron` says nothing about how often ties
-come, so its types get what it lacks from their training annotators by maximum likelihood: their shares, and for each
-type a tie parameter and a scale of its utilities. All rows thus give probabilities of the same three outcomes.
+of types and its ridges, with worths as features (tf-idf for ConvArg, of which 150 annotators with 20 judgments or more
+are drawn). `davidson` has a tie parameter for each type, `one nu` one for all. `efron` says nothing about how often
+ties come, so its types get what it lacks from their training annotators by maximum likelihood: their shares and a tie
+parameter for each type, in `efron, scaled` also a scale of its utilities. All rows thus give probabilities of the same
+three outcomes.
 
 Log-loss of held-out annotators: of all their judgments together; of single judgments, predicted from the other half of
 the same annotator's judgments; and of the strict ones among these given that they are strict: taste alone.
@@ -35,11 +36,12 @@ from ..common.results import keep, kept
 ROWS = {
     "efron, one type": {"ties": "efron", "most": 1},
     "efron": {"ties": "efron"},
+    "efron, scaled": {"ties": "efron", "scaled": True},
     "davidson, one type": {"ties": "davidson", "most": 1},
     "davidson, one nu": {"ties": "davidson", "shared": True},
     "davidson": {"ties": "davidson"},
 }
-FOLDS = 5
+FOLDS, MOST = 5, 150
 
 
 def crowd(name: str) -> tuple[Judgments, str]:
@@ -57,7 +59,9 @@ def fitted(train: Panel, ridge: float, most: int, ties: str, shared: bool) -> La
     return select_types(train, [1], ridge=ridge, restarts=6).model
 
 
-def three_outcomes(train: Panel, test: Panel, ridge: float, *, ties: str, most: int, shared: bool = False) -> Any:
+def three_outcomes(
+    train: Panel, test: Panel, ridge: float, *, ties: str, most: int, shared: bool = False, scaled: bool = False
+) -> Any:
     """Log-probabilities of the outcomes under each type `(judgments, K, 3)`, log shares `(K,)`, and nu `(K,)`."""
     if ties == "davidson":
         train, test = with_tie_parameter(train, ridge), with_tie_parameter(test, ridge)
@@ -70,7 +74,8 @@ def three_outcomes(train: Panel, test: Panel, ridge: float, *, ties: str, most: 
             with_tie_alternatives(replace(panel, features=utilities.T, response_total=None)) for panel in (train, test)
         )
         number = len(own)
-        free = np.column_stack((np.where(np.eye(number, dtype=bool), np.nan, 0.0), np.full(number, np.nan)))
+        scales = np.where(np.eye(number, dtype=bool), np.nan, 0.0) if scaled else np.eye(number)
+        free = np.column_stack((scales, np.full(number, np.nan)))
         start = np.column_stack((np.eye(number), np.zeros(number)))
         model = LatentClassPlackettLuce(number, fixed=free, coefficients_init=start).fit(train)
     coefficients, features = np.asarray(model.coefficients_), np.asarray(test.features)
@@ -106,6 +111,8 @@ def run(name: str, options: Any) -> dict[str, Any]:
     judgments, features = crowd(name)
     people, ridge = with_features(people_of(judgments), features, 64, 0)
     panel = people.panel
+    if name == "convarg":
+        panel = panel.of_annotators(np.random.default_rng(0).permutation(panel.annotators)[:MOST])
     fold = np.random.default_rng(0).permutation(np.arange(panel.annotators) % FOLDS)
     found: dict[str, dict[str, list[Any]]] = {row: {} for row in ROWS}
     who, outcomes = [], []
@@ -139,7 +146,7 @@ def run(name: str, options: Any) -> dict[str, Any]:
 
 def main() -> None:
     sources = ["llm_crowd", "convarg", *POLIS_CONVERSATIONS]
-    options = parsed(__doc__, most=4, sources=parts(sources, "Only these sources."))
+    options = parsed(__doc__, most=3, sources=parts(sources, "Only these sources."))
     settings = {"most": options.most, "folds": FOLDS}
     rows = kept("types_ties", settings)
     for name in options.sources:
