@@ -46,6 +46,7 @@ def test_the_tie_parameter_of_each_type_is_recovered(tmp_path):
             assert abs(worth.worth - order[int(worth.response[-1])]) < 3.5 * error < 1.0
     page = (tmp_path / "audit" / "report.html").read_text()
     assert page.count("that it likes equally a tie in") == 2
+    assert any("how readily they call responses equal" in warning for warning in found.contents.warnings)
     # A pair with ties is no choice among three responses.
     checks = {check.name: check.value for check in found.contents.identification.checks}
     assert checks["longest choice"] == 2

@@ -240,6 +240,11 @@ def _warnings(fitted: Findings) -> list[str]:
             f"{people.left_out} rows were left out because they hold no comparison (a single response without a label, "
             "or no rank)."
         )
+    if fitted.ties == "davidson" and len(fitted.model.mixture_weights_) > 1:
+        warnings.append(
+            "Types may differ in how readily they call responses equal (nu) rather than in taste. A policy of its own "
+            "suits a type only if its utilities differ."
+        )
     if people.panel.features is None:
         votes = _votes(people)
         warnings += _disconnected(people, votes)
