@@ -1,11 +1,11 @@
 """Ties in annotator types: Davidson's model against `efron`, on held-out annotators of real crowds.
 
 Annotators are divided into five folds; each fold is predicted from the others, by the audit's own choice of the number
-of types and its ridges, with worths as features (tf-idf for ConvArg, of which 150 annotators with 20 judgments or more
-are drawn). `davidson` has a tie parameter for each type, `one nu` one for all. `efron` says nothing about how often
-ties come, so its types get what it lacks from their training annotators by maximum likelihood: their shares and a tie
-parameter for each type, in `efron, scaled` also a scale of its utilities. All rows thus give probabilities of the same
-three outcomes.
+of types and its ridges, with worths as features (for `llm_crowd` and ConvArg tf-idf: worths of many responses are slow
+with `davidson`; of ConvArg's annotators with 20 judgments or more, 150 are drawn). `davidson` has a tie parameter for
+each type, `one nu` one for all. `efron` says nothing about how often ties come, so its types get what it lacks from
+their training annotators by maximum likelihood: their shares and a tie parameter for each type, in `efron, scaled` also
+a scale of its utilities. All rows thus give probabilities of the same three outcomes.
 
 Log-loss of held-out annotators: of all their judgments together; of single judgments, predicted from the other half of
 the same annotator's judgments; and of the strict ones among these given that they are strict: taste alone.
@@ -48,7 +48,7 @@ def crowd(name: str) -> tuple[Judgments, str]:
     """A source's judgments and the features that the audit takes for it."""
     if name == "convarg":
         return prolific_annotators(load(name)[0], 20), "tfidf"
-    return load("llm-crowd" if name == "llm_crowd" else f"polis-{name}")[0], "worths"
+    return (load("llm-crowd")[0], "tfidf") if name == "llm_crowd" else (load(f"polis-{name}")[0], "worths")
 
 
 def fitted(train: Panel, ridge: float, most: int, ties: str, shared: bool) -> LatentClassPlackettLuce:
