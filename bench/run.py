@@ -46,6 +46,7 @@ BENCHMARKS = {
     "published": ("annotator_types.published", "1 min", "published choice-model estimates reproduced"),
     "latent_class": ("annotator_types.latent_class", "5 min", "latent classes against biogeme and choix, and growth"),
     "types": ("annotator_types.planted_types", "20 min", "simulated annotator types: identification, recovery, power"),
+    "type_ties": ("annotator_types.ties", "20 min", "Davidson's ties in annotator types, against efron"),
     "real_types": ("annotator_types.real_types", "10 min", "annotator types in Polis, ConvArg and QA-feedback"),
     "em_town": ("em_dpo.town", "2 h", "EM-DPO on simulated towns: judgments per annotator, and where words are blind"),
     "em_cost": ("em_dpo.cost", "30 min", "a round of EM-DPO against an epoch of DPO, ours and TRL's"),

@@ -201,8 +201,26 @@ def types_travel(found: Any) -> list[str]:
     return [table(rows, template)]
 
 
+def types_ties(found: Any) -> list[str]:
+    rows = []
+    for name, own in found["rows"].items():
+        source = f"{name} ({own['judgments']} judgments by {own['annotators']}, {own['ties']:.0%} ties)"
+        for row in own["rows"]:
+            nu = " ".join(f"{value:.2g}" for value in sorted(row["nu"][0]))
+            rows.append(row | {"source": source, "number": counted(row["types"]), "first": nu})
+    intro = """{folds} folds, up to {most} types. Log-loss in nats; gains are `davidson`'s over each row, paired; 95 %
+        intervals over annotators. nu: of the first fold's types."""
+    template = """
+        | source | row | types | nu | all of a new annotator's judgments | gain | a judgment, given half of the others
+        | gain | a strict one, given that it is strict | gain |
+        ---
+        | {source} | {row} | {number} | {first} | {all:.4f} | {all_gain.ci:+.4f} | {single:.4f} | {single_gain.ci:+.4f}
+        | {strict:.4f} | {strict_gain.ci:+.4f} |"""
+    return [paragraph(intro.format_map(found["settings"])), table(rows, template)]
+
+
 _MAKERS = (
     published, latent_class_biogeme, latent_class_choix, latent_class_scaling, types_identification, types_recovery,
-    types_error_rates, types_earlier_rates, types_power, types_polis, types_travel,
+    types_error_rates, types_earlier_rates, types_power, types_polis, types_ties, types_travel,
 )  # fmt: skip
 TABLES = {make.__name__: make for make in _MAKERS} | {"types_convarg": _by_features, "types_qa": _by_features}

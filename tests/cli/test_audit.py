@@ -44,6 +44,7 @@ def test_an_audit_is_written_and_goes_on_one_page_with_others(run, table, tmp_pa
         (["--types", "9"], "expected 1 to 6, the number of annotators"),
         (["--types", "few"], "expected auto or a number"),
         (["--features", "no/such/model"], "no/such/model"),
+        (["--ties", "davidson"], "davidson needs ties, and the table has none"),
     ],
 )
 def test_bad_usage_is_one_line(run, table, tmp_path, words, said):

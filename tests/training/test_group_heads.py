@@ -10,6 +10,7 @@ from dprm_setup import make
 from labelled import SCALE, voted
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import Judgments
+from pluralign.judgments.votes import votes_of, write_votes
 from pluralign.scoring.crowds import crowd_of, crowds_by_group, group_gain
 from pluralign.scoring.group_heads import Groups
 from pluralign.scoring.reward_models import build_reward_model, load_reward_model
@@ -148,13 +149,44 @@ def test_bad_settings_are_refused(tiny_model, tmp_path):
         make(tiny_model, voted(), tmp_path, by_group=True, group_shares={"a": 1.0})
     for values, message in (
         ({"group_shares": {"a": 1.0}}, "go with by_group"),
-        ({"by_group": True, "vote_state": "x"}, "a vote state does not know"),
         ({"group_shrinkage": -1.0}, "group_shrinkage: found -1.0"),
     ):
         with pytest.raises(ValueError, match=message):
             DPRMConfig(str(tmp_path), use_cpu=True, **values)
     with pytest.raises(PluralignError, match="expected names and shares"):
         Groups.from_dict({"names": ["a"]}, "config.json")
+
+
+def test_a_vote_state_with_shares_of_groups_gives_the_targets_of_each(tiny_model, tmp_path):
+    table = voted()
+    state = votes_of(table, strength=6.0, shares={"b": 1.0, "a": 3.0})
+    write_votes(state, tmp_path / "state.parquet")
+    options = {"vote_state": str(tmp_path / "state.parquet"), "max_steps": 2}
+    trainer = trainer_of(tiny_model, table, tmp_path / "run", **options)
+    assert trainer.groups == Groups(("a", "b"), (0.75, 0.25))
+    crowd, group = crowds_by_group(table, ("a", "b"))
+    np.testing.assert_array_equal(trainer._group_of, group)
+    assert trainer.crowd.keys == crowd.keys
+    np.testing.assert_allclose(trainer.crowd.counts, crowd.counts)
+    expected = (2.0 + crowd.counts) / (6.0 + crowd.votes[:, None])
+    np.testing.assert_allclose(trainer.crowd.distribution, expected)
+    trainer.train()
+    own = trainer_of(tiny_model, table, tmp_path / "own", **options, group_shares={"a": 1.0, "b": 1.0})
+    assert own.groups.shares == (0.5, 0.5)
+
+
+def test_a_table_says_which_items_of_a_vote_state_are_trained_on(tiny_model, tmp_path):
+    table = voted()
+    write_votes(votes_of(table, shares={"a": 1.0, "b": 1.0}), tmp_path / "state.parquet")
+    asked = Judgments.from_rows([*table.rows()][:9], SCALE)
+    trainer = trainer_of(tiny_model, asked, tmp_path / "run", vote_state=str(tmp_path / "state.parquet"))
+    assert set(trainer.crowd.keys) == set(crowd_of(asked).keys)
+    state = votes_of(table)
+    write_votes(state, tmp_path / "plain.parquet")
+    with pytest.raises(PluralignError, match="plain.parquet does not keep the votes of groups apart: .*--shares FILE"):
+        trainer_of(tiny_model, asked, tmp_path / "run", vote_state=str(tmp_path / "plain.parquet"))
+    with pytest.raises(PluralignError, match="stratum: found 'a', expected one of none"):
+        state.of_stratum("a")
 
 
 def test_votes_without_a_group_train_what_all_share(tiny_model, tmp_path):

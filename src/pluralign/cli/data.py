@@ -18,6 +18,7 @@ Shape = Literal["votes", "people", "ranked", "ballot"]
 By = Literal["prompt", "response", "annotator", "source", "group"]
 OnError = Literal["stop", "skip"]
 SameText = Literal["reject", "merge"]
+Ties = Literal["efron", "breslow", "davidson"]
 To = Literal["trl", "best-of-n", "votes", "datasets"]
 
 
@@ -123,6 +124,10 @@ def audit(
         list[str] | None, Option(help="Attribute of responses with one coefficient for all types; can be repeated.")
     ] = None,
     noise_type: Annotated[bool, Option("--noise-type", help="The last type ranks at random.")] = False,
+    ties: Annotated[
+        Ties,
+        Option(help="Take ties for lost orders (efron, breslow), or give each type a tie parameter (davidson)."),
+    ] = "efron",
     label_scale: options.LabelScale = None,
     rename: options.Rename = None,
     seed: options.Seed = 0,
@@ -139,7 +144,7 @@ def audit(
         list(map(str, files)), out, features=features, types=types, most_types=most_types, dimensions=dimensions,
         simulations=simulations, label_scale=label_scale, columns=rename, seed=seed,
         response_features=response_features, annotator_features=annotator_features,
-        noise_type=noise_type, shared=shared or (),
+        noise_type=noise_type, shared=shared or (), ties=ties,
     )  # fmt: skip
     typer.echo("\n".join(audit_headline(found)))
     if line := metrics_line(found.metrics):

@@ -382,6 +382,10 @@ def _card(kind: AnnotatorType) -> Card:
     facts = [f"{plural(kind.annotators, 'annotator')}, {number(kind.certain)} of them with certainty"]
     if kind.low is not None and kind.high is not None:
         facts.append(f"share between {percent(kind.low)} and {percent(kind.high)}")
+    if kind.tie_nu is not None:
+        span = interval(kind.tie_nu, kind.tie_nu_low, kind.tie_nu_high)
+        readiness = percent(kind.tie_nu / (2 + kind.tie_nu))
+        facts.append(f"calls two responses that it likes equally a tie in {readiness} of cases (nu {span})")
     tables = []
     for title, differences in (
         ("Rates higher than other types", kind.lifts),

@@ -162,7 +162,7 @@ class Trait:
 
 @dataclass(frozen=True)
 class AnnotatorType:
-    """A latent type: its share, its annotators, and what it prefers."""
+    """A latent type: its share, its annotators, and what it prefers; with Davidson's ties, its tie parameter."""
 
     type: int
     name: str
@@ -176,6 +176,9 @@ class AnnotatorType:
     lifts: list[Difference]
     drops: list[Difference]
     traits: list[Trait]
+    tie_nu: float | None = None
+    tie_nu_low: float | None = None
+    tie_nu_high: float | None = None
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from transformers.utils import logging
@@ -23,6 +24,7 @@ from pluralign.choice.latent_class.identification import (
 from pluralign.choice.latent_class.panel import Panel
 from pluralign.choice.latent_class.power import Power, power_curve
 from pluralign.choice.latent_class.selection import Selection, select_types, settings_of
+from pluralign.choice.latent_class.tie_alternatives import with_tie_alternatives
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import cache_folder
 from pluralign.core.fingerprint import fingerprint, fingerprint_folder
@@ -44,9 +46,11 @@ JUDGED_OFTEN = 10
 SELECTION_JUDGMENTS = 50_000
 """The number of types is chosen on a subset of annotators with about this many judgments."""
 
-
 REMEMBERED = 200_000
 """Types of larger tables are not kept in the cache: reading all rows for a fingerprint takes long."""
+
+Ties = Literal["efron", "breslow", "davidson"]
+"""How responses of equal rank are treated: as an order that was lost, or as an outcome with its own probability."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,9 @@ class Findings:
 
     Args:
         people: the panel, with features.
+        panel: what was fitted: the panel of `people`, or with `davidson` the one in which a tie is a third response.
         features: `worths`, `tfidf`, `response_features`, or the name of the model.
+        ties: as given to `findings`.
         selection: fits for several numbers of types.
         model: the fit of the chosen number of types to all judgments.
         design: what was collected.
@@ -66,7 +72,9 @@ class Findings:
     """
 
     people: People
+    panel: Panel
     features: str
+    ties: Ties
     selection: Selection
     model: LatentClassPlackettLuce
     design: Design
@@ -95,6 +103,26 @@ class Findings:
             heterogeneity=chosen.heterogeneity,
             continuum=continuum,
         )
+
+    @property
+    def tastes(self) -> LatentClassPlackettLuce:
+        """The model without its tie parameters, for the panel of `people`."""
+        model = copy(self.model)
+        if self.ties == "davidson":
+            model.coefficients_ = self.model.coefficients_[:, :-1]
+        return model
+
+    @property
+    def log_nu(self) -> tuple[np.ndarray, np.ndarray | None] | None:
+        """With `davidson`, log nu of each type `(K,)` and its standard errors, if the model is not too large."""
+        if self.ties != "davidson":
+            return None
+        scale = float(np.asarray(self.panel.features)[-1, -1])
+        values = scale * np.asarray(self.model.coefficients_)[:, -1]
+        if self.model.n_parameters_ > MOST_COVARIANCES:
+            return values, None
+        variance = np.append(np.diag(self.model.covariance(self.panel)), 0.0)  # a type that ranks at random has none
+        return values, scale * np.sqrt(variance[self.model.problem(self.panel).slot.cpu().numpy()[:, -1]].clip(0))
 
     @property
     def gains(self) -> bool:
@@ -197,6 +225,7 @@ def findings(
     annotator_features: SideTable | None = None,
     noise_type: bool = False,
     shared: Sequence[str] = (),
+    ties: Ties = "efron",
 ) -> Findings:
     """Find annotator types in a table of judgments.
 
@@ -212,10 +241,14 @@ def findings(
         annotator_features: covariates that membership in the types depends on.
         noise_type: the last type ranks at random, if there are two or more.
         shared: attributes of responses whose coefficient is the same for all types.
+        ties: `efron` and `breslow` take a tie for an order that was lost; with `davidson` it is an outcome of its own,
+            and each type has a tie parameter.
 
     Raises:
         PluralignError: a setting does not fit the table.
     """
+    if ties not in get_args(Ties):
+        raise PluralignError(f"ties: found {ties!r}, expected {', '.join(get_args(Ties))}")
     given = {"features": features, "types": types, "most_types": most_types, "dimensions": dimensions, "seed": seed}
     people = people_of(judgments)
     attributes = covariates = None
@@ -232,8 +265,9 @@ def findings(
     if annotator_features is not None:
         people, covariates = with_covariates(people, annotator_features)
     settings = estimator_settings(attributes, shared, noise=noise_type, bars=bool(people.bars.any()), types=types)
-    plain = response_features is None and annotator_features is None and not noise_type and not shared
-    panel = people.panel
+    settings |= {"ties": ties} if ties == "breslow" else {}
+    plain = response_features is None and annotator_features is None and not settings and ties == "efron"
+    panel = with_tie_parameter(people.panel, ridge) if ties == "davidson" else people.panel
     numbers = _numbers(types, most_types, panel.annotators)
     if len(numbers) == 1 and (numbers[0] == 1 or numbers[0] > panel.annotators // 4):
         single = settings_of(numbers[0], settings)
@@ -255,12 +289,13 @@ def findings(
             model = LatentClassPlackettLuce(
                 types, ridge=ridge, common_ridge=common, seed=seed, **settings_of(types, settings)
             ).fit(panel)
-    collected = design(panel, people.prompt)
+    collected = design(people.panel, people.prompt)
     several = len(model.mixture_weights_) > 1
     evident = evidence(model, panel) if several and model.n_parameters_ <= MOST_COVARIANCES else None
     kept = settings if several else {}
-    power = _power(model, panel, collected, simulations, seed, kept) if simulations and panel.annotators > 1 else []
-    found = Findings(people, features, selection, model, collected, evident, power, attributes, covariates)
+    simulated = simulations and panel.annotators > 1
+    power = _power(model, panel, collected, simulations, seed, ties, kept) if simulated else []
+    found = Findings(people, panel, features, ties, selection, model, collected, evident, power, attributes, covariates)
     if plain and (file := _remembered(judgments, given)) is not None:
         write_record(file, AnnotatorTypes.of(found, judgments))
     return found
@@ -292,6 +327,25 @@ def with_features(people: People, name: str, dimensions: int, seed: int) -> tupl
     return people.with_features(features), ridge
 
 
+def with_tie_parameter(panel: Panel, ridge: float) -> Panel:
+    """The panel with ties as third responses; under the ridge, log nu has the prior standard deviation `PRIOR`.
+
+    Raises:
+        PluralignError: a judgment is not of two responses, or none is a tie.
+    """
+    try:
+        tied = with_tie_alternatives(panel)
+    except ValueError as fault:
+        raise PluralignError(
+            "ties: davidson needs judgments of two responses, and the table has others: use efron"
+        ) from fault
+    if not (tied.rank_values[:, 2] == 1).any():
+        raise PluralignError("ties: davidson needs ties, and the table has none: use efron")
+    features = np.array(tied.features)
+    features[:, -1] *= PRIOR * np.sqrt(ridge)
+    return replace(tied, features=features)
+
+
 def _numbers(types: str | int, most: int, annotators: int) -> list[int]:
     if types != "auto":
         try:
@@ -313,11 +367,13 @@ def _power(
     collected: Design,
     simulations: int,
     seed: int,
+    ties: Ties,
     settings: dict[str, Any],
 ) -> list[Power]:
     """Power of the design as collected, and of rankings of three (or of pairs, if rankings were collected)."""
     other = 3 if collected.longest < 3 else 2
-    lengths = [None, other] if panel.response_count >= other else [None]
+    # Sets are drawn from what was shown, and a tie is no response that one could show.
+    lengths = [None, other] if panel.response_count >= other and ties != "davidson" else [None]
     numbers = np.unique(np.round(np.geomspace(1, max(8, 2 * collected.judgments), 4)).astype(int)).tolist()
     if not any(abs(number - collected.judgments) < 0.5 for number in numbers):
         numbers = sorted({*numbers, max(1, round(collected.judgments))})

@@ -35,6 +35,9 @@ CROWDS = "crowds.parquet"
 QUANTILES = (0.1, 0.5, 0.9)
 """The quantiles of the labels' rewards that `score` writes."""
 
+ARRAYS = ("distribution", "counts", "low", "high")
+"""The fields of a crowd that have a row for each item."""
+
 PriorStrength = float | Literal["labels", "estimated"]
 """Votes that the uniform prior counts as in a target: a number, one per label, or the most likely number."""
 
@@ -71,6 +74,17 @@ class Crowd:
     def votes(self) -> np.ndarray:
         """Votes on each item: `(items,)`."""
         return np.asarray(self.counts.sum(1))
+
+    @property
+    def keys(self) -> list[tuple[str, ...]]:
+        """The key of each item, as in a vote state."""
+        return [item_key(*texts) for texts in zip(self.prompt, self.response, strict=True)]
+
+    def of_items(self, rows: Sequence[int]) -> Crowd:
+        """The crowd of some items, in this order."""
+        arrays = {name: getattr(self, name)[list(rows)] for name in ARRAYS}
+        prompt, response = [self.prompt[row] for row in rows], [self.response[row] for row in rows]
+        return Crowd(prompt, response, **arrays, scale=self.scale)
 
     def items(self, weight: np.ndarray | None = None) -> Items:
         """The texts; item j is judgment j, which shows one response, with weight 1 or `weight[j]`."""
@@ -134,11 +148,40 @@ def crowds_by_group(judgments: Judgments, names: Sequence[str], **options: Any) 
     crowds = [crowd_of(judgments.select(np.flatnonzero(of_row == place).tolist()), **options) for place in present]
     if not crowds:
         return crowd_of(judgments, **options), of_row  # raises
-    group = np.repeat(present, [len(crowd.prompt) for crowd in crowds])
-    arrays = ("distribution", "counts", "low", "high")
-    joined = {name: np.concatenate([getattr(crowd, name) for crowd in crowds]) for name in arrays}
-    prompt = [text for crowd in crowds for text in crowd.prompt]
-    return Crowd(prompt, [text for crowd in crowds for text in crowd.response], **joined, scale=crowds[0].scale), group
+    return _joined(crowds, present)
+
+
+def crowds_of_strata(
+    state: VoteState, judgments: Judgments, names: Sequence[str], **options: Any
+) -> tuple[Crowd, np.ndarray]:
+    """The crowds of a vote state's strata in one, as `crowds_by_group` gives those of a table's groups.
+
+    Args:
+        state: post-stratified, so that it keeps the votes of its strata apart.
+        judgments: the table that names the items.
+        names: the strata.
+        options: as in `crowd_of_state`.
+
+    Raises:
+        PluralignError: the state counts pairs, has no such stratum, or holds no vote on an item of the table.
+    """
+    wanted = set(crowd_of_state(state, judgments, **options).keys)
+    crowds, present = [], []
+    for place, name in enumerate(names):
+        part = state.of_stratum(name)
+        if part.voted.any():
+            crowd = crowd_of_state(part, **options)
+            crowds.append(crowd.of_items([row for row, key in enumerate(crowd.keys) if key in wanted]))
+            present.append(place)
+    return _joined(crowds, present)
+
+
+def _joined(crowds: Sequence[Crowd], groups: Sequence[int]) -> tuple[Crowd, np.ndarray]:
+    """The items of some groups' crowds in one crowd, and the group of each."""
+    joined = {name: np.concatenate([getattr(crowd, name) for crowd in crowds]) for name in ARRAYS}
+    prompt, response = ([text for crowd in crowds for text in getattr(crowd, key)] for key in ("prompt", "response"))
+    group = np.repeat(groups, [len(crowd.prompt) for crowd in crowds])
+    return Crowd(prompt, response, **joined, scale=crowds[0].scale), group
 
 
 def group_gain(judgments: Judgments, groups: Groups, predict: Predict, seed: int = 0) -> dict[str, float]:
@@ -196,20 +239,14 @@ def crowd_of_state(
         raise PluralignError("vote_state: holds votes on pairs, expected labels of single responses")
     targets = state.targets(smoothing, None if cost is None else cost.matrix, prior=prior)
     counts = state.crowd[state.voted if prior else state.votes > 0]
-    keys = [item_key(prompt, response) for prompt, response in zip(targets.prompt, targets.response, strict=True)]
-    chosen = range(len(keys)) if judgments is None else _known(keys, judgments)
-    if not chosen:
-        raise PluralignError("no item is left: no response has a vote")
-    rows = np.array(chosen)
-    return Crowd(
-        prompt=[targets.prompt[row] for row in chosen],
-        response=[targets.response[row] for row in chosen],
-        distribution=targets.distribution[rows],
-        counts=counts[rows],
-        low=targets.low[rows],
-        high=targets.high[rows],
-        scale=targets.scale,
+    crowd = Crowd(
+        targets.prompt, targets.response, targets.distribution, counts, targets.low, targets.high, targets.scale
     )
+    if judgments is not None:
+        crowd = crowd.of_items(_known(crowd.keys, judgments))
+    if not crowd.prompt:
+        raise PluralignError("no item is left: no response has a vote")
+    return crowd
 
 
 def crowd_metrics(

@@ -247,6 +247,27 @@ class VoteState:
         settings = self.settings if chosen is None else dataclasses.replace(self.settings, strength=chosen)
         return dataclasses.replace(self, settings=settings)
 
+    def of_stratum(self, stratum: str) -> VoteState:
+        """The votes of one stratum as a state of its own, with the same prior; its counts are the faded votes.
+
+        Raises:
+            PluralignError: the state has no such stratum.
+
+        Examples:
+            >>> from pluralign.judgments import Judgments
+            >>> from pluralign.judgments.votes import votes_of
+            >>> yes = {"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, 2], "group": "old"}
+            >>> both = Judgments.from_rows([yes, yes, {**yes, "ranks": [2, 1], "group": "young"}])
+            >>> votes_of(both, shares={"old": 1, "young": 9}).of_stratum("old").counts.tolist()
+            [[0.0, 2.0]]
+        """
+        names = list(self.settings.shares or ())
+        if stratum not in names:
+            raise PluralignError(f"stratum: found {stratum!r}, expected one of {', '.join(names) or 'none'}")
+        held = self.held[:, [names.index(stratum)]]
+        settings = dataclasses.replace(self.settings, shares=None, strata=None)
+        return dataclasses.replace(self, settings=settings, held=held, counts=held[:, 0])
+
     def targets(self, smoothing: float = 0.05, cost: Floats | None = None, *, prior: bool = True) -> Targets:
         """Soft targets for training. Items without a vote are left out.
 

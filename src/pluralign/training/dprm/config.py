@@ -66,7 +66,8 @@ class DPRMConfig(JudgmentConfig):
     by_group: bool = setting(
         False,
         "Predict a distribution for each group of the column `group`: one head whose deviations from what all groups "
-        "share are learned and shrunk. Texts are read once for all groups.",
+        "share are learned and shrunk. Texts are read once for all groups. With vote_state, the groups are those that "
+        "the state was given shares of.",
     )
     group_shrinkage: float = setting(
         300.0,
@@ -75,7 +76,7 @@ class DPRMConfig(JudgmentConfig):
     group_shares: dict[str, float] | None = setting(
         None,
         "With by_group, the share of each group in the population that predictions are for. Default: those of the "
-        "training votes.",
+        "training votes, or of the vote state.",
     )
     logistic_baseline: bool | None = setting(
         None,
@@ -100,8 +101,6 @@ class DPRMConfig(JudgmentConfig):
             raise ValueError("cost_matrix: goes with cost: matrix, and only with it")
         if self.annotator_weights is not None and self.vote_state is not None:
             raise ValueError("annotator_weights: has no effect with vote_state, which holds counted votes")
-        if self.by_group and self.vote_state is not None:
-            raise ValueError("by_group: a vote state does not know the votes of groups: leave one out")
         if self.group_shares is not None and not self.by_group:
             raise ValueError("group_shares: go with by_group: true")
         if not 0 <= self.group_shrinkage < float("inf"):

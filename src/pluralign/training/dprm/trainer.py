@@ -27,7 +27,7 @@ from pluralign.judgments.inputs import Files
 from pluralign.judgments.reading import read
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.table import Judgments
-from pluralign.judgments.votes import read_votes
+from pluralign.judgments.votes import VoteState, read_votes
 from pluralign.scoring.crowds import (
     Crowd,
     check_labels,
@@ -35,6 +35,7 @@ from pluralign.scoring.crowds import (
     crowd_of,
     crowd_of_state,
     crowds_by_group,
+    crowds_of_strata,
     evaluate_crowd,
     group_gain,
     verdicts,
@@ -122,11 +123,12 @@ reward_model.distributions(items)  # how a crowd would label them: (responses, l
         if train_dataset is None:
             raise PluralignError("no training judgments were given")
         judgments, evaluated = read(train_dataset), None if eval_dataset is None else read(eval_dataset)
-        scale = training_scale(judgments, args)
+        state = None if args.vote_state is None else read_votes(args.vote_state)
+        scale = training_scale(judgments, state, args)
         self.cost = args.label_cost(scale)
         self._logged_cost = label_cost(scale.rewards)  # the same for all losses, so that their logs can be compared
-        self.groups = _groups(judgments, args)
-        self.crowd, self._group_of = _training_crowd(judgments, args, self.cost, self.groups)
+        self.groups = _groups(judgments, state, args)
+        self.crowd, self._group_of = _training_crowd(judgments, state, args, self.cost, self.groups)
         loaded = reward_model_of(model, args, processing_class, scale, self.groups)
         trained = adapted(loaded.model, args, peft_config, "SEQ_CLS")
         self.label_model = LabelModel(trained, loaded.tokenizer, loaded.limits, scale=scale, groups=self.groups)
@@ -269,37 +271,40 @@ reward_model.distributions(items)  # how a crowd would label them: (responses, l
         return weighted_mean(losses.numpy(), weight)
 
 
-def training_scale(judgments: Judgments, args: DPRMConfig) -> LabelScale:
+def training_scale(judgments: Judgments, state: VoteState | None, args: DPRMConfig) -> LabelScale:
     """The labels to predict: those of the vote state if there is one, else of the judgments.
 
     Raises:
         PluralignError: there are none, or the two differ.
     """
     own = judgments.label_scale
-    if args.vote_state is None:
+    if state is None:
         if own is None:
             raise PluralignError(
                 "dprm predicts labels, and the training judgments have none: import them with a label scale"
             )
         return own
-    scale = read_votes(args.vote_state).scale
     if own is not None:
-        check_labels(own, scale, f"vote_state: {args.vote_state}")
-    return scale
+        check_labels(own, state.scale, f"vote_state: {args.vote_state}")
+    return state.scale
 
 
-def _groups(judgments: Judgments, args: DPRMConfig) -> Groups | None:
-    """The groups of the training judgments, with their shares in the population."""
+def _groups(judgments: Judgments, state: VoteState | None, args: DPRMConfig) -> Groups | None:
+    """The groups of the training judgments or the vote state, with their shares in the population."""
     if not args.by_group:
         return None
-    column, labels = judgments.column("group"), judgments.column("labels")
-    weights = judgments.column("weight")
-    votes: dict[str, float] = {}
-    for name, own, weight in zip(column, labels, weights, strict=True):
-        if name is not None and own is not None:
-            votes[name] = votes.get(name, 0.0) + weight * sum(label is not None for label in own)
+    if state is None:
+        votes = _votes_by_group(judgments)
+    elif state.settings.strata == "group":
+        votes = dict(state.settings.shares or {})
+    else:
+        raise PluralignError(
+            f"by_group: {args.vote_state} does not keep the votes of groups apart: create it with `pluralign votes "
+            "update --shares FILE`, which has a share for each group, or leave vote_state out to count the votes of "
+            "the training files"
+        )
     if len(votes) < 2:
-        raise PluralignError("by_group: the training judgments with labels have less than two groups in `group`")
+        raise PluralignError("by_group: the training votes have less than two groups in `group`")
     names = tuple(sorted(votes))
     shares = args.group_shares
     if shares is not None and set(shares) != set(names):
@@ -312,12 +317,25 @@ def _groups(judgments: Judgments, args: DPRMConfig) -> Groups | None:
         raise PluralignError(f"group_shares: {fault}") from fault
 
 
+def _votes_by_group(judgments: Judgments) -> dict[str, float]:
+    """The weight of each group's votes."""
+    columns = (judgments.column(name) for name in ("group", "labels", "weight"))
+    votes: dict[str, float] = {}
+    for name, own, weight in zip(*columns, strict=True):
+        if name is not None and own is not None:
+            votes[name] = votes.get(name, 0.0) + weight * sum(label is not None for label in own)
+    return votes
+
+
 def _training_crowd(
-    judgments: Judgments, args: DPRMConfig, cost: LabelCost, groups: Groups | None
+    judgments: Judgments, state: VoteState | None, args: DPRMConfig, cost: LabelCost, groups: Groups | None
 ) -> tuple[Crowd, np.ndarray]:
     """The votes on each item, and the number of its group where groups are told apart."""
-    if args.vote_state is not None:
-        crowd = crowd_of_state(read_votes(args.vote_state), judgments, smoothing=args.smoothing, cost=cost)
+    if state is not None:
+        posterior: dict[str, Any] = {"smoothing": args.smoothing, "cost": cost}
+        if groups is not None:
+            return crowds_of_strata(state, judgments, groups.names, **posterior)
+        crowd = crowd_of_state(state, judgments, **posterior)
         return crowd, np.zeros(len(crowd.prompt), dtype=np.int64)
     judgments = weighted_judgments(judgments, args)
     options: dict[str, Any] = {"strength": args.prior_strength, "smoothing": args.smoothing, "cost": cost}

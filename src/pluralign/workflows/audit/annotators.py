@@ -51,7 +51,7 @@ def audited_annotators(fitted: Findings, seed: int = 0) -> AuditedAnnotators:
     """
     people, model = fitted.people, fitted.model
     nodes = 24 if people.panel.judgments > MANY_JUDGMENTS else 40
-    noise = NoiseScales(nodes=nodes, seed=seed).fit(people.panel, model)
+    noise = NoiseScales(nodes=nodes, seed=seed).fit(people.panel, fitted.tastes)
     named = np.flatnonzero([name is not None for name in people.names])
     names = [str(people.names[place]) for place in named]
     agreement = agreement_with_others(people)

@@ -18,7 +18,7 @@ def attribute_coefficients(fitted: Findings) -> list[Coefficient]:
     columns, model = fitted.attributes, fitted.model
     if columns is None:
         return []
-    values = np.asarray(model.coefficients_)
+    values = np.asarray(fitted.tastes.coefficients_)
     size = values.shape[1]
     back = np.zeros((size, size))  # from coefficients of scaled attributes to those of the table's units
     count = len(columns.names)
@@ -27,7 +27,7 @@ def attribute_coefficients(fitted: Findings) -> list[Coefficient]:
         back[count, :count] = columns.mean / columns.spread
         back[count, count] = 1.0
     covariance = _covariance(fitted)
-    slot = model.problem(fitted.people.panel).slot.cpu().numpy()
+    slot = model.problem(fitted.panel).slot.cpu().numpy()[:, :size]
     fitted_types = np.flatnonzero((slot >= 0).any(1))  # without the one that ranks at random
     shared = (slot[fitted_types] == slot[0]).all(0) & (len(fitted_types) > 1)
     rows = []
@@ -65,7 +65,7 @@ def membership_coefficients(fitted: Findings) -> list[Coefficient]:
 def _covariance(fitted: Findings) -> np.ndarray | None:
     if fitted.model.n_parameters_ > MOST_COVARIANCES:
         return None
-    return fitted.model.covariance(fitted.people.panel)
+    return fitted.model.covariance(fitted.panel)
 
 
 def _errors(back: np.ndarray, covariance: np.ndarray | None, places: np.ndarray) -> np.ndarray | None:

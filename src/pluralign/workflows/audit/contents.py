@@ -43,17 +43,17 @@ def audit_contents(
     groups = groups_of(judgments, people)
     known = [(group, label) for group, label in zip(groups, model.labels_, strict=True) if group is not None]
     often, scale, responsibilities = judged_often(people), judgments.label_scale, np.asarray(model.responsibilities_)
-    pairs = None if often else (_votes(people), utilities_of(model, people), np.asarray(model.mixture_weights_))
+    pairs = None if often else (_votes(people), utilities_of(fitted), np.asarray(model.mixture_weights_))
     return page.AuditPage(
         data=_data(judgments, people, groups, files),
         warnings=_warnings(fitted),
         agreement=agreement_of(people, seed),
         identification=_verdict(fitted),
         selection=_candidates(fitted.selection),
-        types=described_types(model, people, errors),
+        types=described_types(fitted, errors),
         groups=_groups(groups, model),
         groups_adjusted_rand=float(adjusted_rand_score(*zip(*known, strict=True))) if len(known) > 1 else None,
-        map=_map(model, people.panel, seed),
+        map=_map(model, fitted.panel, seed),
         type_views=type_views(people, responsibilities, scale) if often else None,
         group_views=group_views(people, groups, scale) if often else None,
         examples=None if pairs is None else example_pairs(people, *pairs),
@@ -248,6 +248,11 @@ def _warnings(fitted: Findings) -> list[str]:
         warnings.append(
             f"{people.left_out} rows were left out because they hold no comparison (a single response without a label, "
             "or no rank)."
+        )
+    if fitted.ties == "davidson" and len(fitted.model.mixture_weights_) > 1:
+        warnings.append(
+            "Types may differ in how readily they call responses equal (nu) rather than in taste. A policy of its own "
+            "suits a type only if its utilities differ."
         )
     if people.panel.features is None:
         votes = _votes(people)

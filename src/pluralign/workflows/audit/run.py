@@ -20,7 +20,7 @@ from pluralign.judgments.renames import Columns
 from pluralign.judgments.table import text_columns
 from pluralign.reports.audit_record import AuditPage
 from pluralign.reports.cards import metrics_table
-from pluralign.scoring.annotator_types import Findings, findings
+from pluralign.scoring.annotator_types import Findings, Ties, findings
 from pluralign.scoring.mixtures import responsibilities_table
 from pluralign.scoring.side_tables import Source, annotator_table, response_table
 from pluralign.workflows.audit.annotators import audited_annotators
@@ -46,6 +46,7 @@ def audit(
     annotator_features: Source | None = None,
     noise_type: bool = False,
     shared: Sequence[str] = (),
+    ties: Ties = "efron",
 ) -> Audit:
     """Audit judgments: agreement, types of annotators and their preferences, and whether the data identify the types.
 
@@ -70,6 +71,8 @@ def audit(
             logit: a file or table as above with the column `annotator`.
         noise_type: the last type ranks at random, if there are two or more.
         shared: attributes of responses whose coefficient is the same for all types.
+        ties: `efron` and `breslow` take a tie for an order that was lost; with `davidson`, for tables of pairs or
+            labels, it is an outcome of its own, and each type has a tie parameter.
 
     Returns:
         The findings: `types`, `responsibilities`, `page()`, `plot()`; as a mapping, the content of `metrics.json`.
@@ -85,6 +88,7 @@ def audit(
     config = {"command": "audit", "files": given.names, **settings, **given.settings()}
     config |= {} if label_scale is None else {"label_scale": label_scale}
     config |= ({"noise_type": True} if noise_type else {}) | ({"shared": list(shared)} if shared else {})
+    config |= {} if ties == "efron" else {"ties": ties}
     inputs = {} if folder is None else given.fingerprints()
     attributes = None if response_features is None else response_table(response_features)
     covariates = None if annotator_features is None else annotator_table(annotator_features)
@@ -102,8 +106,9 @@ def audit(
         annotator_features=covariates,
         noise_type=noise_type,
         shared=shared,
+        ties=ties,
     )
-    errors = worth_errors(fitted.model, fitted.people)
+    errors = worth_errors(fitted)
     annotators = audited_annotators(fitted, seed)
     contents = replace(audit_contents(judgments, fitted, errors, given.names, seed), annotators=annotators.page)
     metrics = audit_metrics(fitted, contents) | annotators.metrics
@@ -138,6 +143,7 @@ def audit_metrics(fitted: Findings, contents: AuditPage) -> dict[str, Any]:
         "sentence": contents.identification.sentence,
         "posterior_entropy": float(posterior_entropy(model).mean()),
         **{f"share/type={kind.type}": kind.share for kind in contents.types},
+        **{f"tie_nu/type={kind.type}": kind.tie_nu for kind in contents.types if kind.tie_nu is not None},
     }
     optional = {
         "held_out_log_likelihood": float(fitted.selection.held_out[list(fitted.selection.types).index(types)]),
@@ -154,7 +160,7 @@ def worths_table(fitted: Findings, errors: np.ndarray | None) -> pa.Table:
     """The utility of each response for each type, with standard errors where they are known."""
     items, real = fitted.people.items, ~fitted.people.bars
     columns: dict[str, Any] = dict(text_columns([items.prompts[item] for item in items.item], items.responses))
-    for kind, worth in enumerate(utilities_of(fitted.model, fitted.people)[:, real]):
+    for kind, worth in enumerate(utilities_of(fitted)[:, real]):
         columns[f"worth_{kind + 1}"] = worth
         if errors is not None:
             columns[f"standard_error_{kind + 1}"] = errors[kind, real]

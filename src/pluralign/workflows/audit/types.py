@@ -11,6 +11,7 @@ from pluralign.choice.latent_class.estimator import MOST_COVARIANCES, LatentClas
 from pluralign.choice.latent_class.panel import Panel
 from pluralign.judgments.messages import plain_text
 from pluralign.reports.audit_record import AnnotatorType, Difference, Member, Trait, Worth
+from pluralign.scoring.annotator_types import Findings
 from pluralign.scoring.panels import People
 from pluralign.scoring.traits import text_traits
 
@@ -19,19 +20,19 @@ _CERTAIN = 0.9  # an annotator whose type has this probability counts as certain
 _SHOWN_RESPONSES, _SHOWN_DIFFERENCES, _SHOWN_MEMBERS = 40, 10, 12
 
 
-def utilities_of(model: LatentClassPlackettLuce, people: People) -> np.ndarray:
+def utilities_of(fitted: Findings) -> np.ndarray:
     """Utility of each response for each type, `(K, responses)`, relative to the bar or else to its prompt's mean."""
-    return np.asarray(model.coefficients_) @ _contrasts(people).T
+    return np.asarray(fitted.tastes.coefficients_) @ _contrasts(fitted.people).T
 
 
-def worth_errors(model: LatentClassPlackettLuce, people: People) -> np.ndarray | None:
+def worth_errors(fitted: Findings) -> np.ndarray | None:
     """Standard errors of `utilities_of`, `(K, responses)`; None if the model has too many parameters."""
-    panel = people.panel
+    model, panel = fitted.model, fitted.panel
     if model.n_parameters_ > MOST_COVARIANCES:
         return None
     covariance = model.covariance(panel)
-    slot = model.problem(panel).slot.cpu().numpy()
-    contrasts = _contrasts(people)
+    contrasts = _contrasts(fitted.people)
+    slot = model.problem(panel).slot.cpu().numpy()[:, : contrasts.shape[1]]
     errors = np.zeros((len(slot), len(contrasts)))
     for kind, own in enumerate(slot):
         free = own >= 0
@@ -41,18 +42,20 @@ def worth_errors(model: LatentClassPlackettLuce, people: People) -> np.ndarray |
     return errors
 
 
-def described_types(model: LatentClassPlackettLuce, people: People, errors: np.ndarray | None) -> list[AnnotatorType]:
+def described_types(fitted: Findings, errors: np.ndarray | None) -> list[AnnotatorType]:
     """Each type with its share, members, utilities, distinctive responses and traits; `errors` of `worth_errors`."""
+    model, people = fitted.model, fitted.people
     real = ~people.bars
-    utilities = utilities_of(model, people)
+    utilities = utilities_of(fitted)
     responsibilities, weights = np.asarray(model.responsibilities_), np.asarray(model.mixture_weights_)
-    share_errors = _share_errors(model, people.panel)
+    share_errors = _share_errors(model, fitted.panel)
     mean = weights @ utilities
     # The responses about which types differ most, or the most extreme ones of a single type.
     spread = np.sqrt(weights @ (utilities - mean) ** 2) if len(weights) > 1 else np.abs(mean)
     shown = np.flatnonzero(real)[np.argsort(-spread[real], kind="stable")][:_SHOWN_RESPONSES].tolist()
     shown.sort(key=lambda response: -mean[response])
     traits = _traits(model, people)
+    log_nu, nu_errors = fitted.log_nu or (None, None)
     types = []
     for kind, share in enumerate(weights):
         others = np.delete(np.arange(len(weights)), kind)
@@ -84,9 +87,17 @@ def described_types(model: LatentClassPlackettLuce, people: People, errors: np.n
                 lifts=_differences(people, order[:_SHOWN_DIFFERENCES], differences) if len(others) else [],
                 drops=_differences(people, order[::-1][:_SHOWN_DIFFERENCES], differences) if len(others) else [],
                 traits=traits[kind],
+                **({} if log_nu is None else _tie_nu(log_nu[kind], None if nu_errors is None else nu_errors[kind])),
             )
         )
     return types
+
+
+def _tie_nu(log_nu: float, error: float | None) -> dict[str, float | None]:
+    """nu with its interval."""
+    ends = _interval(log_nu, error)
+    low, high = (None if end is None else float(np.exp(end)) for end in ends)
+    return {"tie_nu": float(np.exp(log_nu)), "tie_nu_low": low, "tie_nu_high": high}
 
 
 def _contrasts(people: People) -> np.ndarray:
