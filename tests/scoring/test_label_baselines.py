@@ -6,7 +6,8 @@ import pytest
 from labelled import SCALE, voted
 from pluralign.core.errors import PluralignError
 from pluralign.evaluation.crowds.distributions import log_loss_gain
-from pluralign.scoring.crowds import baseline_metrics, crowd_metrics, crowd_of, verdict, verdicts, voters_of
+from pluralign.scoring.crowd_predictions import baseline_metrics, crowd_metrics, verdict, verdicts, voters_of
+from pluralign.scoring.crowds import crowd_of
 from pluralign.scoring.label_baselines import BASELINES, LabelBaselines, read_baselines
 
 

@@ -11,7 +11,8 @@ from labelled import SCALE, voted
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import Judgments
 from pluralign.judgments.votes import votes_of, write_votes
-from pluralign.scoring.crowds import crowd_of, crowds_by_group, group_gain
+from pluralign.scoring.crowd_predictions import group_gain
+from pluralign.scoring.crowds import crowd_of, crowds_by_group
 from pluralign.scoring.group_heads import Groups
 from pluralign.scoring.reward_models import build_reward_model, load_reward_model
 from pluralign.training.dprm.config import DPRMConfig

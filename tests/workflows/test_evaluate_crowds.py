@@ -13,7 +13,8 @@ from pluralign.core.errors import PluralignError
 from pluralign.evaluation.crowds.distributions import evaluate_distributions
 from pluralign.judgments import BUILT_IN_SCALES, Judgments
 from pluralign.judgments.votes import votes_of
-from pluralign.scoring.crowds import crowd_of, crowd_of_state, vote_slices
+from pluralign.scoring.crowd_predictions import vote_slices
+from pluralign.scoring.crowds import crowd_of, crowd_of_state
 from pluralign.scoring.items import items_of
 from pluralign.scoring.reward_models import build_reward_model
 from pluralign.workflows.calibrate import calibrate

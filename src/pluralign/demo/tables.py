@@ -14,7 +14,8 @@ from pluralign.demo.comparison import DPO, LISTED, OWN, SAID, WinRates
 from pluralign.demo.town import PLACES, Ratings, chosen_shares, true_shares
 from pluralign.judgments.population import Simulation
 from pluralign.judgments.table import Judgments
-from pluralign.scoring.crowds import CROWDS, crowd_metrics, crowd_of
+from pluralign.scoring.crowd_predictions import CROWDS, crowd_metrics
+from pluralign.scoring.crowds import crowd_of
 from pluralign.scoring.items import Items
 from pluralign.scoring.measured import reward_metrics
 from pluralign.workflows.aggregate.contents import outcome_lines

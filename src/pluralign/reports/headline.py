@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pluralign.scoring.crowds import verdicts
+from pluralign.scoring.crowd_predictions import verdicts
 
 MOST = 5
 """Numbers of a headline."""

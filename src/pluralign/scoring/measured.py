@@ -29,7 +29,7 @@ from pluralign.evaluation.rewards.summary import evaluate_rewards
 from pluralign.evaluation.rewards.tie_outcomes import tie_metrics
 from pluralign.evaluation.slices import judgment_table, sliced_metrics
 from pluralign.judgments.table import Judgments
-from pluralign.scoring.crowds import CrowdResult
+from pluralign.scoring.crowd_predictions import CrowdResult
 from pluralign.scoring.items import Items
 from pluralign.scoring.mixtures import Mixture, ranking_log_likelihoods
 

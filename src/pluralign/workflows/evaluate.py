@@ -33,15 +33,8 @@ from pluralign.policies.matching import Kinds, matching_beside, said_beside, wri
 from pluralign.policies.mixture import MixturePolicy
 from pluralign.policies.routing import is_typed_run, type_utilities
 from pluralign.reports.cards import cross_table, metrics_table
-from pluralign.scoring.crowds import (
-    CrowdResult,
-    check_labels,
-    crowd_of,
-    evaluate_crowd,
-    group_gain,
-    labels_anything,
-    verdicts,
-)
+from pluralign.scoring.crowd_predictions import CrowdResult, evaluate_crowd, group_gain, verdicts
+from pluralign.scoring.crowds import check_labels, crowd_of, labels_anything
 from pluralign.scoring.features import text_features
 from pluralign.scoring.items import Items, compares, items_of
 from pluralign.scoring.label_baselines import read_baselines

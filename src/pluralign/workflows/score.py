@@ -14,7 +14,7 @@ from pluralign.judgments.inputs import Files
 from pluralign.judgments.reading import Inputs
 from pluralign.judgments.renames import Columns
 from pluralign.judgments.table import text_columns
-from pluralign.scoring.crowds import prediction_columns
+from pluralign.scoring.crowd_predictions import prediction_columns
 from pluralign.scoring.items import Items, items_of
 from pluralign.scoring.reward_models import LabelModel, RewardModel, load_reward_model, mean_rewards
 

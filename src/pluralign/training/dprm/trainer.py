@@ -28,18 +28,8 @@ from pluralign.judgments.reading import read
 from pluralign.judgments.scales import LabelScale
 from pluralign.judgments.table import Judgments
 from pluralign.judgments.votes import VoteState, read_votes
-from pluralign.scoring.crowds import (
-    Crowd,
-    check_labels,
-    crowd_metrics,
-    crowd_of,
-    crowd_of_state,
-    crowds_by_group,
-    crowds_of_strata,
-    evaluate_crowd,
-    group_gain,
-    verdicts,
-)
+from pluralign.scoring.crowd_predictions import crowd_metrics, evaluate_crowd, group_gain, verdicts
+from pluralign.scoring.crowds import Crowd, check_labels, crowd_of, crowd_of_state, crowds_by_group, crowds_of_strata
 from pluralign.scoring.group_heads import Groups, population_shares
 from pluralign.scoring.items import Items, compares, items_of
 from pluralign.scoring.label_baselines import LabelBaselines
