@@ -95,6 +95,7 @@ def crowd_metrics(
 
     Examples:
         >>> from pluralign.judgments import BUILT_IN_SCALES
+        >>> from pluralign.scoring.crowds import crowd_of
         >>> row = {"prompt": "Tea?", "responses": ["Yes"], "labels": ["1"]}
         >>> crowd = crowd_of(Judgments.from_rows([row] * 3, BUILT_IN_SCALES["binary"]))
         >>> metrics = crowd_metrics(crowd, np.array([[0.25, 0.75]]))
@@ -268,6 +269,7 @@ def crowds_table(crowd: Crowd, predicted: np.ndarray) -> pa.Table:
 
     Examples:
         >>> from pluralign.judgments import BUILT_IN_SCALES
+        >>> from pluralign.scoring.crowds import crowd_of
         >>> row = {"prompt": "Tea?", "responses": ["Yes"], "labels": ["1"]}
         >>> crowd = crowd_of(Judgments.from_rows([row] * 3, BUILT_IN_SCALES["binary"]))
         >>> table = crowds_table(crowd, np.array([[0.25, 0.75]]))
