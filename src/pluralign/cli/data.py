@@ -126,7 +126,7 @@ def audit(
     noise_type: Annotated[bool, Option("--noise-type", help="The last type ranks at random.")] = False,
     ties: Annotated[
         Ties,
-        Option(help="Take ties for lost orders (efron, breslow), or give each type a tie parameter (davidson)."),
+        Option(help="A tie is an order that was not recorded (efron, breslow) or an outcome of its own (davidson)."),
     ] = "efron",
     label_scale: options.LabelScale = None,
     rename: options.Rename = None,

@@ -1,4 +1,4 @@
-"""Names of models: a folder, or an id of the hub. A misspelt folder is told from an id before heavy libraries load."""
+"""Names of models: a folder or a hub id. A misspelt folder is recognised before heavy libraries load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work that is dealt to several processes of this machine."""
+"""Work that several processes of this machine share."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ REMEMBERED = 200_000
 """Types of larger tables are not kept in the cache: reading all rows for a fingerprint takes long."""
 
 Ties = Literal["efron", "breslow", "davidson"]
-"""How responses of equal rank are treated: as an order that was lost, or as an outcome with its own probability."""
+"""How equal ranks are treated: as an order that was not recorded, or as an outcome with its own probability."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ def findings(
         annotator_features: covariates that membership in the types depends on.
         noise_type: the last type ranks at random, if there are two or more.
         shared: attributes of responses whose coefficient is the same for all types.
-        ties: `efron` and `breslow` take a tie for an order that was lost; with `davidson` it is an outcome of its own,
+        ties: with `efron` and `breslow` a tie is an order that was not recorded; with `davidson` it is an outcome,
             and each type has a tie parameter.
 
     Raises:

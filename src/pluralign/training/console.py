@@ -46,7 +46,7 @@ class ConsoleCallback(TrainerCallback):
 
 
 def use_console(trainer: Any, given: Sequence[Any]) -> None:
-    """Let a trainer say what it does by `ConsoleCallback`, unless its user chose otherwise.
+    """Let a trainer print its progress by `ConsoleCallback`, unless its user chose otherwise.
 
     Args:
         trainer: of `transformers`.

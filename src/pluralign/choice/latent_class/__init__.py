@@ -3,8 +3,9 @@
 - `estimator`: fit K types to a `panel.Panel` of judgments. `selection`: choose K by held-out annotators.
 - `identification`: whether such data can tell types apart. `power`: what more judgments would give.
 - `starts`: starting points, among them the agreement groups that EM-DPO starts from.
-- `processes`: annotators who are dealt to several processes.
-- Inside: `choice_sets` (rankings as choices), `conditional_logit`, `problem`, `em`, `newton`, `information`.
+- `processes`: annotators who are sharded over several processes.
+- Inside: `choice_sets` (rankings as choices), `conditional_logit` and `compared_pairs` (derivatives), `likelihood` (of
+  annotators), `tied_blocks`, `tie_alternatives`, `problem`, `em`, `newton`, `information`, `continuum`.
 
 References: Kamakura & Russell 1989; Bhat 1997; identification: arXiv 2405.15065 and 2510.15716.
 """

@@ -202,9 +202,7 @@ class Point:
     def in_pairs(self) -> bool:
         """Whether products with the Hessian are cheaper from pairs of responses."""
         return (
-            not self.wide
-            and self.logit.few_edges
-            and len(self.logit.edges.first) <= EDGE_WORK * max(1, self.choices.members)
+            not self.wide and self.logit.few_edges and len(self.logit.edges.first) <= EDGE_WORK * self.choices.members
         )
 
     def product_in_pairs(self, weights: Tensor) -> Callable[[Tensor], Tensor]:

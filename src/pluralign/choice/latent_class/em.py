@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pluralign.choice.em_dpo import mixture_weights, responsibilities
-from pluralign.choice.latent_class.likelihood import Here, Weights, totals
+from pluralign.choice.latent_class.likelihood import LikelihoodAt, Weights, totals
 from pluralign.choice.latent_class.newton import Local, conjugate_gradients, maximise
 from pluralign.choice.latent_class.problem import Problem
 
@@ -159,13 +159,15 @@ def _local(problem: Problem, parameters: Tensor, weighted: Tensor, weights: Weig
     return Local(value, _gradient(problem, parameters, here, weights), solve)
 
 
-def _gradient(problem: Problem, parameters: Tensor, here: Here, weights: Weights) -> Tensor:
+def _gradient(problem: Problem, parameters: Tensor, here: LikelihoodAt, weights: Weights) -> Tensor:
     """Of the weighted log-likelihood less the prior: `(R, m)`."""
     by_type = here.gradient(weights).view(len(parameters), problem.types, -1)
     return problem.gathered(by_type) - problem.penalty(parameters)
 
 
-def _solved(problem: Problem, here: Here, weights: Weights, right: Tensor, solver: Solver, steps: int = 200) -> Tensor:
+def _solved(
+    problem: Problem, here: LikelihoodAt, weights: Weights, right: Tensor, solver: Solver, steps: int = 200
+) -> Tensor:
     """The inverse of minus the Hessian of the complete data times `(R, m)`; a small one's `solver` is all it takes."""
     if is_dense(problem):
         return solver(right)
@@ -187,7 +189,7 @@ def is_dense(problem: Problem) -> bool:
     )
 
 
-def conditioned(problem: Problem, here: Here, weights: Weights, *, rough: bool = False) -> Solver:
+def conditioned(problem: Problem, here: LikelihoodAt, weights: Weights, *, rough: bool = False) -> Solver:
     """A map from `(R, m)` to about the inverse of minus the Hessian of the complete data times it.
 
     If the Hessian is small, it is exact, or with `rough` that of a sample of the choices. With features it is that of

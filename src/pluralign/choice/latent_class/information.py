@@ -28,7 +28,7 @@ from pluralign.choice.latent_class.em import (
     log_shares,
     with_posterior,
 )
-from pluralign.choice.latent_class.likelihood import Here, Weights
+from pluralign.choice.latent_class.likelihood import LikelihoodAt, Weights
 from pluralign.choice.latent_class.problem import Problem
 
 EXACT = 1e-12
@@ -153,7 +153,7 @@ class _At:
 
     problem: Problem
     fit: Fit
-    likelihood: Here
+    likelihood: LikelihoodAt
 
     @classmethod
     def of(cls, problem: Problem, fit: Fit) -> _At:

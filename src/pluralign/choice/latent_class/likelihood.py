@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from operator import add
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,8 +35,6 @@ SAMPLED = 1.5
 
 Weights = Iterable[Tensor]
 """The weight of each choice for B vectors, `(choices, B)` of each block."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,12 +58,12 @@ class Likelihood:
 
     Args:
         blocks: their distinct choices; at least one block.
-        dealt: as in `Panel`; derivatives of weighted sums over annotators are then those of all processes.
+        sharded: as in `Panel`; derivatives of weighted sums over annotators are then those of all processes.
         derived: what was computed from these and is needed again.
     """
 
     blocks: tuple[Block, ...]
-    dealt: bool = False
+    sharded: bool = False
     derived: dict[str, Any] = field(default_factory=dict, init=False, compare=False)
 
     @classmethod
@@ -79,7 +77,7 @@ class Likelihood:
         available = None if panel.available is None else torch.tensor(np.asarray(panel.available), device=device)
         if panel.features is not None:  # responses that nobody was shown cost as much as the others
             shown = torch.as_tensor(np.bincount(responses[panel.rank_values > NOT_SHOWN], minlength=size))
-            seen = np.flatnonzero(sum_over_processes(shown) if panel.dealt else shown)
+            seen = np.flatnonzero(sum_over_processes(shown) if panel.sharded else shown)
             place = np.zeros(size, dtype=np.int64)
             place[seen] = np.arange(len(seen))
             responses, size = place[responses], len(seen)
@@ -101,11 +99,11 @@ class Likelihood:
             counts = compressed(rows, columns, values, (panel.annotators, len(own)))
             back = compressed(columns, rows, values, (len(own), panel.annotators))
             blocks.append(Block(ConditionalLogit(own, features, size, available), counts, back))
-        return cls(tuple(blocks), panel.dealt)
+        return cls(tuple(blocks), panel.sharded)
 
     def summed(self, values: Tensor) -> Tensor:
         """Sums over the annotators of this process as those over all annotators."""
-        return sum_over_processes(values) if self.dealt else values
+        return sum_over_processes(values) if self.sharded else values
 
     def __len__(self) -> int:
         return sum(len(block.logit.choices) for block in self.blocks)
@@ -124,7 +122,7 @@ class Likelihood:
         """The same without a limit on what types consider."""
         if self.logit.available is None:
             return self
-        return Likelihood(tuple(replace(block, logit=block.logit.of_all()) for block in self.blocks), self.dealt)
+        return Likelihood(tuple(replace(block, logit=block.logit.of_all()) for block in self.blocks), self.sharded)
 
     def weights(self, by_annotator: Tensor) -> Weights:
         """The weight of each choice, from those of the annotators `(annotators, B)`."""
@@ -133,18 +131,18 @@ class Likelihood:
         return _OnDemand(self.blocks, by_annotator)
 
     def empty(self, columns: int) -> list[Tensor] | list[None]:
-        """Memory for what is kept of each block, `(choices, columns)`; several blocks share it, so that it is whole.
+        """Memory for what is kept of each block, `(choices, columns)`; a single block needs none.
 
-        A single block needs none.
+        Several blocks get parts of one tensor, because many small ones would leave gaps in memory.
         """
         if len(self.blocks) == 1:
             return [None]
         whole = torch.empty(len(self), columns, dtype=torch.float64, device=self.places.device)
         return list(whole.split([len(block.logit.choices) for block in self.blocks]))
 
-    def at(self, coefficients: Tensor) -> Here:
+    def at(self, coefficients: Tensor) -> LikelihoodAt:
         """The likelihood at coefficients `(B, p)`."""
-        return Here(self, self.logit.utilities(coefficients))
+        return LikelihoodAt(self, self.logit.utilities(coefficients))
 
     def spectrum(self, population: Tensor) -> tuple[Tensor, Tensor]:
         """Eigenvalues per unit of weight and eigenvectors of minus the Hessian of choices at random: `(p,)`, `(p, p)`.
@@ -171,7 +169,7 @@ class _OnDemand:
         return (block.back @ self.by_annotator for block in self.blocks)
 
 
-class Here:
+class LikelihoodAt:
     """The likelihood at utilities `(responses, B)`; what several derivatives need is computed once."""
 
     def __init__(self, likelihood: Likelihood, utilities: Tensor) -> None:
@@ -226,10 +224,10 @@ class Here:
         """About `curvature`, from every n-th choice so that about `number` are left.
 
         It is exact if there are not many more, if the sample misses what a feature's curvature comes from, or if
-        annotators are dealt.
+        annotators are sharded.
         """
         step = len(self.likelihood) // max(1, number)
-        if step < 2 or self.logit.available is not None or self.likelihood.dealt:
+        if step < 2 or self.logit.available is not None or self.likelihood.sharded:
             return self.curvature(weights)
         points = [point.logit.every(step).at(point.utilities, point) for point in self.points]
         own = [part[::step].clone() for part in weights]
@@ -257,7 +255,7 @@ class Here:
 class Along:
     """Derivatives along changes of the utilities `(responses, B)`."""
 
-    def __init__(self, here: Here, change: Tensor) -> None:
+    def __init__(self, here: LikelihoodAt, change: Tensor) -> None:
         self.here, self.change = here, change
         kept = here.likelihood.empty(change.shape[1])
         self.slopes = [Slope(point, change, out) for point, out in zip(here.points, kept, strict=True)]

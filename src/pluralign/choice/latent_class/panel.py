@@ -28,8 +28,8 @@ class Panel:
             annotators the same shares.
         available: `(K, responses)` bool, the responses that a type considers; `None` is all.
         response_total: number of responses; `None` is the number of rows of `features`, or the highest id plus one.
-        dealt: whether this process of `torch.distributed` holds only some of the annotators, those after the annotators
-            of earlier ranks; what is fitted is then the panel of all processes.
+        sharded: whether this process of `torch.distributed` holds only some of the annotators, numbered after those of
+            earlier ranks; what is fitted is then the panel of all processes.
 
     Raises:
         ValueError: shapes do not fit, an id is out of range, or a number is negative or not finite.
@@ -49,7 +49,7 @@ class Panel:
     covariates: ArrayLike | None = None
     available: ArrayLike | None = None
     response_total: int | None = None
-    dealt: bool = False
+    sharded: bool = False
     derived: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What models computed from these judgments and need again."""
 

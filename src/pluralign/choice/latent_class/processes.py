@@ -1,4 +1,4 @@
-"""Annotators who are dealt to the processes of `torch.distributed`: sums over all of them, and samples of them."""
+"""Annotators who are sharded over the processes of `torch.distributed`: sums over all of them, and samples of them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def sum_over_processes(values: Tensor) -> Tensor:
 
 
 def annotators_before(panel: Panel) -> tuple[int, int]:
-    """How many annotators the earlier processes hold, and how many there are; of a panel that is not dealt, all."""
-    if not panel.dealt:
+    """How many annotators the earlier processes hold, and how many there are; of a panel that is not sharded, all."""
+    if not panel.sharded:
         return 0, panel.annotators
     numbers = _of_all(panel.annotators)
     return sum(numbers[: torch.distributed.get_rank()]), sum(numbers)
@@ -32,22 +32,22 @@ def annotators_before(panel: Panel) -> tuple[int, int]:
 def sample_of(panel: Panel, judgments: int, least: int, seed: int) -> Panel:
     """Random annotators with about so many judgments, and at least so many annotators; all if there are no more.
 
-    The sample of a dealt panel is gathered in every process: it is the one that a single process would draw.
+    The sample of a sharded panel is gathered in every process: it is the one that a single process would draw.
     """
     before, annotators = annotators_before(panel)
     made = np.bincount(panel.annotator_ids, minlength=panel.annotators)
-    counts = np.concatenate(_of_all(made)) if panel.dealt else made
+    counts = np.concatenate(_of_all(made)) if panel.sharded else made
     if counts.sum() <= judgments:
-        return gathered(panel) if panel.dealt else panel
+        return gathered(panel) if panel.sharded else panel
     order = np.random.default_rng(seed).permutation(annotators)
     number = max(least, int(np.searchsorted(counts[order].cumsum(), judgments)))
     chosen = np.sort(order[:number])
     own = panel.of_annotators(chosen[(chosen >= before) & (chosen < before + panel.annotators)] - before)
-    return gathered(own) if panel.dealt else own
+    return gathered(own) if panel.sharded else own
 
 
 def gathered(panel: Panel) -> Panel:
-    """All annotators of a dealt panel, in every process."""
+    """All annotators of a sharded panel, in every process."""
     before, _ = annotators_before(panel)
     width = max(_of_all(panel.rank_values.shape[1]))
 
@@ -66,7 +66,7 @@ def gathered(panel: Panel) -> Panel:
         population=joined(panel.weights),
         covariates=None if panel.covariates is None else joined(panel.covariates),
         response_total=panel.response_count,
-        dealt=False,
+        sharded=False,
     )
 
 

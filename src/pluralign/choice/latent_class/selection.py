@@ -182,8 +182,8 @@ def select_types(
         >>> select_types(panel, range(1, 4)).chosen
         2
     """
-    if panel.dealt:
-        raise ValueError("the annotators are dealt to processes: choose the number of types on `sample_of` the panel")
+    if panel.sharded:
+        raise ValueError("panel: is sharded over processes: choose the number of types on a `sample_of` it")
     if panel.annotators < 2:
         raise ValueError("choosing the number of types holds out annotators: found fewer than two")
     folds = min(folds, panel.annotators)

@@ -1,4 +1,4 @@
-"""Latent classes of annotators who are dealt to two processes: the fit of one process."""
+"""Latent classes of annotators who are sharded over two processes: the fit of one process."""
 
 from dataclasses import replace
 
@@ -57,12 +57,12 @@ def test_two_processes_fit_what_one_does(kind, draft, tmp_path, monkeypatch):
     settings |= {"noise": kind == "rankings", "shared": [1] if kind == "sparse features" else []}
     alone = fitted(panel, **settings)
 
-    def dealt():
+    def sharded():
         torch.distributed.init_process_group("gloo")
         own = np.arange(50) if torch.distributed.get_rank() == 0 else np.arange(50, ANNOTATORS)
-        return fitted(replace(panel.of_annotators(own), dealt=True), **settings)
+        return fitted(replace(panel.of_annotators(own), sharded=True), **settings)
 
-    first, second = in_two_processes(dealt, tmp_path)
+    first, second = in_two_processes(sharded, tmp_path)
     for name, values in alone.items():
         if name == "responsibilities":
             found = first[name] + second[name]
@@ -83,23 +83,23 @@ def test_one_type_and_given_starts_in_two_processes(tmp_path):
         )
         return [found[name] for found in (one, two) for name in ("coefficients", "log_likelihood", "weights")]
 
-    def dealt():
+    def sharded():
         torch.distributed.init_process_group("gloo")
         own = np.arange(50) if torch.distributed.get_rank() == 0 else np.arange(50, ANNOTATORS)
-        return both(replace(panel.of_annotators(own), dealt=True))
+        return both(replace(panel.of_annotators(own), sharded=True))
 
-    for found in in_two_processes(dealt, tmp_path):
+    for found in in_two_processes(sharded, tmp_path):
         for values, expected in zip(found, both(panel), strict=True):
             np.testing.assert_allclose(values, expected, rtol=1e-8, atol=1e-8)
 
 
-def test_a_sample_of_dealt_annotators_is_that_of_one_process(tmp_path):
+def test_a_sample_of_sharded_annotators_is_that_of_one_process(tmp_path):
     panel = panel_of("rankings")
 
-    def dealt():
+    def sharded():
         torch.distributed.init_process_group("gloo")
         own = np.arange(50) if torch.distributed.get_rank() == 0 else np.arange(50, ANNOTATORS)
-        part = replace(panel.of_annotators(own), dealt=True)
+        part = replace(panel.of_annotators(own), sharded=True)
         with pytest.raises(ValueError, match="choose the number of types on `sample_of` the panel"):
             select_types(part)
         return content(sample_of(part, 1000, 10, seed=0))
@@ -112,4 +112,4 @@ def test_a_sample_of_dealt_annotators_is_that_of_one_process(tmp_path):
             sample.reliability.tolist(),
         ]
 
-    assert in_two_processes(dealt, tmp_path) == [content(sample_of(panel, 1000, 10, seed=0))] * 2
+    assert in_two_processes(sharded, tmp_path) == [content(sample_of(panel, 1000, 10, seed=0))] * 2
