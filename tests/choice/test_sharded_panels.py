@@ -100,7 +100,7 @@ def test_a_sample_of_sharded_annotators_is_that_of_one_process(tmp_path):
         torch.distributed.init_process_group("gloo")
         own = np.arange(50) if torch.distributed.get_rank() == 0 else np.arange(50, ANNOTATORS)
         part = replace(panel.of_annotators(own), sharded=True)
-        with pytest.raises(ValueError, match="choose the number of types on `sample_of` the panel"):
+        with pytest.raises(ValueError, match="choose the number of types on a `sample_of` it"):
             select_types(part)
         return content(sample_of(part, 1000, 10, seed=0))
 
