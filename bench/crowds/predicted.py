@@ -152,7 +152,7 @@ def run(name: str, seed: int, options: argparse.Namespace) -> None:
     crowd = source(name)
     file = OUT / options.name / f"{name}-{seed}.json"
     setting = SETTINGS[name]
-    splits = list(crowd.parts(seed))
+    splits = list(crowd.parts(seed, most=options.items))
     test = np.concatenate([held for _, held in splits])
     pairs = np.concatenate([crowd.own_pairs(held) for _, held in splits])
     entry: dict[str, Any] = {"setting": list(setting), "train": len(splits[0][0]), "rows": {}}
@@ -202,7 +202,8 @@ def main() -> None:
         sources=parts(SOURCES, "Only these sources."),
         rows=parts(ROWS, "Only these rows."),
         batch=(32, "Items of a step (Bradley-Terry: judgments)."),
-        frozen=(5, "Frozen layers of the six."),
+        frozen=(0, "Frozen layers of the six."),
+        items=([2000, 1000], "Training items and held-out items, at most."),
         bf16=True,
         tune=(False, "Try the settings of GRID and stop."),
         summary=(False, "Only summarise the stored predictions."),

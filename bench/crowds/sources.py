@@ -17,7 +17,7 @@ import csv
 import gzip
 import html
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -38,7 +38,7 @@ LEAST_VOTES = 10
 """Statements with fewer votes are left out."""
 
 MOST = (600, 400)
-"""Training items and held-out items, at most."""
+"""Training items and held-out items, at most, of a head on frozen states."""
 
 TRAINING_PAIRS = 300
 """Pairs of statements that a Bradley-Terry model learns from; other sources use all of their pairs."""
@@ -85,8 +85,10 @@ class Source:
                     places.append(item)
         return Judgments.from_rows(rows, self.scale), np.array(places)
 
-    def parts(self, seed: int, share: float = 0.3, among: np.ndarray | None = None) -> Iterator[tuple[Any, Any]]:
-        """Training items and held-out items; several times where groups take turns."""
+    def parts(
+        self, seed: int, share: float = 0.3, among: np.ndarray | None = None, most: Sequence[int] = MOST
+    ) -> Iterator[tuple[Any, Any]]:
+        """Training items and held-out items, at most so many; several times where groups take turns."""
         every = np.arange(len(self.prompt)) if among is None else among
         if self.groups is not None and among is None:
             for group in np.unique(self.groups):
@@ -98,8 +100,8 @@ class Source:
         order = np.random.default_rng(seed).permutation(len(self.prompt))
         both = (np.setdiff1d(every, test), test)
         first, second = (
-            np.sort(part[np.argsort(order[self.cluster[part]], kind="stable")][:most])
-            for part, most in zip(both, MOST, strict=True)
+            np.sort(part[np.argsort(order[self.cluster[part]], kind="stable")][:number])
+            for part, number in zip(both, most, strict=True)
         )
         yield first, second
 

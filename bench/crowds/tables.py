@@ -16,9 +16,9 @@ NEED_A_CROWD = {"helpsteer2": ("transport_cost", "total_variation", "expected_re
 """Distances to a single vote are smallest for an over-confident guess, whatever the crowd: they are left out."""
 
 DIFFERENCES = {
-    "marginal": ("ce", "ot", "energy", "bradley-terry"),
-    "medians": ("ot",),
-    "ce": ("majority", "w1", "ot", "energy", "bradley-terry"),
+    "marginal": ("logistic", "ce", "ot", "energy", "paper", "bradley-terry"),
+    "logistic": ("ce", "ot", "energy", "paper"),
+    "ce": ("majority", "ot", "energy", "paper"),
 }
 """Rows whose paired differences to another row are shown."""
 
