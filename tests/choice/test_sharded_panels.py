@@ -8,7 +8,7 @@ import torch.distributed
 
 from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
 from pluralign.choice.latent_class.panel import Panel
-from pluralign.choice.latent_class.processes import sample_of
+from pluralign.choice.latent_class.processes import dealt, from_first, of_everyone, sample_of
 from pluralign.choice.latent_class.selection import select_types
 from processes import in_two_processes
 
@@ -100,8 +100,6 @@ def test_a_sample_of_sharded_annotators_is_that_of_one_process(tmp_path):
         torch.distributed.init_process_group("gloo")
         own = np.arange(50) if torch.distributed.get_rank() == 0 else np.arange(50, ANNOTATORS)
         part = replace(panel.of_annotators(own), sharded=True)
-        with pytest.raises(ValueError, match="choose the number of types on a `sample_of` it"):
-            select_types(part)
         return content(sample_of(part, 1000, 10, seed=0))
 
     def content(sample):
@@ -113,3 +111,58 @@ def test_a_sample_of_sharded_annotators_is_that_of_one_process(tmp_path):
         ]
 
     assert in_two_processes(sharded, tmp_path) == [content(sample_of(panel, 1000, 10, seed=0))] * 2
+
+
+@pytest.mark.parametrize("kind", ["pairs", "rankings", "features", "covariates"])
+def test_two_processes_choose_the_number_of_types_that_one_does(kind, tmp_path):
+    panel = panel_of(kind)
+
+    def content(selection):
+        arrays = (
+            selection.types, selection.held_out, selection.gain, selection.gain_error, selection.bic,
+            selection.by_annotator, selection.continuum, selection.model.coefficients_,
+        )  # fmt: skip
+        numbers = [selection.chosen, selection.places, selection.heterogeneity]
+        return numbers, [np.asarray(values).tolist() for values in arrays]
+
+    def chosen(own):
+        return content(select_types(own, range(1, 4), restarts=3, noise=kind == "rankings"))
+
+    def sharded():
+        torch.distributed.init_process_group("gloo")
+        own = dealt(panel)
+        assert own.sharded
+        assert own.annotators < ANNOTATORS
+        return chosen(own)
+
+    numbers, arrays = chosen(panel)
+    assert numbers[0] == (3 if kind == "rankings" else 2)  # with one kind that ranks at random
+    for found in in_two_processes(sharded, tmp_path):
+        assert (found[0][0], found[0][2]) == (numbers[0], numbers[2])
+        assert found[0][1] == pytest.approx(numbers[1], rel=1e-12)
+        for values, expected in zip(found[1], arrays, strict=True):
+            np.testing.assert_allclose(values, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_annotators_are_dealt_by_judgments_and_small_panels_are_not(tmp_path):
+    draw = np.random.default_rng(0)
+    annotator = np.repeat(np.arange(60), draw.integers(1, 40, 60))
+    ids = np.stack([draw.permutation(5)[:2] for _ in annotator])
+    panel = Panel(ids, np.tile([1, 2], (len(ids), 1)), annotator, response_total=5)
+    few = panel.of_annotators(np.arange(30))
+
+    def sharded():
+        torch.distributed.init_process_group("gloo")
+        own = dealt(panel)
+        made = np.bincount(own.annotator_ids, minlength=own.annotators)
+        return [
+            own.judgments, of_everyone(own, made).tolist(), dealt(few) is few, of_everyone(few, np.arange(3)).tolist(),
+            from_first(torch.distributed.get_rank),
+        ]  # fmt: skip
+
+    first, second = in_two_processes(sharded, tmp_path)
+    assert first[0] + second[0] == panel.judgments
+    assert abs(first[0] - second[0]) < 80  # two annotators' worth
+    assert first[1] == second[1] == np.bincount(annotator).tolist()
+    assert first[2:] == second[2:] == [True, [0, 1, 2], 0]
+    assert dealt(panel) is panel  # a single process

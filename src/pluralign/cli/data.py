@@ -134,18 +134,23 @@ def audit(
 ) -> None:
     """Find annotator types and measure how annotators disagree.
 
-    Shows what each type prefers and whether the data can identify the types. Writes report.html.
+    Shows what each type prefers and whether the data can identify the types. Writes report.html. Under torchrun, the
+    processes share the fits.
     """
+    from pluralign.choice.latent_class.processes import launched
     from pluralign.reports.annotators import metrics_line
     from pluralign.reports.headline import audit_headline
     from pluralign.workflows.audit.run import audit as run
 
-    found = run(
-        list(map(str, files)), out, features=features, types=types, most_types=most_types, dimensions=dimensions,
-        simulations=simulations, label_scale=label_scale, columns=rename, seed=seed,
-        response_features=response_features, annotator_features=annotator_features,
-        noise_type=noise_type, shared=shared or (), ties=ties,
-    )  # fmt: skip
+    with launched("audit") as number:
+        found = run(
+            list(map(str, files)), out, features=features, types=types, most_types=most_types, dimensions=dimensions,
+            simulations=simulations, label_scale=label_scale, columns=rename, seed=seed,
+            response_features=response_features, annotator_features=annotator_features,
+            noise_type=noise_type, shared=shared or (), ties=ties, distributed=number is not None,
+        )  # fmt: skip
+    if number:  # the first process prints
+        return
     typer.echo("\n".join(audit_headline(found)))
     if line := metrics_line(found.metrics):
         typer.echo(line)

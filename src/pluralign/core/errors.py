@@ -18,7 +18,7 @@ class Interrupted(Exception):
 
 
 class TrainingError(RuntimeError):
-    """Training has failed although its input was right: a loss or weight is not finite.
+    """Work has failed although its input was right: a loss is not finite, or another process has stopped.
 
     The command line prints only the message and exits with code 1.
     """

@@ -1,17 +1,18 @@
-"""Work that several processes of this machine share."""
+"""Work that several processes share."""
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from pluralign.core.errors import PluralignError
+from pluralign.core.errors import PluralignError, TrainingError, one_line
 from pluralign.core.progress import CONSOLE
 
 Item = TypeVar("Item")
@@ -54,6 +55,28 @@ def in_processes(
             for child in {*multiprocessing.active_children()} - others:
                 child.terminate()
         pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def names_lost_process(work: str, then: str) -> Iterator[None]:
+    """Say so in one line if another process of `torch.distributed` no longer answers.
+
+    Args:
+        work: what the processes do together.
+        then: what the person can do.
+
+    Raises:
+        TrainingError: another process has stopped.
+    """
+    try:
+        yield
+    except RuntimeError as fault:
+        lost = any(kind.__name__ == "DistError" for kind in type(fault).__mro__)
+        if not (lost or "gloo/" in str(fault) or "NCCL" in str(fault)):
+            raise
+        raise TrainingError(
+            f"another process of this {work} has stopped: see its own message ({one_line(str(fault))}); {then}"
+        ) from fault
 
 
 def _begin() -> None:

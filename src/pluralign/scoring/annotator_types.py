@@ -23,6 +23,7 @@ from pluralign.choice.latent_class.identification import (
 )
 from pluralign.choice.latent_class.panel import Panel
 from pluralign.choice.latent_class.power import Power, power_curve
+from pluralign.choice.latent_class.processes import dealt, of_everyone
 from pluralign.choice.latent_class.selection import Selection, select_types, settings_of
 from pluralign.choice.latent_class.tie_alternatives import with_tie_alternatives
 from pluralign.core.errors import PluralignError
@@ -226,6 +227,7 @@ def findings(
     noise_type: bool = False,
     shared: Sequence[str] = (),
     ties: Ties = "efron",
+    distributed: bool = False,
 ) -> Findings:
     """Find annotator types in a table of judgments.
 
@@ -243,6 +245,8 @@ def findings(
         shared: attributes of responses whose coefficient is the same for all types.
         ties: with `efron` and `breslow` a tie is an order that was not recorded; with `davidson` it is an outcome,
             and each type has a tie parameter.
+        distributed: share the fits with the other processes of `torch.distributed`, which call this function with the
+            same arguments; a process with `simulations=0` leaves the power curve to the others.
 
     Raises:
         PluralignError: a setting does not fit the table.
@@ -269,29 +273,32 @@ def findings(
     plain = response_features is None and annotator_features is None and not settings and ties == "efron"
     panel = with_tie_parameter(people.panel, ridge) if ties == "davidson" else people.panel
     numbers = _numbers(types, most_types, panel.annotators)
+    own = dealt(panel) if distributed else panel
     if len(numbers) == 1 and (numbers[0] == 1 or numbers[0] > panel.annotators // 4):
         single = settings_of(numbers[0], settings)
-        model = LatentClassPlackettLuce(numbers[0], ridge=ridge, common_ridge=ridge, seed=seed, **single).fit(panel)
+        model = LatentClassPlackettLuce(numbers[0], ridge=ridge, common_ridge=ridge, seed=seed, **single).fit(own)
         selection = Selection.of_one(model)
     else:
-        part = panel
+        part = own
         if panel.judgments > SELECTION_JUDGMENTS:
             order = np.random.default_rng(seed).permutation(panel.annotators)
             made = np.bincount(panel.annotator_ids, minlength=panel.annotators)[order].cumsum()
             part = panel.of_annotators(np.sort(order[: int(np.searchsorted(made, SELECTION_JUDGMENTS)) + 1]))
+            part = dealt(part) if distributed else part
         tried = numbers if len(numbers) > 1 else [1, *numbers]
         selection = select_types(
             part, tried, seed=seed, ridge=ridge, restarts=6, progress=lambda work: track(work, "Types"), **settings
         )
         model = selection.model if len(numbers) > 1 else selection.models[-1]
-        if part is not panel:
+        if part is not own:
             types, ridge, common = len(model.mixture_weights_), model.ridge, model.common_ridge
             model = LatentClassPlackettLuce(
                 types, ridge=ridge, common_ridge=common, seed=seed, **settings_of(types, settings)
-            ).fit(panel)
+            ).fit(own)
+    model.responsibilities_ = of_everyone(own, model.responsibilities_)
     collected = design(people.panel, people.prompt)
     several = len(model.mixture_weights_) > 1
-    evident = evidence(model, panel) if several and model.n_parameters_ <= MOST_COVARIANCES else None
+    evident = evidence(model, own) if several and model.n_parameters_ <= MOST_COVARIANCES else None
     kept = settings if several else {}
     simulated = simulations and panel.annotators > 1
     power = _power(model, panel, collected, simulations, seed, ties, kept) if simulated else []

@@ -36,7 +36,7 @@ from pluralign.choice.latent_class.em import (
 from pluralign.choice.latent_class.information import EXACT, Information, observed_information, polished
 from pluralign.choice.latent_class.panel import Panel
 from pluralign.choice.latent_class.problem import Problem, problem_of, slots_of
-from pluralign.choice.latent_class.processes import annotators_before, sample_of
+from pluralign.choice.latent_class.processes import annotators_before, from_first, sample_of
 
 FOLLOWED = 3
 """Number of restarts that are run to convergence."""
@@ -181,11 +181,14 @@ class LatentClassPlackettLuce(BaseEstimator):
             fit = self._given(problem)
         else:
             part = self._draft(panel)
-            draft = problem if part is panel else self.problem(part)
-            fit = self._restarted(draft)
-            if draft is not problem and self.polish and self.types > 1:
-                fit = self._polished(draft, fit)  # the best of them alone goes on to all annotators
-            fit = moved_to(problem, fit)
+
+            def drafted() -> Fit:
+                draft = problem if part is panel else self.problem(part)
+                found = self._restarted(draft)
+                # The best restart of a part alone goes on to all annotators.
+                return found if draft is problem or not self.polish or self.types == 1 else self._polished(draft, found)
+
+            fit = moved_to(problem, from_first(drafted) if panel.sharded else drafted())
         if self.polish and self.types > 1:
             fit = self._polished(problem, fit)
         else:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +16,64 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from pluralign.choice.latent_class.panel import Panel
+from pluralign.core.processes import names_lost_process
+
+LEAST_ANNOTATORS = 20
+"""A panel with fewer annotators per process is not sharded: every process works on all of it."""
+
+Result = TypeVar("Result")
+
+
+@contextlib.contextmanager
+def launched(work: str) -> Iterator[int | None]:
+    """The number of this process where a launcher such as `torchrun` started several; `None` if it is alone.
+
+    They are a group of `torch.distributed` meanwhile.
+
+    Args:
+        work: what the processes do together.
+
+    Raises:
+        TrainingError: another process has stopped.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield None
+        return
+    # The others wait while the first process works alone; that one has ended is seen by its closed connections.
+    torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(days=1))
+    try:
+        with names_lost_process(work, "nothing was written"):
+            yield torch.distributed.get_rank()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def dealt(panel: Panel) -> Panel:
+    """This process's annotators of a panel that every process holds, so that all have about as many judgments.
+
+    Small panels stay whole, and so do all panels in a single process.
+    """
+    if not torch.distributed.is_initialized():
+        return panel
+    processes = torch.distributed.get_world_size()
+    if processes == 1 or panel.annotators < processes * LEAST_ANNOTATORS:
+        return panel
+    made = np.bincount(panel.annotator_ids, minlength=panel.annotators).cumsum()
+    ends = np.searchsorted(made, panel.judgments * np.arange(1, processes) / processes)
+    own = np.split(np.arange(panel.annotators), ends)[torch.distributed.get_rank()]
+    return replace(panel.of_annotators(own), sharded=True)
+
+
+def of_everyone(panel: Panel, values: np.ndarray) -> np.ndarray:
+    """Values of a panel's annotators `(annotators, ...)`; of a sharded panel those of all processes, in each."""
+    return np.concatenate(_of_all(values)) if panel.sharded else values
+
+
+def from_first(make: Callable[[], Result]) -> Result:
+    """What `make` returns in the first process, in all of them."""
+    found = [make() if torch.distributed.get_rank() == 0 else None]
+    torch.distributed.broadcast_object_list(found)
+    return found[0]  # type: ignore[return-value]
 
 
 def sum_over_processes(values: Tensor) -> Tensor:

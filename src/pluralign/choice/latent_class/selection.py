@@ -12,6 +12,7 @@ from pluralign.choice.latent_class.continuum import continuum_log_likelihood
 from pluralign.choice.latent_class.estimator import LatentClassPlackettLuce
 from pluralign.choice.latent_class.information import EXACT
 from pluralign.choice.latent_class.panel import Panel
+from pluralign.choice.latent_class.processes import annotators_before, of_everyone
 
 NO_GAIN = 1e-4
 """A gain below this, in nats per judgment, counts as none: it is too small to matter, and fits are not more precise."""
@@ -161,7 +162,8 @@ def select_types(
     has their mean and covariance (`Selection.heterogeneity`).
 
     Args:
-        panel: the judgments.
+        panel: the judgments; if it is sharded, the result is the same in every process, but for the posteriors of
+            `models`, which are of each process's own annotators.
         numbers: the values of K to try, rising; those above the number of annotators in a fold are left out.
         folds: number of folds of annotators.
         ridge: the precision around which `COMMON` and `DIFFERENCES` are tried.
@@ -182,18 +184,19 @@ def select_types(
         >>> select_types(panel, range(1, 4)).chosen
         2
     """
-    if panel.sharded:
-        raise ValueError("panel: is sharded over processes: choose the number of types on a `sample_of` it")
-    if panel.annotators < 2:
+    before, annotators = annotators_before(panel)
+    if annotators < 2:
         raise ValueError("choosing the number of types holds out annotators: found fewer than two")
-    folds = min(folds, panel.annotators)
-    part = np.random.default_rng(seed).permutation(np.arange(panel.annotators) % folds)
-    smallest = panel.annotators - np.bincount(part).max()
+    folds = min(folds, annotators)
+    part = np.random.default_rng(seed).permutation(np.arange(annotators) % folds)
+    smallest = annotators - np.bincount(part).max()
     tried = [number for number in numbers if number <= smallest]
     if not tried:
         raise ValueError(f"types: expected a number up to {smallest}, the annotators that are fitted in each fold")
+    part = part[before : before + panel.annotators]
     weight = panel.weights
-    places = panel.judgments * weight.mean()
+    places = of_everyone(panel, np.bincount(panel.annotator_ids, minlength=panel.annotators)).sum()
+    places *= of_everyone(panel, weight).mean()
     out = [np.flatnonzero(part == fold) for fold in range(folds)]
     held_in = [panel.of_annotators(np.flatnonzero(part != fold)) for fold in range(folds)]
     held_out = [panel.of_annotators(members) for members in out]
@@ -213,8 +216,8 @@ def select_types(
         return model.fit(train)
 
     def by_annotator(parts: list[np.ndarray]) -> np.ndarray:
-        """The weighted log-likelihood of each annotator from those of each fold's."""
-        return np.concatenate(parts)[np.argsort(np.concatenate(out))] * weight
+        """The weighted log-likelihood of each annotator of all processes from those of each fold's."""
+        return of_everyone(panel, np.concatenate(parts)[np.argsort(np.concatenate(out))] * weight)
 
     def climbed(number: int, ridges: Sequence[float], first: int, start: np.ndarray | None) -> Climbed:
         """The fits to all folds with the best of some ridges, from the first one on."""
@@ -298,8 +301,9 @@ def _best_continuum(candidates: list[Folds], held_out: list[Panel], seed: int) -
     def totals(models: Folds, scales: tuple[float, ...]) -> np.ndarray:
         """Of each scale and fold: `(scales, folds)`."""
         folds = zip(models, held_out, strict=True)
-        each = [continuum_log_likelihood(model, test, scales, draws=0) @ test.weights for model, test in folds]
-        return np.stack(each, 1)
+        each = (continuum_log_likelihood(model, test, scales, draws=0) * test.weights for model, test in folds)
+        sums = [of_everyone(test, own.T).sum(0) for own, test in zip(each, held_out, strict=True)]
+        return np.stack(sums, 1)
 
     def chosen(scores: np.ndarray) -> np.ndarray:
         """The best row by the other folds, for each fold."""

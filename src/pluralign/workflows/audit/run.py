@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import torch.distributed
 
 from pluralign.choice.latent_class.identification import posterior_entropy
-from pluralign.core.locks import locks_out
+from pluralign.choice.latent_class.processes import from_first
+from pluralign.core.locks import folder_lock
 from pluralign.core.runs import finish_run, finished_metrics, start_run
 from pluralign.judgments.inputs import Files
 from pluralign.judgments.reading import Inputs
 from pluralign.judgments.renames import Columns
-from pluralign.judgments.table import text_columns
+from pluralign.judgments.table import Judgments, text_columns
 from pluralign.reports.audit_record import AuditPage
 from pluralign.reports.cards import metrics_table
 from pluralign.scoring.annotator_types import Findings, Ties, findings
@@ -28,8 +31,9 @@ from pluralign.workflows.audit.contents import audit_contents
 from pluralign.workflows.audit.result import Audit
 from pluralign.workflows.audit.types import utilities_of, worth_errors
 
+Result = TypeVar("Result")
 
-@locks_out()
+
 def audit(
     files: Files,
     out: str | os.PathLike[str] | None = None,
@@ -47,6 +51,7 @@ def audit(
     noise_type: bool = False,
     shared: Sequence[str] = (),
     ties: Ties = "efron",
+    distributed: bool = False,
 ) -> Audit:
     """Audit judgments: agreement, types of annotators and their preferences, and whether the data identify the types.
 
@@ -73,6 +78,8 @@ def audit(
         shared: attributes of responses whose coefficient is the same for all types.
         ties: `efron` and `breslow` take a tie for an order that was lost; with `davidson`, for tables of pairs or
             labels, it is an outcome of its own, and each type has a tie parameter.
+        distributed: share the fits with the other processes of `torch.distributed`: all of them call `audit` with the
+            same arguments, the first one writes, and all return its findings.
 
     Returns:
         The findings: `types`, `responsibilities`, `page()`, `plot()`; as a mapping, the content of `metrics.json`.
@@ -82,6 +89,7 @@ def audit(
             fit the data, or `out` holds another audit.
     """
     folder = None if out is None else Path(out)
+    first = not distributed or torch.distributed.get_rank() == 0
     given = Inputs(files, columns)
     settings: dict[str, Any] = {"features": features, "types": types, "most_types": most_types}
     settings |= {"dimensions": dimensions, "simulations": simulations, "seed": seed}
@@ -96,35 +104,58 @@ def audit(
         if side_table is not None:
             config[key] = side_table.name
             inputs[side_table.name] = side_table.fingerprint()
-    if folder is not None and finished_metrics(folder, config, inputs) is not None:
-        return Audit.load(folder)
-    judgments = given.read(label_scale)
-    fitted = findings(
-        judgments,
-        **settings,
-        response_features=attributes,
-        annotator_features=covariates,
-        noise_type=noise_type,
-        shared=shared,
-        ties=ties,
-    )
+
+    def by_first(make: Callable[[], Result]) -> Result:
+        return from_first(make) if distributed else make()
+
+    def finished() -> Audit | None:
+        done = folder is not None and finished_metrics(folder, config, inputs) is not None
+        return Audit.load(folder) if folder is not None and done else None
+
+    def audited() -> Audit:
+        found = _audited(judgments, fitted, given.names, seed)
+        if folder is not None:
+            start_run(folder, config, inputs)
+            found.write(folder)
+            finish_run(folder, dict(found), _card(found, given.names))
+        return found
+
+    with folder_lock(folder) if folder is not None and first else contextlib.nullcontext():
+        if (known := by_first(finished)) is not None:
+            return known
+        judgments = given.read(label_scale)
+        fitted = findings(
+            judgments,
+            **settings | ({} if first else {"simulations": 0}),
+            response_features=attributes,
+            annotator_features=covariates,
+            noise_type=noise_type,
+            shared=shared,
+            ties=ties,
+            distributed=distributed,
+        )
+        return by_first(audited)
+
+
+def _audited(judgments: Judgments, fitted: Findings, names: list[str], seed: int) -> Audit:
+    """What an audit reports; `names` are those of the table's files."""
     errors = worth_errors(fitted)
     annotators = audited_annotators(fitted, seed)
-    contents = replace(audit_contents(judgments, fitted, errors, given.names, seed), annotators=annotators.page)
-    metrics = audit_metrics(fitted, contents) | annotators.metrics
+    contents = replace(audit_contents(judgments, fitted, errors, names, seed), annotators=annotators.page)
     responsibilities = np.asarray(fitted.model.responsibilities_)
     counts = np.bincount(fitted.people.panel.annotator_ids, minlength=len(responsibilities))
     types_table = responsibilities_table(fitted.people.names, counts, responsibilities)
     tables = {"types": types_table, "annotators": annotators.table, "worths": worths_table(fitted, errors)}
-    found = Audit(metrics, contents, tables)
-    if folder is not None:
-        start_run(folder, config, inputs)
-        found.write(folder)
-        title = f"# Audit of {', '.join(f'`{path}`' for path in given.names)}"
-        verdict = f"{contents.identification.sentence} (Identification: **{contents.identification.verdict}**.)"
-        table = metrics_table({key: value for key, value in metrics.items() if key != "sentence"})
-        finish_run(folder, metrics, "\n".join([title, "", verdict, "", *table]) + "\n")
-    return found
+    return Audit(audit_metrics(fitted, contents) | annotators.metrics, contents, tables)
+
+
+def _card(found: Audit, names: list[str]) -> str:
+    """The README of an audit's folder."""
+    identification = found.contents.identification
+    title = f"# Audit of {', '.join(f'`{name}`' for name in names)}"
+    verdict = f"{identification.sentence} (Identification: **{identification.verdict}**.)"
+    table = metrics_table({key: value for key, value in found.items() if key != "sentence"})
+    return "\n".join([title, "", verdict, "", *table]) + "\n"
 
 
 def audit_metrics(fitted: Findings, contents: AuditPage) -> dict[str, Any]:

@@ -10,16 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 from transformers.utils import logging
 from trl import ModelConfig
 
-from pluralign.core.errors import PluralignError, TrainingError, one_line
+from pluralign.core.errors import PluralignError, TrainingError
 from pluralign.core.files import atomic_folder, disk_errors
 from pluralign.core.locks import folder_lock
+from pluralign.core.processes import names_lost_process
 from pluralign.core.progress import say
 from pluralign.core.runs import file_fingerprints, finish_run, is_begun, read_metrics, run_state, start_run
 from pluralign.judgments.paths import named_files
@@ -172,24 +172,16 @@ def run(job: TrainingRun) -> dict[str, Any]:
             f"the launcher started {asked} processes, and each would train alone (in groups of {state.num_processes}): "
             "to train on CPUs, set use_cpu: true (--use_cpu)"
         )
-    with folder_lock(job.folder) if state.is_main_process else contextlib.nullcontext():
-        try:
-            trainer, metrics = _run(job, state)
-        except RuntimeError as fault:
-            if state.num_processes > 1 and _is_lost_process(fault):
-                raise TrainingError(
-                    f"another process of this training has stopped: see its own message ({one_line(str(fault))}); "
-                    "the same command continues from the newest checkpoint"
-                ) from fault
-            raise
+    several = state.num_processes > 1
+    then = "the same command continues from the newest checkpoint"
+    with (
+        folder_lock(job.folder) if state.is_main_process else contextlib.nullcontext(),
+        names_lost_process("training", then) if several else contextlib.nullcontext(),
+    ):
+        trainer, metrics = _run(job, state)
     if trainer is not None and job.args.push_to_hub:
         trainer.push_to_hub()
     return metrics
-
-
-def _is_lost_process(fault: RuntimeError) -> bool:
-    """Whether an error says that another process no longer answers."""
-    return isinstance(fault, torch.distributed.DistError) or "gloo/" in str(fault) or "NCCL" in str(fault)
 
 
 def _stopped(folder: Path, step: int) -> str:
