@@ -56,6 +56,7 @@ BENCHMARKS = {
     "crowd_groups": ("crowds.groups", "2 min", "DPRM's head for known groups on survey answers, against baselines"),
     "dprm_policies": ("crowds.tuned_policies", "20 min", "what policies tuned on a DPRM say, as its paper's Table 2"),
     "crowd_defaults": ("crowds.defaults", "5 min", "DPRM's losses and targets on a linear head, against baselines"),
+    "crowd_budget": ("crowds.budget", "5 min", "the same votes on many items or on few, for DPRM's head"),
     "crowd_votes": ("crowds.votes", "1 min", "accuracy of a crowd's target: votes, drift, uneven samples"),
     "matching_lengths": ("matching.lengths", "1 min", "how long the responses are that each mode of matching asks for"),
     "matching_alpha": ("matching.alpha", "20 min", "the alpha of flattened matching, on exact trees and a tuning town"),

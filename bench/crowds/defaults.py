@@ -150,21 +150,21 @@ def fewer_votes(crowd: Source, most: int) -> Source:
 
 
 def run(name: str, options: Any) -> dict[str, Any]:
-    """Mean metrics of all rows, and gains over the marginal and the regression, with intervals."""
+    """Mean metrics of the rows, and gains over the marginal and the regression, with intervals."""
     whole = source(name)
     crowd = fewer_votes(whole, options.votes) if options.votes else whole
     texts = items_of_texts(crowd.prompt, [[text] for text in crowd.response])
     states = text_features(texts, encoder(), reads="prompt+response", cache=OUT / "cache").astype(np.float64)
-    values: dict[str, list[np.ndarray]] = {row: [] for row in ROWS}
-    chosen: dict[str, list[float]] = {row: [] for row in ROWS}
-    tuned: dict[str, list[float]] = {row: [] for row in ROWS}
+    values: dict[str, list[np.ndarray]] = {row: [] for row in options.rows}
+    chosen: dict[str, list[float]] = {row: [] for row in options.rows}
+    tuned: dict[str, list[float]] = {row: [] for row in options.rows}
     clusters, sizes = [], []
     for seed in range(options.seeds):
         for train, test in crowd.parts(seed):
             train = train[np.sort(np.random.default_rng([seed, 3]).permutation(len(train))[: options.items or None])]
             clusters.append(crowd.cluster[test])
             sizes.append((len(train), len(test)))
-            for row in ROWS:
+            for row in options.rows:
                 mu, setting, gain = predicted(row, crowd, states, train, test, seed)
                 tuned[row] += [] if gain is None else [gain]
                 own = predicted_crowds(mu, whole.counts[test], crowd.scale.rewards, crowd.cluster[test])
@@ -173,7 +173,7 @@ def run(name: str, options: Any) -> dict[str, Any]:
     each = {row: np.concatenate(own) for row, own in values.items()}
     resampling = Resampling(np.concatenate(clusters))  # seeds share prompts: one cluster over all of them
     rows = []
-    for row in ROWS:
+    for row in options.rows:
         metrics: dict[str, Any] = {"row": row, "chosen": chosen[row]}
         metrics |= {"tuning_gain": float(np.mean(tuned[row]))} if tuned[row] else {}
         for place, key in enumerate(KEYS):
@@ -192,7 +192,7 @@ def main() -> None:
     names = [name for name in SOURCES if name != "polis-conversations"]
     options = parsed(
         __doc__, seeds=5, sources=parts(names, "Only these sources."), votes=(0, "Votes of a training item; 0 is all."),
-        items=(0, "Training items; 0 is all."), name="crowd_defaults",
+        items=(0, "Training items; 0 is all."), rows=parts(ROWS, "Only these rows."), name="crowd_defaults",
     )  # fmt: skip
     torch.set_num_threads(1)
     results = {}

@@ -80,6 +80,17 @@ def crowd_defaults(found: Any) -> list[str]:
     return [paragraph(intro.format_map(found["options"])), table(rows, template)]
 
 
+def crowd_budget(found: Any) -> list[str]:
+    intro = """{seeds} draws. Log-loss in nats per vote, mean over held-out items with all of their votes; the gain is
+        over the marginal of the same votes, with its 95 % interval over prompts."""
+    template = """
+        | source | items x votes | marginal | logistic | energy | gain of energy over the marginal |
+        ---
+        | {source} | {items} x {votes} | {rows[marginal][log_loss]:.4f} | {rows[logistic][log_loss]:.4f}
+        | {rows[energy][log_loss]:.4f} | {rows[energy][log_loss_over_marginal].ci:+.4f} |"""
+    return [paragraph(intro.format_map(found["options"])), table(found["cells"], template)]
+
+
 def crowd_groups(found: Any) -> list[str]:
     intro = """{seeds} seeds. Log-loss in nats per vote, mean over held-out cells (question, group); gains are positive
         where a row is better, with 95 % intervals over questions, paired cell by cell."""
@@ -175,6 +186,7 @@ TABLES = {
     for make in (
         crowds,
         crowd_defaults,
+        crowd_budget,
         crowd_groups,
         dprm_policies,
         crowd_votes_needed,

@@ -99,7 +99,7 @@ def run(options: Any, seed: int) -> dict[str, list[dict[str, np.ndarray]]]:
 
 def main() -> None:
     options = parsed(
-        __doc__, seeds=[0, 1, 2], rows=parts(ROWS, "Only these rows."), annotators=(80, "People of the town."),
+        __doc__, seeds=[0, 1, 2], rows=parts(ROWS, "Only these rows."), annotators=(400, "People of the town."),
         judgments=(10, "Judgments of each, of two responses."), epochs=(3.0, "Of every training."),
         prompts=(60, "Held-out prompts."), draws=(4, "Responses drawn to each."), n=(8, "Of best-of-n."),
         tuning=(200, "Prompts of best-of-n."),
