@@ -6,13 +6,14 @@ Two studies of a linear reward, whose gradients at the head are all of its gradi
   d is orthogonal to theta. Reported are the share of d that the reward took up, its distance from theta in the other
   directions, accuracies, and the calibration error on held-out pairs of all sources.
 - The five real sources of `more_sources`, all of their judgments; three fifths of the prompts train. Features are
-  TF-IDF of the responses reduced to 256 dimensions, together for all sources.
+  TF-IDF of the responses reduced to 256 dimensions, together for all sources, or frozen mean states of MiniLM.
 
 `uniform` is MultiTask. Everything but the weights of the sources is the same for all rows: batches, steps, rates.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,9 @@ from pluralign.evaluation.intervals import Resampling
 from pluralign.evaluation.pairs import pairs_of
 from pluralign.evaluation.rewards.metrics import pair_metrics
 from pluralign.scoring.features import text_features
-from pluralign.scoring.items import items_of, items_of_texts
+from pluralign.scoring.items import Items, items_of, items_of_texts
 
-from ..common.data import load
+from ..common.data import encoder, load
 from ..common.options import parsed, parts
 from ..common.results import OUT, store
 from .linear import fit_sources
@@ -91,20 +92,29 @@ def conflict(options: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def pairs_of_sources() -> dict[str, Pairs]:
-    """The strict pairs of each source on common features of variance 1."""
-    loaded = {name: items_of(load(name)[0]) for name in SOURCES}
+def features_of(loaded: dict[str, Items], pretrained: bool) -> dict[str, np.ndarray]:
+    """Features of the responses of each source `(responses, p)`, in common columns."""
+    if pretrained:
+        each = {name: text_features(items, encoder(), cache=OUT / "cache") for name, items in loaded.items()}
+        return {name: features.astype(np.float64) for name, features in each.items()}
     texts = [text for items in loaded.values() for text in items.responses]
     joined = items_of_texts(["all"], [texts])
     features = text_features(joined, dimensions=256, cache=OUT / "cache").astype(np.float64)
     row = {text: place for place, text in enumerate(joined.responses)}
+    return {name: features[[row[text] for text in items.responses]] for name, items in loaded.items()}
+
+
+def pairs_of_sources(pretrained: bool) -> dict[str, Pairs]:
+    """The strict pairs of each source on common features of variance 1."""
+    loaded = {name: items_of(load(name)[0]) for name in SOURCES}
+    features = features_of(loaded, pretrained)
     found = {}
     for name, items in loaded.items():
         pairs = np.flatnonzero(np.diff(items.offsets) == 2)
         ranks = items.ranks[items.offsets[pairs][:, None] + np.arange(2)]
         pairs, ranks = pairs[ranks[:, 0] != ranks[:, 1]], ranks[ranks[:, 0] != ranks[:, 1]]
         shown = items.response[items.offsets[pairs][:, None] + np.arange(2)]
-        first, second = (features[[row[items.responses[one]] for one in shown[:, side]]] for side in (0, 1))
+        first, second = (features[name][shown[:, side]] for side in (0, 1))
         order = np.where(ranks > 0, ranks, 99)
         sign = np.where(order[:, 0] < order[:, 1], 1.0, -1.0)
         found[name] = Pairs(sign[:, None] * (first - second), items.prompt[pairs])
@@ -112,8 +122,8 @@ def pairs_of_sources() -> dict[str, Pairs]:
     return {name: Pairs(own.states / spread, own.prompt) for name, own in found.items()}
 
 
-def real(options: Any) -> list[dict[str, Any]]:
-    data = pairs_of_sources()
+def real(options: Any, pretrained: bool = False) -> list[dict[str, Any]]:
+    data = pairs_of_sources(pretrained)
     found: dict[str, list[dict[str, Any]]] = {method: [] for method in [*METHODS, "own model"]}
     for seed in range(options.seeds):
         split = [held_out(data[name], seed) for name in SOURCES]
@@ -161,7 +171,11 @@ def real(options: Any) -> list[dict[str, Any]]:
     return rows
 
 
-STUDIES = {"more_averages": conflict, "more_averages_real": real}
+STUDIES = {
+    "more_averages": conflict,
+    "more_averages_real": real,
+    "more_averages_minilm": partial(real, pretrained=True),
+}
 
 
 def main() -> None:

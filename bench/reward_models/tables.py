@@ -169,6 +169,10 @@ def more_averages_real(found: Any) -> list[str]:
     ]
 
 
+def more_averages_minilm(found: Any) -> list[str]:
+    return more_averages_real(found)
+
+
 def ties(found: Any) -> list[str]:
     rows = [
         {
@@ -212,6 +216,7 @@ TABLES = {
         more_conflict,
         more_averages,
         more_averages_real,
+        more_averages_minilm,
         ties,
         strengths,
         interval_coverage,
