@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pluralign.choice.latent_class.processes import launched
+from pluralign.core.errors import PluralignError
 from pluralign.judgments.population import Town, simulate
 from pluralign.workflows.audit import run
 from pluralign.workflows.audit.run import audit
@@ -57,6 +58,11 @@ def test_two_processes_give_the_audit_of_one(table, tmp_path, monkeypatch):
             else:
                 assert values == known, column
     assert not (tmp_path / "two" / ".lock").exists()
+
+
+def test_a_process_without_a_group_is_told_so(table):
+    with pytest.raises(PluralignError, match="this process is in no group"):
+        audit(table, distributed=True)
 
 
 def test_if_one_process_is_killed_the_other_says_so(table, tmp_path):

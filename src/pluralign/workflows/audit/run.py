@@ -15,6 +15,7 @@ import torch.distributed
 
 from pluralign.choice.latent_class.identification import posterior_entropy
 from pluralign.choice.latent_class.processes import from_first
+from pluralign.core.errors import PluralignError
 from pluralign.core.locks import folder_lock
 from pluralign.core.runs import finish_run, finished_metrics, start_run
 from pluralign.judgments.inputs import Files
@@ -86,9 +87,14 @@ def audit(
 
     Raises:
         PluralignError: a file cannot be used, a response or annotator is missing in a side table, a setting does not
-            fit the data, or `out` holds another audit.
+            fit the data, `out` holds another audit, or `distributed` is set in a process without a group.
     """
     folder = None if out is None else Path(out)
+    if distributed and not torch.distributed.is_initialized():
+        raise PluralignError(
+            "distributed: this process is in no group: start several with torchrun, and call "
+            "torch.distributed.init_process_group in each"
+        )
     first = not distributed or torch.distributed.get_rank() == 0
     given = Inputs(files, columns)
     settings: dict[str, Any] = {"features": features, "types": types, "most_types": most_types}
