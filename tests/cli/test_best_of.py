@@ -44,6 +44,23 @@ def test_best_of_says_what_it_gained_and_writes_both_tables(run, base, reward, t
     assert len(answers) == 15
 
 
+def test_best_of_by_softmax(run, base, reward, table, tmp_path):
+    """At a very low temperature it is the best one."""
+    words = [base, table, "--reward", reward, "--n", 4, "--max-new-tokens", 4, "--max-prompts", 5]
+    drawn = {}
+    for name, more in {
+        "best": [],
+        "warm": ["--select", "softmax"],
+        "cold": ["--select", "softmax", "--beta", 1e-9],
+    }.items():
+        code, printed, err = run("best-of", *words, *more, "--out", tmp_path / f"{name}.jsonl")
+        assert code == 0, err
+        drawn[name] = pq.read_table(f"{tmp_path / name}.jsonl.answers.parquet").column("best").to_pylist()
+        assert f"{'best' if name == 'best' else 'softmax'} of 4" in printed
+    assert drawn["cold"] == drawn["best"] != drawn["warm"]
+    assert set(read(tmp_path / "warm.jsonl").column("source")) == {"softmax-of-4"}
+
+
 def test_best_of_complains_in_one_line(run, base, reward, table, tmp_path):
     for words, expected in (
         ([base, table, "--reward", base], "base: is not a reward model"),

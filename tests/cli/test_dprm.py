@@ -1,6 +1,7 @@
 """`train`, `evaluate` and `score` with `objective: dprm` through the command line."""
 
 import json
+import re
 
 import pyarrow.parquet as pq
 import pytest
@@ -66,6 +67,10 @@ def test_a_run_from_yaml_to_a_report(run, config, files):
     code, out, err = run("evaluate", folder, files / "test.parquet", "--out", files / "evaluated")
     assert code == 0, err
     assert "total variation from the votes" in out
+    for rival in ("the marginal", "logistic regression"):
+        assert re.search(
+            rf"^(Better|Not better) than {rival}.* \[-?0\.\d+, -?0\.\d+\] nats a vote\.$", out, re.MULTILINE
+        )
     again = metrics_of(files / "evaluated")
     for key in ("total_variation", "transport_cost", "vote_log_loss", "share_ece"):
         assert again[key] == pytest.approx(metrics[key], rel=1e-5), key

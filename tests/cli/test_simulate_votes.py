@@ -121,6 +121,22 @@ def test_simulate_complains_in_one_line(run, table, server, tmp_path):
     assert not (tmp_path / "votes.parquet").exists()
 
 
+def test_a_prior_is_written_beside_the_votes(run, table, tiny_model, tmp_path):
+    """Of a model whose context is too short for the question: the option arrives, and one line says what to do."""
+    given = [
+        table,
+        "--personas",
+        EXAMPLES / "town.yaml",
+        "--label-scale",
+        "binary",
+        "--out",
+        tmp_path / "votes.parquet",
+    ]
+    code, _, err = run("votes", "simulate", *given, "--model", tiny_model, "--prior", tmp_path / "prior.parquet")
+    assert code == 2
+    assert "prior: no question fits into the 96 tokens" in err
+
+
 def test_an_endpoint_needs_no_heavy_library(table, server):
     code = f"import sys; sys.argv = ['pluralign', *{[str(word) for word in words(table, server)]!r}]\n"
     code += "from pluralign.cli.main import main\ntry: main()\nexcept SystemExit as e: assert not e.code, e.code\n"

@@ -1,6 +1,7 @@
 """The section of a policy's matching, and matching side by side."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -33,6 +34,9 @@ def run_of_matching(name="policy", seed=0, **config):
         metrics |= matching_over(lists, suffix=end, replicates=20)
         rows.append(record_of({"on": on, **pair_plots(lists)}, MatchingPlots, "matching.json"))
     metrics |= dict.fromkeys(TEXTS, 0.5) | {f"{key}/reference": 0.4 for key in TEXTS}
+    metrics |= {"minority_mass_per_token": 0.7, "said_wanted_tv": 0.2, "said_wanted_tv_low": 0.1,
+                "said_wanted_tv_high": 0.3, "said/kind=brief": 0.7, "wanted/kind=brief": 0.5, "said/kind=warm": 0.3,
+                "said/kind=warm_low": 0.25, "said/kind=warm_high": 0.35, "wanted/kind=warm": 0.5}  # fmt: skip
     return Run(name, metrics, {"command": "evaluate", "model": "runs/policy", **config}, matching=rows)
 
 
@@ -46,6 +50,22 @@ def test_every_measure_stands_with_its_interval_and_a_sentence():
         assert page.count(name) >= 2
     low, high = (run.value(f"pm_divergence/on=given_{end}") for end in ("low", "high"))
     assert f"({low:.3g}\xa0to\xa0{high:.3g})" in page
+
+
+def test_what_is_said_stands_beside_what_people_put_first():
+    run = run_of_matching()
+    page = runs_page([run])
+    assert "What is said, and what annotators put first" in check(page)
+    (table,) = [one for one in matching_section(run.matching, run.value, ["brief", "warm"]).blocks
+                if isinstance(one, Table) and one.head[0] == "kind"]  # fmt: skip
+    assert table.rows == [
+        ["brief", "0.7", "0.5"],
+        ["warm", "0.3 (0.25\xa0to\xa00.35)", "0.5"],
+        ["distance (total variation)", "0.2 (0.1\xa0to\xa00.3)", ""],
+    ]
+    rows = re.findall(r'<th scope="row"><bdi>(.*?)</bdi>', page)
+    assert rows.count("warm") == 1
+    assert "warm_low" not in rows, "the end of an interval is no kind"
 
 
 def test_what_was_not_drawn_is_not_shown():

@@ -92,10 +92,12 @@ def test_strengths_are_stored_and_evaluated(tiny_model, tmp_path):
     scales = json.loads((tmp_path / "run" / "annotator_scales.json").read_text())
     assert set(scales["scales"]) == {f"w{number}" for number in range(6)}
     # A model that is trained on without strengths forgets them.
-    plain = make(str(tmp_path / "run"), pairs(16), tmp_path / "next", max_steps=1)
+    plain = make(str(tmp_path / "run"), pairs(16), tmp_path / "next", max_steps=1, annotator_scales=True)
     plain.save_model()
     kept = load_reward_model(tmp_path / "next", device="cpu").model.config.pluralign
     assert "strengths" not in kept
+    saved = json.loads((tmp_path / "next" / "annotator_scales.json").read_text())
+    assert saved == plain.annotator_scales.as_dict(), "from Python too"
 
 
 @pytest.mark.parametrize("values", [{"strength": "ordered"}, {"annotator_scales": True}, {"ties": "davidson"}])

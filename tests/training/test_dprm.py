@@ -19,6 +19,7 @@ from pluralign.core.errors import PluralignError
 from pluralign.evaluation.crowds.distributions import evaluate_distributions
 from pluralign.judgments import BUILT_IN_SCALES, Judgments, LabelScale
 from pluralign.judgments.votes import votes_of, write_votes
+from pluralign.scoring.label_baselines import read_baselines
 from pluralign.scoring.reward_models import LabelModel, build_reward_model, load_reward_model
 from pluralign.training.dprm.config import DPRMConfig
 from pluralign.training.dprm.trainer import DPRMTrainer
@@ -126,6 +127,8 @@ def test_a_saved_model_gives_the_same_distribution(kind, judgments, tmp_path, re
     loaded = load_reward_model(tmp_path, device="cpu")
     assert isinstance(loaded, LabelModel)
     assert loaded.scale == SCALE
+    assert list(read_baselines(tmp_path).predict(items)) == ["marginal", "medians", "logistic"]
+    assert read_baselines(tmp_path / "checkpoint-3") is None
     np.testing.assert_allclose(loaded.distributions(items), expected, rtol=1e-5)
     np.testing.assert_allclose(loaded.score_items(items), expected @ np.array(SCALE.rewards), rtol=1e-4, atol=1e-6)
     if kind == "tiny_encoder":

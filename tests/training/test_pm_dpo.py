@@ -183,10 +183,22 @@ def test_flattened_charges_equal_shares_of_likely_tokens(judgments, base, tmp_pa
     for values in ({"layout": "flat"}, {"lora": True}, {"precompute_ref_log_probs": False}):
         trainer = offline_trainer(base, judgments, tmp_path, alpha=alpha, **common, **values)
         np.testing.assert_allclose(trainer._reference(trainer.train_tokens), expected, **close)
+    whole, passes = loaded.values(tokens), 0
+    for gate in ("sequence", "sequence-minimum"):  # such a response is charged as under `token`, any other one wholly
+        log_probs = tokens_by_hand(base, tokens)
+        asked = [np.mean(one) if gate == "sequence" else min(one) for one in log_probs]
+        between_responses = between(asked)
+        flat, _ = flattened_by_hand(base, tokens, between_responses, loaded.tokenizer.eos_token_id)
+        inside = np.array(asked) > math.log(between_responses)
+        passes += inside.mean() / 2
+        gated = {"alpha": between_responses, "gate": gate}
+        for values in ({"layout": "flat"}, {"lora": True}):
+            other = offline_trainer(base, judgments, tmp_path, **gated, **common, **values)
+            np.testing.assert_allclose(other._reference(tokens), np.where(inside, flat, whole), **close)
+    assert 0.1 < passes < 0.9
     block = trainer.data_collator(list(range(8)))  # the live one, in a step of training
     utilities = trainer._utilities(torch.zeros(len(block["response"])), block)
     np.testing.assert_allclose(utilities, -expected[block["response"]], rtol=1e-4, atol=1e-4)
-    whole = loaded.values(tokens)
     for weight in (0, 0.3, 1):
         tempered = loaded.charges(tokens, Penalty("tempered", reference_weight=weight))
         np.testing.assert_allclose(tempered, weight * whole, **close)
@@ -220,6 +232,7 @@ def test_kept_numbers_are_told_apart_by_penalty(judgments, base, tmp_path, refer
         return len(list(reference_cache.glob("*"))) if reference_cache.exists() else 0
 
     assert made(mode="pm") == 0
+    assert made(mode="tempered", reference_weight=0) == 0, "which is pm"
     assert made(DPOConfig, DPOTrainer) == 1
     assert made(mode="kl", alpha=0.7, gate="sequence") == 1, "which is what DPO kept"
     assert made(alpha=0.1) == 2

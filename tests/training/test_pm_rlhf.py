@@ -6,6 +6,7 @@ import numpy as np
 import peft
 import pytest
 import torch
+import transformers
 import trl
 import yaml
 from datasets import Dataset
@@ -205,6 +206,19 @@ def test_a_trainer_needs_a_reward_and_one_adapter(tiny_model, tmp_path):
 
 
 # Rewards ------------------------------------------------------------------------------------------------------
+
+
+def test_a_mode_without_a_length_of_its_own_warns_and_stops_where_nothing_ends(tiny_model, tmp_path, caplog):
+    transformers.utils.logging.enable_propagation()
+    trainer = PMRLHFTrainer(str(tiny_model), words, online_settings(tmp_path, mode="conditional"), prompts())
+    transformers.utils.logging.disable_propagation()
+    assert caplog.text.count("their length tends to max_completion_length, 6 tokens") == 1
+    trainer.log({"completions/clipped_ratio": 0.3})
+    trainer.log({"completions/clipped_ratio": 0.8})
+    with pytest.raises(PluralignError, match="length: 95 % of the responses run to the limit of 6 tokens"):
+        trainer.log({"completions/clipped_ratio": 0.95})
+    trainer.args.stop_if_endless = False
+    trainer.log({"completions/clipped_ratio": 0.95})
 
 
 def test_rewards_are_the_models_own(tiny_model, tmp_path):

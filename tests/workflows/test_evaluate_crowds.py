@@ -11,6 +11,7 @@ import torch
 from labelled import SCALE, voted, votes
 from pluralign.core.errors import PluralignError
 from pluralign.evaluation.crowds.distributions import evaluate_distributions
+from pluralign.evaluation.crowds.pairwise import pairwise_calibration
 from pluralign.judgments import BUILT_IN_SCALES, Judgments
 from pluralign.judgments.votes import votes_of
 from pluralign.scoring.crowd_predictions import vote_slices
@@ -70,6 +71,9 @@ def test_votes_on_single_responses(model, folder, tmp_path):
     for key in ("transport_cost", "transport_cost_low", "share_ece", "majority_accuracy"):
         assert metrics[key] == pytest.approx(expected[key], rel=1e-9), key
     assert metrics["vote_log_loss"] == pytest.approx(expected["log_loss"], rel=1e-9)
+    pairwise = pairwise_calibration(predicted, crowd.counts, SCALE.rewards, items.prompt)
+    assert metrics["pairwise_pairs"] > 5
+    assert {key: metrics[key] for key in pairwise} == pytest.approx(pairwise, rel=1e-9)
     assert "total_variation/group=a" in metrics
     assert not [key for key in metrics if "source=" in key], "a single source is no slice"
     before = (tmp_path / "out" / "metrics.json").stat().st_mtime_ns

@@ -36,7 +36,7 @@ def folders(tiny_model, tmp_path_factory):
 @pytest.fixture(scope="module")
 def table(town_rows, tmp_path_factory):
     file = tmp_path_factory.mktemp("matching-data") / "rows.parquet"
-    Judgments.from_rows(town_rows[:12]).write(file)
+    Judgments.from_rows([row | {"group": "xyx"[place % 3]} for place, row in enumerate(town_rows[:12])]).write(file)
     return file
 
 
@@ -120,7 +120,7 @@ def test_evaluation_tells_matching_on_three_kinds_of_lists(folders, table, tmp_p
     assert all(math.isfinite(value) for value in metrics.values())
 
     # What people were shown, found again: every judgment a list, the responses as plain models see them.
-    judge, lists, sources = load_reward_model(reward, device="cpu"), [], []
+    judge, lists, sources, groups = load_reward_model(reward, device="cpu"), [], [], []
     plain = [Plain(base, mixture / name) for name in ("type-1", "type-2")]
     for row in read(table).rows():
         rewards = judge.score(row["prompt"], row["responses"])
@@ -128,11 +128,13 @@ def test_evaluation_tells_matching_on_three_kinds_of_lists(folders, table, tmp_p
         log_probs = np.logaddexp(math.log(0.7) + np.array(each[0]), math.log(0.3) + np.array(each[1]))
         lists.append(list(zip(rewards, log_probs, strict=True)))
         sources.append(row["source"])
+        groups.append(row["group"])
     divergence, _, minority = by_hand(lists)
     assert metrics["pm_divergence/on=given"] == pytest.approx(divergence, rel=1e-3)
     assert metrics["minority_mass/on=given"] == pytest.approx(minority, rel=1e-3)
-    divergence, _, _ = by_hand([one for one, source in zip(lists, sources, strict=True) if source == "a"])
-    assert metrics["pm_divergence/on=given/source=a"] == pytest.approx(divergence, rel=1e-3)
+    for column, names in (("source=a", sources), ("group=y", groups)):
+        divergence, _, _ = by_hand([one for one, name in zip(lists, names, strict=True) if name == column[-1]])
+        assert metrics[f"pm_divergence/on=given/{column}"] == pytest.approx(divergence, rel=1e-3)
 
     plots = json.loads((tmp_path / "out" / "matching.json").read_text())["lists"]
     assert [one["on"] for one in plots] == ["policy", "reference", "given"]

@@ -7,8 +7,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
+import jinja2
+import numpy as np
 import pytest
+import torch
 import yaml
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -17,14 +21,20 @@ import pluralign
 from architectures import write_model
 from loopback import TEMPLATE, chat_server, half, hang, hang_up, status, then
 from pluralign.core.errors import PluralignError
+from pluralign.demo.from_scratch import make_causal_model
 from pluralign.judgments import BUILT_IN_SCALES, Judgments, LabelScale, read
+from pluralign.judgments.votes import read_votes
+from pluralign.judgments.votes.priors import read_priors
+from pluralign.judgments.votes.state import item_key
 from pluralign.personas import voters as persona_voters
-from pluralign.personas.questions import Persona
+from pluralign.personas.questions import Persona, described_labels
 from pluralign.policies.policy import Policy
 from pluralign.workflows.votes.simulate import simulate_votes
+from pluralign.workflows.votes.update import update_votes
 
 HH = BUILT_IN_SCALES["hh-6"]
 LABELS = list(HH.labels)
+MOOD = BUILT_IN_SCALES["agree-pass-disagree"]
 LETTERS = LabelScale("letters", tuple("abcdefghijklmnopqrstuvwxyz"), tuple(map(float, range(26))))
 ROWS = [
     {"prompt": "Tea?", "responses": ["Yes", "No", "Later"], "ranks": [1, 2, 3], "annotator": "w1"},
@@ -443,6 +453,59 @@ def test_chat_models_get_a_message(folder, letters, tmp_path):
     assert done.asked == 18
 
 
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_prior_is_how_the_model_divides_its_reply_when_asked_outright(chat, folder, town_rows, tmp_path):
+    """By hand, from the question as it is asked; a response that does not fit is left out and has the uniform prior."""
+    rows = [*ROWS, {"prompt": "Long?", "responses": ["word " * 300], "ranks": [1]}]
+    Judgments.from_rows(rows).write(folder / "in.parquet")
+    texts = [row["prompt"] + text for row in town_rows for text in row["responses"]]
+    make_causal_model(texts, tmp_path / "asked", vocab_size=320, hidden_size=32, layers=1, heads=2, context=900)
+    policy = pluralign.load_policy(tmp_path / "asked", device="cpu")
+    with torch.no_grad():
+        policy.model.get_output_embeddings().weight.mul_(30)
+    if chat:
+        policy.tokenizer.chat_template = "{% for one in messages %}<{{ one['content'] }}>{% endfor %}"
+    policy.save(tmp_path / "asked")
+    prior = tmp_path / "prior.parquet"
+    people = [Persona("ann", "Somebody.")]
+    with pytest.raises(PluralignError, match="gave a vote"):  # of no persona: the model is random
+        simulate_votes(folder / "in.parquet", folder / "votes.parquet", model=tmp_path / "asked", personas=people,
+                       label_scale=MOOD, prior=prior, max_new_tokens=4, template=folder / "vote.jinja")  # fmt: skip
+    found = read_priors(prior, "labels", "text", MOOD)
+    assert list(zip(found.prompt, found.response, strict=True)) == ITEMS
+    template = (Path(pluralign.personas.__path__[0]) / "templates" / "outright.jinja").read_text()
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    labels = [vars(one) for one in described_labels(MOOD)]
+    tokenizer, plain = policy.tokenizer, policy.model.eval()
+    for (prompt, response), shares in zip(ITEMS, found.shares, strict=True):
+        question = environment.from_string(template).render(prompt=prompt, response=response, labels=labels).strip()
+        assert "2. pass: I have no opinion" in question
+        assert question.endswith("Number of the label:")
+        begin = f"<{question}>" if chat else question
+        log_probs = []
+        for number in range(1, 4):
+            before, whole = (
+                tokenizer(text, add_special_tokens=False)["input_ids"]
+                for text in (begin, f"{begin}<{number}>" if chat else f"{begin} {number}")
+            )
+            ids = whole if chat else [*whole, tokenizer.eos_token_id]
+            start = [] if chat else tokenizer("")["input_ids"][:1]
+            with torch.no_grad():
+                logits = plain(torch.tensor([[*start, *ids]])).logits[0, :-1].double().log_softmax(-1)
+            each = logits.gather(-1, torch.tensor([*start, *ids])[1:, None])[:, 0]
+            log_probs.append(float(each[len(start) + len(before) - 1 :].sum()))
+        np.testing.assert_allclose(shares, np.exp(log_probs) / np.exp(log_probs).sum(), rtol=1e-3)
+    assert found.shares.std() > 0.05
+    with pytest.raises(PluralignError, match="prior: no question fits into the 200 tokens"):
+        simulate_votes(folder / "in.parquet", folder / "votes.parquet", model=tmp_path / "asked", personas=people,
+                       label_scale=MOOD, prior=prior, max_new_tokens=4, template=folder / "vote.jinja", max_length=200)  # fmt: skip
+    votes = Judgments.from_rows([{"prompt": "Tea?", "responses": ["Yes"], "labels": ["agree"]}], MOOD)
+    update_votes(tmp_path / "state.parquet", votes, prior=prior, strength=2.0)
+    state = read_votes(tmp_path / "state.parquet")
+    expected = (2 * found.shares[0] + np.eye(3)[0]) / 3
+    np.testing.assert_allclose(state.mean[state.place[item_key("Tea?", "Yes")]], expected, atol=2e-3)
+
+
 # What is refused.
 
 
@@ -452,6 +515,8 @@ def test_chat_models_get_a_message(folder, letters, tmp_path):
         ({"endpoint": None}, "--endpoint and --endpoint-model go together|give either"),
         ({"endpoint_model": None}, "--endpoint and --endpoint-model go together"),
         ({"model": "x"}, "give either --model, or --endpoint"),
+        ({"prior": "prior.parquet"}, "prior: is read from probabilities, which a server does not give"),
+        ({"prior": "prior.csv"}, "must end in .parquet"),
         ({"temperature": -0.1}, "temperature: found -0.1, expected a finite number, 0 or more"),
         ({"temperature": float("nan")}, "temperature: found nan"),
         ({"max_new_tokens": 0}, "max_new_tokens: found 0, expected 1 or more"),

@@ -61,6 +61,9 @@ def simulate(
     endpoint_model: Annotated[str | None, Option(help="With --endpoint: name of the model on the server.")] = None,
     template: Annotated[Path | None, Option(help="Jinja file of the question, if not the built-in one.")] = None,
     descriptions: Annotated[Path | None, Option(help="YAML file with a description of each label.")] = None,
+    prior: Annotated[
+        Path | None, Option(help="With --model: also write the model's own prediction of labels, a .parquet file.")
+    ] = None,
     per_item: Annotated[int | None, Option(help="Random personas per response.", show_default="all")] = None,
     temperature: options.Temperature = 1.0,
     max_new_tokens: options.MaxNewTokens = 64,
@@ -81,7 +84,7 @@ def simulate(
 
     simulated = simulate_votes(
         files, out, personas=personas, label_scale=label_scale, model=model, endpoint=endpoint,
-        endpoint_model=endpoint_model, template=template, descriptions=descriptions, per_item=per_item,
+        endpoint_model=endpoint_model, template=template, descriptions=descriptions, prior=prior, per_item=per_item,
         temperature=temperature, max_new_tokens=max_new_tokens, seed=seed, max_length=max_length, timeout=timeout,
         retries=retries, concurrency=concurrency, revision=revision, trust_remote_code=trust_remote_code,
     )  # fmt: skip

@@ -138,9 +138,10 @@ class VoteTemplate:
         source: the template; it may use `persona` (`name`, `description`), `prompt`, `response` (texts) and
             `labels` (each with `label`, `description`, `number`), and must use `persona` and `response`.
         place: the name of the template in errors.
+        needs: the names that it must use.
 
     Raises:
-        PluralignError: the template is not valid, uses an unknown name, or does not use `persona` or `response`.
+        PluralignError: the template is not valid, uses an unknown name, or does not use one that it must.
 
     Examples:
         >>> template = VoteTemplate("{{ persona.name }}, is '{{ response }}' {{ labels[0].label }}?")
@@ -148,7 +149,7 @@ class VoteTemplate:
         "Ann, is 'Yes' good?"
     """
 
-    def __init__(self, source: str, place: str = "template") -> None:
+    def __init__(self, source: str, place: str = "template", needs: Sequence[str] = ("persona", "response")) -> None:
         self.source, self.place = source, place
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
             undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
@@ -162,7 +163,7 @@ class VoteTemplate:
             raise PluralignError(
                 f"{place}: unknown name '{name}'{nearest(name, _NAMES)}: a template may use {', '.join(_NAMES)}"
             )
-        for name in ("persona", "response"):
+        for name in needs:
             if name not in used:
                 raise PluralignError(f"{place}: does not use '{name}', so all questions would be the same")
 

@@ -14,6 +14,10 @@ MOST = 5
 MISCALIBRATED = 0.05
 """Above this p-value no miscalibration was detected."""
 
+MORE_PERPLEXING, FEWER_PAIRS, OTHER_LENGTH = 1.5, 0.5, 2.0
+"""A policy's responses are told of where they have this many times the perplexity, the share of different pairs of
+tokens, or (also its inverse) the length of the reference's."""
+
 NUMBERS = {
     "accuracy": "accuracy on pairs",
     "win_rate": "win rate against the reference",
@@ -45,7 +49,7 @@ def headline(metrics: Mapping[str, Any]) -> list[str]:
         log-loss, in nats                           0.600
         accuracy, worst group (old)                 0.400
     """
-    told = [sentence for sentence in (_agreement(metrics), _wins(metrics)) if sentence]
+    told = [sentence for sentence in (_agreement(metrics), _wins(metrics), *_alarms(metrics)) if sentence]
     worst = _worst(metrics)
     if worst is not None and worst[2] <= 0.5:
         told.append(f"It serves the {worst[0]} '{worst[1]}' worst: it agrees with them on {worst[2]:.0%} of pairs.")
@@ -107,6 +111,36 @@ def _wins(metrics: Mapping[str, Any]) -> str | None:
     if "win_rate" not in metrics:
         return None
     return f"The reward model prefers its responses to the reference's in {_with_interval(metrics, 'win_rate', '.0%')}."
+
+
+def _alarms(metrics: Mapping[str, Any]) -> list[str]:
+    """What is suspicious in a policy's responses beside its reference's.
+
+    Examples:
+        >>> _alarms({"reference_perplexity": 30.0, "reference_perplexity/reference": 10.0, "distinct_2": 0.1})
+        ['Alarm: its responses may be gibberish: perplexity under the reference 30.0, of the reference itself 10.0.']
+        >>> _alarms({"mean_length/policy": 63.0, "mean_length/reference": 17.5})
+        ['Alarm: its responses have another length: 63.0 tokens, those of the reference 17.5.']
+    """
+
+    def both(key: str, ending: str = "") -> tuple[float, float] | None:
+        own, reference = metrics.get(f"{key}{ending}"), metrics.get(f"{key}/reference")
+        return None if own is None or not reference else (own, reference)
+
+    told = []
+    if (found := both("reference_perplexity")) and found[0] > MORE_PERPLEXING * found[1]:
+        told.append(
+            f"its responses may be gibberish: perplexity under the reference {found[0]:.1f}, of the reference itself "
+            f"{found[1]:.1f}"
+        )
+    if (found := both("distinct_2")) and found[0] < FEWER_PAIRS * found[1]:
+        told.append(
+            f"its responses repeat themselves: {found[0]:.2f} of their pairs of tokens are different, "
+            f"of the reference's {found[1]:.2f}"
+        )
+    if (found := both("mean_length", "/policy")) and not 1 / OTHER_LENGTH <= found[0] / found[1] <= OTHER_LENGTH:
+        told.append(f"its responses have another length: {found[0]:.1f} tokens, those of the reference {found[1]:.1f}")
+    return [f"Alarm: {sentence}." for sentence in told]
 
 
 def _worst(metrics: Mapping[str, Any]) -> tuple[str, str, float] | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pluralign.core.errors import PluralignError
-from pluralign.reports.measures import Value, measures_table, metric_point
+from pluralign.reports.measures import Value, measures_table, metric_point, with_interval
 from pluralign.reports.page import Block, Cell, Figure, Figures, Heading, Section, Table
 from pluralign.reports.plots import diagonal, probability_histograms
 from pluralign.reports.row_plots import Row, forest
@@ -26,6 +26,10 @@ MEASURES = {
     "pm_divergence/reference": ("Matching divergence of the reference", "The same before tuning."),
     "minority_mass": ("Minority mass", "The share of the less preferred responses' mass that is kept; 1 is all of it."),
     "minority_mass/reference": ("Minority mass of the reference", "The same before tuning."),
+    "minority_mass_per_token": (
+        "Minority mass per token",
+        "By the mean log-probability of a token; not 1 for a match.",
+    ),
     "saturation": ("Saturation", "The share of pairs on which the policy is almost certain (under 5 % or over 95 %)."),
     "saturation/reference": ("Saturation of the reference", "The same for the reference."),
     "saturation/reward": ("Saturation of the reward model", "The same for the reward model."),
@@ -92,8 +96,11 @@ class MatchingLists:
     lists: list[MatchingPlots]
 
 
-def matching_section(lists: Sequence[MatchingPlots], value: Value) -> Section | None:
-    """How well a policy matches its reward model; None where nothing about it is stored."""
+def matching_section(lists: Sequence[MatchingPlots], value: Value, kinds_said: Sequence[str] = ()) -> Section | None:
+    """How well a policy matches its reward model; None where nothing about it is stored.
+
+    `kinds_said` are the kinds whose shares among what the policy says are stored.
+    """
     kinds = {on: of for on, of in LISTS.items() if any(value(key + of[0]) is not None for key in MEASURES)}
     if not kinds:
         return None
@@ -104,6 +111,7 @@ def matching_section(lists: Sequence[MatchingPlots], value: Value) -> Section | 
             ending, name = kinds[plots.on]
             blocks += [Heading(name), Figures([saturation_figure(plots, value, ending), margins_figure(plots.points)])]
     blocks.append(measures_table("Measures of matching", value, MEASURES, {name: end for end, name in kinds.values()}))
+    blocks += [] if value("said_wanted_tv") is None else [said_table(value, kinds_said)]
     texts = measures_table("The responses themselves", value, TEXTS, {"policy": "", "reference": "/reference"})
     blocks += [texts] if texts.rows else []
     lead = "Do the odds of the policy match the rewards, and which responses does it lose?"
@@ -146,6 +154,15 @@ def margins_figure(points: Sequence[Margins]) -> Figure:
     if outside[1]:
         reading += f" {number(outside[1])} of {number(len(points))} pairs of the policy lie outside the frame."
     return Figure("Margins against rewards", drawn, reading, _LEGEND)
+
+
+def said_table(value: Value, kinds: Sequence[str]) -> Table:
+    """The share of each kind of response among what a policy says and among what annotators put first."""
+    rows: list[list[Cell]] = [
+        [name, with_interval(value, f"said/kind={name}"), with_interval(value, f"wanted/kind={name}")] for name in kinds
+    ]
+    rows.append(["distance (total variation)", with_interval(value, "said_wanted_tv"), ""])
+    return Table("What is said, and what annotators put first", ["kind", "said", "put first"], rows)
 
 
 def _minority_figure(kinds: Mapping[str, tuple[str, str]], value: Value) -> Figure | None:

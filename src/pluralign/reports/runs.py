@@ -185,7 +185,7 @@ def _sections(run: Run) -> list[Section]:
         Section("Results", results or [Note("This run has nothing to plot.")], describe(run)),
         crowds_section(run.crowds, run.value) if run.crowds is not None else None,
         calibration_section(run.value, run.reliability, by_source, run.reward_gaps),
-        matching_section(run.matching, run.value),
+        matching_section(run.matching, run.value, _kinds_said(run.metrics)),
         sources_section(run.sources),
         rounds_section(run.types) if run.types is not None else None,
         _annotators(run),
@@ -193,6 +193,13 @@ def _sections(run: Run) -> list[Section]:
         stored,
     ]
     return [part for part in parts if part is not None]
+
+
+def _kinds_said(metrics: Mapping[str, Any]) -> list[str]:
+    """The kinds of responses whose shares are stored."""
+    begin = "said/kind="
+    found = (key.removeprefix(begin) for key in metrics if key.startswith(begin))
+    return [name for name in found if not name.endswith(("_low", "_high"))]
 
 
 def _as_one_section(run: Run) -> Section:

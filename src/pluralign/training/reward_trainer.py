@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -39,7 +40,7 @@ from pluralign.scoring.votes import PairVotes
 from pluralign.training.choice_parameters import LearnedScales, LearnedThresholds, strength_levels, tie_share
 from pluralign.training.configs import TOP_HELP, JudgmentConfig, check_choices, setting
 from pluralign.training.judgment_trainer import JudgmentTrainer
-from pluralign.training.objective import TrainingRun, trainer_config
+from pluralign.training.objective import trainer_config
 from pluralign.training.response_trainer import ModelOrName, adapted, load_options
 from pluralign.training.reward_usage import reward_model_usage
 
@@ -288,17 +289,15 @@ class BradleyTerryTrainer(RewardTrainer):
             metrics |= scale_metrics(measured.pairs, names, scales)
         return replace(measured, metrics=metrics)
 
-    def after_saving(self, run: TrainingRun) -> dict[str, Any]:
-        """Write `annotator_scales.json`, where they are learned."""
-        if (scales := self.annotator_scales) is not None:
-            write_json(run.folder / ANNOTATOR_SCALES, scales.as_dict())
-        return {}
-
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Also the thresholds, and `annotator_scales.json` except in checkpoints, where they are learned."""
         if self.thresholds is not None:
             stored = {"levels": self.levels, "thresholds": self.thresholds.cuts.detach().tolist()}
             getattr(self.model.config, SETTINGS)[STRENGTHS] = stored
         super()._save(output_dir, state_dict)
+        scales = self.annotator_scales
+        if scales is not None and self.args.should_save and not self._in_checkpoint:
+            write_json(Path(output_dir or self.args.output_dir) / ANNOTATOR_SCALES, scales.as_dict())
 
 
 class PlackettLuceTrainer(RewardTrainer):

@@ -24,6 +24,7 @@ def test_order_of_judgments_never_matters(rankings, subset, seed):
     measures = {"ece_smooth", "brier", "brier_reliability", "brier_resolution", "brier_uncertainty"}
     measures |= {"gap_right", "gap_wrong", "sure_wrong"}
     measures |= {"crowd_ece", "crowd_brier", "crowd_noise", "crowd_ece_majority", "crowd_accuracy"}
+    measures |= {"pairwise_calibration"}
     assert {f"{name}{end}" for name in measures for end in ("", "_low", "_high")} <= set(straight)
     assert {"ece_squared/source=a", "brier/source=b", "crowd_pairs", "crowd_votes", "crowd_split"} <= set(straight)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -189,10 +190,11 @@ reward_model.distributions(items)  # how a crowd would label them: (responses, l
         trainer.baselines  # noqa: B018
         return trainer
 
-    def after_saving(self, run: TrainingRun) -> dict[str, Any]:
-        """Write the baselines beside the model."""
-        self.baselines.write(run.folder)
-        return {}
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Also the baselines, except in checkpoints."""
+        super()._save(output_dir, state_dict)
+        if self.args.should_save and not self._in_checkpoint:
+            self.baselines.write(Path(output_dir or self.args.output_dir))
 
     def _item_weight(self, crowd: Crowd) -> np.ndarray:
         """Weight of each item in the loss, `(items,)`."""

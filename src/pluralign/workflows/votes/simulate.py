@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pluralign.core.errors import PluralignError, one_line
-from pluralign.core.files import check_outputs, disk_errors, output_file
+from pluralign.core.files import check_outputs, disk_errors, output_file, write_parquet
 from pluralign.core.fingerprint import fingerprint, fingerprint_folder
 from pluralign.core.locks import file_lock, locks_out
 from pluralign.judgments.inputs import Files
@@ -24,6 +25,7 @@ from pluralign.judgments.table import Judgments
 from pluralign.personas.answer_log import Key, answer_log
 from pluralign.personas.chat_endpoint import Endpoint, completions_url, key_from_environment
 from pluralign.personas.label_reader import LabelReader
+from pluralign.personas.outright import outright_prior
 from pluralign.personas.questions import (
     Persona,
     described_labels,
@@ -46,6 +48,8 @@ class Simulated:
         reused: questions answered by an earlier run that was interrupted.
         votes: votes in the table, by persona.
         rejected: reasons for missing votes, by persona.
+        prior: the table of priors, if one was asked for.
+        without_prior: responses that are not in it, because the question does not fit into the model.
     """
 
     out: Path
@@ -55,6 +59,8 @@ class Simulated:
     reused: int
     votes: Counter[str]
     rejected: dict[str, Counter[str]]
+    prior: Path | None = None
+    without_prior: int = 0
 
     @property
     def reasons(self) -> Counter[str]:
@@ -75,6 +81,9 @@ class Simulated:
                 for name, reasons in self.rejected.items()
                 if reasons
             ]
+        if self.prior is not None:
+            long = f"; left out, because too long: {self.without_prior}" if self.without_prior else ""
+            lines.append(f"prior of {self.items - self.without_prior} responses: written to {self.prior}{long}")
         return lines
 
 
@@ -91,6 +100,7 @@ def simulate_votes(
     endpoint_model: str | None = None,
     template: str | os.PathLike[str] | None = None,
     descriptions: str | os.PathLike[str] | None = None,
+    prior: str | os.PathLike[str] | None = None,
     per_item: int | None = None,
     temperature: float = 1.0,
     max_new_tokens: int = 64,
@@ -121,6 +131,8 @@ def simulate_votes(
         endpoint_model: with `endpoint`: the name of the model there.
         template: the question, a Jinja file. Default: the template of the package.
         descriptions: a YAML file with a text for each label. Default: those of built-in scales.
+        prior: with `model`: also write a table of priors, a `.parquet` file: how the model, asked outright and not as a
+            persona, divides its reply among the labels. `update_votes` takes it.
         per_item: the number of personas that vote on an item, drawn by the seed; `None` for all.
         temperature: sampling temperature, above 0; an endpoint also takes 0.
         max_new_tokens: the longest answer.
@@ -139,11 +151,15 @@ def simulate_votes(
     path = output_file(out, endings=TABLE_ENDINGS)
     given = Inputs(files, columns)
     beside = [path.with_name(path.name + ending) for ending in (".partial.jsonl", ".rejects.jsonl")]
-    check_outputs([path, *beside], [*given.names, personas, label_scale, template, descriptions])
+    prior_path = None if prior is None else output_file(prior, endings=(".parquet",))
+    outputs = [path, *beside] if prior_path is None else [path, *beside, prior_path]
+    check_outputs(outputs, [*given.names, personas, label_scale, template, descriptions])
     if (model is None) == (endpoint is None):
         raise PluralignError("give either --model, or --endpoint with --endpoint-model")
     if (endpoint is None) != (not endpoint_model):
         raise PluralignError("--endpoint and --endpoint-model go together: give both or neither")
+    if prior is not None and model is None:
+        raise PluralignError("prior: is read from probabilities, which a server does not give: use --model")
     for name, number, least in (
         ("max_new_tokens", max_new_tokens, 1), ("retries", retries, 0), ("concurrency", concurrency, 1)
     ):  # fmt: skip
@@ -186,7 +202,10 @@ def simulate_votes(
         "seed": seed,
     }
     failed: dict[Key, Reject] = {}
-    stopped = ""
+    stopped, left_out = "", 0
+    options: dict[str, Any] = {
+        "max_length": max_length, "revision": revision, "trust_remote_code": trust_remote_code
+    }  # fmt: skip
     with answer_log(path.with_name(path.name + ".partial.jsonl"), settings) as log:
         reused = len(log.answers)
         if url is not None:
@@ -194,7 +213,6 @@ def simulate_votes(
             server = Endpoint(url, str(endpoint_model), temperature, max_new_tokens, timeout, retries, key=key)
             stopped = asker.ask_endpoint(server, questions, log, failed, concurrency)
         else:
-            options = {"max_length": max_length, "revision": revision, "trust_remote_code": trust_remote_code}
             asker.ask_model(str(model), questions, log, failed, options)
     rows, rejects = read_answers(questions, log.answers, failed, reader, fingerprint(settings))
     rejected: dict[str, Counter[str]] = {persona.name: Counter() for persona in voters}
@@ -207,12 +225,15 @@ def simulate_votes(
         raise PluralignError(
             f"{stopped}{kept}; what failed is in {rejects_path}; run the same command again to ask what is missing"
         )
+    if prior_path is not None:
+        table, left_out = outright_prior(str(model), judgments, labels, options)
+        write_parquet(table, prior_path)
     if rows:
         Judgments.from_rows(rows, scale).write(path)
     with disk_errors(log.path):
         log.path.unlink(missing_ok=True)
     votes = Counter(row["annotator"] for row in rows)
-    done = Simulated(path, rejects_path, len(items), len(questions), reused, votes, rejected)
+    done = Simulated(path, rejects_path, len(items), len(questions), reused, votes, rejected, prior_path, left_out)
     if not rows:
         raise PluralignError(
             f"none of the {len(questions)} questions gave a vote ({counted(done.reasons)}), so there is no "
