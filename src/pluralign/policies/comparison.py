@@ -51,17 +51,17 @@ class Beside:
     Args:
         utilities: implicit rewards of the judged responses, `(responses,)`; by type `(adapters, responses)`.
         log_probs: log pi(y|x) of those responses under the policy, in nats, `(responses,)`.
-        reference_log_probs: the same under its reference; None where no responses were drawn.
+        tokens: of those responses, `(responses,)`.
+        reference_log_probs: the log-probabilities under its reference; None where no responses were drawn.
         adapter_log_probs: under each adapter of a typed run, `(adapters, responses)`; None for other policies.
-        tokens: tokens of those responses, `(responses,)`.
         draws: of `policy` and of `reference`; empty where no responses were drawn.
     """
 
     utilities: np.ndarray
     log_probs: np.ndarray
+    tokens: np.ndarray
     reference_log_probs: np.ndarray | None = None
     adapter_log_probs: np.ndarray | None = None
-    tokens: np.ndarray | None = None
     draws: Mapping[str, Draws] = field(default_factory=dict)
 
 
@@ -98,20 +98,21 @@ def against_reference(
         settings = getattr(policy.model.config, SETTINGS)
         tuned_with, penalty = settings.get("beta", DEFAULT_BETA), stored_penalty(settings, str(model))
         log_probs = together = policy.values(tokens)
+    lengths = np.array([len(ids) for ids in tokens.response_ids])
     draw = {"n": samples, "max_new_tokens": max_new_tokens, "seed": seed}
     drawn = [] if reward_model is None else policy.sample(items.prompts, **draw)
     limits = policy.limits.max_length
     del policy
     scale = tuned_with if beta is None else beta
     if penalty.charges_none and reward_model is None:
-        return Beside(scale * log_probs, together)
+        return Beside(scale * log_probs, together, lengths)
     name = reference or reference_of(model)
     frozen = load_policy(name, max_length=limits, trust_remote_code=trust_remote_code)
     if frozen.tokenizer.get_vocab() != vocabulary:
         raise PluralignError(f"{name}: has other tokens than {model}, so it cannot be its reference: give another one")
     utilities = scale * (log_probs - reference_charges(frozen, tokens, penalty))
     if reward_model is None:
-        return Beside(utilities, together)
+        return Beside(utilities, together, lengths)
     others = frozen.sample(items.prompts, **draw)
     prompt_limit = limits - max_new_tokens
     frozen_log_probs = [
@@ -132,8 +133,7 @@ def against_reference(
             ("policy", "reference"), (drawn, others), policy_log_probs, frozen_log_probs, strict=True
         )
     }
-    lengths = np.array([len(ids) for ids in tokens.response_ids])
-    return Beside(utilities, together, given, log_probs if by_type else None, lengths, draws)
+    return Beside(utilities, together, lengths, given, log_probs if by_type else None, draws)
 
 
 def drawn_by_both(

@@ -43,6 +43,13 @@ MEASURES = {
 }
 """Keys of `metrics.json`, each with a name and what the number means."""
 
+FIRST_CHOICES = {
+    "first_choice_log_loss": ("By the whole text", "Nats of what is put first; longer responses count as less likely."),
+    "first_choice_log_loss_per_token": ("By the mean of its tokens", "The same without the length."),
+    "first_choice_log_loss/uniform": ("All alike", "The same if every response shown is as likely."),
+}
+"""Keys of `metrics.json` about which of the responses shown the policy would say."""
+
 TEXTS = {
     "entropy": ("Entropy", "Nats per response; lower is less varied."),
     "entropy_per_token": ("Entropy per token", "Nats per token."),
@@ -102,7 +109,8 @@ def matching_section(lists: Sequence[MatchingPlots], value: Value, kinds_said: S
     `kinds_said` are the kinds whose shares among what the policy says are stored.
     """
     kinds = {on: of for on, of in LISTS.items() if any(value(key + of[0]) is not None for key in MEASURES)}
-    if not kinds:
+    choices = measures_table("What annotators put first, by the policy's log-probabilities", value, FIRST_CHOICES)
+    if not kinds and not choices.rows:
         return None
     figure = _minority_figure(kinds, value)
     blocks: list[Block] = [Figures([figure])] if figure else []
@@ -110,7 +118,9 @@ def matching_section(lists: Sequence[MatchingPlots], value: Value, kinds_said: S
         if plots.on in kinds and plots.pairs:
             ending, name = kinds[plots.on]
             blocks += [Heading(name), Figures([saturation_figure(plots, value, ending), margins_figure(plots.points)])]
-    blocks.append(measures_table("Measures of matching", value, MEASURES, {name: end for end, name in kinds.values()}))
+    ends = {name: end for end, name in kinds.values()}
+    blocks += [measures_table("Measures of matching", value, MEASURES, ends)] if kinds else []
+    blocks += [choices] if choices.rows else []
     blocks += [] if value("said_wanted_tv") is None else [said_table(value, kinds_said)]
     texts = measures_table("The responses themselves", value, TEXTS, {"policy": "", "reference": "/reference"})
     blocks += [texts] if texts.rows else []

@@ -19,6 +19,7 @@ from pluralign.core.records import read_json
 from pluralign.core.runs import file_fingerprints, finish_run, finished_metrics, start_run
 from pluralign.evaluation.calibration.group_scales import GroupScales, scale_metrics
 from pluralign.evaluation.calibration.recalibration import Recalibration
+from pluralign.evaluation.policies.first_choices import first_choice_metrics
 from pluralign.evaluation.policies.said_wanted import kinds_by_likeness, kinds_by_reward
 from pluralign.evaluation.rewards.sharing import sharing_gain
 from pluralign.evaluation.slices import annotator_table
@@ -193,14 +194,18 @@ def evaluate(
         beside = against_reference(
             model, items, reference, beta, judged, samples, max_new_tokens, seed, **hub, by_type=mixture is not None
         )
-        utilities = beside.utilities
+        utilities, who = beside.utilities, column_of(judgments, items, "annotator")
+        compared = first_choice_metrics(
+            beside.log_probs[items.response], beside.tokens[items.response], items.ranks, items.offsets, items.prompt,
+            items.weight, who, seed,
+        )  # fmt: skip
         if judged is not None:
-            who = column_of(judgments, items, "annotator")
             kind = None if mixture is None else believed(who, posteriors, mixture).type
             matched, plots = matching_beside(beside, items, judged, slices_of(judgments, items), seed, kind)
             if (told := kinds or (None if mixture is None else str(model))) is not None:
                 matched |= said_beside(beside.draws["policy"], items, who, *_kinds(told, **hub), seed)
-            compared, answers = compare(beside.draws, seed) | matched, answer_rows(items.prompts, beside.draws)
+            compared |= compare(beside.draws, seed) | matched
+            answers = answer_rows(items.prompts, beside.draws)
             notes = [_reward_note(str(reward), judged)]
     types = None
     if mixture is None:
