@@ -1,12 +1,14 @@
 """Tokens: prompt and response join to the plain sequence, cuts are exact and counted."""
 
+from dataclasses import replace
+
 import pytest
 from tokenizers import processors
 from transformers import AutoTokenizer
 
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import Judgments
-from pluralign.scoring.items import items_of
+from pluralign.scoring.items import items_of, items_of_texts
 from pluralign.scoring.tokens import TokenLimits, lost_texts, prompt_tokens, tokenize
 
 
@@ -74,6 +76,25 @@ def test_a_cut_response_has_no_end_for_a_policy(causal):
     assert with_end == [*found.response_ids[0][:-1], end]
     exact = tokenize(items("Tea?", "good cat", "sun"), causal, TokenLimits(20, 8), encoder=False, policy=True)
     assert exact.response_ids[0][-1] == end
+
+
+def test_a_response_that_was_cut_where_it_was_drawn_has_no_end_for_a_policy(causal):
+    drawn = items_of_texts(["Tea?", "Rain?"], [["good cat", "good cat"], ["bad"]], [[True, False], [True]])
+    limits = TokenLimits(96)
+    cut, whole, other = tokenize(drawn, causal, limits, encoder=False, policy=True).response_ids
+    assert whole == [*cut, causal.eos_token_id]
+    assert causal.eos_token_id not in other
+    assert tokenize(drawn, causal, limits, encoder=False).response_ids[0] == whole, "a reward model reads an end"
+    assert drawn.fingerprint() != replace(drawn, unfinished=None).fingerprint()
+    tokenizer = AutoTokenizer.from_pretrained(causal.name_or_path)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}\n{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    said = [[{"role": "assistant", "content": "good"}] for _ in range(2)]
+    chat = items_of_texts([[{"role": "user", "content": "Tea?"}]], [said], [[True, False]])
+    cut, whole = tokenize(chat, tokenizer, limits, encoder=False, policy=True).response_ids
+    assert whole == [*cut, tokenizer.eos_token_id]
 
 
 def test_long_responses_are_cut_on_the_right_and_keep_their_end(causal):

@@ -236,6 +236,16 @@ def test_rewards_are_the_models_own(tiny_model, tmp_path):
     assert reward_function(model)(prompts=["Tea?"], completions=[""]) != [None]  # the answer ended at once
 
 
+def test_completions_that_were_cut_are_scored_without_an_end():
+    class Ends:
+        def score_items(self, items):
+            return np.where(items.unfinished, 1.0, 2.0) * [len(text) for text in items.responses]
+
+    score = reward_function(Ends(), end_tokens=lambda: [0, 7])
+    given = {"prompts": ["Tea?"] * 4, "completions": ["yes", "yes", "no", "yes"]}
+    assert score(**given, completion_ids=[[5, 7], [5, 6], [3, 0], [5, 0]]) == [6.0, 3.0, 4.0, 6.0]
+
+
 def test_chat_prompts_are_scored_as_messages(tiny_model, tmp_path):
     class Words:
         def score_items(self, items):

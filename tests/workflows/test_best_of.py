@@ -76,6 +76,22 @@ def draws(out):
     return pq.read_table(f"{out}.answers.parquet").to_pylist()
 
 
+def test_cut_responses_are_left_out_if_asked(base, reward, prompts, tmp_path, said):
+    options = {"reward": reward, "n": 8, "max_new_tokens": 3}
+    whole, ended = tmp_path / "whole.parquet", tmp_path / "ended.parquet"
+    best_of(base, prompts, whole, **options)
+    assert "leave them out with --finished-only" in said()
+    metrics = best_of(base, prompts, ended, finished_only=True, **options)
+    finished = {(one["prompt"], one["response"]) for one in draws(ended) if one["finished"] and one["response"].strip()}
+    kept = {(row["prompt"], text) for row in read(ended).rows() for text in row["responses"]}
+    everything = {(row["prompt"], text) for row in read(whole).rows() for text in row["responses"]}
+    assert kept == finished < everything
+    assert metrics["unfinished_best"] == 0 < metrics["unfinished"]
+    assert "empty or cut" in said()
+    with pytest.raises(PluralignError, match="or cut at 1 tokens: raise --max-new-tokens"):
+        best_of(base, prompts, tmp_path / "none.parquet", finished_only=True, reward=reward, n=1, max_new_tokens=1)
+
+
 def test_the_best_is_that_of_each_answer_scored_alone(found, reward):
     out, metrics = found
     answers, judge = draws(out), pluralign.load_reward_model(reward, device="cpu")

@@ -31,6 +31,9 @@ def best_of(
     max_new_tokens: options.MaxNewTokens = 128,
     temperature: options.Temperature = 1.0,
     max_prompts: options.MaxPrompts = None,
+    finished_only: Annotated[
+        bool, Option("--finished-only", help="Leave out responses that were cut at --max-new-tokens.")
+    ] = False,
     quantile: options.Quantile = None,
     label_scale: options.LabelScale = None,
     rename: options.Rename = None,
@@ -48,8 +51,8 @@ def best_of(
 
     metrics = run(
         model, prompts, out, reward=reward, n=n, select=select, beta=beta, max_new_tokens=max_new_tokens,
-        temperature=temperature, max_prompts=max_prompts, quantile=quantile, label_scale=label_scale, columns=rename,
-        seed=seed, revision=revision, trust_remote_code=trust_remote_code,
+        temperature=temperature, max_prompts=max_prompts, finished_only=finished_only, quantile=quantile,
+        label_scale=label_scale, columns=rename, seed=seed, revision=revision, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     typer.echo("\n".join(best_of_lines(metrics, select)))
     typer.echo(f"written to {out}; all sampled responses are in {out}.answers.parquet")

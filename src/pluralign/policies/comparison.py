@@ -189,8 +189,9 @@ def scored(
 ) -> Draws:
     """Responses with their rewards; log-probabilities are flat, prompt by prompt."""
     texts = [[sample.response for sample in group] for group in samples]
+    cut = [[not sample.finished for sample in group] for group in samples]
     shape = (len(prompts), -1)
-    rewards = reward.score_items(items_of_texts(prompts, texts))
+    rewards = reward.score_items(items_of_texts(prompts, texts, cut))
     return Draws(samples, rewards.reshape(shape), log_probs.reshape(shape), reference_log_probs.reshape(shape))
 
 

@@ -203,7 +203,12 @@ def said_beside(
     members = [np.flatnonzero(items.item == item) for item in range(len(items.prompts))]
     judged_texts = [[items.responses[place] for place in own] for own in members]
     drawn_texts = [[sample.response for sample in group] for group in draws.samples]
-    together = items_of_texts(items.prompts, [a + b for a, b in zip(judged_texts, drawn_texts, strict=True)])
+    cut = [[not sample.finished for sample in group] for group in draws.samples]
+    together = items_of_texts(
+        items.prompts,
+        [a + b for a, b in zip(judged_texts, drawn_texts, strict=True)],
+        [[False] * len(a) + b for a, b in zip(judged_texts, cut, strict=True)],
+    )
     judged = np.concatenate(
         [np.arange(len(a) + len(b)) < len(a) for a, b in zip(judged_texts, drawn_texts, strict=True)]
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,8 @@ class Items:
         row: `(judgments,)` the row of the table that each judgment came from.
         weight: `(judgments,)` reliability.
         left_out: number of rows that rank nothing (a single response, or neither ranks nor labels).
+        unfinished: `(responses,)` bool: drawn responses that were cut. Policies read no end token after them. `None`
+            is none of them.
 
     Examples:
         >>> rows = [{"prompt": "Tea?", "responses": ["Yes", "No"], "ranks": [1, 2]}] * 3
@@ -48,6 +50,7 @@ class Items:
     row: np.ndarray
     weight: np.ndarray
     left_out: int
+    unfinished: np.ndarray | None = None
 
     @property
     def judgments(self) -> int:
@@ -65,7 +68,8 @@ class Items:
 
     def fingerprint(self) -> str:
         """Hash of the texts (not of the judgments), for caches of values that depend on the texts alone."""
-        return fingerprint(self.prompts, self.responses, self.item.tolist())
+        cut = [] if self.unfinished is None else [self.unfinished.tolist()]
+        return fingerprint(self.prompts, self.responses, self.item.tolist(), *cut)
 
 
 def items_of(judgments: Judgments, keep_all: bool = False) -> Items:
@@ -129,8 +133,12 @@ def compares(judgments: Judgments) -> bool:
     )
 
 
-def items_of_texts(prompts: Sequence[Any], responses: Sequence[Sequence[Any]]) -> Items:
+def items_of_texts(
+    prompts: Sequence[Any], responses: Sequence[Sequence[Any]], unfinished: Sequence[Sequence[bool]] | None = None
+) -> Items:
     """Prompts and the responses to each, without judgments; equal responses are kept apart.
+
+    `unfinished` says of each response whether it was cut where it was drawn.
 
     Examples:
         >>> items_of_texts(["Tea?", "Rain?"], [["Yes", "Yes"], ["No"]]).item.tolist()
@@ -138,7 +146,10 @@ def items_of_texts(prompts: Sequence[Any], responses: Sequence[Sequence[Any]]) -
     """
     item = np.repeat(np.arange(len(prompts)), [len(texts) for texts in responses]).tolist()
     texts = [text for group in responses for text in group]
-    return _by_item(list(prompts), texts, item, [], [], [0], [], [], 0)
+    made = _by_item(list(prompts), texts, item, [], [], [0], [], [], 0)
+    if unfinished is None:
+        return made
+    return replace(made, unfinished=np.array([cut for group in unfinished for cut in group], dtype=bool))
 
 
 def items_of_responses(prompts: Sequence[Any], responses: Sequence[Any], weight: np.ndarray) -> Items:

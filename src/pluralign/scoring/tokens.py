@@ -94,9 +94,10 @@ def tokenize(
     A response over its limit is truncated on the right; then an item's prompt is truncated on the left to what its
     longest response leaves, keeping special tokens. Both are counted.
 
-    With `policy` the tokens are those that a policy draws. A truncated response has no end token: a policy would learn
-    to end, or be judged by ending, where a text goes on. A chat response ends with the token that ends its turn,
-    without the line break that many templates (ChatML, Gemma) write after it: sampling stops before that.
+    With `policy` the tokens are those that a policy draws. A response that is truncated here, or was cut where it was
+    drawn, has no end token: a policy would learn to end, or be judged by ending, where a text goes on. A chat response
+    ends with the token that ends its turn, without the line break that many templates (ChatML, Gemma) write after it:
+    sampling stops before that.
 
     Raises:
         PluralignError: messages without a chat template, or a template that does not end the prompt where the
@@ -122,7 +123,11 @@ def tokenize(
             response_ids.append(together[len(ahead) :] if together[: len(ahead)] == ahead else alone)
     if policy and render.chat:
         response_ids = [render.turn(ids) for ids in response_ids]
-    return _cut(items.item, prompt_ids, response_ids, render, limits, end_cut=not policy)
+    unfinished = items.unfinished if policy else None
+    if unfinished is not None and render.chat:
+        ended = zip(unfinished, response_ids, strict=True)
+        response_ids = [ids[:-1] if cut and ids[-1:] and ids[-1] in render.special else ids for cut, ids in ended]
+    return _cut(items.item, prompt_ids, response_ids, render, limits, end_cut=not policy, unfinished=unfinished)
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
@@ -139,6 +144,7 @@ def _cut(
     render: _Renderer,
     limits: TokenLimits,
     end_cut: bool,
+    unfinished: np.ndarray | None,
 ) -> TokenizedItems:
     """Truncate responses on the right and prompts on the left, in place, and add the special tokens."""
     cut_prompts = cut_responses = 0
@@ -147,7 +153,8 @@ def _cut(
     room = max(1, min(limits.response, limits.max_length - len(render.before) - len(render.between)))
     most = max(1, room - len(render.after))
     for index, ids in enumerate(response_ids):
-        whole = ids if ids[-1:] == render.after else ids + render.after
+        ended = ids[-1:] == render.after or (unfinished is not None and unfinished[index])
+        whole = ids if ended else ids + render.after
         cut_responses += len(whole) > room
         if len(whole) > room:
             whole = ids[:most] + render.after if end_cut else ids[:room]

@@ -47,6 +47,7 @@ def best_of(
     max_new_tokens: int = 128,
     temperature: float = 1.0,
     max_prompts: int | None = None,
+    finished_only: bool = False,
     quantile: float | None = None,
     label_scale: str | None = None,
     columns: Columns | None = None,
@@ -74,6 +75,8 @@ def best_of(
         max_new_tokens: maximum number of tokens of a response.
         temperature: sampling temperature, above 0.
         max_prompts: maximum number of prompts; a random subset if the files have more.
+        finished_only: leave out responses that were cut at `max_new_tokens`: fine-tuning on one teaches the policy to
+            end in its middle.
         quantile: for reward models that predict labels: the reward is this quantile, not the mean.
         label_scale: label scale of files that store none.
         columns: new names of columns, like `{"annotator_id": "annotator"}`; `None` leaves a column out.
@@ -86,7 +89,7 @@ def best_of(
 
     Raises:
         PluralignError: a file or a model cannot be used, an argument is out of range, a reward is not finite, or all
-            responses are empty.
+            responses are empty or left out.
     """
     for name, number in {"n": n, "max_new_tokens": max_new_tokens, "max_prompts": max_prompts}.items():
         if number is not None and number < 1:
@@ -110,7 +113,11 @@ def best_of(
     policy = load_policy(model, revision=revision, trust_remote_code=trust_remote_code)
     samples = policy.sample(texts, n=n, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     del policy
-    responses = [[sample.response for sample in group] for group in samples]
+    left_out = [[finished_only and not sample.finished for sample in group] for group in samples]
+    responses = [
+        ["" if out else sample.response for out, sample in zip(outs, group, strict=True)]
+        for outs, group in zip(left_out, samples, strict=True)
+    ]
     reward_model = load_reward_model(reward, quantile=quantile, trust_remote_code=trust_remote_code)
     rewards = _rewards(reward, reward_model.score_items, texts, responses)
     kept = None
@@ -121,7 +128,9 @@ def best_of(
     rows = best_rows(texts, responses, best, source=f"{select}-of-{n}", annotator=reward_name)
     if not rows:
         raise PluralignError(
-            f"{model}: all of its {rewards.size} responses are empty: check the policy and its chat template"
+            f"{model}: all of its {rewards.size} responses are empty"
+            + (f" or cut at {max_new_tokens} tokens: raise --max-new-tokens" if finished_only else "")
+            + ": check the policy and its chat template"
         )
     table = _samples_table(texts, samples, rewards, best)
     with atomic_write(every) as file:
@@ -131,7 +140,7 @@ def best_of(
         Judgments.from_rows(rows).write(path)
     finished = np.array([[sample.finished for sample in group] for group in samples])
     metrics = {"prompts": len(texts), "n": n, "temperature": temperature, **best_of_metrics(rewards, finished, kept)}
-    for warning in _warnings(metrics, max_new_tokens):
+    for warning in _warnings(metrics, max_new_tokens, finished_only):
         logger.warning(warning)
     return metrics
 
@@ -224,17 +233,19 @@ def _samples_table(
     )
 
 
-def _warnings(metrics: Mapping[str, float], max_new_tokens: int) -> list[str]:
+def _warnings(metrics: Mapping[str, float], max_new_tokens: int, finished_only: bool) -> list[str]:
     warnings = []
-    if metrics["unfinished"] > _MANY_UNFINISHED:
+    if metrics["unfinished"] > _MANY_UNFINISHED and not finished_only:
         warnings.append(
             f"{100 * metrics['unfinished']:.0f} % of the responses were cut at {max_new_tokens} tokens, "
             f"{100 * metrics['unfinished_best']:.0f} % of those ranked first. Their rewards are those of incomplete "
-            "texts, and a model fine-tuned on them learns to stop in the middle. Raise --max-new-tokens."
+            "texts, and a model fine-tuned on them learns to stop in the middle. Raise --max-new-tokens, or leave them "
+            "out with --finished-only."
         )
     if metrics["empty_answers"]:
+        kind = "empty or cut" if finished_only else "empty"
         warnings.append(
-            f"{100 * metrics['empty_answers']:.2g} % of the responses are empty: they have no reward and are in no "
+            f"{100 * metrics['empty_answers']:.2g} % of the responses are {kind}: they have no reward and are in no "
             f"row; {metrics['prompts_without_answer']:.0f} prompts have only such responses and no row"
         )
     return warnings

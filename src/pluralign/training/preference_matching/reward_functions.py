@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,9 @@ RewardFunction = Callable[..., list[float]]
 """`f(prompts=..., completions=..., **columns)` gives a reward for each completion."""
 
 
-def reward_function(scorer: Scorer, name: str = "reward") -> RewardFunction:
+def reward_function(
+    scorer: Scorer, name: str = "reward", end_tokens: Callable[[], Collection[int]] | None = None
+) -> RewardFunction:
     """A scorer as a reward function in TRL's form.
 
     Each different (prompt, completion) is scored once, a prompt's completions together.
@@ -40,6 +42,8 @@ def reward_function(scorer: Scorer, name: str = "reward") -> RewardFunction:
     Args:
         scorer: a reward model, an average of several, or an implicit reward; rewards should be log-odds.
         name: its name in TRL's logs, `rewards/NAME/mean`.
+        end_tokens: gives the ids that end a completion. A completion whose `completion_ids` end in another was cut,
+            and an implicit reward then reads no end after it.
 
     Raises:
         PluralignError: when called, a reward is not finite.
@@ -52,14 +56,21 @@ def reward_function(scorer: Scorer, name: str = "reward") -> RewardFunction:
         [3.0, 2.0, 3.0]
     """
 
-    def score(prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> list[float]:
+    def score(prompts: Sequence[Any], completions: Sequence[Any], completion_ids: Any = None, **_: Any) -> list[float]:
+        ends = None if end_tokens is None or completion_ids is None else set(end_tokens())
+        cut = [ends is not None and ids[-1] not in ends for ids in completion_ids or [[]] * len(completions)]
         asked: dict[str, Any] = {}
-        responses: dict[str, dict[str, Any]] = {}
-        keys = [(_key(prompt), _key(text)) for prompt, text in zip(prompts, completions, strict=True)]
+        responses: dict[str, dict[tuple[str, bool], Any]] = {}
+        keys = [(_key(prompt), (_key(text), end)) for prompt, text, end in zip(prompts, completions, cut, strict=True)]
         for (prompt_key, text_key), prompt, text in zip(keys, prompts, completions, strict=True):
             asked[prompt_key] = prompt
             responses.setdefault(prompt_key, {})[text_key] = text
-        items = items_of_texts(list(asked.values()), [list(texts.values()) for texts in responses.values()])
+        groups = responses.values()
+        items = items_of_texts(
+            list(asked.values()),
+            [list(texts.values()) for texts in groups],
+            None if ends is None else [[unfinished for _, unfinished in texts] for texts in groups],
+        )
         rewards = scorer.score_items(items)
         if not np.isfinite(rewards).all():
             raise PluralignError(f"{name}: gives rewards that are not finite")

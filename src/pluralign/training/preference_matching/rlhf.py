@@ -189,7 +189,7 @@ class PMRLHFTrainer(Objective, trl.RLOOTrainer):
                 trust_remote_code=args.trust_remote_code,
                 device=args.device,
             )
-            reward_funcs = reward_function(scorer, reward_name(args.reward_model))
+            reward_funcs = reward_function(scorer, reward_name(args.reward_model), lambda: self.eos_token_ids)
         # With a beta TRL would load a second reference by the model's name, which a model in memory does not have.
         beta, args.beta = args.beta, 0.0
         try:
