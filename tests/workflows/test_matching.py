@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from scipy.special import expit
+from scipy.special import expit, logsumexp
 
 from mixtures import Plain, write_mixture, write_run
 from pluralign.core.errors import PluralignError
@@ -121,17 +121,27 @@ def test_evaluation_tells_matching_on_three_kinds_of_lists(folders, table, tmp_p
 
     # What people were shown, found again: every judgment a list, the responses as plain models see them.
     judge, lists, sources, groups = load_reward_model(reward, device="cpu"), [], [], []
+    per_token, first = [], []
+    tokenizer = load_policy(base, device="cpu").tokenizer
     plain = [Plain(base, mixture / name) for name in ("type-1", "type-2")]
     for row in read(table).rows():
         rewards = judge.score(row["prompt"], row["responses"])
         each = [[one.log_prob(row["prompt"], text) for text in row["responses"]] for one in plain]
         log_probs = np.logaddexp(math.log(0.7) + np.array(each[0]), math.log(0.3) + np.array(each[1]))
         lists.append(list(zip(rewards, log_probs, strict=True)))
+        lengths = [len(tokenizer(text)["input_ids"]) + 1 for text in row["responses"]]  # and the end
+        per_token.append(list(zip(rewards, log_probs / lengths, strict=True)))
+        best = np.array(row["ranks"]) == 1
+        first.append([-(each - logsumexp(each))[best].mean() for each in (log_probs, log_probs / lengths)])
         sources.append(row["source"])
         groups.append(row["group"])
     divergence, _, minority = by_hand(lists)
     assert metrics["pm_divergence/on=given"] == pytest.approx(divergence, rel=1e-3)
     assert metrics["minority_mass/on=given"] == pytest.approx(minority, rel=1e-3)
+    assert metrics["minority_mass_per_token/on=given"] == pytest.approx(by_hand(per_token)[2], rel=1e-3)
+    found = metrics["first_choice_log_loss"], metrics["first_choice_log_loss_per_token"]
+    assert found == pytest.approx(np.mean(first, 0), rel=1e-3)
+    assert metrics["first_choice_log_loss/uniform"] == pytest.approx(np.mean([np.log(len(one)) for one in lists]))
     for column, names in (("source=a", sources), ("group=y", groups)):
         divergence, _, _ = by_hand([one for one, name in zip(lists, names, strict=True) if name == column[-1]])
         assert metrics[f"pm_divergence/on=given/{column}"] == pytest.approx(divergence, rel=1e-3)
