@@ -112,7 +112,7 @@ def crowd_groups(found: Any) -> list[str]:
 
 
 def dprm_policies(found: Any) -> list[str]:
-    intro = """{options[seeds]} seeds, {options[prompts]} held-out prompts of each, {options[draws]} responses drawn;
+    intro = """{seeds} seeds, {options[prompts]} held-out prompts of each, {options[draws]} responses drawn;
         best of {options[n]}, {options[epochs]:g} epochs of every training. Percent of `helpful+harmless`; gains over
         the reference with 95 % intervals over prompts."""
     template = """
@@ -120,7 +120,8 @@ def dprm_policies(found: Any) -> list[str]:
         ---
         | {row} | {own_reference:.2f} | {own:.2f} | {own_gain.ci:+.2f} | {scorer_reference:.2f} | {scorer:.2f}
         | {scorer_gain.ci:+.2f} |"""
-    return [paragraph(intro.format(options=found["options"])), table(found["rows"], template)]
+    options = found["options"]
+    return [paragraph(intro.format(options=options, seeds=len(options["seeds"]))), table(found["rows"], template)]
 
 
 def crowd_votes_needed(found: Any) -> list[str]:
