@@ -15,8 +15,8 @@ MISCALIBRATED = 0.05
 """Above this p-value no miscalibration was detected."""
 
 MORE_PERPLEXING, FEWER_PAIRS, OTHER_LENGTH = 1.5, 0.5, 2.0
-"""A policy's responses are told of where they have this many times the perplexity, the share of different pairs of
-tokens, or (also its inverse) the length of the reference's."""
+"""Responses raise an alarm above this multiple of the reference's perplexity, below this share of its different pairs
+of tokens, and above this multiple of its length or below the inverse."""
 
 NUMBERS = {
     "accuracy": "accuracy on pairs",

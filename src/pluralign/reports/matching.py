@@ -44,9 +44,9 @@ MEASURES = {
 """Keys of `metrics.json`, each with a name and what the number means."""
 
 FIRST_CHOICES = {
-    "first_choice_log_loss": ("By the whole text", "Nats of what is put first; longer responses count as less likely."),
-    "first_choice_log_loss_per_token": ("By the mean of its tokens", "The same without the length."),
-    "first_choice_log_loss/uniform": ("All alike", "The same if every response shown is as likely."),
+    "first_choice_log_loss": ("By the whole text", "Log-loss in nats; a longer text is less likely."),
+    "first_choice_log_loss_per_token": ("By the mean of its tokens", "The same with log pi / tokens."),
+    "first_choice_log_loss/uniform": ("All alike", "The same if all responses shown were equally likely."),
 }
 """Keys of `metrics.json` about which of the responses shown the policy would say."""
 

@@ -42,7 +42,7 @@ def launched(work: str) -> Iterator[int | None]:
     # The others wait while the first process works alone; that one has ended is seen by its closed connections.
     torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(days=1))
     try:
-        with names_lost_process(work, "nothing was written"):
+        with names_lost_process(work, "run the same command again"):
             yield torch.distributed.get_rank()
     finally:
         torch.distributed.destroy_process_group()
