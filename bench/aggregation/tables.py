@@ -5,12 +5,12 @@ from __future__ import annotations
 from statistics import fmean
 from typing import Any
 
-from ..common.tables import between, named, paragraph, table
+from ..common.tables import named, paragraph, table
 
 ORDER = [
     "base", "own type's", "population", "utilitarian", "max-min-reward", "mixture", "merge", "pooled", "best-of",
-    "best-of-distilled", "best-of, base, weighted", "best-of, base, smallest",
-    "best-of, base, weighted percentiles", "best-of, base, true utilities",
+    "best-of-distilled", "best-of, weighted", "best-of, smallest", "best-of, weighted percentiles",
+    "best-of, true utilities",
 ]  # fmt: skip
 
 
@@ -18,47 +18,53 @@ def aggregation_town(found: Any) -> list[str]:
     settings, seeds = found["settings"], found["rows"]
     intro = """{town[annotators]} annotators of three types, {town[judgments_per_annotator]} rankings of
         {town[responses]} each; {candidates} candidates, {trials} trials, {samples} responses of each policy to every
-        held-out prompt. Worst-off type: the smallest win rate against the base over the three types, with a 95 %
-        interval over prompts; "all seeds" is the mean of each type's rate over seeds, brief / warm / thorough."""
+        held-out prompt; {count} seeds, each a town of its own. Worst-off type: the smallest win rate against the base
+        over the three types, mean [lowest, highest] over seeds; then, how many seeds have its 95 %
+        interval over prompts above one half, and in how many every type likes the policy better than the mixture."""
     runs = """
-        | seed | types | identification | right type | tuning prompts | prompts | best by the judges
-        | best-of draws from |
+        | seed | types | identification | right type | tuning prompts | prompts | best by the judges | mixture | merge
+        | pooled | best-of |
         ---
-        | {name} | {types} | {verdict} | {type_accuracy:.2f} | {tuning_prompts} | {prompts} | {winner} | {drawn_by} |"""
-    shares = """
-        | weights of the types, seed | mixture | merge | pooled | best-of |
-        ---
-        | {seed} | {mixture} | {merge} | {pooled} | {best_of} |"""
+        | {name} | {types} | {verdict} | {type_accuracy:.2f} | {tuning_prompts} | {prompts} | {winner} | {mixture:.2f}
+        | {merge:.2f} | {pooled:.2f} | {best_of:.2f} |"""
     rows: list[dict[str, Any]] = []
     for name in ORDER:
-        row: dict[str, Any] = {"policy": name}
-        for seed, run in seeds.items():
-            for kind in ("true", "judged"):
-                if rate := run[kind].get(name):
-                    row[f"{kind} {seed}"] = between(rate["value"], rate["low"], rate["high"], ".2f")
-        rates = [run["true"][name]["types"] for run in seeds.values() if name in run["true"]]
-        if rates:
-            row["all"] = " / ".join(f"{fmean(values):.2f}" for values in zip(*rates, strict=True))
-        rows.append(row)
-    columns = {f"true, seed {seed}": f"{{true {seed}}}" for seed in seeds} | {"true, all seeds": "{all}"}
-    columns |= {f"judged, seed {seed}": f"{{judged {seed}}}" for seed in seeds}
+        taken = [run for run in seeds.values() if name in run["true"]]
+        true = [run["true"][name] for run in taken]
+        kinds = zip(*(rate["types"] for rate in true), strict=True)
+        rows.append({
+            "policy": name,
+            "worst": [rate["value"] for rate in true],
+            "each": ", ".join(f"{rate['value']:.2f}" for rate in true),
+            "above": f"{sum(rate['low'] > 0.5 for rate in true)} of {len(true)}",
+            "better": f"{sum(_all_better(run, name) for run in taken)} of {len(true)}",
+            "types": " / ".join(f"{fmean(values):.2f}" for values in kinds),
+            "judged": [run["judged"][name]["value"] for run in taken if name in run["judged"]],
+        })  # fmt: skip
+    template = """
+        | policy | worst-off type | in each seed | above one half | better than the mixture for all
+        | brief / warm / thorough | worst-off type by the judges |
+        ---
+        | {policy} | {worst:mean .3f} | {each} | {above} | {better} | {types} | {judged:mean .3f} |"""
     weights = [
-        {
-            "seed": seed,
-            **{
-                kind: " / ".join(f"{run['weights'][f'{kind}_weights/type={place}']:.2f}" for place in (1, 2, 3))
-                for kind in ("mixture", "merge", "pooled", "best_of")
-                if f"{kind}_weights/type=3" in run["weights"]
-            },
+        run | {
+            kind: [run["weights"][f"{kind}_weights/type={place + 1}"] for place in range(run["types"])]
+            for kind in ("mixture", "merge", "pooled", "best_of")
         }
-        for seed, run in seeds.items()
-    ]
+        for run in named(seeds)
+    ]  # fmt: skip
     return [
-        paragraph(intro.format_map(settings)),
-        table(named(seeds), runs),
-        table(rows, "\n| policy | ... |\n---\n| {policy} | ... |", columns),
-        table(weights, shares),
+        paragraph(intro.format(count=len(seeds), **settings)),
+        table(rows, template),
+        paragraph("What was found, and the weights of the types:"),
+        table(weights, runs),
     ]
+
+
+def _all_better(run: dict[str, Any], name: str) -> bool:
+    """Whether every true type likes a policy better than the mixture."""
+    true = run["true"]
+    return all(own > other for own, other in zip(true[name]["types"], true["mixture"]["types"], strict=True))
 
 
 TABLES = {"aggregation_town": aggregation_town}

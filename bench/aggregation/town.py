@@ -5,8 +5,8 @@ model that has read the responses of another town; `aggregate` with all its poli
 
 Win rates are reported twice on the same held-out responses: by judges fitted to held-out judgments, and by the true
 utilities of the town's types. "Own type's" is the policy of the estimated type that most annotators of a true type
-belong to; the rate of a mixture is the weighted mean of its parts. The rows `best-of, base, ...` choose from the same
-fresh candidates of the base: by the weighted sum of the shares of the base's responses that types like less, by the
+belong to; the rate of a mixture is the weighted mean of its parts. The rows `best-of, ...` choose from the same fresh
+candidates of the base: by the weighted sum of the shares of the base's responses that types like less, by the
 smallest of these shares, by the weighted sum of percentiles among the candidates, and with the true types as judges,
 which is what a perfect judge would gain.
 
@@ -83,7 +83,6 @@ def measured(folder: Path, seed: int, settings: dict[str, Any]) -> dict[str, Any
         "prompts": found["prompts"],
         "tuning_prompts": found["tuning_prompts"],
         "winner": found["winner"],
-        "drawn_by": json.loads((together / "tuning.json").read_text())["best_of"]["drawn_by"],
         "kinds": types_by_group(simulation, run),
         "weights": {key: value for key, value in found.items() if "_weights/" in key},
         "max_regret": {name: found[f"max_regret/{name}"] for name in judged},
@@ -133,10 +132,10 @@ def rules(
     other, theirs = true[:, :, :samples], true[:, :, samples:].reshape(len(true), len(asked), samples, n)
     rates = {}
     for name, own, seen, compared, weighted in (
-        ("best-of, base, weighted", tuned[0], judged, True, True),
-        ("best-of, base, smallest", tuned[0], judged, True, False),
-        ("best-of, base, weighted percentiles", tuned[0], judged, False, True),
-        ("best-of, base, true utilities", tuned[1], true, True, True),
+        ("best-of, weighted", tuned[0], judged, True, True),
+        ("best-of, smallest", tuned[0], judged, True, False),
+        ("best-of, weighted percentiles", tuned[0], judged, False, True),
+        ("best-of, true utilities", tuned[1], true, True, True),
     ):  # fmt: skip
         yardstick = yardstick_of(own) if compared else None
         table = shares_below(seen[:, :, samples:].reshape(len(seen), len(asked), samples, n), yardstick)
@@ -152,7 +151,7 @@ def rules(
 
 def main() -> None:
     options = parsed(
-        __doc__, seeds=[0, 1, 2], types=("auto", "A number of types, or auto as in the demo."),
+        __doc__, seeds=[0, 1, 2, 3, 4], types=("auto", "A number of types, or auto as in the demo."),
         samples=(4, "Responses to each prompt from each policy."), quick=QUICK,
     )  # fmt: skip
     suffix = "_quick" if options.quick else ""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 
 from pluralign.judgments import Judgments
@@ -24,6 +25,9 @@ SILENT: dict[str, Any] = QUIET | {"logging_steps": 100_000}
 
 PLAIN: dict[str, Any] = QUIET | {"bf16": False, "gradient_checkpointing": False}
 """The same arithmetic in TRL's trainers and in ours."""
+
+HALF: dict[str, Any] = {"bf16": True, "use_cpu": not torch.cuda.is_available()}
+"""Mixed precision in bfloat16, which some processors multiply faster too."""
 
 EM_DPO: dict[str, Any] = {
     "types": 3, "learning_rate": 2e-3, "lr_scheduler_type": "cosine", "beta": 1.0, "per_device_train_batch_size": 8,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from ..common.tables import between, counted, named, paragraph, table
+from ..common.tables import between, counted, paragraph, table
+from .cost import RUNS, TRL
 
 METHODS = (
     "true utilities", "latent class", "EM-DPO", "EM-DPO, start only", "EM-DPO, four rounds", "EM-DPO, random start",
@@ -73,100 +73,83 @@ def em_town_blind(found: Any) -> list[str]:
     return [paragraph(intro.format_map(found["settings"])), table(rows, template)]
 
 
-OURS, TRL = "our dpo, an epoch", "TRL DPO, an epoch"
-
-
 def _cost(found: Any) -> list[str]:
-    """One row for each E-step that was measured after an M-step; ratios of neighbours in time."""
     runs = found["rows"]
-    epochs = {run: [turn["seconds"] for turn in runs.get(run, [])] for run in (OURS, TRL)}
-    rows: list[dict[str, Any]] = [{"run": run, "round": seconds} for run, seconds in epochs.items() if seconds]
-    for run in runs.keys() - epochs.keys():
-        turns, possible = runs[run], runs[run][0]["possible"]
-        for variant in turns[0]["e_steps"] if possible else ["default"]:
-            m_steps, e_steps = [turn["m_step"] for turn in turns], [turn["e_steps"][variant] for turn in turns]
-            seconds, values = [step["seconds"] for step in e_steps], e_steps[0]["values"]
-            rows.append({
-                "run": run, "variant": variant if possible else "none", "m_step": m_steps, "e_step": seconds,
-                "round": [m + e for m, e in zip(m_steps, seconds, strict=True)], "values": values,
-                "part": f"{values / possible:.0%}" if possible else "", "start": turns[0]["start"],
-            })  # fmt: skip
-    order = list(runs)
-    rows.sort(key=lambda row: (row["run"] not in epochs, order.index(row["run"])))
-    for row in rows:
-        for name, seconds in (("ours", epochs[OURS]), ("trl", epochs[TRL])):
-            row[name] = [own / other for own, other in zip(row["round"], seconds, strict=False)]
-    intro = """{annotators} annotators, {each} rankings of three each; model {model}, LoRA of rank {r},
-        {per_device_train_batch_size} judgments a step; threads: {threads}. Median [lowest, highest] of the
-        repetitions."""
-    template = """
-        | run | E-step | M-step, seconds | E-step, seconds | round, seconds | ratio to our epoch | ratio to TRL's epoch
-        | values scored | of all possible | start, seconds |
-        ---
-        | {run} | {variant} | {m_step:range .1f} | {e_step:range .1f} | {round:range .1f} | {ours:range .2f}
-        | {trl:range .2f} | {values} | {part} | {start:.1f} |"""
-    return [paragraph(intro.format_map(found["settings"])), table(rows, template)]
-
-
-def em_cost_memory(found: Any) -> list[str]:
-    rows = named(found["rows"])
-    for row in rows:
-        row |= {key: row[f"{key}_bytes"] / 2**20 for key in ("base", "adapter", "optimizer")}
-    template = """
-        | types | peak in the start, GiB | in an M-step | in an E-step | base, MiB | an adapter, MiB
-        | its optimiser's state, MiB |
-        ---
-        | {name} | {start:.2f} | {m_step:.2f} | {e_step:.2f} | {base:.2f} | {adapter:.2f} | {optimizer:.2f} |"""
-    return [table(rows, template)]
-
-
-def _mean(values: Iterable[float], sign: str = "") -> str:
-    """Mean with its normal 95 % interval."""
-    every = np.array(list(values))
-    mean, error = float(every.mean()), 1.96 * float(every.std(ddof=1)) / math.sqrt(len(every))
-    return between(mean, mean - error, mean + error, f"{sign}.4f")
-
-
-def em_real_convarg(found: Any) -> list[str]:
-    chance = f"{math.log(2):.4f}"
-    rows: list[dict[str, Any]] = [
-        {"method": "chance", "types": "", "own": chance, "mixture": chance, "shares": [], "verdict": ""}
+    rows = [
+        {"run": run} | {key: [turn[key] for turn in turns] for key in turns[0] if turns[0][key] is not None}
+        for run, turns in sorted(runs.items(), key=lambda item: list(RUNS).index(item[0]))
     ]
-    every = found["rows"]
-    for row in sorted(every.values(), key=lambda row: (row["method"] != "latent class", row["types"])):
-        losses = {kind: _mean(row[kind].values()) for kind in ("own", "mixture")}
-        one = every.get(f"{row['method']}, 1")
-        if one is not None and one is not row:
-            for kind in ("own", "mixture"):
-                losses[f"{kind}_gap"] = _mean((row[kind][name] - one[kind][name] for name in one[kind]), "+")
-        rows.append(row | losses)
-    intro = """{annotators} annotators of {least} strict votes or more, {topics} topics and sides, {arguments}
-        arguments; {votes} votes to train on, {held_out} on pairs that no annotator judged in training.
-        {num_train_epochs} epochs in an M-step, {per_device_train_batch_size} votes a step, learning rate
-        {learning_rate:g}, beta {beta:g}. Log-loss in nats a vote (less is better), mean over annotators with a 95 %
-        interval over them; differences are paired by annotator."""
+    for row in rows:
+        row["ratio"] = [own / trl["seconds"] for own, trl in zip(row["seconds"], runs[TRL], strict=False)]
+    intro = """{annotators} annotators, {each} rankings of three each; town-language-model, LoRA of rank {r},
+        {per_device_train_batch_size} judgments a step. Median [lowest, highest] of the repetitions; a ratio compares
+        runs of the same repetition. Processor seconds of one thread; the start's are a part of them."""
     template = """
-        | model | types | most probable type alone | its difference to one type | weighted by posterior
-        | difference to one type, weighted | shares | identification | seconds |
+        | run | seconds | ratio to an epoch of TRL's | start, seconds | rounds taken | peak memory, GiB
+        | an adapter, MiB | base, MiB |
         ---
-        | {method} | {types} | {own} | {own_gap} | {mixture} | {mixture_gap} | {shares:.2f} | {verdict}
-        | {seconds:.0f} |"""
+        | {run} | {seconds:range .0f} | {ratio:range .2f} | {start:range .1f} | {rounds[0]} | {peak:range .2f}
+        | {adapter[0]:.2f} | {base[0]:.2f} |"""
     return [paragraph(intro.format_map(found["settings"])), table(rows, template)]
+
+
+def em_real_crowds(found: Any) -> list[str]:
+    every = found["rows"].values()
+    rows = []
+    for place in dict.fromkeys(row["place"] for row in every):
+        runs = {(row["method"], row["seed"]): row for row in every if row["place"] == place}
+        for method in dict.fromkeys(method for method, _ in runs):
+            row = _predicted(runs, method)
+            own = [run for (name, _), run in runs.items() if name == method]
+            row |= {"place": place, "types": [run["types"] for run in own], "shares": own[0]["shares"]}
+            row |= {"verdict": counted(run["verdict"] for run in own), "train": own[0]["train"]}
+            row |= {"responses": own[0]["responses"], "test": own[0]["test"]}
+            rows.append(row)
+    seeds = len({row["seed"] for row in every})
+    intro = """{seeds} seeds. Annotators of {least} strict votes or more; {share:.0%} of the pairs of texts held out,
+        which no annotator judged in training. {num_train_epochs} epochs of the votes in an M-step,
+        {per_device_train_batch_size} votes a step, learning rate {learning_rate:g}, beta {beta:g}. Pairs: held-out
+        votes ordered right by the policy of the annotator's most probable type. Log-loss in nats a vote (chance: ln 2 =
+        0.693), policies weighted by the annotator's posterior. Mean over seeds [lowest, highest]; differences to one
+        type are paired by annotator, with a 95 % interval over annotators (of all seeds)."""
+    template = """
+        | crowd | annotators | texts | votes: train, test | policies | types | identification | shares | pairs
+        | difference to one type | log-loss | difference to one type |
+        ---
+        | {place} | {annotators:seeds .0f} | {responses} | {train}, {test} | {method} | {types:.0f} | {verdict}
+        | {shares:.2f} | {accuracy:seeds .3f} | {gain} | {log_loss:seeds .3f} | {gap} |"""
+    return [paragraph(intro.format(seeds=seeds, **found["settings"])), table(rows, template)]
+
+
+def _predicted(runs: dict[tuple[str, int], dict[str, Any]], method: str, group: str | None = None) -> dict[str, Any]:
+    """Accuracy and log-loss of a method over its seeds, and their differences to one type, for a group or everyone."""
+    taken = [seed for name, seed in runs if name == method]
+    mine = [_of_group(runs[method, seed], group) for seed in taken]
+    row: dict[str, Any] = {
+        "method": method, "annotators": [float(len(own)) for own in mine],
+        "accuracy": [_ratio(own, "ordered", "pairs") for own in mine],
+        "log_loss": [_ratio(own, "log_loss", "rankings") for own in mine],
+    }  # fmt: skip
+    if method != POLIS_METHODS[0]:
+        one = [_of_group(runs[POLIS_METHODS[0], seed], group) for seed in taken]
+        for key, top, bottom in (("gain", "ordered", "pairs"), ("gap", "log_loss", "rankings")):
+            row[key] = _paired(mine, one, top, bottom)
+    return row
 
 
 def em_real_polis(found: Any) -> list[str]:
     every = found["rows"].values()
     seeds = sorted({row["seed"] for row in every})
-    places = dict.fromkeys(row["conversation"] for row in every)
+    places = dict.fromkeys(row["place"] for row in every)
     recovery, prediction = [], []
     for place in places:
-        runs = {(row["method"], row["seed"]): row for row in every if row["conversation"] == place}
+        runs = {(row["method"], row["seed"]): row for row in every if row["place"] == place}
         for method in POLIS_METHODS:
             own = [runs[method, seed] for seed in seeds if (method, seed) in runs]
             if own and method == "default":
                 recovery.append({
-                    "conversation": place, "annotators": own[0]["people"], "rankings": own[0]["train_rankings"],
-                    "statements": own[0]["statements"],
+                    "place": place, "annotators": own[0]["people"], "rankings": own[0]["train"],
+                    "statements": own[0]["responses"],
                     "groups": list(own[0]["group_sizes"].values()), "types": [row["types"] for row in own],
                     "verdict": counted(row["verdict"] for row in own), "shares": own[0]["shares"],
                     "rand": [row["recovered"]["rand"] for row in own],
@@ -175,21 +158,9 @@ def em_real_polis(found: Any) -> list[str]:
         groups = next(iter(runs.values()))["groups"]
         for group in [None, *sorted(set(groups.values()))]:
             for method in POLIS_METHODS:
-                taken = [seed for seed in seeds if (method, seed) in runs]
-                if not taken:
-                    continue
-                mine = [_of_group(runs[method, seed], group) for seed in taken]
-                row = {
-                    "conversation": place, "group": "everyone" if group is None else group.removeprefix(f"{place}/"),
-                    "method": method, "annotators": [float(len(own)) for own in mine],
-                    "accuracy": [_ratio(own, "ordered", "pairs") for own in mine],
-                    "log_loss": [_ratio(own, "log_loss", "rankings") for own in mine],
-                }  # fmt: skip
-                if method != POLIS_METHODS[0]:
-                    one = [_of_group(runs[POLIS_METHODS[0], seed], group) for seed in taken]
-                    for key, top, bottom in (("gain", "ordered", "pairs"), ("gap", "log_loss", "rankings")):
-                        row[key] = _paired(mine, one, top, bottom)
-                prediction.append(row)
+                if any(name == method for name, _ in runs):
+                    about = {"place": place, "group": "everyone" if group is None else group.removeprefix(f"{place}/")}
+                    prediction.append(about | _predicted(runs, method, group))
     intros = (
         """Annotators' statements in rankings of {size} or a few more, {share:.0%} held out; {max_steps} steps of
         {per_device_train_batch_size} rankings in an M-step. Types of the default against Polis' opinion groups: Rand,
@@ -204,13 +175,13 @@ def em_real_polis(found: Any) -> list[str]:
         | conversation | annotators | rankings | statements | opinion groups | types | identification | shares | Rand
         | right |
         ---
-        | {conversation} | {annotators} | {rankings} | {statements} | {groups:.0f} | {types:.0f} | {verdict}
+        | {place} | {annotators} | {rankings} | {statements} | {groups:.0f} | {types:.0f} | {verdict}
         | {shares:.2f} | {rand:seeds .2f} | {right:seeds .2f} |"""),
         table(prediction, """
         | conversation | group | annotators | policies | pairs | difference to one type | log-loss
         | difference to one type |
         ---
-        | {conversation} | {group} | {annotators:seeds .0f} | {method} | {accuracy:seeds .3f} | {gain}
+        | {place} | {group} | {annotators:seeds .0f} | {method} | {accuracy:seeds .3f} | {gain}
         | {log_loss:seeds .3f} | {gap} |"""),
     )  # fmt: skip
     texts = [paragraph(f"{len(seeds)} seed{'s' * (len(seeds) > 1)}. " + intros[0].format_map(found["settings"]))]
@@ -247,5 +218,5 @@ def _paired(
     return between(gap, gap - error, gap + error, "+.3f")
 
 
-_MAKERS = (em_town_curve, em_town_blind, em_cost_memory, em_real_convarg, em_real_polis)
-TABLES = {make.__name__: make for make in _MAKERS} | {f"em_cost_{part}": _cost for part in ("town", "crowd", "large")}
+_MAKERS = (em_town_curve, em_town_blind, em_real_crowds, em_real_polis)
+TABLES = {make.__name__: make for make in _MAKERS} | {f"em_cost_{part}": _cost for part in ("town", "crowd")}

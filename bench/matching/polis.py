@@ -35,8 +35,8 @@ from ..common.data import POLIS_CONVERSATIONS, load
 from ..common.options import Option, parsed
 from ..common.results import Clock, keep, kept
 from ..common.training import SILENT
-from ..em_dpo.polis import TOPIC, Conversation, conversation, statements
-from ..em_dpo.runs import FOLDER, LENGTH, language_model
+from ..em_dpo.polis import TOPIC, conversation, statements
+from ..em_dpo.runs import FOLDER, LENGTH, Split, language_model
 
 METHODS: dict[str, dict[str, Any]] = {
     "DPO": {"mode": "kl"},
@@ -187,7 +187,7 @@ def main() -> None:
                 print(found, flush=True)
 
 
-def by_group(train: Judgments, data: Conversation) -> list[Judgments]:
+def by_group(train: Judgments, data: Split) -> list[Judgments]:
     """The rankings of each opinion group."""
     groups = [data.groups.get(name) for name in train.column("annotator")]
     return [

@@ -32,13 +32,13 @@ from ..common.options import QUICK, parsed
 from ..common.pretrained import SMOLLM2, pretrained
 from ..common.results import OUT, Clock, keep, kept
 from ..common.tables import interval
-from ..common.training import LORA, SILENT
+from ..common.training import HALF, LORA, SILENT
 from ..reward_models import linear
 from ..reward_models.ties import llm_crowd
 
 SETTINGS: dict[str, Any] = {
     "per_device_train_batch_size": 64, "max_steps": 24, "learning_rate": 1e-3, "lr_scheduler_type": "cosine",
-    "warmup_steps": 3, "max_length": 320, "ties": "davidson",
+    "warmup_steps": 3, "max_length": 320, "ties": "davidson", **HALF,
 }  # fmt: skip
 """Of the tuned model, with LoRA of rank 8 on all linear layers; everything else is the default."""
 

@@ -11,8 +11,6 @@ soon as it is done, and a stopped script continues where it was.
 
 from __future__ import annotations
 
-import tempfile
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -26,17 +24,19 @@ from pluralign.scoring.mixtures import Mixture
 from ..common.data import POLIS_CONVERSATIONS
 from ..common.options import QUICK, Option, parsed, parts
 from ..common.pretrained import SMOLLM2, pretrained
-from ..common.results import Clock, keep, kept
-from ..em_dpo.polis import against_groups, conversation, predicted, prediction
-from ..em_dpo.runs import em_dpo
+from ..common.results import keep, kept
+from ..common.training import HALF
+from ..em_dpo.polis import conversation
+from ..em_dpo.runs import compared, predicted
 
 SETTINGS: dict[str, Any] = {
     "per_device_train_batch_size": 16, "max_steps": 40, "learning_rate": 1e-3, "lr_scheduler_type": "cosine",
     "warmup_steps": 4, "beta": 1.0, "max_length": 160, "rounds": 0, "features": "worths",
+    **HALF,
 }  # fmt: skip
 """Of EM-DPO, with LoRA of rank 8 on all linear layers; everything else is the default."""
 
-METHODS: dict[str, int | str] = {"one type": 1, "types": "auto"}
+METHODS: dict[str, dict[str, Any]] = {"one type": {"types": 1}, "types": {"types": "auto"}}
 
 
 def latent_class(train: Judgments, test: Judgments, types: int, seed: int) -> dict[str, Any]:
@@ -75,30 +75,9 @@ def main() -> None:
     rows = kept(stored_as, settings)
     for place in options.conversations:
         data = conversation(place, options.size, settings["share"], options.annotators, options.seed, options.held_out)
-        for method, wanted in METHODS.items():
-            key = f"{place}, {method}"
-            if key in rows:
-                continue
-            clock = Clock()
-            with tempfile.TemporaryDirectory() as folder:
-                trainer = em_dpo(model, data.train, folder, wanted, options.seed, **given)
-            seconds = clock()
-            types = len(trainer.adapters)
-            rows[key] = {
-                "conversation": place, "method": method, "types": types, "verdict": trainer.verdict.verdict,
-                "shares": trainer.mixture_weights.tolist(), "seconds": seconds,
-                "people": len(set(data.train.column("annotator"))), "train_rankings": len(data.train),
-                "test_rankings": len(data.test), "statements": len(items_of(data.train).responses),
-                "group_sizes": dict(sorted(Counter(data.groups.values()).items())), "groups": data.groups,
-                "recovered": against_groups(trainer.posteriors, data.groups),
-                "predicted": prediction(trainer, data.test),
-                "latent_class": latent_class(data.train, data.test, types, options.seed),
-            }  # fmt: skip
-            keep(stored_as, settings, rows)
-            shown = {
-                name: round(sum(one["ordered"] for one in own.values()) / sum(one["pairs"] for one in own.values()), 3)
-                for name, own in (
-                    ("EM-DPO", rows[key]["predicted"]), ("latent class", rows[key]["latent_class"]["predicted"]),
-                )
-            }  # fmt: skip
-            print(f"{key}: {types} types, pairs ordered right {shown}, {seconds:.0f} s", flush=True)
+        compared(stored_as, settings, rows, place, options.seed, model, data, METHODS, given)
+        for method in METHODS:
+            row = rows[f"{place}, {options.seed}, {method}"]
+            if "latent_class" not in row:
+                row["latent_class"] = latent_class(data.train, data.test, row["types"], options.seed)
+        keep(stored_as, settings, rows)

@@ -60,9 +60,9 @@ def _ratios(one: dict[str, tuple[float, float]], types: dict[str, tuple[float, f
 def _polis_rows(every: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row for everybody in a conversation, and one for each opinion group."""
     rows = []
-    for place in dict.fromkeys(row["conversation"] for row in every.values()):
-        one, types = (every.get(f"{place}, {method}") for method in ("one type", "types"))
-        if one is None or types is None:
+    for place, seed in dict.fromkeys((row["place"], row["seed"]) for row in every.values()):
+        one, types = (every.get(f"{place}, {seed}, {method}") for method in ("one type", "types"))
+        if one is None or types is None or "latent_class" not in types:
             continue
         for group in (None, *types["group_sizes"]):
             mine = [_sums(row["predicted"], types["groups"], group) for row in (one, types)]
@@ -73,7 +73,7 @@ def _polis_rows(every: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "conversation": place,
                 "group": "everybody" if group is None else f"group {group.rpartition('/')[2]}",
             }
-            row |= {"annotators": len(mine[0]), "statements": types["statements"], "kinds": types["types"]}
+            row |= {"annotators": len(mine[0]), "statements": types["responses"], "kinds": types["types"]}
             row |= {"shares": types["shares"], "seconds": [one["seconds"], types["seconds"]]}
             row |= _ratios(*mine)
             row |= {f"worths_{key}": value for key, value in _ratios(*worths).items()}

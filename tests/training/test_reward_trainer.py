@@ -10,6 +10,7 @@ import trl
 
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import Judgments
+from pluralign.scoring import probe
 from pluralign.scoring.reward_models import build_reward_model, load_reward_model
 from pluralign.training.reward_trainer import (
     BradleyTerryConfig,
@@ -208,3 +209,11 @@ def test_all_tied_judgments_train_without_nan(tiny_model, tmp_path):
         trainer.train()
         assert torch.isfinite(weights(trainer)).all()
         assert all(math.isfinite(value) for value in trainer.evaluate().values())
+
+
+def test_the_layout_probe_knows_a_model_that_was_prepared_for_bf16(judgments, tiny_model, tmp_path):
+    """It reads in bfloat16 outside the trainer too, where autocast is off."""
+    trainer = make(OBJECTIVES[0], tiny_model, judgments, tmp_path, max_steps=1, bf16=True)
+    assert probe._tolerance(trainer.model) == probe.TOLERANCE[torch.float32]
+    trainer.train()
+    assert probe._tolerance(trainer.model) == probe.HALF_TOLERANCE

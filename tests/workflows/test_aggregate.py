@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import replace
 
 import numpy as np
 import peft
@@ -33,7 +32,6 @@ from pluralign.reports.aggregation import (
 from pluralign.scoring.items import items_of_texts
 from pluralign.scoring.mixtures import RESPONSIBILITIES, read_mixture, responsibilities_table
 from pluralign.training.sft import completions
-from pluralign.workflows.aggregate import tuning
 from pluralign.workflows.aggregate.checks import judges_of, priority_of
 from pluralign.workflows.aggregate.contents import warnings_of
 from pluralign.workflows.aggregate.judges import LEAST_HELD_OUT, judges_from, second_judge
@@ -345,22 +343,6 @@ def test_best_of_by_the_smallest_share_needs_no_weights(everything, tmp_path, mo
     utilities = policy.judges.utilities(items_of_texts(["a?"], [[sample.response for sample in drawn[0]]]))
     best = int(standings(utilities, policy.yardstick).min(0).argmax())
     assert policy.sample(["a?"], n=1, max_new_tokens=3, seed=1)[0][0].response == drawn[0][best].response
-
-
-def test_best_of_may_draw_from_the_merged_adapter(everything, tmp_path, monkeypatch):
-    """Its candidates are then the merged policy's, in a folder that holds the adapter."""
-    run, _, _ = everything
-    inner = tuning.best_of
-    monkeypatch.setattr(tuning, "best_of", lambda *args: replace(inner(*args), drawn_by="merge"))
-    aggregate(run, tmp_path / "out", **EVERYTHING | {"offer": ["merge", "best-of"], "distill": []})
-    tuned = json.loads((tmp_path / "out" / "tuning.json").read_text())["best_of"]
-    assert set(tuned["losses"]) == {"base", "merge"}
-    policy = pluralign.load_policy(tmp_path / "out" / "best-of", device="cpu")
-    merged = pluralign.load_policy(tmp_path / "out" / "merge", device="cpu")
-    drawn = merged.sample(["a?"], n=4, max_new_tokens=4, seed=3)[0]
-    assert policy.sample(["a?"], n=1, max_new_tokens=4, seed=3)[0][0].response in {one.response for one in drawn}
-    items = items_of_texts(["a?"], [["a b", "c"]])
-    np.testing.assert_allclose(policy.log_probs(items), merged.log_probs(items), rtol=1e-6)
 
 
 def test_held_out_judgments_measure_where_there_are_enough(everything, tmp_path):

@@ -29,9 +29,6 @@ from pluralign.scoring.type_judges import FeatureJudge, ScorerJudges, TypeJudges
 BEST_OF = "best_of.json"
 """The file that describes a best-of policy."""
 
-ADAPTER = "adapter"
-"""The folder within it of the adapter that draws the candidates, if one does."""
-
 Floats = NDArray[np.float64]
 
 _POINTS = 201
@@ -111,12 +108,12 @@ def write_best_of(
     judges: FeatureJudge | Mapping[str, str],
     yardstick: ArrayLike | None = None,
 ) -> None:
-    """Write the folder of a best-of policy, except for the adapter that may draw its candidates (`ADAPTER`).
+    """Write the folder of a best-of policy.
 
     Args:
         policy: provides config, token limits and tokenizer.
         folder: where to write.
-        base: folder or hub id of the model that draws the candidates where the folder holds no adapter.
+        base: folder or hub id of the model that draws the candidates.
         n: number of candidates.
         weights: p of each type by name, or None.
         judges: a fitted judge, or the folder of each type's reward model.
@@ -139,17 +136,16 @@ def is_best_of(folder: Path) -> bool:
 
 
 def read_best_of(folder: Path, **options: Any) -> tuple[str, dict[str, Any]]:
-    """The model or adapter that draws a best-of policy's candidates, and its `n`, `judges`, `weights` and `yardstick`.
+    """The model that draws a best-of policy's candidates, and its `n`, `judges`, `weights` and `yardstick`.
 
     Options are those of `load_reward_model`.
     """
     stored = read_json(folder / BEST_OF)
     models = stored["reward_models"]
     judges: TypeJudges = read_feature_judge(folder) if models is None else reward_model_judges(models, **options)
-    drawn_by = folder / ADAPTER if (folder / ADAPTER).is_dir() else stored["base"]
     given = stored.get("yardstick")
     settings = {"weights": stored["weights"], "yardstick": None if given is None else np.array(given)}
-    return str(drawn_by), {"n": int(stored["n"]), "judges": judges, **settings}
+    return str(stored["base"]), {"n": int(stored["n"]), "judges": judges, **settings}
 
 
 def reward_model_judges(models: Mapping[str, str], **options: Any) -> ScorerJudges:

@@ -89,7 +89,7 @@ def aggregate(
     - `mixture`: draws each response from one type's policy; weights by the game of the criterion (the paper's).
     - `merge`: one adapter, sum_k lambda_k of the types' adapters; lambda searched on tuning prompts.
     - `pooled`: the types' logits added with weights lambda at every token.
-    - `best-of`: the best of n responses of the base or of `merge`, by the types' judges.
+    - `best-of`: the best of n responses of the base, by the types' judges.
 
     All weights are chosen on tuning prompts. The policies are then measured on other prompts:
 

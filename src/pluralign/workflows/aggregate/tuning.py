@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pluralign.choice import regret as game_theory
-from pluralign.choice.regret import best_of_types, best_of_weights, relative_priorities
+from pluralign.choice.regret import best_of_weights, relative_priorities
 from pluralign.evaluation.policies.regret import Floats, game_interval, preferred, regrets_by_prompt
 from pluralign.policies.best_of import shares_below, yardstick_of
 from pluralign.policies.merging import merged_policy
@@ -44,19 +44,15 @@ class Trial:
 
 @dataclass(frozen=True)
 class BestOf:
-    """How `best-of` draws and chooses.
+    """How `best-of` chooses.
 
     Args:
         weights: p of each type; None goes by the smallest share.
-        drawn_by: `base` or `merge`, the policy that draws the candidates.
         yardstick: as in `BestOfPolicy`.
-        losses: the judged c_i (1 - W_i) of each type on the tuning prompts, for each policy that was tried.
     """
 
     weights: list[float] | None
-    drawn_by: str
     yardstick: list[list[float]] | None
-    losses: dict[str, list[float]]
 
 
 @dataclass(frozen=True)
@@ -107,8 +103,7 @@ def tune(
     The loss of type i under policy j is c_i (1 - W_ij) with W the judged win rate against the base (`win-rate`),
     c_i (L_ii - L_ij) (`regret`), or that over L_ii (`relative-regret`). The mixture minimises the largest loss by a
     linear programme; the weights of `merge` and `pooled` by trials (`search`); those of `best-of` maximise the worst
-    type's judged win rate whatever the criterion. Its candidates come from the base or from `merge`, whichever then
-    has the smaller largest loss.
+    type's judged win rate whatever the criterion.
 
     Args:
         policy: the run with the policies of the types.
@@ -149,13 +144,12 @@ def tune(
         tried[POOLED] = search(lambda weights: _measured(_pooled, policy, weights, measure), len(names), few, start)
     best: BestOf | None = None
     if BEST_OF in offer and judges is not None:
-        drawn = {BASE: bench.base[..., :candidates]}
-        if MERGE in offer and isinstance(judges, FeatureJudge):
-            with merged_policy(policy, dict(zip(names, best_trial(tried[MERGE]).weights, strict=True))) as merged:
-                drawn[MERGE] = bench.candidates(merged, candidates)
         # Judges that read prompts have another scale for every prompt, so they compare candidates with each other.
         yardstick = yardstick_of(bench.base) if isinstance(judges, FeatureJudge) else None
-        best = best_of(drawn, yardstick, priority, best_of_rule)
+        weights: list[float] | None = None
+        if best_of_rule == "weighted":
+            weights = best_of_weights(shares_below(bench.base[..., :candidates], yardstick), priority).tolist()
+        best = BestOf(weights, None if yardstick is None else yardstick.tolist())
     return Tuned(
         mixtures={
             MIXTURE: game.weights.tolist(),
@@ -173,37 +167,6 @@ def tune(
         trials=tried,
         own_utility=own.tolist(),
     )
-
-
-def best_of(
-    drawn: Mapping[str, Floats], yardstick: Floats | None, priority: Floats, rule: BestOfRule = "weighted"
-) -> BestOf:
-    """The weights of `best-of`, and the policy that draws its candidates.
-
-    Args:
-        drawn: judged utilities of n candidates to every tuning prompt `(types, prompts, n)`, by policy.
-        yardstick: as in `BestOfPolicy`.
-        priority: c `(types,)`.
-        rule: `weighted` or `smallest`.
-
-    Examples:
-        The second policy has a response that both types like better than what the base says.
-
-        >>> drawn = {"base": np.array([[[0.0, 1.0]], [[1.0, 0.0]]]), "merge": np.array([[[0.0, 2.0]], [[0.0, 2.0]]])}
-        >>> best_of(drawn, np.array([[0.0, 1.0], [0.0, 1.0]]), np.ones(2)).drawn_by
-        'merge'
-    """
-    losses: dict[str, list[float]] = {}
-    weights: dict[str, list[float] | None] = {}
-    for name, utilities in drawn.items():
-        shares = shares_below(utilities, yardstick)
-        given = best_of_weights(shares, priority) if rule == "weighted" else None
-        chosen = best_of_types(shares, given)
-        got = np.take_along_axis(shares, chosen[None, ..., None], -1).mean((1, 2))
-        losses[name] = (priority * (1 - got)).tolist()
-        weights[name] = None if given is None else given.tolist()
-    by = min(losses, key=lambda name: max(losses[name]))
-    return BestOf(weights[by], by, None if yardstick is None else yardstick.tolist(), losses)
 
 
 def losses_by_prompt(criterion: Criterion, utility: Floats, wins: Floats, priority: Floats) -> Floats:
@@ -303,10 +266,6 @@ class _Bench:
         if criterion == "relative-regret":
             priority = relative_priorities(np.diag(own), priority)
         return np.asarray(priority * (own - self._ratios(drawn).mean((-2, -1))))
-
-    def candidates(self, policy: Policy, count: int) -> Floats:
-        """Judged utilities of so many responses of a policy to every prompt `(types, prompts, count)`."""
-        return self._judged(policy.sample(self.prompts, n=count, **self.options))
 
     def _judged(self, drawn: Sequence[Sequence[Sample]]) -> Floats:
         """Utilities of the types by their judges: `(types, prompts, responses)`."""

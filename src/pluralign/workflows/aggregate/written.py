@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pluralign.core.files import atomic_folder
-from pluralign.policies.best_of import ADAPTER, write_best_of
+from pluralign.policies.best_of import write_best_of
 from pluralign.policies.merging import write_merged
 from pluralign.policies.mixture import MixturePolicy
 from pluralign.scoring.mixtures import Mixture, base_of
@@ -48,8 +48,6 @@ def write_policies(
             write_best_of(
                 policy, partial, base=base, n=candidates, weights=weights, judges=judges, yardstick=best.yardstick
             )
-            if best.drawn_by == MERGE and tuned.merge is not None:
-                write_merged(policy, dict(zip(mixture.weights, tuned.merge, strict=True)), partial / ADAPTER)
     return built
 
 
