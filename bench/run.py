@@ -77,6 +77,16 @@ BENCHMARKS = {
         "1 h",
         "the same on statements that nobody ranked in training",
     ),
+    "smollm2_crowds": (
+        "crowds.predicted --model smollm2 --name smollm2_crowds --sources polis-statements",
+        "30 min",
+        "DPRM on SmolLM2: votes on new statements",
+    ),
+    "smollm2_pm_polis": (
+        "matching.polis --model smollm2 --conversations 15-per-hour-seattle --methods DPO flattened --steps 40",
+        "30 min",
+        "preference matching on SmolLM2: whose statements a policy chooses",
+    ),
     "smollm2_llm_crowd": (
         "real_models.llm_crowd",
         "30 min",

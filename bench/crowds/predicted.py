@@ -7,6 +7,7 @@ that count equally. `logistic` is soft-label logistic regression on the encoder'
 `majority` is `ce` on the label with the most votes. `marginal` predicts the mean shares of the training items for every
 item, and `medians` the medians of their cumulative shares, the best constant for a transport cost without a step.
 `bradley-terry` learns from pairs of the same training items, reads as many texts, and predicts nothing for single ones.
+With `--model smollm2` the model is SmolLM2-135M-Instruct with LoRA.
 
 Predictions are stored by source and seed; a stopped run continues where it was. `summary.py` computes means and
 intervals from them.
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import torch
 import transformers
 from scipy.special import expit
@@ -34,9 +36,10 @@ from pluralign.training.dprm.trainer import DPRMTrainer
 from pluralign.training.reward_trainer import BradleyTerryConfig, BradleyTerryTrainer
 
 from ..common.data import encoder
-from ..common.options import parsed, parts
+from ..common.options import Option, parsed, parts
+from ..common.pretrained import SMOLLM2, pretrained
 from ..common.results import OUT, Clock, store
-from ..common.training import QUIET
+from ..common.training import LORA, QUIET
 from .frozen_layers import remember_lower_layers
 from .sources import SOURCES, TRAINING_PAIRS, Source, source
 from .summary import choice_shares, evaluated, summary
@@ -63,12 +66,26 @@ GRID = ((3e-4, 1.0), (3e-4, 0.6), (1e-3, 1.0), (1e-3, 0.5))
 LONGEST = {"polis-statements": 10, "snli": 5}
 
 
-def built(crowd: Source, options: argparse.Namespace, seed: int, labels: bool) -> Any:
-    """MiniLM with a head for the labels or for one reward."""
+SMOLLM2_SETTING = (1e-3, 3)
+"""Learning rate and epochs of SmolLM2, fixed before any run."""
+
+
+def folder_of(options: argparse.Namespace) -> str:
+    return encoder() if options.model == "minilm" else str(pretrained(SMOLLM2))
+
+
+def built(crowd: Source, options: argparse.Namespace, seed: int, labels: bool) -> tuple[Any, dict[str, Any]]:
+    """The model with a head for the labels or for one reward, and what a trainer is given of it."""
     transformers.set_seed(seed)
-    made = build_reward_model(encoder(), max_length=crowd.max_length, label_scale=crowd.scale if labels else None)
-    remember_lower_layers(made.model, options.frozen)
-    return made
+    made = build_reward_model(
+        folder_of(options), max_length=crowd.max_length, label_scale=crowd.scale if labels else None
+    )
+    given = {"processing_class": made.tokenizer}
+    if options.model == "minilm":
+        remember_lower_layers(made.model, options.frozen)
+    else:
+        given["peft_config"] = peft.LoraConfig(**LORA, task_type="SEQ_CLS")
+    return made.model, given
 
 
 def arguments(options: argparse.Namespace, seed: int, setting: tuple[float, float]) -> dict[str, Any]:
@@ -92,7 +109,7 @@ def predictions(
         return mu, choice_shares(crowd, mu, test, pairs)
     if row == "logistic":
         items = items_of_texts(crowd.prompt, [[text] for text in crowd.response])
-        states = text_features(items, encoder(), reads="prompt+response", cache=OUT / "cache")
+        states = text_features(items, folder_of(options), reads="prompt+response", cache=OUT / "cache")
         votes = crowd.counts[train].sum(1)
         fitted = LabelRegression.fit(
             states[train], crowd.counts[train] / votes[:, None], votes, crowd.cluster[train], seed
@@ -101,13 +118,13 @@ def predictions(
         return mu, choice_shares(crowd, mu, test, pairs)
     if row == "bradley-terry":
         return bradley_terry(crowd, train, test, pairs, seed, setting, options)
-    made = built(crowd, options, seed, labels=True)
+    model, about = built(crowd, options, seed, labels=True)
     given: dict[str, Any] = {"loss": row if row in LOSSES else "ce"}
     if row == "paper":
         given = {"preset": "paper"}
     args = DPRMConfig(**arguments(options, seed, setting), **given)
     judgments = crowd.judgments(train, majority=row == "majority")
-    trainer = DPRMTrainer(made.model, args=args, train_dataset=judgments, processing_class=made.tokenizer)
+    trainer = DPRMTrainer(model, args=args, train_dataset=judgments, **about)
     trainer.train()
     items = items_of_texts([crowd.prompt[item] for item in test], [[crowd.response[item]] for item in test])
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=options.bf16):
@@ -121,14 +138,12 @@ def bradley_terry(
     compared = crowd.own_pairs(train)
     most = TRAINING_PAIRS if crowd.by == "response" else len(compared)
     compared = compared[np.sort(np.random.default_rng(seed).permutation(len(compared))[:most])]
-    made = built(crowd, options, seed, labels=False)
+    model, about = built(crowd, options, seed, labels=False)
     # A pair with votes for both is two rows on the same texts. As many texts are read as for the other methods.
     reads = setting[1] * len(train) / (2 * len(compared))
     given = arguments(options, seed, (setting[0], reads))
     args = BradleyTerryConfig(**given, judgments_per_group=2)
-    trainer = BradleyTerryTrainer(
-        made.model, args=args, train_dataset=crowd.compared(compared), processing_class=made.tokenizer
-    )
+    trainer = BradleyTerryTrainer(model, args=args, train_dataset=crowd.compared(compared), **about)
     trainer.train()
     texts = [(crowd.response[int(first)], crowd.response[int(second)]) for first, second in pairs[:, :2]]
     items = items_of_texts([crowd.prompt[int(first)] for first in pairs[:, 0]], texts)
@@ -151,7 +166,7 @@ def run(name: str, seed: int, options: argparse.Namespace) -> None:
     """Compute all rows of a source and a seed that are not stored yet."""
     crowd = source(name)
     file = OUT / options.name / f"{name}-{seed}.json"
-    setting = SETTINGS[name]
+    setting = SETTINGS[name] if options.model == "minilm" else SMOLLM2_SETTING
     splits = list(crowd.parts(seed, most=options.items))
     test = np.concatenate([held for _, held in splits])
     pairs = np.concatenate([crowd.own_pairs(held) for _, held in splits])
@@ -207,6 +222,7 @@ def main() -> None:
         bf16=True,
         tune=(False, "Try the settings of GRID and stop."),
         summary=(False, "Only summarise the stored predictions."),
+        model=Option("minilm", "The model.", ("minilm", "smollm2")),
         name="crowds",
     )
     folder: Path = OUT / options.name

@@ -46,8 +46,10 @@ def crowds(found: Any) -> list[str]:
         ---
         | {name} | {test}, {pairs} | {train} | {seeds} | {setting[0]:g}, {setting[1]:g} | {entropy:.3f} |"""
     metrics = {name: f"{{{key}}}" for key, name in METRICS.items()}
+    upper = f"Upper {6 - options['frozen']} of six layers trained"
+    trained = "LoRA of rank 8" if options.get("model") == "smollm2" else upper
     return [
-        f"Upper {6 - options['frozen']} of six layers trained, batches of {options['batch']}. Means over seeds.",
+        f"{trained}, batches of {options['batch']}. Means over seeds.",
         table(named(sources), settings),
         table(rows, "\n| source | row | ... |\n---\n| {source} | {row} | ... |", metrics),
         "Paired differences with 95 % intervals over seeds and items:",

@@ -14,7 +14,8 @@ The baseline is "all alike", the same probability for every statement. The diffe
 interval over annotators, whose votes are drawn with replacement (given the policy). `letters` has no probability of
 a statement among all; it is compared by the log-loss of held-out rankings alone.
 
-Every row is stored as soon as it is done, and a stopped script continues where it was.
+Every row is stored as soon as it is done, and a stopped script continues where it was. With `--model smollm2` the model
+is SmolLM2-135M-Instruct with LoRA.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ from pluralign.training.preference_matching.dpo import PMDPOConfig, PMDPOTrainer
 
 from ..common.data import POLIS_CONVERSATIONS, load
 from ..common.options import Option, parsed
+from ..common.pretrained import SMOLLM2, pretrained
 from ..common.results import Clock, keep, kept
-from ..common.training import SILENT
+from ..common.training import HALF, SILENT, lora
 from ..em_dpo.polis import TOPIC, conversation, statements
 from ..em_dpo.runs import FOLDER, LENGTH, Split, language_model
 
@@ -135,10 +137,15 @@ def main() -> None:
         methods=Option(list(METHODS), "Methods.", METHODS),
         size=(5, "Statements in a ranking."),
         steps=(100, "Steps of 16 rankings."),
+        model=Option("small", "A small model trained from scratch, or a pretrained one.", ("small", SMOLLM2)),
     )
     settings = {"size": options.size, "max_steps": options.steps, **TUNING}
-    every = Judgments.from_rows([row for name in POLIS_CONVERSATIONS for row in statements(name)])
-    model = language_model("polis", every, 3)
+    stored_as, given = "pm_polis", {}
+    if options.model == "small":
+        every = Judgments.from_rows([row for name in POLIS_CONVERSATIONS for row in statements(name)])
+        model = language_model("polis", every, 3)
+    else:
+        model, stored_as, given = pretrained(SMOLLM2), "smollm2_pm_polis", HALF
     for place in options.conversations:
         texts, votes, _ = votes_of(place)
         for seed in options.seeds:
@@ -156,20 +163,20 @@ def main() -> None:
             def all_parts(log_probs: np.ndarray, parts: Any = parts, votes: Any = votes) -> dict[str, Any]:
                 return {name: measured(votes[:, own], log_probs[own]) for name, own in parts.items()}
 
-            rows = kept("pm_polis", settings)
+            rows = kept(stored_as, settings)
             rows[f"{place}; all alike; {seed}"] = all_parts(np.zeros(len(texts)))
             rows[f"{place}; language model; {seed}"] = all_parts(load_causal_model(model).log_probs(items))
-            keep("pm_polis", settings, rows)
+            keep(stored_as, settings, rows)
             for name in options.methods:
                 key = f"{place}; {name}; {seed}"
-                if key in kept("pm_polis", settings):
+                if key in kept(stored_as, settings):
                     continue
                 method = dict(METHODS[name])
                 clock = Clock()
                 grouped = method.pop("by_group", False)
                 tables = by_group(train, data) if grouped else [train]
                 weight = np.array([len(set(part.column("annotator"))) for part in tables], dtype=float)
-                trainers = [tuned(model, part, test, seed, options.steps, **method) for part in tables]
+                trainers = [tuned(model, part, test, seed, options.steps, **given, **method) for part in tables]
                 found: dict[str, Any] = {key: {}}
                 if "answers" not in method:
                     log_probs = np.stack([trainer.policy.log_probs(items) for trainer in trainers])
@@ -183,7 +190,7 @@ def main() -> None:
                     found[key] |= {name: scored[f"eval_{name}"] for name in ("accuracy", "log_loss")}
                 found[key]["seconds"] = clock()
                 # Read again, because another process may have added its part in the meantime.
-                keep("pm_polis", settings, kept("pm_polis", settings) | found)
+                keep(stored_as, settings, kept(stored_as, settings) | found)
                 print(found, flush=True)
 
 
@@ -197,10 +204,11 @@ def by_group(train: Judgments, data: Split) -> list[Judgments]:
 
 
 def tuned(model: Path, judgments: Judgments, held_out: Judgments, seed: int, steps: int, **method: Any) -> PMDPOTrainer:
-    """A trained policy on the rankings."""
+    """A trained policy on the rankings; with LoRA where it is trained in half precision."""
     args = PMDPOConfig(
         str(FOLDER / "pm-polis"), max_steps=steps, seed=seed, length_checks=0, **method, **TUNING, **SILENT
     )
-    trainer = PMDPOTrainer(str(model), args=args, train_dataset=judgments, eval_dataset=held_out)
+    adapter = lora() if "bf16" in method else None
+    trainer = PMDPOTrainer(str(model), args=args, train_dataset=judgments, eval_dataset=held_out, peft_config=adapter)
     trainer.train()
     return trainer

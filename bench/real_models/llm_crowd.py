@@ -3,8 +3,10 @@
 Cross-validation over the prompts: the rewards of a prompt's answers come from a model that saw none of its judgments.
 Beside the tuned model (LoRA, Bradley-Terry with Davidson's ties) stand linear rewards on the length, on TF-IDF, and on
 frozen states of MiniLM and of SmolLM2, which read all training judgments; their ridge is chosen on a quarter of the
-training prompts. The settings of the tuned model were fixed before any held-out judgment was read. Every fold is stored
-as soon as it is done, and a stopped script continues where it was.
+training prompts. On the same states of SmolLM2, MORE takes three kinds of prompts as its sources, beside the same steps
+with uniform weights, and DPRM's regression learns how often an answer wins, ties and loses. The settings of the tuned
+model were fixed before any held-out judgment was read. Every fold is stored as soon as it is done, and a stopped script
+continues where it was.
 
 `others` predicts a vote by the other votes on the same pair (ties half right): what a pair shares between people.
 """
@@ -18,6 +20,7 @@ import numpy as np
 import peft
 import transformers
 
+from pluralign.choice.label_regression import LabelRegression
 from pluralign.evaluation.intervals import Resampling, annotator_ids
 from pluralign.evaluation.rewards.summary import evaluate_rewards
 from pluralign.judgments import Judgments
@@ -34,6 +37,7 @@ from ..common.results import OUT, Clock, keep, kept
 from ..common.tables import interval
 from ..common.training import HALF, LORA, SILENT
 from ..reward_models import linear
+from ..reward_models.more_settings import BASE, DRAWS
 from ..reward_models.ties import llm_crowd
 
 SETTINGS: dict[str, Any] = {
@@ -43,6 +47,16 @@ SETTINGS: dict[str, Any] = {
 """Of the tuned model, with LoRA of rank 8 on all linear layers; everything else is the default."""
 
 LENGTH, TUNED, OTHERS = "length (words)", "SmolLM2 tuned", "others"
+FROZEN = "SmolLM2 frozen, linear"
+UNIFORM, MORE, SHARES = "SmolLM2 frozen, uniform over kinds", "SmolLM2 frozen, MORE", "SmolLM2 frozen, DPRM"
+LINEAR = (LENGTH, "TF-IDF, linear", "MiniLM frozen, linear", FROZEN)
+
+KINDS = {
+    "one right answer": ("Sally", "I went", "What are the 5", "Help me find", "Extract"),
+    "writing": ("Tell a joke", "Translate", "Write me", "Write a 12", "Argue for"),
+    "explanation": ("Explain", "Is Taiwan", "Give two"),
+}
+"""The kinds of prompts by their first words, the sources of MORE."""
 
 
 def folds_of(items: Items, folds: int, seed: int) -> np.ndarray:
@@ -58,9 +72,41 @@ def linear_features(items: Items, method: str) -> np.ndarray:
     source, options = {
         "TF-IDF, linear": ("tfidf", {"dimensions": 128}),
         "MiniLM frozen, linear": (encoder(), {}),
-        "SmolLM2 frozen, linear": (str(pretrained(SMOLLM2)), {"reads": "prompt+response"}),
+        FROZEN: (str(pretrained(SMOLLM2)), {"reads": "prompt+response"}),
     }[method]
     return text_features(items, source, cache=OUT / "cache", **options).astype(np.float64)
+
+
+def on_states(method: str, x: np.ndarray, items: Items, inside: np.ndarray, seed: int) -> np.ndarray:
+    """Rewards `(responses,)` of MORE, uniform weights or DPRM on features `x`, from the judgments `inside`."""
+    starts = items.offsets[:-1][inside]
+    first, second = items.response[starts], items.response[starts + 1]
+    votes = np.sign(items.ranks[starts + 1] - items.ranks[starts])
+    if method == SHARES:  # wins, ties and losses of each answer
+        counts = np.zeros((len(x), 3))
+        np.add.at(counts, (first, 1 - votes), 1)
+        np.add.at(counts, (second, 1 + votes), 1)
+        total = counts.sum(1)
+        seen = total > 0
+        shares = counts[seen] / total[seen, None]
+        mu = LabelRegression.fit(x[seen], shares, total[seen], items.item[seen], seed).predict(x)
+        return np.asarray(mu @ [1.0, 0.5, 0.0])
+    strict = votes != 0
+    states = (votes[:, None] * (x[first] - x[second]))[strict]
+    prompts = [items.prompts[number] for number in items.prompt[inside][strict]]
+    sources = [np.array([prompt.startswith(words) for prompt in prompts]) for words in KINDS.values()]
+    assert np.all(np.sum(sources, 0) == 1), "every prompt is of one kind"
+    chosen = [states[own] for own in sources if own.any()]
+    return x @ fit_sources(chosen, normalize=None if method == UNIFORM else "l2", seed=seed)
+
+
+def fit_sources(sources: list[np.ndarray], normalize: Any, seed: int) -> np.ndarray:
+    """A linear reward by the settings of `more_study`."""
+    each = BASE.batch // len(sources)
+    steps = BASE.epochs * DRAWS // each
+    return linear.fit_sources(
+        sources, [each] * len(sources), normalize, steps=steps, rate=BASE.rate, final=0.0, seed=(seed, 1)
+    )[0]
 
 
 def tuned(judgments: Judgments, items: Items, inside: np.ndarray, settings: dict[str, Any], seed: int) -> np.ndarray:
@@ -157,17 +203,21 @@ def main() -> None:
         keep(stored_as, settings, rows)
 
     features: dict[str, np.ndarray] = {}
-    for method in (LENGTH, "TF-IDF, linear", "MiniLM frozen, linear", "SmolLM2 frozen, linear", TUNED):
+    for method in (*LINEAR, UNIFORM, MORE, SHARES, TUNED):
         for number in range(done.get(method, {"folds": 0})["folds"], options.folds):
             clock = Clock()
             inside = np.flatnonzero(fold[items.prompt] != number)
             if method == TUNED:
                 rewards = tuned(judgments, items, inside, given, options.seed)
             else:
-                if method not in features:
-                    features[method] = standardized(linear_features(items, method))
-                x = features[method]
-                rewards = x @ linear.fit_with_validation(x, items, inside, options.seed)
+                read = method if method in LINEAR else FROZEN
+                if read not in features:
+                    features[read] = standardized(linear_features(items, read))
+                x = features[read]
+                if method in LINEAR:
+                    rewards = x @ linear.fit_with_validation(x, items, inside, options.seed)
+                else:
+                    rewards = on_states(method, x, items, inside, options.seed)
             note(method, number, rewards, clock())
             print(f"{method}, fold {number + 1} of {options.folds}: {clock():.0f} s", flush=True)
     rows["table"] = summary(items, who, done, options.folds)

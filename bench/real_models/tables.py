@@ -10,6 +10,8 @@ import numpy as np
 from pluralign.evaluation.intervals import Resampling
 
 from ..common.tables import interval, paragraph, table
+from ..crowds.tables import crowds
+from ..matching.tables import pm_polis
 from .llm_crowd import LENGTH, OTHERS, TUNED
 
 Predicted = Mapping[str, Mapping[str, float]]
@@ -153,3 +155,4 @@ def smollm2_llm_crowd(found: Any) -> list[str]:
 
 
 TABLES = {make.__name__: make for make in (real_model_scores, smollm2_polis, smollm2_polis_new, smollm2_llm_crowd)}
+TABLES |= {"smollm2_crowds": crowds, "smollm2_pm_polis": pm_polis}
