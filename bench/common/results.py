@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import fcntl
 import json
 import os
 import re
@@ -48,8 +49,15 @@ def stored(name: str) -> Any:
 
 
 def keep(name: str, settings: dict[str, Any], rows: Any) -> None:
-    """Store the rows that a benchmark has so far, with the settings they depend on."""
-    store(name, {"settings": settings, "rows": rows})
+    """Store the rows that a benchmark has so far, with the settings they depend on.
+
+    Named rows are added to those that another process has stored under the same settings in the meantime.
+    """
+    OUT.mkdir(parents=True, exist_ok=True)
+    with open(OUT / "results.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        together = {**kept(name, settings), **rows} if isinstance(rows, dict) else rows
+        store(name, {"settings": settings, "rows": together})
 
 
 def kept(name: str, settings: dict[str, Any]) -> dict[str, Any]:

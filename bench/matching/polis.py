@@ -189,8 +189,7 @@ def main() -> None:
                     scored = trainers[0].evaluate()
                     found[key] |= {name: scored[f"eval_{name}"] for name in ("accuracy", "log_loss")}
                 found[key]["seconds"] = clock()
-                # Read again, because another process may have added its part in the meantime.
-                keep(stored_as, settings, kept(stored_as, settings) | found)
+                keep(stored_as, settings, found)
                 print(found, flush=True)
 
 

@@ -245,7 +245,10 @@ annotator's type, `types.json` the estimates of every round."""
     def sentence(self) -> str:
         """Which responsibilities the policies were tuned with and why, and what to do with them."""
         if len(self.adapters) == 1:
-            return f"one type: one adapter is tuned on everybody's judgments ({self.verdict.reason})"
+            said = f"one type: one adapter is tuned on everybody's judgments ({self.verdict.reason})"
+            if self.verdict.heterogeneity == "continuum":
+                said += "; people differ by degrees: types: 2 and route --continuous serve an annotator between types"
+            return said
         where = f"of round {self.kept.round}" if self.kept.round else "found before training"
         said = f"types {where}: {self.kept.reason}"
         if self.verdict.heterogeneity == "continuum":
@@ -368,7 +371,7 @@ annotator's type, `types.json` the estimates of every round."""
         """
         before, args = self.state_of_types, self.args
         evidence = self._start_evidence
-        step = EStep(self.annotator, before.log_weights + evidence, args.drop_below)
+        step = EStep(self.annotator, before.log_weights, args.drop_below)
         draw = np.random.default_rng((args.seed, number, 1))
         indifferent = self._untuned(self.train_tokens)
         reference, judgments, values = 0.0, 0, 0
