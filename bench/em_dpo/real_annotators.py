@@ -35,8 +35,8 @@ from .runs import SETTINGS, SHAPE, Split, compared, language_model
 LEAST = 20
 """Strict votes that an annotator needs."""
 
-CROWDS = {"convarg": 160, "llm_crowd": 320}
-"""Tokens of prompt and response that are read."""
+CROWDS: dict[str, tuple[int, int | None]] = {"convarg": (160, 10), "llm_crowd": (320, None)}
+"""Tokens of prompt and response that are read, and how many prompts, a seeded sample (None: all of them)."""
 
 HELD_OUT = 0.25
 """Of the pairs of texts."""
@@ -70,13 +70,14 @@ def without_pairs(judgments: Judgments, share: float, seed: int) -> Split:
 def crowds(options: argparse.Namespace) -> None:
     stored_as = f"em_real_crowds{options.suffix}"
     settings = SETTINGS | SHAPE | {
-        "least": LEAST, "lengths": CROWDS, "share": HELD_OUT, "base_epochs": options.epochs, "prompts": options.prompts,
+        "least": LEAST, "crowds": CROWDS, "share": HELD_OUT, "base_epochs": options.epochs,
     }  # fmt: skip
     rows = kept(stored_as, settings)
     for place in options.crowds:
-        votes = strict_votes(place, options.prompts)
-        given = SETTINGS | {"max_length": CROWDS[place]}
-        model = language_model(f"{place}{options.suffix}", votes, options.epochs, CROWDS[place])
+        length, prompts = CROWDS[place]
+        votes = strict_votes(place, prompts)
+        given = SETTINGS | {"max_length": length}
+        model = language_model(f"{place}{options.suffix}", votes, options.epochs, length)
         for seed in options.seeds:
             data = without_pairs(votes, HELD_OUT, seed)
             compared(stored_as, settings, rows, place, seed, model, data, CROWD_METHODS, given)
@@ -90,7 +91,6 @@ def main() -> None:
         __doc__,
         only=parts(PARTS),
         crowds=parts(CROWDS, "Crowds that compare two texts."),
-        prompts=Option(None, "Prompts of a crowd, a seeded sample; all by default.", type=int),
         passes=(1, "Epochs over the votes of a crowd in an M-step."),
         epochs=(8.0, "Epochs of the language model of a crowd's texts."),
         conversations=parts(POLIS_CONVERSATIONS, "Polis conversations."),
@@ -103,7 +103,7 @@ def main() -> None:
     options.suffix = "_quick" if options.quick else ""
     SETTINGS["num_train_epochs"] = options.passes
     if options.quick:
-        options.prompts, options.epochs, options.crowds = 3, 1, ["convarg"]
+        options.epochs, options.crowds, CROWDS["convarg"] = 1, ["convarg"], (160, 3)
         options.annotators, options.polis_epochs, options.seeds = 120, 1, [0]
         options.conversations = ["brexit-consensus"]
         POLIS_SETTINGS["max_steps"] = 40
