@@ -23,7 +23,7 @@ from pluralign.policies.mixture import MixturePolicy
 from pluralign.policies.routing import Prior, is_typed_run, posterior, responsibility_entropy, type_utilities
 from pluralign.scoring.continuous_types import ContinuousTypes, ContinuumComparison
 from pluralign.scoring.items import items_of
-from pluralign.scoring.mixtures import ranking_log_likelihoods, read_mixture, responsibilities_table
+from pluralign.scoring.mixtures import ranking_log_likelihoods, read_types, responsibilities_table
 from pluralign.scoring.panels import annotators_of
 
 CONTINUUM = "continuum"
@@ -79,12 +79,7 @@ def route(
     given = Inputs(files, columns)
     if out is not None:
         output_file(out, [*given.names, label_scale])
-    mixture = read_mixture(run)
-    if mixture.combination == "pooled":
-        raise PluralignError(
-            f"{run}: is one pooled policy, whose weights are no shares of annotators: give the em-dpo run that it was "
-            "made from"
-        )
+    mixture = read_types(run)
     if prior == "run" and not is_typed_run(run):
         raise PluralignError(
             f"{run}: its weights say how often each adapter is used, not how many annotators are of each type: "
