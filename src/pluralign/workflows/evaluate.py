@@ -194,8 +194,8 @@ def evaluate(
         return _paged(folder, crowds.metrics)
     items = items_of(judgments)
     if by_draws and reward is not None:
-        judged = load_reward_model(reward)
-        draws = drawn_in_turn(model, items.prompts, reference, judged, samples, max_new_tokens, seed, **hub)
+        judge = load_reward_model(reward)
+        draws = drawn_in_turn(model, items.prompts, reference, judge, samples, max_new_tokens, seed, **hub)
         metrics = counts_of(judgments, items) | compare(draws, seed) | of_draws(draws, None, {}, seed)[0]
         if kinds is not None:
             who = column_of(judgments, items, "annotator")
