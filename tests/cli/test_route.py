@@ -46,6 +46,19 @@ def test_route_writes_a_row_for_each_annotator_and_says_what_it_found(run, peopl
     assert pq.read_table(tmp_path / "equal.parquet").to_pylist()[-1]["probability_1"] == pytest.approx(0.5)
 
 
+def test_route_writes_the_policy_of_an_annotator(run, people, table, tmp_path):
+    words = ["route", people, table, "--out", tmp_path / "routed.parquet", "--continuous"]
+    code, out, _ = run(*words, "--policy", f"silent={tmp_path / 'silent'}")
+    assert code == 0
+    assert f"written to {tmp_path / 'routed.parquet'}, {tmp_path / 'silent'}" in out
+    code, out, _ = run("evaluate", tmp_path / "silent", table, "--out", tmp_path / "evaluated")
+    assert code == 0
+    assert "log-loss of the mixture" not in out
+    code, _, err = run(*words, "--policy", "silent")
+    assert code == 2
+    assert "--policy: found 'silent', expected ANNOTATOR=FOLDER" in err
+
+
 def test_route_complains_in_one_line(run, people, table, tmp_path):
     for words, expected in (
         ([tmp_path, table], "mixture.json is missing"),

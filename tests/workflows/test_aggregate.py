@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import peft
@@ -317,14 +318,70 @@ def test_every_policy_is_measured_and_the_best_is_marked(everything):
 
 
 def test_every_policy_is_a_folder_that_loads_and_is_evaluated(everything, base, tmp_path):
+    """By its own log-probabilities, if it has some: x and y oppose each other on one pair, so margins tell."""
     run, folder, _ = everything
+    items = items_of_texts(TUNING, [["a b", "c"]] * len(TUNING))
+    reference = pluralign.load_policy(base, device="cpu").log_probs(items)
+    Judgments.from_rows([row for row in read(run / "people.parquet").rows() if row["annotator"] == "x"]).write(
+        tmp_path / "x.parquet"
+    )
     for name in ("mixture", "merge", "pooled", "best-of", "best-of-distilled"):
         policy = pluralign.load_policy(folder / name, device="cpu")
         assert len(policy.sample(["a?"], n=2, max_new_tokens=3)[0]) == 2
-        metrics = pluralign.evaluate(folder / name, str(run / "people.parquet"), tmp_path / name)
-        assert 0 <= metrics["accuracy"] <= 1
+        if name == "best-of":
+            continue
+        metrics = pluralign.evaluate(folder / name, tmp_path / "x.parquet", tmp_path / name, beta=1.0)
+        first, second = (policy.log_probs(items) - reference).reshape(len(TUNING), 2).T
+        assert metrics["mean_margin"] == pytest.approx(np.mean(first - second), abs=1e-5), name
+        assert abs(metrics["mean_margin"]) > 5e-5, name
     for name in ("merge", "best-of-distilled"):
         peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder / name)
+
+
+def test_best_of_is_evaluated_by_its_responses_alone(everything, base, tmp_path, monkeypatch):
+    """It has no log-probability: without a reward model it is refused before a model is loaded; with one, nothing is
+    reported that takes log-probabilities."""
+    run, folder, _ = everything
+    policy, people = folder / "best-of", str(run / "people.parquet")
+    with monkeypatch.context() as patch:
+        patch.setattr("pluralign.workflows.evaluate.load_parts", None)
+        with pytest.raises(PluralignError, match="no log-probability of its own.* Give --reward FOLDER.*--distill"):
+            pluralign.evaluate(policy, people, tmp_path / "out")
+        with pytest.raises(PluralignError, match="without an implicit reward that beta could scale"):
+            pluralign.evaluate(policy, people, tmp_path / "out", reward="judge", beta=1.0)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(PluralignError, match="no log-probability of its own"):
+        pluralign.load_policy(policy, device="cpu").log_probs(items_of_texts(["a?"], [["a"]]))
+    pluralign.build_reward_model(base).save(tmp_path / "judge")
+    options = {"reward": str(tmp_path / "judge"), "samples": 3, "max_new_tokens": 4, "kinds": str(run)}
+    metrics = pluralign.evaluate(policy, people, tmp_path / "out", **options)
+    absent = ("accuracy", "log_loss", "pm_divergence", "minority_mass", "saturation", "pair_kl", "first_choice")
+    assert not [key for key in metrics if key.startswith(absent)]
+    assert "entropy" not in metrics
+    assert {"entropy/reference", "reference_perplexity", "distinct_1", "said_wanted_tv", "judgments"} <= metrics.keys()
+    answers = [json.loads(line) for line in (tmp_path / "out" / "answers.jsonl").read_text().splitlines()]
+    assert {row["policy_log_prob"] for row in answers} == {None}
+    drawn = pluralign.load_policy(policy, device="cpu").sample(TUNING, n=3, max_new_tokens=4)
+    assert [row["response"] for row in answers if row["by"] == "policy"] == [
+        sample.response for group in drawn for sample in group
+    ]
+    rewards = {by: np.array([row["reward"] for row in answers if row["by"] == by]) for by in ("policy", "reference")}
+    own, other = (rewards[by].reshape(len(TUNING), 3) for by in ("policy", "reference"))
+    signs = np.sign(own[:, :, None] - other[:, None, :])
+    assert metrics["win_rate"] == pytest.approx(0.5 + signs.mean() / 2)
+    assert metrics["mean_reward/policy"] == pytest.approx(own.mean())
+    assert "is judged by its responses alone" in (tmp_path / "out" / "README.md").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "What does the policy say?" in page
+    assert "Do the odds of the policy" not in page
+    stored = json.loads((policy / "best_of.json").read_text())
+    copy = tmp_path / "copy"
+    shutil.copytree(policy, copy)
+    found = pluralign.evaluate(copy, people, tmp_path / "again", **options)
+    assert found["win_rate"] == metrics["win_rate"]
+    (copy / "best_of.json").write_text(json.dumps(stored | {"n": 1}))
+    with pytest.raises(PluralignError, match=r"these files have changed since: .*best_of\.json"):
+        pluralign.evaluate(copy, people, tmp_path / "again", **options)
 
 
 def test_best_of_by_the_smallest_share_needs_no_weights(everything, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -224,6 +225,34 @@ def test_a_mixture_without_people_is_one_policy(base, file, judgments, utilities
     assert not {"types", "mixture_log_loss", "accuracy/type=1"} & metrics.keys()
     halved = evaluate(folder, file, tmp_path / "halved", beta=BETA / 2)
     assert halved["mean_margin"] == pytest.approx(metrics["mean_margin"] / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", [1, 2])
+def test_a_pooled_copy_of_a_run_is_one_policy(run, file, kind, tmp_path):
+    """With all weight on one type it has that type's numbers, for annotators of every type."""
+    copy = shutil.copytree(run, tmp_path / "pooled")
+    weights = {name: float(name == f"type-{kind}") for name in WEIGHTS}
+    Mixture(weights, beta=BETA, combination="pooled").write(copy)
+    metrics = evaluate(copy, file, tmp_path / "out")
+    alone = evaluate(run / f"type-{kind}", file, tmp_path / "alone", beta=BETA)
+    assert metrics.keys() == alone.keys()
+    assert metrics == pytest.approx(alone, rel=1e-4, abs=1e-6)
+    with pytest.raises(PluralignError, match="is not a finished run of em-dpo"):
+        evaluate(run, file, tmp_path / "kinds", kinds=str(copy), reward="judge")
+    with pytest.raises(PluralignError, match="is one pooled policy"):
+        pluralign.aggregate(copy, tmp_path / "together")
+
+
+def test_a_pooled_policy_is_judged_by_its_own_log_probabilities(base, run, file, judgments, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "pooled")
+    Mixture({"type-1": 0.3, "type-2": 0.7}, beta=BETA, combination="pooled").write(copy)
+    items = items_of(judgments)
+    texts = [(items.prompts[item], text) for item, text in zip(items.item, items.responses, strict=True)]
+    plain = Plain(base)
+    own = BETA * (pluralign.load_policy(copy, device="cpu").log_probs(items) - [plain.log_prob(*one) for one in texts])
+    metrics = evaluate(copy, file, tmp_path / "out")
+    expected = accuracy_and_log_loss(judgments, lambda one: own)
+    assert [metrics["accuracy"], metrics["log_loss"]] == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_reward_model_judges_the_mixture_s_answers(run, file, tiny_model, tmp_path):

@@ -11,6 +11,7 @@ from architectures import write_model
 from mixtures import Plain, write_mixture, write_run
 from pluralign.core.errors import PluralignError
 from pluralign.judgments.table import Judgments
+from pluralign.policies.pooled import PooledPolicy
 from pluralign.workflows.route import continuum_of
 
 WEIGHTS = {"type-1": 0.6, "type-2": 0.4}
@@ -150,6 +151,28 @@ def test_what_cannot_be_routed_is_said(run, base, file, tmp_path):
     with pytest.raises(PluralignError, match="no judgment is left"):
         pluralign.route(run, nothing, tmp_path / "out.parquet")
     assert not (tmp_path / "out.parquet").exists()
+
+
+def test_an_annotator_between_the_types_has_a_policy(run, file, table, tmp_path):
+    """The folder holds one pooled policy with the annotator's weights; the run is as it was."""
+    before = (run / "mixture.json").read_bytes()
+    folder = tmp_path / "new"
+    routed = pluralign.route(run, file, continuous=True, policies={"new": folder}, device="cpu")
+    policy = pluralign.load_policy(folder, device="cpu")
+    assert isinstance(policy, PooledPolicy)
+    own = routed.to_pylist()[0]
+    assert policy.mixture.weights == {"type-1": own["weight_1"], "type-2": own["weight_2"]}
+    assert policy.mixture.beta == BETA
+    assert "types" not in pluralign.evaluate(folder, file, tmp_path / "evaluated")
+    for fault, policies in {
+        "policy: nobody: no judgment of the files is by": {"nobody": folder},
+        "is an input folder and would be overwritten": {"new": run},
+    }.items():
+        with pytest.raises(PluralignError, match=fault):
+            pluralign.route(run, file, continuous=True, policies=policies, device="cpu")
+    with pytest.raises(PluralignError, match="add --continuous"):
+        pluralign.route(run, file, policies={"new": folder})
+    assert (run / "mixture.json").read_bytes() == before
 
 
 def test_continuous_weights_and_how_well_they_predict(run, tmp_path):

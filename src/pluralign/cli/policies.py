@@ -66,6 +66,9 @@ def route(
     continuous: Annotated[
         bool, Option(help="Also give continuous weights of the types, and compare them with hard types.")
     ] = False,
+    policy: Annotated[
+        list[str] | None, Option(help="ANNOTATOR=FOLDER in which to write their pooled policy; repeatable.")
+    ] = None,
     label_scale: options.LabelScale = None,
     rename: options.Rename = None,
     trust_remote_code: options.TrustRemoteCode = False,
@@ -74,12 +77,13 @@ def route(
 
     Nothing is trained. The output has the most probable type of each annotator and the adapter of that type.
     """
+    pooled = _named(policy or [], "--policy", "ANNOTATOR=FOLDER")
     from pluralign.workflows.route import continuum_of
     from pluralign.workflows.route import route as route_annotators
 
     routed = route_annotators(
-        run, list(map(str, files)), out, prior=prior, continuous=continuous, label_scale=label_scale, columns=rename,
-        trust_remote_code=trust_remote_code,
+        run, list(map(str, files)), out, prior=prior, continuous=continuous, policies=pooled, label_scale=label_scale,
+        columns=rename, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     types, adapters = routed.column("type").to_pylist(), routed.column("adapter").to_pylist()
     for kind, adapter in sorted(set(zip(types, adapters, strict=True))):
@@ -88,7 +92,7 @@ def route(
         typer.echo(f"by the prior alone, because they ranked nothing: {without_ranks} of {len(routed)} annotators")
     if (compared := continuum_of(routed)) is not None:
         typer.echo(compared.sentence)
-    typer.echo(f"written to {out}")
+    typer.echo("written to " + ", ".join(map(str, [out, *pooled.values()])))
 
 
 def aggregate(

@@ -18,16 +18,21 @@ import yaml
 from numpy.typing import ArrayLike, NDArray
 
 from pluralign.choice.regret import best_of_types, percentiles, standings
+from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write, write_json
 from pluralign.core.records import read_json
 from pluralign.core.runs import CONFIG
 from pluralign.policies.policy import Policy, Sample
 from pluralign.scoring.items import items_of_texts
 from pluralign.scoring.reward_models import load_reward_model
-from pluralign.scoring.type_judges import FeatureJudge, ScorerJudges, TypeJudges, read_feature_judge
+from pluralign.scoring.tokens import TokenizedItems
+from pluralign.scoring.type_judges import JUDGES, FeatureJudge, ScorerJudges, TypeJudges, read_feature_judge
 
 BEST_OF = "best_of.json"
 """The file that describes a best-of policy."""
+
+NO_LOG_PROB = "has no log-probability of its own: what it says depends on its judges' choice among drawn candidates"
+"""What errors say of a best-of policy that is asked for log-probabilities."""
 
 Floats = NDArray[np.float64]
 
@@ -38,8 +43,8 @@ _POINTS = 201
 class BestOfPolicy(Policy):
     """A policy that draws `n` candidates for every response and gives the one that serves all types best.
 
-    `log_prob` of a sample is that of the policy that drew the candidates: the probability of being chosen has no closed
-    form. Draw responses:
+    The probability of being chosen has no closed form, so the policy gives no log-probabilities; `log_prob` of a sample
+    is that of the policy that drew the candidates. Draw responses:
 
         policy = pluralign.load_policy("runs/together/best-of")
         policy.sample(["Tea?"], n=4, max_new_tokens=32)
@@ -58,9 +63,17 @@ class BestOfPolicy(Policy):
     yardstick: Floats | None = None
 
     def sample(self, prompts: Sequence[Any], *, n: int = 1, **options: Any) -> list[list[Sample]]:
-        """As `Policy.sample`; every response is the best of `n` of the policy's own draws."""
-        drawn = super().sample(prompts, n=n * self.n, **options)
+        """As `Policy.sample`; every response is the best of `n` candidates."""
+        drawn = Policy(self.model, self.tokenizer, self.limits).sample(prompts, n=n * self.n, **options)
         return best_of_groups(prompts, drawn, self.judges, self.weights, self.n, self.yardstick)
+
+    def values(self, tokens: TokenizedItems, *args: Any, **options: Any) -> np.ndarray:
+        """Refused: what the model alone gives is the log-probability of a candidate, not of a response.
+
+        Raises:
+            PluralignError: always.
+        """
+        raise PluralignError(f"a best-of policy {NO_LOG_PROB}; `sample` draws its responses")
 
 
 def best_of_groups(
@@ -133,6 +146,11 @@ def write_best_of(
 def is_best_of(folder: Path) -> bool:
     """Whether a folder holds a best-of policy."""
     return (folder / BEST_OF).is_file()
+
+
+def best_of_files(folder: Path) -> list[Path]:
+    """The files of its folder that determine what a best-of policy responds; none in other folders."""
+    return [folder / BEST_OF, *folder.glob(JUDGES)] if is_best_of(folder) else []
 
 
 def read_best_of(folder: Path, **options: Any) -> tuple[str, dict[str, Any]]:

@@ -34,13 +34,14 @@ class Draws:
     Args:
         samples: the same number for each prompt.
         rewards: `(prompts, responses)`.
-        log_probs: log pi(y|x) of the tokens as drawn under the policy, in nats, `(prompts, responses)`.
+        log_probs: log pi(y|x) of the tokens as drawn under the policy, in nats, `(prompts, responses)`; None if the
+            policy has none.
         reference_log_probs: the same under its reference.
     """
 
     samples: Sequence[Sequence[Sample]]
     rewards: np.ndarray
-    log_probs: np.ndarray
+    log_probs: np.ndarray | None
     reference_log_probs: np.ndarray
 
 
@@ -136,6 +137,35 @@ def against_reference(
     return Beside(utilities, together, lengths, given, log_probs if by_type else None, draws)
 
 
+def drawn_in_turn(
+    model: str | os.PathLike[str],
+    prompts: Sequence[Any],
+    reference: str | None,
+    reward_model: RewardModel,
+    samples: int,
+    max_new_tokens: int,
+    seed: int,
+    revision: str,
+    trust_remote_code: bool,
+) -> dict[str, Draws]:
+    """Responses of a policy without log-probabilities and of its reference, which are in memory one after the other."""
+    draw = {"n": samples, "max_new_tokens": max_new_tokens, "seed": seed}
+    policy = load_policy(model, revision=revision, trust_remote_code=trust_remote_code)
+    vocabulary, limits = policy.tokenizer.get_vocab(), policy.limits.max_length
+    drawn = {"policy": policy.sample(prompts, **draw)}
+    del policy
+    name = reference or reference_of(model)
+    frozen = load_policy(name, max_length=limits, trust_remote_code=trust_remote_code)
+    if frozen.tokenizer.get_vocab() != vocabulary:
+        raise PluralignError(f"{name}: has other tokens than {model}, so it cannot be its reference: give another one")
+    drawn["reference"] = frozen.sample(prompts, **draw)
+    given = {
+        who: frozen.values(drawn_tokens(prompts, group, frozen.tokenizer, limits - max_new_tokens))
+        for who, group in drawn.items()
+    }
+    return {who: scored(prompts, group, reward_model, None, given[who]) for who, group in drawn.items()}
+
+
 def drawn_by_both(
     policy: Policy,
     reference: Policy,
@@ -184,7 +214,7 @@ def scored(
     prompts: Sequence[Any],
     samples: Sequence[Sequence[Sample]],
     reward: Scorer,
-    log_probs: np.ndarray,
+    log_probs: np.ndarray | None,
     reference_log_probs: np.ndarray,
 ) -> Draws:
     """Responses with their rewards; log-probabilities are flat, prompt by prompt."""
@@ -192,7 +222,8 @@ def scored(
     cut = [[not sample.finished for sample in group] for group in samples]
     shape = (len(prompts), -1)
     rewards = reward.score_items(items_of_texts(prompts, texts, cut))
-    return Draws(samples, rewards.reshape(shape), log_probs.reshape(shape), reference_log_probs.reshape(shape))
+    own = None if log_probs is None else log_probs.reshape(shape)
+    return Draws(samples, rewards.reshape(shape), own, reference_log_probs.reshape(shape))
 
 
 def compare(draws: Mapping[str, Draws], seed: int = 0) -> dict[str, float]:
@@ -213,7 +244,7 @@ def answer_rows(prompts: Sequence[Any], draws: Mapping[str, Draws]) -> list[dict
             "response": sample.response,
             "by": name,
             "log_prob": sample.log_prob,
-            "policy_log_prob": float(own.log_probs[place, number]),
+            "policy_log_prob": None if own.log_probs is None else float(own.log_probs[place, number]),
             "reference_log_prob": float(own.reference_log_probs[place, number]),
             "tokens": len(sample.token_ids),
             "reward": float(own.rewards[place, number]),

@@ -147,6 +147,8 @@ def of_draws(
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Metrics of the responses that a policy and its reference drew, and the data of the plots for each.
 
+    Without log-probabilities of the policy, of the responses alone.
+
     Args:
         draws: of `policy` and of `reference`.
         margin_map: turns differences of rewards into log-odds; `None` if they are log-odds already.
@@ -156,17 +158,16 @@ def of_draws(
     metrics: dict[str, float] = {}
     plots = []
     for name, own in draws.items():
-        lists = _lists(own)
         is_policy = name == "policy"
-        metrics |= matching_over(
-            lists, margin_map, slices=slices if is_policy else {}, suffix="" if is_policy else f"/on={name}", seed=seed
-        )
-        suffix = "" if is_policy else f"/on={name}"
-        counts = np.array([len(sample.token_ids) for group in own.samples for sample in group])
-        metrics |= _mass_per_token(lists, counts, margin_map, suffix, seed)
+        if own.log_probs is not None:
+            lists = _lists(own, own.log_probs)
+            suffix = "" if is_policy else f"/on={name}"
+            metrics |= matching_over(lists, margin_map, slices=slices if is_policy else {}, suffix=suffix, seed=seed)
+            counts = np.array([len(sample.token_ids) for group in own.samples for sample in group])
+            metrics |= _mass_per_token(lists, counts, margin_map, suffix, seed)
+            plots.append({"on": name, **pair_plots(lists, margin_map)})
         log_probs = own.log_probs if is_policy else own.reference_log_probs
         metrics |= _texts(own, log_probs, "" if is_policy else f"/{name}", seed)
-        plots.append({"on": name, **pair_plots(lists, margin_map)})
     return metrics, plots
 
 
@@ -296,14 +297,14 @@ def margin_map_of(reward: Scorer) -> MarginMap | None:
     return reward.margin_map if isinstance(reward, RewardModel) else None
 
 
-def _lists(draws: Draws) -> AnswerLists:
+def _lists(draws: Draws, log_probs: np.ndarray) -> AnswerLists:
     """The responses to each prompt as a list; two responses are the same if their tokens are."""
     prompts, n = draws.rewards.shape
     place: dict[tuple[int, ...], int] = {}
     answer = [place.setdefault(tuple(sample.token_ids), len(place)) for group in draws.samples for sample in group]
     return AnswerLists.of(
         draws.rewards.ravel(),
-        draws.log_probs.ravel(),
+        log_probs.ravel(),
         draws.reference_log_probs.ravel(),
         np.array(answer, dtype=np.int64),
         np.arange(0, prompts * n + 1, n),
@@ -312,13 +313,13 @@ def _lists(draws: Draws) -> AnswerLists:
     )
 
 
-def _texts(draws: Draws, own_log_probs: np.ndarray, suffix: str, seed: int) -> dict[str, float]:
+def _texts(draws: Draws, own_log_probs: np.ndarray | None, suffix: str, seed: int) -> dict[str, float]:
     """Metrics of the responses alone: entropy, perplexity under the reference, variety, share of unfinished ones."""
     prompts, n = draws.rewards.shape
     flat = [sample for group in draws.samples for sample in group]
     lengths = np.array([len(sample.token_ids) for sample in flat])
     prompt = np.repeat(np.arange(prompts), n)
-    metrics = entropy(own_log_probs.ravel(), lengths, prompt, seed=seed)
+    metrics = {} if own_log_probs is None else entropy(own_log_probs.ravel(), lengths, prompt, seed=seed)
     under = perplexity(draws.reference_log_probs.ravel(), lengths, prompt, seed=seed)
     metrics |= {f"reference_{key}": value for key, value in under.items()}
     for n_gram in (1, 2):

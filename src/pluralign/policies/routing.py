@@ -23,15 +23,19 @@ from pluralign.choice.em_dpo import responsibilities
 from pluralign.core.errors import PluralignError
 from pluralign.policies.mixture import MixturePolicy
 from pluralign.scoring.items import Items
-from pluralign.scoring.mixtures import RESPONSIBILITIES
+from pluralign.scoring.mixtures import RESPONSIBILITIES, is_mixture, read_mixture
 
 Floats = NDArray[np.float64]
 Prior = Literal["run", "uniform"]
 
 
 def is_typed_run(folder: str | os.PathLike[str]) -> bool:
-    """Whether a mixture's folder also holds responsibilities: a run of `em-dpo`, not of `aggregate`."""
-    return (Path(folder) / RESPONSIBILITIES).is_file()
+    """Whether a folder holds policies of types and the annotators' responsibilities: a run of `em-dpo`.
+
+    A mixture of `aggregate` has no responsibilities, and a pooled copy of a run is one policy.
+    """
+    held = is_mixture(folder) and (Path(folder) / RESPONSIBILITIES).is_file()
+    return held and read_mixture(folder).combination == "mixture"
 
 
 def type_utilities(policy: MixturePolicy, items: Items) -> Floats:

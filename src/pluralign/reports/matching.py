@@ -110,7 +110,8 @@ def matching_section(lists: Sequence[MatchingPlots], value: Value, kinds_said: S
     """
     kinds = {on: of for on, of in LISTS.items() if any(value(key + of[0]) is not None for key in MEASURES)}
     choices = measures_table("What annotators put first, by the policy's log-probabilities", value, FIRST_CHOICES)
-    if not kinds and not choices.rows:
+    texts = measures_table("The responses themselves", value, TEXTS, {"policy": "", "reference": "/reference"})
+    if not (kinds or choices.rows or texts.rows):
         return None
     figure = _minority_figure(kinds, value)
     blocks: list[Block] = [Figures([figure])] if figure else []
@@ -122,10 +123,9 @@ def matching_section(lists: Sequence[MatchingPlots], value: Value, kinds_said: S
     blocks += [measures_table("Measures of matching", value, MEASURES, ends)] if kinds else []
     blocks += [choices] if choices.rows else []
     blocks += [] if value("said_wanted_tv") is None else [said_table(value, kinds_said)]
-    texts = measures_table("The responses themselves", value, TEXTS, {"policy": "", "reference": "/reference"})
     blocks += [texts] if texts.rows else []
     lead = "Do the odds of the policy match the rewards, and which responses does it lose?"
-    return Section("Matching", blocks, lead)
+    return Section("Matching", blocks, lead if kinds or choices.rows else "What does the policy say?")
 
 
 def saturation_figure(plots: MatchingPlots, value: Value, ending: str = "") -> Figure:

@@ -94,14 +94,7 @@ def reward_metrics(
     if types is not None:
         slices["type"] = [str(kind + 1) for kind in types.tolist()]
     annotators = column_of(judgments, items, "annotator")
-    counts = {
-        "judgments": items.judgments,
-        "annotators": len(set(annotators) - {None}),
-        "prompts": len(items.prompts),
-        "unique_responses": len(items.responses),
-        "left_out": items.left_out,
-    }
-    return counts | evaluate_rewards(
+    return counts_of(judgments, items) | evaluate_rewards(
         shown_rewards(items, rewards, types),
         items.ranks,
         items.offsets,
@@ -115,6 +108,17 @@ def reward_metrics(
         recalibration=recalibration,
         replicates=replicates,
     )
+
+
+def counts_of(judgments: Judgments, items: Items) -> dict[str, Any]:
+    """Counts of what is evaluated, flat as in `metrics.json`."""
+    return {
+        "judgments": items.judgments,
+        "annotators": len(set(column_of(judgments, items, "annotator")) - {None}),
+        "prompts": len(items.prompts),
+        "unique_responses": len(items.responses),
+        "left_out": items.left_out,
+    }
 
 
 def outcome_metrics(

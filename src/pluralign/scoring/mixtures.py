@@ -137,6 +137,21 @@ def read_mixture(folder: str | os.PathLike[str]) -> Mixture:
     return mixture
 
 
+def read_types(run: str | os.PathLike[str]) -> Mixture:
+    """Read `mixture.json` where each adapter is to be the policy of a type.
+
+    Raises:
+        PluralignError: as `read_mixture`, or the folder holds one pooled policy.
+    """
+    mixture = read_mixture(run)
+    if mixture.combination == "pooled":
+        raise PluralignError(
+            f"{run}: is one pooled policy, whose weights are no shares of annotators: give the em-dpo run that it was "
+            "made from"
+        )
+    return mixture
+
+
 def base_of(adapter: str | os.PathLike[str]) -> str:
     """The base model of an adapter's folder: a folder or a hub id.
 

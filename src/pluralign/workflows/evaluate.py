@@ -28,9 +28,10 @@ from pluralign.judgments.lettered import Answers, asked_for
 from pluralign.judgments.reading import Inputs
 from pluralign.judgments.renames import Columns
 from pluralign.judgments.table import Judgments
-from pluralign.policies.comparison import against_reference, answer_rows, compare
+from pluralign.policies.best_of import NO_LOG_PROB, best_of_files, is_best_of
+from pluralign.policies.comparison import against_reference, answer_rows, compare, drawn_in_turn
 from pluralign.policies.loading import load_policy
-from pluralign.policies.matching import Kinds, matching_beside, said_beside, write_matching
+from pluralign.policies.matching import Kinds, matching_beside, of_draws, said_beside, write_matching
 from pluralign.policies.mixture import MixturePolicy
 from pluralign.policies.routing import is_typed_run, type_utilities
 from pluralign.reports.cards import cross_table, metrics_table
@@ -44,6 +45,7 @@ from pluralign.scoring.measured import (
     Measured,
     believed,
     column_of,
+    counts_of,
     outcome_metrics,
     pairs_under,
     reward_metrics,
@@ -96,7 +98,8 @@ def evaluate(
     matching subtracts only the part of log pi_ref that its tuning charged. With a reward model it is also judged by
     how often its responses beat the reference's and by how far its odds are from the reward model's. In a run with
     annotator types each judgment is judged under its annotator's type (see `scoring.measured.typed_metrics`); any
-    other mixture is judged as one policy, and so are responses drawn from a mixture.
+    other mixture and a pooled policy are judged as one policy, and so are responses drawn from a mixture. A best-of
+    policy has no log-probability and is judged by its responses alone, which takes a reward model.
     A reward model is judged by its log-odds: rewards divided by its stored temperature, margins through its stored
     isotonic recalibration. One that predicts labels is judged by its predictions where the files have labels, and
     by its rewards where they compare responses.
@@ -132,9 +135,17 @@ def evaluate(
         The metrics, as in `metrics.json`.
 
     Raises:
-        PluralignError: a file or the model cannot be used, or `out` holds another evaluation.
+        PluralignError: a file or the model cannot be used, a best-of policy is given without a reward model, or `out`
+            holds another evaluation.
     """
-    folder = Path(out)
+    folder, by_draws = Path(out), is_best_of(Path(model))
+    if by_draws and reward is None:
+        raise PluralignError(
+            f"{model}: is a best-of policy, which {NO_LOG_PROB}. Give --reward FOLDER, a reward model that judges "
+            "responses drawn from it, or evaluate the adapter that `aggregate --distill` tunes on its responses"
+        )
+    if by_draws and beta is not None:
+        raise PluralignError(f"{model}: is a best-of policy, without an implicit reward that beta could scale: omit it")
     given = Inputs(files, columns)
     config = {"command": "evaluate", "model": str(model), "files": given.names, "seed": seed, "revision": revision}
     others = [str(name) for name in average]
@@ -146,7 +157,8 @@ def evaluate(
     config |= {name: value for name, value in options.items() if value is not None}
     config |= {} if reward is None else {"samples": samples, "max_new_tokens": max_new_tokens}
     models = [name for name in (model, *others, *(own or {}).values(), reference, reward) if name is not None]
-    inputs = given.fingerprints() | file_fingerprints([file for name in models for file in weight_files(name, raw)])
+    weights = [file for name in models for file in weight_files(name, raw)]
+    inputs = given.fingerprints() | file_fingerprints([*weights, *best_of_files(Path(model))])
     if (metrics := finished_metrics(folder, config, inputs)) is not None:
         return _paged(folder, metrics)
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -161,6 +173,8 @@ def evaluate(
         raise PluralignError(f"{model}: is a policy; --raw, --average, --own and --quantile are for reward models")
     if kinds is not None and reward is None:
         raise PluralignError("kinds: tells kinds of drawn responses, which are drawn with --reward only: give one")
+    if kinds not in (None, NEAREST) and not is_typed_run(str(kinds)):
+        raise PluralignError(f"kinds: {kinds}: is not a finished run of em-dpo: give one, or '{NEAREST}'")
     judgments = given.read(label_scale)
     responds: Answers = (getattr(settings, SETTINGS, None) or {}).get(ANSWERS) or "texts"
     if together is not None:
@@ -179,6 +193,18 @@ def evaluate(
         finish_run(folder, crowds.metrics, "\n".join([*title, *_said(crowds), *metrics_table(crowds.metrics)]) + "\n")
         return _paged(folder, crowds.metrics)
     items = items_of(judgments)
+    if by_draws and reward is not None:
+        judge = load_reward_model(reward)
+        draws = drawn_in_turn(model, items.prompts, reference, judge, samples, max_new_tokens, seed, **hub)
+        metrics = counts_of(judgments, items) | compare(draws, seed) | of_draws(draws, None, {}, seed)[0]
+        if kinds is not None:
+            who = column_of(judgments, items, "annotator")
+            metrics |= said_beside(draws["policy"], items, who, *_kinds(kinds, **hub), seed)
+        start_run(folder, config, inputs)
+        write_matching(folder, answer_rows(items.prompts, draws), [])
+        note = f"The policy {NO_LOG_PROB}. It is judged by its responses alone."
+        finish_run(folder, metrics, "\n".join([*title, note, "", *metrics_table(metrics)]) + "\n")
+        return _paged(folder, metrics)
     mixture = together if is_typed_run(model) else None
     posteriors = {} if mixture is None else read_responsibilities(model, len(mixture.weights))
     compared: dict[str, float] = {}
@@ -246,8 +272,6 @@ def _kinds(name: str, **hub: Any) -> tuple[Kinds, list[str]]:
     """What tells the kind of a response, and the names of the kinds; without names, they are the judged responses."""
     if name == NEAREST:
         return lambda items, judged: kinds_by_likeness(text_features(items, "tfidf"), items.item, judged), []
-    if not (is_mixture(name) and is_typed_run(name)):
-        raise PluralignError(f"kinds: {name}: is not a finished run of em-dpo: give one, or '{NEAREST}'")
     policy = load_policy(name, **hub)
     assert isinstance(policy, MixturePolicy)
     return lambda items, _: kinds_by_reward(type_utilities(policy, items), items.item), list(policy.mixture.weights)

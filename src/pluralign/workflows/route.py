@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import get_args
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 import torch
 
 from pluralign.core.errors import PluralignError
-from pluralign.core.files import output_file, write_parquet
+from pluralign.core.files import check_outputs, output_file, write_parquet
 from pluralign.judgments.inputs import Files
 from pluralign.judgments.lettered import asked_for
 from pluralign.judgments.reading import Inputs
@@ -23,8 +24,9 @@ from pluralign.policies.mixture import MixturePolicy
 from pluralign.policies.routing import Prior, is_typed_run, posterior, responsibility_entropy, type_utilities
 from pluralign.scoring.continuous_types import ContinuousTypes, ContinuumComparison
 from pluralign.scoring.items import items_of
-from pluralign.scoring.mixtures import ranking_log_likelihoods, read_mixture, responsibilities_table
+from pluralign.scoring.mixtures import ranking_log_likelihoods, read_types, responsibilities_table
 from pluralign.scoring.panels import annotators_of
+from pluralign.workflows.aggregate.written import write_mixture
 
 CONTINUUM = "continuum"
 """The metadata key of the comparison of continuous weights with hard types."""
@@ -37,6 +39,7 @@ def route(
     *,
     prior: Prior = "run",
     continuous: bool = False,
+    policies: Mapping[str, str | os.PathLike[str]] | None = None,
     label_scale: str | None = None,
     columns: Columns | None = None,
     trust_remote_code: bool = False,
@@ -57,6 +60,7 @@ def route(
         out: output file: Parquet; `None` writes none.
         prior: `run` for the types' shares in the run, or `uniform`.
         continuous: also give each annotator's continuous weights of the types, and compare them with hard types.
+        policies: with `continuous`: annotator to a folder, in which their pooled policy is written.
         label_scale: label scale of files that store none.
         columns: new names of columns, like `{"annotator_id": "annotator"}`; `None` leaves a column out.
         trust_remote_code: run Python code that comes with a model.
@@ -72,19 +76,19 @@ def route(
         `ContinuumComparison` of predictions of held-out judgments, as JSON.
 
     Raises:
-        PluralignError: a file or the run cannot be used, or no judgment ranks anything.
+        PluralignError: a file or the run cannot be used, no judgment ranks anything, or a policy is asked for an
+            annotator without judgments or without `continuous`.
     """
     if prior not in get_args(Prior):
         raise PluralignError(f"prior: found {prior!r}, expected one of {', '.join(get_args(Prior))}")
     given = Inputs(files, columns)
     if out is not None:
         output_file(out, [*given.names, label_scale])
-    mixture = read_mixture(run)
-    if mixture.combination == "pooled":
-        raise PluralignError(
-            f"{run}: is one pooled policy, whose weights are no shares of annotators: give the em-dpo run that it was "
-            "made from"
-        )
+    pooled = dict(policies or {})
+    if pooled and not continuous:
+        raise PluralignError("policy: an annotator's policy has continuous weights: add --continuous")
+    check_outputs(pooled.values(), [run, *given.names])
+    mixture = read_types(run)
     if prior == "run" and not is_typed_run(run):
         raise PluralignError(
             f"{run}: its weights say how often each adapter is used, not how many annotators are of each type: "
@@ -93,6 +97,8 @@ def route(
     judgments = asked_for(given.read(label_scale), mixture.answers)
     items = items_of(judgments)
     annotator_of_row, keys = annotators_of(judgments, np.arange(len(judgments)))
+    if missing := [name for name in pooled if name not in keys]:
+        raise PluralignError(f"policy: {', '.join(missing)}: no judgment of the files is by this annotator")
     policy = load_policy(run, trust_remote_code=trust_remote_code, device=device)
     assert isinstance(policy, MixturePolicy)  # the folder of a mixture always loads as one
     adapters = list(mixture.weights)
@@ -113,8 +119,12 @@ def route(
     routed = routed.append_column("entropy", pa.array(responsibility_entropy(responsibilities)))
     if continuous:
         types = ContinuousTypes(utilities, items, mixture, annotator, len(keys), weights)
-        for kind, shares in enumerate(types.weights().T, 1):
+        weights_of = types.weights()
+        for kind, shares in enumerate(weights_of.T, 1):
             routed = routed.append_column(f"weight_{kind}", pa.array(shares))
+        for name, folder in pooled.items():
+            own = weights_of[keys.index(name)]
+            write_mixture(Path(run), Path(folder), replace(mixture, combination="pooled"), own)
         found = types.comparison()
         kept = {} if found is None else {CONTINUUM: json.dumps(asdict(found))}
         routed = routed.replace_schema_metadata(kept)

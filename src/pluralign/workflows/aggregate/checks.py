@@ -19,7 +19,7 @@ from pluralign.judgments.paths import is_hub
 from pluralign.policies.mixture import MixturePolicy
 from pluralign.scoring.loading import load_parts
 from pluralign.scoring.mixtures import MIXTURE as MIXTURE_FILE
-from pluralign.scoring.mixtures import Mixture, is_mixture, read_mixture
+from pluralign.scoring.mixtures import Mixture, is_mixture, read_mixture, read_types
 from pluralign.workflows.aggregate.answers import BASE
 from pluralign.workflows.aggregate.contents import label
 from pluralign.workflows.aggregate.distill import distilled
@@ -51,7 +51,7 @@ def types_of(run: Path) -> tuple[Mixture | None, dict[str, Any]]:
             f"{run}: is not a run of em-dpo (it has no {MIXTURE_FILE}): aggregation needs the policies of several "
             f"types, found a folder{objective}"
         )
-    mixture = read_mixture(run)
+    mixture = read_types(run)
     if mixture.answers == "letters":
         raise PluralignError(f"{run}: responds with letters of listed options, and aggregation needs texts")
     return mixture, settings
