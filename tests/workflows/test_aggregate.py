@@ -316,6 +316,19 @@ def test_every_policy_is_measured_and_the_best_is_marked(everything):
     assert bool(flagged) == (losses["best-of-distilled"] > 0.5)
 
 
+def test_every_reason_for_distrust_is_said_once(everything, tmp_path, caplog):
+    """The judges that measure have chosen, and a distilled policy that learned too fast is worse than the base."""
+    run, _, _ = everything
+    spoilt = EVERYTHING | {"offer": ["mixture", "best-of"], "distill_learning_rate": 1.0, "distill_epochs": 5}
+    metrics = aggregate(run, tmp_path / "out", **spoilt)
+    assert metrics["worst_win_rate/best-of-distilled"] < 0.5
+    said = caplog.messages
+    for beginning in ("best-of-distilled is worse than the base by win-rate", "The judges that choose also measure"):
+        assert sum(line.startswith(beginning) for line in said) == 1, beginning
+    warnings = json.loads((tmp_path / "out" / "aggregate.json").read_text())["warnings"]
+    assert [said.count(warning) for warning in warnings] == [1] * len(warnings)
+
+
 def test_every_policy_is_a_folder_that_loads_and_is_evaluated(everything, base, tmp_path):
     run, folder, _ = everything
     for name in ("mixture", "merge", "pooled", "best-of", "best-of-distilled"):
@@ -390,11 +403,12 @@ def test_a_stopped_aggregation_of_everything_ends_the_same(everything, tmp_path,
     }
 
 
-def test_without_judges_best_of_is_not_offered(people, tmp_path):
+def test_without_judges_best_of_is_not_offered(people, tmp_path, caplog):
     options = {"samples": 1, "max_new_tokens": 3, "trials": 1, "offer": ["mixture", "best-of"]}
     aggregate(people, tmp_path / "out", **options)
     assert not (tmp_path / "out" / "best-of").exists()
-    assert "needs judges" in json.loads((tmp_path / "out" / "aggregate.json").read_text())["warnings"][-1]
+    (said,) = [line for line in caplog.messages if line.startswith("best-of is not offered, because it needs judges")]
+    assert json.loads((tmp_path / "out" / "aggregate.json").read_text())["warnings"][-1] == said
 
 
 def test_the_search_finds_weights_off_the_simplex():
