@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import peft
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 import pluralign
 from architectures import write_model
+from commands import blocks
 from mixtures import Plain, write_mixture
 from pluralign.choice.regret import min_max_regret, regret_matrix, standings
 from pluralign.core.errors import PluralignError
@@ -243,6 +245,17 @@ def test_one_type_leaves_nothing_to_aggregate(base, tmp_path):
     run = write_run(base, tmp_path / "one", {"type-1": 1.0})
     assert aggregate(run, tmp_path / "out") == {"types": 1}
     assert not (tmp_path / "out").exists()
+
+
+def test_the_example_of_the_documentation_holds_for_one_type(tiny_model, tmp_path, monkeypatch):
+    """Without a winner the policy of the run is loaded."""
+    write_mixture(tiny_model, tmp_path / "runs" / "types", {"type-1": 1.0})
+    (source,) = blocks((Path(__file__).parents[2] / "docs" / "aggregation.md").read_text(), "python")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(source.partition("policy.sample")[0], names)  # 128 tokens are too many for so small a model
+    assert names["metrics"] == {"types": 1}
+    assert names["policy"].mixture.weights == {"type-1": 1.0}
 
 
 def test_one_prompt_is_defined(people, tmp_path):
