@@ -21,7 +21,7 @@ def people(tiny_model, town_rows, tmp_path_factory):
     return folder
 
 
-def test_a_run_is_aggregated_and_the_table_printed(run, people, tiny_model, tmp_path):
+def test_a_run_is_aggregated_and_the_table_printed(run, people, tiny_model, tmp_path, caplog):
     code, out, _ = run(
         "aggregate", people, "--out", tmp_path / "out", "--samples", 2, "--max-new-tokens", 6, "--max-prompts", 5,
         "--priority", "2,1", "--policy", f"plain={tiny_model}", "--seed", 3, "--offer", "mixture", "--offer", "merge",
@@ -38,6 +38,20 @@ def test_a_run_is_aggregated_and_the_table_printed(run, people, tiny_model, tmp_
     assert "best by relative-regret" in lines[-1]
     assert "report.html" in lines[-1]
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    winner = metrics["winner"]
+    assert lines[10:-1] == [
+        f"price of {winner} for every type, in win rate against base:",
+        *(
+            f"  type {kind}: {metrics[f'win_rate/{winner}/type={kind}']:.2f}, own policy "
+            f"{metrics[f'win_rate/type-{kind}/type={kind}']:.2f}; regret "
+            f"{metrics[f'regret/{winner}/type={kind}']:.2f} nats"
+            for kind in (1, 2)
+        ),
+    ]
+    warnings = json.loads((tmp_path / "out" / "aggregate.json").read_text())["warnings"]
+    assert "100 % of the responses of base were cut at 6 tokens" in " ".join(warnings)
+    assert [caplog.messages.count(warning) for warning in warnings] == [1] * len(warnings)
+    caplog.clear()
     assert metrics["prompts"] == 5
     assert f"{metrics['max_regret/base']:.2f}" in lines[3]
     config = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
@@ -50,6 +64,7 @@ def test_a_run_is_aggregated_and_the_table_printed(run, people, tiny_model, tmp_
         "merge", "--trials", 2, "--criterion", "relative-regret",
     )  # fmt: skip
     assert (again[0], again[1]) == (0, out), "the same priorities by name, and no rework"
+    assert [caplog.messages.count(warning) for warning in warnings] == [1] * len(warnings)
     assert run("report", tmp_path / "out", "--out", tmp_path / "page.html")[0] == 0
     assert "max-min-reward" in (tmp_path / "page.html").read_text()
 

@@ -3,7 +3,9 @@
 import itertools
 import json
 import math
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import peft
@@ -22,6 +24,7 @@ from pluralign.choice.plackett_luce import log_likelihood
 from pluralign.core.errors import PluralignError
 from pluralign.judgments import Judgments
 from pluralign.policies.mixture import MixturePolicy
+from pluralign.training import console
 from pluralign.training.em_dpo import trainer as em_dpo
 from pluralign.training.em_dpo import typed_trainer
 from pluralign.training.em_dpo.adapters import copied_weights
@@ -326,6 +329,7 @@ def test_a_type_of_less_than_one_annotator_is_dropped_and_the_verdict_follows(ti
     assert trainer.verdict.verdict == "one type"
     assert trainer.verdict.reason.startswith(before.reason)
     assert trainer.training_metrics()["types"] == 1
+    assert f"one type: one adapter is tuned on everybody's judgments ({trainer.verdict.reason})" in said()
     written = json.loads((tmp_path / "one" / "types.json").read_text())
     assert written["kept"]["dropped"] == [2]
     assert written["identification"]["verdict"] == "one type"
@@ -345,6 +349,20 @@ def test_a_type_of_less_than_one_annotator_is_dropped_and_the_verdict_follows(ti
     np.testing.assert_allclose(three.mixture_weights, three.responsibilities.mean(0), rtol=1e-9)
     assert three.verdict.verdict != "one type"
     assert any(weight.any() for name, weight in tensors_of(three, 1).items() if "lora_B" in name)
+
+
+def test_people_of_one_type_get_one_adapter_and_are_told_so(tiny_model, tmp_path, said):
+    """Twenty-four people of one taste, whose number of types is chosen."""
+    rows = people(annotators=24, each=6, types=1)
+    trainer = make(tiny_model, rows, tmp_path, types="auto", start="latent-class", dimensions=6)
+    trainer.train()
+    trainer.save_model()
+    assert trainer.verdict.verdict == "one type"
+    sentence = f"one type: one adapter is tuned on everybody's judgments ({trainer.verdict.reason})"
+    assert trainer.training_metrics()["sentence"] == sentence
+    assert sentence in said()
+    assert trainer.adapters == ["type-1"]
+    np.testing.assert_array_equal(np.sort(trainer._routed.members[0]), np.arange(len(rows)))
 
 
 def test_a_type_that_dies_out_is_warned_of(tiny_model, tmp_path, said):
@@ -545,6 +563,25 @@ def test_steps_of_log_lines_run_on_through_the_m_steps(tiny_model, tmp_path):
     assert {entry["m_step"] for entry in history} == {1, 2, 3, 4, 0}
     records = [one.record.get("steps", 0) for one in trainer.rounds]
     assert sum(records) == sum(entry["m_step"] > 0 for entry in history)
+
+
+def test_lines_of_progress_are_of_the_m_step_that_runs(tiny_model, tmp_path, monkeypatch, capsys):
+    """Its own steps of its own total; by a clock on which every step takes a second."""
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=itertools.count().__next__))
+    trainer = make(tiny_model, people(annotators=5, each=4), tmp_path, rounds=2)
+    trainer.train()
+    said = capsys.readouterr().err
+    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    expected = []
+    for m_step, folder in ((1, "1/half-0"), (2, "1/half-1"), (3, "2/half-0"), (4, "2/half-1"), (0, "final")):
+        judgments = 10 if m_step else 20
+        steps = sum(entry["m_step"] == m_step for entry in history)
+        assert steps > 1
+        expected.append(f"{tmp_path / 'rounds' / folder}: tuning on {judgments} judgments")
+        left = [(step, steps - step) for step in range(1, steps + 1)]
+        expected += [f"step {step} of {steps}; 1 steps a second, {after} s left" for step, after in left]
+    lines = [line for line in said.splitlines() if re.match("step |.*: tuning on ", line)]
+    assert [re.sub(": loss [^;]+", "", line) for line in lines] == expected
 
 
 # Rounds only where they help.

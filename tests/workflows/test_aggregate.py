@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import peft
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 import pluralign
 from architectures import write_model
+from commands import blocks
 from mixtures import Plain, write_mixture
 from pluralign.choice.regret import min_max_regret, regret_matrix, standings
 from pluralign.core.errors import PluralignError
@@ -246,6 +248,17 @@ def test_one_type_leaves_nothing_to_aggregate(base, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_the_example_of_the_documentation_holds_for_one_type(tiny_model, tmp_path, monkeypatch):
+    """Without a winner the policy of the run is loaded."""
+    write_mixture(tiny_model, tmp_path / "runs" / "types", {"type-1": 1.0})
+    (source,) = blocks((Path(__file__).parents[2] / "docs" / "aggregation.md").read_text(), "python")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(source.partition("policy.sample")[0], names)  # 128 tokens are too many for so small a model
+    assert names["metrics"] == {"types": 1}
+    assert names["policy"].mixture.weights == {"type-1": 1.0}
+
+
 def test_one_prompt_is_defined(people, tmp_path):
     rows = [{"prompt": "a?", "responses": ["a"], "ranks": [1]}]
     Judgments.from_rows(rows).write(tmp_path / "one.jsonl")
@@ -315,6 +328,19 @@ def test_every_policy_is_measured_and_the_best_is_marked(everything):
     assert best["weights"] == tuned["merge"] == [metrics[f"merge_weights/type={kind}"] for kind in (1, 2, 3)]
     flagged = [warning for warning in story["warnings"] if warning.startswith("best-of-distilled is worse")]
     assert bool(flagged) == (losses["best-of-distilled"] > 0.5)
+
+
+def test_every_reason_for_distrust_is_said_once(everything, tmp_path, caplog):
+    """The judges that measure have chosen, and a distilled policy that learned too fast is worse than the base."""
+    run, _, _ = everything
+    spoilt = EVERYTHING | {"offer": ["mixture", "best-of"], "distill_learning_rate": 1.0, "distill_epochs": 5}
+    metrics = aggregate(run, tmp_path / "out", **spoilt)
+    assert metrics["worst_win_rate/best-of-distilled"] < 0.5
+    said = caplog.messages
+    for beginning in ("best-of-distilled is worse than the base by win-rate", "The judges that choose also measure"):
+        assert sum(line.startswith(beginning) for line in said) == 1, beginning
+    warnings = json.loads((tmp_path / "out" / "aggregate.json").read_text())["warnings"]
+    assert [said.count(warning) for warning in warnings] == [1] * len(warnings)
 
 
 def test_every_policy_is_a_folder_that_loads_and_is_evaluated(everything, base, tmp_path):
@@ -447,11 +473,12 @@ def test_a_stopped_aggregation_of_everything_ends_the_same(everything, tmp_path,
     }
 
 
-def test_without_judges_best_of_is_not_offered(people, tmp_path):
+def test_without_judges_best_of_is_not_offered(people, tmp_path, caplog):
     options = {"samples": 1, "max_new_tokens": 3, "trials": 1, "offer": ["mixture", "best-of"]}
     aggregate(people, tmp_path / "out", **options)
     assert not (tmp_path / "out" / "best-of").exists()
-    assert "needs judges" in json.loads((tmp_path / "out" / "aggregate.json").read_text())["warnings"][-1]
+    (said,) = [line for line in caplog.messages if line.startswith("best-of is not offered, because it needs judges")]
+    assert json.loads((tmp_path / "out" / "aggregate.json").read_text())["warnings"][-1] == said
 
 
 def test_the_search_finds_weights_off_the_simplex():

@@ -136,7 +136,7 @@ def aggregate(
     """
     judges = _models(judge or [], "--judge", "TYPE=FOLDER")
     others = _models(policy or [], "--policy", "NAME=FOLDER")
-    from pluralign.workflows.aggregate.contents import outcome_lines
+    from pluralign.workflows.aggregate.contents import outcome_lines, price_lines
     from pluralign.workflows.aggregate.run import aggregate as aggregate_run
 
     metrics = aggregate_run(
@@ -151,7 +151,7 @@ def aggregate(
     if metrics["types"] == 1:
         typer.echo(f"{run}: has a single annotator type, so there is nothing to aggregate: its policy serves everybody")
         return
-    typer.echo("\n".join(outcome_lines(metrics)))
+    typer.echo("\n".join([*outcome_lines(metrics), *price_lines(metrics)]))
     typer.echo(f"* best by {criterion}; written to {out}; open {out / 'report.html'}")
 
 

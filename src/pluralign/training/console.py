@@ -30,11 +30,15 @@ class ConsoleCallback(TrainerCallback):
     """Prints a line for every log in place of the bar and the dictionaries of `transformers`."""
 
     def __init__(self) -> None:
-        self._begun, self._first = 0.0, 0
+        self._begun, self._first, self._step = 0.0, 0, 0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Start the clock."""
-        self._begun, self._first = time.monotonic(), state.global_step
+        self._begun, self._first, self._step = time.monotonic(), state.global_step, state.global_step
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Count the step: in a log its number may run on from a training before, while `max_steps` is of this one."""
+        self._step = state.global_step
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
@@ -42,7 +46,7 @@ class ConsoleCallback(TrainerCallback):
         """Print the line of a log that has a loss."""
         if state.is_world_process_zero and logs and ("loss" in logs or "eval_loss" in logs):
             passed = time.monotonic() - self._begun
-            say(log_line(state.global_step, state.max_steps, state.global_step - self._first, passed, logs))
+            say(log_line(self._step, state.max_steps, self._step - self._first, passed, logs))
 
 
 def use_console(trainer: Any, given: Sequence[Any]) -> None:
@@ -65,8 +69,8 @@ def log_line(step: int, steps: int, done: int, seconds: float, logs: Mapping[str
     """The line of a log.
 
     Args:
-        step: the number of the step.
-        steps: steps of the whole training.
+        step: the number of the step, in this training.
+        steps: steps of the whole training, in EM-DPO of the M-step.
         done: steps since it was started.
         seconds: since it was started.
         logs: the logged values.

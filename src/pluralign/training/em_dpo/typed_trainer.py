@@ -17,6 +17,7 @@ from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
 from pluralign.core.errors import PluralignError
+from pluralign.core.progress import say
 from pluralign.judgments.table import Judgments
 from pluralign.policies.policy import Sample
 from pluralign.scoring.panels import annotators_of
@@ -108,6 +109,8 @@ class TypedTrainer(MatchingTrainer):
         drawn = np.random.default_rng((args.seed, number if draw is None else draw))
         reliability = self.train_items.weight
         self._routed = typed_rows(gamma, self.annotator, reliability, rows, args.routing, args.skip_below, drawn)
+        if self.accelerator.is_main_process:
+            say(f"{folder}: tuning on {len(rows)} judgments")
         for name, members in zip(self.adapters, self._routed.members, strict=True):
             if not len(members):
                 logger.warning(f"{folder}: no judgment trains {name}, which stays as it was")

@@ -354,19 +354,11 @@ def outcome_lines(metrics: Mapping[str, Any]) -> list[str]:
         win rate against base  type 1     worst-off            largest regret, nats
         merge *                0.50       0.50 [0.40, 0.60]    2.00
     """
-    prefix = "worst_win_rate/"
-    names = [
-        key.removeprefix(prefix) for key in metrics if key.startswith(prefix) and not key.endswith(("_low", "_high"))
-    ]
-    first = f"win_rate/{names[0]}/type="
-    types = [
-        key.removeprefix(first) for key in metrics if key.startswith(first) and not key.endswith(("_low", "_high"))
-    ]
-    types = [kind for kind in types if "/" not in kind]
+    names, types = _names_of(metrics)
     width = max(22, *(len(name) + 3 for name in names))
     rows = [["win rate against base", *(f"type {kind}" for kind in types), "worst-off", "largest regret, nats"]]
     for name in names:
-        at = prefix + name
+        at = f"worst_win_rate/{name}"
         worst = f"{metrics[at]:.2f}"
         if f"{at}_low" in metrics:
             worst += f" [{metrics[f'{at}_low']:.2f}, {metrics[f'{at}_high']:.2f}]"
@@ -376,6 +368,36 @@ def outcome_lines(metrics: Mapping[str, Any]) -> list[str]:
     return [
         f"{row[0]:<{width}} " + "".join(f"{cell:<11}" for cell in row[1:-2]) + f"{row[-2]:<21}{row[-1]}" for row in rows
     ]
+
+
+def price_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """What each type gets from the best policy and from its own, as lines of text, from the metrics.
+
+    Examples:
+        >>> rates = {"type-1/type=1": 0.75, "merge/type=1": 0.5}
+        >>> metrics = {f"win_rate/{at}": rate for at, rate in rates.items()} | {"regret/merge/type=1": 2.0}
+        >>> metrics |= {"worst_win_rate/type-1": 0.75, "worst_win_rate/merge": 0.5, "winner": "merge"}
+        >>> print("\\n".join(price_lines(metrics)))
+        price of merge for every type, in win rate against base:
+          type 1: 0.50, own policy 0.75; regret 2.00 nats
+    """
+    names, types = _names_of(metrics)
+    winner = metrics["winner"]
+    lines = [f"price of {winner} for every type, in win rate against base:"]
+    for kind, own in zip(types, names, strict=False):  # the types' own policies come first
+        here, there = (metrics[f"win_rate/{name}/type={kind}"] for name in (winner, own))
+        regret = metrics[f"regret/{winner}/type={kind}"]
+        lines.append(f"  type {kind}: {here:.2f}, own policy {there:.2f}; regret {regret:.2f} nats")
+    return lines
+
+
+def _names_of(metrics: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The policies, those of the types first, and the types of an aggregation's metrics."""
+    found = [key for key in metrics if not key.endswith(("_low", "_high"))]
+    names = [key.removeprefix("worst_win_rate/") for key in found if key.startswith("worst_win_rate/")]
+    first = f"win_rate/{names[0]}/type="
+    types = [key.removeprefix(first) for key in found if key.startswith(first)]
+    return names, [kind for kind in types if "/" not in kind]
 
 
 def label(policy: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+from transformers.utils import logging
 
 from pluralign.core.errors import PluralignError
 from pluralign.core.files import atomic_write, read_parquet, write_parquet
@@ -18,7 +19,7 @@ from pluralign.judgments.paths import is_present
 from pluralign.judgments.reading import Inputs, read
 from pluralign.policies.merging import why_not_merged
 from pluralign.policies.routing import is_typed_run
-from pluralign.reports.aggregation import aggregation_page
+from pluralign.reports.aggregation import AggregationPage, aggregation_page
 from pluralign.workflows.aggregate.answers import draw_answers, policy_of_types
 from pluralign.workflows.aggregate.card import aggregation_card
 from pluralign.workflows.aggregate.checks import (
@@ -49,8 +50,13 @@ from pluralign.workflows.aggregate.tuning import (
 )
 from pluralign.workflows.aggregate.written import write_policies
 
+logger = logging.get_logger(__name__)
+
 TUNING = "tuning.json"
 """The file of the weights that were chosen on the tuning prompts."""
+
+AGGREGATE = "aggregate.json"
+"""The file of the policies side by side, with the warnings."""
 
 Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -137,7 +143,7 @@ def aggregate(
 
     Returns:
         The content of `metrics.json`; utilities and regrets in nats per response. With a single type only
-        `{"types": 1}`.
+        `{"types": 1}`, without a `winner`: the policy of the run serves everybody.
 
     Raises:
         PluralignError: the run is not a finished run of `em-dpo`, a file or policy cannot be used, a setting does
@@ -205,6 +211,7 @@ def aggregate(
     inputs = Inputs(list(read_files)).fingerprints()
     inputs |= file_fingerprints(weight_files(source, types, {**others, **(reward_models or {})}))
     if (finished := finished_metrics(folder, config, inputs)) is not None:
+        _warn(read_record(folder / AGGREGATE, AggregationPage))
         return finished
     asked = read(asked_files, scale, columns).unique_prompts(max_prompts, seed)
     tuning, asked, warnings = apart(
@@ -265,8 +272,15 @@ def aggregate(
     contents = aggregation_contents(answers, setting, list(built), list(others), tuned, groups)
     contents.warnings.extend([*warnings, *few_draws(counts, taught)])
     metrics = aggregate_metrics(contents, answers) | counts
-    write_record(folder / "aggregate.json", contents)
+    write_record(folder / AGGREGATE, contents)
     with atomic_write(folder / "report.html", "w") as file:
         file.write(aggregation_page(contents, metrics))
     finish_run(folder, metrics, aggregation_card(folder, metrics, contents))
+    _warn(contents)
     return metrics
+
+
+def _warn(contents: AggregationPage) -> None:
+    """Say the reasons to distrust an aggregation's numbers."""
+    for warning in contents.warnings:
+        logger.warning(warning)
