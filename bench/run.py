@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -140,7 +141,7 @@ def main() -> None:
     for name in names or BENCHMARKS:
         print(f"== {name}", flush=True)
         module, *own = BENCHMARKS[name][0].split()
-        command = " ".join(["python bench/run.py", name, *options])
+        command = shlex.join(["python", "bench/run.py", name, *options])
         environment = os.environ | {"PLURALIGN_BENCH_COMMAND": command}
         call = [sys.executable, "-c", f"from bench.{module} import main; main()", *own, *options]
         done = subprocess.run(call, cwd=ROOT, env=environment, check=False)

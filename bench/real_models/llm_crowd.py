@@ -31,7 +31,7 @@ from pluralign.scoring.reward_models import build_reward_model
 from pluralign.training.reward_trainer import BradleyTerryConfig, BradleyTerryTrainer
 
 from ..common.data import encoder, standardized, with_line_break
-from ..common.options import QUICK, parsed
+from ..common.options import QUICK, parsed, parts
 from ..common.pretrained import SMOLLM2, pretrained
 from ..common.results import OUT, Clock, keep, kept
 from ..common.tables import interval
@@ -50,6 +50,7 @@ LENGTH, TUNED, OTHERS = "length (words)", "SmolLM2 tuned", "others"
 FROZEN = "SmolLM2 frozen, linear"
 UNIFORM, MORE, SHARES = "SmolLM2 frozen, uniform over kinds", "SmolLM2 frozen, MORE", "SmolLM2 frozen, DPRM"
 LINEAR = (LENGTH, "TF-IDF, linear", "MiniLM frozen, linear", FROZEN)
+METHODS = (*LINEAR, UNIFORM, MORE, SHARES, TUNED)
 
 KINDS = {
     "one right answer": ("Sally", "I went", "What are the 5", "Help me find", "Extract"),
@@ -176,7 +177,7 @@ def summary(items: Items, who: np.ndarray, done: dict[str, Any], folds: int) -> 
 def main() -> None:
     options = parsed(
         __doc__, folds=(4, "Of the prompts."), steps=(SETTINGS["max_steps"], "Of the tuned model, in a fold."), seed=0,
-        quick=QUICK,
+        methods=parts(METHODS, "Only these rewards, and the length."), quick=QUICK,
     )  # fmt: skip
     stored_as = "smollm2_llm_crowd" + "_quick" * options.quick
     if options.quick:
@@ -203,7 +204,7 @@ def main() -> None:
         keep(stored_as, settings, rows)
 
     features: dict[str, np.ndarray] = {}
-    for method in (*LINEAR, UNIFORM, MORE, SHARES, TUNED):
+    for method in [one for one in METHODS if one == LENGTH or one in options.methods]:
         for number in range(done.get(method, {"folds": 0})["folds"], options.folds):
             clock = Clock()
             inside = np.flatnonzero(fold[items.prompt] != number)
