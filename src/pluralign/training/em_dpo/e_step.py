@@ -18,8 +18,8 @@ class EStep:
 
     Args:
         annotator: `(judgments,)` from 0.
-        prior: log eta_k `(K,)` or `(annotators, K)`; it only decides which types are dropped. What a start knows is no part of it: a start
-            that is wrong would have its own types confirmed.
+        prior: log eta_k `(K,)` or `(annotators, K)`; it only decides which types are dropped. What a start knows is
+            no part of it: a start that is wrong would have its own types confirmed.
         drop_below: the posterior below which a type is dropped.
 
     Examples:
