@@ -9,6 +9,7 @@ from transformers import (
     Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
+    GraniteConfig,
     LlamaConfig,
     MambaConfig,
     MistralConfig,
@@ -42,6 +43,7 @@ CONFIGS = {
     "soft-capped": lambda ends: Gemma2Config(
         **LLAMA_LIKE, final_logit_softcapping=0.5, attn_logit_softcapping=2.0, sliding_window=8, **ends
     ),
+    "scaled": lambda ends: GraniteConfig(**LLAMA_LIKE, logits_scaling=1.5, **ends),
     "state-space": lambda ends: MambaConfig(hidden_size=32, num_hidden_layers=2, state_size=4, **ends),
 }  # fmt: skip
 

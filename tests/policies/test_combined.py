@@ -6,7 +6,7 @@ import numpy as np
 import peft
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from architectures import write_model
 from mixtures import Plain, write_mixture
@@ -154,8 +154,10 @@ def test_pooled_log_probs_by_hand(policy, base, folder, tokens):
     np.testing.assert_allclose(pool.values(tokens), expected, rtol=1e-5)
 
 
-def test_pooled_responses_follow_the_pooled_distribution(policy, base, folder):
+@pytest.mark.parametrize("stored", [{}, {"repetition_penalty": 1.7, "num_beams": 3, "suppress_tokens": [*range(100)]}])
+def test_pooled_responses_follow_the_pooled_distribution(stored, policy, base, folder, monkeypatch):
     """First tokens: as often as the pooled model says, for every token that is likely enough to be counted."""
+    monkeypatch.setattr(policy.model.get_base_model(), "generation_config", GenerationConfig(**stored))
     pool, count = pooled(policy, WEIGHTS), 3000
     drawn = pool.sample(PROMPTS[1:], n=count, max_new_tokens=1, batch=1000)[0]
     vocabulary = len(policy.tokenizer)

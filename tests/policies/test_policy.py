@@ -1,6 +1,7 @@
 """Policies: what they draw is what they are, and how likely it was is computed, not remembered."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import peft
@@ -48,10 +49,24 @@ def test_log_probs_of_samples_are_those_of_the_plain_model(policy, folder):
             assert sample.log_prob == pytest.approx(by_hand(plain, ids, sample.token_ids), rel=1e-5, abs=1e-5)
 
 
-def test_draws_follow_the_policy_whatever_its_generation_config_says(folder):
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {"top_k": 1, "repetition_penalty": 1.7, "temperature": 0.1},
+        {"min_p": 0.15, "num_beams": 3, "epsilon_cutoff": 0.02, "typical_p": 0.5},
+        {"do_sample": True, "num_return_sequences": 2, "stop_strings": ["a"], "return_dict_in_generate": True},
+        {"suppress_tokens": list(range(100)), "sequence_bias": [[[200], 20.0]], "no_repeat_ngram_size": 1},
+    ],
+)
+@pytest.mark.parametrize("adapted", [False, True])
+def test_draws_follow_the_policy_whatever_its_generation_config_says(adapted, stored, folder):
     """One token, many times: total variation from the model's own probabilities as small as chance makes it."""
     policy = load_policy(folder, device="cpu")
-    policy.model.generation_config.update(top_k=1, repetition_penalty=1.7, temperature=0.1)
+    if adapted:
+        config = peft.LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+        policy = replace(policy, model=peft.get_peft_model(policy.model, config))
+    own = policy.model.generation_config
+    own.update(**stored)
     count = 4000
     drawn = policy.sample(PROMPTS[:1], n=count, max_new_tokens=1, batch=count)[0]
     ids = torch.tensor([policy.tokenizer(PROMPTS[0])["input_ids"]])
@@ -65,6 +80,8 @@ def test_draws_follow_the_policy_whatever_its_generation_config_says(folder):
     assert np.exp([sample.log_prob for sample in drawn]) == pytest.approx(
         [expected[sample.token_ids[0]] for sample in drawn], rel=1e-4
     )
+    assert policy.model.generation_config is own
+    assert "generation_config" not in vars(policy.model) or not adapted
 
 
 def test_a_seed_gives_the_same_answers_and_leaves_other_draws_alone(policy):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from peft.utils.warning import PeftWarning
 
+from architectures import write_model
 from pluralign.scoring.adapters import can_merge, merged
 from pluralign.scoring.causal_models import CausalModel, load_causal_model
 from pluralign.scoring.items import items_of_texts
@@ -15,7 +16,8 @@ TEXTS = items_of_texts(["Say something:", "Tea?"], [["good tea", "bad rain", "ca
 def adapted(tiny_model, **config):
     loaded = load_causal_model(tiny_model)
     torch.manual_seed(0)
-    settings = peft.LoraConfig(target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM", **config)
+    config = {"target_modules": "all-linear", "init_lora_weights": False, "task_type": "CAUSAL_LM", **config}
+    settings = peft.LoraConfig(**config)
     model = peft.get_peft_model(loaded.model, settings, adapter_name="one")
     model.add_adapter("two", settings)
     return CausalModel(model, loaded.tokenizer, loaded.limits)
@@ -50,6 +52,17 @@ def test_what_would_not_be_exact_is_not_merged(tiny_model, config, dtype):
     model = adapted(tiny_model, **config).model
     assert not can_merge(model.to(dtype) if dtype else model, "one")
     assert not can_merge(model, "absent")
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_head_is_merged_unless_its_weight_also_embeds(tied, tiny_model, tmp_path):
+    folder = write_model("grouped-queries" if tied else "llama", tiny_model, tmp_path / "model")
+    policy = adapted(folder, target_modules=["q_proj", "lm_head"])
+    beside = policy.log_probs(TEXTS)
+    assert can_merge(policy.model, "one") is not tied
+    with merged(policy.model, "one"):
+        assert bool(abs(policy.log_probs(TEXTS) - beside).max() > 1e-2) is tied
 
 
 def test_an_adapter_with_a_bias_is_not_merged(tiny_model):

@@ -151,6 +151,22 @@ def test_a_tokenizer_with_more_tokens_than_the_model_serves_the_others(chat_mode
         assert loaded.model.get_input_embeddings().num_embeddings == rows
 
 
+def test_padding_beyond_the_embeddings_is_the_end_token(chat_model, tmp_path):
+    """As in models tuned with a new padding token that were not resized."""
+    tokenizer = AutoTokenizer.from_pretrained(chat_model)
+    prompts = [PROMPT, [{"role": "user", "content": "Rain or sun?"}]]
+    items = items_of_texts(prompts, [ANSWERS, ANSWERS])
+    plain = load_policy(chat_model, device="cpu")
+    expected, drawn = plain.log_probs(items), plain.sample(prompts, max_new_tokens=8)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(chat_model)
+    policy = load_policy(chat_model, device="cpu")
+    np.testing.assert_array_equal(policy.log_probs(items), expected)
+    assert policy.sample(prompts, max_new_tokens=8) == drawn
+    policy.save(tmp_path / "saved")
+    assert AutoTokenizer.from_pretrained(tmp_path / "saved").pad_token == END
+
+
 def test_an_empty_chat_begins_with_the_turns_that_the_template_adds(chat_model):
     policy = load_causal_model(chat_model)
     tokens = policy.tokenize(items_of_texts([[]], [ANSWERS]))

@@ -4,7 +4,7 @@ import numpy as np
 import peft
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, T5Config
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, T5Config
 
 from architectures import write_model
 from pluralign.core.errors import PluralignError
@@ -99,6 +99,21 @@ def test_an_adapter_folder_loads(tiny_model, tmp_path):
     whole.save(tmp_path)
     loaded = load_reward_model(tmp_path, device="cpu")
     np.testing.assert_allclose(loaded.score(PROMPT, RESPONSES), whole.score(PROMPT, RESPONSES), rtol=1e-5, atol=1e-7)
+
+
+def test_an_adapters_base_is_loaded_with_the_given_options(tiny_model, tmp_path, monkeypatch):
+    built = build_reward_model(tiny_model)
+    adapted = peft.get_peft_model(built.model, peft.LoraConfig(task_type="SEQ_CLS"))
+    type(built)(adapted, built.tokenizer, built.limits).save(tmp_path)
+    seen, load = [], PreTrainedModel.from_pretrained.__func__
+
+    def noted(kind, name, *args, **options):
+        seen.append((str(name), options["revision"], options["trust_remote_code"]))
+        return load(kind, name, *args, **options)
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(noted))
+    load_reward_model(tmp_path, revision="v2", trust_remote_code=True, device="cpu")
+    assert seen == [(str(tiny_model), "v2", True)]
 
 
 def test_other_peoples_reward_models_score(tiny_model, tmp_path):

@@ -136,10 +136,16 @@ def test_a_window_that_a_model_takes_its_own_way_is_left_to_the_probe(tiny_model
         assert policy.layout(policy.tokenize(ITEMS)).tree is tree
 
 
-def test_heads_that_are_more_than_linear_make_their_own_logits(written):
-    for name, own in (("soft-capped", True), ("llama", False)):
-        policy = load_causal_model(written(name))
-        assert policy.layout(policy.tokenize(ITEMS)).full_logits is own
+@pytest.mark.parametrize(("name", "own"), [("soft-capped", True), ("scaled", True), ("llama", False), ("qwen2", False)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 25.0])
+def test_heads_that_are_more_than_linear_make_their_own_logits(scale, dtype, name, own, written):
+    """However small the logits are, and however coarse the format."""
+    policy = load_causal_model(written(name), dtype=dtype)
+    policy.model.config.final_logit_softcapping = 30.0
+    with torch.no_grad():
+        policy.model.get_output_embeddings().weight.mul_(scale)
+    assert policy.layout(policy.tokenize(ITEMS)).full_logits is own
 
 
 @pytest.mark.parametrize("name", ["llama", "windows"])

@@ -16,6 +16,7 @@ from pluralign.core.errors import PluralignError
 from pluralign.core.progress import track
 from pluralign.scoring.causal_models import CausalModel
 from pluralign.scoring.forward import MAX_TOKENS_PER_BATCH
+from pluralign.scoring.probe import plain_model
 from pluralign.scoring.tokens import TokenizedItems, check_embedded, prompt_tokens
 
 
@@ -36,6 +37,21 @@ class Sample:
     log_prob: float
     finished: bool
     adapter: str | None = None
+
+
+@contextmanager
+def _generation_config(model: Any, config: GenerationConfig) -> Iterator[None]:
+    """Within a context, a model has this config in place of its own, from which `generate` takes what `config` omits:
+    penalties, truncation, beams and whatever else would change the policy."""
+    own = {part: vars(part).get("generation_config") for part in (model, plain_model(model))}
+    own = {part: stored for part, stored in own.items() if stored is not None}
+    for part in own:
+        part.generation_config = config
+    try:
+        yield
+    finally:
+        for part, stored in own.items():
+            part.generation_config = stored
 
 
 @dataclass(frozen=True)
@@ -85,13 +101,11 @@ class Policy(CausalModel):
         ids = prompt_tokens(prompts, self.tokenizer, longest - max_new_tokens)
         check_embedded("prompts", ids, self.model, self.tokenizer)
         ends = self.ends
-        # The model's own generation config may hold penalties and truncation, which would change the policy.
         config = GenerationConfig(
             do_sample=True,
             temperature=temperature,
             top_p=top_p,
             top_k=0,
-            repetition_penalty=1.0,
             max_new_tokens=max_new_tokens,
             eos_token_id=list(ends) or None,
             pad_token_id=self.tokenizer.pad_token_id or 0,
@@ -138,7 +152,7 @@ class Policy(CausalModel):
             mask[row, width - len(tokens) :] = 1
         device = next(self.model.parameters()).device
         inputs = {"input_ids": rows.to(device), "attention_mask": mask.to(device)}
-        with torch.no_grad():
+        with torch.no_grad(), _generation_config(self.model, config):
             responses = self.model.generate(**inputs, generation_config=config, **options)[:, width:].tolist()
         lengths = [next((place + 1 for place, token in enumerate(ids) if token in ends), None) for ids in responses]
         return [ids[:length] for ids, length in zip(responses, lengths, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,12 +40,14 @@ def without_card(folder: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def can_merge(model: Any, adapter: str) -> bool:
-    """Whether merging is exact: plain linear layers in float32 (shorter formats would round again)."""
+    """Whether merging is exact: plain linear layers of their own, in float32 (shorter formats would round again)."""
     layers = _layers(model, adapter)
+    owners = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
     return bool(layers) and all(
         type(layer) is Linear
         and type(layer.get_base_layer()) is nn.Linear
         and layer.get_base_layer().weight.dtype == torch.float32
+        and owners[id(layer.get_base_layer().weight)] == 1  # a tied head's weight also embeds the tokens
         and adapter not in layer.lora_variant  # variants such as DoRA do more than add
         and not layer.lora_bias[adapter]
         for layer in layers

@@ -137,7 +137,7 @@ def causal_model(
     if is_encoder(config) or plain_model(model).get_output_embeddings() is None:
         raise PluralignError("model: expected a causal language model, found one without a language-model head")
     tokenizer.padding_side = "right"
-    if tokenizer.pad_token_id is None:
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= model.get_input_embeddings().num_embeddings:
         # Padding is masked by position, so the end token can pad; a new token would change every probability.
         tokenizer.pad_token = tokenizer.eos_token
     train_end_token(model, tokenizer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -164,8 +165,27 @@ def _difference(model: Any, tokens: TokenizedItems, flat: Layout, tree: Layout) 
 
 def _linear_head(model: Any, tokens: TokenizedItems, flat: Layout) -> bool:
     """Whether the logits are the output embeddings alone (no soft cap, no scale after them)."""
-    if plain_model(model).get_output_embeddings() is None:
+    head = plain_model(model).get_output_embeddings()
+    if head is None:
         return False
     shortest = [[int(np.argmin(tokens.lengths()))]]
-    ours, whole = (_read(model, tokens, shortest, replace(flat, full_logits=full)) for full in (False, True))
-    return bool((ours - whole).square().mean().sqrt() <= _tolerance(model))
+    for context in (nullcontext(), _large_logits(head)):
+        with context:
+            ours, whole = (_read(model, tokens, shortest, replace(flat, full_logits=full)) for full in (False, True))
+        if not (ours - whole).square().mean().sqrt() <= _tolerance(model):
+            return False
+    return True
+
+
+@contextmanager
+def _large_logits(head: nn.Module) -> Iterator[None]:
+    """Within a context, the head gives from -1000 to 1000 for any text: no cap or scale is lost in rounding."""
+
+    def large(module: nn.Module, states: Any, logits: Tensor) -> Tensor:
+        return torch.linspace(-1000, 1000, logits.shape[-1]).to(logits).repeat(*logits.shape[:-1], 1)
+
+    hook = head.register_forward_hook(large)
+    try:
+        yield
+    finally:
+        hook.remove()

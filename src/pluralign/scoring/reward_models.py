@@ -383,7 +383,7 @@ def load_reward_model(
         )
     check_quantile(model_name_or_path, config, quantile)
     if is_adapter(model_name_or_path):
-        model: Any = _adapted(model_name_or_path, config, False, {}, model_kwargs)
+        model: Any = _adapted(model_name_or_path, config, False, hub, model_kwargs)
     else:
         with weight_errors(model_name_or_path):
             if stored is not None:
