@@ -103,22 +103,21 @@ def em_real_crowds(found: Any) -> list[str]:
             own = [run for (name, _), run in runs.items() if name == method]
             row |= {"place": place, "types": [run["types"] for run in own], "shares": own[0]["shares"]}
             row |= {"verdict": counted(run["verdict"] for run in own), "train": own[0]["train"]}
-            row |= {"responses": own[0]["responses"], "test": own[0]["test"]}
+            row |= {"responses": own[0]["responses"], "test": own[0]["test"], "seeds": len(own)}
             rows.append(row)
-    seeds = len({row["seed"] for row in every})
-    intro = """{seeds} seeds. Annotators of {least} strict votes or more; {share:.0%} of the pairs of texts held out,
+    intro = """Annotators of {least} strict votes or more; {share:.0%} of the pairs of texts held out,
         which no annotator judged in training. {num_train_epochs} epochs of the votes in an M-step,
         {per_device_train_batch_size} votes a step, learning rate {learning_rate:g}, beta {beta:g}. Pairs: held-out
         votes ordered right by the policy of the annotator's most probable type. Log-loss in nats a vote (chance: ln 2 =
         0.693), policies weighted by the annotator's posterior. Mean over seeds [lowest, highest]; differences to one
         type are paired by annotator, with a 95 % interval over annotators (of all seeds)."""
     template = """
-        | crowd | annotators | texts | votes: train, test | policies | types | identification | shares | pairs
+        | crowd | seeds | annotators | texts | votes: train, test | policies | types | identification | shares | pairs
         | difference to one type | log-loss | difference to one type |
         ---
-        | {place} | {annotators:seeds .0f} | {responses} | {train}, {test} | {method} | {types:.0f} | {verdict}
-        | {shares:.2f} | {accuracy:seeds .3f} | {gain} | {log_loss:seeds .3f} | {gap} |"""
-    return [paragraph(intro.format(seeds=seeds, **found["settings"])), table(rows, template)]
+        | {place} | {seeds} | {annotators:seeds .0f} | {responses} | {train}, {test} | {method} | {types:.0f}
+        | {verdict} | {shares:.2f} | {accuracy:seeds .3f} | {gain} | {log_loss:seeds .3f} | {gap} |"""
+    return [paragraph(intro.format_map(found["settings"])), table(rows, template)]
 
 
 def _predicted(runs: dict[tuple[str, int], dict[str, Any]], method: str, group: str | None = None) -> dict[str, Any]:
