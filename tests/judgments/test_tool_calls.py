@@ -214,3 +214,23 @@ def test_templates_get_objects_and_datasets_keep_them(monkeypatch):
 
 def call_of_other_keys():
     return {"type": "function", "function": {"name": "clock", "arguments": '{"zone": 2}'}}
+
+
+def in_parts(messages):
+    return [message | {"content": [{"type": "text", "text": message["content"]}]} for message in messages]
+
+
+def test_rows_of_the_table_may_hold_contents_as_parts(tmp_path):
+    row = {"prompt": [{"role": "user", "content": "Tea?"}], "responses": [said("Yes"), said("No")], "ranks": [1, 2]}
+    other = row | {"prompt": in_parts(row["prompt"]), "responses": [in_parts(said("Yes")), said("No")]}
+    expected = list(Judgments.from_rows([row]).rows())
+    assert list(Judgments.from_rows([other]).rows()) == expected
+    assert imported(tmp_path, other) == expected[0]
+    table = other | {"responses": [in_parts(response) for response in row["responses"]]}
+    assert list(read(pa.Table.from_pylist([table])).rows()) == expected
+    asked = {"role": "assistant", "content": None, "tool_calls": [call("Porto")]}
+    (found,) = Judgments.from_rows([row | {"responses": [[asked], said("No")]}]).rows()
+    assert found["responses"][0] == calling("Porto")
+    image = [{"role": "assistant", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]
+    with pytest.raises(PluralignError, match="column 'responses': found .*image_url.*other content is not read"):
+        Judgments.from_rows([row | {"responses": [image, said("No")]}])

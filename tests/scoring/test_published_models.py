@@ -16,6 +16,7 @@ from pluralign.scoring.forward import block_values
 from pluralign.scoring.items import items_of_texts
 from pluralign.scoring.loading import set_pad_token
 from pluralign.scoring.reward_models import build_reward_model, load_reward_model
+from pluralign.scoring.tokens import TokenLimits, prompt_tokens, tokenize, turn_end
 from pluralign.scoring.trees import lay_out
 
 START, END = "<|im_start|>", "<|im_end|>"
@@ -24,9 +25,26 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+PHI = (
+    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% else %}{{ eos_token }}{% endif %}"
+)
+COMMAND = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|end|><|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+GEMMA = (
+    "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>assistant\n{% endif %}"
+)
+LLAMA = (
+    "{% for m in messages %}{{ bos_token if loop.first }}<{{ m.role }}>\n\n{{ m.content | trim }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>\n\n{% endif %}"
+)
 PROMPT = [{"role": "user", "content": "Tea?"}]
 ANSWERS = [[{"role": "assistant", "content": text}] for text in ("good cat", "bad dog in the rain")]
 ITEMS = items_of_texts([PROMPT], [ANSWERS])
+LONG = items_of_texts([PROMPT], [[[{"role": "assistant", "content": "good " * 40}]]])
 
 
 @pytest.fixture
@@ -182,6 +200,57 @@ def test_templates_that_read_contents_as_parts_get_parts(chat_model):
     policy.tokenizer.chat_template = SYSTEM + CHATML.replace("{{ m.content }}", parts)
     tokens = policy.tokenize(ITEMS)
     assert (tokens.prompt_ids, tokens.response_ids) == (plain.prompt_ids, plain.response_ids)
+
+
+@pytest.mark.parametrize(
+    ("template", "end", "written"),
+    [
+        (PHI, END, f"{END}\n<|pad|>"),
+        (COMMAND, f"<|end|>{END}", f"<|end|>{END}"),
+        (CHATML, END, f"{END}\n"),
+        (GEMMA, END, f"{END}\n"),
+        (LLAMA, END, END),
+    ],
+    ids=["phi-3", "command-r7b", "chatml", "gemma", "llama-3"],
+)
+def test_a_turn_ends_with_the_token_that_ends_it_within_a_chat(template, end, written, chat_model):
+    """Phi-3's template writes the end token after the whole chat, which sampling never reaches."""
+    policy = load_causal_model(chat_model)
+    tokenizer = policy.tokenizer
+    tokenizer.chat_template, tokenizer.eos_token = template, "<|pad|>"
+    tokenizer.bos_token = "<|start|>"
+    drawn = items_of_texts([PROMPT], [[ANSWERS[0], ANSWERS[0]]], [[False, True]])
+    whole, cut = (tokenizer.decode(ids) for ids in policy.tokenize(drawn).response_ids)
+    assert (whole, cut) == ("good cat" + end, "good cat")
+    assert turn_end(tokenizer) == tokenizer.convert_tokens_to_ids(END)
+    read = tokenize(ITEMS, tokenizer, TokenLimits(96), encoder=False).response_ids
+    assert tokenizer.decode(read[0]) == "good cat" + written
+    # Cut, a response keeps what the template writes after it where a reward model reads it, and nothing for a policy.
+    short = TokenLimits(96, len(read[1]) - 1)
+    kept = tokenize(ITEMS, tokenizer, short, encoder=False)
+    assert tokenizer.decode(kept.response_ids[1]) == "bad dog in the" + written
+    assert kept.cut_responses == 1
+    assert END not in tokenizer.decode(tokenize(LONG, tokenizer, short, encoder=False, policy=True).response_ids[0])
+
+
+@pytest.mark.parametrize("template", [GEMMA, LLAMA, PHI], ids=["gemma", "llama-3", "phi-3"])
+def test_a_prompt_that_is_cut_keeps_the_start_token_of_its_template(template, chat_model):
+    tokenizer = AutoTokenizer.from_pretrained(chat_model)
+    tokenizer.add_special_tokens({"bos_token": "<bos>"})
+    tokenizer.chat_template = template
+    start = [] if template == PHI else [tokenizer.bos_token_id]
+    prompts = [[{"role": "user", "content": "tea rain " * length}] for length in (1, 40)]
+    whole = prompt_tokens(prompts, tokenizer, 500)
+    items = items_of_texts(prompts, [ANSWERS] * 2)
+    assert [ids.count(tokenizer.bos_token_id) for ids in whole] == [len(start)] * 2
+    assert tokenize(items, tokenizer, TokenLimits(500), encoder=False).prompt_ids == whole
+    for room in (len(whole[0]), 2):
+        assert prompt_tokens(prompts, tokenizer, room)[1] == start + whole[1][len(whole[1]) - room + len(start) :]
+    found = tokenize(items, tokenizer, TokenLimits(60), encoder=False)
+    assert found.lengths().max() == 60
+    assert found.cut_prompts == 1
+    kept = found.prompt_ids[1][len(start) :]
+    assert found.prompt_ids == [whole[0], start + whole[1][len(whole[1]) - len(kept) :]]
 
 
 @pytest.mark.parametrize("name", ["llama", "grouped-queries"])

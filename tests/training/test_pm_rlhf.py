@@ -246,20 +246,24 @@ def test_completions_that_were_cut_are_scored_without_an_end():
     assert score(**given, completion_ids=[[5, 7], [5, 6], [3, 0], [5, 0]]) == [6.0, 3.0, 4.0, 6.0]
 
 
-def test_chat_prompts_are_scored_as_messages(tiny_model, tmp_path):
+@pytest.mark.parametrize("content", ["{{ m['content'] }}", "{% for part in m.content %}{{ part.text }}{% endfor %}"])
+def test_chat_prompts_are_scored_as_messages(content, tiny_model, tmp_path):
     class Words:
         def score_items(self, items):
             assert all(prompt[-1]["role"] == "user" for prompt in items.prompts)
             assert all(answer[0]["role"] == "assistant" for answer in items.responses)
+            assert all(isinstance(prompt[-1]["content"], str) for prompt in items.prompts)
             return np.array([float(len(answer[0]["content"].split())) for answer in items.responses])
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+    tokenizer.chat_template = f"{{% for m in messages %}}{content};\n{{% endfor %}}"
     chat = Dataset.from_list([{"prompt": [{"role": "user", "content": row["prompt"]}]} for row in prompts()])
     trainer = tuned(
         str(tiny_model), tmp_path, reward_function(Words(), "words"), tokenizer=tokenizer, data=chat, max_steps=1
     )
     assert logged(trainer, "rewards/words/mean")[0] > 0
+    (read,) = trainer._tokenize_prompts([chat[0]["prompt"]])[0]
+    assert tokenizer.decode(read) == chat[0]["prompt"][0]["content"] + ";\n"
 
 
 def test_a_reward_that_is_no_number_stops(tmp_path):

@@ -64,3 +64,22 @@ def test_an_end_token_that_also_pads_is_learned(tiny_model, tmp_path):
         end = ids.index(tokenizer.eos_token_id)
         assert labels[end] == tokenizer.eos_token_id
         assert set(labels[end + 1 :]) <= {-100}
+
+
+@pytest.mark.parametrize("prompt", [[{"role": "user", "content": "Tea?"}], []], ids=["prompt", "no prompt"])
+def test_templates_that_read_contents_as_parts_get_parts(prompt, tiny_model, tmp_path):
+    text = "{% for m in messages %}<{{ m.role }}>{{ m.content }};\n{% endfor %}"
+    text += "{% if add_generation_prompt %}<assistant>{% endif %}"
+    parts = text.replace("{{ m.content }}", "{% for part in m.content %}{{ part.text }}{% endfor %}")
+    answers = [[{"role": "assistant", "content": text}] for text in ("yes, and milk", "no")]
+    judgments = Judgments.from_rows([{"prompt": prompt, "responses": answers, "ranks": [1, 2]}])
+    found = []
+    for template in (text, parts):
+        tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+        tokenizer.chat_template = template
+        model = AutoModelForCausalLM.from_pretrained(tiny_model)
+        args = SFTConfig(str(tmp_path), report_to="none", use_cpu=True)
+        trainer = SFTTrainer(model, args, train_dataset=judgments, processing_class=tokenizer)
+        found.append((trainer.train_dataset["input_ids"][0], trainer.train_dataset["labels"][0]))
+    assert found[0] == found[1]
+    assert "yes, and milk" in tokenizer.decode(found[1][0])

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from pluralign.core.errors import RowError, nearest, one_line
 from pluralign.core.numbers import finite_float
+from pluralign.judgments.chats import as_chat
 from pluralign.judgments.identity import column_ids, row_id
 from pluralign.judgments.messages import EXTRA_KEYS, PLAIN_KEYS, tool_calls
 from pluralign.judgments.scales import LabelScale
@@ -226,9 +227,14 @@ def _text(value: object, column: str) -> str:
     return value
 
 
+def _has_text(message: object) -> bool:
+    """Whether a message is in this library's form as far as its content shows."""
+    return isinstance(message, Mapping) and isinstance(message.get("content"), str) and "function_call" not in message
+
+
 def _messages(value: list[Any], column: str) -> list[dict[str, Any]]:
     messages = []
-    for message in value:
+    for message in value if all(map(_has_text, value)) else as_chat(value, column):
         given = {key: each for key, each in message.items() if each is not None} if isinstance(message, Mapping) else {}
         if not given.keys() >= set(PLAIN_KEYS) or given.keys() - {*PLAIN_KEYS, *EXTRA_KEYS}:
             expected = f"expected messages with {' and '.join(PLAIN_KEYS)}, and at most {', '.join(EXTRA_KEYS)}"

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -92,12 +93,13 @@ def tokenize(
     separately, so that all responses share their prompt's tokens. Messages go through the tokenizer's chat template.
 
     A response over its limit is truncated on the right; then an item's prompt is truncated on the left to what its
-    longest response leaves, keeping special tokens. Both are counted.
+    longest response leaves, keeping special tokens: of a chat the start token of the prompt and the end of the response,
+    as the template writes them. Both are counted.
 
     With `policy` the tokens are those that a policy draws. A response that is truncated here, or was cut where it was
     drawn, has no end token: a policy would learn to end, or be judged by ending, where a text goes on. A chat response
-    ends with the token that ends its turn, without the line break that many templates (ChatML, Gemma) write after it:
-    sampling stops before that.
+    ends with the token that ends its turn, without the line break (ChatML, Gemma) or the end of the whole chat (Phi-3)
+    that templates write after it: sampling stops before that.
 
     Raises:
         PluralignError: messages without a chat template, or a template that does not end the prompt where the
@@ -126,7 +128,7 @@ def tokenize(
     unfinished = items.unfinished if policy else None
     if unfinished is not None and render.chat:
         ended = zip(unfinished, response_ids, strict=True)
-        response_ids = [ids[:-1] if cut and ids[-1:] and ids[-1] in render.special else ids for cut, ids in ended]
+        response_ids = [ids[: render.text_end(ids)] if cut else ids for cut, ids in ended]
     return _cut(items.item, prompt_ids, response_ids, render, limits, end_cut=not policy, unfinished=unfinished)
 
 
@@ -149,23 +151,25 @@ def _cut(
     """Truncate responses on the right and prompts on the left, in place, and add the special tokens."""
     cut_prompts = cut_responses = 0
     longest = np.zeros(len(prompt_ids), dtype=np.int64)
+    starts = [render.start(ids) for ids in prompt_ids]
     # The special tokens around a prompt are kept even if a response leaves no room for anything else.
-    room = max(1, min(limits.response, limits.max_length - len(render.before) - len(render.between)))
-    most = max(1, room - len(render.after))
+    around = max(map(len, starts), default=0) + len(render.between)
+    room = max(1, min(limits.response, limits.max_length - around))
     for index, ids in enumerate(response_ids):
         ended = ids[-1:] == render.after or (unfinished is not None and unfinished[index])
         whole = ids if ended else ids + render.after
         cut_responses += len(whole) > room
         if len(whole) > room:
-            whole = ids[:most] + render.after if end_cut else ids[:room]
+            after = (render.after or ids[render.text_end(ids) :]) if end_cut else []
+            whole = (ids[: max(1, room - len(after))] + after)[:room]
         response_ids[index] = ids = whole
         longest[item[index]] = max(longest[item[index]], len(ids))
-    for index, ids in enumerate(prompt_ids):
+    for index, (start, ids) in enumerate(zip(starts, prompt_ids, strict=True)):
         between = render.between if ids else []
         ids = render.bare(ids)
-        left = max(0, limits.max_length - int(longest[index]) - len(render.before) - len(between))
+        left = max(0, limits.max_length - int(longest[index]) - len(start) - len(between))
         cut_prompts += len(ids) > left
-        prompt_ids[index] = render.before + ids[max(0, len(ids) - left) :] + between
+        prompt_ids[index] = start + ids[max(0, len(ids) - left) :] + between
     return TokenizedItems(prompt_ids, response_ids, item, cut_prompts, cut_responses)
 
 
@@ -180,9 +184,24 @@ _TURNS: list[dict[str, Any]] = [{"role": "user", "content": _SHOWN}, {"role": "a
 """Messages with which a chat template is asked what it does."""
 
 
-def _as_parts(content: Any) -> Any:
-    """A text as a list of one part, as templates of models that also read images expect it."""
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+def as_parts(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages with each text as a list of one part, as templates of models that also read images expect it.
+
+    Examples:
+        >>> as_parts([{"role": "user", "content": "Tea?"}])
+        [{'role': 'user', 'content': [{'type': 'text', 'text': 'Tea?'}]}]
+    """
+    return [
+        message | {"content": [{"type": "text", "text": message["content"]}]}
+        if isinstance(message.get("content"), str)
+        else message
+        for message in messages
+    ]
+
+
+def reads_parts(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template renders a text only as a part, and without an error leaves out any other."""
+    return tokenizer.chat_template is not None and _Renderer(tokenizer, encoder=False, chat=True).parts
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -250,9 +269,11 @@ def prompt_tokens(prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase, ro
     if not prompts:
         return []
     render = _Renderer(tokenizer, encoder=False, chat=isinstance(prompts[0], list))
-    ids = [render.bare(tokens) for tokens in _ids(tokenizer, [render.prompt(prompt) for prompt in prompts])]
-    left = max(0, room - len(render.before))
-    return [render.before + tokens[max(0, len(tokens) - left) :] for tokens in ids]
+    found = []
+    for ids in _ids(tokenizer, [render.prompt(prompt) for prompt in prompts]):
+        start, rest = render.start(ids), render.bare(ids)
+        found.append(start + rest[max(0, len(rest) - max(0, room - len(start))) :])
+    return found
 
 
 class _Renderer:
@@ -278,32 +299,57 @@ class _Renderer:
             first = list(tokenizer("", verbose=False)["input_ids"][:1])
             self.before = first if first == [tokenizer.bos_token_id] else []
             self.after = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        elif tokenizer.bos_token_id is not None:
+            self.before = [tokenizer.bos_token_id]
+        self.written = chat and not encoder  # whether a prompt has `before` only if the template wrote it
         if chat:
-            self.parts = not self._shows(_TURNS[0]) and self._shows(_TURNS[0] | {"content": _as_parts(_SHOWN)})
+            self.parts = not self._shows(_TURNS[:1]) and self._shows(as_parts(_TURNS[:1]))
 
-    def _shows(self, message: dict[str, Any]) -> bool:
-        """Whether the template renders a message with its text."""
+    def _shows(self, messages: list[dict[str, Any]]) -> bool:
+        """Whether the template renders messages with their texts."""
         try:
-            return _SHOWN in self._template([message], False)
+            return _SHOWN in self._template(messages, False)
         except PluralignError:
             return False
+
+    def start(self, ids: list[int]) -> list[int]:
+        """The special tokens before a prompt with these tokens, however much of it is cut."""
+        return [] if self.written and ids[: len(self.before)] != self.before else self.before
 
     def bare(self, ids: list[int]) -> list[int]:
         """A prompt's tokens without a start token that its text begins with: one is put before every prompt."""
         return ids[len(self.before) :] if self.before and ids[: len(self.before)] == self.before else ids
 
+    def text_end(self, ids: list[int]) -> int:
+        """Where the special tokens begin with which a response ends, white space between them included."""
+        first = at = len(ids)
+        while at and (ids[at - 1] in self.special or not self.tokenizer.decode(ids[at - 1]).strip()):
+            at -= 1
+            first = at if ids[at] in self.special else first
+        return first
+
     def turn(self, ids: list[int]) -> list[int]:
-        """A chat response without white space after the special token that ends its turn."""
-        end = len(ids)
-        while end and ids[end - 1] not in self.special and not self.tokenizer.decode(ids[end - 1]).strip():
-            end -= 1
-        return ids[:end] if end and ids[end - 1] in self.special else ids
+        """A chat response without what the template writes after the special token that ends its turn."""
+        last = [at for at in range(self.text_end(ids), len(ids)) if ids[at] in self.special]
+        ends = [at for at in last if ids[at] == self.end] or last
+        return ids[: ends[-1] + 1] if ends else ids
+
+    @cached_property
+    def end(self) -> int | None:
+        """The special token that ends an assistant's turn whether or not the chat goes on; `None` if there is none."""
+        try:
+            final = self._template(_TURNS, False).split(_SHOWN)[-1]
+            inner = self._template([*_TURNS, _TURNS[0]], False).split(_SHOWN)[-2:][0]
+        except PluralignError:  # a template with other needs
+            return None
+        shared = os.path.commonprefix(_ids(self.tokenizer, [final, inner]))
+        return next((token for token in reversed(shared) if token in self.special), None)
 
     def _template(self, messages: list[dict[str, Any]], generation: bool) -> str:
         try:
             given = for_template(messages)
             if self.parts:
-                given = [message | {"content": _as_parts(message.get("content"))} for message in given]
+                given = as_parts(given)
             return str(self.tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=generation))
         except TEMPLATE_FAULTS as fault:
             reason = " ".join(str(fault).split()) or type(fault).__name__

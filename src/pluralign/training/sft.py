@@ -19,7 +19,7 @@ from pluralign.core.model_names import check_model_name
 from pluralign.judgments.messages import for_template
 from pluralign.judgments.table import Judgments
 from pluralign.scoring.loading import is_adapter, load_parts, read_chat_template, weight_errors
-from pluralign.scoring.tokens import check_embedded
+from pluralign.scoring.tokens import as_parts, check_embedded, reads_parts
 from pluralign.training.configs import BAR_HELP, SECOND_ADAPTER, setting, unpin_without_gpu, without_bar
 from pluralign.training.objective import Objective, TrainingRun
 from pluralign.training.trl_datasets import trl_dataset
@@ -92,6 +92,12 @@ def _best(row: dict[str, Any], judgments: Judgments) -> list[Any]:
     return [text for text, label in pairs if label is not None and scale.reward(label) == best]
 
 
+def _in_parts(row: dict[str, Any]) -> dict[str, Any]:
+    """The columns of chats in a row, their contents as lists of parts."""
+    chats = {name: row[name] for name in ("messages", "prompt", "completion") if isinstance(row.get(name), list)}
+    return {name: as_parts(messages) for name, messages in chats.items()}
+
+
 class SFTTrainer(Objective, trl.SFTTrainer):
     """TRL's `SFTTrainer`, whose checkpoints are marked when they are whole; data sets may also be judgments."""
 
@@ -117,6 +123,12 @@ pipeline("text-generation", "{folder}")("a prompt")
             trl_dataset(data, partial(completions, responses=responses)) for data in (train_dataset, eval_dataset)
         )
         super().__init__(model, args, data_collator, train, test, **others)
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, *others: Any) -> Any:
+        """As TRL does, with the contents of messages as the chat template reads them."""
+        if not isinstance(processing_class, transformers.ProcessorMixin) and reads_parts(processing_class):
+            dataset = dataset.map(_in_parts)
+        return super()._prepare_dataset(dataset, processing_class, *others)
 
     @classmethod
     def from_run(cls, run: TrainingRun, judgments: Judgments, evaluated: Judgments | None) -> Self:

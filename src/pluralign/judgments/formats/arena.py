@@ -11,7 +11,7 @@ from typing import Any
 
 from pluralign.core.errors import RowError, nearest, one_line
 from pluralign.core.numbers import finite_float
-from pluralign.judgments.formats.chats import as_chat, in_one_form
+from pluralign.judgments.chats import as_chat, in_one_form
 from pluralign.judgments.formats.convert import Rows, Tally, convert_rows
 from pluralign.judgments.validation import Reject
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pluralign.core.errors import PluralignError, RowError, one_line
-from pluralign.judgments.formats.chats import in_one_form
+from pluralign.judgments.chats import in_one_form
 from pluralign.judgments.formats.convert import (
     Rows,
     Tally,

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from pluralign.core.errors import PluralignError, RowError, one_line
 from pluralign.judgments.blocks import Block
-from pluralign.judgments.formats.chats import in_one_form
+from pluralign.judgments.chats import in_one_form
 from pluralign.judgments.formats.convert import Rows, Tally, carried, check_known, convert_rows
 from pluralign.judgments.messages import narrow_table
 from pluralign.judgments.renames import renamed_row

@@ -46,7 +46,7 @@ from pluralign.scoring.mixtures import weight_files
 from pluralign.scoring.probe import plain_model
 from pluralign.scoring.reference import PENALTY
 from pluralign.scoring.scorers import Scorer
-from pluralign.scoring.tokens import check_embedded, model_context, prompt_tokens
+from pluralign.scoring.tokens import as_parts, check_embedded, model_context, prompt_tokens, reads_parts
 from pluralign.training.configs import SECOND_ADAPTER
 from pluralign.training.dpo import TUNED_POLICY_USAGE
 from pluralign.training.objective import Objective, TrainingRun, trainer_config, warn_once
@@ -244,6 +244,12 @@ class PMRLHFTrainer(Objective, trl.RLOOTrainer):
         plain = self.accelerator.unwrap_model(self.model)
         with use_adapter(plain, adapter_name="ref" if "ref" in plain.peft_config else None):
             return self.model(**inputs)
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> Any:
+        """As TRL does, with the contents of messages as the chat template reads them."""
+        if isinstance(prompts[0], list) and reads_parts(self._tokenizer):
+            prompts = [as_parts(prompt) for prompt in prompts]
+        return super()._tokenize_prompts(prompts)
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         batch = super()._generate_and_score_completions(inputs)
