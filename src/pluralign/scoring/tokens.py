@@ -93,8 +93,8 @@ def tokenize(
     separately, so that all responses share their prompt's tokens. Messages go through the tokenizer's chat template.
 
     A response over its limit is truncated on the right; then an item's prompt is truncated on the left to what its
-    longest response leaves, keeping special tokens: of a chat the start token of the prompt and the end of the response,
-    as the template writes them. Both are counted.
+    longest response leaves, keeping special tokens: of a chat the start token of the prompt and the end of the
+    response, as the template writes them. Both are counted.
 
     With `policy` the tokens are those that a policy draws. A response that is truncated here, or was cut where it was
     drawn, has no end token: a policy would learn to end, or be judged by ending, where a text goes on. A chat response

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pluralign.core.errors import RowError, nearest, one_line
-from pluralign.judgments.formats.arena import epoch_time
 from pluralign.judgments.chats import in_one_form
+from pluralign.judgments.formats.arena import epoch_time
 from pluralign.judgments.formats.convert import (
     Rows,
     Tally,

@@ -17,8 +17,8 @@ from pluralign.core.numbers import exact_number
 from pluralign.core.progress import track
 from pluralign.core.yaml_lines import Value, read_yaml_lines
 from pluralign.judgments.blocks import Block, Item, block_of
-from pluralign.judgments.columns import Unfit
 from pluralign.judgments.chats import in_one_form
+from pluralign.judgments.columns import Unfit
 from pluralign.judgments.formats.convert import Tally
 from pluralign.judgments.formats.mapping_columns import mapped_columns
 from pluralign.judgments.formats.templates import Tables, Template, word
