@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pluralign.core.errors import RowError
@@ -39,6 +39,7 @@ def test_repeated_texts_are_those_that_a_set_finds(parts, hashes):
 
 
 @settings(max_examples=60, deadline=None)
+@example(parts=[["a", "b\0"]])
 @given(parts=st.lists(st.lists(TEXT, max_size=12), max_size=8))
 def test_equal_texts_have_equal_hashes_and_these_texts_no_others(parts):
     texts = [text for part in parts for text in part]

@@ -103,7 +103,7 @@ def _mixed(letters: np.ndarray) -> np.ndarray:
     if length % 8:
         letters = np.pad(letters, ((0, 0), (0, -length % 8)))
     words = letters.view(np.uint64)
-    mixed = np.full(len(letters), length, np.uint64)
+    mixed = np.full(len(letters), length, np.uint64) * _FACTOR  # or `a` would be `b` with a null byte
     for word in words.T:
         mixed ^= word
         mixed *= _FACTOR
