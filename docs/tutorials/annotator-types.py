@@ -199,9 +199,9 @@ truth.assign(worst_off=truth.min(axis=1))
 #
 # - A policy of their own serves every group much better than anything that all share. If you can route annotators or
 #   users to a policy (`pluralign route`), do.
-# - Among the policies for all, `best-of` is the only one that the judges find better than the base for the worst-off
-#   type with an interval above a half. It costs twelve samples per response. The margin is small: every response has
-#   to please people who want opposite things.
+# - Among the policies for all, `best-of` serves the worst-off type best, by the judges and by the true utilities. It
+#   costs twelve samples per response. The margin is small: every response has to please people who want opposite
+#   things.
 # - The mixture serves types in turns, so nobody gains much. One DPO policy leaves the worst-off type where it was.
-# - This is one town and one seed. In other towns the worst-off type's rate under `best-of` did not settle above a half
-#   ([results](../../bench/results/aggregation.md)).
+# - This is one town with 32 prompts, and the judges' interval for the worst-off type begins below a half. In five
+#   towns with more prompts it was above a half in all ([results](../../bench/results/aggregation.md)).
