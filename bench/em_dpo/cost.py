@@ -4,7 +4,7 @@ Every run has a process of its own and one thread. Its seconds are those of the 
 trained adapters: model, tokens, reference log-probabilities and EM-DPO's start included. TRL takes the adjacent pairs
 of each ranking, one row each, and as many rows per step as the step's judgments have.
 
-`town`: no two annotators share a response. `crowd`: all annotators judge the same responses.
+The data are those of a town of eight types, in which no two annotators share a response.
 """
 
 from __future__ import annotations
@@ -56,11 +56,10 @@ RUNS: dict[str, dict[str, Any]] = {
 """What each run changes in the settings."""
 
 
-def judgments_of(data: str, annotators: int, each: int) -> Judgments:
+def judgments_of(annotators: int, each: int) -> Judgments:
     """Rankings of three in a town of eight types."""
     kinds = tuple(TypeSpec(name, 1 / len(EIGHT), weights) for name, weights in EIGHT.items())
-    overlap = 1.0 if data == "crowd" else 0.0
-    return simulate(Town(kinds, annotators=annotators, judgments_per_annotator=each, overlap=overlap)).judgments
+    return simulate(Town(kinds, annotators=annotators, judgments_per_annotator=each)).judgments
 
 
 def em_dpo(judgments: Judgments, changed: dict[str, Any]) -> dict[str, Any]:
@@ -110,12 +109,12 @@ def dpo_of_trl(judgments: Judgments) -> dict[str, Any]:
     return {"seconds": time.process_time() - began}
 
 
-def measured(run: str, data: str, annotators: int, each: int) -> dict[str, Any]:
+def measured(run: str, annotators: int, each: int) -> dict[str, Any]:
     """Processor seconds of a run and the peak memory of its process in GiB."""
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     warnings.simplefilter("ignore")
-    judgments = judgments_of(data, annotators, each)
+    judgments = judgments_of(annotators, each)
     found = dpo_of_trl(judgments) if run == TRL else dpo(judgments) if run == OURS else em_dpo(judgments, RUNS[run])
     return found | {"peak": peak_memory()}
 
@@ -123,7 +122,6 @@ def measured(run: str, data: str, annotators: int, each: int) -> dict[str, Any]:
 def main() -> None:
     options = parsed(
         __doc__,
-        only=parts(("town", "crowd")),
         runs=parts(RUNS, "Only these runs."),
         annotators=160,
         each=(12, "Judgments per annotator."),
@@ -133,13 +131,12 @@ def main() -> None:
     if options.quick:
         options.annotators, options.repetitions, options.each = 16, 1, 4
     town_language_model()
-    for data in options.only:
-        given = {"data": data, "annotators": options.annotators, "each": options.each}
-        conditions = {**EM_DPO, **LORA, **given}
-        name = f"em_cost_{data}{'_quick' * options.quick}"
-        rows: dict[str, list[dict[str, Any]]] = kept(name, conditions)
-        for repetition, run in itertools.product(range(options.repetitions), options.runs):
-            if len(rows.get(run, [])) <= repetition:
-                rows.setdefault(run, []).append(in_own_process(measured, {"run": run, **given}))
-                print(f"{data}, {run}: {rows[run][-1]}", flush=True)
-                keep(name, conditions, rows)
+    given = {"annotators": options.annotators, "each": options.each}
+    conditions = {**EM_DPO, **LORA, **given}
+    name = f"em_cost{'_quick' * options.quick}"
+    rows: dict[str, list[dict[str, Any]]] = kept(name, conditions)
+    for repetition, run in itertools.product(range(options.repetitions), options.runs):
+        if len(rows.get(run, [])) <= repetition:
+            rows.setdefault(run, []).append(in_own_process(measured, {"run": run, **given}))
+            print(f"{run}: {rows[run][-1]}", flush=True)
+            keep(name, conditions, rows)

@@ -73,7 +73,7 @@ def em_town_blind(found: Any) -> list[str]:
     return [paragraph(intro.format_map(found["settings"])), table(rows, template)]
 
 
-def _cost(found: Any) -> list[str]:
+def em_cost(found: Any) -> list[str]:
     runs = found["rows"]
     rows = [
         {"run": run} | {key: [turn[key] for turn in turns] for key in turns[0] if turns[0][key] is not None}
@@ -82,13 +82,12 @@ def _cost(found: Any) -> list[str]:
     for row in rows:
         row["ratio"] = [own / trl["seconds"] for own, trl in zip(row["seconds"], runs[TRL], strict=False)]
     intro = """{annotators} annotators, {each} rankings of three each; town-language-model, LoRA of rank {r},
-        {per_device_train_batch_size} judgments a step. Median [lowest, highest] of the repetitions; a ratio compares
-        runs of the same repetition. Processor seconds of one thread; the start's are a part of them."""
+        {per_device_train_batch_size} judgments a step. Mean [lowest, highest] of the repetitions. Processor seconds of one thread; the start's are a part of them."""
     template = """
         | run | seconds | ratio to an epoch of TRL's | start, seconds | rounds taken | peak memory, GiB
         | an adapter, MiB | base, MiB |
         ---
-        | {run} | {seconds:range .0f} | {ratio:range .2f} | {start:range .1f} | {rounds[0]} | {peak:range .2f}
+        | {run} | {seconds:seeds .0f} | {ratio:seeds .2f} | {start:seeds .1f} | {rounds[0]} | {peak:seeds .2f}
         | {adapter[0]:.2f} | {base[0]:.2f} |"""
     return [paragraph(intro.format_map(found["settings"])), table(rows, template)]
 
@@ -217,5 +216,5 @@ def _paired(
     return between(gap, gap - error, gap + error, "+.3f")
 
 
-_MAKERS = (em_town_curve, em_town_blind, em_real_crowds, em_real_polis)
-TABLES = {make.__name__: make for make in _MAKERS} | {f"em_cost_{part}": _cost for part in ("town", "crowd")}
+_MAKERS = (em_town_curve, em_town_blind, em_cost, em_real_crowds, em_real_polis)
+TABLES = {make.__name__: make for make in _MAKERS}
