@@ -82,7 +82,8 @@ def em_cost(found: Any) -> list[str]:
     for row in rows:
         row["ratio"] = [own / trl["seconds"] for own, trl in zip(row["seconds"], runs[TRL], strict=False)]
     intro = """{annotators} annotators, {each} rankings of three each; town-language-model, LoRA of rank {r},
-        {per_device_train_batch_size} judgments a step. Mean [lowest, highest] of the repetitions. Processor seconds of one thread; the start's are a part of them."""
+        {per_device_train_batch_size} judgments a step. Mean [lowest, highest] of the repetitions.
+        Processor seconds of one thread; the start's are a part of them."""
     template = """
         | run | seconds | ratio to an epoch of TRL's | start, seconds | rounds taken | peak memory, GiB
         | an adapter, MiB | base, MiB |
