@@ -145,7 +145,7 @@ def main() -> None:
         every = Judgments.from_rows([row for name in POLIS_CONVERSATIONS for row in statements(name)])
         model = language_model("polis", every, 3)
     else:
-        model, stored_as, given = pretrained(SMOLLM2), "smollm2_pm_polis", HALF
+        model, stored_as, given = pretrained(SMOLLM2), "smollm2_pm_polis", {"peft_config": lora(), **HALF}
     for place in options.conversations:
         texts, votes, _ = votes_of(place)
         for seed in options.seeds:
@@ -202,12 +202,16 @@ def by_group(train: Judgments, data: Split) -> list[Judgments]:
     ]
 
 
-def tuned(model: Path, judgments: Judgments, held_out: Judgments, seed: int, steps: int, **method: Any) -> PMDPOTrainer:
-    """A trained policy on the rankings; with LoRA where it is trained in half precision."""
+def tuned(
+    model: Path, judgments: Judgments, held_out: Judgments, seed: int, steps: int, peft_config: Any = None,
+    **method: Any,
+) -> PMDPOTrainer:  # fmt: skip
+    """A trained policy on the rankings."""
     args = PMDPOConfig(
         str(FOLDER / "pm-polis"), max_steps=steps, seed=seed, length_checks=0, **method, **TUNING, **SILENT
     )
-    adapter = lora() if "bf16" in method else None
-    trainer = PMDPOTrainer(str(model), args=args, train_dataset=judgments, eval_dataset=held_out, peft_config=adapter)
+    trainer = PMDPOTrainer(
+        str(model), args=args, train_dataset=judgments, eval_dataset=held_out, peft_config=peft_config
+    )
     trainer.train()
     return trainer
